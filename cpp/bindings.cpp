@@ -1,0 +1,261 @@
+// The only file that knows pybind11: view the arrays, release the GIL, one call, return.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <optional>
+#include <string>
+
+#include "kernels.hpp"
+
+namespace py = pybind11;
+using namespace medeconv;
+
+namespace {
+
+template <class T>
+using Array = py::array_t<T, py::array::c_style>;
+
+Formula formula_of(const std::string& name) {
+    if (name == "copy") return Formula::copy;
+    if (name == "ratio") return Formula::ratio;
+    if (name == "multiply") return Formula::multiply;
+    throw std::invalid_argument("formula: got '" + name + "', expected copy, ratio or multiply");
+}
+Boundary boundary_of(const std::string& name) {
+    if (name == "reflect") return Boundary::reflect;
+    if (name == "nearest") return Boundary::nearest;
+    if (name == "mirror") return Boundary::mirror;
+    if (name == "wrap") return Boundary::wrap;
+    throw std::invalid_argument("boundary: got '" + name + "', expected reflect, nearest, mirror or wrap");
+}
+
+Shape shape3(const std::vector<int64_t>& v) {
+    if (v.empty() || v.size() > 3) throw std::invalid_argument("expected 1 to 3 axes, got " + std::to_string(v.size()));
+    Shape s{1, 1, 1};
+    for (size_t i = 0; i < v.size(); ++i) s[3 - v.size() + i] = v[i];
+    return s;
+}
+Shape zeros3(const std::vector<int64_t>& v) {  // for offsets: absent axes are 0
+    Shape s = shape3(v);
+    for (size_t i = 0; i < 3 - v.size(); ++i) s[i] = 0;
+    return s;
+}
+template <class T>
+Shape shape_of(const Array<T>& a) {
+    return shape3(std::vector<int64_t>(a.shape(), a.shape() + a.ndim()));
+}
+Box box3(const std::vector<std::pair<int64_t, int64_t>>& v) {
+    Box b{Range{0, 1}, Range{0, 1}, Range{0, 1}};
+    for (size_t i = 0; i < v.size() && i < 3; ++i) b[3 - v.size() + i] = {v[i].first, v[i].second};
+    return b;
+}
+int64_t size_of(const Box& b) {
+    return (b[0].stop - b[0].start) * (b[1].stop - b[1].start) * (b[2].stop - b[2].start);
+}
+
+// Runs `call(poll)` without the GIL; Ctrl-C (or any signal handler that raises) stops it.
+template <class F>
+void without_gil(F call) {
+    bool raised = false;
+    Poll poll = [&raised] {
+        py::gil_scoped_acquire gil;
+        raised = raised || PyErr_CheckSignals() != 0;
+        return raised;
+    };
+    bool interrupted = false;
+    {
+        py::gil_scoped_release release;
+        try {
+            call(poll);
+        } catch (const Interrupted&) {
+            interrupted = true;
+        }
+    }
+    if (interrupted) throw py::error_already_set();
+}
+
+template <class T>
+T* optional_data(const std::optional<Array<T>>& a, int64_t size, const char* name) {
+    if (!a) return nullptr;
+    if (a->size() != size)
+        throw std::invalid_argument(std::string(name) + ": got " + std::to_string(a->size()) + " values, expected " + std::to_string(size));
+    return const_cast<T*>(a->data());
+}
+template <class T>
+T* writable_data(std::optional<Array<T>>& a, int64_t size) {
+    T* p = optional_data(a, size, "out");
+    if (a && !a->writeable()) throw std::invalid_argument("out: the array is read-only");
+    return p;
+}
+
+template <class T>
+Operands<T> operands_of(Formula formula, int64_t size, const std::optional<Array<T>>& image, const std::optional<Array<T>>& weights,
+                        const std::optional<Array<T>>& estimate, const std::optional<Array<T>>& gain, double background, double eps) {
+    Operands<T> o;
+    o.image = optional_data(image, size, "image");
+    o.weights = optional_data(weights, size, "weights");
+    o.estimate = optional_data(estimate, size, "estimate");
+    o.gain = optional_data(gain, size, "gain");
+    o.background = T(background), o.eps = T(eps);
+    if (formula == Formula::ratio && !o.image) throw std::invalid_argument("image: the formula 'ratio' needs it");
+    if (formula == Formula::multiply && !o.estimate) throw std::invalid_argument("estimate: the formula 'multiply' needs it");
+    return o;
+}
+
+template <class T>
+class Chain {  // one spectrum in flight
+public:
+    Chain(std::shared_ptr<SpectralPlan<T>> plan, int threads) : plan_(std::move(plan)), threads_(threads) {}
+
+    void load(const Array<T>& x, bool adjoint) {
+        const Box& box = adjoint ? plan_->image_box : plan_->estimate_box;
+        if (x.size() != size_of(box))
+            throw std::invalid_argument("x: got " + std::to_string(x.size()) + " values, expected " + std::to_string(size_of(box)));
+        if (!spectrum_) spectrum_ = plan_->new_spectrum();
+        const T* data = x.data();
+        loaded_ = false;
+        without_gil([&](const Poll& poll) { plan_->load(spectrum_.get(), data, adjoint, threads_, poll); });
+        loaded_ = true;
+    }
+    void sweep(const StoredTransfer<T>& transfer, const std::string& formula_name, bool adjoint, bool keep, std::optional<Array<T>> out,
+               const std::optional<Array<T>>& image, const std::optional<Array<T>>& weights, const std::optional<Array<T>>& estimate,
+               const std::optional<Array<T>>& gain, double background, double eps) {
+        if (!loaded_) throw std::runtime_error("nothing is loaded: call load() first, or keep=True in the sweep before");
+        const Formula formula = formula_of(formula_name);
+        const int64_t size = size_of(adjoint ? plan_->estimate_box : plan_->image_box);
+        Operands<T> operands = operands_of<T>(formula, size, image, weights, estimate, gain, background, eps);
+        operands.out = writable_data(out, size);
+        loaded_ = false;  // stays so if interrupted half-way
+        without_gil([&](const Poll& poll) {
+            plan_->sweep(spectrum_.get(), transfer, adjoint, formula, operands, keep, threads_, poll);
+        });
+        loaded_ = keep;
+    }
+
+private:
+    std::shared_ptr<SpectralPlan<T>> plan_;
+    int threads_;
+    Buffer<T> spectrum_;
+    bool loaded_ = false;
+};
+
+template <class T>
+void bind(py::module_& m, const std::string& suffix) {
+    using Plan = SpectralPlan<T>;
+    using Stored = StoredTransfer<T>;
+    py::class_<Stored, std::shared_ptr<Stored>>(m, ("Transfer" + suffix).c_str());
+    py::class_<Plan, std::shared_ptr<Plan>>(m, ("SpectralPlan" + suffix).c_str())
+        .def(py::init([](const std::vector<int64_t>& grid, const std::vector<std::pair<int64_t, int64_t>>& estimate,
+                         const std::vector<std::pair<int64_t, int64_t>>& image) {
+                 if (grid.size() != estimate.size() || grid.size() != image.size())
+                     throw std::invalid_argument("grid, estimate_box and image_box must have the same number of axes");
+                 const Shape shape = shape3(grid);
+                 const Box boxes[2] = {box3(estimate), box3(image)};
+                 for (size_t a = 0; a < 3; ++a)
+                     for (const Box& b : boxes)
+                         if (b[a].start < 0 || b[a].stop <= b[a].start || b[a].stop > shape[a])
+                             throw std::invalid_argument("box: must be non-empty and inside the grid");
+                 return std::make_shared<Plan>(shape, boxes[0], boxes[1]);
+             }),
+             py::arg("grid"), py::arg("estimate_box"), py::arg("image_box"))
+        .def("transfer",
+             [](const Plan& plan, const Array<T>& psf, const std::vector<int64_t>& centre, int num_threads) {
+                 const Shape shape = shape_of(psf), at = zeros3(centre);
+                 const T* data = psf.data();
+                 std::shared_ptr<Stored> made;
+                 without_gil([&](const Poll&) { made = plan.transfer(data, shape, at, num_threads); });
+                 return made;
+             },
+             py::arg("psf").noconvert(), py::arg("centre"), py::arg("num_threads"))
+        .def("wiener_transfer", &Plan::wiener_transfer, py::arg("psf_transfer"), py::arg("regularizer_transfer"), py::arg("balance"),
+             py::call_guard<py::gil_scoped_release>())
+        .def("gcv",
+             [](const Plan& plan, const Array<T>& image, const Stored& psf, const Stored& regularizer, const Array<double>& balances,
+                int num_threads) {
+                 if (image.size() != size_of(plan.image_box)) throw std::invalid_argument("image: wrong number of values");
+                 Array<double> numerator(balances.size()), denominator(balances.size());
+                 const T* y = image.data();
+                 const double* b = balances.data();
+                 double *top = numerator.mutable_data(), *bottom = denominator.mutable_data();
+                 const int count = int(balances.size());
+                 without_gil([&](const Poll& poll) { plan.gcv(y, psf, regularizer, b, count, top, bottom, num_threads, poll); });
+                 return py::make_tuple(numerator, denominator);
+             },
+             py::arg("image").noconvert(), py::arg("psf_transfer"), py::arg("regularizer_transfer"), py::arg("balances").noconvert(),
+             py::arg("num_threads"))
+        .def_property_readonly("spectrum_bytes", &Plan::spectrum_bytes)
+        .def_property_readonly("transfer_bytes", &Plan::transfer_bytes);
+    py::class_<Chain<T>>(m, ("Chain" + suffix).c_str())
+        .def(py::init<std::shared_ptr<Plan>, int>(), py::arg("plan"), py::arg("num_threads"))
+        .def("load", &Chain<T>::load, py::arg("x").noconvert(), py::arg("adjoint") = false)
+        .def("sweep", &Chain<T>::sweep, py::arg("transfer"), py::arg("formula"), py::kw_only(), py::arg("adjoint") = false,
+             py::arg("keep") = true, py::arg("out").noconvert() = py::none(), py::arg("image").noconvert() = py::none(),
+             py::arg("weights").noconvert() = py::none(), py::arg("estimate").noconvert() = py::none(),
+             py::arg("gain").noconvert() = py::none(), py::arg("background") = 0.0, py::arg("eps") = 0.0);
+    m.def("pad",
+          [](const Array<T>& x, const std::vector<int64_t>& low, const std::vector<int64_t>& high, const std::string& boundary,
+             int num_threads) {
+              const Shape shape = shape_of(x), l = zeros3(low), h = zeros3(high);
+              std::vector<int64_t> padded;
+              for (py::ssize_t a = 0; a < x.ndim(); ++a) padded.push_back(x.shape(a) + low.at(size_t(a)) + high.at(size_t(a)));
+              Array<T> out(padded);
+              const T* from = x.data();
+              T* to = out.mutable_data();
+              const Boundary b = boundary_of(boundary);
+              without_gil([&](const Poll&) { pad(from, shape, l, h, b, to, num_threads); });
+              return out;
+          },
+          py::arg("x").noconvert(), py::arg("low"), py::arg("high"), py::arg("boundary"), py::arg("num_threads"));
+    m.def("fold",
+          [](const Array<T>& y, const std::vector<int64_t>& low, const std::vector<int64_t>& high, const std::string& boundary,
+             int num_threads) {
+              std::vector<int64_t> inner;
+              for (py::ssize_t a = 0; a < y.ndim(); ++a) inner.push_back(y.shape(a) - low.at(size_t(a)) - high.at(size_t(a)));
+              const Shape shape = shape3(inner), l = zeros3(low), h = zeros3(high);
+              Array<T> out(inner);
+              const T* from = y.data();
+              T* to = out.mutable_data();
+              const Boundary b = boundary_of(boundary);
+              without_gil([&](const Poll&) { fold(from, shape, l, h, b, to, num_threads); });
+              return out;
+          },
+          py::arg("y").noconvert(), py::arg("low"), py::arg("high"), py::arg("boundary"), py::arg("num_threads"));
+    m.def("apply_formula",
+          [](const std::string& formula_name, const Array<T>& c, std::optional<Array<T>> out, const std::optional<Array<T>>& image,
+             const std::optional<Array<T>>& weights, const std::optional<Array<T>>& estimate, const std::optional<Array<T>>& gain,
+             double background, double eps, int num_threads) {
+              const Formula formula = formula_of(formula_name);
+              Operands<T> operands = operands_of<T>(formula, c.size(), image, weights, estimate, gain, background, eps);
+              if (!out) throw std::invalid_argument("out: needed");
+              operands.out = writable_data(out, c.size());
+              const T* from = c.data();
+              const int64_t n = c.size();
+              without_gil([&](const Poll&) { apply_formula(formula, from, operands, n, num_threads); });
+          },
+          py::arg("formula"), py::arg("c").noconvert(), py::arg("out").noconvert(), py::kw_only(),
+          py::arg("image").noconvert() = py::none(), py::arg("weights").noconvert() = py::none(),
+          py::arg("estimate").noconvert() = py::none(), py::arg("gain").noconvert() = py::none(), py::arg("background") = 0.0,
+          py::arg("eps") = 0.0, py::arg("num_threads") = 1);
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_cpp, m, py::mod_gil_not_used()) {
+    m.doc() = "Compiled CPU kernels of medeconv_fast; called through medeconv_fast.backends.cpp.";
+    bind<float>(m, "F32");
+    bind<double>(m, "F64");
+    m.def("good_size", &good_size, py::arg("n"), py::arg("even") = false);
+    m.def("factorise", &factorise, py::arg("n"));
+    m.def("isa", [] { return std::string(active_isa()); });
+    m.def("supported_isas", [] {
+        const char* const* names;
+        const int count = supported_isas(&names);
+        return std::vector<std::string>(names, names + count);
+    });
+    m.def("smallest_divisor", [](double scale, bool single) {
+        return single ? scalar::smallest_divisor<float>(scale) : scalar::smallest_divisor<double>(scale);
+    }, py::arg("scale"), py::arg("single"));
+    m.def("cached_bytes", &cached_bytes);
+    m.def("release_memory", &release_cached);
+}

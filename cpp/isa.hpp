@@ -1,0 +1,18 @@
+// The kernels of one ISA, and the choice among them.
+#pragma once
+#include "spectral.hpp"
+
+namespace medeconv {
+
+struct IsaKernels {
+    SpectralKernels<float> spectral_f32;
+    SpectralKernels<double> spectral_f64;
+};
+
+// Names of the ISAs this build has and this machine runs, slowest first.
+int supported_isas(const char* const** names);
+// Active: MEDECONV_ISA if set (throws std::invalid_argument if unknown or unsupported), else the fastest supported.
+const IsaKernels& active_kernels();
+const char* active_isa();
+
+}  // namespace medeconv

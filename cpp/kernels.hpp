@@ -1,0 +1,20 @@
+// The catalogue: every kernel, its contract and where it is declared. Bindings include this and nothing else of ours.
+//
+// Arrays are (z, y, x) / (y, x) / (x), contiguous, float or double, never rescaled. No kernel allocates its output.
+//
+//   SpectralPlan<T>::transfer         psf -> OTF. spectral_plan.hpp
+//   SpectralPlan<T>::wiener_transfer  OTFs of psf and regularizer -> Wiener filter. spectral_plan.hpp
+//   SpectralPlan<T>::gcv              sums of generalised cross-validation for a list of balances. spectral_plan.hpp
+//   SpectralPlan<T>::load             array -> spectrum in flight; overwrites the spectrum. spectral_plan.hpp
+//   SpectralPlan<T>::sweep            spectrum -> H or Hᵀ -> formula -> out (overwritten, may alias the estimate) and,
+//                                     when kept, -> spectrum. spectral_plan.hpp; layout and passes: spectral.hpp
+//   pad, fold                         boundary padding and its exact transpose; out is overwritten and aliases nothing.
+//                                     elementwise.hpp
+//   apply_formula                     a sweep's formula on whole arrays; out may alias any operand. elementwise.hpp
+//   Formula                           copy, ratio, multiply: shared/formulas.hpp
+//   parallel_for                      the thread pool: threads.hpp
+//   acquire, release_cached           reused memory: memory.hpp
+#pragma once
+#include "elementwise.hpp"
+#include "isa.hpp"
+#include "spectral_plan.hpp"

@@ -1,0 +1,97 @@
+#include "memory.hpp"
+
+#include <pthread.h>
+#include <sys/mman.h>
+
+#include <cstdint>
+#include <map>
+#include <mutex>
+#include <new>
+#include <unordered_map>
+
+namespace medeconv {
+namespace {
+
+constexpr size_t huge_page = size_t(2) << 20;
+constexpr size_t cache_limit = size_t(1) << 30;   // kept beyond what is in use
+
+struct Cache {
+    std::mutex mutex;
+    std::multimap<size_t, void*> free;            // size -> address
+    std::unordered_map<void*, size_t> size;       // every live or cached buffer
+    size_t cached = 0;
+};
+Cache* cache = new Cache;                         // never destroyed: buffers may outlive static objects
+
+// The lock is taken over the fork, so that the child's copy is consistent and unlocked.
+[[maybe_unused]] const int at_fork = pthread_atfork([] { cache->mutex.lock(); }, [] { cache->mutex.unlock(); },
+                                                    [] { cache->mutex.unlock(); });
+
+size_t rounded(size_t bytes) {
+    const size_t unit = bytes >= huge_page ? huge_page : size_t(4096);
+    return (bytes + unit - 1) / unit * unit;
+}
+
+void* map_bytes(size_t bytes) {
+    if (bytes < huge_page) {
+        void* p = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (p == MAP_FAILED) throw std::bad_alloc();
+        return p;
+    }
+    const size_t total = bytes + huge_page;
+    char* p = static_cast<char*>(mmap(nullptr, total, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+    if (p == MAP_FAILED) throw std::bad_alloc();
+    char* aligned = reinterpret_cast<char*>((reinterpret_cast<uintptr_t>(p) + huge_page - 1) / huge_page * huge_page);
+    if (aligned > p) munmap(p, size_t(aligned - p));
+    if (aligned + bytes < p + total) munmap(aligned + bytes, size_t(p + total - (aligned + bytes)));
+    madvise(aligned, bytes, MADV_HUGEPAGE);
+    return aligned;
+}
+
+}  // namespace
+
+void* acquire_bytes(size_t bytes) {
+    bytes = rounded(bytes ? bytes : 1);
+    std::lock_guard lock(cache->mutex);
+    // A buffer up to a quarter larger will do.
+    auto found = cache->free.lower_bound(bytes);
+    if (found != cache->free.end() && found->first <= bytes + bytes / 4) {
+        void* p = found->second;
+        cache->cached -= found->first;
+        cache->free.erase(found);
+        return p;
+    }
+    void* p = map_bytes(bytes);
+    cache->size.emplace(p, bytes);
+    return p;
+}
+
+void ReleaseBuffer::operator()(void* p) const {
+    if (!p) return;
+    std::lock_guard lock(cache->mutex);
+    const size_t bytes = cache->size.at(p);
+    if (cache->cached + bytes <= cache_limit) {
+        cache->free.emplace(bytes, p);
+        cache->cached += bytes;
+        return;
+    }
+    cache->size.erase(p);
+    munmap(p, bytes);
+}
+
+size_t cached_bytes() {
+    std::lock_guard lock(cache->mutex);
+    return cache->cached;
+}
+
+void release_cached() {
+    std::lock_guard lock(cache->mutex);
+    for (auto [bytes, p] : cache->free) {
+        cache->size.erase(p);
+        munmap(p, bytes);
+    }
+    cache->free.clear();
+    cache->cached = 0;
+}
+
+}  // namespace medeconv

@@ -1,0 +1,87 @@
+// SIMD vectors through the compiler's vector extensions: one source for SSE2, AVX2, AVX-512 and NEON.
+// Included only by the sources that are built once per ISA; MEDECONV_VECTOR_BYTES is set there.
+// Nothing here may become a weak symbol (a test looks): everything is in an unnamed namespace of the ISA's own.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+#include "shared/formulas.hpp"
+
+#ifndef MEDECONV_VECTOR_BYTES
+#error "simd.hpp is for per-ISA sources"
+#endif
+
+namespace medeconv::MEDECONV_ISA_NS {
+namespace {
+
+template <class T>
+struct VectorOf;
+template <>
+struct VectorOf<float> {
+    typedef float type __attribute__((vector_size(MEDECONV_VECTOR_BYTES), may_alias));
+    typedef float unaligned __attribute__((vector_size(MEDECONV_VECTOR_BYTES), may_alias, aligned(4)));
+    typedef int32_t index __attribute__((vector_size(MEDECONV_VECTOR_BYTES)));
+};
+template <>
+struct VectorOf<double> {
+    typedef double type __attribute__((vector_size(MEDECONV_VECTOR_BYTES), may_alias));
+    typedef double unaligned __attribute__((vector_size(MEDECONV_VECTOR_BYTES), may_alias, aligned(8)));
+    typedef int64_t index __attribute__((vector_size(MEDECONV_VECTOR_BYTES)));
+};
+
+template <class T>
+using Vec = typename VectorOf<T>::type;
+template <class T>
+constexpr int lanes = MEDECONV_VECTOR_BYTES / int(sizeof(T));
+
+template <class T>
+MEDECONV_INLINE Vec<T> load(const T* p) {
+    return *reinterpret_cast<const Vec<T>*>(p);
+}
+template <class T>
+MEDECONV_INLINE void store(T* p, Vec<T> v) {
+    *reinterpret_cast<Vec<T>*>(p) = v;
+}
+template <class T>
+MEDECONV_INLINE Vec<T> load_unaligned(const T* p) {
+    return (Vec<T>)*reinterpret_cast<const typename VectorOf<T>::unaligned*>(p);
+}
+template <class T>
+MEDECONV_INLINE void store_unaligned(T* p, Vec<T> v) {
+    *reinterpret_cast<typename VectorOf<T>::unaligned*>(p) = (typename VectorOf<T>::unaligned)v;
+}
+template <class T>
+MEDECONV_INLINE Vec<T> splat(T x) {
+    return Vec<T>{} + x;
+}
+
+// Transposes lanes × lanes values held in `rows`: log2(lanes) rounds of two-operand shuffles.
+template <class T, int distance>
+MEDECONV_INLINE void transpose_round(Vec<T>* rows) {
+    if constexpr (distance >= 1) {
+        constexpr int n = lanes<T>;
+        typename VectorOf<T>::index low{}, high{};
+#pragma GCC unroll 16
+        for (int i = 0; i < n; ++i) {
+            low[i] = (i & distance) ? n + i - distance : i;
+            high[i] = (i & distance) ? n + i : i + distance;
+        }
+#pragma GCC unroll 16
+        for (int i = 0; i < n; ++i) {
+            if (!(i & distance)) {
+                Vec<T> a = rows[i], b = rows[i + distance];
+                rows[i] = __builtin_shuffle(a, b, low);
+                rows[i + distance] = __builtin_shuffle(a, b, high);
+            }
+        }
+        transpose_round<T, distance / 2>(rows);
+    }
+}
+template <class T>
+MEDECONV_INLINE void transpose(Vec<T>* rows) {
+    transpose_round<T, lanes<T> / 2>(rows);
+}
+
+}  // namespace
+}  // namespace medeconv::MEDECONV_ISA_NS

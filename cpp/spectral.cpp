@@ -1,0 +1,272 @@
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <stdexcept>
+
+#include "spectral_plan.hpp"
+
+namespace medeconv {
+namespace {
+
+// Axes of one voxel are moved to the front: they change nothing in memory, and the passes want long last axes.
+// Returns for each of the three places the axis that goes there.
+std::array<int, 3> places(const Shape& grid) {
+    std::array<int, 3> order{};
+    int at = 0;
+    for (int axis = 0; axis < 3; ++axis) if (grid[size_t(axis)] == 1) order[size_t(at++)] = axis;
+    for (int axis = 0; axis < 3; ++axis) if (grid[size_t(axis)] != 1) order[size_t(at++)] = axis;
+    return order;
+}
+template <class A>
+A permuted(const A& a, const std::array<int, 3>& order) {
+    return {a[size_t(order[0])], a[size_t(order[1])], a[size_t(order[2])]};
+}
+
+}  // namespace
+
+template <class T>
+SpectralPlan<T>::SpectralPlan(Shape grid_shape, Box estimate, Box image)
+    : order_(places(grid_shape)),
+      grid(permuted(grid_shape, order_)),
+      estimate_box(permuted(estimate, order_)),
+      image_box(permuted(image, order_)),
+      kernels_(spectral_kernels<T>()),
+      image_(grid[0] == 1),
+      x_(grid[2] % 2 == 0 ? grid[2] / 2 : grid[2]),
+      mid_(image_ ? 1 : grid[1]),
+      col_(image_ ? grid[1] : grid[0]) {
+    const int64_t lanes = kernels_.lanes, element = 2 * lanes, nx = grid[2];
+    SpectralView<T>& v = view_;
+    v.x = x_.view, v.mid = mid_.view, v.col = col_.view;
+    v.nx = nx;
+    v.packed = nx % 2 == 0;
+    v.bins = v.packed ? nx / 2 : (nx + 1) / 2;
+    v.blocks = (v.bins + lanes - 1) / lanes;
+    // A group of rows is stored into every block: blocks a power of two apart would share cache sets.
+    if (image_) {
+        v.col_stride = element;
+        v.block_stride = (col_.n + lanes) * element;
+        spectrum_elements_ = v.blocks * v.block_stride;
+    } else {
+        v.block_stride = (mid_.n + lanes) * element;
+        v.col_stride = (v.blocks * (mid_.n + lanes) | 1) * element;
+        spectrum_elements_ = col_.n * v.col_stride;
+    }
+    transfer_elements_ = v.blocks * mid_.n * col_.n * element;
+    scale_ = 1.0 / ((v.packed ? 2.0 : 1.0) * double(grid[0]) * double(grid[1]) * double(grid[2]));
+
+    auto mirrors = [](const Axis<T>& axis, std::vector<int64_t>& table) {
+        table.resize(size_t(axis.n));
+        for (int64_t s = 0; s < axis.n; ++s) table[size_t(s)] = axis.mirrored(s);
+        return table.data();
+    };
+    v.mirror_x = mirrors(x_, mirror_x_);
+    v.mirror_mid = mirrors(mid_, mirror_mid_);
+    v.mirror_col = mirrors(col_, mirror_col_);
+    bin_slot_ = x_.slot_of;
+    v.bin_slot = bin_slot_.data();
+    if (v.packed) {
+        split_.resize(size_t(2 * x_.n));
+        for (int64_t s = 0; s < x_.n; ++s) {
+            const long double angle = 2 * 3.141592653589793238462643383279502884L * (long double)x_.frequency_at[size_t(s)] / (long double)nx;
+            split_[size_t(2 * s)] = T(std::cos(angle));
+            split_[size_t(2 * s + 1)] = T(std::sin(angle));
+        }
+        v.split = split_.data();
+    }
+}
+
+template <class T>
+Box SpectralPlan<T>::by_role(const Box& box) const {  // (col, mid, x)
+    return image_ ? Box{box[1], Range{0, 1}, box[2]} : box;
+}
+
+template <class T>
+void SpectralPlan<T>::load(T* spectrum, const T* input, bool adjoint, int threads, const Poll& poll) const {
+    const Box box = by_role(adjoint ? image_box : estimate_box);
+    SlabPass<T> pass{&view_, spectrum, box[2], box[1], box[0], false, true, input, Formula::copy, {}};
+    const int64_t size = kernels_.slab_scratch(view_);
+    Buffer<T> scratch = acquire<T>(size * threads);
+    parallel_for(kernels_.slab_units(view_, pass.col), threads,
+                 [&](int64_t unit, int worker) { kernels_.slab(pass, unit, scratch.get() + worker * size); }, poll);
+}
+
+template <class T>
+void SpectralPlan<T>::sweep(T* spectrum, const StoredTransfer<T>& transfer, bool adjoint, Formula formula,
+                            const Operands<T>& operands, bool keep, int threads, const Poll& poll) const {
+    const Box from = by_role(adjoint ? image_box : estimate_box), to = by_role(adjoint ? estimate_box : image_box);
+    const ColumnPass<T> columns{&view_, spectrum, transfer.view(), adjoint, from[0], to[0]};
+    const SlabPass<T> slabs{&view_, spectrum, to[2], to[1], to[0], true, keep, nullptr, formula, operands};
+    const int64_t column_size = kernels_.column_scratch(view_), slab_size = kernels_.slab_scratch(view_);
+    const int64_t size = std::max(column_size, slab_size);
+    Buffer<T> scratch = acquire<T>(size * threads);
+    parallel_for(kernels_.column_units(view_), threads,
+                 [&](int64_t unit, int worker) { kernels_.column(columns, unit, scratch.get() + worker * size); }, poll);
+    parallel_for(kernels_.slab_units(view_, slabs.col), threads,
+                 [&](int64_t unit, int worker) { kernels_.slab(slabs, unit, scratch.get() + worker * size); }, poll);
+}
+
+template <class T>
+void SpectralPlan<T>::forward_columns(T* spectrum, Range source, int threads, const Poll& poll) const {
+    const ColumnPass<T> columns{&view_, spectrum, {}, false, source, {0, col_.n}};
+    const int64_t size = kernels_.column_scratch(view_);
+    Buffer<T> scratch = acquire<T>(size * threads);
+    parallel_for(kernels_.column_units(view_), threads,
+                 [&](int64_t unit, int worker) { kernels_.column_forward(columns, unit, scratch.get() + worker * size); }, poll);
+}
+
+template <class T>
+std::shared_ptr<StoredTransfer<T>> SpectralPlan<T>::new_transfer() const {
+    auto made = std::make_shared<StoredTransfer<T>>();
+    made->main = acquire<T>(transfer_elements_);
+    if (view_.packed) made->mirror = acquire<T>(2 * mid_.n * col_.n);
+    return made;
+}
+
+template <class T>
+std::shared_ptr<StoredTransfer<T>> SpectralPlan<T>::transfer(const T* psf, Shape shape, Shape centre, int threads) const {
+    shape = permuted(shape, order_), centre = permuted(centre, order_);
+    for (size_t a = 0; a < 3; ++a)  // in particular: where axes were moved, the psf is one voxel wide and its data stay put
+        if (shape[a] > grid[a]) throw std::invalid_argument("psf: larger than the transform grid");
+    Buffer<T> real = acquire<T>(grid[0] * grid[1] * grid[2]);
+    std::memset(real.get(), 0, size_t(grid[0] * grid[1] * grid[2]) * sizeof(T));
+    auto wrapped = [](int64_t j, int64_t centre_, int64_t n) { return ((j - centre_) % n + n) % n; };
+    for (int64_t z = 0; z < shape[0]; ++z)
+        for (int64_t y = 0; y < shape[1]; ++y)
+            for (int64_t x = 0; x < shape[2]; ++x)
+                real[size_t((wrapped(z, centre[0], grid[0]) * grid[1] + wrapped(y, centre[1], grid[1])) * grid[2] +
+                            wrapped(x, centre[2], grid[2]))] += psf[(z * shape[1] + y) * shape[2] + x];
+
+    Buffer<T> spectrum = new_spectrum();
+    const Box all = by_role({Range{0, grid[0]}, Range{0, grid[1]}, Range{0, grid[2]}});
+    SlabPass<T> pass{&view_, spectrum.get(), all[2], all[1], all[0], false, true, real.get(), Formula::copy, {}};
+    const int64_t size = kernels_.slab_scratch(view_);
+    {
+        Buffer<T> scratch = acquire<T>(size * threads);
+        parallel_for(kernels_.slab_units(view_, pass.col), threads,
+                     [&](int64_t unit, int worker) { kernels_.slab(pass, unit, scratch.get() + worker * size); });
+    }
+    real.reset();
+    forward_columns(spectrum.get(), {0, col_.n}, threads, {});
+
+    auto made = new_transfer();
+    const int64_t lanes = kernels_.lanes, element = 2 * lanes;
+    const T scale = T(view_.packed ? scale_ / 2 : scale_);  // the split of packed pairs leaves a factor 2
+    parallel_for(view_.blocks, threads, [&](int64_t block, int) {
+        for (int64_t mid = 0; mid < mid_.n; ++mid)
+            for (int64_t col = 0; col < col_.n; ++col) {
+                const T* from = spectrum.get() + block * view_.block_stride + mid * element + col * view_.col_stride;
+                T* to = made->main.get() + ((block * mid_.n + mid) * col_.n + col) * element;
+                for (int64_t i = 0; i < element; ++i) to[i] = from[i] * scale;
+            }
+    });
+    if (!view_.packed) return made;
+    // P_H = H0 + i·HN at k; with Q = conj P_H(-k): H0 = (P + Q)/2, HN = (P - Q)/2i.
+    for (int64_t mid = 0; mid < mid_.n; ++mid)
+        for (int64_t col = 0; col < col_.n; ++col) {
+            const T* p = spectrum.get() + mid * element + col * view_.col_stride;
+            const T* q = spectrum.get() + mirror_mid_[size_t(mid)] * element + mirror_col_[size_t(col)] * view_.col_stride;
+            const T h0_re = (p[0] + q[0]) / 2, h0_im = (p[lanes] - q[lanes]) / 2;
+            const T hn_re = (p[lanes] + q[lanes]) / 2, hn_im = -(p[0] - q[0]) / 2;
+            const int64_t at = mid * col_.n + col;
+            T* a = made->main.get() + at * element;
+            a[0] = scale * (h0_re + hn_re) / 2, a[lanes] = scale * (h0_im + hn_im) / 2;
+            made->mirror[size_t(2 * at)] = scale * (h0_re - hn_re) / 2;
+            made->mirror[size_t(2 * at + 1)] = scale * (h0_im - hn_im) / 2;
+        }
+    return made;
+}
+
+template <class T>
+std::shared_ptr<StoredTransfer<T>> SpectralPlan<T>::wiener_transfer(const StoredTransfer<T>& psf, const StoredTransfer<T>& regularizer,
+                                                                    double balance) const {
+    auto made = new_transfer();
+    const int64_t lanes = kernels_.lanes, element = 2 * lanes;
+    // Stored values are true values times scale_.
+    auto gain = [&](double h_re, double h_im, double r_re, double r_im, double& re, double& im) {
+        const double divisor = (h_re * h_re + h_im * h_im + balance * (r_re * r_re + r_im * r_im)) / scale_ / scale_;
+        re = divisor > 0 ? h_re / divisor : 0, im = divisor > 0 ? -h_im / divisor : 0;
+    };
+    for (int64_t at = 0; at < transfer_elements_ / element; ++at) {
+        const T *h = psf.main.get() + at * element, *r = regularizer.main.get() + at * element;
+        T* g = made->main.get() + at * element;
+        for (int64_t i = 0; i < lanes; ++i) {
+            double re, im;
+            gain(h[i], h[lanes + i], r[i], r[lanes + i], re, im);
+            g[i] = T(re), g[lanes + i] = T(im);
+        }
+    }
+    if (view_.packed)
+        for (int64_t at = 0; at < mid_.n * col_.n; ++at) {
+            const T *ha = psf.main.get() + at * element, *hb = psf.mirror.get() + 2 * at;
+            const T *ra = regularizer.main.get() + at * element, *rb = regularizer.mirror.get() + 2 * at;
+            double g0_re, g0_im, gn_re, gn_im;
+            gain(double(ha[0]) + hb[0], double(ha[lanes]) + hb[1], double(ra[0]) + rb[0], double(ra[lanes]) + rb[1], g0_re, g0_im);
+            gain(double(ha[0]) - hb[0], double(ha[lanes]) - hb[1], double(ra[0]) - rb[0], double(ra[lanes]) - rb[1], gn_re, gn_im);
+            T* a = made->main.get() + at * element;
+            a[0] = T((g0_re + gn_re) / 2), a[lanes] = T((g0_im + gn_im) / 2);
+            made->mirror[size_t(2 * at)] = T((g0_re - gn_re) / 2);
+            made->mirror[size_t(2 * at + 1)] = T((g0_im - gn_im) / 2);
+        }
+    return made;
+}
+
+template <class T>
+void SpectralPlan<T>::gcv(const T* image, const StoredTransfer<T>& psf, const StoredTransfer<T>& regularizer,
+                          const double* balances, int count, double* numerator, double* denominator, int threads,
+                          const Poll& poll) const {
+    Buffer<T> spectrum = new_spectrum();
+    load(spectrum.get(), image, true, threads, poll);
+    forward_columns(spectrum.get(), by_role(image_box)[0], threads, poll);
+
+    const int64_t lanes = kernels_.lanes, element = 2 * lanes, lines = view_.blocks * mid_.n;
+    const double power_scale = view_.packed ? 0.25 : 1.0;  // the packed transform carries a factor 2
+    std::vector<double> partial(size_t(lines * 2 * count), 0.0);
+    parallel_for(lines, threads, [&](int64_t line, int) {
+        double* sums = partial.data() + line * 2 * count;
+        auto add = [&](double weight, double power, double h_re, double h_im, double r_re, double r_im) {
+            const double h2 = h_re * h_re + h_im * h_im, r2 = r_re * r_re + r_im * r_im;
+            for (int b = 0; b < count; ++b) {
+                const double divisor = h2 + balances[b] * r2;
+                const double g = divisor > 0 ? balances[b] * r2 / divisor : 0;
+                sums[2 * b] += weight * g * g * power;
+                sums[2 * b + 1] += weight * g;
+            }
+        };
+        const int64_t block = line / mid_.n, mid = line % mid_.n;
+        for (int64_t col = 0; col < col_.n; ++col) {
+            const T* y = spectrum.get() + block * view_.block_stride + mid * element + col * view_.col_stride;
+            const int64_t at = line * col_.n + col;
+            const T *h = psf.main.get() + at * element, *r = regularizer.main.get() + at * element;
+            for (int64_t i = 0; i < lanes; ++i) {
+                const int64_t bin = block * lanes + i;
+                if (bin >= view_.bins) break;
+                if (bin == 0 && view_.packed) {
+                    const T* q = spectrum.get() + mirror_mid_[size_t(mid)] * element + mirror_col_[size_t(col)] * view_.col_stride;
+                    const double y0_re = (double(y[0]) + q[0]) / 2, y0_im = (double(y[lanes]) - q[lanes]) / 2;
+                    const double yn_re = (double(y[lanes]) + q[lanes]) / 2, yn_im = -(double(y[0]) - q[0]) / 2;
+                    const T *hb = psf.mirror.get() + 2 * at, *rb = regularizer.mirror.get() + 2 * at;
+                    add(1, (y0_re * y0_re + y0_im * y0_im) * power_scale, double(h[0]) + hb[0], double(h[lanes]) + hb[1],
+                        double(r[0]) + rb[0], double(r[lanes]) + rb[1]);
+                    add(1, (yn_re * yn_re + yn_im * yn_im) * power_scale, double(h[0]) - hb[0], double(h[lanes]) - hb[1],
+                        double(r[0]) - rb[0], double(r[lanes]) - rb[1]);
+                } else {
+                    const double power = double(y[i]) * y[i] + double(y[lanes + i]) * y[lanes + i];
+                    add(bin == 0 ? 1 : 2, power * power_scale, h[i], h[lanes + i], r[i], r[lanes + i]);
+                }
+            }
+        }
+    }, poll);
+    for (int b = 0; b < count; ++b) {
+        numerator[b] = denominator[b] = 0;
+        for (int64_t line = 0; line < lines; ++line) {
+            numerator[b] += partial[size_t((line * count + b) * 2)];
+            denominator[b] += partial[size_t((line * count + b) * 2 + 1)];
+        }
+    }
+}
+
+template class SpectralPlan<float>;
+template class SpectralPlan<double>;
+
+}  // namespace medeconv

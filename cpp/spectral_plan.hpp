@@ -1,0 +1,72 @@
+// A plan of the spectral engine: grid, boxes, tables; transfers (OTFs) and chains (a spectrum in flight).
+#pragma once
+#include <array>
+#include <memory>
+#include <vector>
+
+#include "memory.hpp"
+#include "spectral.hpp"
+#include "threads.hpp"
+
+namespace medeconv {
+
+using Shape = std::array<int64_t, 3>;  // (z, y, x); absent leading axes are 1
+using Box = std::array<Range, 3>;
+
+template <class T>
+class SpectralPlan;
+
+template <class T>
+struct StoredTransfer {
+    Buffer<T> main, mirror;
+    Transfer<T> view() const { return {main.get(), mirror.get()}; }
+};
+
+template <class T>
+class SpectralPlan {
+public:
+    SpectralPlan(Shape grid, Box estimate_box, Box image_box);
+
+private:
+    std::array<int, 3> order_;             // axes of one voxel moved to the front (spectral.cpp)
+
+public:
+    Shape grid;
+    Box estimate_box, image_box;
+
+    // OTF of a psf of that shape, tap j at grid index (j - centre) mod grid. Scaled for the passes (`scale`).
+    std::shared_ptr<StoredTransfer<T>> transfer(const T* psf, Shape shape, Shape centre, int threads) const;
+    // conj(H) / (|H|² + balance |R|²)
+    std::shared_ptr<StoredTransfer<T>> wiener_transfer(const StoredTransfer<T>& psf, const StoredTransfer<T>& regularizer,
+                                                       double balance) const;
+    // For each balance b, sums over the full spectrum of g²|Y|² and g, g = b|R|²/(|H|² + b|R|²), Y the transform of
+    // `image` (image box). Fixed order of summation.
+    void gcv(const T* image, const StoredTransfer<T>& psf, const StoredTransfer<T>& regularizer, const double* balances,
+             int count, double* numerator, double* denominator, int threads, const Poll& poll) const;
+
+    // A chain's spectrum.
+    Buffer<T> new_spectrum() const { return acquire<T>(spectrum_elements_); }
+    void load(T* spectrum, const T* input, bool adjoint, int threads, const Poll& poll) const;
+    void sweep(T* spectrum, const StoredTransfer<T>& transfer, bool adjoint, Formula formula, const Operands<T>& operands,
+               bool keep, int threads, const Poll& poll) const;
+
+    int64_t spectrum_bytes() const { return spectrum_elements_ * int64_t(sizeof(T)); }
+    int64_t transfer_bytes() const { return (transfer_elements_ + (view_.packed ? 2 * mid_.n * col_.n : 0)) * int64_t(sizeof(T)); }
+
+private:
+    // Axes by role (spectral.hpp): an image's rows are `col`, and it has no `mid`.
+    Box by_role(const Box& box) const;
+    void forward_columns(T* spectrum, Range source, int threads, const Poll& poll) const;
+    std::shared_ptr<StoredTransfer<T>> new_transfer() const;
+
+    const SpectralKernels<T>& kernels_;
+    bool image_;                           // two-dimensional roles
+    Axis<T> x_, mid_, col_;
+    SpectralView<T> view_{};
+    std::vector<int64_t> bin_slot_, mirror_x_, mirror_mid_, mirror_col_;
+    std::vector<T> split_;
+    int64_t spectrum_elements_, transfer_elements_;
+    double scale_;
+};
+
+}  // namespace medeconv

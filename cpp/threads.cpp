@@ -1,0 +1,167 @@
+#include "threads.hpp"
+
+#include <pthread.h>
+
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#if defined(__x86_64__) || defined(__i386__)
+#include <immintrin.h>
+#endif
+
+namespace medeconv {
+namespace {
+
+class FlushDenormals {  // for the current thread, until destroyed
+public:
+#if defined(__x86_64__) || defined(__i386__)
+    FlushDenormals() : saved_(_mm_getcsr()) { _mm_setcsr(saved_ | 0x8040u); }
+    ~FlushDenormals() { _mm_setcsr(saved_); }
+private:
+    unsigned saved_;
+#elif defined(__aarch64__)
+    FlushDenormals() {
+        asm volatile("mrs %0, fpcr" : "=r"(saved_));
+        asm volatile("msr fpcr, %0" : : "r"(saved_ | (uint64_t(1) << 24)));
+    }
+    ~FlushDenormals() { asm volatile("msr fpcr, %0" : : "r"(saved_)); }
+private:
+    uint64_t saved_;
+#endif
+};
+
+void relax() {
+#if defined(__x86_64__) || defined(__i386__)
+    _mm_pause();
+#elif defined(__aarch64__)
+    asm volatile("yield");
+#endif
+}
+
+struct Job {
+    int64_t units;
+    const std::function<void(int64_t, int)>* body;
+    std::atomic<int64_t> next{0};
+    std::atomic<bool> stop{false};
+    std::exception_ptr error;
+    std::mutex error_mutex;
+
+    // Poll only on the calling thread, and not so often that it costs.
+    void work(int worker, const Poll* poll) {
+        FlushDenormals flush;
+        auto last = std::chrono::steady_clock::now();
+        while (!stop.load(std::memory_order_relaxed)) {
+            int64_t unit = next.fetch_add(1, std::memory_order_relaxed);
+            if (unit >= units) return;
+            try {
+                (*body)(unit, worker);
+            } catch (...) {
+                std::lock_guard lock(error_mutex);
+                if (!error) error = std::current_exception();
+                stop = true;
+                return;
+            }
+            if (poll && *poll) {
+                auto now = std::chrono::steady_clock::now();
+                if (now - last > std::chrono::milliseconds(50)) {
+                    last = now;
+                    if ((*poll)()) {
+                        stop = true;
+                        std::lock_guard lock(error_mutex);
+                        if (!error) error = std::make_exception_ptr(Interrupted());
+                    }
+                }
+            }
+        }
+    }
+};
+
+class Pool {
+public:
+    std::mutex busy;  // held by the caller whose job runs
+
+    void run(Job& job, int threads, const Poll& poll) {
+        {
+            std::lock_guard lock(mutex_);
+            while (int(workers_) < threads - 1) {
+                std::thread([this, id = int(workers_) + 1] { serve(id); }).detach();
+                ++workers_;
+            }
+            job_ = &job;
+            wanted_ = threads - 1;
+            ticket_.fetch_add(1, std::memory_order_release);
+        }
+        wake_.notify_all();
+        job.work(0, &poll);
+        {
+            std::lock_guard lock(mutex_);
+            job_ = nullptr;  // a worker that wakes only now has missed it
+        }
+        for (int spin = 0; running_.load(std::memory_order_acquire) > 0; ++spin) {
+            if (spin < 4000) { relax(); continue; }
+            std::unique_lock lock(mutex_);
+            done_.wait(lock, [&] { return running_.load(std::memory_order_acquire) == 0; });
+        }
+    }
+
+private:
+    void serve(int id) {
+        uint64_t seen = 0;
+        for (;;) {
+            // Spin briefly: the two passes of a sweep follow each other within microseconds.
+            for (int spin = 0; spin < 2000 && ticket_.load(std::memory_order_acquire) == seen; ++spin) relax();
+            Job* job;
+            bool mine;
+            {
+                std::unique_lock lock(mutex_);
+                wake_.wait(lock, [&] { return ticket_.load(std::memory_order_acquire) != seen; });
+                seen = ticket_.load(std::memory_order_acquire);
+                job = job_;
+                mine = job != nullptr && id <= wanted_;
+                if (mine) running_.fetch_add(1, std::memory_order_relaxed);
+            }
+            if (!mine) continue;
+            job->work(id, nullptr);
+            if (running_.fetch_sub(1, std::memory_order_acq_rel) == 1) {
+                std::lock_guard lock(mutex_);
+                done_.notify_one();
+            }
+        }
+    }
+
+    std::mutex mutex_;
+    std::condition_variable wake_, done_;
+    std::atomic<uint64_t> ticket_{0};
+    std::atomic<int> running_{0};
+    Job* job_ = nullptr;
+    int workers_ = 0, wanted_ = 0;
+};
+
+// Never destroyed: detached workers may still wait in it while the process ends.
+Pool* pool = new Pool;
+
+// A forked child has none of the parent's threads, and its locks may be held by them: start anew.
+[[maybe_unused]] const int at_fork = pthread_atfork(nullptr, nullptr, [] { pool = new Pool; });
+
+}  // namespace
+
+void parallel_for(int64_t units, int threads, const std::function<void(int64_t, int)>& body, const Poll& poll) {
+    Job job;
+    job.units = units;
+    job.body = &body;
+    if (int64_t(threads) > units) threads = int(units);
+    Pool& p = *pool;
+    if (threads > 1 && p.busy.try_lock()) {
+        std::lock_guard lock(p.busy, std::adopt_lock);
+        p.run(job, threads, poll);
+    } else {
+        job.work(0, &poll);
+    }
+    if (job.error) std::rethrow_exception(job.error);
+}
+
+}  // namespace medeconv

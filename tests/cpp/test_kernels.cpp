@@ -1,0 +1,211 @@
+// The kernels without Python: every case against a direct sum in double. Built with sanitizers by `make test-sanitize`;
+// MEDECONV_ISA chooses the ISA. Exit status 0 when all cases agree.
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <random>
+#include <thread>
+#include <vector>
+
+#include "kernels.hpp"
+
+using namespace medeconv;
+
+namespace {
+
+int cases = 0, failures = 0;
+void expect(bool ok, const char* what, double value = 0) {
+    ++cases;
+    if (ok) return;
+    ++failures;
+    std::printf("FAILED: %s (%g)\n", what, value);
+}
+
+struct Case {
+    Shape image, psf;
+    enum { wrap, zero, extended } boundary;
+};
+
+int64_t size(const Shape& s) { return s[0] * s[1] * s[2]; }
+
+// y[i] = sum_j h[j] x[i + offset - (j - c)], x zero outside its shape, or periodic.
+std::vector<double> direct(const std::vector<double>& x, const Shape& xs, const std::vector<double>& h, const Shape& hs,
+                           const Shape& offset, const Shape& ys, bool periodic, bool adjoint) {
+    std::vector<double> y(size_t(size(adjoint ? xs : ys)), 0.0);
+    for (int64_t a = 0; a < ys[0]; ++a) for (int64_t b = 0; b < ys[1]; ++b) for (int64_t c = 0; c < ys[2]; ++c)
+        for (int64_t p = 0; p < hs[0]; ++p) for (int64_t q = 0; q < hs[1]; ++q) for (int64_t r = 0; r < hs[2]; ++r) {
+            int64_t at[3] = {a + offset[0] - (p - hs[0] / 2), b + offset[1] - (q - hs[1] / 2), c + offset[2] - (r - hs[2] / 2)};
+            bool inside = true;
+            for (int d = 0; d < 3; ++d) {
+                if (periodic) at[d] = ((at[d] % xs[size_t(d)]) + xs[size_t(d)]) % xs[size_t(d)];
+                inside = inside && at[d] >= 0 && at[d] < xs[size_t(d)];
+            }
+            if (!inside) continue;
+            const size_t to = size_t((a * ys[1] + b) * ys[2] + c), from = size_t((at[0] * xs[1] + at[1]) * xs[2] + at[2]);
+            const double weight = h[size_t((p * hs[1] + q) * hs[2] + r)];
+            if (adjoint) y[from] += weight * x[to];
+            else y[to] += weight * x[from];
+        }
+    return y;
+}
+
+template <class T>
+void compare(const char* what, const std::vector<T>& got, const std::vector<double>& wanted, double tolerance) {
+    double difference = 0, norm = 0;
+    for (size_t i = 0; i < got.size(); ++i) {
+        difference += (got[i] - wanted[i]) * (got[i] - wanted[i]);
+        norm += wanted[i] * wanted[i];
+    }
+    const double error = std::sqrt(difference / (norm > 0 ? norm : 1));
+    expect(error < tolerance, what, error);
+}
+
+template <class T>
+void spectral(const Case& c, std::mt19937& random) {
+    const double tolerance = sizeof(T) == 4 ? 2e-6 : 1e-13;
+    std::uniform_real_distribution<double> uniform(0.5, 1.5);
+    auto draw = [&](int64_t n) {
+        std::vector<double> v(static_cast<size_t>(n));
+        for (double& x : v) x = T(uniform(random));
+        return v;
+    };
+    Shape offset{0, 0, 0}, centre{}, estimate = c.image, grid = c.image;
+    Box estimate_box, image_box;
+    for (size_t d = 0; d < 3; ++d) {
+        centre[d] = c.psf[d] / 2;
+        if (c.boundary == Case::extended) {
+            offset[d] = c.psf[d] - 1 - centre[d];
+            estimate[d] = grid[d] = c.image[d] + c.psf[d] - 1;
+        } else if (c.boundary == Case::zero) {
+            grid[d] = c.image[d] + c.psf[d] / 2;
+        }
+        if (c.boundary != Case::wrap) grid[d] = good_size(grid[d], d == 2 && grid[d] > 1);
+        estimate_box[d] = {0, estimate[d]};
+        image_box[d] = {offset[d], offset[d] + c.image[d]};
+    }
+    const bool periodic = c.boundary == Case::wrap;
+    const auto x = draw(size(estimate)), y = draw(size(c.image)), h = draw(size(c.psf)), w = draw(size(c.image)), gain = draw(size(estimate));
+    auto cast = [](const std::vector<double>& v) { return std::vector<T>(v.begin(), v.end()); };
+    const auto xt = cast(x), yt = cast(y), ht = cast(h), wt = cast(w), gt = cast(gain);
+    SpectralPlan<T> plan(grid, estimate_box, image_box);
+    auto transfer = plan.transfer(ht.data(), c.psf, centre, 2);
+    const auto hx = direct(x, estimate, h, c.psf, offset, c.image, periodic, false);
+    std::vector<double> ratio(hx.size());
+    for (size_t i = 0; i < hx.size(); ++i) ratio[i] = w[i] * y[i] / (hx[i] + 0.25);
+    auto updated = direct(ratio, estimate, h, c.psf, offset, c.image, periodic, true);
+    for (size_t i = 0; i < updated.size(); ++i) updated[i] = x[i] * updated[i] * gain[i];
+
+    std::vector<T> first;
+    for (int threads : {1, 3}) {
+        Buffer<T> spectrum = plan.new_spectrum();
+        std::vector<T> blurred(yt.size()), result(xt);
+        Operands<T> o;
+        o.out = blurred.data();
+        plan.load(spectrum.get(), xt.data(), false, threads, {});
+        plan.sweep(spectrum.get(), *transfer, false, Formula::copy, o, false, threads, {});
+        compare("forward", blurred, hx, tolerance);
+
+        plan.load(spectrum.get(), xt.data(), false, threads, {});
+        Operands<T> r;
+        r.image = yt.data(), r.weights = wt.data(), r.background = T(0.25), r.eps = T(1e-6);
+        plan.sweep(spectrum.get(), *transfer, false, Formula::ratio, r, true, threads, {});
+        Operands<T> m;
+        m.estimate = m.out = result.data(), m.gain = gt.data();
+        plan.sweep(spectrum.get(), *transfer, true, Formula::multiply, m, true, threads, {});
+        compare("ratio, multiply", result, updated, tolerance);
+
+        // the kept spectrum is that of the result
+        plan.sweep(spectrum.get(), *transfer, false, Formula::copy, o, false, threads, {});
+        compare("kept", blurred, direct(updated, estimate, h, c.psf, offset, c.image, periodic, false), tolerance);
+        if (threads == 1) first = result;
+        else expect(std::memcmp(first.data(), result.data(), first.size() * sizeof(T)) == 0, "same bits with 3 threads");
+    }
+}
+
+void padding(std::mt19937& random) {
+    std::uniform_real_distribution<double> uniform(-1, 1);
+    for (Boundary b : {Boundary::reflect, Boundary::nearest, Boundary::mirror, Boundary::wrap})
+        for (Shape shape : {Shape{3, 4, 5}, Shape{1, 1, 2}, Shape{2, 1, 7}}) {
+            const Shape low{2, 0, 9}, high{5, 1, 3};
+            const Shape outer{shape[0] + 7, shape[1] + 1, shape[2] + 12};
+            std::vector<double> x(static_cast<size_t>(size(shape))), y(static_cast<size_t>(size(outer))), px(y.size()), fy(x.size());
+            for (double& v : x) v = uniform(random);
+            for (double& v : y) v = uniform(random);
+            pad(x.data(), shape, low, high, b, px.data(), 2);
+            fold(y.data(), shape, low, high, b, fy.data(), 2);
+            double left = 0, right = 0;
+            for (size_t i = 0; i < y.size(); ++i) left += px[i] * y[i];
+            for (size_t i = 0; i < x.size(); ++i) right += x[i] * fy[i];
+            expect(std::fabs(left - right) < 1e-12, "fold is the transpose of pad", left - right);
+        }
+}
+
+int64_t sum_with_pool() {
+    std::atomic<int64_t> sum{0};
+    parallel_for(1000, 4, [&](int64_t unit, int) {
+        parallel_for(3, 4, [&](int64_t inner, int) { sum += unit + inner; });  // nested: must neither hang nor miss
+    });
+    return sum;
+}
+
+void pool() {
+    const int64_t wanted = 3 * 999 * 1000 / 2 + 1000 * 3;
+    expect(sum_with_pool() == wanted, "nested run");
+    std::vector<std::thread> callers;
+    std::atomic<int> right{0};
+    for (int i = 0; i < 8; ++i) callers.emplace_back([&] { right += sum_with_pool() == wanted; });
+    for (auto& t : callers) t.join();
+    expect(right == 8, "eight callers at once", right);
+    bool thrown = false;
+    try {
+        parallel_for(100, 4, [](int64_t unit, int) { if (unit == 50) throw std::runtime_error("x"); });
+    } catch (const std::runtime_error&) {
+        thrown = true;
+    }
+    expect(thrown, "an exception reaches the caller");
+    bool interrupted = false;
+    try {
+        parallel_for(1000, 2, [](int64_t, int) { usleep(1000); }, [] { return true; });
+    } catch (const Interrupted&) {
+        interrupted = true;
+    }
+    expect(interrupted, "poll stops a run");
+#if !defined(__SANITIZE_THREAD__)
+    const pid_t child = fork();
+    if (child == 0) _exit(sum_with_pool() == wanted ? 0 : 1);
+    int status = 1;
+    waitpid(child, &status, 0);
+    expect(WIFEXITED(status) && WEXITSTATUS(status) == 0, "pool in a forked child");
+#endif
+}
+
+}  // namespace
+
+int main() {
+    std::mt19937 random(7);
+    std::printf("isa %s\n", active_isa());
+    const Case list[] = {
+        {{8, 8, 8}, {3, 3, 3}, Case::wrap},      {{7, 9, 11}, {3, 2, 5}, Case::wrap},    {{13, 37, 6}, {4, 3, 2}, Case::wrap},
+        {{1, 30, 64}, {1, 4, 5}, Case::wrap},    {{1, 1, 97}, {1, 1, 7}, Case::wrap},    {{1, 1, 1}, {1, 1, 1}, Case::wrap},
+        {{5, 1, 12}, {2, 1, 3}, Case::wrap},     {{4, 5, 1}, {2, 2, 1}, Case::wrap},     {{2, 3, 2}, {2, 3, 2}, Case::wrap},
+        {{1, 53, 2}, {1, 3, 1}, Case::wrap},     {{41, 2, 43}, {3, 1, 3}, Case::wrap},   {{16, 20, 24}, {3, 3, 3}, Case::zero},
+        {{5, 6, 7}, {4, 3, 6}, Case::zero},      {{1, 33, 17}, {1, 5, 8}, Case::zero},   {{1, 1, 50}, {1, 1, 9}, Case::zero},
+        {{12, 10, 14}, {5, 4, 3}, Case::extended}, {{3, 4, 5}, {7, 6, 5}, Case::extended}, {{1, 20, 31}, {1, 6, 7}, Case::extended},
+        {{1, 1, 10}, {1, 1, 15}, Case::extended}, {{6, 1, 9}, {3, 1, 4}, Case::extended}, {{1, 1, 1}, {1, 1, 1}, Case::extended},
+    };
+    for (const Case& c : list) {
+        spectral<float>(c, random);
+        spectral<double>(c, random);
+    }
+    padding(random);
+    pool();
+    release_cached();
+    expect(cached_bytes() == 0, "release_memory");
+    std::printf("%d cases, %d failed\n", cases, failures);
+    return failures ? 1 : 0;
+}
