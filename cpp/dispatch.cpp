@@ -6,8 +6,10 @@
 
 namespace medeconv {
 namespace baseline { extern const IsaKernels kernels; }
-#ifdef MEDECONV_X86
+#ifdef MEDECONV_HAS_AVX2
 namespace avx2 { extern const IsaKernels kernels; }
+#endif
+#ifdef MEDECONV_HAS_AVX512
 namespace avx512 { extern const IsaKernels kernels; }
 #endif
 
@@ -20,12 +22,12 @@ struct Supported {
     void add(const char* name, const IsaKernels& k) { names[count] = name, kernels[count++] = &k; }
     Supported() {
         add("baseline", baseline::kernels);
-#ifdef MEDECONV_X86
-        __builtin_cpu_init();
-        bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-        if (avx2) add("avx2", avx2::kernels);
-        if (avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
-            __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl"))
+#ifdef MEDECONV_HAS_AVX2
+        if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) add("avx2", avx2::kernels);
+#endif
+#ifdef MEDECONV_HAS_AVX512
+        if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw") &&
+            __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("fma"))
             add("avx512", avx512::kernels);
 #endif
     }

@@ -23,30 +23,38 @@ MEDECONV_INLINE void store_element(T* p, C<T> v) {
 }
 
 // Where a stage reads or writes: element j at base + j·stride, and only start <= j < stop exists (limited == true):
-// reading outside gives zero, writing outside is dropped. That is how zero padding and cropping cost nothing.
+// reading outside gives zero, writing outside is dropped. That is how zero padding and cropping cost nothing. The
+// address is chosen, not the path: a branch between loads would push the butterfly's registers onto the stack.
 template <class T>
 struct Line {
     T* base;
     int64_t stride;
     int64_t start, stop;
 };
+template <class T>
+alignas(64) constexpr T zero_element[element<T>] = {};
+
 template <bool limited, class T>
 MEDECONV_INLINE C<T> read(const Line<T>& line, int64_t j) {
-    if constexpr (limited)
-        if (j < line.start || j >= line.stop) return C<T>{Vec<T>{}, Vec<T>{}};
-    return load_element(line.base + j * line.stride);
+    const T* p = line.base + j * line.stride;
+    if constexpr (limited) p = j >= line.start && j < line.stop ? p : zero_element<T>;
+    return load_element(p);
 }
 template <bool limited, class T>
-MEDECONV_INLINE void write(const Line<T>& line, int64_t j, C<T> v) {
-    if constexpr (limited)
-        if (j < line.start || j >= line.stop) return;
-    store_element(line.base + j * line.stride, v);
+MEDECONV_INLINE void write(const Line<T>& line, int64_t j, C<T> v, T* dropped) {
+    T* p = line.base + j * line.stride;
+    if constexpr (limited) p = j >= line.start && j < line.stop ? p : dropped;
+    store_element(p, v);
 }
 
+// Each radix is a function of its own, so that the compiler allots registers to it alone.
+#define MEDECONV_STAGE __attribute__((noinline)) void
+
 // One stage of radix R over a line of n elements in sub-transforms of length m. S = +1: forward (transform, then
-// twiddle); S = -1: inverse (twiddle, then transform).
-template <int R, int S, bool from_limited, bool to_limited, class T>
-void stage_of(const Line<T>& from, const Line<T>& to, int64_t n, int64_t m, const T* twiddle) {
+// twiddle); S = -1: inverse (twiddle, then transform). `prefetch` also fetches the element beside each one read: the next line, where lines lie side by side.
+template <int R, int S, bool from_limited, bool to_limited, bool prefetch, class T>
+MEDECONV_STAGE stage_of(const Line<T>& from, const Line<T>& to, int64_t n, int64_t m, const T* twiddle) {
+    alignas(64) T dropped[element<T>];
     const int64_t part = m / R;
     for (int64_t block = 0; block < n; block += m) {
         const T* w = twiddle;
@@ -55,6 +63,7 @@ void stage_of(const Line<T>& from, const Line<T>& to, int64_t n, int64_t m, cons
             const int64_t j = block + k;
             unroll<R>([&](auto q) MEDECONV_BODY {
                 v[q] = read<from_limited>(from, j + q * part);
+                if constexpr (prefetch) __builtin_prefetch(from.base + (j + q * part) * from.stride + element<T>, 1, 3);
                 if constexpr (S < 0 && decltype(q)::value > 0)
                     v[q] = rotate<S>(v[q], w[2 * (q - 1)], w[2 * (q - 1) + 1]);
             });
@@ -62,23 +71,25 @@ void stage_of(const Line<T>& from, const Line<T>& to, int64_t n, int64_t m, cons
             unroll<R>([&](auto q) MEDECONV_BODY {
                 if constexpr (S > 0 && decltype(q)::value > 0)
                     v[q] = rotate<S>(v[q], w[2 * (q - 1)], w[2 * (q - 1) + 1]);
-                write<to_limited>(to, j + q * part, v[q]);
+                write<to_limited>(to, j + q * part, v[q], dropped);
             });
         }
     }
 }
 // The innermost stage (m = R) has no twiddles: forward, × OTF, inverse without leaving the registers.
 template <int R, int S, bool from_limited, bool to_limited, class T>
-void last_stage_of(const Line<T>& from, const Line<T>& to, int64_t n) {
+MEDECONV_STAGE last_stage_of(const Line<T>& from, const Line<T>& to, int64_t n) {
+    alignas(64) T dropped[element<T>];
     for (int64_t block = 0; block < n; block += R) {
         C<T> v[R];
         unroll<R>([&](auto q) MEDECONV_BODY { v[q] = read<from_limited>(from, block + q); });
         Dft<T, R, S>::run(v);
-        unroll<R>([&](auto q) MEDECONV_BODY { write<to_limited>(to, block + q, v[q]); });
+        unroll<R>([&](auto q) MEDECONV_BODY { write<to_limited>(to, block + q, v[q], dropped); });
     }
 }
 template <int R, bool adjoint, bool from_limited, bool to_limited, class T>
-void middle_stage_of(const Line<T>& from, const Line<T>& to, int64_t n, const T* otf) {
+MEDECONV_STAGE middle_stage_of(const Line<T>& from, const Line<T>& to, int64_t n, const T* otf) {
+    alignas(64) T dropped[element<T>];
     for (int64_t block = 0; block < n; block += R) {
         C<T> v[R];
         unroll<R>([&](auto q) MEDECONV_BODY { v[q] = read<from_limited>(from, block + q); });
@@ -86,7 +97,7 @@ void middle_stage_of(const Line<T>& from, const Line<T>& to, int64_t n, const T*
         const T* h = otf + block * element<T>;
         unroll<R>([&](auto q) MEDECONV_BODY { v[q] = product<adjoint>(v[q], load_element(h + q * element<T>)); });
         Dft<T, R, -1>::run(v);
-        unroll<R>([&](auto q) MEDECONV_BODY { write<to_limited>(to, block + q, v[q]); });
+        unroll<R>([&](auto q) MEDECONV_BODY { write<to_limited>(to, block + q, v[q], dropped); });
     }
 }
 
@@ -116,6 +127,7 @@ void generic_dft(C<T>* v, int r, const T* roots) {
 }
 template <int S, bool from_limited, bool to_limited, class T>
 void generic_stage(const Line<T>& from, const Line<T>& to, int64_t n, int64_t m, int r, const T* twiddle, const T* roots) {
+    alignas(64) T dropped[element<T>];
     const int64_t part = m / r;
     C<T> v[largest_generic_radix];
     for (int64_t block = 0; block < n; block += m)
@@ -128,7 +140,7 @@ void generic_stage(const Line<T>& from, const Line<T>& to, int64_t n, int64_t m,
             generic_dft<S>(v, r, roots);
             for (int q = 0; q < r; ++q) {
                 if (S > 0 && part > 1 && q > 0) v[q] = rotate<+1>(v[q], w[2 * (q - 1)], w[2 * (q - 1) + 1]);
-                write<to_limited>(to, block + k + q * part, v[q]);
+                write<to_limited>(to, block + k + q * part, v[q], dropped);
             }
         }
 }
@@ -136,14 +148,14 @@ void generic_stage(const Line<T>& from, const Line<T>& to, int64_t n, int64_t m,
 #define MEDECONV_EACH_RADIX(CASE) \
     CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) CASE(7) CASE(8) CASE(9) CASE(10) CASE(12) CASE(16)
 
-template <int S, bool from_limited, bool to_limited, class T>
+template <int S, bool from_limited, bool to_limited, bool prefetch = false, class T>
 void stage(const AxisView<T>& axis, int s, int64_t m, const Line<T>& from, const Line<T>& to) {
     const bool last = m == axis.radix[s];
     switch (axis.radix[s]) {
 #define CASE(R)                                                                                    \
     case R:                                                                                        \
         if (last) last_stage_of<R, S, from_limited, to_limited>(from, to, axis.n);                 \
-        else stage_of<R, S, from_limited, to_limited>(from, to, axis.n, m, axis.twiddle[s]);       \
+        else stage_of<R, S, from_limited, to_limited, prefetch>(from, to, axis.n, m, axis.twiddle[s]); \
         break;
         MEDECONV_EACH_RADIX(CASE)
 #undef CASE
@@ -162,13 +174,14 @@ void middle_stage(const AxisView<T>& axis, const Line<T>& from, const Line<T>& t
         MEDECONV_EACH_RADIX(CASE)
 #undef CASE
     default: {
+        alignas(64) T dropped[element<T>];
         C<T> v[largest_generic_radix];
         for (int64_t block = 0; block < axis.n; block += r) {
             for (int q = 0; q < r; ++q) v[q] = read<from_limited>(from, block + q);
             generic_dft<+1>(v, r, axis.roots[axis.stages - 1]);
             for (int q = 0; q < r; ++q) v[q] = product<adjoint>(v[q], load_element(otf + (block + q) * element<T>));
             generic_dft<-1>(v, r, axis.roots[axis.stages - 1]);
-            for (int q = 0; q < r; ++q) write<to_limited>(to, block + q, v[q]);
+            for (int q = 0; q < r; ++q) write<to_limited>(to, block + q, v[q], dropped);
         }
     }
     }
@@ -181,7 +194,8 @@ MEDECONV_INLINE Line<T> whole(T* base, int64_t stride, int64_t n) {
 
 template <class T>
 void copy_line(const Line<T>& from, const Line<T>& to, int64_t n) {
-    for (int64_t j = 0; j < n; ++j) write<true>(to, j, read<true>(from, j));
+    alignas(64) T dropped[element<T>];
+    for (int64_t j = 0; j < n; ++j) write<true>(to, j, read<true>(from, j), dropped);
 }
 
 template <int S, class T>
@@ -206,7 +220,8 @@ void bluestein(const AxisView<T>& axis, const Line<T>& from, const Line<T>& to, 
         store_element(scratch + k * element<T>, rotate<-1>(v, spectrum[2 * k], spectrum[2 * k + 1]));
     }
     transform<-1>(inner, all, all, static_cast<T*>(nullptr));
-    for (int64_t k = 0; k < n; ++k) write<true>(to, k, chirp(load_element(scratch + k * element<T>), k));
+    alignas(64) T dropped[element<T>];
+    for (int64_t k = 0; k < n; ++k) write<true>(to, k, chirp(load_element(scratch + k * element<T>), k), dropped);
 }
 
 // Complete transform. Forward: `from` may be limited, result fills `to`, which must be whole. Inverse: `from` is
@@ -250,7 +265,7 @@ void filter_line(const AxisView<T>& axis, const Line<T>& from, const Line<T>& to
     }
     if (axis.stages == 1) return middle_stage<adjoint, true, true>(axis, from, to, otf);
     int64_t m = n;
-    stage<+1, true, false>(axis, 0, m, from, work);
+    stage<+1, true, false, true>(axis, 0, m, from, work);
     for (int s = 1; s < axis.stages - 1; ++s) {
         m /= axis.radix[s - 1];
         stage<+1, false, false>(axis, s, m, work, work);
