@@ -3,8 +3,10 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <cstring>
 #include <optional>
 #include <string>
+#include <utility>
 
 #include "kernels.hpp"
 
@@ -141,6 +143,88 @@ private:
 };
 
 template <class T>
+class SeparableChain {  // the array that the next sweep reads; arrays of the caller's are referred to, not copied
+public:
+    SeparableChain(std::shared_ptr<SeparablePlan<T>> plan, int threads) : plan_(std::move(plan)), threads_(threads) {}
+
+    void load(const Array<T>& x, bool adjoint) {
+        const Box& box = adjoint ? plan_->image_box : plan_->estimate_box;
+        if (x.size() != size_of(box))
+            throw std::invalid_argument("x: got " + std::to_string(x.size()) + " values, expected " + std::to_string(size_of(box)));
+        owner_ = x;
+        source_ = x.data();
+    }
+    void sweep(const typename SeparablePlan<T>::Filters& filters, const std::string& formula_name, bool adjoint, bool keep,
+               std::optional<Array<T>> out, const std::optional<Array<T>>& image, const std::optional<Array<T>>& weights,
+               const std::optional<Array<T>>& estimate, const std::optional<Array<T>>& gain, double background, double eps) {
+        if (!source_) throw std::runtime_error("nothing is loaded: call load() first, or keep=True in the sweep before");
+        const Formula formula = formula_of(formula_name);
+        const int64_t size = size_of(adjoint ? plan_->estimate_box : plan_->image_box);
+        Operands<T> operands = operands_of<T>(formula, size, image, weights, estimate, gain, background, eps);
+        operands.out = writable_data(out, size);
+        const T* source = std::exchange(source_, nullptr);  // stays so if interrupted half-way
+        // The result's own place is needed only where the caller's `out` cannot serve as the next source.
+        const bool own = (keep && !operands.out) || operands.out == source;
+        Buffer<T> result = own ? acquire<T>(plan_->largest_box()) : Buffer<T>();
+        const bool aliased = operands.out && operands.out == source;
+        T* const target = operands.out;
+        if (aliased) operands.out = nullptr;
+        without_gil([&](const Poll& poll) {
+            plan_->sweep(source, result.get(), filters, adjoint, formula, operands, threads_, poll);
+            if (aliased) std::memcpy(target, result.get(), size_t(size) * sizeof(T));
+        });
+        if (!keep) {
+            owner_ = py::none();
+            kept_.reset();
+        } else if (own) {
+            kept_ = std::move(result);
+            owner_ = py::none();
+            source_ = kept_.get();
+        } else {
+            owner_ = *out;
+            source_ = target;
+        }
+    }
+
+private:
+    std::shared_ptr<SeparablePlan<T>> plan_;
+    int threads_;
+    py::object owner_ = py::none();
+    Buffer<T> kept_;
+    const T* source_ = nullptr;
+};
+
+template <class T>
+void bind_separable(py::module_& m, const std::string& suffix) {
+    using Plan = SeparablePlan<T>;
+    using Filters = typename Plan::Filters;
+    py::class_<Filters, std::shared_ptr<Filters>>(m, ("Filters" + suffix).c_str());
+    py::class_<Plan, std::shared_ptr<Plan>>(m, ("SeparablePlan" + suffix).c_str())
+        .def(py::init([](const std::vector<std::pair<int64_t, int64_t>>& estimate, const std::vector<std::pair<int64_t, int64_t>>& image,
+                         bool periodic) {
+                 if (estimate.size() != image.size()) throw std::invalid_argument("estimate_box and image_box must have the same number of axes");
+                 return std::make_shared<Plan>(box3(estimate), box3(image), periodic);
+             }),
+             py::arg("estimate_box"), py::arg("image_box"), py::arg("periodic"))
+        .def("filters",
+             [](const Plan& plan, const std::vector<std::vector<T>>& taps, const std::vector<int64_t>& centre) {
+                 if (taps.empty() || taps.size() > 3 || taps.size() != centre.size())
+                     throw std::invalid_argument("taps: expected one filter per axis, 1 to 3 of them, and a centre for each");
+                 std::array<std::vector<T>, 3> all{{{T(1)}, {T(1)}, {T(1)}}};
+                 for (size_t i = 0; i < taps.size(); ++i) all[3 - taps.size() + i] = taps[i];
+                 return std::make_shared<Filters>(plan.filters(all, zeros3(centre)));
+             },
+             py::arg("taps"), py::arg("centre"));
+    py::class_<SeparableChain<T>>(m, ("SeparableChain" + suffix).c_str())
+        .def(py::init<std::shared_ptr<Plan>, int>(), py::arg("plan"), py::arg("num_threads"))
+        .def("load", &SeparableChain<T>::load, py::arg("x").noconvert(), py::arg("adjoint") = false)
+        .def("sweep", &SeparableChain<T>::sweep, py::arg("filters"), py::arg("formula"), py::kw_only(), py::arg("adjoint") = false,
+             py::arg("keep") = true, py::arg("out").noconvert() = py::none(), py::arg("image").noconvert() = py::none(),
+             py::arg("weights").noconvert() = py::none(), py::arg("estimate").noconvert() = py::none(),
+             py::arg("gain").noconvert() = py::none(), py::arg("background") = 0.0, py::arg("eps") = 0.0);
+}
+
+template <class T>
 void bind(py::module_& m, const std::string& suffix) {
     using Plan = SpectralPlan<T>;
     using Stored = StoredTransfer<T>;
@@ -245,6 +329,8 @@ PYBIND11_MODULE(_cpp, m, py::mod_gil_not_used()) {
     m.doc() = "Compiled CPU kernels of medeconv_fast; called through medeconv_fast.backends.cpp.";
     bind<float>(m, "F32");
     bind<double>(m, "F64");
+    bind_separable<float>(m, "F32");
+    bind_separable<double>(m, "F64");
     m.def("good_size", &good_size, py::arg("n"), py::arg("even") = false);
     m.def("factorise", &factorise, py::arg("n"));
     m.def("isa", [] { return std::string(active_isa()); });

@@ -65,5 +65,9 @@ template <>
 const SpectralKernels<float>& spectral_kernels<float>() { return active_kernels().spectral_f32; }
 template <>
 const SpectralKernels<double>& spectral_kernels<double>() { return active_kernels().spectral_f64; }
+template <>
+const SeparableKernels<float>& separable_kernels<float>() { return active_kernels().separable_f32; }
+template <>
+const SeparableKernels<double>& separable_kernels<double>() { return active_kernels().separable_f64; }
 
 }  // namespace medeconv

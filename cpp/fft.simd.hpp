@@ -48,12 +48,12 @@ MEDECONV_INLINE void write(const Line<T>& line, int64_t j, C<T> v, T* dropped) {
 }
 
 // Each radix is a function of its own, so that the compiler allots registers to it alone.
-#define MEDECONV_STAGE __attribute__((noinline)) void
 
 // One stage of radix R over a line of n elements in sub-transforms of length m. S = +1: forward (transform, then
-// twiddle); S = -1: inverse (twiddle, then transform). `prefetch` also fetches the element beside each one read: the next line, where lines lie side by side.
+// twiddle); S = -1: inverse (twiddle, then transform). `prefetch` also fetches the element beside each one read: the
+// next line, where lines lie side by side.
 template <int R, int S, bool from_limited, bool to_limited, bool prefetch, class T>
-MEDECONV_STAGE stage_of(const Line<T>& from, const Line<T>& to, int64_t n, int64_t m, const T* twiddle) {
+MEDECONV_NOINLINE void stage_of(const Line<T>& from, const Line<T>& to, int64_t n, int64_t m, const T* twiddle) {
     alignas(64) T dropped[element<T>];
     const int64_t part = m / R;
     for (int64_t block = 0; block < n; block += m) {
@@ -78,7 +78,7 @@ MEDECONV_STAGE stage_of(const Line<T>& from, const Line<T>& to, int64_t n, int64
 }
 // The innermost stage (m = R) has no twiddles: forward, × OTF, inverse without leaving the registers.
 template <int R, int S, bool from_limited, bool to_limited, class T>
-MEDECONV_STAGE last_stage_of(const Line<T>& from, const Line<T>& to, int64_t n) {
+MEDECONV_NOINLINE void last_stage_of(const Line<T>& from, const Line<T>& to, int64_t n) {
     alignas(64) T dropped[element<T>];
     for (int64_t block = 0; block < n; block += R) {
         C<T> v[R];
@@ -88,7 +88,7 @@ MEDECONV_STAGE last_stage_of(const Line<T>& from, const Line<T>& to, int64_t n) 
     }
 }
 template <int R, bool adjoint, bool from_limited, bool to_limited, class T>
-MEDECONV_STAGE middle_stage_of(const Line<T>& from, const Line<T>& to, int64_t n, const T* otf) {
+MEDECONV_NOINLINE void middle_stage_of(const Line<T>& from, const Line<T>& to, int64_t n, const T* otf) {
     alignas(64) T dropped[element<T>];
     for (int64_t block = 0; block < n; block += R) {
         C<T> v[R];

@@ -1,5 +1,6 @@
 // The kernels of one ISA, and the choice among them.
 #pragma once
+#include "separable.hpp"
 #include "spectral.hpp"
 
 namespace medeconv {
@@ -7,6 +8,8 @@ namespace medeconv {
 struct IsaKernels {
     SpectralKernels<float> spectral_f32;
     SpectralKernels<double> spectral_f64;
+    SeparableKernels<float> separable_f32;
+    SeparableKernels<double> separable_f64;
 };
 
 // Names of the ISAs this build has and this machine runs, slowest first.

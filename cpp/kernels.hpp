@@ -8,6 +8,7 @@
 //   SpectralPlan<T>::load             array -> spectrum in flight; overwrites the spectrum. spectral_plan.hpp
 //   SpectralPlan<T>::sweep            spectrum -> H or Hᵀ -> formula -> out (overwritten, may alias the estimate) and,
 //                                     when kept, -> spectrum. spectral_plan.hpp; layout and passes: spectral.hpp
+//   SeparablePlan<T>::sweep           the same for a psf that is a product of one filter per axis. separable_plan.hpp
 //   pad, fold                         boundary padding and its exact transpose; out is overwritten and aliases nothing.
 //                                     elementwise.hpp
 //   apply_formula                     a sweep's formula on whole arrays; out may alias any operand. elementwise.hpp
@@ -17,4 +18,5 @@
 #pragma once
 #include "elementwise.hpp"
 #include "isa.hpp"
+#include "separable_plan.hpp"
 #include "spectral_plan.hpp"

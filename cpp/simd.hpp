@@ -53,7 +53,14 @@ MEDECONV_INLINE void store_unaligned(T* p, Vec<T> v) {
 }
 template <class T>
 MEDECONV_INLINE Vec<T> splat(T x) {
-    return Vec<T>{} + x;
+    return x - Vec<T>{};  // x - 0 is x for every x, -0 included, so that no subtraction is left
+}
+
+MEDECONV_INLINE int64_t ceil_div(int64_t a, int64_t b) {
+    return (a + b - 1) / b;
+}
+MEDECONV_INLINE int64_t at_least(int64_t a, int64_t b) {
+    return a < b ? b : a;
 }
 
 // Transposes lanes × lanes values held in `rows`: log2(lanes) rounds of two-operand shuffles.

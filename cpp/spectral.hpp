@@ -20,23 +20,9 @@
 #include <cstdint>
 
 #include "axis.hpp"
-#include "shared/formulas.hpp"
+#include "operands.hpp"
 
 namespace medeconv {
-
-struct Range {
-    int64_t start, stop;
-};
-
-template <class T>
-struct Operands {
-    const T* image = nullptr;
-    const T* weights = nullptr;
-    const T* estimate = nullptr;
-    const T* gain = nullptr;
-    T* out = nullptr;
-    T background = 0, eps = 0;
-};
 
 template <class T>
 struct SpectralView {  // everything a pass needs to know about a plan

@@ -114,12 +114,6 @@ template <int N, class F>
 MEDECONV_INLINE void unroll(F&& body) {
     unroll_from<0, N>(body);
 }
-#if defined(__CUDACC__)
-#define MEDECONV_BODY
-#else
-// A lambda that is not forced inline keeps its captures, and so the registers, on the stack.
-#define MEDECONV_BODY __attribute__((always_inline))
-#endif
 
 // First factor of the Cooley-Tukey step; 0: written out below. 16 = 2·8 needs fewer live registers than 4·4.
 constexpr int first_factor(int n) {

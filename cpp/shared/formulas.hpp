@@ -7,8 +7,13 @@
 #endif
 #if defined(__CUDACC__)
 #define MEDECONV_INLINE __host__ __device__ __forceinline__
+#define MEDECONV_NOINLINE __noinline__
+#define MEDECONV_BODY
 #else
 #define MEDECONV_INLINE inline __attribute__((always_inline))
+#define MEDECONV_NOINLINE __attribute__((noinline))
+// After a lambda's parameters: one that is not forced inline keeps its captures, and so the registers, on the stack.
+#define MEDECONV_BODY __attribute__((always_inline))
 #endif
 
 namespace medeconv {

@@ -1,0 +1,66 @@
+#include <algorithm>
+#include <stdexcept>
+
+#include "separable_plan.hpp"
+
+namespace medeconv {
+namespace {
+
+constexpr int zeros_around = 8;              // at least filtered_lines - 1 of any ISA
+constexpr int64_t ring_bytes = 128 << 10;    // what the ring may take of a core's L2 cache
+
+int64_t extent(Range r) { return r.stop - r.start; }
+
+}  // namespace
+
+template <class T>
+SeparablePlan<T>::SeparablePlan(Box estimate, Box image, bool periodic)
+    : estimate_box(estimate), image_box(image), kernels_(separable_kernels<T>()), periodic_(periodic) {}
+
+template <class T>
+typename SeparablePlan<T>::Filters SeparablePlan<T>::filters(const std::array<std::vector<T>, 3>& taps, Shape centre) const {
+    Filters made;
+    for (size_t a = 0; a < 3; ++a) {
+        const int64_t k = int64_t(taps[a].size());
+        if (k < 1 || centre[a] < 0 || centre[a] >= k) throw std::invalid_argument("taps: the centre must lie among them");
+        made.taps[a] = k, made.centre[a] = centre[a];
+        for (auto* table : {&made.forward[a], &made.adjoint[a]}) table->assign(size_t(k + 2 * zeros_around), T(0));
+        for (int64_t j = 0; j < k; ++j) {
+            made.forward[a][size_t(zeros_around + k - 1 - j)] = taps[a][size_t(j)];
+            made.adjoint[a][size_t(zeros_around + j)] = taps[a][size_t(j)];
+        }
+    }
+    return made;
+}
+
+template <class T>
+void SeparablePlan<T>::sweep(const T* input, T* result, const Filters& filters, bool adjoint, Formula formula,
+                             const Operands<T>& operands, int threads, const Poll& poll) const {
+    const Box& from = adjoint ? image_box : estimate_box;
+    const Box& to = adjoint ? estimate_box : image_box;
+    auto axis = [&](size_t a) {
+        // y[i] = sum_j h[j] x[i - (j - c)]; its transpose reads at i + (j - c)
+        const int64_t before = adjoint ? filters.centre[a] : filters.taps[a] - 1 - filters.centre[a];
+        const T* weight = (adjoint ? filters.adjoint : filters.forward)[a].data() + zeros_around;
+        return AxisFilter<T>{extent(from[a]), extent(to[a]), to[a].start - from[a].start - before, filters.taps[a], weight};
+    };
+    SeparablePass<T> pass{axis(0), axis(1), axis(2), periodic_, input, result, formula, operands, 0};
+    const int64_t rows_in_ring = ring_bytes / int64_t(sizeof(T)) / ((pass.z.taps + 3) * pass.x.destination);
+    // More rows than the y filter reaches would be best; the rows it reads beyond a band are read again by its neighbour.
+    pass.band = std::min(pass.y.destination, std::clamp<int64_t>(rows_in_ring / 4 * 4, 4, 64));
+    const int64_t size = (kernels_.scratch(pass) + 63) / 64 * 64;
+    Buffer<T> scratch = acquire<T>(size * threads);
+    parallel_for((pass.y.destination + pass.band - 1) / pass.band, threads,
+                 [&](int64_t unit, int worker) { kernels_.band(pass, unit, scratch.get() + worker * size); }, poll);
+}
+
+template <class T>
+int64_t SeparablePlan<T>::largest_box() const {
+    auto size = [](const Box& b) { return extent(b[0]) * extent(b[1]) * extent(b[2]); };
+    return std::max(size(estimate_box), size(image_box));
+}
+
+template class SeparablePlan<float>;
+template class SeparablePlan<double>;
+
+}  // namespace medeconv

@@ -1,0 +1,38 @@
+// A plan of the separable engine: boxes and one filter per axis; chains as in spectral_plan.hpp.
+#pragma once
+#include <array>
+#include <vector>
+
+#include "memory.hpp"
+#include "separable.hpp"
+#include "spectral_plan.hpp"
+#include "threads.hpp"
+
+namespace medeconv {
+
+template <class T>
+class SeparablePlan {
+public:
+    // Boxes as of a spectral plan, in any common grid; periodic: both boxes are the whole grid, which wraps around.
+    SeparablePlan(Box estimate_box, Box image_box, bool periodic);
+
+    Box estimate_box, image_box;
+
+    // `taps[a]`, centred at `centre[a]`: psf[z, y, x] = taps[0][z] taps[1][y] taps[2][x].
+    struct Filters {
+        std::array<std::vector<T>, 3> forward, adjoint;   // between zeros, as filter_lines wants them
+        std::array<int64_t, 3> taps, centre;
+    };
+    Filters filters(const std::array<std::vector<T>, 3>& taps, Shape centre) const;
+
+    // `result`: kept, destination-shaped, must not overlap `input`; null: not kept.
+    void sweep(const T* input, T* result, const Filters& filters, bool adjoint, Formula formula, const Operands<T>& operands,
+               int threads, const Poll& poll) const;
+    int64_t largest_box() const;
+
+private:
+    const SeparableKernels<T>& kernels_;
+    bool periodic_;
+};
+
+}  // namespace medeconv
