@@ -1,0 +1,65 @@
+# make demo and make test are all that a user needs; the rest is what .ci/run calls.
+# Everything lives in .venv; nothing outside this directory is touched.
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+# Rebuilding is pip's business; these stamps only avoid asking it twice.
+SOURCES := pyproject.toml CMakeLists.txt $(wildcard cpp/* cpp/shared/*) $(shell find python -name '*.py' -o -name '*.pyi' -o -name py.typed)
+
+.PHONY: demo test test-isa test-sanitize test-peers lint pure-wheel bench stubs clean
+
+$(VENV)/created:
+	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "medeconv-fast needs Python 3.11 or newer, this is " + sys.version)'
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --upgrade "pip>=24"
+	touch $@
+
+$(VENV)/installed: $(VENV)/created $(SOURCES)
+	$(PY) -m pip install --quiet ".[io,report]"
+	touch $@
+
+$(VENV)/installed-test: $(VENV)/installed
+	$(PY) -m pip install --quiet ".[test]"
+	touch $@
+
+demo: $(VENV)/installed
+	$(VENV)/bin/medeconv demo --out demo_output
+
+test: $(VENV)/installed-test
+	$(PY) -m pytest -q -m "not peers" --durations=8
+
+# The whole suite once per ISA that this machine runs; a missing one is named.
+test-isa: $(VENV)/installed-test
+	$(PY) tests/run_isas.py
+
+test-peers: $(VENV)/installed-test
+	$(PY) -m pip install --quiet "SimpleITK>=2.3" torch==2.13.0
+	$(PY) -m pytest -q -m peers
+
+build/sanitize/test_kernels: $(wildcard cpp/* cpp/shared/* tests/cpp/*) CMakeLists.txt $(VENV)/installed
+	$(PY) -m pip install --quiet "cmake>=3.24" ninja
+	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" cmake -S . -B build/sanitize -G Ninja -DCMAKE_BUILD_TYPE=Release -DMEDECONV_PYTHON=OFF \
+	    -DMEDECONV_TESTS=ON -DMEDECONV_SANITIZE=address,undefined \
+	    -DMEDECONV_ISAS="$$($(PY) tests/run_isas.py --list | paste -sd ';')" > /dev/null
+	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" cmake --build build/sanitize
+
+test-sanitize: build/sanitize/test_kernels
+	for isa in $$($(PY) tests/run_isas.py --list); do MEDECONV_ISA=$$isa build/sanitize/test_kernels || exit 1; done
+
+lint: $(VENV)/created
+	$(PY) -m pip install --quiet "ruff>=0.6" "mypy>=1.11" "numpy>=1.26" ninja
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+
+# Without a compiler: builds the pure wheel, installs it alone, imports it and restores a small image.
+pure-wheel: $(VENV)/created
+	rm -rf build/pure && mkdir -p build/pure
+	CC=/bin/false CXX=/bin/false MEDECONV_NATIVE=OFF $(PY) -m pip wheel --quiet --no-deps -w build/pure .
+	ls build/pure/medeconv_fast-*-py3-none-any.whl
+	$(PYTHON) -m venv build/pure/venv
+	build/pure/venv/bin/python -m pip install --quiet build/pure/medeconv_fast-*.whl
+	build/pure/venv/bin/python tests/check_pure_wheel.py
+
+clean:
+	rm -rf build dist $(VENV) demo_output

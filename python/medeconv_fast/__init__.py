@@ -1,0 +1,33 @@
+"""medeconv_fast: fast deconvolution of medical and microscopy images. For research, not a medical device.
+
+Arrays are (z, y, x), (y, x) or (x). A PSF's centre is at ``shape // 2``. See `richardson_lucy`, `wiener` and `restore`.
+"""
+
+from . import backends, io, metrics, psf
+from ._blur import Blur
+from ._convolution import convolve, correlate
+from ._simulate import simulate
+from ._threads import get_num_threads, set_num_threads
+from .algorithms import restore, richardson_lucy, wiener
+from .backends import release_memory, use_backend
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Blur",
+    "__version__",
+    "backends",
+    "convolve",
+    "correlate",
+    "get_num_threads",
+    "io",
+    "metrics",
+    "psf",
+    "release_memory",
+    "restore",
+    "richardson_lucy",
+    "set_num_threads",
+    "simulate",
+    "use_backend",
+    "wiener",
+]

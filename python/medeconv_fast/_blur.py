@@ -1,0 +1,512 @@
+"""The linear operator H of one PSF on one grid: forward, adjoint, normalizer, and sweeps that end in a formula.
+
+Conventions, all in array indices (z, y, x): a PSF of k taps h[j] has its centre at c = k // 2, and
+
+    y[i] = sum over j of h[j] x[i - (j - c)].
+
+The adjoint is the exact transpose, applied with the conjugate OTF; nothing is ever flipped. What lies outside the image
+is the boundary:
+
+extended    the estimate covers the image plus the PSF's reach (n + k - 1), nothing is assumed outside
+zero        zeros outside; taps that cannot reach from any voxel to another are dropped
+wrap        periodic
+reflect, nearest, mirror    as in scipy.ndimage: H pads the estimate by that rule and then acts as extended; its adjoint
+            ends with the exact transpose of the padding (`fold`)
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from . import _arrays, _validate, backends
+from ._threads import resolve_num_threads
+
+BOUNDARIES = ("extended", "zero", "reflect", "nearest", "mirror", "wrap")
+FOLDED = ("reflect", "nearest", "mirror")
+ENGINES = ("auto", "spectral")
+UNBUILT_ENGINES = ("separable", "direct")
+# Formula -> the operand arrays that it must have, and may have.
+FORMULAS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "copy": ((), ()),
+    "ratio": (("image",), ("weights",)),
+    "multiply": (("estimate",), ("gain",)),
+}
+
+Box = tuple[tuple[int, int], ...]
+
+
+def check_engine(engine: Any) -> str:
+    """The engine that a call's ``engine=`` means."""
+    _validate.choice(engine, "engine", ENGINES, unbuilt=UNBUILT_ENGINES)
+    return "spectral"
+
+
+def choose_grid(lengths: tuple[int, ...], backend: ModuleType) -> tuple[int, ...]:
+    """The cheapest FFT lengths that hold `lengths`; the last transformed axis is even, so that its spectrum packs."""
+    long_axes = [axis for axis, length in enumerate(lengths) if length > 1]
+    last = long_axes[-1] if long_axes else None
+    return tuple(
+        1 if length == 1 else backend.good_size(length, even=axis == last) for axis, length in enumerate(lengths)
+    )
+
+
+def wrapped_taps(psf: np.ndarray, centre: tuple[int, ...], shape: tuple[int, ...]) -> tuple[np.ndarray, tuple[int, ...]]:
+    """The PSF that acts like `psf` on a periodic grid of `shape` and is not larger than it, and its centre."""
+    if all(k <= n for k, n in zip(psf.shape, shape, strict=True)):
+        return psf, centre
+    small = np.zeros([min(k, n) for k, n in zip(psf.shape, shape, strict=True)], psf.dtype)
+    at, new_centre = [], []
+    for k, c, n in zip(psf.shape, centre, shape, strict=True):
+        at.append(np.arange(k) if k <= n else (np.arange(k) - c) % n)
+        new_centre.append(c if k <= n else 0)
+    np.add.at(small, np.ix_(*at), psf)
+    return small, tuple(new_centre)
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Where everything lies: the PSF's taps, the boxes in the FFT grid, and the padding of folded boundaries."""
+
+    shape: tuple[int, ...]
+    estimate_shape: tuple[int, ...]  # what the user sees
+    taps: tuple[slice, ...]  # of the psf that are used
+    centre: tuple[int, ...]  # in the taps used
+    low: tuple[int, ...]  # padding before and behind the estimate; zeros unless folded
+    high: tuple[int, ...]
+    grid: tuple[int, ...]
+    estimate_box: Box  # of the plan: includes the padding
+    image_box: Box
+    frame: tuple[slice, ...]  # the image's place in the estimate
+
+
+def geometry(
+    psf_shape: tuple[int, ...],
+    shape: tuple[int, ...],
+    boundary: str,
+    backend: ModuleType,
+    centre: tuple[int, ...] | None = None,
+) -> Geometry:
+    """Lay out the operator; `centre` other than shape // 2 is for plain convolution."""
+    centre = tuple(k // 2 for k in psf_shape) if centre is None else centre
+    axes = list(zip(shape, psf_shape, centre, strict=True))
+    nothing = (0,) * len(shape)
+    whole = tuple((0, n) for n in shape)
+    taps = tuple(slice(0, k) for k in psf_shape)
+    frame = tuple(slice(0, n) for n in shape)
+    if boundary == "wrap":
+        if any(k > n for n, k, _ in axes):
+            raise ValueError(
+                f"psf: got shape {tuple(psf_shape)}, expected at most the image's {tuple(shape)} on every axis under "
+                "boundary='wrap'; crop it, or choose another boundary"
+            )
+        return Geometry(shape, shape, taps, centre, nothing, nothing, shape, whole, whole, frame)
+    if boundary == "zero":
+        taps = tuple(slice(max(0, c - (n - 1)), min(k, c + n)) for n, k, c in axes)
+        centre = tuple(c - t.start for (_, _, c), t in zip(axes, taps, strict=True))
+        reach = (max(c, t.stop - t.start - 1 - c) for c, t in zip(centre, taps, strict=True))
+        grid = choose_grid(tuple(n + r for n, r in zip(shape, reach, strict=True)), backend)
+        return Geometry(shape, shape, taps, centre, nothing, nothing, grid, whole, whole, frame)
+    low = tuple(k - 1 - c for _, k, c in axes)
+    reached = tuple(n + k - 1 for n, k, _ in axes)
+    image_box = tuple((a, a + n) for a, n in zip(low, shape, strict=True))
+    inside = tuple(slice(a, b) for a, b in image_box)
+    grid = choose_grid(reached, backend)
+    estimate_box = tuple((0, length) for length in reached)
+    if boundary == "extended":
+        return Geometry(shape, reached, taps, centre, nothing, nothing, grid, estimate_box, image_box, inside)
+    return Geometry(shape, shape, taps, centre, low, centre, grid, estimate_box, image_box, frame)
+
+
+class Operator:
+    """A plan and an OTF in one dtype; what `Blur` and `convolve` work with."""
+
+    def __init__(self, psf: np.ndarray, layout: Geometry, boundary: str, backend: ModuleType, num_threads: int | None):
+        self.layout = layout
+        self.boundary = boundary
+        self.backend = backend
+        self.num_threads = num_threads
+        self.dtype = psf.dtype
+        self.folded = boundary in FOLDED
+        self.plan = backend.SpectralPlan(layout.grid, layout.estimate_box, layout.image_box, psf.dtype)
+        self.transfer = self.plan.transfer(np.ascontiguousarray(psf[layout.taps]), layout.centre, num_threads)
+
+    @property
+    def padded_shape(self) -> tuple[int, ...]:
+        return tuple(stop - start for start, stop in self.layout.estimate_box)
+
+    @property
+    def workspace_bytes(self) -> int:
+        extra = math.prod(self.padded_shape) + math.prod(self.layout.shape) if self.folded else 0
+        return int(self.plan.workspace_bytes) + extra * self.dtype.itemsize
+
+    def pad(self, x: np.ndarray) -> np.ndarray:
+        if not self.folded:
+            return x
+        return self.backend.pad(x, self.layout.low, self.layout.high, self.boundary, num_threads=self.num_threads)
+
+    def fold(self, y: np.ndarray) -> np.ndarray:
+        return self.backend.fold(y, self.layout.low, self.layout.high, self.boundary, num_threads=self.num_threads)
+
+    def begin(self, x: np.ndarray, *, adjoint: bool = False) -> SweepChain:
+        return SweepChain(self, x, adjoint=adjoint)
+
+    def apply(self, x: np.ndarray, *, adjoint: bool = False) -> np.ndarray:
+        """Hx, or (adjoint) the transpose, in a new array."""
+        out = np.empty(self.layout.estimate_shape if adjoint else self.layout.shape, self.dtype)
+        self.begin(x, adjoint=adjoint).sweep("copy", adjoint=adjoint, keep=False, out=out)
+        return out
+
+
+class SweepChain:
+    """Sweeps that feed each other: the result of one, kept, is what the next one consumes.
+
+    The sweeps of an iterative algorithm alternate: forward (estimate to image), adjoint (image to estimate), and so on.
+    Arrays must be C-contiguous and of the operator's dtype; this is the algorithms' interface, `Blur.sweep` is the one
+    that checks and converts.
+    """
+
+    def __init__(self, operator: Operator, x: np.ndarray, *, adjoint: bool = False) -> None:
+        self._operator = operator
+        self._chain = operator.plan.chain(operator.num_threads)
+        self._load(x, adjoint)
+
+    def _load(self, x: np.ndarray, adjoint: bool) -> None:
+        self._chain.load(x if adjoint else self._operator.pad(x), adjoint=adjoint)
+        self._next_adjoint: bool | None = adjoint
+
+    def sweep(
+        self,
+        formula: str,
+        *,
+        adjoint: bool = False,
+        keep: bool = True,
+        out: np.ndarray | None = None,
+        **operands: Any,
+    ) -> None:
+        """Apply H (or its adjoint) and then `formula`.
+
+        Parameters
+        ----------
+        formula : {"copy", "ratio", "multiply"}
+        adjoint : bool
+            Must be the direction for which the chain was begun, and alternate from sweep to sweep.
+        keep : bool
+            Keep the result for the next sweep.
+        out : ndarray, optional
+            Where the result goes as well; under ``multiply`` it may be the estimate itself.
+        **operands
+            image, weights, background, eps (``ratio``); estimate, gain (``multiply``).
+        """
+        if self._next_adjoint is not adjoint:
+            state = "nothing is kept" if self._next_adjoint is None else "the kept array is on the other side"
+            raise RuntimeError(f"adjoint: got {adjoint}, but {state}: forward and adjoint sweeps alternate")
+        self._next_adjoint = None
+        operator = self._operator
+        if not (adjoint and operator.folded):
+            self._chain.sweep(operator.transfer, formula, adjoint=adjoint, keep=keep, out=out, **operands)
+            self._next_adjoint = (not adjoint) if keep else None
+            return
+        padded = np.empty(operator.padded_shape, operator.dtype)
+        self._chain.sweep(operator.transfer, "copy", adjoint=True, keep=False, out=padded)
+        folded = operator.fold(padded)
+        result = folded if out is None else out
+        operator.backend.apply_formula(formula, folded, result, num_threads=operator.num_threads, **operands)
+        if keep:
+            self._load(result, False)
+
+
+class Blur:
+    """The linear operator of a PSF on an image grid.
+
+    Parameters
+    ----------
+    psf : array_like
+        Point spread function with as many axes as the image, its centre at ``shape // 2``. Any real dtype; it never
+        promotes the work.
+    shape : tuple of int
+        The image's shape, 1 to 3 axes in the order (z, y, x).
+    boundary : {"extended", "zero", "reflect", "nearest", "mirror", "wrap"}
+        What lies outside the image. "extended": the estimate covers the image plus the PSF's reach, see
+        `estimate_shape`. "reflect" repeats the edge voxel (as in scipy.ndimage; np.pad's "symmetric"), "mirror" does not.
+    engine : {"auto", "spectral"}
+        How H is applied.
+    backend : {"auto", "cpp", "reference"}
+        What computes it.
+    dtype : {None, "float32", "float64"}
+        Dtype of the work and of results. None: that of each array, by the library's rule (float64, 32- and 64-bit
+        integers: float64; everything else float32).
+    normalize_psf : bool
+        Divide the PSF by its sum.
+    num_threads : int, optional
+        Default: the library's setting, see `set_num_threads`.
+
+    Attributes
+    ----------
+    shape, estimate_shape : tuple of int
+        Of images and of estimates. They differ only for boundary="extended", by ``psf.shape[axis] - 1``.
+    frame : tuple of slice
+        The image's place in the estimate: ``estimate[blur.frame]`` has the image's shape.
+    boundary, engine, backend : str
+        What is used ("auto" resolved).
+    dtype : numpy.dtype or None
+    psf : numpy.ndarray
+        The PSF in use (normalised), read-only; in float64 if `dtype` is None.
+    psf_sum : float
+        Its sum.
+    grid : tuple of int
+        Size of the transform.
+    workspace_bytes : int
+        Memory that one application takes beside input and output.
+
+    Raises
+    ------
+    ValueError
+        PSF with NaN or Inf, empty, of another rank, with a sum that is not positive, or larger than the image under
+        boundary="wrap"; unknown option values.
+    TypeError
+        Complex, object or string values; numbers of the wrong kind.
+    NotImplementedError
+        Engines and backends that are not built yet.
+
+    Examples
+    --------
+    >>> import numpy as np, medeconv_fast as mf
+    >>> blur = mf.Blur(np.ones((3, 3)), (32, 40), boundary="reflect")
+    >>> blurred = blur.forward(np.random.default_rng(0).random((32, 40)))
+    """
+
+    def __init__(
+        self,
+        psf: Any,
+        shape: Any,
+        *,
+        boundary: str = "extended",
+        engine: str = "auto",
+        backend: str = "auto",
+        dtype: Any = None,
+        normalize_psf: bool = True,
+        num_threads: int | None = None,
+    ) -> None:
+        self.shape = _validate.shape(shape, "shape")
+        self.boundary = _validate.choice(boundary, "boundary", BOUNDARIES)
+        self.engine = check_engine(engine)
+        self._backend = backends.resolve(backend)
+        self.backend: str = self._backend.NAME
+        if dtype is not None and np.dtype(dtype) not in (np.float32, np.float64):
+            raise ValueError(f"dtype: got {dtype!r}, expected None, 'float32' or 'float64'")
+        self.dtype = None if dtype is None else np.dtype(dtype).newbyteorder("=")
+        # Checked now, used at every call: None follows the library's setting at that time.
+        resolve_num_threads(num_threads)
+        self._num_threads = num_threads
+        normalize = _validate.flag(normalize_psf, "normalize_psf")
+        values, self.psf_sum = _arrays.as_psf(
+            psf, len(self.shape), normalize=normalize, dtype=self.dtype or np.float64
+        )
+        self.psf = values.view()
+        self.psf.flags.writeable = False
+        self._layout = geometry(values.shape, self.shape, self.boundary, self._backend)
+        self.estimate_shape = self._layout.estimate_shape
+        self.frame = self._layout.frame
+        self._operators: dict[np.dtype, Operator] = {}
+        self._lock = threading.Lock()
+
+    def __repr__(self) -> str:
+        return (
+            f"Blur(psf of shape {self.psf.shape}, shape={self.shape}, boundary={self.boundary!r}, "
+            f"engine={self.engine!r}, backend={self.backend!r}, dtype={self.dtype})"
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Plans are made anew where the copy is used.
+        options = {
+            "boundary": self.boundary,
+            "engine": self.engine,
+            "backend": self.backend,
+            "dtype": self.dtype,
+            "normalize_psf": False,
+            "num_threads": self._num_threads,
+        }
+        return _rebuild, (np.array(self.psf), self.shape, options)
+
+    def _operator(self, dtype: np.dtype) -> Operator:
+        dtype = self.dtype or dtype
+        with self._lock:
+            if dtype not in self._operators:
+                psf = _arrays.computable(self.psf, dtype)
+                self._operators[dtype] = Operator(psf, self._layout, self.boundary, self._backend, self._num_threads)
+            return self._operators[dtype]
+
+    def _take(self, value: Any, name: str, shape: tuple[int, ...], like: str) -> tuple[np.ndarray, Any]:
+        array, restore = _arrays.to_numpy(value, name)
+        _validate.same_shape(array, name, shape, like)
+        data = _arrays.computable(array, self.dtype or _arrays.result_dtype(array.dtype))
+        _validate.finite(data, name)
+        return data, restore
+
+    @property
+    def grid(self) -> tuple[int, ...]:
+        return self._layout.grid
+
+    @property
+    def workspace_bytes(self) -> int:
+        with self._lock:
+            made = list(self._operators.values())
+        return sum(o.workspace_bytes for o in made or [self._operator(np.dtype(np.float32))])
+
+    def forward(self, x: Any) -> Any:
+        """Blur an estimate: Hx.
+
+        Parameters
+        ----------
+        x : array_like of shape `estimate_shape`
+
+        Returns
+        -------
+        array of `shape`, of the kind of `x`
+        """
+        data, restore = self._take(x, "x", self.estimate_shape, "estimate")
+        return restore(self._operator(data.dtype).apply(data))
+
+    def adjoint(self, y: Any) -> Any:
+        """Apply the exact transpose of `forward`.
+
+        Parameters
+        ----------
+        y : array_like of shape `shape`
+
+        Returns
+        -------
+        array of `estimate_shape`, of the kind of `y`
+        """
+        data, restore = self._take(y, "y", self.shape, "image")
+        return restore(self._operator(data.dtype).apply(data, adjoint=True))
+
+    def normalizer(self, weights: Any = None) -> Any:
+        """The adjoint of `weights` (of ones if None): how much of each estimate voxel the image sees.
+
+        Parameters
+        ----------
+        weights : array_like of shape `shape`, optional
+            Not negative.
+
+        Returns
+        -------
+        array of `estimate_shape`
+            In float64 if neither `weights` nor the operator's `dtype` says otherwise.
+        """
+        if weights is None:
+            dtype = self.dtype or np.dtype(np.float64)
+            return self._operator(dtype).apply(np.ones(self.shape, dtype), adjoint=True)
+        data, restore = self._take(weights, "weights", self.shape, "image")
+        _validate.non_negative(data, "weights", float(data.min()))
+        return restore(self._operator(data.dtype).apply(data, adjoint=True))
+
+    def sweep(self, x: Any, formula: str, *, adjoint: bool = False, out: Any = None, **operands: Any) -> Any:
+        """Apply H (or its adjoint) to `x` and then a pointwise formula, in one go.
+
+        With c = Hx (or the adjoint of x):
+
+        ========  ==================================================================================================
+        copy      c
+        ratio     weights * image / max(c + background, eps)
+        multiply  max(estimate * c * gain, 0) where gain > 0, estimate elsewhere
+        ========  ==================================================================================================
+
+        Parameters
+        ----------
+        x : array_like
+            Of `estimate_shape`, or of `shape` if `adjoint`.
+        formula : {"copy", "ratio", "multiply"}
+        adjoint : bool
+        out : numpy.ndarray, optional
+            C-contiguous, of the result's shape and dtype; may be the array passed as ``estimate``.
+        **operands
+            Arrays of the result's shape: ``image`` and optionally ``weights`` (ratio), ``estimate`` and optionally
+            ``gain`` (multiply). Numbers: ``background`` (default 0) and ``eps`` (default: the library's smallest
+            divisor for the image's largest value).
+
+        Returns
+        -------
+        array of `shape` (of `estimate_shape` if `adjoint`); `out` if given
+        """
+        formula = _validate.choice(formula, "formula", tuple(FORMULAS))
+        adjoint = _validate.flag(adjoint, "adjoint")
+        source, target = (self.shape, self.estimate_shape) if adjoint else (self.estimate_shape, self.shape)
+        names = ("image", "estimate") if adjoint else ("estimate", "image")
+        data, restore = self._take(x, "x", source, names[0])
+        operator = self._operator(data.dtype)
+        dtype = operator.dtype
+
+        required, optional = FORMULAS[formula]
+        numbers = ("background", "eps") if formula == "ratio" else ()
+        for name in operands:
+            if name not in (*required, *optional, *numbers):
+                known = ", ".join((*required, *optional, *numbers)) or "no operands"
+                raise TypeError(f"{name}: the formula {formula!r} takes {known}")
+        prepared: dict[str, Any] = {}
+        for name in (*required, *optional):
+            if operands.get(name) is not None:
+                prepared[name], _ = _arrays.as_operand(operands[name], name, target, dtype, like=names[1])
+            elif name in required:
+                raise TypeError(f"{name}: missing; the formula {formula!r} needs it")
+        if formula == "ratio":
+            prepared["background"] = _validate.number(operands.get("background", 0.0), "background", minimum=0)
+            if operands.get("eps") is None:
+                prepared["eps"] = self._backend.smallest_divisor(float(prepared["image"].max()), dtype)
+            else:
+                prepared["eps"] = _validate.number(operands["eps"], "eps", minimum=0)
+        result = np.empty(target, dtype) if out is None else out
+        if out is not None and not (
+            isinstance(out, np.ndarray)
+            and out.shape == target
+            and out.dtype == dtype
+            and out.flags.c_contiguous
+            and out.flags.writeable
+        ):
+            raise ValueError(
+                f"out: got {_validate.shown(out)}, expected a writable C-contiguous NumPy array of shape {target} and "
+                f"dtype {dtype}"
+            )
+        operator.begin(data, adjoint=adjoint).sweep(formula, adjoint=adjoint, keep=False, out=result, **prepared)
+        return out if out is not None else restore(result)
+
+    def begin(self, x: np.ndarray, *, adjoint: bool = False) -> SweepChain:
+        """Start a chain of sweeps from a checked, C-contiguous array; for algorithms (see `SweepChain`)."""
+        return self._operator(x.dtype).begin(x, adjoint=adjoint)
+
+    def smallest_divisor(self, scale: float, dtype: Any = None) -> float:
+        """Lower bound of a ratio's divisor for an image whose largest value is `scale`."""
+        return float(self._backend.smallest_divisor(scale, self.dtype or dtype or np.float64))
+
+    def explain(self) -> str:
+        """What was picked and why, and the memory it takes: a few lines of text."""
+        layout = self._layout
+        padded = tuple(stop - start for start, stop in layout.estimate_box)
+        why = {
+            "wrap": "periodic, so the transform has exactly the image's size",
+            "zero": "the image, and zeros as far as the PSF reaches, up to the next cheap size",
+            "extended": f"the estimate {padded} up to the next cheap size",
+        }.get(self.boundary, f"the estimate padded by '{self.boundary}' to {padded}, up to the next cheap size")
+        dropped = tuple(s.stop - s.start for s in layout.taps)
+        details = ", ".join(f"{key} {value}" for key, value in self._backend.describe().items())
+        lines = [
+            f"backend {self.backend} ({details})",
+            f"engine {self.engine}: the only one built so far",
+            f"image {self.shape}, estimate {self.estimate_shape}, boundary {self.boundary}, "
+            f"dtype {self.dtype or 'of each array'}",
+            f"psf {self.psf.shape}, sum {self.psf_sum:g}"
+            + (f", of which {dropped} can reach one voxel from another" if dropped != self.psf.shape else ""),
+            f"transform {layout.grid}: {why}",
+            f"workspace {self.workspace_bytes / 1e6:.1f} MB",
+        ]
+        return "\n".join(lines)
+
+
+def _rebuild(psf: np.ndarray, shape: tuple[int, ...], options: dict[str, Any]) -> Blur:
+    return Blur(psf, shape, **options)

@@ -1,0 +1,1 @@
+"""The commands behind ``medeconv``; :mod:`medeconv_fast.cli` is their entry point."""

@@ -1,0 +1,301 @@
+"""The arguments of every command, with their help."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+from .session import UserError
+
+DISCLAIMER = "For research, not a medical device."
+BOUNDARIES = ("extended", "zero", "reflect", "nearest", "mirror", "wrap")
+
+# Options that take one number per axis, as separate words: "--fwhm-mm 6 4 4".
+_PER_AXIS = (
+    "--fwhm-mm",
+    "--fwhm-um",
+    "--voxel-size-mm",
+    "--voxel-size-um",
+    "--shape",
+)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Errors are raised, so that main() reports every error the same way."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, allow_abbrev=False, **kwargs)
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; see '{self.prog} --help'")
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
+
+
+def join_numbers(argv: Sequence[str]) -> list[str]:
+    """Make one word of the numbers after a per-axis option.
+
+    argparse cannot take "one to three numbers": it would swallow the file name that follows them.
+    """
+    joined: list[str] = []
+    at = 0
+    while at < len(argv):
+        word = argv[at]
+        at += 1
+        if word not in _PER_AXIS:
+            joined.append(word)
+            continue
+        first = at
+        while at < len(argv) and at - first < 3 and _is_number(argv[at]):
+            at += 1
+        if at == first:
+            joined.append(word)
+        else:
+            joined.append(f"{word}={','.join(argv[first:at])}")
+    return joined
+
+
+def _per_axis(text: str, accepts: Callable[[float], bool], expected: str) -> tuple[float, ...]:
+    words = text.replace(",", " ").split()
+    if not 1 <= len(words) <= 3 or not all(_is_number(word) for word in words):
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected one number per axis (Z Y X), or one for all axes")
+    values = tuple(float(word) for word in words)
+    if not all(math.isfinite(value) and accepts(value) for value in values):
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected {expected}")
+    return values
+
+
+def lengths(text: str) -> tuple[float, ...]:
+    """One to three positive numbers, separated by commas or spaces."""
+    return _per_axis(text, lambda value: value > 0, "positive numbers")
+
+
+def widths(text: str) -> tuple[float, ...]:
+    """The same, where 0 means no blur along that axis."""
+    return _per_axis(text, lambda value: value >= 0, "numbers of 0 or more")
+
+
+def voxel_counts(text: str) -> tuple[int, ...]:
+    values = lengths(text)
+    if not all(value.is_integer() for value in values):
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected whole numbers of voxels")
+    return tuple(int(value) for value in values)
+
+
+def _number(accepts: Callable[[float], bool], expected: str) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        if not _is_number(text) or not math.isfinite(float(text)) or not accepts(float(text)):
+            raise argparse.ArgumentTypeError(f"got {text!r}, expected {expected}")
+        return float(text)
+
+    return parse
+
+
+positive = _number(lambda value: value > 0, "a positive number")
+non_negative = _number(lambda value: value >= 0, "a number of 0 or more")
+
+
+def count(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected a whole number of 1 or more")
+    return int(text)
+
+
+def seed(text: str) -> int:
+    if not text.isdigit():
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected a whole number of 0 or more")
+    return int(text)
+
+
+def balance(text: str) -> str | float:
+    return text if text == "auto" else positive(text)
+
+
+# ---------------------------------------------------------------- groups of options
+
+
+def _output(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-o", "--output", metavar="OUT", required=True, help="file to write; its name gives the format")
+
+
+def _general(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("general")
+    group.add_argument(
+        "--json", metavar="FILE", help="also write the result in machine-readable form; '-' for standard output"
+    )
+    group.add_argument("--overwrite", action="store_true", help="replace files that exist")
+    group.add_argument("--quiet", action="store_true", help="print errors and warnings only")
+    group.add_argument("--debug", action="store_true", help="on an error, show where it was raised")
+
+
+def _voxel_size(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("voxel size, in the order of the axes (Z Y X), or one number for all")
+    one = group.add_mutually_exclusive_group()
+    one.add_argument("--voxel-size-mm", metavar="Z Y X", type=lengths, help="where the file does not say, in mm")
+    one.add_argument("--voxel-size-um", metavar="Z Y X", type=lengths, help="where the file does not say, in µm")
+    group.add_argument(
+        "--override-voxel-size",
+        action="store_true",
+        help="use the given voxel size even though the file says another; without it that is an error",
+    )
+
+
+def _psf(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("point spread function (PSF); one of these is needed")
+    one = group.add_mutually_exclusive_group()
+    one.add_argument(
+        "--psf", metavar="FILE", help="a measured or computed PSF; resampled where its voxel size is not the image's"
+    )
+    one.add_argument(
+        "--fwhm-mm", metavar="Z Y X", type=widths, help="Gaussian PSF, full width at half maximum in mm"
+    )
+    one.add_argument("--fwhm-um", metavar="Z Y X", type=widths, help="the same in µm")
+
+
+def _compute(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("computing")
+    group.add_argument("--backend", default="auto", help="auto, or a name that 'medeconv backends' lists")
+    group.add_argument("--device", default="auto", metavar="auto|cpu", help="where to compute (default: auto)")
+    group.add_argument("--threads", type=count, metavar="N", help="CPU threads (default: all that this process may use)")
+
+
+def _not_built(parser: argparse.ArgumentParser) -> None:
+    """Options of the contract that have no code behind them yet: refused by name, and left out of --help."""
+    parser.add_argument("--memory", help=argparse.SUPPRESS)
+    parser.add_argument("--report", help=argparse.SUPPRESS)
+
+
+# ---------------------------------------------------------------- commands
+
+
+def _restore(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("input", metavar="IN", help="image to restore: NIfTI, TIFF, OME-TIFF or .npy")
+    _output(parser)
+    group = parser.add_argument_group("method")
+    group.add_argument("--method", choices=("auto", "rl", "wiener"), default="auto", help="default: auto")
+    group.add_argument("--iterations", type=count, metavar="N", help="iterations of Richardson-Lucy (default: 30)")
+    group.add_argument(
+        "--balance", type=balance, metavar="auto|B", help="Wiener: weight of smoothness (default: auto, by cross-validation)"
+    )
+    group.add_argument("--boundary", choices=BOUNDARIES, help="what lies outside the image (default: the method's)")
+    group.add_argument(
+        "--background", type=non_negative, metavar="B", help="Richardson-Lucy: constant that the detector adds"
+    )
+    group.add_argument(
+        "--negative",
+        choices=("raise", "clip", "shift"),
+        help="Richardson-Lucy, negative values in the image: refuse them, set them to 0, or add a constant "
+        "before and take it off after (default: raise; --method auto clips and says so)",
+    )
+    _psf(parser)
+    _voxel_size(parser)
+    _compute(parser)
+    _not_built(parser)
+    _general(parser)
+
+
+def _info(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("input", metavar="IN")
+    _general(parser)
+
+
+def _psf_command(parser: argparse.ArgumentParser) -> None:
+    kinds = parser.add_subparsers(dest="kind", metavar="MODEL", required=True)
+
+    def kind(name: str, text: str) -> argparse.ArgumentParser:
+        made = kinds.add_parser(name, help=text, description=f"{text}. {DISCLAIMER}")
+        _output(made)
+        group = made.add_argument_group("sampling, in the order of the axes (Z Y X), or one number for all")
+        one = group.add_mutually_exclusive_group(required=True)
+        one.add_argument("--voxel-size-mm", metavar="Z Y X", type=lengths, help="voxel size in mm")
+        one.add_argument("--voxel-size-um", metavar="Z Y X", type=lengths, help="voxel size in µm")
+        group.add_argument("--shape", metavar="Z Y X", type=voxel_counts, help="number of voxels (default: enough)")
+        _general(made)
+        return made
+
+    gaussian = kind("gaussian", "Gaussian of given full width at half maximum")
+    width = gaussian.add_mutually_exclusive_group(required=True)
+    width.add_argument("--fwhm-mm", metavar="Z Y X", type=widths, help="full width at half maximum in mm")
+    width.add_argument("--fwhm-um", metavar="Z Y X", type=widths, help="the same in µm")
+
+    def optics(made: argparse.ArgumentParser, *, index: bool = True) -> None:
+        group = made.add_argument_group("optics")
+        group.add_argument("--na", type=positive, required=True, help="numerical aperture")
+        group.add_argument("--wavelength-nm", type=positive, required=True, metavar="L", help="emission, in vacuum")
+        if index:
+            group.add_argument(
+                "--refractive-index", type=positive, default=1.515, metavar="N", help="of the immersion (default: 1.515)"
+            )
+
+    optics(kind("born-wolf", "Scalar widefield PSF of Born and Wolf"))
+    lanni = kind("gibson-lanni", "Widefield PSF of Gibson and Lanni, with the aberration of a mismatched specimen")
+    optics(lanni)
+    lanni.add_argument("--specimen-index", type=positive, default=1.33, metavar="N", help="of the specimen (default: 1.33)")
+    lanni.add_argument("--depth-um", type=non_negative, default=0.0, metavar="D", help="depth of the source below the cover glass")
+    optics(kind("airy", "Airy pattern of a focused plane (2-D)"), index=False)
+
+
+def _simulate(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("truth", metavar="TRUTH", help="volume taken as the truth")
+    _output(parser)
+    _psf(parser)
+    group = parser.add_argument_group("noise")
+    group.add_argument("--noise", choices=("none", "poisson", "gaussian"), default="none", help="default: none")
+    group.add_argument("--photons", type=positive, metavar="N", help="Poisson: photons at the brightest blurred voxel")
+    group.add_argument("--sigma", type=non_negative, metavar="S", help="Gaussian: standard deviation, in the image's unit")
+    group.add_argument("--background", type=non_negative, default=0.0, metavar="B", help="constant added before the noise")
+    group.add_argument("--seed", type=seed, default=0, metavar="N", help="same seed, same noise (default: 0)")
+    group.add_argument("--boundary", choices=BOUNDARIES[1:], default="reflect", help="what lies outside (default: reflect)")
+    _voxel_size(parser)
+    _general(parser)
+
+
+def _compare(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("first", metavar="A", help="an image; the reference where no truth is given")
+    parser.add_argument("second", metavar="B", help="another image on the same grid")
+    parser.add_argument("--truth", metavar="T", help="compare A and B with this one, instead of B with A")
+    parser.add_argument("--picture", metavar="PNG", help="also draw orthogonal slices on one grey scale")
+    _general(parser)
+
+
+def _backends(parser: argparse.ArgumentParser) -> None:
+    _general(parser)
+
+
+def _demo(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--out", metavar="DIR", default="demo_output", help="default: ./demo_output; an earlier demo's files are replaced")
+    parser.add_argument("--backend", default="auto", help="auto, or a name that 'medeconv backends' lists")
+    parser.add_argument("--threads", type=count, metavar="N", help="CPU threads (default: all that this process may use)")
+    _general(parser)
+
+
+COMMANDS: dict[str, tuple[Callable[[argparse.ArgumentParser], None], str]] = {
+    "restore": (_restore, "Remove a known blur from an image"),
+    "info": (_info, "Say what is in an image file: geometry, range, and what stands in the way of restoring it"),
+    "psf": (_psf_command, "Compute a point spread function and write it to a file"),
+    "simulate": (_simulate, "Blur an image and add seeded noise: y = x * h + e"),
+    "compare": (_compare, "PSNR, SSIM and NRMSE between images"),
+    "backends": (_backends, "List what can compute on this machine, and why others cannot"),
+    "demo": (_demo, "Restore real scans from a simulated blur, and as they are"),
+}
+
+
+def build_parser(version: str) -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="medeconv",
+        description=f"Deconvolution of medical and microscopy images. {DISCLAIMER}",
+        epilog="Exit status: 0 done; 2 bad arguments or input; 3 failed while running; 130 stopped by Ctrl-C.",
+    )
+    parser.add_argument("--version", action="version", version=f"medeconv-fast {version}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, (fill, text) in COMMANDS.items():
+        fill(commands.add_parser(name, help=text, description=f"{text}. {DISCLAIMER}"))
+    return parser

@@ -1,0 +1,181 @@
+"""What every command shares: messages, progress, JSON, and what is known when something goes wrong."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+class UserError(Exception):
+    """Bad arguments or bad input: one line for the user, exit status 2."""
+
+
+def one_line(error: BaseException) -> str:
+    """Text of an error without line breaks; its type where it says nothing else."""
+    text = " ".join(str(error).split())
+    if isinstance(error, KeyError) or not text:
+        return f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return text
+
+
+class Session:
+    """State of one command: what was written so far, warnings, and where messages go.
+
+    ``writing`` is True while an output file is being written: errors from then on are failures, not bad input.
+    """
+
+    def __init__(self, *, json_target: str | None = None, overwrite: bool = False, quiet: bool = False) -> None:
+        self.json_target = json_target
+        self.overwrite = overwrite
+        self.quiet = quiet
+        self.written: list[str] = []
+        self.warnings: list[str] = []
+        self.writing = False
+
+    # ------------------------------------------------------------ messages
+
+    def say(self, text: str = "") -> None:
+        """A line of the result; goes to stderr when stdout carries the JSON."""
+        if not self.quiet:
+            print(text, file=sys.stderr if self.json_target == "-" else sys.stdout, flush=True)
+
+    def note(self, text: str) -> None:
+        """Something that was decided for the user and that changes the result."""
+        self.warnings.append(text)
+        print(f"medeconv: note: {text}", file=sys.stderr, flush=True)
+
+    @contextlib.contextmanager
+    def warnings_as_lines(self) -> Iterator[None]:
+        """Python warnings become one line each, without source lines, and are kept for the JSON."""
+
+        def show(message: Warning | str, category: type[Warning], *_: Any) -> None:
+            text = " ".join(str(message).split())
+            if text not in self.warnings:
+                self.warnings.append(text)
+                print(f"medeconv: warning: {text}", file=sys.stderr, flush=True)
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("default", UserWarning)
+            warnings.simplefilter("default", RuntimeWarning)
+            warnings.showwarning = show
+            yield
+
+    # ------------------------------------------------------------ outputs
+
+    def claim(self, *paths: str | os.PathLike[str] | None) -> None:
+        """Check before any work that every output can be written; None and "-" are skipped."""
+        from medeconv_fast import io
+
+        for path in paths:
+            if path is None or str(path) == "-":
+                continue
+            io.check_writable(path, overwrite=self.overwrite)
+
+    @contextlib.contextmanager
+    def output(self, path: str | os.PathLike[str]) -> Iterator[None]:
+        """Around the writing of one output file."""
+        self.writing = True
+        yield
+        self.writing = False
+        self.written.append(str(path))
+
+    def write_json(self, record: dict[str, Any]) -> None:
+        """Write the machine-readable record where ``--json`` says; no effect without it."""
+        if self.json_target is None:
+            return
+        text = json.dumps(jsonable({**record, "warnings": self.warnings}), indent=2, allow_nan=False)
+        if self.json_target == "-":
+            print(text)
+            return
+        with self.output(self.json_target):
+            write_text(self.json_target, text + "\n")
+
+    def what_was_written(self) -> str:
+        return "written: " + ", ".join(self.written) if self.written else "nothing was written"
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write a text file that appears under its name only when whole."""
+    path = Path(path)
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(temporary, 0o666 & ~mask)  # mkstemp makes files that only their owner can read
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+
+
+def jsonable(value: Any) -> Any:
+    """NumPy scalars, arrays and paths as JSON knows them; what JSON lacks becomes "inf", "-inf" or "nan"."""
+    if isinstance(value, dict):
+        return {str(key): jsonable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [jsonable(item) for item in value]
+    if isinstance(value, np.ndarray):
+        return jsonable(value.tolist())
+    if isinstance(value, np.bool_ | bool):
+        return bool(value)
+    if isinstance(value, np.integer):
+        return int(value)
+    if isinstance(value, np.floating | float):
+        return float(value) if math.isfinite(value) else str(float(value))
+    if value is None or isinstance(value, int | str):
+        return value
+    return str(value)
+
+
+class Progress:
+    """A bar on stderr when it is a terminal, silent otherwise."""
+
+    def __init__(self, label: str, total: int, *, enabled: bool = True) -> None:
+        self.label, self.total, self.done = label, max(total, 1), 0
+        self.enabled = enabled and sys.stderr.isatty()
+        self.started = self.drawn = time.monotonic()
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.enabled:
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()
+
+    def step(self, *_: object, **__: object) -> None:
+        """One unit done; accepts and ignores what a callback is given."""
+        self.done += 1
+        now = time.monotonic()
+        if not self.enabled or (now - self.drawn < 0.1 and self.done < self.total):
+            return
+        self.drawn = now
+        filled = 30 * min(self.done, self.total) // self.total
+        left = (now - self.started) / self.done * max(self.total - self.done, 0)
+        bar = "#" * filled + "-" * (30 - filled)
+        sys.stderr.write(f"\r{self.label} [{bar}] {self.done}/{self.total}, {left:.0f} s left\x1b[K")
+        sys.stderr.flush()
+
+
+def peak_memory_bytes() -> int | None:
+    """Largest resident size of this process so far; None where the system does not tell."""
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(peak if sys.platform == "darwin" else peak * 1024)

@@ -1,0 +1,159 @@
+"""Plain convolution and correlation with scipy.signal's meaning, on the FFT kernels."""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from . import _arrays, _validate, backends
+from ._blur import Geometry, Operator, choose_grid, geometry, wrapped_taps
+from ._threads import resolve_num_threads
+
+MODES = ("full", "same", "valid")
+BOUNDARIES = ("zero", "reflect", "nearest", "mirror", "wrap")
+METHODS = ("auto", "fft")
+UNBUILT_METHODS = ("direct", "separable")
+
+_Reverse = slice(None, None, -1)
+
+
+def convolve(
+    a: Any,
+    b: Any,
+    mode: str = "full",
+    boundary: str = "zero",
+    method: str = "auto",
+    *,
+    backend: str = "auto",
+    num_threads: int | None = None,
+) -> Any:
+    """Convolve two arrays of one to three axes.
+
+    Parameters
+    ----------
+    a, b : array_like
+        Real arrays of equal rank. The result's kind and dtype follow `a`: float64, 32- and 64-bit integers give float64,
+        everything else float32 (scipy.signal would give integers for integers).
+    mode : {"full", "same", "valid"}
+        Extent of the result, as in scipy.signal: all overlaps (n + k - 1); `a`'s shape, the central part of "full"; only
+        complete overlaps (n - k + 1, where one array is at least as large as the other on every axis).
+    boundary : {"zero", "reflect", "nearest", "mirror", "wrap"}
+        What lies outside `a`; other than "zero" for mode="same" only. As in scipy.ndimage: "reflect" repeats the edge
+        voxel, "mirror" does not. `b` may be larger than `a`.
+    method : {"auto", "fft"}
+    backend : {"auto", "cpp", "reference"}
+    num_threads : int, optional
+
+    Returns
+    -------
+    array of the kind of `a`
+
+    Raises
+    ------
+    ValueError, TypeError
+        NaN or Inf, empty arrays, ranks that differ or exceed 3, unknown options, a boundary that the mode has no use for.
+    NotImplementedError
+        Methods that are not built yet.
+
+    Notes
+    -----
+    An even-sized `b` has its centre at ``(k - 1) // 2`` under mode="same", as in scipy.signal. `Blur` and scipy.ndimage
+    centre at ``k // 2``: their result at index i is this one's at i + 1 on such an axis.
+    """
+    return _run(a, b, mode, boundary, method, backend, num_threads, reverse=False)
+
+
+def correlate(
+    a: Any,
+    b: Any,
+    mode: str = "full",
+    boundary: str = "zero",
+    method: str = "auto",
+    *,
+    backend: str = "auto",
+    num_threads: int | None = None,
+) -> Any:
+    """Correlate two arrays: convolve `a` with `b` reversed on every axis, as scipy.signal.correlate does.
+
+    Parameters, returned value and errors are those of `convolve`.
+    """
+    return _run(a, b, mode, boundary, method, backend, num_threads, reverse=True)
+
+
+def _run(
+    a: Any, b: Any, mode: str, boundary: str, method: str, backend: str, num_threads: int | None, *, reverse: bool
+) -> Any:
+    mode = _validate.choice(mode, "mode", MODES)
+    boundary = _validate.choice(boundary, "boundary", BOUNDARIES)
+    _validate.choice(method, "method", METHODS, unbuilt=UNBUILT_METHODS)
+    if boundary != "zero" and mode != "same":
+        raise ValueError(f"boundary: got {boundary!r} with mode={mode!r}, expected 'zero', or mode='same'")
+    engine = backends.resolve(backend)
+    resolve_num_threads(num_threads)
+    image, restore, _ = _arrays.as_image(a, "a")
+    kernel, _ = _arrays.to_numpy(b, "b")
+    _validate.rank(kernel, "b", ndim=image.ndim, like="array a")
+    kernel = _arrays.computable(kernel, image.dtype)
+    _validate.finite(kernel, "b")
+    if reverse:
+        kernel = np.ascontiguousarray(kernel[(_Reverse,) * kernel.ndim])
+    work = _same if mode == "same" else _full if mode == "full" else _valid
+    return restore(work(image, kernel, boundary, engine, num_threads))
+
+
+def _plain(
+    image: np.ndarray,
+    kernel: np.ndarray,
+    lengths: tuple[int, ...],
+    window: tuple[tuple[int, int], ...],
+    engine: ModuleType,
+    num_threads: int | None,
+) -> np.ndarray:
+    """Full convolution restricted to `window`, in a grid of at least `lengths` that leaves the window unaliased."""
+    whole = tuple((0, n) for n in image.shape)
+    layout = Geometry(
+        shape=tuple(stop - start for start, stop in window),
+        estimate_shape=image.shape,
+        taps=tuple(slice(0, k) for k in kernel.shape),
+        centre=(0,) * kernel.ndim,
+        low=(0,) * kernel.ndim,
+        high=(0,) * kernel.ndim,
+        grid=choose_grid(lengths, engine),
+        estimate_box=whole,
+        image_box=window,
+        frame=tuple(slice(0, n) for n in image.shape),
+    )
+    return Operator(kernel, layout, "zero", engine, num_threads).apply(image)
+
+
+def _full(
+    image: np.ndarray, kernel: np.ndarray, boundary: str, engine: ModuleType, num_threads: int | None
+) -> np.ndarray:
+    lengths = tuple(n + k - 1 for n, k in zip(image.shape, kernel.shape, strict=True))
+    return _plain(image, kernel, lengths, tuple((0, length) for length in lengths), engine, num_threads)
+
+
+def _valid(
+    image: np.ndarray, kernel: np.ndarray, boundary: str, engine: ModuleType, num_threads: int | None
+) -> np.ndarray:
+    if all(n <= k for n, k in zip(image.shape, kernel.shape, strict=True)):
+        image, kernel = kernel, image
+    if not all(n >= k for n, k in zip(image.shape, kernel.shape, strict=True)):
+        raise ValueError(
+            f"mode: 'valid' got shapes {image.shape} and {kernel.shape}, expected one array to be at least as large as "
+            "the other on every axis"
+        )
+    window = tuple((k - 1, n) for n, k in zip(image.shape, kernel.shape, strict=True))
+    return _plain(image, kernel, image.shape, window, engine, num_threads)
+
+
+def _same(
+    image: np.ndarray, kernel: np.ndarray, boundary: str, engine: ModuleType, num_threads: int | None
+) -> np.ndarray:
+    centre = tuple((k - 1) // 2 for k in kernel.shape)
+    if boundary == "wrap":
+        kernel, centre = wrapped_taps(kernel, centre, image.shape)
+    layout = geometry(kernel.shape, image.shape, boundary, engine, centre)
+    return Operator(kernel, layout, boundary, engine, num_threads).apply(image)

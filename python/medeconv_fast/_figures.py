@@ -1,0 +1,259 @@
+"""Pictures of volumes: orthogonal slices of several images on one grey scale, and a profile through them.
+
+Needs matplotlib (extra ``report``). Figures are drawn without pyplot, so that nothing global is touched and no window
+system is asked for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+# Truth, blurred, restored: apart for colour-blind readers too, and in print.
+_COLOURS = ("#000000", "#d55e00", "#0072b2", "#009e73")
+_MARK = "#ffd400"
+_OPPOSITE = {"L": "R", "R": "L", "P": "A", "A": "P", "I": "S", "S": "I"}
+
+
+def require_matplotlib() -> Any:
+    """matplotlib.figure, or an ImportError that says how to get it."""
+    try:
+        import matplotlib.figure
+    except ImportError as error:
+        raise ImportError("pictures need matplotlib: pip install 'medeconv-fast[report]'") from error
+    return matplotlib.figure
+
+
+class _View(NamedTuple):
+    """One slice orientation: its name in a body and elsewhere, and axes of the reoriented (z, y, x) array."""
+
+    anatomical: str
+    plain: str
+    across: int
+    horizontal: int
+    vertical: int
+
+
+_VIEWS = (_View("axial", "yx", 0, 2, 1), _View("coronal", "zx", 1, 2, 0), _View("sagittal", "zy", 2, 1, 0))
+
+
+def orientation(affine: np.ndarray | None) -> tuple[tuple[int, int, int], tuple[bool, bool, bool]]:
+    """Which array axis runs along S, A, R, and whether it runs the other way.
+
+    Parameters
+    ----------
+    affine : (4, 4) array or None
+        Maps reversed array indices (x, y, z, 1) to R, A, S. None: the axes as they are.
+
+    Returns
+    -------
+    axes : (int, int, int)
+        Array axis closest to superior, anterior and right.
+    reversed : (bool, bool, bool)
+        True where that axis points to inferior, posterior or left.
+    """
+    if affine is None:
+        return (0, 1, 2), (False, False, False)
+    directions = np.asarray(affine, dtype=float)[:3, :3][:, ::-1]  # columns now in array order z, y, x
+    directions = directions / np.linalg.norm(directions, axis=0)
+    world = (2, 1, 0)  # S, A, R as rows
+    best = max(
+        itertools.permutations(range(3)),
+        key=lambda axes: sum(abs(directions[w, a]) for w, a in zip(world, axes, strict=True)),
+    )
+    signs = [bool(directions[w, a] < 0) for w, a in zip(world, best, strict=True)]
+    return (best[0], best[1], best[2]), (signs[0], signs[1], signs[2])
+
+
+def _reoriented(image: np.ndarray, axes: tuple[int, int, int], flipped: tuple[bool, bool, bool]) -> np.ndarray:
+    turned = np.transpose(image, axes)
+    return turned[tuple(slice(None, None, -1) if flip else slice(None) for flip in flipped)]
+
+
+def grey_window(image: np.ndarray) -> tuple[float, float]:
+    """Grey scale of an image: 0.1 to 99.9 per cent of its values, so that a few hot voxels don't darken the rest."""
+    low, high = (float(v) for v in np.percentile(image[np.isfinite(image)], [0.1, 99.9]))
+    return (low, high) if high > low else (low, low + 1.0)
+
+
+def orthogonal_slices(
+    path: str | os.PathLike[str],
+    images: Sequence[tuple[str, np.ndarray]],
+    *,
+    voxel_size: Sequence[float] | None,
+    unit: str | None = "mm",
+    affine: np.ndarray | None = None,
+    at: Sequence[int] | None = None,
+    title: str = "",
+    window: tuple[float, float] | None = None,
+) -> None:
+    """Write a PNG: one column per image, one row per slice orientation, a profile below.
+
+    Volumes with an affine are shown as radiologists read them (axial and coronal seen from the feet and the front: the
+    patient's right on the viewer's left; sagittal with the nose on the left), with letters at the sides. Voxels keep
+    their shape. All panels share one grey scale, that of the first image unless `window` is given.
+
+    Parameters
+    ----------
+    path : path
+        The PNG file; replaced if it exists.
+    images : sequence of (title, array)
+        Same shape each, (z, y, x) or (y, x).
+    voxel_size : sequence of float or None
+        In array order, in `unit`. None: voxels drawn as cubes.
+    unit : str or None
+        Written at the profile's axis.
+    affine : (4, 4) array, optional
+        Maps reversed array indices to R, A, S.
+    at : sequence of int, optional
+        Voxel through which the slices go, in array order (default: the middle).
+    window : (float, float), optional
+        Values shown black and white.
+    """
+    figure_module = require_matplotlib()
+    arrays = [np.asarray(image) for _, image in images]
+    shape = arrays[0].shape
+    ndim = len(shape)
+    if ndim not in (2, 3):
+        raise ValueError(f"images: got {ndim} axes, expected 2 or 3")
+    for name, array in zip((name for name, _ in images), arrays, strict=True):
+        if array.shape != shape:
+            raise ValueError(f"images: '{name}' has shape {array.shape}, the first one {shape}")
+    size = np.ones(ndim) if voxel_size is None else np.asarray(voxel_size, dtype=float)
+    point = tuple(n // 2 for n in shape) if at is None else tuple(int(p) for p in at)
+    if window is None:
+        window = grey_window(arrays[0])
+
+    anatomical = ndim == 3 and affine is not None
+    if ndim == 2:
+        arrays = [array[np.newaxis] for array in arrays]
+        size = np.concatenate([[1.0], size])
+        point = (0, *point)
+    axes, flipped = orientation(affine if anatomical else None)
+    arrays = [_reoriented(array, axes, flipped) for array in arrays]
+    size = size[list(axes)]
+    point = tuple(
+        (arrays[0].shape[i] - 1 - point[a]) if flip else point[a]
+        for i, (a, flip) in enumerate(zip(axes, flipped, strict=True))
+    )
+    extent = size * arrays[0].shape
+
+    views = _VIEWS if ndim == 3 else _VIEWS[:1]
+    columns = len(arrays)
+    column_width = 3.1  # inches
+    scale = column_width / max(extent[v.horizontal] for v in views)
+    heights = [extent[v.vertical] * scale for v in views]
+    profile_height = 1.9
+    left, right, top, bottom, gap = 0.75, 0.9, 0.75, 0.55, 0.08
+    figure_width = left + columns * (column_width + gap) + right
+    figure_height = top + sum(heights) + gap * len(heights) + 0.35 + profile_height + bottom
+    figure = figure_module.Figure(figsize=(figure_width, figure_height), dpi=100, facecolor="white")
+    if title:
+        figure.text(0.5, 1 - 0.2 / figure_height, title, ha="center", va="center", fontsize=10)
+
+    def axes_at(x: float, y_from_top: float, width: float, height: float) -> Any:
+        return figure.add_axes(
+            (
+                x / figure_width,
+                1 - (y_from_top + height) / figure_height,
+                width / figure_width,
+                height / figure_height,
+            )
+        )
+
+    y = top
+    shown = None
+    for row, (view, height) in enumerate(zip(views, heights, strict=True)):
+        width = extent[view.horizontal] * scale
+        for column, ((name, _), array) in enumerate(zip(images, arrays, strict=True)):
+            x = left + column * (column_width + gap) + (column_width - width) / 2
+            panel = axes_at(x, y, width, height)
+            plane = np.take(array, point[view.across], axis=view.across)
+            # The plane's axes are (vertical, horizontal). Anatomy: up is anterior or superior, right of the picture is
+            # the patient's left (axial, coronal) or posterior (sagittal), the opposite of the array's direction.
+            if anatomical:
+                plane = plane[::-1, ::-1]
+            shown = panel.imshow(
+                plane,
+                cmap="gray",
+                vmin=window[0],
+                vmax=window[1],
+                interpolation="nearest",
+                extent=(0, extent[view.horizontal], 0, extent[view.vertical]),
+                aspect="auto",  # the panel already has the physical proportions
+            )
+            panel.set_xticks([])
+            panel.set_yticks([])
+            if row == 0:
+                panel.set_title(name, fontsize=9)
+                where = (point[1] + 0.5) * size[1]
+                across = where if anatomical else extent[1] - where
+                panel.axhline(across, color=_MARK, lw=0.7, ls=(0, (6, 4)))
+            if column == 0:
+                panel.set_ylabel(view.anatomical if anatomical else view.plain, fontsize=9)
+                if anatomical:
+                    _letters(panel, view)
+        y += height + gap
+
+    if shown is not None:
+        bar = axes_at(figure_width - right + 0.12, top, 0.12, sum(heights) + gap * (len(heights) - 1))
+        low, high = (min(float(a.min()) for a in arrays), max(float(a.max()) for a in arrays))
+        extend = {(0, 0): "neither", (1, 0): "min", (0, 1): "max", (1, 1): "both"}[low < window[0], high > window[1]]
+        figure.colorbar(shown, cax=bar, extend=extend)
+        bar.tick_params(labelsize=7)
+
+    profile = axes_at(left, y + 0.35, columns * (column_width + gap) - gap, profile_height)
+    position = (np.arange(arrays[0].shape[2]) + 0.5) * size[2]
+    for column, ((name, _), array) in enumerate(zip(images, arrays, strict=True)):
+        line = array[point[0], point[1]]
+        profile.plot(
+            position,
+            line[::-1] if anatomical else line,
+            color=_COLOURS[column % len(_COLOURS)],
+            lw=1.4 if column == 0 else 1.1,
+            ls="-" if column != 1 else (0, (4, 2)),
+            label=name.split("\n")[0],
+        )
+    profile.set_xlim(0, extent[2])
+    profile.set_xlabel(
+        f"along the dashed line, {unit or 'voxels'}" + (" (patient's right to left)" if anatomical else ""), fontsize=8
+    )
+    profile.set_ylabel("value", fontsize=8)
+    profile.tick_params(labelsize=7)
+    profile.legend(fontsize=8, frameon=False, loc="best")
+    for side in ("top", "right"):
+        profile.spines[side].set_visible(False)
+    _save(figure, path)
+
+
+def _letters(panel: Any, view: _View) -> None:
+    ends = {0: "S", 1: "A", 2: "R"}
+    left, top = ends[view.horizontal], ends[view.vertical]
+    style = {"color": _MARK, "fontsize": 8, "transform": panel.transAxes}
+    panel.text(0.015, 0.5, left, ha="left", va="center", **style)
+    panel.text(0.985, 0.5, _OPPOSITE[left], ha="right", va="center", **style)
+    panel.text(0.5, 0.985, top, ha="center", va="top", **style)
+    panel.text(0.5, 0.015, _OPPOSITE[top], ha="center", va="bottom", **style)
+
+
+def _save(figure: Any, path: str | os.PathLike[str]) -> None:
+    path = Path(path)
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".png", dir=path.parent)
+    os.close(handle)
+    try:
+        figure.savefig(temporary, format="png", dpi=110)
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(temporary, 0o666 & ~mask)  # mkstemp makes files that only their owner can read
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise

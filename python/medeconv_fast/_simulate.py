@@ -1,0 +1,96 @@
+"""The degradation that deconvolution undoes, seeded: y = x ∗ h + e."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from . import _arrays, _validate
+from ._blur import Blur
+
+NOISES = ("poisson", "gaussian")
+
+
+def simulate(
+    truth: Any,
+    psf: Any,
+    *,
+    boundary: str = "reflect",
+    background: float = 0.0,
+    noise: str | None = "poisson",
+    photons: float | None = None,
+    sigma: float | None = None,
+    seed: int = 0,
+    normalize_psf: bool = True,
+    backend: str = "auto",
+    num_threads: int | None = None,
+) -> np.ndarray:
+    """Blur an image and add background and noise.
+
+    Parameters
+    ----------
+    truth : array_like
+        Sharp image, one to three axes (z, y, x); not negative under Poisson noise.
+    psf : array_like
+        As many axes, centre at ``shape // 2``.
+    boundary : {"zero", "reflect", "nearest", "mirror", "wrap"}
+        What lies outside the truth.
+    background : float
+        Added after the blur, before the noise, in the truth's units.
+    noise : {"poisson", "gaussian", None}
+    photons : float, optional
+        Poisson: expected counts at the brightest voxel. The blurred image is scaled to counts, drawn, and scaled back, so
+        that intensities keep their unit. Default: the values are counts already.
+    sigma : float, optional
+        Gaussian: standard deviation in the truth's units; required.
+    seed : int
+        Same seed, same noise.
+
+    Returns
+    -------
+    image : numpy.ndarray
+        float64 or float32, as the truth (see the library's dtype rule).
+
+    Raises
+    ------
+    ValueError, TypeError
+        Bad arrays; options that contradict each other; negative truth under Poisson noise.
+    """
+    boundary = _validate.choice(boundary, "boundary", ("zero", "reflect", "nearest", "mirror", "wrap"))
+    background = _validate.number(background, "background", minimum=0)
+    seed = _validate.integer(seed, "seed", minimum=0)
+    if noise is not None:
+        noise = _validate.choice(noise, "noise", NOISES)
+    for name, value, owner in (("photons", photons, "poisson"), ("sigma", sigma, "gaussian")):
+        if value is not None and noise != owner:
+            raise ValueError(f"{name}: got {value!r} with noise={noise!r}; it belongs to noise={owner!r}")
+    data, _, (lowest, _) = _arrays.as_image(truth, "truth")
+    blur = Blur(
+        psf,
+        data.shape,
+        boundary=boundary,
+        dtype=data.dtype,
+        normalize_psf=normalize_psf,
+        backend=backend,
+        num_threads=num_threads,
+    )
+    image = blur.forward(data) + data.dtype.type(background)
+    generator = np.random.default_rng(seed)
+    if noise == "gaussian":
+        if sigma is None:
+            raise ValueError("sigma: got None, expected the noise's standard deviation for noise='gaussian'")
+        sigma = _validate.number(sigma, "sigma", minimum=0)
+        return (image + generator.normal(0.0, sigma, image.shape)).astype(data.dtype)
+    if noise == "poisson":
+        _validate.non_negative(data, "truth", lowest)
+        expected = np.maximum(image.astype(np.float64), 0)  # FFT rounding
+        highest = float(expected.max())
+        gain = 1.0
+        if photons is not None:
+            photons = _validate.number(photons, "photons", above=0)
+            if highest == 0:
+                raise ValueError("photons: the blurred image is zero everywhere, so it cannot be scaled to counts")
+            gain = photons / highest
+        return (generator.poisson(expected * gain) / gain).astype(data.dtype)
+    return image

@@ -1,0 +1,119 @@
+"""How many threads a call uses.
+
+The first that is set counts: the call's ``num_threads``, `set_num_threads`, the environment variable
+``MEDECONV_NUM_THREADS``, and else the processors that this process may use: its affinity mask, bounded by the CPU quota
+of its control groups. Results do not depend on the number.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import os
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from . import _validate
+
+_VARIABLE = "MEDECONV_NUM_THREADS"
+_chosen: int | None = None
+
+
+def _read(path: Path) -> str | None:
+    try:
+        return path.read_text().strip()
+    except (OSError, UnicodeDecodeError):
+        return None
+
+
+def _quota_v2(directory: Path) -> float | None:
+    fields = (_read(directory / "cpu.max") or "").split()
+    if len(fields) != 2 or not all(f.isdigit() for f in fields) or int(fields[1]) == 0:
+        return None  # absent, or "max": no limit
+    return int(fields[0]) / int(fields[1])
+
+
+def _quota_v1(directory: Path) -> float | None:
+    quota, period = _read(directory / "cpu.cfs_quota_us"), _read(directory / "cpu.cfs_period_us")
+    if quota is None or period is None or not quota.isdigit() or not period.isdigit() or int(period) == 0:
+        return None  # absent, or -1: no limit
+    return int(quota) / int(period)
+
+
+def cgroup_quota(cgroup_file: str | Path = "/proc/self/cgroup", mount: str | Path = "/sys/fs/cgroup") -> float | None:
+    """Processors' worth of time that the control groups grant (v1 and v2), or None without a limit.
+
+    A limit may stand on any ancestor of the process's group; inside a container the group's own path may not be visible,
+    while the mount's root is the container's group. So every level up to the root is asked, and the smallest counts.
+    """
+    limits: list[float] = []
+    mount = Path(mount)
+    for line in (_read(Path(cgroup_file)) or "").splitlines():
+        _, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        if controllers == "":
+            roots, quota = [mount, mount / "unified"], _quota_v2
+        elif "cpu" in controllers.split(","):
+            roots, quota = [mount / "cpu", mount / controllers, mount / "cpu,cpuacct"], _quota_v1
+        else:
+            continue
+        parts = [p for p in PurePosixPath(path).parts if p not in ("/", "..")]
+        for root in roots:
+            for depth in range(len(parts), -1, -1):
+                found = quota(root.joinpath(*parts[:depth]))
+                if found is not None and found > 0:
+                    limits.append(found)
+    return min(limits) if limits else None
+
+
+_own_quota = functools.lru_cache(maxsize=1)(cgroup_quota)
+
+
+def _affinity() -> int:
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not on every system
+        return os.cpu_count() or 1
+
+
+def default_num_threads(affinity: int | None = None, quota: float | None = None) -> int:
+    """Threads for so many usable processors under so large a quota; None asks the system."""
+    processors = _affinity() if affinity is None else affinity
+    limit = _own_quota() if quota is None else quota
+    return max(1, processors if limit is None else min(processors, math.ceil(limit)))
+
+
+def set_num_threads(num_threads: int | None) -> None:
+    """Set the number of threads of all later calls in this process.
+
+    Parameters
+    ----------
+    num_threads : int or None
+        At least 1; None returns to ``MEDECONV_NUM_THREADS`` or the processors that the process may use.
+
+    Raises
+    ------
+    TypeError, ValueError
+        `num_threads` is not an integer of at least 1.
+    """
+    global _chosen
+    _chosen = None if num_threads is None else _validate.integer(num_threads, "num_threads", minimum=1)
+
+
+def get_num_threads() -> int:
+    """Threads that a call without ``num_threads`` uses now."""
+    return resolve_num_threads(None)
+
+
+def resolve_num_threads(num_threads: Any) -> int:
+    """The number of threads of a call that was given `num_threads` (None: the library's setting)."""
+    if num_threads is not None:
+        return _validate.integer(num_threads, "num_threads", minimum=1)
+    if _chosen is not None:
+        return _chosen
+    text = os.environ.get(_VARIABLE, "").strip()
+    if text:
+        if not text.isdigit() or int(text) < 1:
+            raise ValueError(f"environment variable {_VARIABLE}: got {text!r}, expected an integer of at least 1")
+        return int(text)
+    return default_num_threads()

@@ -1,0 +1,181 @@
+"""Argument checks. Every message names the argument, says what came and what was expected.
+
+A leaf of the package: imports nothing of it. Checks return the value in the form that the caller works with.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Iterable, Sequence
+from typing import Any, NoReturn
+
+import numpy as np
+
+AXES = {1: "(x)", 2: "(y, x)", 3: "(z, y, x)"}
+
+
+def shown(value: Any) -> str:
+    """Short text for `value` in a message: an array is named by type, shape and dtype."""
+    if hasattr(value, "shape") and hasattr(value, "dtype") and getattr(value, "ndim", 0):
+        return f"{type(value).__name__} of shape {tuple(value.shape)} and dtype {value.dtype}"
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _listed(options: Iterable[str]) -> str:
+    return ", ".join(repr(option) for option in options)
+
+
+def planned(name: str, value: Any) -> NoReturn:
+    """Refuse a capability of the contract that is not built yet."""
+    raise NotImplementedError(f"{name}={shown(value)} is not built yet in this version of medeconv_fast")
+
+
+def choice(value: Any, name: str, options: Sequence[str], *, unbuilt: Sequence[str] = ()) -> str:
+    """`value` if it is one of `options`.
+
+    Raises
+    ------
+    TypeError
+        `value` is not a string.
+    ValueError
+        It is a string but neither in `options` nor in `unbuilt`.
+    NotImplementedError
+        It is in `unbuilt`.
+    """
+    if not isinstance(value, str):
+        raise TypeError(f"{name}: got {shown(value)}, expected one of {_listed([*options, *unbuilt])}")
+    if value in options:
+        return value
+    if value in unbuilt:
+        planned(name, value)
+    raise ValueError(f"{name}: got {value!r}, expected one of {_listed([*options, *unbuilt])}")
+
+
+def flag(value: Any, name: str) -> bool:
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name}: got {shown(value)}, expected True or False")
+    return bool(value)
+
+
+def integer(value: Any, name: str, *, minimum: int) -> int:
+    """An int (or NumPy integer) of at least `minimum`; True, 3.0 and "3" are refused."""
+    expected = f"expected an integer of at least {minimum}"
+    if isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name}: got {value!r}, {expected}")
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name}: got {shown(value)}, {expected}") from None
+    if number < minimum:
+        raise ValueError(f"{name}: got {number}, {expected}")
+    return number
+
+
+def number(value: Any, name: str, *, minimum: float | None = None, above: float | None = None) -> float:
+    """A finite real number, at least `minimum`, greater than `above`."""
+    bound = "" if minimum is None else f" of at least {minimum:g}"
+    bound = bound if above is None else f" greater than {above:g}"
+    expected = f"expected a finite number{bound}"
+    if isinstance(value, bool | np.bool_ | str | bytes | complex | np.complexfloating) or np.ndim(value) != 0:
+        raise TypeError(f"{name}: got {shown(value)}, {expected}")
+    try:
+        result = float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name}: got {shown(value)}, {expected}") from None
+    too_small = (minimum is not None and result < minimum) or (above is not None and result <= above)
+    if not math.isfinite(result) or too_small:
+        raise ValueError(f"{name}: got {result!r}, {expected}")
+    return result
+
+
+def shape(value: Any, name: str) -> tuple[int, ...]:
+    """1 to 3 axis lengths, each at least 1."""
+    try:
+        lengths = [operator.index(n) for n in ([value] if np.ndim(value) == 0 else value)]
+    except TypeError:
+        raise TypeError(f"{name}: got {shown(value)}, expected 1 to 3 integers") from None
+    if not 1 <= len(lengths) <= 3 or min(lengths) < 1:
+        raise ValueError(f"{name}: got {tuple(lengths)}, expected 1 to 3 axis lengths of at least 1")
+    return tuple(lengths)
+
+
+def voxel_size(value: Any, name: str, ndim: int) -> tuple[float, ...]:
+    """`ndim` positive lengths in the image's axis order, or one number for all axes."""
+    if np.ndim(value) == 0:
+        return (number(value, name, above=0),) * ndim
+    values = tuple(number(v, f"{name}[{i}]", above=0) for i, v in enumerate(value))
+    if len(values) != ndim:
+        raise ValueError(f"{name}: got {len(values)} values {values}, expected {ndim}, one per axis {AXES[ndim]}")
+    return values
+
+
+def numeric(dtype: np.dtype, name: str) -> None:
+    """Refuse what is not a real number of at most 64 bits."""
+    expected = "expected real numbers: float16, float32, float64, bool or integers"
+    if dtype.kind == "c":
+        raise TypeError(f"{name}: got complex values ({dtype}), {expected}; take .real or abs() first")
+    if dtype.kind == "f" and dtype.itemsize > 8:
+        raise TypeError(f"{name}: got {dtype}, {expected}; convert with .astype('float64')")
+    if dtype.kind not in "biuf":
+        raise TypeError(f"{name}: got dtype {dtype}, {expected}")
+
+
+def rank(array: np.ndarray, name: str, *, ndim: int | None = None, like: str = "image") -> None:
+    """1 to 3 axes, none empty; exactly `ndim` where given (the rank of the argument `like`)."""
+    if array.size == 0:
+        raise ValueError(f"{name}: got an empty array of shape {array.shape}, expected at least one voxel")
+    if ndim is not None and array.ndim != ndim:
+        raise ValueError(
+            f"{name}: got {array.ndim} axes (shape {array.shape}), expected {ndim}, as many as the {like} has"
+        )
+    if not 1 <= array.ndim <= 3:
+        raise ValueError(
+            f"{name}: got {array.ndim} axes (shape {array.shape}), expected 1 to 3 in the order (z, y, x); "
+            "loop over channels and time points"
+        )
+
+
+def finite(array: np.ndarray, name: str) -> tuple[float, float]:
+    """Smallest and largest value; NaN or Inf anywhere is refused with their number and the first place."""
+    # The extremes need no temporary: NaN propagates through both, an infinity is one of them.
+    lowest, highest = float(array.min()), float(array.max())
+    if math.isfinite(lowest) and math.isfinite(highest):
+        return lowest, highest
+    bad = ~np.isfinite(array)
+    nans = int(np.isnan(array).sum())
+    total = int(bad.sum())
+    first = tuple(int(i) for i in np.unravel_index(int(np.argmax(bad)), array.shape))
+    axes = AXES.get(array.ndim, "")
+    raise ValueError(
+        f"{name}: {total} of {array.size} values are not finite ({nans} NaN, {total - nans} infinite), the first at "
+        f"index {axes} = {first}; expected finite values only"
+    )
+
+
+def same_shape(array: np.ndarray, name: str, expected: tuple[int, ...], like: str) -> None:
+    if array.shape != tuple(expected):
+        raise ValueError(f"{name}: got shape {array.shape}, expected {tuple(expected)}, the shape of the {like}")
+
+
+def non_negative(array: np.ndarray, name: str, lowest: float) -> None:
+    if lowest < 0:
+        count = int((array < 0).sum())
+        raise ValueError(
+            f"{name}: {count} of {array.size} values are negative, the smallest {lowest:g}; expected none below 0"
+        )
+
+
+def psf_sum(array: np.ndarray, name: str) -> float:
+    """Sum of a PSF's voxels in float64; refused unless positive (after the check for finite values)."""
+    total = float(array.sum(dtype=np.float64))
+    magnitude = float(np.abs(array).sum(dtype=np.float64))
+    if magnitude == 0:
+        raise ValueError(f"{name}: all {array.size} values are zero, expected a positive sum")
+    # A sum this far below its terms is rounding: dividing by it would blow the PSF up.
+    if abs(total) <= 1e-7 * magnitude:
+        raise ValueError(f"{name}: the values cancel to a sum of {total:g}, expected a positive sum")
+    if total < 0:
+        raise ValueError(f"{name}: got a sum of {total:g}, expected a positive sum")
+    return total

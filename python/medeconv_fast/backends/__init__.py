@@ -1,0 +1,75 @@
+"""Backends: the same kernels in several languages, and the choice among them.
+
+A call's ``backend=`` counts first, then `use_backend`, then the environment variable ``MEDECONV_BACKEND``, then
+"auto": the first available one of cpp, numba, reference. A backend that was asked for by name and is not available
+raises with the reason; nothing falls back silently.
+"""
+
+from __future__ import annotations
+
+import os
+from types import ModuleType
+from typing import Any
+
+from .. import _validate
+from . import cpp, reference
+
+__all__ = ["available", "release_memory", "resolve", "use_backend"]
+
+_BUILT: dict[str, ModuleType] = {"cpp": cpp, "reference": reference}  # in the order of "auto"
+_UNBUILT = ("numba", "cuda")
+_VARIABLE = "MEDECONV_BACKEND"
+_chosen = "auto"
+
+
+def available() -> tuple[str, ...]:
+    """Names of the backends that can compute here, the one that "auto" picks first."""
+    return tuple(name for name, module in _BUILT.items() if module.is_available())
+
+
+def _named(name: Any, argument: str) -> ModuleType:
+    name = _validate.choice(name, argument, ("auto", *_BUILT), unbuilt=_UNBUILT)
+    if name == "auto":
+        return _BUILT[available()[0]]
+    module = _BUILT[name]
+    if not module.is_available():
+        raise ImportError(f"{argument}: {name!r} is not available here: {module.unavailable_reason()}")
+    return module
+
+
+def use_backend(name: str) -> None:
+    """Set the backend of all later calls in this process that do not name one themselves.
+
+    Parameters
+    ----------
+    name : {"auto", "cpp", "reference"}
+        "auto" returns to ``MEDECONV_BACKEND`` or the first available one.
+
+    Raises
+    ------
+    ValueError
+        Unknown name.
+    ImportError
+        The backend is not available here; the message says why.
+    NotImplementedError
+        A backend that is not built yet.
+    """
+    global _chosen
+    _named(name, "name")
+    _chosen = name
+
+
+def resolve(name: Any = "auto") -> ModuleType:
+    """The backend module for a call's ``backend=`` argument; errors as `use_backend`."""
+    if not isinstance(name, str) or name != "auto":
+        return _named(name, "backend")
+    if _chosen != "auto":
+        return _named(_chosen, "backend")
+    text = os.environ.get(_VARIABLE, "").strip()
+    return _named(text or "auto", f"environment variable {_VARIABLE}")
+
+
+def release_memory() -> None:
+    """Give buffers that the backends keep for reuse back to the system."""
+    for module in _BUILT.values():
+        module.release_memory()

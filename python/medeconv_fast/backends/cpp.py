@@ -1,0 +1,130 @@
+"""The compiled CPU backend: the kernel catalogue's names over the module ``_cpp``.
+
+Arrays that arrive here are validated, C-contiguous and of the plan's dtype; the bindings refuse anything else instead
+of converting it.
+"""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from .._threads import resolve_num_threads
+
+NAME = "cpp"
+
+_module: ModuleType | None
+_import_error: str | None
+try:
+    _module = importlib.import_module("medeconv_fast._cpp")
+    _import_error = None
+except ImportError as error:
+    _module = None
+    _import_error = str(error)
+
+
+def is_available() -> bool:
+    return _module is not None
+
+
+def unavailable_reason() -> str | None:
+    if _module is not None:
+        return None
+    return (
+        f"the compiled module medeconv_fast._cpp cannot be imported ({_import_error}); "
+        "it comes from a build with MEDECONV_NATIVE=ON (the default), which needs a C++20 compiler"
+    )
+
+
+def _native() -> ModuleType:
+    if _module is None:
+        raise ImportError(f"backend 'cpp': {unavailable_reason()}")
+    return _module
+
+
+def describe() -> dict[str, Any]:
+    native = _native()
+    return {"isa": native.isa(), "supported_isas": native.supported_isas(), "cached_bytes": native.cached_bytes()}
+
+
+def release_memory() -> None:
+    """Give buffers that are kept for reuse back to the system."""
+    if _module is not None:
+        _module.release_memory()
+
+
+def good_size(n: int, *, even: bool = False) -> int:
+    """Length >= n whose transform costs least (factors 2, 3, 5, 7)."""
+    return int(_native().good_size(n, even))
+
+
+def smallest_divisor(scale: float, dtype: Any) -> float:
+    return float(_native().smallest_divisor(float(scale), np.dtype(dtype) == np.float32))
+
+
+def _suffix(dtype: Any) -> str:
+    return "F32" if np.dtype(dtype) == np.float32 else "F64"
+
+
+class SpectralPlan:
+    """Grid, boxes and FFT tables; makes transfers (OTFs) and chains."""
+
+    def __init__(self, grid: tuple[int, ...], estimate_box: Any, image_box: Any, dtype: Any) -> None:
+        self.grid = tuple(int(n) for n in grid)
+        self.estimate_box = tuple((int(a), int(b)) for a, b in estimate_box)
+        self.image_box = tuple((int(a), int(b)) for a, b in image_box)
+        self.dtype = np.dtype(dtype)
+        self._plan = getattr(_native(), "SpectralPlan" + _suffix(dtype))(
+            list(self.grid), list(self.estimate_box), list(self.image_box)
+        )
+
+    @property
+    def workspace_bytes(self) -> int:
+        """One OTF and one spectrum in flight."""
+        return int(self._plan.spectrum_bytes + self._plan.transfer_bytes)
+
+    def transfer(self, psf: np.ndarray, centre: tuple[int, ...], num_threads: int | None = None) -> Any:
+        return self._plan.transfer(psf, [int(c) for c in centre], resolve_num_threads(num_threads))
+
+    def wiener_transfer(self, psf_transfer: Any, regularizer_transfer: Any, balance: float) -> Any:
+        return self._plan.wiener_transfer(psf_transfer, regularizer_transfer, float(balance))
+
+    def gcv(
+        self,
+        image: np.ndarray,
+        psf_transfer: Any,
+        regularizer_transfer: Any,
+        balances: np.ndarray,
+        num_threads: int | None = None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        return self._plan.gcv(
+            image,
+            psf_transfer,
+            regularizer_transfer,
+            np.ascontiguousarray(balances, dtype=np.float64),
+            resolve_num_threads(num_threads),
+        )
+
+    def chain(self, num_threads: int | None = None) -> Any:
+        return getattr(_native(), "Chain" + _suffix(self.dtype))(self._plan, resolve_num_threads(num_threads))
+
+
+def pad(
+    x: np.ndarray, low: tuple[int, ...], high: tuple[int, ...], boundary: str, num_threads: int | None = None
+) -> np.ndarray:
+    return _native().pad(x, list(low), list(high), boundary, resolve_num_threads(num_threads))
+
+
+def fold(
+    y: np.ndarray, low: tuple[int, ...], high: tuple[int, ...], boundary: str, num_threads: int | None = None
+) -> np.ndarray:
+    return _native().fold(y, list(low), list(high), boundary, resolve_num_threads(num_threads))
+
+
+def apply_formula(
+    formula: str, c: np.ndarray, out: np.ndarray, *, num_threads: int | None = None, **operands: Any
+) -> None:
+    _native().apply_formula(formula, c, out, num_threads=resolve_num_threads(num_threads), **operands)

@@ -1,0 +1,245 @@
+"""The readable backend: NumPy only, the executable specification of all others.
+
+Every transform runs in float64, whatever the plan's dtype; a float32 plan rounds the blurred array to float32 before
+the formula and stores float32, so its results are those of an ideal float32 engine. ``num_threads`` is accepted and
+ignored.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+NAME = "reference"
+
+
+def is_available() -> bool:
+    return True
+
+
+def unavailable_reason() -> str | None:
+    return None
+
+
+def describe() -> dict[str, Any]:
+    return {"numpy": np.__version__}
+
+
+def release_memory() -> None:
+    """Nothing is kept."""
+
+
+def good_size(n: int, *, even: bool = False) -> int:
+    """Smallest length >= n with no prime factor above 7."""
+    length = max(int(n), 1)
+    while True:
+        rest = length
+        for prime in (2, 3, 5, 7):
+            while rest % prime == 0:
+                rest //= prime
+        if rest == 1 and not (even and length % 2):
+            return length
+        length += 1
+
+
+def smallest_divisor(scale: float, dtype: Any) -> float:
+    """Lower bound of the ratio's divisor for an image whose largest value is `scale`."""
+    return float(scale) * (1e-6 if np.dtype(dtype) == np.float32 else 1e-12)
+
+
+def _window(box: tuple[tuple[int, int], ...]) -> tuple[slice, ...]:
+    return tuple(slice(start, stop) for start, stop in box)
+
+
+class Transfer:
+    """A transfer function on the half spectrum of `numpy.fft.rfftn`."""
+
+    def __init__(self, values: np.ndarray) -> None:
+        self.values = values
+
+
+class SpectralPlan:
+    """Grid and boxes; makes transfers (OTFs) and chains.
+
+    Parameters
+    ----------
+    grid : tuple of int
+        Lengths of the circular transform, 1 to 3 axes.
+    estimate_box, image_box : tuple of (start, stop)
+        Where the estimate and the image lie in the grid; everything else is zero.
+    dtype : dtype
+        float32 or float64.
+    """
+
+    def __init__(self, grid: tuple[int, ...], estimate_box: Any, image_box: Any, dtype: Any) -> None:
+        self.grid = tuple(int(n) for n in grid)
+        self.estimate_box = tuple((int(a), int(b)) for a, b in estimate_box)
+        self.image_box = tuple((int(a), int(b)) for a, b in image_box)
+        self.dtype = np.dtype(dtype)
+        for box in (self.estimate_box, self.image_box):
+            if len(box) != len(self.grid) or any(
+                not 0 <= a < b <= n for (a, b), n in zip(box, self.grid, strict=False)
+            ):
+                raise ValueError(f"box: got {box}, expected non-empty ranges inside the grid {self.grid}")
+
+    @property
+    def workspace_bytes(self) -> int:
+        """One OTF and one spectrum in flight."""
+        return 2 * 16 * math.prod(self.grid[:-1]) * (self.grid[-1] // 2 + 1)
+
+    def transfer(self, psf: np.ndarray, centre: tuple[int, ...], num_threads: int | None = None) -> Transfer:
+        """OTF of `psf`: tap j at grid index (j - centre) mod grid, summed where taps meet."""
+        placed = np.zeros(self.grid)
+        at = [(np.arange(k) - c) % n for k, c, n in zip(psf.shape, centre, self.grid, strict=True)]
+        np.add.at(placed, np.ix_(*at), psf)
+        return Transfer(np.fft.rfftn(placed))
+
+    def wiener_transfer(self, psf_transfer: Transfer, regularizer_transfer: Transfer, balance: float) -> Transfer:
+        """conj(H) / (|H|^2 + balance |R|^2), and 0 where that has no finite value."""
+        otf, reg = psf_transfer.values, regularizer_transfer.values
+        divisor = np.abs(otf) ** 2 + balance * np.abs(reg) ** 2
+        return Transfer(np.divide(otf.conj(), divisor, out=np.zeros_like(otf), where=divisor > 0))
+
+    def gcv(
+        self,
+        image: np.ndarray,
+        psf_transfer: Transfer,
+        regularizer_transfer: Transfer,
+        balances: np.ndarray,
+        num_threads: int | None = None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """For each balance b the sums of g^2 |Y|^2 and of g over all frequencies, g = b|R|^2 / (|H|^2 + b|R|^2)."""
+        placed = np.zeros(self.grid)
+        placed[_window(self.image_box)] = image
+        power = np.abs(np.fft.rfftn(placed)) ** 2
+        h2, r2 = np.abs(psf_transfer.values) ** 2, np.abs(regularizer_transfer.values) ** 2
+        # The half spectrum stands for both signs of the last frequency, except where they are the same one.
+        count = np.full(power.shape[-1], 2.0)
+        count[0] = 1
+        if self.grid[-1] % 2 == 0:
+            count[-1] = 1
+        sums = []
+        for balance in np.asarray(balances, dtype=np.float64):
+            divisor = h2 + balance * r2
+            g = np.divide(balance * r2, divisor, out=np.zeros_like(h2), where=divisor > 0)
+            sums.append((float((count * g**2 * power).sum()), float((count * g).sum())))
+        numerator, denominator = np.array(sums).T
+        return numerator, denominator
+
+    def chain(self, num_threads: int | None = None) -> Chain:
+        return Chain(self)
+
+
+class Chain:
+    """The array that the next sweep consumes."""
+
+    def __init__(self, plan: SpectralPlan) -> None:
+        self._plan = plan
+        self._loaded: np.ndarray | None = None
+
+    def load(self, x: np.ndarray, *, adjoint: bool = False) -> None:
+        """Take `x`: an estimate, or (adjoint) an image."""
+        box = self._plan.image_box if adjoint else self._plan.estimate_box
+        self._loaded = np.zeros(self._plan.grid)
+        self._loaded[_window(box)] = x
+
+    def sweep(
+        self,
+        transfer: Transfer,
+        formula: str,
+        *,
+        adjoint: bool = False,
+        keep: bool = True,
+        out: np.ndarray | None = None,
+        **operands: Any,
+    ) -> None:
+        """Apply `transfer` (its adjoint) and then `formula`; the result goes to `out` and, if kept, to the next sweep."""
+        if self._loaded is None:
+            raise RuntimeError("nothing is loaded: call load() first, or keep=True in the sweep before")
+        plan = self._plan
+        otf = transfer.values.conj() if adjoint else transfer.values
+        axes = tuple(range(len(plan.grid)))
+        blurred = np.fft.irfftn(np.fft.rfftn(self._loaded) * otf, plan.grid, axes)
+        box = plan.estimate_box if adjoint else plan.image_box
+        result = np.ascontiguousarray(blurred[_window(box)], dtype=plan.dtype)
+        apply_formula(formula, result, result, **operands)
+        if out is not None:
+            out[...] = result
+        self._loaded = None
+        if keep:
+            self.load(result, adjoint=not adjoint)
+
+
+def apply_formula(
+    formula: str, c: np.ndarray, out: np.ndarray, *, num_threads: int | None = None, **operands: Any
+) -> None:
+    """The pointwise formula alone; `c` is the blurred array, or under ``multiply`` the correction."""
+    _FORMULAS[formula](c, out, **operands)
+
+
+def _copy(c: np.ndarray, out: np.ndarray) -> None:
+    out[...] = c
+
+
+def _ratio(
+    c: np.ndarray,
+    out: np.ndarray,
+    *,
+    image: np.ndarray,
+    weights: np.ndarray | None = None,
+    background: float = 0.0,
+    eps: float = 0.0,
+) -> None:
+    kind = c.dtype.type
+    ratio = image / np.maximum(c + kind(background), kind(eps))
+    out[...] = ratio if weights is None else weights * ratio
+
+
+def _multiply(c: np.ndarray, out: np.ndarray, *, estimate: np.ndarray, gain: np.ndarray | None = None) -> None:
+    # FFT rounding can push a correction slightly below zero; the estimate stays non-negative.
+    updated = np.maximum(estimate * (c if gain is None else c * gain), 0)
+    out[...] = updated if gain is None else np.where(gain > 0, updated, estimate)
+
+
+_FORMULAS = {"copy": _copy, "ratio": _ratio, "multiply": _multiply}
+
+
+def _sources(n: int, low: int, high: int, boundary: str) -> np.ndarray:
+    """For each index of the padded axis, the index inside it that it repeats."""
+    i = np.arange(-low, n + high)
+    if boundary == "nearest" or (boundary == "mirror" and n == 1):
+        return np.clip(i, 0, n - 1)
+    if boundary == "wrap":
+        return i % n
+    if boundary == "reflect":  # d c b a | a b c d | d c b a
+        i = i % (2 * n)
+        return np.where(i < n, i, 2 * n - 1 - i)
+    if boundary == "mirror":  # d c b | a b c d | c b a
+        i = i % (2 * n - 2)
+        return np.where(i < n, i, 2 * n - 2 - i)
+    raise ValueError(f"boundary: got {boundary!r}, expected reflect, nearest, mirror or wrap")
+
+
+def pad(
+    x: np.ndarray, low: tuple[int, ...], high: tuple[int, ...], boundary: str, num_threads: int | None = None
+) -> np.ndarray:
+    """`x` continued by `low` voxels before and `high` behind each axis, as `boundary` says."""
+    for axis, (a, b) in enumerate(zip(low, high, strict=True)):
+        x = np.take(x, _sources(x.shape[axis], a, b, boundary), axis=axis)
+    return np.ascontiguousarray(x)
+
+
+def fold(
+    y: np.ndarray, low: tuple[int, ...], high: tuple[int, ...], boundary: str, num_threads: int | None = None
+) -> np.ndarray:
+    """The exact transpose of `pad`: every padded voxel is added to the one that it repeats."""
+    for axis, (a, b) in enumerate(zip(low, high, strict=True)):
+        padded = np.moveaxis(y, axis, 0)
+        n = len(padded) - a - b
+        folded = np.zeros((n, *padded.shape[1:]), y.dtype)
+        for i, source in enumerate(_sources(n, a, b, boundary)):
+            folded[source] += padded[i]
+        y = np.moveaxis(folded, 0, axis)
+    return np.ascontiguousarray(y)

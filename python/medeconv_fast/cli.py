@@ -1,0 +1,92 @@
+"""The ``medeconv`` command.
+
+Exit status: 0 done; 2 bad arguments or bad input; 3 failed while running; 130 stopped by Ctrl-C. Errors are one line
+on stderr; status 3 and 130 also say what was written, if anything.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import traceback
+import zlib
+from collections.abc import Sequence
+
+from ._cli.parser import build_parser, join_numbers
+from ._cli.session import Session, UserError, one_line
+
+# What bad arguments and unreadable input raise, here and in the library. Anything else is a failure.
+_BAD_INPUT = (UserError, ValueError, TypeError, NotImplementedError, ImportError, OSError, EOFError, zlib.error)
+
+_MODULES = {
+    "restore": "restore",
+    "info": "inspect",
+    "compare": "inspect",
+    "backends": "inspect",
+    "psf": "make",
+    "simulate": "make",
+    "demo": "demo",
+}
+
+
+def _complain(text: str) -> None:
+    print(f"medeconv: {text}", file=sys.stderr, flush=True)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Parameters
+    ----------
+    argv : sequence of str, optional
+        The arguments after the program's name; those of the process when None.
+
+    Returns
+    -------
+    int
+        Exit status: 0, 2, 3 or 130.
+    """
+    from . import __version__
+
+    words = join_numbers(sys.argv[1:] if argv is None else argv)
+    try:
+        arguments = build_parser(__version__).parse_args(words)
+    except UserError as error:
+        _complain(f"error: {error}")
+        return 2
+    except SystemExit as leaving:  # --help and --version
+        return int(leaving.code or 0)
+
+    session = Session(
+        json_target=arguments.json, overwrite=getattr(arguments, "overwrite", False), quiet=arguments.quiet
+    )
+    try:
+        with session.warnings_as_lines():
+            command = importlib.import_module(f"._cli.{_MODULES[arguments.command]}", __package__)
+            getattr(command, arguments.command)(arguments, session)
+        return 0
+    except KeyboardInterrupt:
+        _complain(f"stopped; {session.what_was_written()}")
+        return 130
+    except BrokenPipeError:
+        # The reader of our output went away (a pipe into `head`): nothing to tell it; keep Python from trying at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 3
+    except Exception as error:
+        if arguments.debug:
+            traceback.print_exc()
+        if isinstance(error, _BAD_INPUT) and not session.writing and not session.written:
+            _complain(f"error: {one_line(error)}")
+            return 2
+        text = one_line(error)
+        if not isinstance(error, OSError | ValueError | MemoryError):
+            text = f"{type(error).__name__}: {text}"
+        if isinstance(error, MemoryError):
+            text = f"not enough memory: {text}"
+        _complain(f"failed: {text}; {session.what_was_written()}")
+        return 3
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,129 @@
+"""NIfTI-1 and NIfTI-2 by nibabel."""
+
+from __future__ import annotations
+
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ._files import library
+from ._volume import Volume, diagonal_affine
+
+# Space units of the format, as factor to the unit that the volume gets.
+UNITS: dict[str, tuple[str | None, float]] = {
+    "mm": ("mm", 1.0),
+    "micron": ("um", 1.0),
+    "meter": ("mm", 1000.0),
+    "unknown": (None, 1.0),
+}
+KEPT = ("descrip", "intent_code", "intent_name", "cal_min", "cal_max", "toffset")
+
+
+def _nibabel() -> Any:
+    return library("nibabel", "io", "reading and writing NIfTI")
+
+
+def read(path: Path) -> Volume:
+    nib = _nibabel()
+    try:
+        image = nib.load(path)
+    except (nib.filebasedimages.ImageFileError, OSError, EOFError, zlib.error, ValueError) as error:
+        raise ValueError(f"{path}: not a readable NIfTI file ({error})") from error
+    if not isinstance(image, nib.Nifti1Image):  # NIfTI-2 is a subclass; a .hdr/.img pair is Nifti1Pair
+        raise ValueError(f"{path}: expected NIfTI, found {type(image).__name__}")
+    header = image.header
+    shape = image.shape
+    # The header's own fields are blanked on reading; the data object knows the scaling.
+    slope, inter = image.dataobj.slope, image.dataobj.inter
+    try:
+        if (slope, inter) == (1.0, 0.0):
+            data = np.asanyarray(image.dataobj.get_unscaled())
+        else:
+            # float32 holds every 16-bit integer exactly; wider ones need float64 to keep their last digits.
+            raw = np.dtype(image.get_data_dtype())
+            wide = raw.itemsize > 2 if raw.kind in "iu" else raw.itemsize > 4
+            data = image.dataobj.get_scaled(np.float64 if wide else np.float32)
+            data = np.asarray(data, np.float64 if wide else np.float32)
+    except (OSError, EOFError, zlib.error, ValueError) as error:
+        raise ValueError(f"{path}: the file ends early or is damaged ({error})") from error
+    if data.dtype.kind not in "biuf":
+        raise ValueError(f"{path}: holds {data.dtype} values, expected real numbers")
+
+    space, time = header.get_xyzt_units()
+    if space not in UNITS:
+        raise ValueError(f"{path}: unknown unit of space {space!r}")
+    unit, factor = UNITS[space]
+    affine = np.array(image.affine, np.float64)
+    affine[:3] *= factor
+    # Trailing axes of one are padding of the format; inner ones are axes.
+    while len(shape) > 3 and shape[-1] == 1:
+        shape = shape[:-1]
+    names = "xyztc" if len(shape) <= 5 else None
+    if names is None or len(shape) == 0:
+        raise ValueError(f"{path}: {len(shape)} axes {shape}, expected 1 to 5")
+    if len(shape) == 5 and shape[3] == 1:  # NIfTI keeps vectors and channels on the fifth axis
+        shape, names = (*shape[:3], shape[4]), "xyzc"
+    axes = names[: len(shape)][::-1]
+    array = data.reshape(shape, order="F").T
+    zooms = [float(z) for z in header.get_zooms()]
+    spatial = min(len(shape), 3)
+    voxel_size = tuple(z * factor for z in zooms[:spatial][::-1])
+    if any(v <= 0 for v in voxel_size):
+        raise ValueError(f"{path}: voxel sizes {voxel_size[::-1]} (x, y, z), expected positive ones")
+    metadata: dict[str, Any] = {
+        "format": "NIfTI-2" if isinstance(image, nib.Nifti2Image) else "NIfTI-1",
+        "qform_code": int(header["qform_code"]),
+        "sform_code": int(header["sform_code"]),
+        "stored_dtype": str(image.get_data_dtype()),
+    }
+    for key in KEPT:
+        value = header[key]
+        metadata[key] = bytes(value).rstrip(b"\0").decode("latin-1") if value.dtype.kind == "S" else value.item()
+    if len(zooms) > 3 and "t" in axes:
+        metadata["time_step"], metadata["time_unit"] = zooms[3], time
+    return Volume(array, voxel_size, affine, unit, axes, metadata)
+
+
+def save(path: Path, volume: Volume) -> None:
+    nib = _nibabel()
+    if "s" in volume.axes:
+        raise ValueError("colour samples (axis s) cannot be written as NIfTI by this library; write TIFF")
+    array = volume.array
+    if array.dtype == np.bool_:
+        array = array.astype(np.uint8)
+    if array.dtype == np.float16:
+        raise ValueError("float16 cannot be written as NIfTI: the format has no such type; convert to float32")
+    order = [volume.axes.index(a) for a in "xyztc" if a in volume.axes]
+    data = array.transpose(order)
+    spatial = len(volume.spatial_axes)
+    others = len(order) - spatial
+    if others:  # time and channels have fixed places behind three axes of space
+        data = data.reshape((*data.shape[:spatial], *(1,) * (3 - spatial), *data.shape[spatial:]))
+        if volume.axes[0] == "c" and "t" not in volume.axes:
+            data = data.reshape((*data.shape[:3], 1, data.shape[3]))
+    big = max(data.shape) > np.iinfo(np.int16).max
+    make = nib.Nifti2Image if big or volume.metadata.get("format") == "NIfTI-2" else nib.Nifti1Image
+    affine = diagonal_affine(volume) if volume.affine is None else volume.affine
+    # int64 is refused by nibabel unless asked for by name, because few programs read it; it is kept, not cast.
+    image = make(data, affine, dtype=data.dtype)
+    header = image.header
+    time_unit = volume.metadata.get("time_unit")
+    header.set_xyzt_units({"mm": "mm", "um": "micron", None: "unknown"}[volume.unit], time_unit or "unknown")
+    zooms = [1.0] * data.ndim
+    sizes = (1.0,) * spatial if volume.voxel_size is None else volume.voxel_size
+    zooms[:spatial] = sizes[::-1]
+    if data.ndim > 3:
+        zooms[3] = float(volume.metadata.get("time_step", 1.0))
+    header.set_zooms(zooms)
+    # A code says what the coordinates mean; a volume without orientation must not claim scanner coordinates.
+    known = volume.affine is not None
+    image.set_sform(affine, int(volume.metadata.get("sform_code", 1)) if known else 0)
+    image.set_qform(affine, int(volume.metadata.get("qform_code", 1)) if known else 0)
+    if known and not int(header["sform_code"]) and not int(header["qform_code"]):
+        image.set_sform(affine, 2)  # codes 0 and 0 would make readers ignore the affine
+    for key in KEPT:
+        if key in volume.metadata:
+            header[key] = volume.metadata[key]
+    nib.save(image, path)

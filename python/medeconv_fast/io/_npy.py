@@ -1,0 +1,54 @@
+"""NumPy files, with the geometry in a JSON file beside them: NAME.npy and NAME.npy.json."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from ._volume import Volume
+
+
+def sidecar(path: Path) -> Path:
+    return path.with_name(path.name + ".json")
+
+
+def read(path: Path) -> Volume:
+    try:
+        array = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise ValueError(f"{path}: not a readable .npy file of numbers ({error})") from error
+    if not isinstance(array, np.ndarray) or array.dtype.kind not in "biuf":
+        raise ValueError(f"{path}: expected one array of real numbers")
+    beside = sidecar(path)
+    if not beside.exists():
+        return Volume(array)
+    try:
+        entry = json.loads(beside.read_text(encoding="utf-8"))
+        return Volume(
+            array,
+            None if entry["voxel_size"] is None else tuple(entry["voxel_size"]),
+            None if entry["affine"] is None else np.array(entry["affine"], np.float64),
+            entry["unit"],
+            entry["axes"],
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{beside}: does not describe {path.name} ({error})") from error
+
+
+def geometry_text(volume: Volume) -> str:
+    return json.dumps(
+        {
+            "axes": volume.axes,
+            "unit": volume.unit,
+            "voxel_size": volume.voxel_size,
+            "affine": None if volume.affine is None else volume.affine.tolist(),
+        },
+        indent=1,
+    )
+
+
+def save(path: Path, volume: Volume) -> None:
+    with open(path, "wb") as file:
+        np.save(file, volume.array, allow_pickle=False)

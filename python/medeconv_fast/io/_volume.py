@@ -1,0 +1,120 @@
+"""The library's one form of an image with its geometry."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from .. import _validate
+
+PER_MM = {"mm": 1.0, "um": 1000.0}
+SPATIAL = "zyx"
+
+
+@dataclass
+class Volume:
+    """An array with axes, voxel size and orientation.
+
+    Attributes
+    ----------
+    array : numpy.ndarray
+        C-contiguous, native byte order.
+    voxel_size : tuple of float or None
+        One length per spatial axis, in the order of `axes`, in `unit`; None if unknown.
+    affine : numpy.ndarray or None
+        4×4, maps reversed array indices (x, y, z, 1) of the spatial axes to RAS coordinates in `unit` (equal to nibabel's
+        ``img.affine``); None where a file has no orientation.
+    unit : {"mm", "um", None}
+    axes : str
+        Meaning of the array's axes, such as "zyx", "yx", "tzyx", "cyx" (t time, c channel, s colour samples).
+    metadata : dict
+        What else the file says; a destination of the same format restores it.
+    """
+
+    array: np.ndarray
+    voxel_size: tuple[float, ...] | None = None
+    affine: np.ndarray | None = None
+    unit: str | None = None
+    axes: str = ""
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        array = np.asarray(self.array)
+        _validate.numeric(array.dtype, "array")
+        self.array = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))
+        if not self.axes:
+            if not 1 <= array.ndim <= 3:
+                raise ValueError(f"axes: needed for an array of {array.ndim} axes, such as 'tzyx'")
+            self.axes = SPATIAL[3 - array.ndim :]
+        if len(self.axes) != array.ndim or len(set(self.axes)) != array.ndim or set(self.axes) - set("tczyxs"):
+            raise ValueError(f"axes: got {self.axes!r} for shape {array.shape}, expected one of t, c, z, y, x, s per axis")
+        if self.spatial_axes not in ("x", "yx", "zyx"):
+            raise ValueError(f"axes: got {self.axes!r}, expected the spatial axes in the order z, y, x")
+        if self.unit not in (None, "mm", "um"):
+            raise ValueError(f"unit: got {self.unit!r}, expected 'mm', 'um' or None")
+        if self.voxel_size is not None:
+            self.voxel_size = _validate.voxel_size(tuple(self.voxel_size), "voxel_size", len(self.spatial_axes))
+        if self.affine is not None:
+            affine = np.array(self.affine, np.float64)
+            if affine.shape != (4, 4) or not np.isfinite(affine).all() or not np.allclose(affine[3], [0, 0, 0, 1]):
+                raise ValueError("affine: expected a finite 4×4 matrix with last row 0 0 0 1")
+            self.affine = affine
+            if self.voxel_size is None:
+                lengths = np.sqrt((affine[:3, :3] ** 2).sum(axis=0))[::-1]
+                self.voxel_size = tuple(float(v) for v in lengths[3 - len(self.spatial_axes) :])
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.array.shape
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self.array.dtype
+
+    @property
+    def spatial_axes(self) -> str:
+        """The axes that are space: "zyx", "yx" or "x"."""
+        return "".join(a for a in self.axes if a in SPATIAL)
+
+    def with_array(self, array: Any) -> Volume:
+        """The same geometry and metadata around another array of the same shape."""
+        other = np.asarray(array)
+        _validate.same_shape(other, "array", self.shape, "volume")
+        affine = None if self.affine is None else self.affine.copy()
+        return Volume(other, self.voxel_size, affine, self.unit, self.axes, dict(self.metadata))
+
+    def to_unit(self, unit: str) -> Volume:
+        """The same volume with lengths in "mm" or "um"; no value is touched."""
+        if unit not in PER_MM:
+            raise ValueError(f"unit: got {unit!r}, expected 'mm' or 'um'")
+        if self.unit is None:
+            raise ValueError("unit: the volume's own unit is unknown, so it cannot be converted")
+        factor = PER_MM[unit] / PER_MM[self.unit]
+        voxel_size = None if self.voxel_size is None else tuple(v * factor for v in self.voxel_size)
+        affine = None
+        if self.affine is not None:
+            affine = self.affine.copy()
+            affine[:3] *= factor
+        return Volume(self.array, voxel_size, affine, unit, self.axes, dict(self.metadata))
+
+    def spatial_indices(self) -> Iterator[tuple[Any, ...]]:
+        """Index tuples that pick one spatial image after another: ``volume.array[index]`` has the axes z, y, x."""
+        others = [range(n) if a not in SPATIAL else [slice(None)] for a, n in zip(self.axes, self.shape, strict=True)]
+
+        def walk(at: int, so_far: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:
+            if at == len(others):
+                yield so_far
+                return
+            for index in others[at]:
+                yield from walk(at + 1, (*so_far, index))
+
+        yield from walk(0, ())
+
+
+def diagonal_affine(volume: Volume) -> np.ndarray:
+    """An affine for a volume that has none: axes along R, A, S, origin at the first voxel."""
+    sizes = (1.0,) * len(volume.spatial_axes) if volume.voxel_size is None else volume.voxel_size
+    return np.diag([*sizes[::-1], *(1.0,) * (3 - len(sizes)), 1.0])

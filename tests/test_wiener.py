@@ -1,0 +1,235 @@
+"""The Wiener filter: against scikit-image, against its formula, and the choice of the balance."""
+
+import importlib
+import json
+
+import numpy as np
+import pytest
+
+import medeconv_fast as mf
+
+SHAPES = [((31,), (5,)), ((32,), (4,)), ((16, 21), (3, 3)), ((17, 16), (5, 4)), ((15, 17), (4, 5)), ((8, 9, 11), (3, 4, 3)), ((7, 9, 10), (3, 3, 3))]
+
+
+def gaussian(shape, sigma):
+    axes = [np.exp(-0.5 * ((np.arange(k) - k // 2) / sigma) ** 2) for k in shape]
+    out = axes[0]
+    for axis in axes[1:]:
+        out = np.multiply.outer(out, axis)
+    return out / out.sum()
+
+
+def placed(response, grid):
+    out = np.zeros(grid)
+    for tap in np.ndindex(response.shape):
+        out[tuple((j - k // 2) % n for j, k, n in zip(tap, response.shape, grid, strict=True))] += response[tap]
+    return np.fft.fftn(out)
+
+
+@pytest.mark.parametrize(("shape", "psf_shape"), SHAPES, ids=str)
+@pytest.mark.parametrize("balance", [0.003, 0.1, 40.0])
+def test_scikit_image(shape, psf_shape, balance, dtype, backend, rng, tol, relative_error):
+    restoration = pytest.importorskip("skimage.restoration")
+    psf = rng.random(psf_shape)
+    psf /= psf.sum()
+    image = rng.random(shape).astype(dtype)
+    expected = restoration.wiener(image.astype(float), psf, balance, clip=False)
+    got = mf.wiener(image, psf, balance, boundary="wrap", backend=backend)
+    assert got.dtype == dtype
+    assert relative_error(got, expected) < tol("skimage_wiener", dtype)
+
+
+@pytest.mark.parametrize("regularizer", ["laplacian", "identity", "array"])
+@pytest.mark.parametrize("shape", [(20, 22), (19, 21), (9, 1), (5, 2, 7)], ids=str)
+def test_formula_on_the_periodic_grid(regularizer, shape, backend, rng, tol, relative_error):
+    image = rng.random(shape)
+    psf = rng.random([min(n, 3) for n in shape])
+    response = rng.standard_normal((2,) * len(shape)) if regularizer == "array" else regularizer
+    if regularizer == "identity":
+        r = np.ones(shape)
+    elif regularizer == "array":
+        r = placed(response, shape)
+    else:
+        delta = np.zeros((3,) * len(shape))
+        delta[(1,) * len(shape)] = 1
+        r = placed(sum(2 * delta - np.roll(delta, 1, a) - np.roll(delta, -1, a) for a in range(len(shape))), shape)
+    h = placed(psf / psf.sum(), shape)
+    expected = np.fft.ifftn(h.conj() / (abs(h) ** 2 + 0.05 * abs(r) ** 2) * np.fft.fftn(image)).real
+    got = mf.wiener(image, psf, 0.05, regularizer=response, boundary="wrap", backend=backend)
+    assert relative_error(got, expected) < tol("wiener")
+
+
+@pytest.mark.parametrize("boundary", ["reflect", "nearest", "mirror", "zero"])
+@pytest.mark.parametrize(("shape", "psf_shape"), [((17, 20), (5, 4)), ((6, 8), (11, 9)), ((5, 9, 8), (3, 4, 5))], ids=str)
+def test_formula_on_the_padded_grid(boundary, shape, psf_shape, backend, rng, tol, relative_error):
+    image, psf = rng.random(shape), rng.random(psf_shape)
+    got, info = mf.wiener(image, psf, 0.02, boundary=boundary, return_info=True, backend=backend)
+    grid = info.settings["grid"]
+    assert all(g >= n + k - 1 for g, n, k in zip(grid, shape, psf_shape, strict=True))
+    low = [(g - n) // 2 for g, n in zip(grid, shape, strict=True)]
+    widths = [(a, g - n - a) for a, g, n in zip(low, grid, shape, strict=True)]
+    mode = {"reflect": "symmetric", "nearest": "edge", "mirror": "reflect", "zero": "constant"}[boundary]
+    padded = np.pad(image, widths, mode=mode)
+    delta = np.zeros((3,) * len(shape))
+    delta[(1,) * len(shape)] = 1
+    r = placed(sum(2 * delta - np.roll(delta, 1, a) - np.roll(delta, -1, a) for a in range(len(shape))), grid)
+    h = placed(psf / psf.sum(), grid)
+    full = np.fft.ifftn(h.conj() / (abs(h) ** 2 + 0.02 * abs(r) ** 2) * np.fft.fftn(padded)).real
+    expected = full[tuple(slice(a, a + n) for a, n in zip(low, shape, strict=True))]
+    assert relative_error(got, expected) < tol("wiener")
+
+
+def scene(rng, sigma, noise, shape=(96, 100)):
+    """A blurred crop of a larger scene of smooth patches with edges: its opposite sides do not match."""
+    k = 2 * int(4 * sigma) + 1
+    psf = gaussian((k, k), sigma)
+    size = [n + 2 * k for n in shape]
+    y, x = np.indices(size)
+    truth = 40 + 0.8 * y + 0.3 * x
+    for _ in range(25):
+        cy, cx, r, level = rng.random(4) * [size[0], size[1], 14, 90]
+        truth = truth + level * ((y - cy) ** 2 + (x - cx) ** 2 < (r + 3) ** 2)
+    inside = np.s_[k : k + shape[0], k : k + shape[1]]
+    blurred = np.fft.ifftn(np.fft.fftn(truth) * placed(psf, size)).real[inside]
+    return truth[inside], blurred + rng.normal(0, noise, shape), psf
+
+
+@pytest.mark.parametrize("boundary", ["reflect", "nearest", "mirror"])
+@pytest.mark.parametrize(("sigma", "noise"), [(1.0, 1.0), (1.0, 10.0), (2.5, 1.0), (2.5, 10.0)])
+def test_automatic_balance_is_near_the_best(boundary, sigma, noise, backend, rng):
+    truth, image, psf = scene(rng, sigma, noise)
+
+    def error(balance):
+        return np.linalg.norm(mf.wiener(image, psf, balance, boundary=boundary, backend=backend) - truth)
+
+    best = min(error(10.0**e) for e in np.arange(-6, 3, 0.25))
+    automatic, info = mf.wiener(image, psf, boundary=boundary, return_info=True, backend=backend)
+    assert np.linalg.norm(automatic - truth) < 1.05 * best
+    assert best < np.linalg.norm(image - truth)
+    assert info.settings["balance_searched"]
+    assert info.warnings == []
+    given = mf.wiener(image, psf, info.settings["balance"], boundary=boundary, backend=backend)
+    assert np.array_equal(given, automatic)
+
+
+def test_automatic_balance_minimises_the_score(backend, rng):
+    """No other balance has a smaller score, with the score written out here from the full spectrum."""
+    _, image, psf = scene(rng, 1.5, 4.0, (40, 45))
+    _, info = mf.wiener(image, psf, boundary="wrap", return_info=True, backend=backend)
+    window = np.multiply.outer(*[np.sin(np.pi * (np.arange(n) + 0.5) / n) ** 2 for n in image.shape])
+    power = abs(np.fft.fftn((image - (image * window).sum() / window.sum()) * window)) ** 2
+    h2 = abs(placed(psf, image.shape)) ** 2
+    r2 = abs(placed(np.array([[0, -1, 0], [-1, 4, -1], [0, -1, 0.0]]), image.shape)) ** 2
+
+    def score(balance):
+        g = balance * r2 / (h2 + balance * r2)
+        return image.size * (g**2 * power).sum() / g.sum() ** 2
+
+    found = info.settings["balance"]
+    assert info.settings["gcv_score"] == pytest.approx(score(found), rel=1e-9)
+    lowest = min(score(10.0**e) for e in np.arange(-8, 4, 0.02))
+    assert score(found) <= lowest * (1 + 1e-5)
+
+
+def test_gcv_kernel_counts_every_frequency_once(dtype, backend, rng):
+    for shape in ((9,), (10,), (8, 9), (7, 10), (5, 6, 7), (4, 5, 6)):
+        kernels = mf.backends.resolve(backend)
+        box = tuple((0, n) for n in shape)
+        plan = kernels.SpectralPlan(shape, box, box, dtype)
+        image, psf, reg = (rng.random(s).astype(dtype) for s in (shape, [3] * len(shape), [2] * len(shape)))
+        transfers = [plan.transfer(a, tuple(k // 2 for k in a.shape)) for a in (psf, reg)]
+        top, bottom = plan.gcv(image, *transfers, np.array([1e-3, 1.0, 50.0]))
+        h2, r2, power = abs(placed(psf, shape)) ** 2, abs(placed(reg, shape)) ** 2, abs(np.fft.fftn(image)) ** 2
+        for i, b in enumerate((1e-3, 1.0, 50.0)):
+            g = b * r2 / (h2 + b * r2)
+            assert top[i] == pytest.approx((g**2 * power).sum(), rel=1e-4 if dtype == np.float32 else 1e-11)
+            assert bottom[i] == pytest.approx(g.sum(), rel=1e-4 if dtype == np.float32 else 1e-11)
+
+
+def test_automatic_balance_in_float32(backend, rng):
+    _, image, psf = scene(rng, 1.5, 4.0)
+    single = mf.wiener(image.astype(np.float32), psf, return_info=True, backend=backend)
+    double = mf.wiener(image, psf, return_info=True, backend=backend)
+    assert single[0].dtype == np.float32
+    assert single[1].settings["balance"] == pytest.approx(double[1].settings["balance"], rel=0.05)
+
+
+def test_search_finds_the_minimum_and_reports_an_end():
+    minimise = importlib.import_module("medeconv_fast.algorithms._wiener")._minimise
+    exponent, score, at_end = minimise(lambda e: (e - 0.777) ** 2 + 3)
+    assert abs(exponent - 0.777) < 0.01
+    assert score == pytest.approx(3, abs=1e-4)
+    assert not at_end
+    assert minimise(lambda e: e)[2]
+    assert minimise(lambda e: -e)[2]
+
+
+@pytest.mark.parametrize("value", [0.0, 5.0, -3.0])
+def test_constant_image_stays(value, dtype, backend):
+    for boundary in ("reflect", "nearest", "mirror", "wrap"):
+        got = mf.wiener(np.full((20, 17), value, dtype), gaussian((5, 5), 1.0), boundary=boundary, backend=backend)
+        assert np.abs(got - value).max() <= (1e-4 if dtype == np.float32 else 1e-9) * max(abs(value), 1)
+
+
+def test_no_clipping_and_no_rescaling(backend, rng, relative_error):
+    image, psf = rng.normal(0, 1000, (24, 25)), gaussian((5, 5), 1.0)
+    got = mf.wiener(image, psf, 0.1, backend=backend)
+    assert got.min() < -1
+    assert got.max() > 1
+    assert relative_error(mf.wiener(image * 1e-6, psf, 0.1, backend=backend) * 1e6, got) < 1e-12
+
+
+def test_balance_zero_is_the_inverse_filter(backend, rng, relative_error):
+    truth, psf = rng.random((16, 18)), np.array([[0, 1, 0], [1, 8, 1], [0, 1, 0.0]])
+    image = mf.Blur(psf, truth.shape, boundary="wrap", backend=backend).forward(truth)
+    assert relative_error(mf.wiener(image, psf, 0, boundary="wrap", backend=backend), truth) < 1e-12
+
+
+def test_info(backend, rng):
+    image = rng.random((20, 22)).astype(np.float32)
+    _, info = mf.wiener(image, gaussian((5, 5), 1.0), return_info=True, backend=backend)
+    assert info.backend == backend
+    assert info.engine == "spectral"
+    assert info.settings["regularizer"] == "laplacian"
+    assert info.settings["boundary"] == "reflect"
+    assert info.bytes > image.nbytes
+    json.dumps(info)
+
+
+def test_extended_is_refused_with_the_accepted_ones():
+    with pytest.raises(ValueError, match="'extended'.*'reflect', 'nearest', 'mirror', 'wrap', 'zero'"):
+        mf.wiener(np.ones((5, 5)), np.ones((3, 3)), boundary="extended")
+
+
+@pytest.mark.parametrize("balance", ["gcv", -1, np.nan, np.inf])
+def test_bad_balance(balance):
+    with pytest.raises(ValueError, match="balance: got"):
+        mf.wiener(np.ones((5, 5)), np.ones((3, 3)), balance)
+
+
+@pytest.mark.parametrize("balance", [None, [0.1], 1j, True])
+def test_balance_of_wrong_type(balance):
+    with pytest.raises(TypeError, match="balance: got"):
+        mf.wiener(np.ones((5, 5)), np.ones((3, 3)), balance)
+
+
+@pytest.mark.parametrize(
+    ("regularizer", "error"),
+    [
+        ("laplace", ValueError),
+        (np.zeros((3, 3)), ValueError),
+        (np.ones(3), ValueError),
+        (np.array([[np.nan]]), ValueError),
+        (np.ones((3, 3), complex), TypeError),
+        (None, TypeError),
+    ],
+    ids=["misspelt", "zeros", "rank", "nan", "complex", "none"],
+)
+def test_bad_regularizer(regularizer, error):
+    with pytest.raises(error, match="regularizer: "):
+        mf.wiener(np.ones((5, 5)), np.ones((3, 3)), 0.1, regularizer=regularizer)
+
+
+def test_psf_larger_than_the_image_under_wrap():
+    with pytest.raises(ValueError, match=r"psf: got shape \(7, 3\)"):
+        mf.wiener(np.ones((5, 5)), np.ones((7, 3)), 0.1, boundary="wrap")
