@@ -234,11 +234,16 @@ def orthogonal_slices(
 
 
 def _letters(panel: Any, view: _View) -> None:
+    """The patient's sides, edged in black: they also lie on bright tissue."""
+    from matplotlib.patheffects import withStroke
+
     ends = {0: "S", 1: "A", 2: "R"}
     left, top = ends[view.horizontal], ends[view.vertical]
-    style = {"color": _MARK, "fontsize": 8, "transform": panel.transAxes}
-    panel.text(0.015, 0.5, left, ha="left", va="center", **style)
-    panel.text(0.985, 0.5, _OPPOSITE[left], ha="right", va="center", **style)
+    edge = [withStroke(linewidth=1.5, foreground="black")]
+    style = {"color": _MARK, "fontsize": 8, "transform": panel.transAxes, "path_effects": edge}
+    # Above the middle, where the profile's line may run.
+    panel.text(0.015, 0.52, left, ha="left", va="bottom", **style)
+    panel.text(0.985, 0.52, _OPPOSITE[left], ha="right", va="bottom", **style)
     panel.text(0.5, 0.985, top, ha="center", va="top", **style)
     panel.text(0.5, 0.015, _OPPOSITE[top], ha="center", va="bottom", **style)
 

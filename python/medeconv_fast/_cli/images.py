@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
-from collections.abc import Iterator
+import tempfile
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,22 +14,31 @@ import medeconv_fast as mf
 
 from .session import Session, UserError
 
-# Lengths of one unit in mm, for the units that files carry.
-UNITS = {"m": 1e3, "cm": 10.0, "mm": 1.0, "um": 1e-3, "µm": 1e-3, "nm": 1e-6}
+UNITS = {"mm": 1.0, "um": 1e-3, "nm": 1e-6}  # in mm
 SAME = 1e-3  # voxel sizes closer than this (relative) are the same: files round them
 
 
-def read(path: str | os.PathLike[str]) -> Any:
-    """mf.io.read with an error that names the file, whatever the reader raised."""
-    if not os.path.exists(path):
-        raise UserError(f"{path}: no such file")
-    if os.path.isdir(path):
-        raise UserError(f"{path}: is a directory, expected an image file (DICOM folders are not built yet)")
-    return mf.io.read(path)
+def parts(volume: mf.io.Volume) -> list[tuple[str, tuple[Any, ...]]]:
+    """Every channel and time point: a label such as "t=3" (empty if there is one only), and its index."""
+    others = [letter for letter in volume.axes if letter not in volume.spatial_axes]
+    return [
+        (", ".join(f"{a}={i}" for a, i in zip(others, [i for i in index if isinstance(i, int)], strict=True)), index)
+        for index in volume.spatial_indices()
+    ]
 
 
-def spatial(axes: str) -> str:
-    return "".join(letter for letter in axes if letter in "zyx")
+def claim_image(path: str, like: mf.io.Volume, session: Session) -> None:
+    """Find out before computing whether `path` can hold such an image in float32.
+
+    Writes a tiny one of the same axes into a temporary directory: the format, its library, the dtype and the axes are
+    then known to be fine; permissions and existing files are checked where the result will stand.
+    """
+    session.claim(path)
+    if path.lower().endswith(".npy"):
+        session.claim(path + ".json")
+    tiny = dataclasses.replace(like, array=np.zeros((2,) * like.array.ndim, dtype=np.float32))
+    with tempfile.TemporaryDirectory() as directory:
+        mf.io.write(os.path.join(directory, os.path.basename(path)), tiny)
 
 
 def broadcast(values: tuple[float, ...], ndim: int, flag: str, axes: str) -> tuple[float, ...]:
@@ -56,9 +65,9 @@ def given_voxel_size(arguments: argparse.Namespace, axes: str) -> tuple[tuple[fl
     return None
 
 
-def with_geometry(volume: Any, arguments: argparse.Namespace, path: str) -> Any:
+def with_geometry(volume: mf.io.Volume, arguments: argparse.Namespace, path: str) -> mf.io.Volume:
     """The volume with the voxel size of the command line, where the file has none or may be overridden."""
-    axes = spatial(volume.axes)
+    axes = volume.spatial_axes
     given = given_voxel_size(arguments, axes)
     if given is None:
         if arguments.override_voxel_size:
@@ -66,8 +75,9 @@ def with_geometry(volume: Any, arguments: argparse.Namespace, path: str) -> Any:
         return volume
     size, unit = given
     flag = f"--voxel-size-{unit}"
-    if volume.voxel_size is not None and volume.unit in UNITS:
-        factor = UNITS[unit] / UNITS[volume.unit]
+    if volume.voxel_size is not None:
+        # A file whose lengths have no unit is taken to mean the unit that is given.
+        factor = 1.0 if volume.unit is None else UNITS[unit] / UNITS[volume.unit]
         converted = tuple(v * factor for v in size)
         differs = any(abs(a - b) > SAME * b for a, b in zip(converted, volume.voxel_size, strict=True))
         if differs and not arguments.override_voxel_size:
@@ -75,7 +85,7 @@ def with_geometry(volume: Any, arguments: argparse.Namespace, path: str) -> Any:
                 f"{flag}: got {shown_size(size, unit)}, but {path} says {shown_size(volume.voxel_size, volume.unit)}; "
                 "leave the option out, or add --override-voxel-size if the file is wrong"
             )
-        if not differs:
+        if not differs and volume.unit is not None:
             return volume
     affine = volume.affine
     if affine is not None and volume.voxel_size is not None:
@@ -83,7 +93,7 @@ def with_geometry(volume: Any, arguments: argparse.Namespace, path: str) -> Any:
         affine = np.array(affine, dtype=float)
         for i, (new, old) in enumerate(zip(reversed(size), reversed(volume.voxel_size), strict=True)):
             affine[:3, i] *= new / old
-        if volume.unit in UNITS:
+        if volume.unit is not None:
             affine[:3, 3] *= UNITS[volume.unit] / UNITS[unit]
     return dataclasses.replace(volume, voxel_size=size, unit=unit, affine=affine)
 
@@ -94,9 +104,9 @@ class Psf(NamedTuple):
     text: str
 
 
-def psf_for(volume: Any, arguments: argparse.Namespace, session: Session, path: str) -> Psf:
+def psf_for(volume: mf.io.Volume, arguments: argparse.Namespace, session: Session, path: str) -> Psf:
     """The PSF that the options ask for, on the volume's grid."""
-    axes = spatial(volume.axes)
+    axes = volume.spatial_axes
     ndim = len(axes)
     for unit in ("mm", "um"):
         values = getattr(arguments, f"fwhm_{unit}")
@@ -104,51 +114,44 @@ def psf_for(volume: Any, arguments: argparse.Namespace, session: Session, path: 
             continue
         flag = f"--fwhm-{unit}"
         fwhm = broadcast(values, ndim, flag, axes)
-        need_voxel_size(volume, path, flag)
-        factor = UNITS[unit] / UNITS[volume.unit]
-        array = mf.psf.gaussian(fwhm=tuple(v * factor for v in fwhm), voxel_size=volume.voxel_size)
+        target, target_unit = need_voxel_size(volume, path, flag)
+        factor = UNITS[unit] / UNITS[target_unit]
+        array = mf.psf.gaussian(fwhm=tuple(v * factor for v in fwhm), voxel_size=target)
         record = {"kind": "gaussian", "fwhm": fwhm, "unit": unit, "shape": array.shape}
         return Psf(array, record, f"Gaussian, FWHM {shown_size(fwhm, unit)}")
     if arguments.psf is None:
         raise UserError("a PSF is needed: --psf FILE, --fwhm-mm Z Y X or --fwhm-um Z Y X")
 
-    measured = read(arguments.psf)
+    measured = mf.io.read(arguments.psf)
     array = np.asarray(measured.array)
     if array.ndim != ndim:
         raise UserError(f"--psf: {arguments.psf} has {array.ndim} axes, the image {path} has {ndim} ({', '.join(axes)})")
     record = {"kind": "file", "path": str(arguments.psf), "shape": array.shape, "resampled": False}
     text = f"{arguments.psf}, {' x '.join(map(str, array.shape))} voxels"
-    if measured.voxel_size is None or measured.unit not in UNITS:
+    if measured.voxel_size is None or measured.unit is None:
         session.note(f"{arguments.psf} has no voxel size: taken as sampled on the image's grid")
         return Psf(array, record, text)
-    need_voxel_size(volume, path, "--psf FILE with a voxel size")
-    factor = UNITS[measured.unit] / UNITS[volume.unit]
+    target, target_unit = need_voxel_size(volume, path, "--psf FILE with a voxel size")
+    factor = UNITS[measured.unit] / UNITS[target_unit]
     size = tuple(v * factor for v in measured.voxel_size)
-    if any(abs(a - b) > SAME * b for a, b in zip(size, volume.voxel_size, strict=True)):
-        array = mf.psf.resample(array, size, volume.voxel_size)
+    if any(abs(a - b) > SAME * b for a, b in zip(size, target, strict=True)):
+        array = mf.psf.resample(array, size, target)
         session.note(
-            f"{arguments.psf} has voxels of {shown_size(size, volume.unit)}: resampled to the image's "
-            f"{shown_size(volume.voxel_size, volume.unit)}, its sum kept"
+            f"{arguments.psf} has voxels of {shown_size(size, target_unit)}: resampled to the image's "
+            f"{shown_size(target, target_unit)}, its sum kept"
         )
         record.update(resampled=True, resampled_from=size, shape=array.shape)
     return Psf(array, record, text)
 
 
-def need_voxel_size(volume: Any, path: str, why: str) -> None:
+def need_voxel_size(volume: mf.io.Volume, path: str, why: str) -> tuple[tuple[float, ...], str]:
+    """The volume's voxel size and its unit, or an error that names the option to give."""
     if volume.voxel_size is None:
         raise UserError(f"{why}: {path} has no voxel size; give it with --voxel-size-mm or --voxel-size-um")
-    if volume.unit not in UNITS:
+    if volume.unit is None:
+        numbers = " ".join(f"{v:.6g}" for v in volume.voxel_size)
         raise UserError(
-            f"{why}: {path} has a voxel size without a unit that we know (got {volume.unit!r}); give it with "
-            "--voxel-size-mm or --voxel-size-um"
+            f"{why}: {path} has voxels of {numbers} in an unknown unit; say which with --voxel-size-mm {numbers} or "
+            f"--voxel-size-um {numbers}"
         )
-
-
-def sub_volumes(array: np.ndarray, axes: str) -> Iterator[tuple[str, np.ndarray]]:
-    """Views of `array` over its spatial axes, one per channel and time point, each with a label such as "t=3"."""
-    places = [i for i, letter in enumerate(axes) if letter in "zyx"]
-    others = [i for i in range(array.ndim) if i not in places]
-    moved = np.moveaxis(array, others, range(len(others)))
-    for index in np.ndindex(moved.shape[: len(others)]):
-        label = ", ".join(f"{axes[i]}={n}" for i, n in zip(others, index, strict=True))
-        yield label, moved[index]
+    return volume.voxel_size, volume.unit

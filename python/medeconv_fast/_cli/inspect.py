@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 from typing import Any
 
 import numpy as np
 
 import medeconv_fast as mf
 
-from .images import SAME, UNITS, read, shown_size, spatial, sub_volumes
+from .images import SAME, UNITS, parts, shown_size
 from .session import Session, UserError
 
 # Beyond this ratio of voxel edges a PSF given in voxels is surely wrong, and slices look stretched.
@@ -19,7 +20,7 @@ ANISOTROPIC = 1.5
 
 def info(arguments: argparse.Namespace, session: Session) -> None:
     session.claim(arguments.json)
-    volume = read(arguments.input)
+    volume = mf.io.read(arguments.input)
     array = np.asarray(volume.array)
     record: dict[str, Any] = {
         "command": "info",
@@ -38,7 +39,8 @@ def info(arguments: argparse.Namespace, session: Session) -> None:
     session.say(f"  shape       {' x '.join(map(str, array.shape))} ({', '.join(volume.axes)}), {array.dtype}")
     session.say(f"  voxel size  {shown_size(volume.voxel_size, volume.unit)}")
     if volume.voxel_size is not None:
-        field = [n * v for n, v in zip(_spatial_shape(array, volume.axes), volume.voxel_size, strict=True)]
+        counts = [n for n, letter in zip(array.shape, volume.axes, strict=True) if letter in volume.spatial_axes]
+        field = [n * v for n, v in zip(counts, volume.voxel_size, strict=True)]
         session.say(f"  field       {shown_size(field, volume.unit)}")
     if "minimum" in record:
         session.say(
@@ -51,10 +53,6 @@ def info(arguments: argparse.Namespace, session: Session) -> None:
         session.say(f"  note: {advice}")
         session.warnings.append(advice)
     session.write_json(record)
-
-
-def _spatial_shape(array: np.ndarray, axes: str) -> list[int]:
-    return [n for n, letter in zip(array.shape, axes, strict=True) if letter in "zyx"]
 
 
 def _values(array: np.ndarray) -> dict[str, Any]:
@@ -78,7 +76,7 @@ def _values(array: np.ndarray) -> dict[str, Any]:
     return record
 
 
-def _advice(record: dict[str, Any], volume: Any) -> list[str]:
+def _advice(record: dict[str, Any], volume: mf.io.Volume) -> list[str]:
     advice = []
     if record["nan"] or record["infinite"]:
         advice.append("values that are not finite are refused by every method; replace them first")
@@ -106,20 +104,21 @@ def compare(arguments: argparse.Namespace, session: Session) -> None:
         require_matplotlib()
     names = [arguments.first, arguments.second]
     reference = arguments.truth or arguments.first
-    volumes = {name: read(name) for name in {reference, *names}}
+    volumes = {name: mf.io.read(name) for name in {reference, *names}}
     truth = volumes[reference]
     for name in names:
         _same_grid(reference, truth, name, volumes[name], session)
     candidates = names if arguments.truth else names[1:]
     rows = []
     for name in candidates:
-        scores = _scores(truth, volumes[name])
+        scores = _scores(reference, truth, name, volumes[name], session)
         rows.append({"image": name, **scores})
     session.say(f"against {reference}")
     width = max(len(row["image"]) for row in rows)
     session.say(f"  {'':{width}}  PSNR / dB     SSIM    NRMSE")
     for row in rows:
-        session.say(f"  {row['image']:{width}}  {row['psnr']:9.2f}  {row['ssim']:7.4f}  {row['nrmse']:7.4f}")
+        ssim = "-" if row["ssim"] is None else f"{row['ssim']:.4f}"
+        session.say(f"  {row['image']:{width}}  {row['psnr']:9.2f}  {ssim:>7}  {row['nrmse']:7.4f}")
     if arguments.picture is not None:
         _picture(arguments, session, reference, truth, rows, volumes)
         session.say(f"wrote {arguments.picture}")
@@ -128,13 +127,13 @@ def compare(arguments: argparse.Namespace, session: Session) -> None:
     )
 
 
-def _same_grid(reference: str, truth: Any, name: str, volume: Any, session: Session) -> None:
+def _same_grid(reference: str, truth: mf.io.Volume, name: str, volume: mf.io.Volume, session: Session) -> None:
     if volume.array.shape != truth.array.shape or volume.axes != truth.axes:
         raise UserError(
             f"{name} is {' x '.join(map(str, volume.array.shape))} ({volume.axes}), {reference} "
             f"{' x '.join(map(str, truth.array.shape))} ({truth.axes}); expected the same grid"
         )
-    if volume.voxel_size is None or truth.voxel_size is None or not {volume.unit, truth.unit} <= set(UNITS):
+    if volume.voxel_size is None or truth.voxel_size is None or volume.unit is None or truth.unit is None:
         return
     factor = UNITS[volume.unit] / UNITS[truth.unit]
     if any(abs(a * factor - b) > SAME * b for a, b in zip(volume.voxel_size, truth.voxel_size, strict=True)):
@@ -144,47 +143,46 @@ def _same_grid(reference: str, truth: Any, name: str, volume: Any, session: Sess
         )
 
 
-def _scores(truth: Any, volume: Any) -> dict[str, float]:
+def _scores(
+    reference: str, truth: mf.io.Volume, name: str, volume: mf.io.Volume, session: Session
+) -> dict[str, float | None]:
     """PSNR and NRMSE over all values, SSIM as the mean over channels and time points, one data range for all."""
-    wanted = np.asarray(truth.array, dtype=np.float64)
-    got = np.asarray(volume.array, dtype=np.float64)
-    data_range = float(np.ptp(wanted))
-    if data_range == 0:
-        raise UserError("the reference is constant: PSNR and SSIM need a range of values")
-    parts = zip(sub_volumes(wanted, truth.axes), sub_volumes(got, truth.axes), strict=True)
-    ssim = [mf.metrics.ssim(a, b, data_range=data_range) for (_, a), (_, b) in parts]
-    return {
-        "psnr": float(mf.metrics.psnr(wanted, got, data_range=data_range)),
-        "ssim": float(np.mean(ssim)),
-        "nrmse": float(mf.metrics.nrmse(wanted, got)),
-    }
+    wanted, got = truth.array, volume.array
+    try:
+        psnr, nrmse = mf.metrics.psnr(wanted, got), mf.metrics.nrmse(wanted, got)
+    except ValueError as error:
+        raise UserError(f"truth is {reference}, image is {name}: {error}") from error
+    ssim: float | None = None
+    if min(n for n, axis in zip(truth.shape, truth.axes, strict=True) if axis in truth.spatial_axes and n > 1) < 7:
+        session.note("no SSIM: an axis is shorter than its window of 7 voxels")
+    else:
+        data_range = float(wanted.max()) - float(wanted.min())
+        ssim = float(np.mean([mf.metrics.ssim(wanted[i], got[i], data_range=data_range) for _, i in parts(truth)]))
+    return {"psnr": psnr, "ssim": ssim, "nrmse": nrmse}
 
 
 def _picture(
     arguments: argparse.Namespace,
     session: Session,
     reference: str,
-    truth: Any,
+    truth: mf.io.Volume,
     rows: list[dict[str, Any]],
-    volumes: dict[str, Any],
+    volumes: dict[str, mf.io.Volume],
 ) -> None:
     from .._figures import orthogonal_slices
 
-    def shown(volume: Any) -> np.ndarray:
-        label, first = next(iter(sub_volumes(np.asarray(volume.array), volume.axes)))
-        if label:
-            session.note(f"the picture shows {label} only")
-        return np.asarray(first)
-
-    columns = [(reference, shown(truth))]
-    columns += [(f"{row['image']}\n{row['psnr']:.2f} dB, SSIM {row['ssim']:.3f}", shown(volumes[row["image"]])) for row in rows]
+    label, first = parts(truth)[0]
+    if label:
+        session.note(f"the picture shows {label} only")
+    columns = [(os.path.basename(reference), truth.array[first])]
+    columns += [(f"{os.path.basename(r['image'])}\n{r['psnr']:.2f} dB", volumes[r["image"]].array[first]) for r in rows]
     with session.output(arguments.picture):
         orthogonal_slices(
             arguments.picture,
             columns,
             voxel_size=truth.voxel_size,
             unit=truth.unit,
-            affine=truth.affine if spatial(truth.axes) == "zyx" else None,
+            affine=truth.affine if truth.unit == "mm" else None,
         )
 
 

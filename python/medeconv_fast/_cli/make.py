@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 
 import numpy as np
 
 import medeconv_fast as mf
 
-from .images import UNITS, broadcast, psf_for, read, shown_size, sub_volumes, with_geometry
+from .images import UNITS, broadcast, claim_image, parts, psf_for, shown_size, with_geometry
 from .session import Session, UserError
 
 
@@ -31,11 +30,10 @@ def psf(arguments: argparse.Namespace, session: Session) -> None:
         array = mf.psf.gaussian(broadcast(fwhm, ndim, f"--fwhm-{unit}", axes), size, shape)
     else:
         array = _microscope(arguments, tuple(v * UNITS[unit] / UNITS["um"] for v in size), shape)
-    array = np.asarray(array, dtype=np.float32)
+    volume = mf.io.Volume(np.asarray(array, dtype=np.float32), size, None, unit, axes)
+    claim_image(arguments.output, volume, session)
     with session.output(arguments.output):
-        mf.io.write(
-            arguments.output, mf.io.Volume(array=array, voxel_size=size, unit=unit, axes=axes), overwrite=session.overwrite
-        )
+        mf.io.write(arguments.output, volume, overwrite=session.overwrite)
     try:
         width = mf.psf.fwhm(array, size)
     except ValueError:  # cropped so much that no flank is left
@@ -92,16 +90,15 @@ def simulate(arguments: argparse.Namespace, session: Session) -> None:
     if noise == "gaussian" and arguments.sigma is None:
         raise UserError("--noise gaussian: needs --sigma S")
     session.claim(arguments.output, arguments.json)
-    volume = with_geometry(read(arguments.truth), arguments, arguments.truth)
+    volume = with_geometry(mf.io.read(arguments.truth), arguments, arguments.truth)
     kernel = psf_for(volume, arguments, session, arguments.truth)
-    truth = np.asarray(volume.array)
-    result = np.empty(truth.shape, dtype=np.float32)
-    pairs = list(zip(sub_volumes(truth, volume.axes), sub_volumes(result, volume.axes), strict=True))
-    for number, ((label, source), (_, destination)) in enumerate(pairs):
+    claim_image(arguments.output, volume, session)
+    result = np.empty(volume.shape, dtype=np.float32)
+    for number, (label, index) in enumerate(parts(volume)):
         try:
             # Each part its own noise: the same draw in all would look like structure to whoever averages them.
-            destination[...] = mf.simulate(
-                source,
+            result[index] = mf.simulate(
+                volume.array[index],
                 kernel.array,
                 boundary=arguments.boundary,
                 background=arguments.background,
@@ -113,7 +110,7 @@ def simulate(arguments: argparse.Namespace, session: Session) -> None:
         except (ValueError, TypeError) as error:
             raise UserError(f"{arguments.truth}{f' ({label})' if label else ''}: {error}") from error
     with session.output(arguments.output):
-        mf.io.write(arguments.output, dataclasses.replace(volume, array=result), overwrite=session.overwrite)
+        mf.io.write(arguments.output, volume.with_array(result), overwrite=session.overwrite)
     session.say(f"PSF: {kernel.text}")
     session.say(f"noise: {arguments.noise}, seed {arguments.seed}")
     session.say(f"wrote {arguments.output}")

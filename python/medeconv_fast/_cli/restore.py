@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 import medeconv_fast as mf
 
-from .images import psf_for, read, shown_size, spatial, sub_volumes, with_geometry
+from .images import claim_image, parts, psf_for, shown_size, with_geometry
 from .session import Progress, Session, UserError, peak_memory_bytes
 
 
@@ -53,41 +53,51 @@ def restore(arguments: argparse.Namespace, session: Session) -> None:
     check_device(arguments.device)
     options = options_of(arguments)
     session.claim(arguments.output, arguments.json)
-    volume = with_geometry(read(arguments.input), arguments, arguments.input)
+    volume = with_geometry(mf.io.read(arguments.input), arguments, arguments.input)
     psf = psf_for(volume, arguments, session, arguments.input)
-    image = np.asarray(volume.array)
-    count = sum(1 for _ in sub_volumes(image, volume.axes))
-    run = {"auto": mf.restore, "rl": mf.richardson_lucy, "wiener": mf.wiener}[arguments.method]
+    claim_image(arguments.output, volume, session)
+    run: Callable[..., Any] = {"auto": mf.restore, "rl": mf.richardson_lucy, "wiener": mf.wiener}[arguments.method]
+    iterative = arguments.method != "wiener"
 
+    image = volume.array
+    if image.dtype.itemsize > 4 or image.dtype.kind in "iu" and image.dtype.itemsize > 2:
+        session.note(f"{arguments.input} holds {image.dtype}: computed and written in float32")
     estimate = np.empty(image.shape, dtype=np.float32)
     runs: list[dict[str, Any]] = []
     started = time.perf_counter()
-    pairs = zip(sub_volumes(image, volume.axes), sub_volumes(estimate, volume.axes), strict=True)
-    iterations = options.get("num_iter", 30) if arguments.method != "wiener" else 1
-    for number, ((label, source), (_, destination)) in enumerate(pairs, 1):
-        title = "restoring" if count == 1 else f"restoring {number} of {count} ({label})"
-        with Progress(title, iterations, enabled=not session.quiet) as progress:
+    every = parts(volume)
+    for number, (label, index) in enumerate(every, 1):
+        title = "restoring" if len(every) == 1 else f"restoring {number} of {len(every)} ({label})"
+        steps = options.get("num_iter", 30) if iterative else 1
+        with Progress(title, steps, enabled=not session.quiet) as progress:
             # A callback is given a copy of the estimate each time: only where somebody watches.
-            callback = {"callback": progress.step} if progress.enabled and arguments.method != "wiener" else {}
+            callback = {"callback": progress.step} if progress.enabled and iterative else {}
             try:
-                result, info = run(source, psf.array, return_info=True, **callback, **options)
+                result, info = run(
+                    image[index].astype(np.float32, copy=False), psf.array, return_info=True, **callback, **options
+                )
             except (ValueError, TypeError) as error:
                 where = f" ({label})" if label else ""
                 raise UserError(f"{arguments.input}{where}: {error}") from error
-        destination[...] = result
+        estimate[index] = result
         runs.append({"part": label, **info})
     seconds = time.perf_counter() - started
 
     with session.output(arguments.output):
-        mf.io.write(
-            arguments.output, dataclasses.replace(volume, array=estimate), overwrite=session.overwrite
-        )
+        mf.io.write(arguments.output, volume.with_array(estimate), overwrite=session.overwrite)
     first = runs[0]
-    parts = "" if count == 1 else f", {count} parts"
-    session.say(f"{arguments.input}: {' x '.join(map(str, image.shape))} voxels of {shown_size(volume.voxel_size, volume.unit)}{parts}")
-    session.say(f"PSF: {psf.text}")
-    session.say(f"{describe_run(first)}, {seconds:.2f} s in all")
-    session.say(f"wrote {arguments.output}")
+    settings = first["settings"]
+    size = " x ".join(map(str, image.shape))
+    several = "" if len(every) == 1 else f" ({', '.join(volume.axes)}), {len(every)} parts"
+    session.say(f"image     {arguments.input}: {size}{several}, voxels of {shown_size(volume.voxel_size, volume.unit)}")
+    session.say(f"PSF       {psf.text}")
+    if settings["method"] == "wiener":
+        how = "by cross-validation" if settings["balance_searched"] else "given"
+        session.say(f"method    wiener, balance {settings['balance']:.4g} ({how}), boundary {settings['boundary']}")
+    else:
+        session.say(f"method    richardson-lucy, {first['num_iter']} iterations, boundary {settings['boundary']}")
+    session.say(f"computed  backend {first['backend']}, {settings['num_threads']} threads, {seconds:.3g} s")
+    session.say(f"wrote     {arguments.output} (float32)")
     session.write_json(
         {
             "command": "restore",
@@ -96,7 +106,6 @@ def restore(arguments: argparse.Namespace, session: Session) -> None:
             "output": arguments.output,
             "shape": image.shape,
             "axes": volume.axes,
-            "spatial_axes": spatial(volume.axes),
             "voxel_size": volume.voxel_size,
             "unit": volume.unit,
             "psf": psf.record,
@@ -107,13 +116,3 @@ def restore(arguments: argparse.Namespace, session: Session) -> None:
             "peak_memory_bytes": peak_memory_bytes(),
         }
     )
-
-
-def describe_run(info: dict[str, Any]) -> str:
-    """Method, iterations, backend and threads of one run, in words."""
-    settings = info.get("settings", {})
-    words = [str(settings.get("method", info.get("method", "")))]
-    if info.get("num_iter"):
-        words.append(f"{info['num_iter']} iterations")
-    words.append(f"backend {info.get('backend')}")
-    return ", ".join(word for word in words if word)

@@ -44,8 +44,9 @@ def read(path: Path) -> Volume:
             # float32 holds every 16-bit integer exactly; wider ones need float64 to keep their last digits.
             raw = np.dtype(image.get_data_dtype())
             wide = raw.itemsize > 2 if raw.kind in "iu" else raw.itemsize > 4
-            data = image.dataobj.get_scaled(np.float64 if wide else np.float32)
-            data = np.asarray(data, np.float64 if wide else np.float32)
+            data = np.asanyarray(image.dataobj.get_unscaled()).astype(np.float64 if wide else np.float32)
+            data *= slope
+            data += inter
     except (OSError, EOFError, zlib.error, ValueError) as error:
         raise ValueError(f"{path}: the file ends early or is damaged ({error})") from error
     if data.dtype.kind not in "biuf":

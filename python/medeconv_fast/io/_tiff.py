@@ -6,9 +6,12 @@ the Info property; OME: an annotation), which other programs ignore, so that NIf
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 import re
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -55,10 +58,31 @@ def _affine_text(volume: Volume) -> str:
     return AFFINE + json.dumps({"affine": volume.affine.ravel().tolist(), "unit": volume.unit})
 
 
+class _Complaints(logging.Handler):
+    """What tifffile only logs: it returns what it can of a damaged file, which would pass for the whole."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.messages: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.messages.append(record.getMessage())
+
+
+@contextlib.contextmanager
+def _complaints() -> Iterator[list[str]]:
+    handler, logger = _Complaints(), logging.getLogger("tifffile")
+    logger.addHandler(handler)
+    try:
+        yield handler.messages
+    finally:
+        logger.removeHandler(handler)
+
+
 def read(path: Path, series: int = 0) -> Volume:
     tifffile = _tifffile()
     try:
-        with tifffile.TiffFile(path) as file:
+        with _complaints() as complaints, tifffile.TiffFile(path) as file:
             if not 0 <= series < len(file.series):
                 raise ValueError(f"series: got {series}, the file has {len(file.series)}")
             part = file.series[series]
@@ -70,6 +94,8 @@ def read(path: Path, series: int = 0) -> Volume:
             resolution = page.tags.get("XResolution"), page.tags.get("YResolution"), page.tags.get("ResolutionUnit")
             description = page.description
             many = len(file.series)
+        if complaints:
+            raise ValueError(f"the file ends early or is damaged ({'; '.join(complaints)})")
     except (tifffile.TiffFileError, OSError, KeyError, IndexError) as error:
         raise ValueError(f"{path}: not a readable TIFF file ({error})") from error
     except ValueError as error:

@@ -1,0 +1,172 @@
+"""Point spread functions: against analytic values and SciPy's special functions."""
+
+import numpy as np
+import pytest
+from scipy import special
+
+import medeconv_fast as mf
+from medeconv_fast.psf import _models
+
+
+def centre_of_mass(psf):
+    return [float((np.moveaxis(psf, a, 0).sum(axis=tuple(range(1, psf.ndim))) * np.arange(n)).sum() / psf.sum()) for a, n in enumerate(psf.shape)]
+
+
+@pytest.mark.parametrize("fwhm", [(6.0, 4.0, 3.0), (0.5, 9.0, 2.0), (0.0, 4.0, 4.0), 5.0])
+def test_gaussian_is_the_integral_over_voxels(fwhm):
+    size = (2.0, 1.0, 0.5)
+    psf = mf.psf.gaussian(fwhm, size)
+    assert psf.dtype == np.float64 and psf.sum() == pytest.approx(1, abs=1e-14)
+    assert all(n % 2 for n in psf.shape)
+    widths = np.broadcast_to(fwhm, 3)
+    for axis in range(3):
+        line = psf.sum(axis=tuple(a for a in range(3) if a != axis))
+        n = line.size
+        sigma = widths[axis] / 2.3548200450309493
+        if sigma == 0:
+            assert n == 1
+            continue
+        edges = (np.arange(n + 1) - n // 2 - 0.5) * size[axis] / (sigma * np.sqrt(2))
+        exact = (special.erf(edges[1:]) - special.erf(edges[:-1])) / 2
+        assert 1 - exact.sum() < 1e-4
+        np.testing.assert_allclose(line, exact / exact.sum(), rtol=1e-10, atol=1e-17)
+
+
+def test_gaussian_variance_is_its_own_plus_a_voxel():
+    psf = mf.psf.gaussian(7.0, (1.5,))
+    position = (np.arange(psf.size) - psf.size // 2) * 1.5
+    sigma2 = (7.0 / 2.3548200450309493) ** 2
+    assert (psf * position**2).sum() == pytest.approx(sigma2 + 1.5**2 / 12, rel=1e-3)
+
+
+@pytest.mark.parametrize("shape", [(8, 9, 10), (9, 9, 9), (1, 5, 4)])
+def test_centre_is_half_the_shape(shape):
+    for psf in (mf.psf.gaussian(2.0, (1, 1, 1), shape), mf.psf.born_wolf(0.5, 1.2, 1.33, (0.3, 0.1, 0.1), shape)):
+        assert psf.shape == shape
+        assert np.unravel_index(psf.argmax(), shape) == tuple(n // 2 for n in shape)
+
+
+@pytest.mark.parametrize("order", [0, 1])
+def test_bessel(order):
+    x = np.concatenate([[0, 1e-12], np.linspace(0.01, 300, 4001)])
+    np.testing.assert_allclose(_models._bessel(order, x), special.jv(order, x), atol=2e-14)
+
+
+def test_airy_equals_the_formula():
+    psf = mf.psf.airy(0.52, 1.4, (0.05, 0.04), (41, 40))
+    y, x = np.meshgrid((np.arange(41) - 20) * 0.05, (np.arange(40) - 20) * 0.04, indexing="ij")
+    v = 2 * np.pi * 1.4 / 0.52 * np.hypot(y, x)
+    v[20, 20] = 1
+    exact = (2 * special.j1(v) / v) ** 2
+    exact[20, 20] = 1
+    np.testing.assert_allclose(psf, exact / exact.sum(), atol=1e-15)
+
+
+def test_born_wolf_in_focus_is_airy_and_along_the_axis_is_sinc():
+    wavelength, na, index = 0.6, 0.9, 1.33
+    psf = mf.psf.born_wolf(wavelength, na, index, (0.2, 0.06, 0.06), (31, 25, 25))
+    focus = psf[15] / psf[15].sum()
+    np.testing.assert_allclose(focus, mf.psf.airy(wavelength, na, (0.06, 0.06), (25, 25)), atol=1e-13)
+    z = (np.arange(31) - 15) * 0.2
+    u = z * na**2 / (2 * index * wavelength)
+    np.testing.assert_allclose(psf[:, 12, 12] / psf[15, 12, 12], np.sinc(u) ** 2, atol=1e-12)
+
+
+def test_gibson_lanni_without_aberration_is_nearly_born_wolf():
+    options = dict(shape=(15, 21, 21))
+    a = mf.psf.gibson_lanni(0.5, 0.3, (2, 0.2, 0.2), specimen_index=1.515, **options)
+    b = mf.psf.born_wolf(0.5, 0.3, 1.515, (2, 0.2, 0.2), **options)
+    assert np.abs(a - b).max() / b.max() < 0.02  # Born and Wolf is its paraxial limit
+    np.testing.assert_allclose(a, a[::-1], atol=1e-3 * a.max())
+
+
+def test_gibson_lanni_depth_moves_and_widens():
+    at_coverslip = mf.psf.gibson_lanni(0.5, 1.2, (0.2, 0.1, 0.1), (61, 15, 15))
+    deep = mf.psf.gibson_lanni(0.5, 1.2, (0.2, 0.1, 0.1), (61, 15, 15), depth=10.0)
+    assert at_coverslip[:, 7, 7].argmax() == 30
+    assert abs(int(deep[:, 7, 7].argmax()) - 30) > 1
+    assert deep.max() < 0.8 * at_coverslip.max()
+
+
+def test_fwhm_of_known_profiles():
+    triangle = np.array([0, 0.25, 0.5, 0.75, 1, 0.75, 0.5, 0.25, 0])
+    assert mf.psf.fwhm(triangle, (0.5,)) == pytest.approx((2.0,))
+    psf = mf.psf.gaussian((8.0, 6.0), (0.5, 0.25))
+    assert mf.psf.fwhm(psf, (0.5, 0.25)) == pytest.approx((8.0, 6.0), rel=5e-3)
+    assert mf.psf.fwhm(mf.psf.gaussian((0, 6.0), (1, 0.25)))[0] == 0
+    with pytest.raises(ValueError, match="half"):
+        mf.psf.fwhm(np.ones(5))
+
+
+@pytest.mark.parametrize("new", [(1.0, 1.0, 1.0), (0.5, 0.7, 2.0), (3.0, 2.0, 0.4)])
+def test_resample_keeps_sum_centre_and_width(new):
+    old = (1.0, 1.0, 0.8)
+    psf = mf.psf.gaussian(7.0, old)
+    result = mf.psf.resample(psf, old, new)
+    assert result.sum() == pytest.approx(psf.sum(), rel=1e-12)
+    assert np.allclose(centre_of_mass(result), [n // 2 for n in result.shape], atol=1e-9)
+    for axis in range(3):
+        position = [(np.arange(n) - n // 2) * d for n, d in zip(result.shape, new, strict=True)][axis]
+        line = result.sum(axis=tuple(a for a in range(3) if a != axis))
+        sigma2 = (7.0 / 2.3548200450309493) ** 2 + old[axis] ** 2 / 12
+        # differencing over new voxels adds their own width, less the old one's
+        expected = sigma2 + (new[axis] ** 2 - old[axis] ** 2) / 12 if new[axis] != old[axis] else sigma2
+        assert (line * position**2).sum() == pytest.approx(expected, rel=0.02)
+
+
+def test_resample_of_an_even_psf_keeps_the_centre():
+    psf = mf.psf.gaussian(6.0, (1.0, 1.0), (20, 21))
+    result = mf.psf.resample(psf, (1, 1), (0.5, 0.5))
+    assert np.allclose(centre_of_mass(result), [n // 2 for n in result.shape], atol=0.02)
+
+
+def beads(positions, shape=(30, 60, 60), shifts=None, noise=0.0):
+    z, y, x = np.meshgrid(*[np.arange(n) for n in shape], indexing="ij")
+    image = np.full(shape, 10.0)
+    for i, p in enumerate(positions):
+        q = np.add(p, shifts[i] if shifts is not None else 0)
+        image += 1000 * np.exp(-((z - q[0]) ** 2 / 8 + (y - q[1]) ** 2 / 4.5 + (x - q[2]) ** 2 / 4.5))
+    return image + np.random.default_rng(0).normal(0, noise, shape) if noise else image
+
+
+def test_from_beads_recovers_the_shape():
+    positions = [(15, 15, 15), (14, 15, 45), (16, 44, 16), (15, 45, 45)]
+    shifts = [(0.3, -0.2, 0.1), (-0.4, 0.1, 0.3), (0.0, 0.45, -0.3), (0.2, 0, 0)]
+    found = mf.psf.from_beads(beads(positions, shifts=shifts, noise=1.0), (15, 13, 13))
+    z, y, x = np.meshgrid(np.arange(15) - 7, np.arange(13) - 6, np.arange(13) - 6, indexing="ij")
+    exact = np.exp(-(z**2 / 8 + y**2 / 4.5 + x**2 / 4.5))
+    exact /= exact.sum()
+    assert np.linalg.norm(found - exact) / np.linalg.norm(exact) < 0.03
+    assert found.sum() == pytest.approx(1) and found.min() >= 0
+    given = mf.psf.from_beads(beads(positions, shifts=shifts, noise=1.0), (15, 13, 13), positions)
+    assert np.linalg.norm(given - found) / np.linalg.norm(found) < 0.02
+
+
+def test_from_beads_refuses_and_explains():
+    with pytest.raises(ValueError, match="1 too near the edge"):
+        mf.psf.from_beads(beads([(3, 5, 5)]), (15, 13, 13))
+    with pytest.raises(ValueError, match="2 too near another"):
+        mf.psf.from_beads(beads([(15, 20, 20), (15, 27, 20)]), (15, 13, 13))
+    with pytest.raises(ValueError, match="1 saturated"):
+        mf.psf.from_beads(np.minimum(beads([(15, 30, 30)]), 600), (15, 13, 13), [(15, 30, 30)])
+
+
+@pytest.mark.parametrize(
+    ("call", "name"),
+    [
+        (lambda: mf.psf.gaussian(-1, (1, 1)), "fwhm"),
+        (lambda: mf.psf.gaussian((1, 2, 3), (1, 1)), "fwhm"),
+        (lambda: mf.psf.gaussian(1, (1, 0)), "voxel_size"),
+        (lambda: mf.psf.gaussian(1, 1.0), "voxel_size"),
+        (lambda: mf.psf.gaussian(1, (1, 1), (3,)), "shape"),
+        (lambda: mf.psf.airy(0.5, 0, (1, 1)), "na"),
+        (lambda: mf.psf.born_wolf(0.5, 1.4, 1.33, (1, 1, 1)), "na"),
+        (lambda: mf.psf.gibson_lanni(0.5, 1.4, (1, 1, 1)), "na"),
+        (lambda: mf.psf.resample(np.ones((3, 3)), (1, 1), (1, -1)), "new_voxel_size"),
+        (lambda: mf.psf.fwhm(np.array([0.0, np.nan, 0.0])), "psf"),
+        (lambda: mf.psf.from_beads(np.ones((5, 5)), (7, 7)), "shape"),
+    ],
+)
+def test_bad_arguments_are_named(call, name):
+    with pytest.raises(ValueError, match=name):
+        call()
