@@ -3,8 +3,9 @@
     python docs/make_tables.py            print it
     python docs/make_tables.py --write    put it into README.md, between its two marks
 
-A cell lists what agrees with a direct sum or, for the algorithms, with the reference backend in float64: dimensions,
-dtypes and boundaries. A backend that is not available here is an error: the table must not depend on the machine.
+A cell lists what agrees with a direct sum or, for the algorithms, with the reference backend in float64:
+dimensions, dtypes and boundaries. A backend that is not available here is an error: the table must not depend
+on the machine.
 """
 
 from __future__ import annotations
@@ -13,9 +14,8 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import numpy as np
-
 import medeconv_fast as mf
+import numpy as np
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 BEGIN, END = "<!-- table: docs/make_tables.py --write -->", "<!-- end of table -->"
@@ -92,14 +92,16 @@ def _cases(operation: Operation, backend: str) -> Iterator[tuple[int, str, str]]
 
 
 def _cell(operation: Operation, backend: str) -> tuple[str, str]:
-    """Dimensions and dtypes, and boundaries, of an operation; both only if every combination of them agrees."""
+    """Dimensions and dtypes, and boundaries, of an operation, if every combination of them agrees."""
     found = list(_cases(operation, backend))
     if not found:
         return "-", ""
     ndims, dtypes = sorted({c[0] for c in found}), sorted({c[1] for c in found})
     boundaries = [b for b in BOUNDARIES if any(c[2] == b for c in found)]
     if len(found) != len(ndims) * len(dtypes) * len(boundaries):
-        raise AssertionError(f"{backend}: the cases that agree are no product of dimensions, dtypes and boundaries: {found}")
+        raise AssertionError(
+            f"{backend}: the cases that agree are no product of dimensions, dtypes and boundaries: {found}"
+        )
     return f"{ndims[0]}-D to {ndims[-1]}-D, {' and '.join(dtypes)}", ", ".join(boundaries)
 
 

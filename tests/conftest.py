@@ -3,10 +3,9 @@
 import importlib.util
 from pathlib import Path
 
+import medeconv_fast as mf
 import numpy as np
 import pytest
-
-import medeconv_fast as mf
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -68,8 +67,8 @@ _PAD_MODE = {"reflect": "symmetric", "nearest": "edge", "mirror": "reflect", "wr
 def dense_blur():
     """dense_blur(psf, shape, boundary) -> (matrix, estimate_shape, frame): H written out from its definition.
 
-    y[i] = sum_j h[j] x[i - (j - k // 2)]; the index outside that a boundary stands for comes from np.pad on an index
-    array, voxel by voxel, so that nothing is shared with the package.
+    y[i] = sum_j h[j] x[i - (j - k // 2)]; the index outside that a boundary stands for comes from np.pad on
+    an index array, voxel by voxel, so that nothing is shared with the package.
     """
 
     def dense(psf, shape, boundary):

@@ -1,9 +1,8 @@
 """convolve and correlate against scipy.signal and scipy.ndimage."""
 
+import medeconv_fast as mf
 import numpy as np
 import pytest
-
-import medeconv_fast as mf
 
 signal = pytest.importorskip("scipy.signal")
 ndimage = pytest.importorskip("scipy.ndimage")
@@ -49,14 +48,23 @@ def test_scipy_signal(mode, a_shape, b_shape, dtype, backend, rng, tol, relative
 @pytest.mark.parametrize("boundary", ["zero", "reflect", "nearest", "mirror", "wrap"])
 @pytest.mark.parametrize(
     ("a_shape", "b_shape"),
-    [((20,), (5,)), ((21,), (6,)), ((5,), (18,)), ((13, 16), (4, 5)), ((12, 17), (3, 3)), ((3, 4), (9, 8)), ((6, 7, 8), (3, 2, 4)), ((6, 1, 5), (3, 3, 3))],
+    [
+        ((20,), (5,)),
+        ((21,), (6,)),
+        ((5,), (18,)),
+        ((13, 16), (4, 5)),
+        ((12, 17), (3, 3)),
+        ((3, 4), (9, 8)),
+        ((6, 7, 8), (3, 2, 4)),
+        ((6, 1, 5), (3, 3, 3)),
+    ],
     ids=str,
 )
 def test_boundaries_are_scipy_ndimage(boundary, a_shape, b_shape, dtype, backend, rng, tol):
     a, b = rng.standard_normal(a_shape).astype(dtype), rng.standard_normal(b_shape).astype(dtype)
     mode = "constant" if boundary == "zero" else boundary
-    # scipy.ndimage centres convolutions at k // 2, correlations too; scipy.signal and we at (k - 1) // 2 of the kernel
-    # that is convolved with. On even axes that is one voxel, which its `origin` can express.
+    # scipy.ndimage centres convolutions at k // 2, correlations too; scipy.signal and we at (k - 1) // 2 of
+    # the kernel that is convolved with. On even axes that is one voxel, which its `origin` can express.
     even = [1 - k % 2 for k in b_shape]
     for ours, theirs, origin in (
         (mf.convolve, ndimage.convolve, [-e for e in even]),
@@ -66,13 +74,17 @@ def test_boundaries_are_scipy_ndimage(boundary, a_shape, b_shape, dtype, backend
             continue
         expected = theirs(a.astype(float), b.astype(float), mode=mode, origin=origin)
         got = ours(a, b, "same", boundary, backend=backend)
-        assert np.linalg.norm(got - expected) < tol("convolution", dtype) * np.linalg.norm(a) * np.linalg.norm(b)
+        assert np.linalg.norm(got - expected) < tol("convolution", dtype) * np.linalg.norm(
+            a
+        ) * np.linalg.norm(b)
 
 
 def test_same_differs_from_blur_by_the_documented_shift(backend, rng):
     a, b = rng.random(16), rng.random(4)
     blurred = mf.Blur(b, (16,), boundary="wrap", normalize_psf=False, backend=backend).forward(a)
-    np.testing.assert_allclose(mf.convolve(a, b, "same", "wrap", backend=backend), np.roll(blurred, SHIFT), rtol=1e-12)
+    np.testing.assert_allclose(
+        mf.convolve(a, b, "same", "wrap", backend=backend), np.roll(blurred, 1), rtol=1e-12
+    )
 
 
 def test_result_follows_the_first_array(backend, rng):
@@ -94,7 +106,7 @@ def test_kernels_are_not_normalised(backend):
 @pytest.mark.parametrize("boundary", ["reflect", "nearest", "mirror", "wrap"])
 @pytest.mark.parametrize("mode", ["full", "valid"])
 def test_boundary_needs_mode_same(boundary, mode):
-    with pytest.raises(ValueError, match="boundary: .*mode='same'"):
+    with pytest.raises(ValueError, match=r"boundary: .*mode='same'"):
         mf.convolve(np.ones(5), np.ones(3), mode, boundary)
 
 
@@ -111,7 +123,9 @@ def test_bad_options():
 
 
 def test_bad_arrays():
-    with pytest.raises(ValueError, match=r"b: got 1 axes \(shape \(3,\)\), expected 2, as many as the array a has"):
+    with pytest.raises(
+        ValueError, match=r"b: got 1 axes \(shape \(3,\)\), expected 2, as many as the array a has"
+    ):
         mf.convolve(np.ones((5, 5)), np.ones(3))
     with pytest.raises(ValueError, match="a: 1 of 3 values are not finite"):
         mf.convolve([1.0, np.nan, 2.0], np.ones(3))

@@ -3,12 +3,19 @@
 import importlib
 import json
 
+import medeconv_fast as mf
 import numpy as np
 import pytest
 
-import medeconv_fast as mf
-
-SHAPES = [((31,), (5,)), ((32,), (4,)), ((16, 21), (3, 3)), ((17, 16), (5, 4)), ((15, 17), (4, 5)), ((8, 9, 11), (3, 4, 3)), ((7, 9, 10), (3, 3, 3))]
+SHAPES = [
+    ((31,), (5,)),
+    ((32,), (4,)),
+    ((16, 21), (3, 3)),
+    ((17, 16), (5, 4)),
+    ((15, 17), (4, 5)),
+    ((8, 9, 11), (3, 4, 3)),
+    ((7, 9, 10), (3, 3, 3)),
+]
 
 
 def gaussian(shape, sigma):
@@ -22,7 +29,9 @@ def gaussian(shape, sigma):
 def placed(response, grid):
     out = np.zeros(grid)
     for tap in np.ndindex(response.shape):
-        out[tuple((j - k // 2) % n for j, k, n in zip(tap, response.shape, grid, strict=True))] += response[tap]
+        out[tuple((j - k // 2) % n for j, k, n in zip(tap, response.shape, grid, strict=True))] += response[
+            tap
+        ]
     return np.fft.fftn(out)
 
 
@@ -52,7 +61,9 @@ def test_formula_on_the_periodic_grid(regularizer, shape, backend, rng, tol, rel
     else:
         delta = np.zeros((3,) * len(shape))
         delta[(1,) * len(shape)] = 1
-        r = placed(sum(2 * delta - np.roll(delta, 1, a) - np.roll(delta, -1, a) for a in range(len(shape))), shape)
+        r = placed(
+            sum(2 * delta - np.roll(delta, 1, a) - np.roll(delta, -1, a) for a in range(len(shape))), shape
+        )
     h = placed(psf / psf.sum(), shape)
     expected = np.fft.ifftn(h.conj() / (abs(h) ** 2 + 0.05 * abs(r) ** 2) * np.fft.fftn(image)).real
     got = mf.wiener(image, psf, 0.05, regularizer=response, boundary="wrap", backend=backend)
@@ -60,7 +71,9 @@ def test_formula_on_the_periodic_grid(regularizer, shape, backend, rng, tol, rel
 
 
 @pytest.mark.parametrize("boundary", ["reflect", "nearest", "mirror", "zero"])
-@pytest.mark.parametrize(("shape", "psf_shape"), [((17, 20), (5, 4)), ((6, 8), (11, 9)), ((5, 9, 8), (3, 4, 5))], ids=str)
+@pytest.mark.parametrize(
+    ("shape", "psf_shape"), [((17, 20), (5, 4)), ((6, 8), (11, 9)), ((5, 9, 8), (3, 4, 5))], ids=str
+)
 def test_formula_on_the_padded_grid(boundary, shape, psf_shape, backend, rng, tol, relative_error):
     image, psf = rng.random(shape), rng.random(psf_shape)
     got, info = mf.wiener(image, psf, 0.02, boundary=boundary, return_info=True, backend=backend)
@@ -139,7 +152,11 @@ def test_gcv_kernel_counts_every_frequency_once(dtype, backend, rng):
         image, psf, reg = (rng.random(s).astype(dtype) for s in (shape, [3] * len(shape), [2] * len(shape)))
         transfers = [plan.transfer(a, tuple(k // 2 for k in a.shape)) for a in (psf, reg)]
         top, bottom = plan.gcv(image, *transfers, np.array([1e-3, 1.0, 50.0]))
-        h2, r2, power = abs(placed(psf, shape)) ** 2, abs(placed(reg, shape)) ** 2, abs(np.fft.fftn(image)) ** 2
+        h2, r2, power = (
+            abs(placed(psf, shape)) ** 2,
+            abs(placed(reg, shape)) ** 2,
+            abs(np.fft.fftn(image)) ** 2,
+        )
         for i, b in enumerate((1e-3, 1.0, 50.0)):
             g = b * r2 / (h2 + b * r2)
             assert top[i] == pytest.approx((g**2 * power).sum(), rel=1e-4 if dtype == np.float32 else 1e-11)
@@ -167,7 +184,9 @@ def test_search_finds_the_minimum_and_reports_an_end():
 @pytest.mark.parametrize("value", [0.0, 5.0, -3.0])
 def test_constant_image_stays(value, dtype, backend):
     for boundary in ("reflect", "nearest", "mirror", "wrap"):
-        got = mf.wiener(np.full((20, 17), value, dtype), gaussian((5, 5), 1.0), boundary=boundary, backend=backend)
+        got = mf.wiener(
+            np.full((20, 17), value, dtype), gaussian((5, 5), 1.0), boundary=boundary, backend=backend
+        )
         assert np.abs(got - value).max() <= (1e-4 if dtype == np.float32 else 1e-9) * max(abs(value), 1)
 
 
@@ -197,7 +216,7 @@ def test_info(backend, rng):
 
 
 def test_extended_is_refused_with_the_accepted_ones():
-    with pytest.raises(ValueError, match="'extended'.*'reflect', 'nearest', 'mirror', 'wrap', 'zero'"):
+    with pytest.raises(ValueError, match=r"'extended'.*'reflect', 'nearest', 'mirror', 'wrap', 'zero'"):
         mf.wiener(np.ones((5, 5)), np.ones((3, 3)), boundary="extended")
 
 

@@ -1,4 +1,5 @@
-"""How far results may be from what they should be, each with its reason. Norm-wise relative unless said otherwise.
+"""How far results may be from what they should be, each with its reason. Norm-wise relative unless said
+otherwise.
 
 Loaded through the fixture ``tol``: ``tol("adjoint", dtype)``.
 """
@@ -14,21 +15,38 @@ class Tolerance(NamedTuple):
 
 TABLE = {
     "adjoint": Tolerance(
-        1e-6, 1e-13, "|<Hx,y> - <x,H'y>| / (|x||y|): rounding of two transforms, a few units of the dtype times log2(size)"
+        1e-6,
+        1e-13,
+        "|<Hx,y> - <x,H'y>| / (|x||y|): rounding of two transforms, a few units of the dtype times "
+        "log2(size)",
     ),
     "forward": Tolerance(2e-6, 1e-13, "one convolution against a direct sum in float64"),
     "same_grid": Tolerance(2e-6, 1e-13, "the same operator by another route: transforms of other sizes"),
-    "convolution": Tolerance(2e-6, 1e-12, "the contract's bound against scipy.signal (float32 inputs widened for scipy)"),
-    "transcription": Tolerance(
-        1e-4, 1e-10, "the contract's bound for Richardson-Lucy against dense matrices; float32 against float64 formulas"
+    "convolution": Tolerance(
+        2e-6, 1e-12, "the contract's bound against scipy.signal (float32 inputs widened for scipy)"
     ),
-    "flat": Tolerance(1e-4, 1e-9, "largest deviation of a flat image's estimate; the contract's bound in float32"),
-    "scale": Tolerance(2e-5, 1e-10, "the same run on a scaled image: rounding through 20 iterations, nothing systematic"),
-    "precision": Tolerance(1e-4, 1e-4, "float32 against float64 over 100 iterations on zero background: the contract's bound"),
+    "transcription": Tolerance(
+        1e-4,
+        1e-10,
+        "the contract's bound for Richardson-Lucy against dense matrices; float32 against float64 formulas",
+    ),
+    "flat": Tolerance(
+        1e-4, 1e-9, "largest deviation of a flat image's estimate; the contract's bound in float32"
+    ),
+    "scale": Tolerance(
+        2e-5, 1e-10, "the same run on a scaled image: rounding through 20 iterations, nothing systematic"
+    ),
+    "precision": Tolerance(
+        1e-4, 1e-4, "float32 against float64 over 100 iterations on zero background: the contract's bound"
+    ),
     "simpleitk": Tolerance(1e-4, 1e-9, "the contract's bound against SimpleITK inside a frame of zeros"),
-    "skimage_wiener": Tolerance(1e-4, 1e-9, "the contract's bound against scikit-image, whose transforms are as exact"),
+    "skimage_wiener": Tolerance(
+        1e-4, 1e-9, "the contract's bound against scikit-image, whose transforms are as exact"
+    ),
     "backends": Tolerance(1e-4, 1e-10, "another backend's result of the same algorithm"),
     "wiener": Tolerance(
-        1e-4, 1e-10, "the filter amplifies rounding by up to 1 / (2 sqrt(balance)); balances of 1e-2 and more are tested"
+        1e-4,
+        1e-10,
+        "the filter amplifies rounding by up to 1 / (2 sqrt(balance)); balances of 1e-2 and more are tested",
     ),
 }

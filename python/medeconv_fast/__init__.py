@@ -1,6 +1,7 @@
 """medeconv_fast: fast deconvolution of medical and microscopy images. For research, not a medical device.
 
-Arrays are (z, y, x), (y, x) or (x). A PSF's centre is at ``shape // 2``. See `richardson_lucy`, `wiener` and `restore`.
+Arrays are (z, y, x), (y, x) or (x). A PSF's centre is at ``shape // 2``. See `richardson_lucy`, `wiener` and
+`restore`.
 """
 
 from . import backends, io, metrics, psf

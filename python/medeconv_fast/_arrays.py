@@ -1,8 +1,8 @@
 """Arrays in and out: which kinds are taken, in which dtype the work is done, and the way back.
 
-The contract's rule: float64 gives float64; float16, float32, bool and integers of up to 16 bits give float32; integers
-of 32 and 64 bits give float64. Values are never rescaled. Only the image decides: a PSF's or weight's dtype never
-promotes.
+The contract's rule: float64 gives float64; float16, float32, bool and integers of up to 16 bits give float32;
+integers of 32 and 64 bits give float64. Values are never rescaled. Only the image decides: a PSF's or
+weight's dtype never promotes.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ def _to_torch(result: np.ndarray) -> Any:
 
 def _refuse_device(name: str, kind: str) -> None:
     raise NotImplementedError(
-        f"{name}: got {kind} in GPU memory, which needs the 'cuda' backend, not built yet; "
-        "copy it to the host first (torch: .cpu(), CuPy: .get())"
+        f"{name}: got {kind} in GPU memory, which needs the 'cuda' backend, not built yet; copy it to the "
+        "host first (torch: .cpu(), CuPy: .get())"
     )
 
 
@@ -43,7 +43,8 @@ def to_numpy(value: Any, name: str) -> tuple[np.ndarray, Restore]:
     Parameters
     ----------
     value : array_like
-        NumPy array, list of numbers, torch tensor on the CPU, or anything with ``__dlpack__`` or ``__array__``.
+        NumPy array, list of numbers, torch tensor on the CPU, or anything with ``__dlpack__`` or
+        ``__array__``.
     name : str
         The argument's name, for messages.
 
@@ -63,11 +64,13 @@ def to_numpy(value: Any, name: str) -> tuple[np.ndarray, Restore]:
     """
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(
-            f"{name}: got a masked array, whose masked voxels would count as measured; pass .filled(value), and under "
-            "Richardson-Lucy weights=~mask"
+            f"{name}: got a masked array, whose masked voxels would count as measured; pass .filled(value), "
+            "and under Richardson-Lucy weights=~mask"
         )
     if isinstance(value, str | bytes):
-        raise TypeError(f"{name}: got {_validate.shown(value)}, expected an array (read a file with mf.io.read)")
+        raise TypeError(
+            f"{name}: got {_validate.shown(value)}, expected an array (read a file with mf.io.read)"
+        )
     if isinstance(value, np.ndarray):
         array = np.asarray(value)
         _validate.numeric(array.dtype, name)
@@ -78,7 +81,9 @@ def to_numpy(value: Any, name: str) -> tuple[np.ndarray, Restore]:
         _refuse_device(name, "a CuPy array")
     is_torch = library == "torch"
     if is_torch and value.requires_grad:
-        raise TypeError(f"{name}: got a torch tensor that requires a gradient, which is not followed; pass .detach()")
+        raise TypeError(
+            f"{name}: got a torch tensor that requires a gradient, which is not followed; pass .detach()"
+        )
     if hasattr(value, "__dlpack__") and hasattr(value, "__dlpack_device__"):
         if int(value.__dlpack_device__()[0]) != _DLPACK_CPU:
             _refuse_device(name, f"a {library} array")
@@ -86,7 +91,8 @@ def to_numpy(value: Any, name: str) -> tuple[np.ndarray, Restore]:
             array = np.from_dlpack(value)
         except (BufferError, RuntimeError, TypeError) as error:
             raise TypeError(
-                f"{name}: the {library} array of dtype {getattr(value, 'dtype', '?')} cannot be viewed as NumPy ({error})"
+                f"{name}: the {library} array of dtype {getattr(value, 'dtype', '?')} cannot be viewed as "
+                f"NumPy ({error})"
             ) from error
         _validate.numeric(array.dtype, name)
         return array, _to_torch if is_torch else _as_is
@@ -133,7 +139,13 @@ def as_operand(
 
 
 def as_psf(
-    value: Any, ndim: int, *, normalize: bool = True, dtype: Any = np.float64, name: str = "psf", like: str = "image"
+    value: Any,
+    ndim: int,
+    *,
+    normalize: bool = True,
+    dtype: Any = np.float64,
+    name: str = "psf",
+    like: str = "image",
 ) -> tuple[np.ndarray, float]:
     """Validated PSF, normalised to sum 1 (in float64, then rounded) unless told otherwise, and its sum."""
     array, _ = to_numpy(value, name)

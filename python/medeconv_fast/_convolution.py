@@ -16,8 +16,6 @@ BOUNDARIES = ("zero", "reflect", "nearest", "mirror", "wrap")
 METHODS = ("auto", "fft")
 UNBUILT_METHODS = ("direct", "separable")
 
-_Reverse = slice(None, None, -1)
-
 
 def convolve(
     a: Any,
@@ -34,14 +32,15 @@ def convolve(
     Parameters
     ----------
     a, b : array_like
-        Real arrays of equal rank. The result's kind and dtype follow `a`: float64, 32- and 64-bit integers give float64,
-        everything else float32 (scipy.signal would give integers for integers).
+        Real arrays of equal rank. The result's kind and dtype follow `a`: float64, 32- and 64-bit integers
+        give float64, everything else float32 (scipy.signal would give integers for integers).
     mode : {"full", "same", "valid"}
-        Extent of the result, as in scipy.signal: all overlaps (n + k - 1); `a`'s shape, the central part of "full"; only
-        complete overlaps (n - k + 1, where one array is at least as large as the other on every axis).
+        Extent of the result, as in scipy.signal: all overlaps (n + k - 1); `a`'s shape, the central part of
+        "full"; only complete overlaps (n - k + 1, where one array is at least as large as the other on every
+        axis).
     boundary : {"zero", "reflect", "nearest", "mirror", "wrap"}
-        What lies outside `a`; other than "zero" for mode="same" only. As in scipy.ndimage: "reflect" repeats the edge
-        voxel, "mirror" does not. `b` may be larger than `a`.
+        What lies outside `a`; other than "zero" for mode="same" only. As in scipy.ndimage: "reflect" repeats
+        the edge voxel, "mirror" does not. `b` may be larger than `a`.
     method : {"auto", "fft"}
     backend : {"auto", "cpp", "reference"}
     num_threads : int, optional
@@ -53,14 +52,15 @@ def convolve(
     Raises
     ------
     ValueError, TypeError
-        NaN or Inf, empty arrays, ranks that differ or exceed 3, unknown options, a boundary that the mode has no use for.
+        NaN or Inf, empty arrays, ranks that differ or exceed 3, unknown options, a boundary that the mode has
+        no use for.
     NotImplementedError
         Methods that are not built yet.
 
     Notes
     -----
-    An even-sized `b` has its centre at ``(k - 1) // 2`` under mode="same", as in scipy.signal. `Blur` and scipy.ndimage
-    centre at ``k // 2``: their result at index i is this one's at i + 1 on such an axis.
+    An even-sized `b` has its centre at ``(k - 1) // 2`` under mode="same", as in scipy.signal. `Blur` and
+    scipy.ndimage centre at ``k // 2``: their result at index i is this one's at i + 1 on such an axis.
     """
     return _run(a, b, mode, boundary, method, backend, num_threads, reverse=False)
 
@@ -77,13 +77,33 @@ def correlate(
 ) -> Any:
     """Correlate two arrays: convolve `a` with `b` reversed on every axis, as scipy.signal.correlate does.
 
-    Parameters, returned value and errors are those of `convolve`.
+    Parameters
+    ----------
+    a, b, mode, boundary, method, backend, num_threads
+        As in `convolve`.
+
+    Returns
+    -------
+    array of the kind of `a`
+
+    Raises
+    ------
+    ValueError, TypeError, NotImplementedError
+        As `convolve`.
     """
     return _run(a, b, mode, boundary, method, backend, num_threads, reverse=True)
 
 
 def _run(
-    a: Any, b: Any, mode: str, boundary: str, method: str, backend: str, num_threads: int | None, *, reverse: bool
+    a: Any,
+    b: Any,
+    mode: str,
+    boundary: str,
+    method: str,
+    backend: str,
+    num_threads: int | None,
+    *,
+    reverse: bool,
 ) -> Any:
     mode = _validate.choice(mode, "mode", MODES)
     boundary = _validate.choice(boundary, "boundary", BOUNDARIES)
@@ -98,7 +118,7 @@ def _run(
     kernel = _arrays.computable(kernel, image.dtype)
     _validate.finite(kernel, "b")
     if reverse:
-        kernel = np.ascontiguousarray(kernel[(_Reverse,) * kernel.ndim])
+        kernel = np.ascontiguousarray(np.flip(kernel))
     work = _same if mode == "same" else _full if mode == "full" else _valid
     return restore(work(image, kernel, boundary, engine, num_threads))
 
@@ -111,7 +131,7 @@ def _plain(
     engine: ModuleType,
     num_threads: int | None,
 ) -> np.ndarray:
-    """Full convolution restricted to `window`, in a grid of at least `lengths` that leaves the window unaliased."""
+    """Full convolution restricted to `window`, in a grid of `lengths` that leaves the window unaliased."""
     whole = tuple((0, n) for n in image.shape)
     layout = Geometry(
         shape=tuple(stop - start for start, stop in window),
@@ -142,8 +162,8 @@ def _valid(
         image, kernel = kernel, image
     if not all(n >= k for n, k in zip(image.shape, kernel.shape, strict=True)):
         raise ValueError(
-            f"mode: 'valid' got shapes {image.shape} and {kernel.shape}, expected one array to be at least as large as "
-            "the other on every axis"
+            f"mode: 'valid' got shapes {image.shape} and {kernel.shape}, expected one array to be at least "
+            "as large as the other on every axis"
         )
     window = tuple((k - 1, n) for n, k in zip(image.shape, kernel.shape, strict=True))
     return _plain(image, kernel, image.shape, window, engine, num_threads)

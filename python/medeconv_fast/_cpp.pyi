@@ -6,7 +6,7 @@ import collections.abc
 import numpy
 import numpy.typing
 import typing
-__all__: list[str] = ['ChainF32', 'ChainF64', 'SpectralPlanF32', 'SpectralPlanF64', 'TransferF32', 'TransferF64', 'apply_formula', 'cached_bytes', 'factorise', 'fold', 'good_size', 'isa', 'pad', 'release_memory', 'smallest_divisor', 'supported_isas']
+__all__: list[str] = ['ChainF32', 'ChainF64', 'FiltersF32', 'FiltersF64', 'SeparableChainF32', 'SeparableChainF64', 'SeparablePlanF32', 'SeparablePlanF64', 'SpectralPlanF32', 'SpectralPlanF64', 'TransferF32', 'TransferF64', 'apply_formula', 'cached_bytes', 'factorise', 'fold', 'good_size', 'isa', 'pad', 'release_memory', 'smallest_divisor', 'supported_isas']
 class TransferF32:
     pass
 class SpectralPlanF32:
@@ -54,6 +54,34 @@ class ChainF64:
     def load(self, x: numpy.typing.NDArray[numpy.float64], adjoint: bool = False) -> None:
         ...
     def sweep(self, transfer: TransferF64, formula: str, *, adjoint: bool = False, keep: bool = True, out: numpy.typing.NDArray[numpy.float64] | None = None, image: numpy.typing.NDArray[numpy.float64] | None = None, weights: numpy.typing.NDArray[numpy.float64] | None = None, estimate: numpy.typing.NDArray[numpy.float64] | None = None, gain: numpy.typing.NDArray[numpy.float64] | None = None, background: typing.SupportsFloat | typing.SupportsIndex = 0.0, eps: typing.SupportsFloat | typing.SupportsIndex = 0.0) -> None:
+        ...
+class FiltersF32:
+    pass
+class SeparablePlanF32:
+    def __init__(self, estimate_box: collections.abc.Sequence[tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex]], image_box: collections.abc.Sequence[tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex]], periodic: bool) -> None:
+        ...
+    def filters(self, taps: collections.abc.Sequence[collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex]], centre: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]) -> FiltersF32:
+        ...
+class SeparableChainF32:
+    def __init__(self, plan: SeparablePlanF32, num_threads: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    def load(self, x: numpy.typing.NDArray[numpy.float32], adjoint: bool = False) -> None:
+        ...
+    def sweep(self, filters: FiltersF32, formula: str, *, adjoint: bool = False, keep: bool = True, out: numpy.typing.NDArray[numpy.float32] | None = None, image: numpy.typing.NDArray[numpy.float32] | None = None, weights: numpy.typing.NDArray[numpy.float32] | None = None, estimate: numpy.typing.NDArray[numpy.float32] | None = None, gain: numpy.typing.NDArray[numpy.float32] | None = None, background: typing.SupportsFloat | typing.SupportsIndex = 0.0, eps: typing.SupportsFloat | typing.SupportsIndex = 0.0) -> None:
+        ...
+class FiltersF64:
+    pass
+class SeparablePlanF64:
+    def __init__(self, estimate_box: collections.abc.Sequence[tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex]], image_box: collections.abc.Sequence[tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex]], periodic: bool) -> None:
+        ...
+    def filters(self, taps: collections.abc.Sequence[collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex]], centre: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]) -> FiltersF64:
+        ...
+class SeparableChainF64:
+    def __init__(self, plan: SeparablePlanF64, num_threads: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    def load(self, x: numpy.typing.NDArray[numpy.float64], adjoint: bool = False) -> None:
+        ...
+    def sweep(self, filters: FiltersF64, formula: str, *, adjoint: bool = False, keep: bool = True, out: numpy.typing.NDArray[numpy.float64] | None = None, image: numpy.typing.NDArray[numpy.float64] | None = None, weights: numpy.typing.NDArray[numpy.float64] | None = None, estimate: numpy.typing.NDArray[numpy.float64] | None = None, gain: numpy.typing.NDArray[numpy.float64] | None = None, background: typing.SupportsFloat | typing.SupportsIndex = 0.0, eps: typing.SupportsFloat | typing.SupportsIndex = 0.0) -> None:
         ...
 @typing.overload
 def apply_formula(formula: str, c: numpy.typing.NDArray[numpy.float32], out: numpy.typing.NDArray[numpy.float32] | None, *, image: numpy.typing.NDArray[numpy.float32] | None = None, weights: numpy.typing.NDArray[numpy.float32] | None = None, estimate: numpy.typing.NDArray[numpy.float32] | None = None, gain: numpy.typing.NDArray[numpy.float32] | None = None, background: typing.SupportsFloat | typing.SupportsIndex = 0.0, eps: typing.SupportsFloat | typing.SupportsIndex = 0.0, num_threads: typing.SupportsInt | typing.SupportsIndex = 1) -> None:

@@ -1,7 +1,7 @@
 """Pictures of volumes: orthogonal slices of several images on one grey scale, and a profile through them.
 
-Needs matplotlib (extra ``report``). Figures are drawn without pyplot, so that nothing global is touched and no window
-system is asked for.
+Needs matplotlib (extra ``report``). Figures are drawn without pyplot, so that nothing global is touched and
+no window system is asked for.
 """
 
 from __future__ import annotations
@@ -72,13 +72,15 @@ def orientation(affine: np.ndarray | None) -> tuple[tuple[int, int, int], tuple[
     return (best[0], best[1], best[2]), (signs[0], signs[1], signs[2])
 
 
-def _reoriented(image: np.ndarray, axes: tuple[int, int, int], flipped: tuple[bool, bool, bool]) -> np.ndarray:
+def _reoriented(
+    image: np.ndarray, axes: tuple[int, int, int], flipped: tuple[bool, bool, bool]
+) -> np.ndarray:
     turned = np.transpose(image, axes)
     return turned[tuple(slice(None, None, -1) if flip else slice(None) for flip in flipped)]
 
 
 def grey_window(image: np.ndarray) -> tuple[float, float]:
-    """Grey scale of an image: 0.1 to 99.9 per cent of its values, so that a few hot voxels don't darken the rest."""
+    """Grey scale of an image: 0.1 to 99.9 per cent of its values; a few hot voxels don't darken the rest."""
     low, high = (float(v) for v in np.percentile(image[np.isfinite(image)], [0.1, 99.9]))
     return (low, high) if high > low else (low, low + 1.0)
 
@@ -96,9 +98,10 @@ def orthogonal_slices(
 ) -> None:
     """Write a PNG: one column per image, one row per slice orientation, a profile below.
 
-    Volumes with an affine are shown as radiologists read them (axial and coronal seen from the feet and the front: the
-    patient's right on the viewer's left; sagittal with the nose on the left), with letters at the sides. Voxels keep
-    their shape. All panels share one grey scale, that of the first image unless `window` is given.
+    Volumes with an affine are shown as radiologists read them (axial and coronal seen from the feet and the
+    front: the patient's right on the viewer's left; sagittal with the nose on the left), with letters at the
+    sides. Voxels keep their shape. All panels share one grey scale, that of the first image unless `window`
+    is given.
 
     Parameters
     ----------
@@ -176,8 +179,9 @@ def orthogonal_slices(
             x = left + column * (column_width + gap) + (column_width - width) / 2
             panel = axes_at(x, y, width, height)
             plane = np.take(array, point[view.across], axis=view.across)
-            # The plane's axes are (vertical, horizontal). Anatomy: up is anterior or superior, right of the picture is
-            # the patient's left (axial, coronal) or posterior (sagittal), the opposite of the array's direction.
+            # The plane's axes are (vertical, horizontal). Anatomy: up is anterior or superior, right of the
+            # picture is the patient's left (axial, coronal) or posterior (sagittal), the opposite of the
+            # array's direction.
             if anatomical:
                 plane = plane[::-1, ::-1]
             shown = panel.imshow(
@@ -205,7 +209,9 @@ def orthogonal_slices(
     if shown is not None:
         bar = axes_at(figure_width - right + 0.12, top, 0.12, sum(heights) + gap * (len(heights) - 1))
         low, high = (min(float(a.min()) for a in arrays), max(float(a.max()) for a in arrays))
-        extend = {(0, 0): "neither", (1, 0): "min", (0, 1): "max", (1, 1): "both"}[low < window[0], high > window[1]]
+        extend = {(0, 0): "neither", (1, 0): "min", (0, 1): "max", (1, 1): "both"}[
+            low < window[0], high > window[1]
+        ]
         figure.colorbar(shown, cax=bar, extend=extend)
         bar.tick_params(labelsize=7)
 
@@ -223,7 +229,8 @@ def orthogonal_slices(
         )
     profile.set_xlim(0, extent[2])
     profile.set_xlabel(
-        f"along the dashed line, {unit or 'voxels'}" + (" (patient's right to left)" if anatomical else ""), fontsize=8
+        f"along the dashed line, {unit or 'voxels'}" + (" (patient's right to left)" if anatomical else ""),
+        fontsize=8,
     )
     profile.set_ylabel("value", fontsize=8)
     profile.tick_params(labelsize=7)

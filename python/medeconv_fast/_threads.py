@@ -1,8 +1,8 @@
 """How many threads a call uses.
 
 The first that is set counts: the call's ``num_threads``, `set_num_threads`, the environment variable
-``MEDECONV_NUM_THREADS``, and else the processors that this process may use: its affinity mask, bounded by the CPU quota
-of its control groups. Results do not depend on the number.
+``MEDECONV_NUM_THREADS``, and else the processors that this process may use: its affinity mask, bounded by the
+CPU quota of its control groups. Results do not depend on the number.
 """
 
 from __future__ import annotations
@@ -40,11 +40,14 @@ def _quota_v1(directory: Path) -> float | None:
     return int(quota) / int(period)
 
 
-def cgroup_quota(cgroup_file: str | Path = "/proc/self/cgroup", mount: str | Path = "/sys/fs/cgroup") -> float | None:
+def cgroup_quota(
+    cgroup_file: str | Path = "/proc/self/cgroup", mount: str | Path = "/sys/fs/cgroup"
+) -> float | None:
     """Processors' worth of time that the control groups grant (v1 and v2), or None without a limit.
 
-    A limit may stand on any ancestor of the process's group; inside a container the group's own path may not be visible,
-    while the mount's root is the container's group. So every level up to the root is asked, and the smallest counts.
+    A limit may stand on any ancestor of the process's group; inside a container the group's own path may not
+    be visible, while the mount's root is the container's group. So every level up to the root is asked, and
+    the smallest counts.
     """
     limits: list[float] = []
     mount = Path(mount)
@@ -101,7 +104,19 @@ def set_num_threads(num_threads: int | None) -> None:
 
 
 def get_num_threads() -> int:
-    """Threads that a call without ``num_threads`` uses now."""
+    """The number of threads that a call without ``num_threads`` uses now.
+
+    Returns
+    -------
+    int
+        As `set_num_threads`, ``MEDECONV_NUM_THREADS`` or the processors that this process may use say, in
+        this order.
+
+    Raises
+    ------
+    ValueError
+        ``MEDECONV_NUM_THREADS`` is not an integer of at least 1.
+    """
     return resolve_num_threads(None)
 
 
@@ -114,6 +129,8 @@ def resolve_num_threads(num_threads: Any) -> int:
     text = os.environ.get(_VARIABLE, "").strip()
     if text:
         if not text.isdigit() or int(text) < 1:
-            raise ValueError(f"environment variable {_VARIABLE}: got {text!r}, expected an integer of at least 1")
+            raise ValueError(
+                f"environment variable {_VARIABLE}: got {text!r}, expected an integer of at least 1"
+            )
         return int(text)
     return default_num_threads()

@@ -17,7 +17,7 @@ AXES = {1: "(x)", 2: "(y, x)", 3: "(z, y, x)"}
 
 def shown(value: Any) -> str:
     """Short text for `value` in a message: an array is named by type, shape and dtype."""
-    if hasattr(value, "shape") and hasattr(value, "dtype") and getattr(value, "ndim", 0):
+    if hasattr(value, "shape") and hasattr(value, "dtype") and len(value.shape):
         return f"{type(value).__name__} of shape {tuple(value.shape)} and dtype {value.dtype}"
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
@@ -107,7 +107,9 @@ def voxel_size(value: Any, name: str, ndim: int) -> tuple[float, ...]:
         return (number(value, name, above=0),) * ndim
     values = tuple(number(v, f"{name}[{i}]", above=0) for i, v in enumerate(value))
     if len(values) != ndim:
-        raise ValueError(f"{name}: got {len(values)} values {values}, expected {ndim}, one per axis {AXES[ndim]}")
+        raise ValueError(
+            f"{name}: got {len(values)} values {values}, expected {ndim}, one per axis {AXES[ndim]}"
+        )
     return values
 
 
@@ -149,21 +151,24 @@ def finite(array: np.ndarray, name: str) -> tuple[float, float]:
     first = tuple(int(i) for i in np.unravel_index(int(np.argmax(bad)), array.shape))
     axes = AXES.get(array.ndim, "")
     raise ValueError(
-        f"{name}: {total} of {array.size} values are not finite ({nans} NaN, {total - nans} infinite), the first at "
-        f"index {axes} = {first}; expected finite values only"
+        f"{name}: {total} of {array.size} values are not finite ({nans} NaN, {total - nans} infinite), the "
+        f"first at index {axes} = {first}; expected finite values only"
     )
 
 
 def same_shape(array: np.ndarray, name: str, expected: tuple[int, ...], like: str) -> None:
     if array.shape != tuple(expected):
-        raise ValueError(f"{name}: got shape {array.shape}, expected {tuple(expected)}, the shape of the {like}")
+        raise ValueError(
+            f"{name}: got shape {array.shape}, expected {tuple(expected)}, the shape of the {like}"
+        )
 
 
 def non_negative(array: np.ndarray, name: str, lowest: float) -> None:
     if lowest < 0:
         count = int((array < 0).sum())
         raise ValueError(
-            f"{name}: {count} of {array.size} values are negative, the smallest {lowest:g}; expected none below 0"
+            f"{name}: {count} of {array.size} values are negative, the smallest {lowest:g}; expected none "
+            "below 0"
         )
 
 

@@ -1,7 +1,7 @@
 """The ``medeconv`` command.
 
-Exit status: 0 done; 2 bad arguments or bad input; 3 failed while running; 130 stopped by Ctrl-C. Errors are one line
-on stderr; status 3 and 130 also say what was written, if anything.
+Exit status: 0 done; 2 bad arguments or bad input; 3 failed while running; 130 stopped by Ctrl-C. Errors are
+one line on stderr; status 3 and 130 also say what was written, if anything.
 """
 
 from __future__ import annotations
@@ -17,7 +17,16 @@ from ._cli.parser import build_parser, join_numbers
 from ._cli.session import Session, UserError, one_line
 
 # What bad arguments and unreadable input raise, here and in the library. Anything else is a failure.
-_BAD_INPUT = (UserError, ValueError, TypeError, NotImplementedError, ImportError, OSError, EOFError, zlib.error)
+_BAD_INPUT = (
+    UserError,
+    ValueError,
+    TypeError,
+    NotImplementedError,
+    ImportError,
+    OSError,
+    EOFError,
+    zlib.error,
+)
 
 _MODULES = {
     "restore": "restore",
@@ -70,7 +79,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         _complain(f"stopped; {session.what_was_written()}")
         return 130
     except BrokenPipeError:
-        # The reader of our output went away (a pipe into `head`): nothing to tell it; keep Python from trying at exit.
+        # The reader of our output went away (a pipe into `head`): nothing to tell it; keep Python from trying
+        # at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 3
     except Exception as error:

@@ -1,8 +1,8 @@
 """``medeconv demo``: real scans, a known blur, and what is won back.
 
-The scans ship inside the nibabel wheel. The first part takes one as the truth, blurs it with an anisotropic Gaussian
-given in mm, adds photon noise and restores it, so that the gain can be measured. The second part restores scans as
-they are: nobody knows their truth, so only the pictures can be judged.
+The scans ship inside the nibabel wheel. The first part takes one as the truth, blurs it with an anisotropic
+Gaussian given in mm, adds photon noise and restores it, so that the gain can be measured. The second part
+restores scans as they are: nobody knows their truth, so only the pictures can be judged.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ import medeconv_fast as mf
 from ._cli.session import jsonable, peak_memory_bytes, write_text
 from ._figures import orthogonal_slices, require_matplotlib
 
-# A blur of two to three voxels, the noise of 3000 photons at the brightest voxel (1.8 per cent there), and the library's
-# default number of iterations: moderate values, not the ones with the largest gain.
+# A blur of two to three voxels, the noise of 3000 photons at the brightest voxel (1.8 per cent there), and
+# the library's default number of iterations: moderate values, not the ones with the largest gain.
 FWHM = (6.0, 4.0, 4.0)  # mm, (z, y, x)
 PHOTONS = 3000.0
 SEED = 0
 NUM_ITER = 30
-# The blur of the scans themselves is not known. About one voxel, and few iterations: more makes thin structures
-# brighter than their surroundings explain.
+# The blur of the scans themselves is not known. About one voxel, and few iterations: more makes thin
+# structures brighter than their surroundings explain.
 ASSUMED_FWHM = (2.2, 2.2, 2.2)
 ASSUMED_NUM_ITER = 6
 AIR_MARGIN = 6  # voxels of air kept around the head
@@ -51,7 +51,9 @@ def scan_path(name: str) -> Path:
     try:
         import nibabel
     except ImportError as error:
-        raise ImportError("the demo reads scans that ship with nibabel: pip install 'medeconv-fast[io]'") from error
+        raise ImportError(
+            "the demo reads scans that ship with nibabel: pip install 'medeconv-fast[io]'"
+        ) from error
     path = Path(nibabel.__file__).parent / "tests" / "data" / name
     if not path.is_file():
         raise FileNotFoundError(f"{path}: not in this installation of nibabel; the wheel on PyPI has it")
@@ -59,12 +61,14 @@ def scan_path(name: str) -> Path:
 
 
 def _part(volume: Any, index: tuple[slice | int, ...]) -> Any:
-    """Time point and box of a volume, its affine moved along; `index` has one entry per axis, integers before slices."""
+    """Time point and box of a volume, its affine moved along; in `index`, integers come before slices."""
     box = [s for s in index if isinstance(s, slice)]
     starts = np.array([s.start or 0 for s in box], dtype=float)
     affine = np.array(volume.affine, dtype=float)
     affine[:3, 3] += affine[:3, :3] @ starts[::-1]  # the affine takes reversed indices (x, y, z)
-    return dataclasses.replace(volume, array=np.ascontiguousarray(volume.array[index]), affine=affine, axes="zyx")
+    return dataclasses.replace(
+        volume, array=np.ascontiguousarray(volume.array[index]), affine=affine, axes="zyx"
+    )
 
 
 def load_truth() -> Any:
@@ -82,7 +86,9 @@ def _claim(out: Path, overwrite: bool) -> None:
     if out.exists() and not out.is_dir():
         raise FileExistsError(f"{out}: is a file, expected a directory")
     if out.is_dir() and any(out.iterdir()) and not (out / RECORD).is_file() and not overwrite:
-        raise FileExistsError(f"{out}: holds files that no demo wrote; choose another --out, or add --overwrite")
+        raise FileExistsError(
+            f"{out}: holds files that no demo wrote; choose another --out, or add --overwrite"
+        )
     out.mkdir(parents=True, exist_ok=True)
     mf.io.check_writable(out / RECORD, overwrite=True)
 
@@ -150,7 +156,9 @@ def run(
 
 
 def _write(out: Path, name: str, like: Any, array: np.ndarray, record: dict[str, Any]) -> None:
-    mf.io.write(out / name, dataclasses.replace(like, array=np.asarray(array, dtype=np.float32)), overwrite=True)
+    mf.io.write(
+        out / name, dataclasses.replace(like, array=np.asarray(array, dtype=np.float32)), overwrite=True
+    )
     record["files"].append(str(out / name))
 
 
@@ -158,16 +166,21 @@ def _mib(count: int | None) -> str:
     return "unknown" if count is None else f"{count / 2**20:.0f} MiB"
 
 
-def _known_blur(out: Path, path: Path, common: dict[str, Any], record: dict[str, Any], say: Say) -> dict[str, Any]:
+def _known_blur(
+    out: Path, path: Path, common: dict[str, Any], record: dict[str, Any], say: Say
+) -> dict[str, Any]:
     truth = load_truth()
     shape = truth.array.shape
     say(f"scan        {path.name} (nibabel's wheel), first time point, {' x '.join(map(str, shape))} voxels")
     psf = mf.psf.gaussian(fwhm=FWHM, voxel_size=truth.voxel_size)
-    # The blur reaches beyond the slab: tissue outside is taken to mirror what is inside. The restoration does not know
-    # that; its boundary is "extended".
+    # The blur reaches beyond the slab: tissue outside is taken to mirror what is inside. The restoration does
+    # not know that; its boundary is "extended".
     blurred = mf.simulate(truth.array, psf, noise="poisson", photons=PHOTONS, seed=SEED, boundary="reflect")
     wide = " x ".join(f"{v:g}" for v in FWHM)
-    say(f"blur        Gaussian, FWHM {wide} mm (z, y, x); Poisson noise, {PHOTONS:g} photons at the brightest voxel, seed {SEED}")
+    say(
+        f"blur        Gaussian, FWHM {wide} mm (z, y, x); Poisson noise of {PHOTONS:g} photons at "
+        f"the brightest voxel, seed {SEED}"
+    )
 
     restored, info = mf.richardson_lucy(blurred, psf, NUM_ITER, return_info=True, **common)
     milliseconds = 1e3 * float(np.median([step["seconds"] for step in info["trace"]]))
@@ -191,13 +204,23 @@ def _known_blur(out: Path, path: Path, common: dict[str, Any], record: dict[str,
     record["files"].append(str(picture))
 
     threads = info["settings"]["num_threads"]
-    say(f"restored    Richardson-Lucy, {info['num_iter']} iterations, {milliseconds:.2f} ms each (median), {info['seconds']:.3f} s in all")
-    say(f"computed    backend {info['backend']}{_isa(info['backend'])}, engine {info['engine']}, {threads} threads")
+    say(
+        f"restored    Richardson-Lucy, {info['num_iter']} iterations, {milliseconds:.2f} ms each (median), "
+        f"{info['seconds']:.3f} s in all"
+    )
+    say(
+        f"computed    backend {info['backend']}{_isa(info['backend'])}, engine {info['engine']}, "
+        f"{threads} threads"
+    )
     say("                        PSNR / dB    SSIM")
     say(f"            blurred     {before['psnr']:9.2f}  {before['ssim']:6.3f}")
     say(f"            restored    {after['psnr']:9.2f}  {after['ssim']:6.3f}")
-    say(f"            gain        {after['psnr'] - before['psnr']:+9.2f}  {after['ssim'] - before['ssim']:+6.3f}")
-    say(f"memory      peak of this process {_mib(memory)}, working memory of the restoration {_mib(info['bytes'])}")
+    gain = after["psnr"] - before["psnr"]
+    say(f"            gain        {gain:+9.2f}  {after['ssim'] - before['ssim']:+6.3f}")
+    say(
+        f"memory      peak of this process {_mib(memory)}, working memory of the restoration "
+        f"{_mib(info['bytes'])}"
+    )
     return {
         "scan": path.name,
         "shape": shape,
@@ -209,7 +232,7 @@ def _known_blur(out: Path, path: Path, common: dict[str, Any], record: dict[str,
         "num_iter": info["num_iter"],
         "before": before,
         "after": after,
-        "gain_db": after["psnr"] - before["psnr"],
+        "gain_db": gain,
         "milliseconds_per_iteration": milliseconds,
         "seconds": info["seconds"],
         "backend": info["backend"],
@@ -232,7 +255,9 @@ def _isa(backend: str) -> str:
     return f" ({cpp.describe()['isa']})"
 
 
-def _as_it_is(out: Path, path: Path, common: dict[str, Any], record: dict[str, Any], say: Say) -> dict[str, Any]:
+def _as_it_is(
+    out: Path, path: Path, common: dict[str, Any], record: dict[str, Any], say: Say
+) -> dict[str, Any]:
     scan = mf.io.read(path)
     image = np.asarray(scan.array)
     psf = mf.psf.gaussian(fwhm=ASSUMED_FWHM, voxel_size=scan.voxel_size)
@@ -250,16 +275,19 @@ def _as_it_is(out: Path, path: Path, common: dict[str, Any], record: dict[str, A
     picture = out / f"{stem}_as_it_is.png"
     orthogonal_slices(
         picture,
-        [(f"{path.name}\nas it is", np.asarray(parts[0])), (f"restored, {ASSUMED_NUM_ITER} iterations\nassumed PSF", results[0])],
+        [
+            (f"{path.name}\nas it is", np.asarray(parts[0])),
+            (f"restored, {ASSUMED_NUM_ITER} iterations\nassumed PSF", results[0]),
+        ],
         voxel_size=scan.voxel_size,
         unit=scan.unit,
         affine=scan.affine,
     )
     record["files"].append(str(picture))
-    wide = " x ".join(f"{v:g}" for v in ASSUMED_FWHM)
+    wide, size = (" x ".join(f"{v:g}" for v in values) for values in (ASSUMED_FWHM, image.shape))
     say(
-        f"as it is    {path.name}, {' x '.join(map(str, image.shape))} voxels: {ASSUMED_NUM_ITER} iterations, assumed FWHM "
-        f"{wide} mm, {clipped} negative values set to 0, {seconds:.3f} s"
+        f"as it is    {path.name}, {size} voxels: {ASSUMED_NUM_ITER} iterations, "
+        f"assumed FWHM {wide} mm, {clipped} values below 0 set to 0, {seconds:.3f} s; judge by eye"
     )
     return {
         "scan": path.name,

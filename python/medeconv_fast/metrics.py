@@ -8,6 +8,8 @@ import numpy as np
 
 from . import _validate
 
+__all__ = ["fourier_shell_correlation", "nrmse", "psnr", "ssim"]
+
 
 def _pair(truth: Any, image: Any) -> tuple[np.ndarray, np.ndarray]:
     arrays = []

@@ -22,7 +22,12 @@ def parts(volume: mf.io.Volume) -> list[tuple[str, tuple[Any, ...]]]:
     """Every channel and time point: a label such as "t=3" (empty if there is one only), and its index."""
     others = [letter for letter in volume.axes if letter not in volume.spatial_axes]
     return [
-        (", ".join(f"{a}={i}" for a, i in zip(others, [i for i in index if isinstance(i, int)], strict=True)), index)
+        (
+            ", ".join(
+                f"{a}={i}" for a, i in zip(others, [i for i in index if isinstance(i, int)], strict=True)
+            ),
+            index,
+        )
         for index in volume.spatial_indices()
     ]
 
@@ -30,15 +35,19 @@ def parts(volume: mf.io.Volume) -> list[tuple[str, tuple[Any, ...]]]:
 def claim_image(path: str, like: mf.io.Volume, session: Session) -> None:
     """Find out before computing whether `path` can hold such an image in float32.
 
-    Writes a tiny one of the same axes into a temporary directory: the format, its library, the dtype and the axes are
-    then known to be fine; permissions and existing files are checked where the result will stand.
+    Writes a tiny one of the same axes into a temporary directory: the format, its library, the dtype and the
+    axes are then known to be fine; permissions and existing files are checked where the result will stand.
     """
     session.claim(path)
     if path.lower().endswith(".npy"):
         session.claim(path + ".json")
     tiny = dataclasses.replace(like, array=np.zeros((2,) * like.array.ndim, dtype=np.float32))
     with tempfile.TemporaryDirectory() as directory:
-        mf.io.write(os.path.join(directory, os.path.basename(path)), tiny)
+        trial = os.path.join(directory, os.path.basename(path))
+        try:
+            mf.io.write(trial, tiny)
+        except (ValueError, TypeError, NotImplementedError) as error:
+            raise UserError(str(error).replace(trial, path)) from error
 
 
 def broadcast(values: tuple[float, ...], ndim: int, flag: str, axes: str) -> tuple[float, ...]:
@@ -46,7 +55,9 @@ def broadcast(values: tuple[float, ...], ndim: int, flag: str, axes: str) -> tup
     if len(values) == 1:
         return values * ndim
     if len(values) != ndim:
-        raise UserError(f"{flag}: got {len(values)} numbers, expected 1 or {ndim} for the axes ({', '.join(axes)})")
+        raise UserError(
+            f"{flag}: got {len(values)} numbers, expected 1 or {ndim} for the axes ({', '.join(axes)})"
+        )
     return values
 
 
@@ -82,14 +93,15 @@ def with_geometry(volume: mf.io.Volume, arguments: argparse.Namespace, path: str
         differs = any(abs(a - b) > SAME * b for a, b in zip(converted, volume.voxel_size, strict=True))
         if differs and not arguments.override_voxel_size:
             raise UserError(
-                f"{flag}: got {shown_size(size, unit)}, but {path} says {shown_size(volume.voxel_size, volume.unit)}; "
-                "leave the option out, or add --override-voxel-size if the file is wrong"
+                f"{flag}: got {shown_size(size, unit)}, but {path} says "
+                f"{shown_size(volume.voxel_size, volume.unit)}; leave the option out, or add "
+                "--override-voxel-size if the file is wrong"
             )
         if not differs and volume.unit is not None:
             return volume
     affine = volume.affine
     if affine is not None and volume.voxel_size is not None:
-        # Columns of the affine are in reversed order (x, y, z); the origin keeps its place in the old unit's numbers.
+        # Columns of the affine are in reversed order (x, y, z); the origin stays where it is.
         affine = np.array(affine, dtype=float)
         for i, (new, old) in enumerate(zip(reversed(size), reversed(volume.voxel_size), strict=True)):
             affine[:3, i] *= new / old
@@ -117,7 +129,7 @@ def psf_for(volume: mf.io.Volume, arguments: argparse.Namespace, session: Sessio
         target, target_unit = need_voxel_size(volume, path, flag)
         factor = UNITS[unit] / UNITS[target_unit]
         array = mf.psf.gaussian(fwhm=tuple(v * factor for v in fwhm), voxel_size=target)
-        record = {"kind": "gaussian", "fwhm": fwhm, "unit": unit, "shape": array.shape}
+        record: dict[str, Any] = {"kind": "gaussian", "fwhm": fwhm, "unit": unit, "shape": array.shape}
         return Psf(array, record, f"Gaussian, FWHM {shown_size(fwhm, unit)}")
     if arguments.psf is None:
         raise UserError("a PSF is needed: --psf FILE, --fwhm-mm Z Y X or --fwhm-um Z Y X")
@@ -125,7 +137,9 @@ def psf_for(volume: mf.io.Volume, arguments: argparse.Namespace, session: Sessio
     measured = mf.io.read(arguments.psf)
     array = np.asarray(measured.array)
     if array.ndim != ndim:
-        raise UserError(f"--psf: {arguments.psf} has {array.ndim} axes, the image {path} has {ndim} ({', '.join(axes)})")
+        raise UserError(
+            f"--psf: {arguments.psf} has {array.ndim} axes, the image {path} has {ndim} ({', '.join(axes)})"
+        )
     record = {"kind": "file", "path": str(arguments.psf), "shape": array.shape, "resampled": False}
     text = f"{arguments.psf}, {' x '.join(map(str, array.shape))} voxels"
     if measured.voxel_size is None or measured.unit is None:
@@ -151,7 +165,7 @@ def need_voxel_size(volume: mf.io.Volume, path: str, why: str) -> tuple[tuple[fl
     if volume.unit is None:
         numbers = " ".join(f"{v:.6g}" for v in volume.voxel_size)
         raise UserError(
-            f"{why}: {path} has voxels of {numbers} in an unknown unit; say which with --voxel-size-mm {numbers} or "
-            f"--voxel-size-um {numbers}"
+            f"{why}: {path} has voxels of {numbers} in an unknown unit; say which with "
+            f"--voxel-size-mm {numbers} or --voxel-size-um {numbers}"
         )
     return volume.voxel_size, volume.unit

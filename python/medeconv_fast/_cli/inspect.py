@@ -36,10 +36,14 @@ def info(arguments: argparse.Namespace, session: Session) -> None:
         **_values(array),
     }
     session.say(str(arguments.input))
-    session.say(f"  shape       {' x '.join(map(str, array.shape))} ({', '.join(volume.axes)}), {array.dtype}")
+    session.say(
+        f"  shape       {' x '.join(map(str, array.shape))} ({', '.join(volume.axes)}), {array.dtype}"
+    )
     session.say(f"  voxel size  {shown_size(volume.voxel_size, volume.unit)}")
     if volume.voxel_size is not None:
-        counts = [n for n, letter in zip(array.shape, volume.axes, strict=True) if letter in volume.spatial_axes]
+        counts = [
+            n for n, letter in zip(array.shape, volume.axes, strict=True) if letter in volume.spatial_axes
+        ]
         field = [n * v for n, v in zip(counts, volume.voxel_size, strict=True)]
         session.say(f"  field       {shown_size(field, volume.unit)}")
     if "minimum" in record:
@@ -81,14 +85,16 @@ def _advice(record: dict[str, Any], volume: mf.io.Volume) -> list[str]:
     if record["nan"] or record["infinite"]:
         advice.append("values that are not finite are refused by every method; replace them first")
     if record["negative"]:
-        advice.append("Richardson-Lucy needs values of 0 or more: --negative clip or shift, or use --method wiener")
+        advice.append(
+            "Richardson-Lucy needs values of 0 or more: --negative clip or shift, or use --method wiener"
+        )
     if volume.voxel_size is None:
         advice.append("no voxel size: a PSF in mm or µm needs --voxel-size-mm or --voxel-size-um")
     else:
         ratio = max(volume.voxel_size) / min(volume.voxel_size)
         if ratio > ANISOTROPIC:
             advice.append(
-                f"voxels are anisotropic (edges differ by a factor {ratio:.3g}): give PSFs in mm or µm, not in voxels"
+                f"voxels are anisotropic (edges differ by a factor {ratio:.3g}): give PSFs in mm or µm"
             )
     return advice
 
@@ -123,11 +129,19 @@ def compare(arguments: argparse.Namespace, session: Session) -> None:
         _picture(arguments, session, reference, truth, rows, volumes)
         session.say(f"wrote {arguments.picture}")
     session.write_json(
-        {"command": "compare", "version": mf.__version__, "reference": reference, "images": rows, "picture": arguments.picture}
+        {
+            "command": "compare",
+            "version": mf.__version__,
+            "reference": reference,
+            "images": rows,
+            "picture": arguments.picture,
+        }
     )
 
 
-def _same_grid(reference: str, truth: mf.io.Volume, name: str, volume: mf.io.Volume, session: Session) -> None:
+def _same_grid(
+    reference: str, truth: mf.io.Volume, name: str, volume: mf.io.Volume, session: Session
+) -> None:
     if volume.array.shape != truth.array.shape or volume.axes != truth.axes:
         raise UserError(
             f"{name} is {' x '.join(map(str, volume.array.shape))} ({volume.axes}), {reference} "
@@ -146,18 +160,25 @@ def _same_grid(reference: str, truth: mf.io.Volume, name: str, volume: mf.io.Vol
 def _scores(
     reference: str, truth: mf.io.Volume, name: str, volume: mf.io.Volume, session: Session
 ) -> dict[str, float | None]:
-    """PSNR and NRMSE over all values, SSIM as the mean over channels and time points, one data range for all."""
+    """PSNR and NRMSE over all values; SSIM is the mean over channels and time points, in one data range."""
     wanted, got = truth.array, volume.array
     try:
         psnr, nrmse = mf.metrics.psnr(wanted, got), mf.metrics.nrmse(wanted, got)
     except ValueError as error:
         raise UserError(f"truth is {reference}, image is {name}: {error}") from error
     ssim: float | None = None
-    if min(n for n, axis in zip(truth.shape, truth.axes, strict=True) if axis in truth.spatial_axes and n > 1) < 7:
+    if (
+        min(
+            n for n, axis in zip(truth.shape, truth.axes, strict=True) if axis in truth.spatial_axes and n > 1
+        )
+        < 7
+    ):
         session.note("no SSIM: an axis is shorter than its window of 7 voxels")
     else:
         data_range = float(wanted.max()) - float(wanted.min())
-        ssim = float(np.mean([mf.metrics.ssim(wanted[i], got[i], data_range=data_range) for _, i in parts(truth)]))
+        ssim = float(
+            np.mean([mf.metrics.ssim(wanted[i], got[i], data_range=data_range) for _, i in parts(truth)])
+        )
     return {"psnr": psnr, "ssim": ssim, "nrmse": nrmse}
 
 
@@ -175,7 +196,10 @@ def _picture(
     if label:
         session.note(f"the picture shows {label} only")
     columns = [(os.path.basename(reference), truth.array[first])]
-    columns += [(f"{os.path.basename(r['image'])}\n{r['psnr']:.2f} dB", volumes[r["image"]].array[first]) for r in rows]
+    columns += [
+        (f"{os.path.basename(r['image'])}\n{r['psnr']:.2f} dB", volumes[r["image"]].array[first])
+        for r in rows
+    ]
     with session.output(arguments.picture):
         orthogonal_slices(
             arguments.picture,
@@ -199,7 +223,9 @@ def backends(arguments: argparse.Namespace, session: Session) -> None:
         try:
             module = importlib.import_module(f"medeconv_fast.backends.{name}")
         except ImportError:
-            rows.append({"name": name, "available": False, "reason": "not built yet in this version of medeconv_fast"})
+            rows.append(
+                {"name": name, "available": False, "reason": "not built yet in this version of medeconv_fast"}
+            )
             continue
         row: dict[str, Any] = {"name": name, "available": name in available}
         row |= {"details": module.describe()} if row["available"] else {"reason": module.unavailable_reason()}
@@ -214,7 +240,13 @@ def backends(arguments: argparse.Namespace, session: Session) -> None:
         else:
             session.say(f"  {row['name']:10} missing    {row['reason']}")
     session.write_json(
-        {"command": "backends", "version": mf.__version__, "num_threads": threads, "auto": available[0], "backends": rows}
+        {
+            "command": "backends",
+            "version": mf.__version__,
+            "num_threads": threads,
+            "auto": available[0],
+            "backends": rows,
+        }
     )
 
 

@@ -20,7 +20,9 @@ def psf(arguments: argparse.Namespace, session: Session) -> None:
     if arguments.kind == "gaussian":
         fwhm_unit = "mm" if arguments.fwhm_mm is not None else "um"
         fwhm = tuple(v * UNITS[fwhm_unit] / UNITS[unit] for v in arguments.fwhm_mm or arguments.fwhm_um)
-    ndim = _ndim(arguments.kind, [len(values) for values in (size, fwhm, arguments.shape) if values is not None])
+    ndim = _ndim(
+        arguments.kind, [len(values) for values in (size, fwhm, arguments.shape) if values is not None]
+    )
     axes = "zyx"[3 - ndim :]
     size = broadcast(size, ndim, f"--voxel-size-{unit}", axes)
     shape = arguments.shape
@@ -39,7 +41,9 @@ def psf(arguments: argparse.Namespace, session: Session) -> None:
     except ValueError:  # cropped so much that no flank is left
         width = None
     session.say(f"{arguments.kind}: {' x '.join(map(str, array.shape))} voxels of {shown_size(size, unit)}")
-    session.say(f"FWHM {shown_size(width, unit)} as sampled, sum {float(np.sum(array, dtype=np.float64)):.6g}")
+    session.say(
+        f"FWHM {shown_size(width, unit)} as sampled, sum {float(np.sum(array, dtype=np.float64)):.6g}"
+    )
     session.say(f"wrote {arguments.output}")
     session.write_json(
         {
@@ -64,7 +68,9 @@ def _ndim(kind: str, given: list[int]) -> int:
     return 3 if max(given) == 1 else max(given)
 
 
-def _microscope(arguments: argparse.Namespace, size: tuple[float, ...], shape: tuple[int, ...] | None) -> np.ndarray:
+def _microscope(
+    arguments: argparse.Namespace, size: tuple[float, ...], shape: tuple[int, ...] | None
+) -> np.ndarray:
     """A diffraction model; every length in µm."""
     wavelength = arguments.wavelength_nm * UNITS["nm"] / UNITS["um"]
     if arguments.kind == "airy":
@@ -96,7 +102,8 @@ def simulate(arguments: argparse.Namespace, session: Session) -> None:
     result = np.empty(volume.shape, dtype=np.float32)
     for number, (label, index) in enumerate(parts(volume)):
         try:
-            # Each part its own noise: the same draw in all would look like structure to whoever averages them.
+            # Each part its own noise: the same draw in all would look like structure to whoever averages
+            # them.
             result[index] = mf.simulate(
                 volume.array[index],
                 kernel.array,

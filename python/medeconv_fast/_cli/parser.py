@@ -26,7 +26,7 @@ class _Parser(argparse.ArgumentParser):
     """Errors are raised, so that main() reports every error the same way."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, allow_abbrev=False, **kwargs)
+        super().__init__(*args, **{**kwargs, "allow_abbrev": False})
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}; see '{self.prog} --help'")
@@ -66,7 +66,9 @@ def join_numbers(argv: Sequence[str]) -> list[str]:
 def _per_axis(text: str, accepts: Callable[[float], bool], expected: str) -> tuple[float, ...]:
     words = text.replace(",", " ").split()
     if not 1 <= len(words) <= 3 or not all(_is_number(word) for word in words):
-        raise argparse.ArgumentTypeError(f"got {text!r}, expected one number per axis (Z Y X), or one for all axes")
+        raise argparse.ArgumentTypeError(
+            f"got {text!r}, expected one number per axis (Z Y X), or one for all axes"
+        )
     values = tuple(float(word) for word in words)
     if not all(math.isfinite(value) and accepts(value) for value in values):
         raise argparse.ArgumentTypeError(f"got {text!r}, expected {expected}")
@@ -123,13 +125,17 @@ def balance(text: str) -> str | float:
 
 
 def _output(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("-o", "--output", metavar="OUT", required=True, help="file to write; its name gives the format")
+    parser.add_argument(
+        "-o", "--output", metavar="OUT", required=True, help="file to write; its name gives the format"
+    )
 
 
 def _general(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("general")
     group.add_argument(
-        "--json", metavar="FILE", help="also write the result in machine-readable form; '-' for standard output"
+        "--json",
+        metavar="FILE",
+        help="also write the result in machine-readable form; '-' for standard output",
     )
     group.add_argument("--overwrite", action="store_true", help="replace files that exist")
     group.add_argument("--quiet", action="store_true", help="print errors and warnings only")
@@ -139,8 +145,12 @@ def _general(parser: argparse.ArgumentParser) -> None:
 def _voxel_size(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("voxel size, in the order of the axes (Z Y X), or one number for all")
     one = group.add_mutually_exclusive_group()
-    one.add_argument("--voxel-size-mm", metavar="Z Y X", type=lengths, help="where the file does not say, in mm")
-    one.add_argument("--voxel-size-um", metavar="Z Y X", type=lengths, help="where the file does not say, in µm")
+    one.add_argument(
+        "--voxel-size-mm", metavar="Z Y X", type=lengths, help="where the file does not say, in mm"
+    )
+    one.add_argument(
+        "--voxel-size-um", metavar="Z Y X", type=lengths, help="where the file does not say, in µm"
+    )
     group.add_argument(
         "--override-voxel-size",
         action="store_true",
@@ -152,7 +162,9 @@ def _psf(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("point spread function (PSF); one of these is needed")
     one = group.add_mutually_exclusive_group()
     one.add_argument(
-        "--psf", metavar="FILE", help="a measured or computed PSF; resampled where its voxel size is not the image's"
+        "--psf",
+        metavar="FILE",
+        help="a measured or computed PSF; resampled where its voxel size is not the image's",
     )
     one.add_argument(
         "--fwhm-mm", metavar="Z Y X", type=widths, help="Gaussian PSF, full width at half maximum in mm"
@@ -163,8 +175,12 @@ def _psf(parser: argparse.ArgumentParser) -> None:
 def _compute(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("computing")
     group.add_argument("--backend", default="auto", help="auto, or a name that 'medeconv backends' lists")
-    group.add_argument("--device", default="auto", metavar="auto|cpu", help="where to compute (default: auto)")
-    group.add_argument("--threads", type=count, metavar="N", help="CPU threads (default: all that this process may use)")
+    group.add_argument(
+        "--device", default="auto", metavar="auto|cpu", help="where to compute (default: auto)"
+    )
+    group.add_argument(
+        "--threads", type=count, metavar="N", help="CPU threads (default: all that this process may use)"
+    )
 
 
 def _not_built(parser: argparse.ArgumentParser) -> None:
@@ -181,13 +197,23 @@ def _restore(parser: argparse.ArgumentParser) -> None:
     _output(parser)
     group = parser.add_argument_group("method")
     group.add_argument("--method", choices=("auto", "rl", "wiener"), default="auto", help="default: auto")
-    group.add_argument("--iterations", type=count, metavar="N", help="iterations of Richardson-Lucy (default: 30)")
     group.add_argument(
-        "--balance", type=balance, metavar="auto|B", help="Wiener: weight of smoothness (default: auto, by cross-validation)"
+        "--iterations", type=count, metavar="N", help="iterations of Richardson-Lucy (default: 30)"
     )
-    group.add_argument("--boundary", choices=BOUNDARIES, help="what lies outside the image (default: the method's)")
     group.add_argument(
-        "--background", type=non_negative, metavar="B", help="Richardson-Lucy: constant that the detector adds"
+        "--balance",
+        type=balance,
+        metavar="auto|B",
+        help="Wiener: weight of smoothness (default: auto, by cross-validation)",
+    )
+    group.add_argument(
+        "--boundary", choices=BOUNDARIES, help="what lies outside the image (default: the method's)"
+    )
+    group.add_argument(
+        "--background",
+        type=non_negative,
+        metavar="B",
+        help="Richardson-Lucy: constant that the detector adds",
     )
     group.add_argument(
         "--negative",
@@ -217,7 +243,9 @@ def _psf_command(parser: argparse.ArgumentParser) -> None:
         one = group.add_mutually_exclusive_group(required=True)
         one.add_argument("--voxel-size-mm", metavar="Z Y X", type=lengths, help="voxel size in mm")
         one.add_argument("--voxel-size-um", metavar="Z Y X", type=lengths, help="voxel size in µm")
-        group.add_argument("--shape", metavar="Z Y X", type=voxel_counts, help="number of voxels (default: enough)")
+        group.add_argument(
+            "--shape", metavar="Z Y X", type=voxel_counts, help="number of voxels (default: enough)"
+        )
         _general(made)
         return made
 
@@ -229,17 +257,33 @@ def _psf_command(parser: argparse.ArgumentParser) -> None:
     def optics(made: argparse.ArgumentParser, *, index: bool = True) -> None:
         group = made.add_argument_group("optics")
         group.add_argument("--na", type=positive, required=True, help="numerical aperture")
-        group.add_argument("--wavelength-nm", type=positive, required=True, metavar="L", help="emission, in vacuum")
+        group.add_argument(
+            "--wavelength-nm", type=positive, required=True, metavar="L", help="emission, in vacuum"
+        )
         if index:
             group.add_argument(
-                "--refractive-index", type=positive, default=1.515, metavar="N", help="of the immersion (default: 1.515)"
+                "--refractive-index",
+                type=positive,
+                default=1.515,
+                metavar="N",
+                help="of the immersion (default: 1.515)",
             )
 
     optics(kind("born-wolf", "Scalar widefield PSF of Born and Wolf"))
-    lanni = kind("gibson-lanni", "Widefield PSF of Gibson and Lanni, with the aberration of a mismatched specimen")
+    lanni = kind(
+        "gibson-lanni", "Widefield PSF of Gibson and Lanni, with the aberration of a mismatched specimen"
+    )
     optics(lanni)
-    lanni.add_argument("--specimen-index", type=positive, default=1.33, metavar="N", help="of the specimen (default: 1.33)")
-    lanni.add_argument("--depth-um", type=non_negative, default=0.0, metavar="D", help="depth of the source below the cover glass")
+    lanni.add_argument(
+        "--specimen-index", type=positive, default=1.33, metavar="N", help="of the specimen (default: 1.33)"
+    )
+    lanni.add_argument(
+        "--depth-um",
+        type=non_negative,
+        default=0.0,
+        metavar="D",
+        help="depth of the source below the cover glass",
+    )
     optics(kind("airy", "Airy pattern of a focused plane (2-D)"), index=False)
 
 
@@ -248,12 +292,22 @@ def _simulate(parser: argparse.ArgumentParser) -> None:
     _output(parser)
     _psf(parser)
     group = parser.add_argument_group("noise")
-    group.add_argument("--noise", choices=("none", "poisson", "gaussian"), default="none", help="default: none")
-    group.add_argument("--photons", type=positive, metavar="N", help="Poisson: photons at the brightest blurred voxel")
-    group.add_argument("--sigma", type=non_negative, metavar="S", help="Gaussian: standard deviation, in the image's unit")
-    group.add_argument("--background", type=non_negative, default=0.0, metavar="B", help="constant added before the noise")
+    group.add_argument(
+        "--noise", choices=("none", "poisson", "gaussian"), default="none", help="default: none"
+    )
+    group.add_argument(
+        "--photons", type=positive, metavar="N", help="Poisson: photons at the brightest blurred voxel"
+    )
+    group.add_argument(
+        "--sigma", type=non_negative, metavar="S", help="Gaussian: standard deviation, in the image's unit"
+    )
+    group.add_argument(
+        "--background", type=non_negative, default=0.0, metavar="B", help="constant added before the noise"
+    )
     group.add_argument("--seed", type=seed, default=0, metavar="N", help="same seed, same noise (default: 0)")
-    group.add_argument("--boundary", choices=BOUNDARIES[1:], default="reflect", help="what lies outside (default: reflect)")
+    group.add_argument(
+        "--boundary", choices=BOUNDARIES[1:], default="reflect", help="what lies outside (default: reflect)"
+    )
     _voxel_size(parser)
     _general(parser)
 
@@ -271,15 +325,25 @@ def _backends(parser: argparse.ArgumentParser) -> None:
 
 
 def _demo(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--out", metavar="DIR", default="demo_output", help="default: ./demo_output; an earlier demo's files are replaced")
+    parser.add_argument(
+        "--out",
+        metavar="DIR",
+        default="demo_output",
+        help="default: ./demo_output; an earlier demo's files are replaced",
+    )
     parser.add_argument("--backend", default="auto", help="auto, or a name that 'medeconv backends' lists")
-    parser.add_argument("--threads", type=count, metavar="N", help="CPU threads (default: all that this process may use)")
+    parser.add_argument(
+        "--threads", type=count, metavar="N", help="CPU threads (default: all that this process may use)"
+    )
     _general(parser)
 
 
 COMMANDS: dict[str, tuple[Callable[[argparse.ArgumentParser], None], str]] = {
     "restore": (_restore, "Remove a known blur from an image"),
-    "info": (_info, "Say what is in an image file: geometry, range, and what stands in the way of restoring it"),
+    "info": (
+        _info,
+        "Say what is in an image file: geometry, range, and what stands in the way of restoring it",
+    ),
     "psf": (_psf_command, "Compute a point spread function and write it to a file"),
     "simulate": (_simulate, "Blur an image and add seeded noise: y = x * h + e"),
     "compare": (_compare, "PSNR, SSIM and NRMSE between images"),
@@ -292,7 +356,7 @@ def build_parser(version: str) -> argparse.ArgumentParser:
     parser = _Parser(
         prog="medeconv",
         description=f"Deconvolution of medical and microscopy images. {DISCLAIMER}",
-        epilog="Exit status: 0 done; 2 bad arguments or input; 3 failed while running; 130 stopped by Ctrl-C.",
+        epilog="Exit status: 0 done, 2 bad arguments or input, 3 failed while running, 130 Ctrl-C.",
     )
     parser.add_argument("--version", action="version", version=f"medeconv-fast {version}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)

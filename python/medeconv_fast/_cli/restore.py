@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -29,7 +28,7 @@ def check_device(device: str) -> None:
 
 
 def options_of(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Keyword arguments of the algorithm; an option that the method has no use for is refused, not dropped."""
+    """Keyword arguments of the algorithm; an option that it has no use for is refused, not dropped."""
     method = arguments.method
     options: dict[str, Any] = {"backend": arguments.backend, "num_threads": arguments.threads}
     for name, flag, methods in (
@@ -56,11 +55,12 @@ def restore(arguments: argparse.Namespace, session: Session) -> None:
     volume = with_geometry(mf.io.read(arguments.input), arguments, arguments.input)
     psf = psf_for(volume, arguments, session, arguments.input)
     claim_image(arguments.output, volume, session)
-    run: Callable[..., Any] = {"auto": mf.restore, "rl": mf.richardson_lucy, "wiener": mf.wiener}[arguments.method]
+    methods: dict[str, Any] = {"auto": mf.restore, "rl": mf.richardson_lucy, "wiener": mf.wiener}
+    run = methods[arguments.method]
     iterative = arguments.method != "wiener"
 
     image = volume.array
-    if image.dtype.itemsize > 4 or image.dtype.kind in "iu" and image.dtype.itemsize > 2:
+    if image.dtype.itemsize > 4 or (image.dtype.kind in "iu" and image.dtype.itemsize > 2):
         session.note(f"{arguments.input} holds {image.dtype}: computed and written in float32")
     estimate = np.empty(image.shape, dtype=np.float32)
     runs: list[dict[str, Any]] = []
@@ -74,13 +74,20 @@ def restore(arguments: argparse.Namespace, session: Session) -> None:
             callback = {"callback": progress.step} if progress.enabled and iterative else {}
             try:
                 result, info = run(
-                    image[index].astype(np.float32, copy=False), psf.array, return_info=True, **callback, **options
+                    image[index].astype(np.float32, copy=False),
+                    psf.array,
+                    return_info=True,
+                    **callback,
+                    **options,
                 )
             except (ValueError, TypeError) as error:
                 where = f" ({label})" if label else ""
                 raise UserError(f"{arguments.input}{where}: {error}") from error
         estimate[index] = result
         runs.append({"part": label, **info})
+        for text in info["warnings"]:
+            if not any(text in said for said in session.warnings):
+                session.note(text)
     seconds = time.perf_counter() - started
 
     with session.output(arguments.output):
@@ -89,13 +96,18 @@ def restore(arguments: argparse.Namespace, session: Session) -> None:
     settings = first["settings"]
     size = " x ".join(map(str, image.shape))
     several = "" if len(every) == 1 else f" ({', '.join(volume.axes)}), {len(every)} parts"
-    session.say(f"image     {arguments.input}: {size}{several}, voxels of {shown_size(volume.voxel_size, volume.unit)}")
+    voxels = shown_size(volume.voxel_size, volume.unit)
+    session.say(f"image     {arguments.input}: {size}{several}, voxels of {voxels}")
     session.say(f"PSF       {psf.text}")
     if settings["method"] == "wiener":
         how = "by cross-validation" if settings["balance_searched"] else "given"
-        session.say(f"method    wiener, balance {settings['balance']:.4g} ({how}), boundary {settings['boundary']}")
+        session.say(
+            f"method    wiener, balance {settings['balance']:.4g} ({how}), boundary {settings['boundary']}"
+        )
     else:
-        session.say(f"method    richardson-lucy, {first['num_iter']} iterations, boundary {settings['boundary']}")
+        session.say(
+            f"method    richardson-lucy, {first['num_iter']} iterations, boundary {settings['boundary']}"
+        )
     session.say(f"computed  backend {first['backend']}, {settings['num_threads']} threads, {seconds:.3g} s")
     session.say(f"wrote     {arguments.output} (float32)")
     session.write_json(

@@ -32,10 +32,13 @@ def one_line(error: BaseException) -> str:
 class Session:
     """State of one command: what was written so far, warnings, and where messages go.
 
-    ``writing`` is True while an output file is being written: errors from then on are failures, not bad input.
+    ``writing`` is True while an output file is being written: errors from then on are failures, not bad
+    input.
     """
 
-    def __init__(self, *, json_target: str | None = None, overwrite: bool = False, quiet: bool = False) -> None:
+    def __init__(
+        self, *, json_target: str | None = None, overwrite: bool = False, quiet: bool = False
+    ) -> None:
         self.json_target = json_target
         self.overwrite = overwrite
         self.quiet = quiet
@@ -68,7 +71,7 @@ class Session:
         with warnings.catch_warnings():
             warnings.simplefilter("default", UserWarning)
             warnings.simplefilter("default", RuntimeWarning)
-            warnings.showwarning = show
+            warnings.showwarning = show  # type: ignore[assignment]
             yield
 
     # ------------------------------------------------------------ outputs
@@ -80,7 +83,10 @@ class Session:
         for path in paths:
             if path is None or str(path) == "-":
                 continue
-            io.check_writable(path, overwrite=self.overwrite)
+            try:
+                io.check_writable(path, overwrite=self.overwrite)
+            except FileExistsError as error:
+                raise UserError(f"{path}: exists already; --overwrite replaces it") from error
 
     @contextlib.contextmanager
     def output(self, path: str | os.PathLike[str]) -> Iterator[None]:

@@ -1,4 +1,4 @@
-"""What the algorithms share: the record of a run, PSFs on the image's grid, options that are not built yet."""
+"""What the algorithms share: the record of a run, PSFs on the image's grid, options not built yet."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def refuse_unbuilt(
     back_projector: Any = "matched",
     stop: Any = None,
 ) -> None:
-    """Options of the contract that no algorithm has yet: valid values raise NotImplementedError, others ValueError."""
+    """Options that no algorithm has yet: valid values raise NotImplementedError, others ValueError."""
     for name, value in (("readout_variance", readout_variance), ("damping", damping)):
         if value is not None:
             if np.ndim(value) == 0:
@@ -86,7 +86,7 @@ def _refuse_pair(value: Any, name: str, kinds: tuple[str, ...], unit: str) -> No
 
 
 def psf_on_grid(psf: Any, ndim: int, voxel_size: Any, psf_voxel_size: Any) -> tuple[Any, dict[str, Any]]:
-    """The PSF on the image's voxels (resampled with its sum kept where the two sizes differ), and the settings."""
+    """The PSF on the image's voxels (resampled, its sum kept, where the sizes differ), and the settings."""
     settings: dict[str, Any] = {"voxel_size": None, "psf_voxel_size": None, "psf_resampled": False}
     if voxel_size is not None:
         settings["voxel_size"] = _validate.voxel_size(voxel_size, "voxel_size", ndim)
@@ -95,8 +95,8 @@ def psf_on_grid(psf: Any, ndim: int, voxel_size: Any, psf_voxel_size: Any) -> tu
     settings["psf_voxel_size"] = _validate.voxel_size(psf_voxel_size, "psf_voxel_size", ndim)
     if voxel_size is None:
         raise ValueError(
-            f"psf_voxel_size: got {_validate.shown(psf_voxel_size)} without voxel_size; expected both, or neither when "
-            "the PSF is sampled on the image's voxels"
+            f"psf_voxel_size: got {_validate.shown(psf_voxel_size)} without voxel_size; expected both, or "
+            "neither when the PSF is sampled on the image's voxels"
         )
     if np.allclose(settings["voxel_size"], settings["psf_voxel_size"], rtol=1e-6, atol=0):
         return psf, settings

@@ -11,7 +11,8 @@ from ._richardson_lucy import richardson_lucy
 from ._wiener import wiener
 
 METHODS = ("auto", "richardson-lucy", "rl", "wiener")
-# Negative values down to this share of the largest one are taken for noise around zero, beyond it for a signed scale.
+# Negative values down to this share of the largest one are taken for noise around zero, beyond it for a
+# signed scale.
 SIGNED = 0.25
 
 _RL = set(inspect.signature(richardson_lucy).parameters)
@@ -26,11 +27,12 @@ def restore(image: Any, psf: Any, method: str = "auto", **options: Any) -> Any:
     image, psf : array_like
         As in `richardson_lucy`.
     method : {"auto", "richardson-lucy", "rl", "wiener"}
-        "auto": Richardson-Lucy; the Wiener filter for images on a signed scale, whose negative values reach below -1/4 of
-        the largest one (CT numbers). An option that only one of the two methods has decides for it.
+        "auto": Richardson-Lucy; the Wiener filter for images on a signed scale, whose negative values reach
+        below -1/4 of the largest one (CT numbers). An option that only one of the two methods has decides for
+        it.
     **options
-        Passed on to `richardson_lucy` or `wiener`. Under Richardson-Lucy ``negative`` is "clip" by default: negative
-        values are set to zero, with a warning and an entry in ``info["warnings"]``.
+        Passed on to `richardson_lucy` or `wiener`. Under Richardson-Lucy ``negative`` is "clip" by default:
+        negative values are set to zero, with a warning and an entry in ``info["warnings"]``.
 
     Returns
     -------
@@ -67,7 +69,8 @@ def restore(image: Any, psf: Any, method: str = "auto", **options: Any) -> Any:
     estimate, info = richardson_lucy(image, psf, return_info=True, **options)
     if info["settings"]["clipped"] and not chosen:
         warnings.warn(
-            f"{info['warnings'][0]}; pass negative='shift' for a signed scale, negative='clip' to silence this",
+            f"{info['warnings'][0]}; pass negative='shift' for a signed scale, negative='clip' to silence "
+            "this",
             UserWarning,
             stacklevel=2,
         )
@@ -77,7 +80,9 @@ def restore(image: Any, psf: Any, method: str = "auto", **options: Any) -> Any:
 def _refuse_unknown(options: dict[str, Any], known: set[str], method: str) -> None:
     unknown = [name for name in options if name not in known or name in ("image", "psf")]
     if unknown:
-        raise TypeError(f"{unknown[0]}: the method {method} has no such option; it takes {', '.join(sorted(known))}")
+        raise TypeError(
+            f"{unknown[0]}: the method {method} has no such option; it takes {', '.join(sorted(known))}"
+        )
 
 
 def _choose(image: Any, options: dict[str, Any]) -> tuple[str, str | None]:
@@ -91,7 +96,7 @@ def _choose(image: Any, options: dict[str, Any]) -> tuple[str, str | None]:
     lowest, highest = _validate.finite(array, "image")
     if lowest < 0 and -lowest > SIGNED * highest:
         return "wiener", (
-            f"image: values from {lowest:g} to {highest:g} are a signed scale, restored with the Wiener filter; for "
-            "Richardson-Lucy pass method='rl' and negative='shift'"
+            f"image: values from {lowest:g} to {highest:g} are a signed scale, restored with the Wiener "
+            "filter; for Richardson-Lucy pass method='rl' and negative='shift'"
         )
     return "richardson-lucy", None

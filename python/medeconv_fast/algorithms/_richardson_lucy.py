@@ -14,8 +14,8 @@ from .._threads import resolve_num_threads
 from . import _options
 
 DEFAULT_ITERATIONS = 30
-# Below this share of the largest possible normalizer a voxel is hardly seen by the image: its corrections are noise
-# divided by almost nothing, so it keeps its initial value.
+# Below this share of the largest possible normalizer a voxel is hardly seen by the image: its corrections are
+# noise divided by almost nothing, so it keeps its initial value.
 SMALLEST_NORMALIZER = 0.01
 NEGATIVE = ("raise", "clip", "shift")
 INITIAL = ("flat", "image")
@@ -59,39 +59,40 @@ def richardson_lucy(
     image : array_like
         Measured image with 1 to 3 axes in the order (z, y, x), finite and not negative (see `negative`).
     psf : array_like
-        Point spread function with as many axes, its centre at ``shape // 2``; it may be larger than the image, except
-        under boundary="wrap".
+        Point spread function with as many axes, its centre at ``shape // 2``; it may be larger than the
+        image, except under boundary="wrap".
     num_iter : int, optional
         Iterations; default 30.
     boundary : {"extended", "zero", "reflect", "nearest", "mirror", "wrap"}
-        What lies outside the image. "extended" assumes nothing: the estimate covers the image plus the PSF's reach, and
-        is cropped at the end.
+        What lies outside the image. "extended" assumes nothing: the estimate covers the image plus the PSF's
+        reach, and is cropped at the end.
     background : float
-        Known constant that was added to the blurred object (offset, autofluorescence), in the image's units; not part of
-        the estimate.
+        Known constant that was added to the blurred object (offset, autofluorescence), in the image's units;
+        not part of the estimate.
     weights : array_like, optional
         Trust in each image voxel, not negative; 0 for dead voxels. Only their ratios count.
     readout_variance, damping, regularizer, acceleration, back_projector, stop
         Part of the interface, not built yet: anything but the default raises NotImplementedError.
     initial : {"flat", "image"} or array_like
-        First estimate. "flat": the image's weighted mean less the background. "image": the image itself, its edge
-        repeated outside; voxels that start at zero stay zero. An array of the image's shape (edge repeated outside) or of
-        the estimate's, finite, not negative.
+        First estimate. "flat": the image's weighted mean less the background. "image": the image itself, its
+        edge repeated outside; voxels that start at zero stay zero. An array of the image's shape (edge
+        repeated outside) or of the estimate's, finite, not negative.
     negative : {"raise", "clip", "shift"}
-        For images with negative values. "clip" sets them to zero. "shift" restores ``image - image.min()`` and subtracts
-        the offset afterwards.
+        For images with negative values. "clip" sets them to zero. "shift" restores ``image - image.min()``
+        and subtracts the offset afterwards.
     voxel_size, psf_voxel_size : float or sequence of float, optional
-        Voxel sizes (z, y, x) of image and PSF in one unit. Where both are given and differ, the PSF is resampled to the
-        image's voxels.
+        Voxel sizes (z, y, x) of image and PSF in one unit. Where both are given and differ, the PSF is
+        resampled to the image's voxels.
     normalize_psf : bool
         Divide the PSF by its sum.
     callback : callable, optional
-        Called as ``callback(iteration, estimate)`` after every iteration, counted from 1, with a copy of the estimate in
-        the image's frame; the run ends when it returns True.
+        Called as ``callback(iteration, estimate)`` after every iteration, counted from 1, with a copy of the
+        estimate in the image's frame; the run ends when it returns True.
     return_info : bool
         Return ``(estimate, info)``.
     backend : {"auto", "cpp", "reference"}
-    engine : {"auto", "spectral"}
+    engine : {"auto", "spectral", "separable"}
+        See `Blur`.
     num_threads : int, optional
         Results do not depend on it.
 
@@ -105,8 +106,8 @@ def richardson_lucy(
     Raises
     ------
     ValueError
-        NaN or Inf, negative values (unless `negative` says what to do), empty or mismatched arrays, a PSF whose sum is
-        not positive, unknown option values.
+        NaN or Inf, negative values (unless `negative` says what to do), empty or mismatched arrays, a PSF
+        whose sum is not positive, unknown option values.
     TypeError
         Complex, object, string or masked arrays; options of the wrong type.
     NotImplementedError
@@ -114,14 +115,14 @@ def richardson_lucy(
 
     Notes
     -----
-    A voxel of the estimate whose normalizer is below 1 % of its largest possible value, that is, one that the image
-    hardly sees, keeps its initial value. The divisor is never smaller than a fixed fraction of the image's largest value
-    (1e-6 in float32, 1e-12 in float64), so the result scales with the image.
+    A voxel of the estimate whose normalizer is below 1 % of its largest possible value, that is, one that the
+    image hardly sees, keeps its initial value. The divisor is never smaller than a fixed fraction of the
+    image's largest value (1e-6 in float32, 1e-12 in float64), so the result scales with the image.
 
     References
     ----------
-    W. H. Richardson, J. Opt. Soc. Am. 62, 55 (1972); L. B. Lucy, Astron. J. 79, 745 (1974). Extended boundary with
-    normalizer: M. Bertero and P. Boccacci, Astron. Astrophys. 437, 369 (2005).
+    W. H. Richardson, J. Opt. Soc. Am. 62, 55 (1972); L. B. Lucy, Astron. J. 79, 745 (1974). Extended boundary
+    with normalizer: M. Bertero and P. Boccacci, Astron. Astrophys. 437, 369 (2005).
 
     Examples
     --------
@@ -139,14 +140,18 @@ def richardson_lucy(
         back_projector=back_projector,
         stop=stop,
     )
-    iterations = DEFAULT_ITERATIONS if num_iter is None else _validate.integer(num_iter, "num_iter", minimum=1)
+    iterations = (
+        DEFAULT_ITERATIONS if num_iter is None else _validate.integer(num_iter, "num_iter", minimum=1)
+    )
     background = _validate.number(background, "background", minimum=0)
     negative = _validate.choice(negative, "negative", NEGATIVE)
     return_info = _validate.flag(return_info, "return_info")
     if isinstance(initial, str):
         _validate.choice(initial, "initial", INITIAL)
     if callback is not None and not callable(callback):
-        raise TypeError(f"callback: got {_validate.shown(callback)}, expected a function of (iteration, estimate)")
+        raise TypeError(
+            f"callback: got {_validate.shown(callback)}, expected a function of (iteration, estimate)"
+        )
 
     data, restore, (lowest, highest) = _arrays.as_image(image)
     psf, psf_settings = _options.psf_on_grid(psf, data.ndim, voxel_size, psf_voxel_size)
@@ -178,14 +183,20 @@ def richardson_lucy(
     if estimate is None:
         # No voxel rises above the background: zero is the maximum-likelihood estimate itself.
         if highest > 0:
-            warnings.append(f"image: no value rises above the background {background:g}; the estimate is zero")
+            warnings.append(
+                f"image: no value rises above the background {background:g}; the estimate is zero"
+            )
         result = np.full(data.shape, -offset / blur.psf_sum if offset else 0.0, data.dtype)
         stopped_by = "nothing above background"
     else:
         gain = _gain(blur, trust)
 
         def cropped(copy: bool) -> np.ndarray:
-            inside = np.array(estimate[blur.frame], order="C") if copy else np.ascontiguousarray(estimate[blur.frame])
+            inside = (
+                np.array(estimate[blur.frame], order="C")
+                if copy
+                else np.ascontiguousarray(estimate[blur.frame])
+            )
             if offset:
                 inside -= inside.dtype.type(offset / blur.psf_sum)
             return inside
@@ -196,7 +207,12 @@ def richardson_lucy(
             begun = time.perf_counter()
             chain.sweep("ratio", image=data, weights=trust, background=background, eps=eps)
             chain.sweep(
-                "multiply", adjoint=True, keep=iteration < iterations, out=estimate, estimate=estimate, gain=gain
+                "multiply",
+                adjoint=True,
+                keep=iteration < iterations,
+                out=estimate,
+                estimate=estimate,
+                gain=gain,
             )
             trace.append({"iteration": iteration, "seconds": time.perf_counter() - begun})
             if callback is not None:
@@ -263,9 +279,10 @@ def _treat_negative(data: np.ndarray, lowest: float, negative: str) -> tuple[np.
     count = int((data < 0).sum())
     if negative == "raise":
         raise ValueError(
-            f"image: {count} of {data.size} values are negative, the smallest {lowest:g}; Richardson-Lucy expects none "
-            "below 0. negative='clip' sets them to zero (noise around an offset), negative='shift' restores "
-            "image - image.min() and shifts back (signed scales such as CT numbers)"
+            f"image: {count} of {data.size} values are negative, the smallest {lowest:g}; Richardson-Lucy "
+            "expects none below 0. negative='clip' sets them to zero (noise around an offset), "
+            "negative='shift' restores image - image.min() and shifts back (signed scales such as CT "
+            "numbers)"
         )
     if negative == "clip":
         return np.maximum(data, 0), 0.0, count
@@ -277,7 +294,8 @@ def _check_scale(highest: float, dtype: np.dtype) -> None:
     limit = 1e28 if dtype == np.float32 else 1e280
     if highest != 0 and not 1 / limit <= highest <= limit:
         raise ValueError(
-            f"image: the largest value is {highest:g}, expected {1 / limit:g} to {limit:g} in {dtype}; rescale the image"
+            f"image: the largest value is {highest:g}, expected {1 / limit:g} to {limit:g} in {dtype}; "
+            "rescale the image"
         )
 
 

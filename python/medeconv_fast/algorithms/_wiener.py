@@ -17,8 +17,8 @@ from . import _options
 
 BOUNDARIES = ("reflect", "nearest", "mirror", "wrap", "zero")
 REGULARIZERS = ("laplacian", "identity")
-# Spare length in units of the PSF's reach. Measured on photographs: at 1 the far side's edge still rings into the image
-# where the noise is low; beyond 1.5 nothing changes.
+# Spare length in units of the PSF's reach. Measured on photographs: at 1 the far side's edge still rings into
+# the image where the noise is low; beyond 1.5 nothing changes.
 REACH = 1.5
 # Generalised cross-validation: exponents of ten of the balance that are searched, and how finely.
 SEARCH = np.arange(-12.0, 6.01, 0.5)
@@ -42,8 +42,8 @@ def wiener(
 ) -> Any:
     """Restore an image blurred by a known PSF with the Wiener-Hunt filter.
 
-    In frequency space the estimate is ``conj(H) Y / (|H|^2 + balance |R|^2)``, with H the PSF's transfer function, R the
-    regularizer's and Y the image's transform.
+    In frequency space the estimate is ``conj(H) Y / (|H|^2 + balance |R|^2)``, with H the PSF's transfer
+    function, R the regularizer's and Y the image's transform.
 
     Parameters
     ----------
@@ -52,14 +52,14 @@ def wiener(
     psf : array_like
         Point spread function with as many axes, its centre at ``shape // 2``.
     balance : float or "auto"
-        Weight of the regularizer, at least 0, with scikit-image's meaning. "auto": the minimiser of generalised
-        cross-validation.
+        Weight of the regularizer, at least 0, with scikit-image's meaning. "auto": the minimiser of
+        generalised cross-validation.
     regularizer : {"laplacian", "identity"} or array_like
-        What is penalised: the Laplacian (2 ndim at the centre, -1 at the neighbours), the image itself, or the response
-        to an impulse response given as an array with its centre at ``shape // 2``.
+        What is penalised: the Laplacian (2 ndim at the centre, -1 at the neighbours), the image itself, or
+        the response to an impulse response given as an array with its centre at ``shape // 2``.
     boundary : {"reflect", "nearest", "mirror", "wrap", "zero"}
-        The image is continued by this rule beyond the PSF's reach, to a cheap transform size, filtered periodically, and
-        cropped. "wrap": no padding.
+        The image is continued by this rule beyond the PSF's reach, to a cheap transform size, filtered
+        periodically, and cropped. "wrap": no padding.
     normalize_psf : bool
         Divide the PSF by its sum.
     voxel_size, psf_voxel_size : float or sequence of float, optional
@@ -86,16 +86,17 @@ def wiener(
 
     Notes
     -----
-    "auto" minimises ``N sum(g^2 |Y|^2) / sum(g)^2`` with ``g = balance |R|^2 / (|H|^2 + balance |R|^2)`` over the balance,
-    on a grid of powers of ten and then by golden-section search; the sums run over all N frequencies, and Y is the
-    transform of the image less its mean under a Hann window. Without the window the jump between opposite edges, which no
-    blur explains, passes for image detail, and the balance comes out orders of magnitude too small. White noise is
-    assumed. Frequencies where filter and regularizer both vanish are set to zero.
+    "auto" minimises ``N sum(g^2 |Y|^2) / sum(g)^2`` with ``g = balance |R|^2 / (|H|^2 + balance |R|^2)`` over
+    the balance, on a grid of powers of ten and then by golden-section search; the sums run over all N
+    frequencies, and Y is the transform of the image less its mean under a Hann window. Without the window the
+    jump between opposite edges, which no blur explains, passes for image detail, and the balance comes out
+    orders of magnitude too small. White noise is assumed. Frequencies where filter and regularizer both
+    vanish are set to zero.
 
     References
     ----------
-    B. R. Hunt, IEEE Trans. Comput. C-22, 805 (1973). Generalised cross-validation: G. H. Golub, M. Heath and G. Wahba,
-    Technometrics 21, 215 (1979).
+    B. R. Hunt, IEEE Trans. Comput. C-22, 805 (1973). Generalised cross-validation: G. H. Golub, M. Heath and
+    G. Wahba, Technometrics 21, 215 (1979).
     """
     started = time.perf_counter()
     if not isinstance(balance, str):
@@ -104,11 +105,14 @@ def wiener(
         raise ValueError(f"balance: got {balance!r}, expected 'auto' or a number of at least 0")
     if isinstance(boundary, str) and boundary == "extended":
         raise ValueError(
-            "boundary: got 'extended', which the Wiener filter cannot have (its estimate is not periodic); expected one "
-            f"of {', '.join(map(repr, BOUNDARIES))}"
+            "boundary: got 'extended', which the Wiener filter cannot have (its estimate is not periodic); "
+            f"expected one of {', '.join(map(repr, BOUNDARIES))}"
         )
     boundary = _validate.choice(boundary, "boundary", BOUNDARIES)
-    engine = check_engine(engine)
+    if check_engine(engine) == "separable":
+        raise ValueError(
+            "engine: got 'separable', but a Wiener filter is not a product of filters; expected 'spectral'"
+        )
     normalize_psf = _validate.flag(normalize_psf, "normalize_psf")
     return_info = _validate.flag(return_info, "return_info")
     kernels = backends.resolve(backend)
@@ -135,23 +139,13 @@ def wiener(
     score: float | None = None
     searched = isinstance(balance, str)
     if searched:
-        windowed = _windowed(data)
-        total = math.prod(grid)
-
-        def scores(exponents: np.ndarray) -> np.ndarray:
-            top, bottom = plan.gcv(windowed, otf, penalty_transfer, 10.0**exponents, num_threads)
-            values = np.full(len(exponents), np.inf)
-            np.divide(total * top, bottom**2, out=values, where=bottom > 0)
-            return values
-
-        exponent, score, at_end = _minimise(scores)
+        exponent, score, at_end = _search(plan, data, otf, penalty_transfer, num_threads)
         balance = 10.0**exponent
         if at_end and lowest != highest:
             warnings.append(
-                f"balance: generalised cross-validation has its minimum at the end of the searched range, {balance:g}; "
-                "the noise is not white, or there is none: choose the balance by eye"
+                "balance: generalised cross-validation has its minimum at the end of the searched range, "
+                f"{balance:g}; the noise is not white, or there is none: choose the balance by eye"
             )
-        del windowed
     transfer = plan.wiener_transfer(otf, penalty_transfer, balance)
     working = plan.workspace_bytes * 2 + (padded.nbytes if continued else 0)
     del otf, penalty_transfer
@@ -183,7 +177,7 @@ def wiener(
             "dtype": str(data.dtype),
             "num_threads": threads,
         },
-        engine=engine,
+        engine="spectral",
         backend=kernels.NAME,
         bytes=int(working),
         seconds=seconds,
@@ -203,13 +197,17 @@ def _impulse_response(regularizer: Any, ndim: int, dtype: Any) -> np.ndarray:
             laplacian[line] += np.array([-1, 2, -1], dtype)
         return laplacian
     if regularizer is None:
-        raise TypeError("regularizer: got None, expected 'laplacian', 'identity' or an array; without one: balance=0")
+        raise TypeError(
+            "regularizer: got None, expected 'laplacian', 'identity' or an array; without one: balance=0"
+        )
     array, _ = _arrays.to_numpy(regularizer, "regularizer")
     _validate.rank(array, "regularizer", ndim=ndim)
     values = _arrays.computable(array, dtype)
     lowest, highest = _validate.finite(values, "regularizer")
     if lowest == highest == 0:
-        raise ValueError("regularizer: all values are zero, expected an impulse response; without one: balance=0")
+        raise ValueError(
+            "regularizer: all values are zero, expected an impulse response; without one: balance=0"
+        )
     return values
 
 
@@ -220,8 +218,8 @@ def _padding(
     if boundary == "wrap":
         if any(k > n for n, k in zip(shape, psf_shape, strict=True)):
             raise ValueError(
-                f"psf: got shape {psf_shape}, expected at most the image's {shape} on every axis under boundary='wrap'; "
-                "crop it, or choose another boundary"
+                f"psf: got shape {psf_shape}, expected at most the image's {shape} on every axis under "
+                "boundary='wrap'; crop it, or choose another boundary"
             )
         return shape, (0,) * len(shape)
     spare = (math.ceil(REACH * (k - 1)) for k in psf_shape)
@@ -245,6 +243,22 @@ def _windowed(data: np.ndarray) -> np.ndarray:
 def _transfer(plan: Any, response: np.ndarray, num_threads: int | None) -> Any:
     taps, centre = wrapped_taps(response, tuple(k // 2 for k in response.shape), plan.grid)
     return plan.transfer(np.ascontiguousarray(taps), centre, num_threads)
+
+
+def _search(
+    plan: Any, data: np.ndarray, otf: Any, penalty: Any, num_threads: int | None
+) -> tuple[float, float, bool]:
+    """Exponent of the balance with the smallest score of generalised cross-validation; see `_minimise`."""
+    windowed = _windowed(data)
+    total = math.prod(plan.grid)
+
+    def scores(exponents: np.ndarray) -> np.ndarray:
+        top, bottom = plan.gcv(windowed, otf, penalty, 10.0**exponents, num_threads)
+        values = np.full(len(exponents), np.inf)
+        np.divide(total * top, bottom**2, out=values, where=bottom > 0)
+        return values
+
+    return _minimise(scores)
 
 
 def _minimise(scores: Callable[[np.ndarray], np.ndarray]) -> tuple[float, float, bool]:

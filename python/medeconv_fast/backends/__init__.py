@@ -1,8 +1,8 @@
 """Backends: the same kernels in several languages, and the choice among them.
 
-A call's ``backend=`` counts first, then `use_backend`, then the environment variable ``MEDECONV_BACKEND``, then
-"auto": the first available one of cpp, numba, reference. A backend that was asked for by name and is not available
-raises with the reason; nothing falls back silently.
+A call's ``backend=`` counts first, then `use_backend`, then the environment variable ``MEDECONV_BACKEND``,
+then "auto": the first available one of cpp, numba, reference. A backend that was asked for by name and is not
+available raises with the reason; nothing falls back silently.
 """
 
 from __future__ import annotations

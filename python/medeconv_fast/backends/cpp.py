@@ -7,6 +7,7 @@ of converting it.
 from __future__ import annotations
 
 import importlib
+import math
 from types import ModuleType
 from typing import Any
 
@@ -110,6 +111,30 @@ class SpectralPlan:
 
     def chain(self, num_threads: int | None = None) -> Any:
         return getattr(_native(), "Chain" + _suffix(self.dtype))(self._plan, resolve_num_threads(num_threads))
+
+
+class SeparablePlan:
+    """Boxes of an operator whose PSF is a product of one filter per axis."""
+
+    def __init__(self, estimate_box: Any, image_box: Any, periodic: bool, dtype: Any) -> None:
+        self.estimate_box = tuple((int(a), int(b)) for a, b in estimate_box)
+        self.image_box = tuple((int(a), int(b)) for a, b in image_box)
+        self.periodic = periodic
+        self.dtype = np.dtype(dtype)
+        self._plan = getattr(_native(), "SeparablePlan" + _suffix(dtype))(
+            list(self.estimate_box), list(self.image_box), periodic
+        )
+
+    @property
+    def workspace_bytes(self) -> int:
+        """The result kept between two sweeps; rings of filtered slices stay in the caches."""
+        return self.dtype.itemsize * math.prod(stop - start for start, stop in self.estimate_box)
+
+    def transfer(self, taps: Any, centre: tuple[int, ...], num_threads: int | None = None) -> Any:
+        return self._plan.filters([line.tolist() for line in taps], [int(c) for c in centre])
+
+    def chain(self, num_threads: int | None = None) -> Any:
+        return getattr(_native(), "SeparableChain" + _suffix(self.dtype))(self._plan, resolve_num_threads(num_threads))
 
 
 def pad(

@@ -1,8 +1,8 @@
 """The readable backend: NumPy only, the executable specification of all others.
 
-Every transform runs in float64, whatever the plan's dtype; a float32 plan rounds the blurred array to float32 before
-the formula and stores float32, so its results are those of an ideal float32 engine. ``num_threads`` is accepted and
-ignored.
+Every transform runs in float64, whatever the plan's dtype; a float32 plan rounds the blurred array to float32
+before the formula and stores float32, so its results are those of an ideal float32 engine. ``num_threads`` is
+accepted and ignored.
 """
 
 from __future__ import annotations
@@ -96,7 +96,9 @@ class SpectralPlan:
         np.add.at(placed, np.ix_(*at), psf)
         return Transfer(np.fft.rfftn(placed))
 
-    def wiener_transfer(self, psf_transfer: Transfer, regularizer_transfer: Transfer, balance: float) -> Transfer:
+    def wiener_transfer(
+        self, psf_transfer: Transfer, regularizer_transfer: Transfer, balance: float
+    ) -> Transfer:
         """conj(H) / (|H|^2 + balance |R|^2), and 0 where that has no finite value."""
         otf, reg = psf_transfer.values, regularizer_transfer.values
         divisor = np.abs(otf) ** 2 + balance * np.abs(reg) ** 2
@@ -172,6 +174,84 @@ class Chain:
             self.load(result, adjoint=not adjoint)
 
 
+class SeparablePlan:
+    """Boxes of an operator whose PSF is a product of one filter per axis; each is a dense matrix here.
+
+    Parameters
+    ----------
+    estimate_box, image_box : tuple of (start, stop)
+        In a common grid; nothing but zeros outside.
+    periodic : bool
+        Both boxes are the whole grid, which wraps around.
+    dtype : dtype
+        float32 or float64.
+    """
+
+    def __init__(self, estimate_box: Any, image_box: Any, periodic: bool, dtype: Any) -> None:
+        self.estimate_box = tuple((int(a), int(b)) for a, b in estimate_box)
+        self.image_box = tuple((int(a), int(b)) for a, b in image_box)
+        self.periodic = periodic
+        self.dtype = np.dtype(dtype)
+
+    @property
+    def workspace_bytes(self) -> int:
+        """Two arrays in float64."""
+        return 2 * 8 * math.prod(stop - start for start, stop in self.estimate_box)
+
+    def transfer(
+        self, taps: Any, centre: tuple[int, ...], num_threads: int | None = None
+    ) -> list[np.ndarray]:
+        """One matrix per axis: image from estimate. psf[z, y, x] = taps[0][z] taps[1][y] taps[2][x]."""
+        matrices = []
+        for line, c, (e0, e1), (i0, i1) in zip(taps, centre, self.estimate_box, self.image_box, strict=True):
+            matrix = np.zeros((i1 - i0, e1 - e0))
+            for j, tap in enumerate(np.asarray(line, np.float64)):
+                rows = np.arange(i1 - i0)
+                columns = rows + i0 - e0 - (j - c)
+                if self.periodic:
+                    columns %= e1 - e0
+                inside = (columns >= 0) & (columns < e1 - e0)
+                np.add.at(matrix, (rows[inside], columns[inside]), tap)
+            matrices.append(matrix)
+        return matrices
+
+    def chain(self, num_threads: int | None = None) -> SeparableChain:
+        return SeparableChain(self)
+
+
+class SeparableChain:
+    """The array that the next sweep consumes."""
+
+    def __init__(self, plan: SeparablePlan) -> None:
+        self._plan = plan
+        self._loaded: np.ndarray | None = None
+
+    def load(self, x: np.ndarray, *, adjoint: bool = False) -> None:
+        self._loaded = x
+
+    def sweep(
+        self,
+        transfer: list[np.ndarray],
+        formula: str,
+        *,
+        adjoint: bool = False,
+        keep: bool = True,
+        out: np.ndarray | None = None,
+        **operands: Any,
+    ) -> None:
+        """Apply the filters (their transposes) axis by axis and then `formula`."""
+        if self._loaded is None:
+            raise RuntimeError("nothing is loaded: call load() first, or keep=True in the sweep before")
+        blurred = self._loaded.astype(np.float64)
+        for axis, matrix in enumerate(transfer):
+            blurred = np.moveaxis(np.tensordot(matrix.T if adjoint else matrix, blurred, (1, axis)), 0, axis)
+        result = np.ascontiguousarray(blurred, dtype=self._plan.dtype)
+        apply_formula(formula, result, result, **operands)
+        if out is not None:
+            out[...] = result
+        self._loaded = result if keep else None
+
+
 def apply_formula(
     formula: str, c: np.ndarray, out: np.ndarray, *, num_threads: int | None = None, **operands: Any
 ) -> None:
@@ -197,7 +277,9 @@ def _ratio(
     out[...] = ratio if weights is None else weights * ratio
 
 
-def _multiply(c: np.ndarray, out: np.ndarray, *, estimate: np.ndarray, gain: np.ndarray | None = None) -> None:
+def _multiply(
+    c: np.ndarray, out: np.ndarray, *, estimate: np.ndarray, gain: np.ndarray | None = None
+) -> None:
     # FFT rounding can push a correction slightly below zero; the estimate stays non-negative.
     updated = np.maximum(estimate * (c if gain is None else c * gain), 0)
     out[...] = updated if gain is None else np.where(gain > 0, updated, estimate)

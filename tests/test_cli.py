@@ -1,0 +1,882 @@
+"""The command line: every command on files, exit statuses, messages, and what is left on the disk."""
+
+import contextlib
+import json
+import os
+import pty
+import resource
+import subprocess
+import sys
+import warnings
+
+import medeconv_fast as mf
+import numpy as np
+import pytest
+from medeconv_fast.cli import main
+
+pytest.importorskip("nibabel")
+pytest.importorskip("tifffile")
+
+SHAPE = (9, 12, 14)
+SIZE = (2.5, 1.0, 1.5)
+AFFINE = np.array([[-1.5, 0, 0, 30], [0, 0.8, -1.5, -20], [0, 0.6, 2.0, 5], [0, 0, 0, 1]])
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def scan(here, rng):
+    """scan.nii: blobs on a low background, int16, oblique affine, mm."""
+    truth = np.zeros(SHAPE)
+    for _ in range(12):
+        truth[tuple(int(rng.integers(2, n - 2)) for n in SHAPE)] = rng.uniform(500, 3000)
+    array = mf.simulate(truth + 50, mf.psf.gaussian((3, 2, 2), SIZE), noise="poisson", seed=1)
+    mf.io.write("scan.nii", mf.io.Volume(array.astype(np.int16), SIZE, AFFINE, "mm", "zyx"))
+    return mf.io.read("scan.nii")
+
+
+@pytest.fixture
+def run(capsys):
+    """run("info", "x.nii") -> (exit status, stdout, stderr)."""
+
+    def go(*words):
+        capsys.readouterr()
+        status = main([str(word) for word in words])
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    return go
+
+
+def refused(result, *texts, status=2):
+    """One line on stderr that names the problem, no traceback, nothing on stdout."""
+    code, out, err = result
+    assert code == status
+    assert out == ""
+    lines = err.strip().splitlines()
+    assert lines[-1].startswith("medeconv: error: " if status == 2 else "medeconv: failed: "), err
+    assert all(line.startswith("medeconv: ") for line in lines), err
+    for text in texts:
+        assert text in lines[-1], err
+
+
+def files(directory):
+    return sorted(path.name for path in directory.iterdir())
+
+
+# ---------------------------------------------------------------- restore
+
+
+def test_restore_is_the_librarys_result(scan, run, here):
+    status, out, err = run("restore", "scan.nii", "-o", "out.nii.gz", "--method", "rl", "--fwhm-mm", 3, 2, 2)
+    assert (status, err) == (0, "")
+    assert "30 iterations" in out and "wrote     out.nii.gz" in out
+    result = mf.io.read("out.nii.gz")
+    expected = mf.richardson_lucy(scan.array, mf.psf.gaussian((3, 2, 2), scan.voxel_size))
+    assert result.dtype == np.float32
+    np.testing.assert_array_equal(result.array, expected)
+    np.testing.assert_allclose(result.affine, scan.affine, atol=1e-5)
+    np.testing.assert_allclose(result.voxel_size, SIZE, rtol=1e-6)
+    assert (result.unit, result.axes) == ("mm", "zyx")
+    assert files(here) == ["out.nii.gz", "scan.nii"]
+
+
+@pytest.mark.parametrize(
+    "width", [("--fwhm-mm", 3, 2, 2), ("--fwhm-um", 3000, 2000, 2000), ("--fwhm-mm=3,2,2",)]
+)
+@pytest.mark.parametrize("order", ["file first", "file last"])
+def test_numbers_may_stand_anywhere(scan, run, width, order):
+    words = [*width, "scan.nii"] if order == "file last" else ["scan.nii", *width]
+    assert run("restore", "-o", "out.nii", "--iterations", 3, *words)[0] == 0
+    psf = mf.psf.gaussian((3, 2, 2), scan.voxel_size)
+    np.testing.assert_allclose(
+        mf.io.read("out.nii").array, mf.restore(scan.array, psf, num_iter=3), rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize(
+    "words, method, options",
+    [
+        (["--method", "wiener"], "wiener", {}),
+        (
+            ["--method", "wiener", "--balance", "0.02", "--boundary", "mirror"],
+            "wiener",
+            {"balance": 0.02, "boundary": "mirror"},
+        ),
+        (
+            ["--method", "rl", "--boundary", "zero", "--iterations", "4"],
+            "rl",
+            {"boundary": "zero", "num_iter": 4},
+        ),
+        (
+            ["--method", "rl", "--background", "40", "--iterations", "4"],
+            "rl",
+            {"background": 40.0, "num_iter": 4},
+        ),
+        (
+            ["--iterations", "4", "--backend", "reference", "--threads", "1"],
+            "auto",
+            {"num_iter": 4, "backend": "reference"},
+        ),
+        (["--iterations", "4", "--device", "cpu"], "auto", {"num_iter": 4}),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_options_reach_the_method(scan, run, words, method, options):
+    assert run("restore", "scan.nii", "-o", "out.nii", "--fwhm-mm", 3, 2, 2, *words)[0] == 0
+    expected = mf.restore(scan.array, mf.psf.gaussian((3, 2, 2), scan.voxel_size), method, **options)
+    np.testing.assert_array_equal(mf.io.read("out.nii").array, expected)
+
+
+def test_restore_every_time_point_by_itself(here, run, rng):
+    array = rng.poisson(100, (2, *SHAPE)).astype(np.float32)
+    mf.io.write(
+        "four.nii.gz", mf.io.Volume(array, SIZE, AFFINE, "mm", "tzyx", {"time_step": 2.5, "time_unit": "sec"})
+    )
+    status, out, _ = run(
+        "restore", "four.nii.gz", "-o", "out.nii.gz", "--fwhm-mm", 3, "--iterations", 3, "--json", "r.json"
+    )
+    assert status == 0 and "2 parts" in out
+    result = mf.io.read("out.nii.gz")
+    psf = mf.psf.gaussian(3, mf.io.read("four.nii.gz").voxel_size)
+    for got, source in zip(result.array, array, strict=True):
+        np.testing.assert_array_equal(got, mf.richardson_lucy(source, psf, 3))
+    assert result.axes == "tzyx" and result.metadata["time_step"] == 2.5
+    assert [part["part"] for part in json.loads((here / "r.json").read_text())["runs"]] == ["t=0", "t=1"]
+
+
+def test_restore_an_ome_tiff_with_channels_in_um(here, run, rng):
+    array = rng.poisson(100, (2, 8, 16, 18)).astype(np.uint16)
+    mf.io.write("cells.ome.tif", mf.io.Volume(array, (0.3, 0.1, 0.1), None, "um", "czyx"))
+    assert (
+        run("restore", "cells.ome.tif", "-o", "out.ome.tif", "--fwhm-um", 0.9, 0.25, 0.25, "--iterations", 3)[
+            0
+        ]
+        == 0
+    )
+    result = mf.io.read("out.ome.tif")
+    assert result.axes == "czyx" and result.unit == "um" and result.dtype == np.float32
+    np.testing.assert_allclose(result.voxel_size, (0.3, 0.1, 0.1))
+    psf = mf.psf.gaussian((0.9, 0.25, 0.25), (0.3, 0.1, 0.1))
+    np.testing.assert_allclose(result.array[1], mf.richardson_lucy(array[1], psf, 3), rtol=1e-5)
+
+
+def test_wide_dtypes_are_named(scan, run):
+    mf.io.write("wide.nii", mf.io.Volume(scan.array.astype(np.float64), SIZE, AFFINE, "mm"))
+    status, _, err = run("restore", "wide.nii", "-o", "out.nii", "--fwhm-mm", 3, "--iterations", 2)
+    assert status == 0 and "holds float64: computed and written in float32" in err
+    assert mf.io.read("out.nii").dtype == np.float32
+
+
+def test_json_says_what_was_done(scan, run, here):
+    status, out, err = run(
+        "restore", "scan.nii", "-o", "out.nii", "--fwhm-mm", 3, 2, 2, "--iterations", 5, "--json", "-"
+    )
+    assert status == 0
+    record = json.loads(out)  # nothing but JSON on stdout
+    assert "wrote     out.nii" in err
+    assert (
+        record["input"] == "scan.nii"
+        and record["output"] == "out.nii"
+        and record["version"] == mf.__version__
+    )
+    assert record["runs"][0]["num_iter"] == 5 and record["runs"][0]["backend"] in mf.backends.available()
+    assert record["psf"]["kind"] == "gaussian" and record["psf"]["fwhm"] == [3, 2, 2]
+    np.testing.assert_allclose(record["voxel_size"], SIZE, rtol=1e-6)
+    assert record["peak_memory_bytes"] > 1e6
+    assert (
+        run(
+            "restore",
+            "scan.nii",
+            "-o",
+            "out.nii",
+            "--fwhm-mm",
+            3,
+            "--iterations",
+            5,
+            "--json",
+            "r.json",
+            "--overwrite",
+        )[0]
+        == 0
+    )
+    assert json.loads((here / "r.json").read_text())["command"] == "restore"
+
+
+def test_quiet_prints_nothing(scan, run):
+    assert run("restore", "scan.nii", "-o", "out.nii", "--fwhm-mm", 3, "--iterations", 2, "--quiet") == (
+        0,
+        "",
+        "",
+    )
+
+
+# ---------------------------------------------------------------- voxel size
+
+
+def test_image_without_voxel_size_needs_it_for_a_psf_in_mm(here, run, rng):
+    np.save("plain.npy", rng.poisson(100, SHAPE).astype(np.float32))
+    words = ["restore", "plain.npy", "-o", "out.npy", "--fwhm-mm", 3, "--iterations", 2]
+    refused(run(*words), "--fwhm-mm", "plain.npy has no voxel size", "--voxel-size-mm")
+    assert run(*words, "--voxel-size-mm", *SIZE)[0] == 0
+    result = mf.io.read("out.npy")
+    assert result.voxel_size == SIZE and result.unit == "mm"
+    np.testing.assert_array_equal(
+        result.array, mf.richardson_lucy(np.load("plain.npy"), mf.psf.gaussian(3, SIZE), 2)
+    )
+
+
+def test_lengths_without_a_unit_are_asked_about(here, run, rng):
+    mf.io.write("nounit.nii", mf.io.Volume(rng.poisson(100, SHAPE).astype(np.float32), SIZE, None, None))
+    words = ["restore", "nounit.nii", "-o", "out.nii", "--fwhm-mm", 3, "--iterations", 2]
+    refused(run(*words), "unknown unit", "--voxel-size-mm 2.5 1 1.5")
+    assert run(*words, "--voxel-size-mm", *SIZE)[0] == 0
+    assert mf.io.read("out.nii").unit == "mm"
+    refused(run(*words, "--overwrite", "--voxel-size-mm", 9), "--voxel-size-mm", "nounit.nii says")
+
+
+def test_contradicting_voxel_size_is_refused_unless_forced(scan, run):
+    words = ["restore", "scan.nii", "-o", "out.nii", "--fwhm-mm", 3, "--iterations", 2]
+    refused(
+        run(*words, "--voxel-size-mm", 2, 1, 1.5),
+        "--voxel-size-mm: got 2 x 1 x 1.5 mm, but scan.nii says 2.5 x 1 x 1.5 mm",
+    )
+    refused(run(*words, "--voxel-size-um", 2.5, 1, 1.5), "--override-voxel-size")
+    refused(run(*words, "--override-voxel-size"), "needs --voxel-size-mm or --voxel-size-um")
+    assert run(*words, "--voxel-size-mm", 2.5005, 1, 1.5)[0] == 0  # files round
+    np.testing.assert_allclose(mf.io.read("out.nii").affine, scan.affine, atol=1e-5)
+    assert run(*words, "--voxel-size-mm", 5, 1, 1.5, "--override-voxel-size", "--overwrite")[0] == 0
+    result = mf.io.read("out.nii")
+    np.testing.assert_allclose(result.voxel_size, (5, 1, 1.5), rtol=1e-6)
+    expected = scan.affine.copy()
+    expected[:3, 2] *= 2  # the third column is the step along z, the array's first axis
+    np.testing.assert_allclose(result.affine, expected, atol=1e-4)
+    np.testing.assert_array_equal(
+        result.array, mf.richardson_lucy(scan.array, mf.psf.gaussian(3, (5, 1, 1.5)), 2)
+    )
+
+
+# ---------------------------------------------------------------- PSF files
+
+
+def test_psf_file_on_the_images_grid_is_used_as_it_is(scan, run):
+    psf = mf.psf.gaussian((3, 2, 2), SIZE).astype(np.float32)
+    mf.io.write("psf.nii", mf.io.Volume(psf, SIZE, None, "mm"))
+    status, _, err = run("restore", "scan.nii", "-o", "out.nii", "--psf", "psf.nii", "--iterations", 3)
+    assert (status, err) == (0, "")
+    np.testing.assert_array_equal(mf.io.read("out.nii").array, mf.richardson_lucy(scan.array, psf, 3))
+
+
+def test_psf_file_on_another_grid_is_resampled_and_said_so(scan, run, here):
+    fine = mf.psf.gaussian((3000, 2000, 2000), (500, 500, 500))
+    mf.io.write("psf.ome.tif", mf.io.Volume(fine.astype(np.float32), (500, 500, 500), None, "um"))
+    status, _, err = run(
+        "restore", "scan.nii", "-o", "out.nii", "--psf", "psf.ome.tif", "--iterations", 3, "--json", "r.json"
+    )
+    assert status == 0 and "resampled to the image's 2.5 x 1 x 1.5 mm, its sum kept" in err
+    psf = mf.psf.resample(mf.io.read("psf.ome.tif").array, (0.5, 0.5, 0.5), mf.io.read("scan.nii").voxel_size)
+    np.testing.assert_allclose(mf.io.read("out.nii").array, mf.richardson_lucy(scan.array, psf, 3), rtol=1e-5)
+    assert json.loads((here / "r.json").read_text())["psf"]["resampled"] is True
+
+
+def test_psf_file_without_geometry_is_said_so(scan, run):
+    np.save("psf.npy", mf.psf.gaussian((3, 2, 2), SIZE))
+    status, _, err = run("restore", "scan.nii", "-o", "out.nii", "--psf", "psf.npy", "--iterations", 3)
+    assert status == 0 and "psf.npy has no voxel size: taken as sampled on the image's grid" in err
+
+
+def test_bad_psf_files(scan, run):
+    np.save("flat.npy", np.ones((3, 3)))
+    refused(
+        run("restore", "scan.nii", "-o", "out.nii", "--psf", "flat.npy"),
+        "flat.npy has 2 axes",
+        "scan.nii has 3",
+    )
+    np.save("zero.npy", np.zeros((3, 3, 3)))
+    refused(run("restore", "scan.nii", "-o", "out.nii", "--psf", "zero.npy"), "psf", "zero")
+    refused(run("restore", "scan.nii", "-o", "out.nii", "--psf", "none.npy"), "none.npy: no such file")
+    refused(run("restore", "scan.nii", "-o", "out.nii"), "a PSF is needed", "--psf FILE", "--fwhm-mm")
+    refused(
+        run("restore", "scan.nii", "-o", "o.nii", "--psf", "zero.npy", "--fwhm-mm", 3), "not allowed with"
+    )
+
+
+# ---------------------------------------------------------------- what is refused
+
+
+@pytest.mark.parametrize(
+    "words, texts",
+    [
+        (["--iterations", "0"], ["--iterations", "'0'"]),
+        (["--iterations", "2.5"], ["--iterations"]),
+        (["--fwhm-mm", "-3"], ["--fwhm-mm", "0 or more"]),
+        (["--fwhm-mm", "3", "2"], ["--fwhm-mm: got 2 numbers, expected 1 or 3", "z, y, x"]),
+        (["--fwhm-mm", "nan"], ["--fwhm-mm"]),
+        (["--voxel-size-mm", "0"], ["--voxel-size-mm", "positive"]),
+        (["--method", "magic"], ["--method", "magic"]),
+        (["--boundary", "beyond"], ["--boundary", "beyond"]),
+        (["--negative", "ignore"], ["--negative", "ignore"]),
+        (["--backend", "fortran"], ["backend", "fortran"]),
+        (["--backend", "numba"], ["backend", "numba", "not built yet"]),
+        (["--device", "cuda"], ["--device cuda", "not built yet"]),
+        (["--device", "cuda:1"], ["--device cuda:1", "not built yet"]),
+        (["--device", "tpu"], ["--device", "tpu"]),
+        (["--memory", "4GB"], ["--memory", "not built yet"]),
+        (["--report", "r.html"], ["--report", "not built yet"]),
+        (["--threads", "0"], ["--threads"]),
+        (["--method", "wiener", "--iterations", "3"], ["--iterations", "wiener"]),
+        (["--method", "rl", "--balance", "3"], ["--balance", "rl"]),
+        (["--method", "wiener", "--balance", "-1"], ["--balance", "-1"]),
+        (["--method", "wiener", "--boundary", "extended"], ["boundary", "extended"]),
+        (["--seed", "3"], ["--seed"]),
+        (["--iter", "3"], ["--iter"]),
+    ],
+    ids=" ".join,
+)
+def test_bad_arguments(scan, run, here, words, texts):
+    if "--fwhm-mm" not in words:
+        words = ["--fwhm-mm", "3", *words]
+    refused(run("restore", "scan.nii", "-o", "out.nii", *words), *texts)
+    assert files(here) == ["scan.nii"]
+
+
+@pytest.mark.parametrize("command", ["plan", "train", "predict", "bench", "calibrate", "Restore", ""])
+def test_unknown_commands(run, command):
+    refused(run(*([command] if command else [])), "COMMAND")
+
+
+def test_bad_input_files(scan, run, here):
+    def attempt(name, *texts, output="out.nii"):
+        refused(run("restore", name, "-o", output, "--fwhm-mm", 3), name, *texts)
+
+    attempt("absent.nii", "no such file")
+    (here / "text.tif").write_text("not a picture")
+    attempt("text.tif")
+    (here / "text.nii").write_text("not a volume")
+    attempt("text.nii")
+    mf.io.write("whole.nii.gz", scan)
+    (here / "cut.nii.gz").write_bytes((here / "whole.nii.gz").read_bytes()[:-300])
+    attempt("cut.nii.gz")
+    (here / "picture.png").write_bytes(b"\x89PNG")
+    attempt("picture.png", "unknown file type")
+    (here / "folder").mkdir()
+    attempt("folder", "not built yet")
+    assert "out.nii" not in files(here)
+
+
+def test_nan_is_counted_and_placed(scan, run):
+    array = scan.array.astype(np.float32)
+    array[2, 3, 4] = np.nan
+    mf.io.write("nan.nii", mf.io.Volume(array, SIZE, AFFINE, "mm"))
+    refused(
+        run("restore", "nan.nii", "-o", "out.nii", "--fwhm-mm", 3), "nan.nii: image", "1 NaN", "(2, 3, 4)"
+    )
+    mf.io.write("nan4.nii", mf.io.Volume(np.stack([scan.array, array]), SIZE, AFFINE, "mm", "tzyx"))
+    refused(run("restore", "nan4.nii", "-o", "out.nii", "--fwhm-mm", 3), "nan4.nii (t=1)")
+    assert not os.path.exists("out.nii")
+
+
+def test_negative_values(scan, run, here):
+    array = scan.array.astype(np.float32) - 60
+    count = int((array < 0).sum())
+    assert count > 0
+    mf.io.write("neg.nii", mf.io.Volume(array, SIZE, AFFINE, "mm"))
+    words = ["restore", "neg.nii", "-o", "out.nii", "--fwhm-mm", 3, "--iterations", 2]
+    refused(
+        run(*words, "--method", "rl"),
+        "neg.nii",
+        f"{count} of {array.size} values are negative",
+        "clip",
+        "shift",
+    )
+    status, _, err = run(*words, "--json", "r.json")  # auto clips and says so, once
+    assert status == 0 and err.count(f"{count} negative values") == 1
+    assert any(
+        f"{count} negative values" in text for text in json.loads((here / "r.json").read_text())["warnings"]
+    )
+    psf = mf.psf.gaussian(3, mf.io.read("neg.nii").voxel_size)
+    for method in ("clip", "shift"):
+        assert run(*words, "--method", "rl", "--negative", method, "--overwrite")[0] == 0
+        np.testing.assert_array_equal(
+            mf.io.read("out.nii").array, mf.richardson_lucy(array, psf, 2, negative=method)
+        )
+
+
+# ---------------------------------------------------------------- outputs
+
+
+def test_existing_output_is_kept(scan, run, here):
+    (here / "out.nii").write_text("precious")
+    words = ["restore", "scan.nii", "-o", "out.nii", "--fwhm-mm", 3, "--iterations", 2]
+    refused(run(*words), "out.nii: exists already; --overwrite replaces it")
+    assert (here / "out.nii").read_text() == "precious"
+    (here / "r.json").write_text("precious")
+    refused(run(*words, "--overwrite", "--json", "absent/r.json"), "absent")
+    refused(
+        run("restore", "scan.nii", "-o", "new.nii", "--fwhm-mm", 3, "--json", "r.json"),
+        "r.json: exists already",
+    )
+    assert (here / "out.nii").read_text() == "precious"
+    assert run(*words, "--overwrite")[0] == 0
+    assert mf.io.read("out.nii").shape == SHAPE
+
+
+def test_outputs_are_checked_before_anything_is_computed(scan, run, here, monkeypatch):
+    def never(*_, **__):
+        raise AssertionError("computed although the output cannot be written")
+
+    for name in ("restore", "richardson_lucy", "wiener", "simulate"):
+        monkeypatch.setattr(mf, name, never)
+    os.mkdir("folder")
+    np.save("taken.npy", np.ones(3))
+    mf.io.write("taken.npy", mf.io.Volume(np.ones((3, 3))), overwrite=True)
+    os.unlink("taken.npy")
+    for name, text in (
+        ("absent/out.nii", "does not exist"),
+        ("folder", "is a directory"),
+        ("scan.nii", "exists already"),
+        ("out.dcm", "not built yet"),
+        ("out.jpg", "out.jpg: unknown file type"),
+        ("taken.npy", "taken.npy.json: exists already"),
+    ):
+        refused(run("restore", "scan.nii", "-o", name, "--fwhm-mm", 3), text)
+        refused(run("simulate", "scan.nii", "-o", name, "--fwhm-mm", 3), text)
+    if os.geteuid() != 0:  # root may write anywhere
+        os.mkdir("locked", 0o500)
+        refused(run("restore", "scan.nii", "-o", "locked/out.nii", "--fwhm-mm", 3), "permission")
+
+
+def test_output_that_the_format_cannot_hold(here, run, rng):
+    tifffile = pytest.importorskip("tifffile")
+    tifffile.imwrite("colour.tif", rng.integers(0, 255, (16, 16, 3), dtype=np.uint8), photometric="rgb")
+    refused(
+        run("restore", "colour.tif", "-o", "out.nii", "--fwhm-um", 3, "--voxel-size-um", 1), "colour samples"
+    )
+    assert files(here) == ["colour.tif"]
+
+
+def subprocess_status(words, **kwargs):
+    done = subprocess.run(
+        [sys.executable, "-m", "medeconv_fast", *map(str, words)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
+        **kwargs,
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_full_disk_leaves_nothing_behind(here, rng):
+    # A limit on the size of files stands in for a full disk: the system refuses to write beyond it.
+    array = rng.poisson(1000, (40, 64, 64)).astype(np.float32)
+    mf.io.write("big.nii", mf.io.Volume(array, (1, 1, 1), None, "mm"))
+    (here / "old.nii").write_bytes(b"precious")
+
+    def limited():
+        import signal
+
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+
+    words = ["restore", "big.nii", "--fwhm-mm", 2, "--iterations", 1, "-o"]
+    code, out, err = subprocess_status([*words, "out.nii"], preexec_fn=limited)
+    assert code == 3 and out == "" and "Traceback" not in err
+    assert err.startswith("medeconv: failed: ") and "nothing was written" in err
+    code, _, err = subprocess_status([*words, "old.nii", "--overwrite"], preexec_fn=limited)
+    assert code == 3
+    assert (here / "old.nii").read_bytes() == b"precious"
+    assert files(here) == ["big.nii", "old.nii"]
+
+
+def test_failure_while_running_says_what_was_written(scan, run, here, monkeypatch):
+    def broken(*_, **__):
+        raise RuntimeError("the kernel\ngave up")
+
+    monkeypatch.setattr(mf, "richardson_lucy", broken)
+    words = ["restore", "scan.nii", "-o", "out.nii", "--fwhm-mm", 3, "--method", "rl"]
+    refused(run(*words), "RuntimeError: the kernel gave up", "nothing was written", status=3)
+    monkeypatch.undo()
+    monkeypatch.chdir(here)
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("medeconv_fast._cli.session.write_text", full)
+    code, out, err = run(*words, "--json", "r.json")
+    assert code == 3 and "wrote     out.nii" in out
+    assert "No space left" in err and "written: out.nii" in err
+    assert files(here) == ["out.nii", "scan.nii"]
+
+
+def test_debug_shows_where(scan, run):
+    code, _, err = run("restore", "absent.nii", "-o", "out.nii", "--fwhm-mm", 3, "--debug")
+    assert code == 2 and "Traceback" in err
+
+
+def test_memory_error_is_a_failure(scan, run, monkeypatch):
+    def greedy(*_, **__):
+        raise MemoryError("Unable to allocate 9 TiB")
+
+    monkeypatch.setattr(mf, "restore", greedy)
+    refused(
+        run("restore", "scan.nii", "-o", "out.nii", "--fwhm-mm", 3), "not enough memory", "9 TiB", status=3
+    )
+
+
+def test_ctrl_c_stops_and_leaves_nothing(here, rng):
+    mf.io.write(
+        "scan.nii", mf.io.Volume(rng.poisson(100, (32, 48, 48)).astype(np.float32), (1, 1, 1), None, "mm")
+    )
+    program = (
+        "import os, signal, sys, threading, time\n"
+        "from medeconv_fast.cli import main\n"
+        "sent = []\n"
+        "def stop():\n"
+        "    sent.append(time.monotonic())\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "threading.Timer(1.5, stop).start()\n"
+        "words = 'restore scan.nii -o out.nii --fwhm-mm 3 --iterations 1000000'\n"
+        "status = main(words.split())\n"
+        "print(time.monotonic() - sent[0])\n"
+        "sys.exit(status)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 130
+    assert done.stderr == "medeconv: stopped; nothing was written\n"
+    assert float(done.stdout) < 1.0
+    assert files(here) == ["scan.nii"]
+
+
+def test_progress_only_on_a_terminal(scan, here):
+    words = [
+        "restore",
+        "scan.nii",
+        "-o",
+        "out.nii",
+        "--fwhm-mm",
+        "3",
+        "--iterations",
+        "40",
+        "--backend",
+        "reference",
+    ]
+    code, _, err = subprocess_status(words)
+    assert (code, err) == (0, "")
+    master, slave = pty.openpty()
+    with contextlib.closing(os.fdopen(slave, "wb")) as terminal:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "medeconv_fast", *words, "--overwrite"],
+            stdout=subprocess.DEVNULL,
+            stderr=terminal,
+        )
+        assert process.wait(timeout=120) == 0
+    shown = os.read(master, 100_000).decode()
+    os.close(master)
+    assert "restoring [" in shown and "40/40" in shown
+    assert shown.endswith("\r\x1b[K")  # and cleared away
+
+
+def test_reader_that_goes_away(scan, here):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "medeconv_fast", "info", "scan.nii"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    process.stdout.close()
+    assert "Traceback" not in process.stderr.read().decode()
+    process.wait(timeout=60)
+    process.stderr.close()
+
+
+# ---------------------------------------------------------------- info
+
+
+def test_info(scan, run, here):
+    status, out, err = run("info", "scan.nii", "--json", "i.json")
+    assert (status, err) == (0, "")
+    assert "9 x 12 x 14 (z, y, x), int16" in out and "2.5 x 1 x 1.5 mm" in out
+    assert "anisotropic" in out and "factor 2.5" in out
+    record = json.loads((here / "i.json").read_text())
+    assert record["minimum"] == scan.array.min() and record["maximum"] == scan.array.max()
+    assert record["mean"] == pytest.approx(scan.array.mean()) and record["nan"] == record["negative"] == 0
+    assert record["shape"] == list(SHAPE) and record["dtype"] == "int16"
+
+
+def test_info_on_what_stands_in_the_way(here, run):
+    array = np.array([[1, np.nan, np.inf], [-2, -3, 4]], np.float32)
+    np.save("odd.npy", array)
+    status, out, _ = run("info", "odd.npy", "--json", "-")
+    record = json.loads(out)
+    assert status == 0
+    assert (record["nan"], record["infinite"], record["negative"]) == (1, 1, 2)
+    assert (record["minimum"], record["maximum"], record["mean"]) == (-3, 4, 0)
+    advice = " ".join(record["warnings"])
+    assert "not finite" in advice and "--negative" in advice and "--voxel-size-mm" in advice
+    np.save("nothing.npy", np.full((2, 2), np.nan))
+    assert run("info", "nothing.npy")[0] == 0
+    refused(run("info", "absent.npy"), "no such file")
+
+
+# ---------------------------------------------------------------- psf
+
+
+def test_psf_gaussian(here, run):
+    status, out, err = run(
+        "psf", "gaussian", "--fwhm-mm", 5, 4, 3, "--voxel-size-mm", 0.5, "-o", "psf.nii.gz"
+    )
+    assert (status, err) == (0, "") and "wrote psf.nii.gz" in out
+    psf = mf.io.read("psf.nii.gz")
+    np.testing.assert_allclose(psf.array, mf.psf.gaussian((5, 4, 3), (0.5,) * 3), rtol=1e-6)
+    assert psf.unit == "mm"
+    np.testing.assert_allclose(psf.voxel_size, 0.5)
+    np.testing.assert_allclose(mf.psf.fwhm(psf.array, psf.voxel_size), (5, 4, 3), rtol=0.02)
+    refused(
+        run("psf", "gaussian", "--fwhm-mm", 5, "--voxel-size-mm", 0.5, "-o", "psf.nii.gz"), "exists already"
+    )
+    # widths in one unit, voxels in another; two axes; a shape of one's own
+    assert (
+        run(
+            "psf", "gaussian", "--fwhm-um", 900, 500, "--voxel-size-mm", 0.1, "--shape", 31, 21, "-o", "p.npy"
+        )[0]
+        == 0
+    )
+    np.testing.assert_allclose(np.load("p.npy"), mf.psf.gaussian((0.9, 0.5), (0.1, 0.1), (31, 21)), rtol=1e-6)
+
+
+def test_psf_of_microscopes(here, run):
+    optics = ["--na", 1.2, "--wavelength-nm", 520, "--shape", 9, 11, 13]
+    size = ["--voxel-size-um", 0.25, 0.1, 0.1]
+    assert run("psf", "born-wolf", *optics, *size, "--refractive-index", 1.33, "-o", "bw.npy")[0] == 0
+    expected = mf.psf.born_wolf(0.52, 1.2, 1.33, (0.25, 0.1, 0.1), (9, 11, 13))
+    np.testing.assert_allclose(np.load("bw.npy"), expected, rtol=1e-5, atol=1e-9)
+    assert (
+        run("psf", "gibson-lanni", *optics, *size, "--depth-um", 4, "--specimen-index", 1.38, "-o", "gl.npy")[
+            0
+        ]
+        == 0
+    )
+    expected = mf.psf.gibson_lanni(0.52, 1.2, (0.25, 0.1, 0.1), (9, 11, 13), depth=4, specimen_index=1.38)
+    np.testing.assert_allclose(np.load("gl.npy"), expected, rtol=1e-5, atol=1e-9)
+    # the same lengths in mm give the same PSF
+    mm = ["--voxel-size-mm", 0.00025, 0.0001, 0.0001]
+    assert (
+        run("psf", "gibson-lanni", *optics, *mm, "--depth-um", 4, "--specimen-index", 1.38, "-o", "mm.npy")[0]
+        == 0
+    )
+    np.testing.assert_allclose(np.load("mm.npy"), np.load("gl.npy"), rtol=1e-4, atol=1e-9)
+    assert (
+        run("psf", "airy", "--na", 1.2, "--wavelength-nm", 520, "--voxel-size-um", 0.1, "-o", "a.tif")[0] == 0
+    )
+    airy = mf.io.read("a.tif")
+    np.testing.assert_allclose(airy.array, mf.psf.airy(0.52, 1.2, (0.1, 0.1)), rtol=1e-5, atol=1e-9)
+    assert airy.unit == "um"
+
+
+def test_psf_refuses(here, run):
+    refused(run("psf"), "MODEL")
+    refused(run("psf", "gaussian", "--fwhm-mm", 3, "-o", "p.npy"), "--voxel-size-mm")
+    refused(run("psf", "gaussian", "--voxel-size-mm", 3, "-o", "p.npy"), "--fwhm-mm")
+    refused(
+        run("psf", "gaussian", "--fwhm-mm", 3, 2, "--voxel-size-mm", 1, 1, 1, "-o", "p.npy"),
+        "--fwhm-mm: got 2 numbers",
+    )
+    refused(
+        run("psf", "gaussian", "--fwhm-mm", 3, "--voxel-size-mm", 1, "--shape", 3.5, "-o", "p.npy"), "--shape"
+    )
+    refused(
+        run("psf", "born-wolf", "--na", 1.6, "--wavelength-nm", 520, "--voxel-size-um", 0.1, "-o", "p.npy"),
+        "na: got 1.6",
+    )
+    assert files(here) == []
+
+
+# ---------------------------------------------------------------- simulate
+
+
+def test_simulate_is_the_librarys_and_seeded(scan, run):
+    words = [
+        "simulate",
+        "scan.nii",
+        "--fwhm-mm",
+        4,
+        3,
+        3,
+        "--noise",
+        "poisson",
+        "--photons",
+        500,
+        "--background",
+        2,
+    ]
+    assert run(*words, "-o", "a.nii", "--seed", 7)[0] == 0
+    assert run(*words, "-o", "b.nii", "--seed", 7)[0] == 0
+    assert run(*words, "-o", "c.nii")[0] == 0
+    a, b, c = (mf.io.read(f"{name}.nii") for name in "abc")
+    np.testing.assert_array_equal(a.array, b.array)
+    assert not np.array_equal(a.array, c.array)
+    expected = mf.simulate(
+        scan.array,
+        mf.psf.gaussian((4, 3, 3), scan.voxel_size),
+        noise="poisson",
+        photons=500,
+        background=2,
+        seed=7,
+    )
+    np.testing.assert_array_equal(a.array, expected)
+    np.testing.assert_allclose(a.affine, scan.affine, atol=1e-5)
+
+
+def test_simulate_gaussian_and_none(scan, run):
+    psf = mf.psf.gaussian(4, scan.voxel_size)
+    assert run("simulate", "scan.nii", "--fwhm-mm", 4, "-o", "n.nii", "--boundary", "mirror")[0] == 0
+    clean = mf.simulate(scan.array, psf, noise=None, boundary="mirror")
+    np.testing.assert_array_equal(mf.io.read("n.nii").array, clean)
+    assert (
+        run("simulate", "scan.nii", "--fwhm-mm", 4, "-o", "g.nii", "--noise", "gaussian", "--sigma", 5)[0]
+        == 0
+    )
+    noise = mf.io.read("g.nii").array - mf.simulate(scan.array, psf, noise=None)
+    assert noise.std() == pytest.approx(5, rel=0.1)
+
+
+def test_time_points_get_their_own_noise(here, run):
+    mf.io.write("four.nii", mf.io.Volume(np.full((2, *SHAPE), 100, np.float32), SIZE, None, "mm", "tzyx"))
+    assert run("simulate", "four.nii", "--fwhm-mm", 4, "-o", "n.nii", "--noise", "poisson")[0] == 0
+    first, second = mf.io.read("n.nii").array
+    assert abs(np.corrcoef(first.ravel(), second.ravel())[0, 1]) < 0.2
+
+
+def test_simulate_refuses(scan, run, here):
+    start = ["simulate", "scan.nii", "-o", "out.nii", "--fwhm-mm", 4]
+    refused(run(*start, "--photons", 5), "--photons: belongs to --noise poisson")
+    refused(run(*start, "--noise", "poisson", "--sigma", 5), "--sigma: belongs to --noise gaussian")
+    refused(run(*start, "--noise", "gaussian"), "needs --sigma")
+    refused(run(*start, "--boundary", "extended"), "--boundary")
+    refused(run(*start, "--seed", "-1"), "--seed")
+    mf.io.write("neg.nii", mf.io.Volume(scan.array.astype(np.float32) - 60, SIZE, AFFINE, "mm"))
+    refused(
+        run("simulate", "neg.nii", "-o", "out.nii", "--fwhm-mm", 4, "--noise", "poisson"),
+        "neg.nii",
+        "negative",
+    )
+    assert files(here) == ["neg.nii", "scan.nii"]
+
+
+# ---------------------------------------------------------------- compare
+
+
+@pytest.fixture
+def pair(scan, run):
+    assert (
+        run("simulate", "scan.nii", "-o", "blurred.nii", "--fwhm-mm", 5, 4, 4, "--noise", "poisson")[0] == 0
+    )
+    assert run("restore", "blurred.nii", "-o", "restored.nii", "--fwhm-mm", 5, 4, 4)[0] == 0
+    return mf.io.read("blurred.nii"), mf.io.read("restored.nii")
+
+
+def test_compare_with_a_truth(scan, pair, run, here):
+    status, out, _ = run("compare", "blurred.nii", "restored.nii", "--truth", "scan.nii", "--json", "c.json")
+    assert status == 0 and "against scan.nii" in out
+    record = json.loads((here / "c.json").read_text())
+    for row, volume in zip(record["images"], pair, strict=True):
+        assert row["psnr"] == pytest.approx(mf.metrics.psnr(scan.array, volume.array))
+        assert row["ssim"] == pytest.approx(mf.metrics.ssim(scan.array, volume.array))
+        assert row["nrmse"] == pytest.approx(mf.metrics.nrmse(scan.array, volume.array))
+        assert f"{row['psnr']:9.2f}" in out
+
+
+def test_compare_two_and_draw(scan, pair, run, here):
+    pytest.importorskip("matplotlib")
+    status, out, _ = run("compare", "scan.nii", "blurred.nii", "--picture", "c.png", "--json", "-")
+    record = json.loads(out)
+    assert status == 0 and [row["image"] for row in record["images"]] == ["blurred.nii"]
+    assert (here / "c.png").read_bytes().startswith(b"\x89PNG")
+    refused(run("compare", "scan.nii", "blurred.nii", "--picture", "c.png"), "c.png: exists already")
+    assert json.loads(run("compare", "scan.nii", "scan.nii", "--json", "-")[1])["images"][0]["psnr"] == "inf"
+
+
+def test_compare_refuses(scan, run, here):
+    mf.io.write("small.nii", mf.io.Volume(scan.array[1:], SIZE, None, "mm"))
+    refused(run("compare", "scan.nii", "small.nii"), "small.nii is 8 x 12 x 14", "expected the same grid")
+    array = scan.array.astype(np.float32)
+    array[0, 0, 0] = np.nan
+    mf.io.write("nan.nii", mf.io.Volume(array, SIZE, None, "mm"))
+    refused(run("compare", "scan.nii", "nan.nii"), "image is nan.nii", "NaN")
+    mf.io.write("flat.nii", mf.io.Volume(np.ones(SHAPE, np.float32), SIZE, None, "mm"))
+    refused(run("compare", "flat.nii", "scan.nii"), "truth is flat.nii", "equal")
+
+
+def test_compare_thin_images_has_no_ssim(here, run, rng):
+    np.save("a.npy", rng.uniform(1, 2, (3, 20, 20)))
+    np.save("b.npy", rng.uniform(1, 2, (3, 20, 20)))
+    status, out, err = run("compare", "a.npy", "b.npy", "--json", "-")
+    assert status == 0 and "no SSIM" in err and json.loads(out)["images"][0]["ssim"] is None
+
+
+def test_compare_says_when_voxel_sizes_differ(scan, run):
+    mf.io.write("other.nii", mf.io.Volume(scan.array, (5, 1, 1.5), None, "mm"))
+    status, _, err = run("compare", "scan.nii", "other.nii")
+    assert status == 0 and "voxel sizes differ" in err
+
+
+# ---------------------------------------------------------------- backends, help
+
+
+def test_backends(run):
+    status, out, _ = run("backends", "--json", "-")
+    record = json.loads(out)
+    rows = {row["name"]: row for row in record["backends"]}
+    assert status == 0 and rows["reference"]["available"]
+    assert {name for name, row in rows.items() if row["available"]} == set(mf.backends.available())
+    assert record["auto"] == mf.backends.available()[0] and record["num_threads"] == mf.get_num_threads()
+    assert not rows["cuda"]["available"] and "not built" in rows["cuda"]["reason"]
+    if rows["cpp"]["available"]:
+        assert rows["cpp"]["details"]["isa"] in rows["cpp"]["details"]["supported_isas"]
+    assert "reference" in run("backends")[1]
+
+
+def test_backends_say_why_one_is_missing(run, monkeypatch):
+    from medeconv_fast.backends import cpp
+
+    monkeypatch.setattr(cpp, "is_available", lambda: False)
+    monkeypatch.setattr(cpp, "unavailable_reason", lambda: "no compiler that day")
+    out = run("backends")[1]
+    assert "no compiler that day" in out
+
+
+@pytest.mark.parametrize(
+    "command", ["", "restore", "info", "psf", "psf gaussian", "simulate", "compare", "backends", "demo"]
+)
+def test_help_says_what_it_is_for(run, command):
+    status, out, err = run(*command.split(), "--help")
+    assert (status, err) == (0, "")
+    assert "research, not a medical device" in " ".join(out.split())
+    assert "--memory" not in out and "--report" not in out
+
+
+def test_help_lists_what_is_built(run):
+    out = run("--help")[1]
+    for command in ("restore", "info", "psf", "simulate", "compare", "backends", "demo"):
+        assert f"    {command} " in out
+    for command in ("plan", "train", "predict", "bench", "calibrate"):
+        assert f"    {command} " not in out
+
+
+def test_version_and_module(run):
+    assert run("--version")[:2] == (0, f"medeconv-fast {mf.__version__}\n")
+    code, out, _ = subprocess_status(["--version"])
+    assert (code, out) == (0, f"medeconv-fast {mf.__version__}\n")
+
+
+def test_warning_filters_are_left_alone(scan, run):
+    before = list(warnings.filters), warnings.showwarning
+    run("info", "scan.nii")
+    assert (list(warnings.filters), warnings.showwarning) == before

@@ -1,0 +1,238 @@
+"""The house's rules: what may import what, names, and that every backend has the whole interface."""
+
+import ast
+import importlib
+import inspect
+import pkgutil
+import subprocess
+import sys
+from pathlib import Path
+
+import medeconv_fast as mf
+import pytest
+from medeconv_fast.backends import cpp, reference
+
+PACKAGE = Path(mf.__file__).parent
+# From the bottom up; a module imports from its own layer's package or from below. Private command-line
+# modules and the demo stand on top.
+LAYERS = [
+    {"_validate"},
+    {"_arrays", "_threads"},
+    {"psf", "preprocess", "io", "metrics"},
+    {"backends"},
+    {"_blur", "_convolution"},
+    {"algorithms", "ops"},
+    {"volumes", "nn", "compat"},
+]
+LEAVES = {"psf", "preprocess", "io", "metrics"}
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def layer(name):
+    for height, names in enumerate(LAYERS):
+        if name in names:
+            return height
+    return len(LAYERS)
+
+
+def imports(file):
+    """Names of the package's own modules that a file imports, as paths below the package."""
+    here = (*file.relative_to(PACKAGE).parent.parts,)
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            base = here[: len(here) - node.level + 1]
+            path = (*base, *(node.module or "").split(".")) if node.module else base
+            if node.module:
+                yield path
+            else:
+                for alias in node.names:
+                    yield (*path, alias.name)
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "medeconv_fast":
+            path = tuple(node.module.split(".")[1:])
+            yield from [path] if path else [(alias.name,) for alias in node.names]
+        elif isinstance(node, ast.Import):
+            for alias in node.names:
+                parts = alias.name.split(".")
+                if parts[0] == "medeconv_fast":
+                    yield tuple(parts[1:]) or ("__init__",)
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(PACKAGE)))
+def test_imports_run_one_way(file):
+    own = file.relative_to(PACKAGE).with_suffix("").parts[0]
+    if own == "__init__":
+        return
+    for path in imports(file):
+        if not path or path[0] == own:
+            continue
+        assert layer(path[0]) <= layer(own), f"{own} imports {path[0]}, which stands above it"
+        if own in LEAVES:
+            assert path[0] not in LEAVES, f"the leaf {own} imports the leaf {path[0]}"
+
+
+def test_import_rule_sees_a_violation(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "PACKAGE", tmp_path)
+    (tmp_path / "backends").mkdir()
+    bad = tmp_path / "backends" / "bad.py"
+    bad.write_text(
+        "from .. import _blur\nfrom ..algorithms import wiener\nimport medeconv_fast.nn\nfrom . import cpp\n"
+    )
+    assert set(imports(bad)) == {("_blur",), ("algorithms",), ("nn",), ("backends", "cpp")}
+    with pytest.raises(AssertionError, match="stands above"):
+        test_imports_run_one_way(bad)
+
+
+@pytest.mark.parametrize("module", [cpp, reference], ids=lambda m: m.NAME)
+def test_backends_do_not_import_one_another(module):
+    others = {"cpp", "reference", "numba", "cuda"} - {module.NAME}
+    for path in imports(Path(module.__file__)):
+        assert not (path[0] == "backends" and len(path) > 1 and path[1] in others)
+    # Nor anything of the package but what says how many threads there are.
+    assert {path[0] for path in imports(Path(module.__file__))} <= {"_threads", "_cpp"}
+
+
+def public(module):
+    """What __all__ lists; without one, what the module itself defines under a public name."""
+    listed = getattr(module, "__all__", None)
+    if listed is None:
+        listed = [
+            n
+            for n, v in vars(module).items()
+            if not n.startswith("_") and getattr(v, "__module__", "") == module.__name__
+        ]
+    return {name: getattr(module, name) for name in listed}
+
+
+def test_no_public_function_shares_a_modules_name():
+    modules = {
+        info.name.rpartition(".")[2]
+        for info in pkgutil.walk_packages([str(PACKAGE)], "medeconv_fast.")
+        if not any(part.startswith("_") for part in info.name.split(".")[:-1])
+    }
+    assert {"backends", "_blur", "reference"} <= modules
+    for module in (mf, mf.psf, mf.io, mf.metrics, mf.backends):
+        for name, value in public(module).items():
+            if callable(value):
+                assert name not in modules, f"{module.__name__}.{name}"
+
+
+@pytest.mark.parametrize("name", ["", ".psf", ".io", ".backends", ".algorithms"])
+def test_all_is_correct(name):
+    module = importlib.import_module("medeconv_fast" + name)
+    assert sorted(set(module.__all__)) == sorted(module.__all__)
+    for entry in module.__all__:
+        assert getattr(module, entry) is not None
+
+
+def test_public_names_are_what_all_says():
+    shown = {n for n, v in vars(mf).items() if not n.startswith("_") and not inspect.ismodule(v)}
+    assert shown == {n for n in mf.__all__ if not n.startswith("_") and not inspect.ismodule(getattr(mf, n))}
+
+
+CONTRACT = {
+    "richardson_lucy": "image psf num_iter=None * boundary='extended' background=0.0 weights=None "
+    "readout_variance=None damping=None regularizer=None acceleration=None back_projector='matched' "
+    "stop=None initial='flat' negative='raise' voxel_size=None psf_voxel_size=None normalize_psf=True "
+    "callback=None return_info=False backend='auto' engine='auto' num_threads=None",
+    "restore": "image psf method='auto' **options",
+    "wiener": "image psf balance='auto' * regularizer='laplacian' boundary='reflect'",
+    "convolve": "a b mode='full' boundary='zero' method='auto'",
+    "correlate": "a b mode='full' boundary='zero' method='auto'",
+}
+
+
+@pytest.mark.parametrize("name", CONTRACT)
+def test_signature_is_the_contracts(name):
+    words, star = [], False
+    for parameter in inspect.signature(getattr(mf, name)).parameters.values():
+        if parameter.kind is parameter.KEYWORD_ONLY and not star:
+            words.append("*")
+            star = True
+        prefix = "**" if parameter.kind is parameter.VAR_KEYWORD else ""
+        default = "" if parameter.default is parameter.empty else f"={parameter.default!r}"
+        words.append(prefix + parameter.name + default)
+    expected = CONTRACT[name].split()
+    assert words[: len(expected)] == expected
+    if name in ("richardson_lucy", "restore"):
+        assert words == expected
+
+
+@pytest.mark.parametrize("name", [n for n in mf.__all__ if callable(getattr(mf, n))])
+def test_public_functions_are_documented(name):
+    text = inspect.getdoc(getattr(mf, name)) or ""
+    assert len(text) > 60
+    if name not in ("get_num_threads", "release_memory"):
+        assert "Parameters\n----------" in text
+        assert "Raises\n------" in text
+
+
+INTERFACE = [
+    "is_available",
+    "unavailable_reason",
+    "describe",
+    "release_memory",
+    "good_size",
+    "smallest_divisor",
+    "SpectralPlan",
+    "pad",
+    "fold",
+    "apply_formula",
+]
+
+
+@pytest.mark.parametrize("name", INTERFACE)
+def test_backends_have_the_same_interface(name):
+    ours, theirs = getattr(reference, name), getattr(cpp, name)
+    if inspect.isclass(ours):
+        members = [n for n in vars(theirs) if not n.startswith("_")]
+        assert members
+        for member in members:
+            assert hasattr(ours, member), member
+            if inspect.isfunction(getattr(theirs, member)):
+                one, other = (inspect.signature(getattr(c, member)).parameters for c in (ours, theirs))
+                assert [(p.name, p.kind, p.default) for p in one.values()] == [
+                    (p.name, p.kind, p.default) for p in other.values()
+                ]
+    else:
+        one, other = inspect.signature(ours).parameters, inspect.signature(theirs).parameters
+        assert [(p.name, p.kind, p.default) for p in one.values()] == [
+            (p.name, p.kind, p.default) for p in other.values()
+        ]
+
+
+def test_chains_have_the_same_interface(backend):
+    kernels = mf.backends.resolve(backend)
+    chain = kernels.SpectralPlan((4,), ((0, 4),), ((0, 4),), "float64").chain()
+    assert {n for n in dir(chain) if not n.startswith("_")} == {"load", "sweep"}
+
+
+def test_smallest_divisor_is_the_same_everywhere(backend):
+    kernels = mf.backends.resolve(backend)
+    for dtype in ("float32", "float64"):
+        assert kernels.smallest_divisor(123.0, dtype) == pytest.approx(
+            reference.smallest_divisor(123.0, dtype), rel=1e-12
+        )
+
+
+def test_good_sizes(backend):
+    kernels = mf.backends.resolve(backend)
+    for n in (1, 2, 3, 11, 97, 128, 257, 1009):
+        for even in (False, True):
+            size = kernels.good_size(n, even=even)
+            assert size >= n
+            assert not even or size % 2 == 0
+            rest = size
+            for prime in (2, 3, 5, 7):
+                while rest % prime == 0:
+                    rest //= prime
+            assert rest == 1
+
+
+def test_import_is_cheap():
+    """Importing the package brings in NumPy and nothing else that is heavy."""
+    code = (
+        "import sys, medeconv_fast; print([m for m in ('scipy', 'skimage', 'torch', 'nibabel', 'tifffile', "
+        "'matplotlib', 'numba', 'zarr', 'dask', 'pydicom', 'SimpleITK') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

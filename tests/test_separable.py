@@ -1,0 +1,109 @@
+"""The separable engine against the dense matrix, against the spectral engine, and the choice between them."""
+
+import numpy as np
+import pytest
+
+import medeconv_fast as mf
+from medeconv_fast import _blur
+
+BOUNDARIES = ["extended", "zero", "reflect", "nearest", "mirror", "wrap"]
+CASES = [
+    ((9,), (4,)),
+    ((37,), (9,)),
+    ((7, 19), (3, 4)),
+    ((1, 23), (1, 6)),
+    ((6, 9, 11), (3, 4, 5)),
+    ((5, 1, 18), (2, 1, 7)),
+    ((8, 13, 1), (5, 3, 1)),
+    ((1, 1, 1), (1, 1, 1)),
+    ((13, 6, 10), (1, 5, 2)),
+]
+
+
+def product_psf(shape, seed=0):
+    rng = np.random.default_rng(seed)
+    psf = np.ones(())
+    for k in shape:
+        psf = np.multiply.outer(psf, rng.random(k) + 0.1)
+    return psf / psf.sum()
+
+
+@pytest.mark.parametrize("boundary", BOUNDARIES)
+@pytest.mark.parametrize(("shape", "psf_shape"), CASES)
+def test_forward_and_adjoint(shape, psf_shape, boundary, backend, dtype, tol, dense_blur, relative_error, rng):
+    psf = product_psf(psf_shape)
+    matrix, estimate_shape, _ = dense_blur(psf, shape, boundary)
+    blur = mf.Blur(psf, shape, boundary=boundary, engine="separable", backend=backend, dtype=dtype)
+    assert blur.engine == "separable" and blur.estimate_shape == estimate_shape
+    x, y = rng.normal(size=estimate_shape).astype(dtype), rng.normal(size=shape).astype(dtype)
+    hx, hty = blur.forward(x), blur.adjoint(y)
+    assert hx.dtype == dtype and hty.dtype == dtype
+    assert relative_error(hx, (matrix @ x.ravel().astype(float)).reshape(shape)) < tol("forward", dtype)
+    assert relative_error(hty, (matrix.T @ y.ravel().astype(float)).reshape(estimate_shape)) < tol("forward", dtype)
+    left, right = np.vdot(hx.astype(float), y.astype(float)), np.vdot(x.astype(float), hty.astype(float))
+    assert abs(left - right) / (np.linalg.norm(x) * np.linalg.norm(y)) < tol("adjoint", dtype)
+
+
+@pytest.mark.parametrize("boundary", BOUNDARIES)
+@pytest.mark.parametrize("weighted", [False, True])
+def test_richardson_lucy_equals_the_spectral_engine(boundary, weighted, backend, dtype, tol, relative_error, rng):
+    psf = product_psf((5, 4, 7))
+    image = rng.poisson(50.0, (12, 21, 18)).astype(dtype)
+    options = dict(boundary=boundary, background=2.0, backend=backend)
+    if weighted:
+        options["weights"] = (rng.random(image.shape) > 0.1).astype(dtype)
+    a = mf.richardson_lucy(image, psf, 8, engine="separable", **options)
+    b = mf.richardson_lucy(image, psf, 8, engine="spectral", **options)
+    assert relative_error(a, b) < tol("backends", dtype)
+
+
+def test_same_bits_for_any_number_of_threads(rng, dtype):
+    image = rng.poisson(50.0, (30, 70, 41)).astype(dtype)
+    psf = product_psf((5, 7, 9))
+    first, *others = (
+        mf.richardson_lucy(image, psf, 5, engine="separable", num_threads=n) for n in (1, 2, 3, 7)
+    )
+    assert all(np.array_equal(first, o) for o in others)
+
+
+def test_sweep_onto_its_own_input(backend, rng):
+    psf = product_psf((3, 5))
+    blur = mf.Blur(psf, (20, 30), boundary="wrap", engine="separable", backend=backend, dtype="float64")
+    x = rng.random((20, 30))
+    expected = blur.forward(x)
+    result = blur.sweep(x, "copy", out=x)
+    assert result is x
+    np.testing.assert_allclose(x, expected, rtol=1e-14)
+
+
+def test_auto_takes_the_separable_engine_for_a_gaussian():
+    psf = mf.psf.gaussian(4.0, (1, 1, 1))
+    blur = mf.Blur(psf, (40, 40, 40))
+    assert blur.engine == "separable" and "product" in blur.explain()
+    assert mf.Blur(psf, (40, 40, 40), engine="spectral").engine == "spectral"
+
+
+def test_auto_takes_transforms_for_long_filters_and_other_psfs(rng):
+    long = mf.psf.gaussian(30.0, (1, 1))
+    assert mf.Blur(long, (300, 300), boundary="wrap").engine == "spectral"
+    assert mf.Blur(rng.random((3, 3, 3)), (20, 20, 20)).engine == "spectral"
+
+
+def test_separable_refuses_other_psfs(rng):
+    with pytest.raises(ValueError, match="product"):
+        mf.Blur(rng.random((3, 3)), (20, 20), engine="separable")
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("shape", [(5,), (4, 7), (3, 8, 5)])
+def test_product_is_detected_to_rounding(shape, dtype):
+    psf = product_psf(shape).astype(dtype)
+    lines = _blur.product_taps(psf)
+    product = np.ones(())
+    for line in lines:
+        product = np.multiply.outer(product, line.astype(float))
+    assert np.abs(product - psf).max() < (1e-6 if dtype == np.float32 else 1e-14)
+    assert product.sum() == pytest.approx(float(psf.sum(dtype=float)), rel=8 * float(np.finfo(dtype).eps))
+    if len(shape) > 1:
+        psf[(0,) * len(shape)] *= 1.001
+        assert _blur.product_taps(psf) is None
