@@ -3,16 +3,21 @@
     python docs/make_tables.py            print it
     python docs/make_tables.py --write    put it into README.md, between its two marks
 
-A cell lists what agrees with a direct sum or, for the algorithms, with the reference backend in float64:
-dimensions, dtypes and boundaries. A backend that is not available here is an error: the table must not depend
-on the machine.
+A cell lists the dimensions and dtypes of the cases that run and agree with the reference backend in float64
+and its spectral engine, for every boundary and engine of the row. A backend that is not available here is an
+error: the table must not depend on the machine.
 """
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import importlib
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
+from unittest import mock
 
 import medeconv_fast as mf
 import numpy as np
@@ -21,88 +26,86 @@ README = Path(__file__).resolve().parents[1] / "README.md"
 BEGIN, END = "<!-- table: docs/make_tables.py --write -->", "<!-- end of table -->"
 BACKENDS = ("cpp", "reference")
 BOUNDARIES = ("extended", "zero", "reflect", "nearest", "mirror", "wrap")
-TOLERANCE = {np.float32: 2e-5, np.float64: 1e-10}
-# Sizes whose padded grid is the same on every backend: the Wiener filter's result depends on the padding.
+ENGINES = ("spectral", "separable")
+TOLERANCE = {np.float32: 5e-5, np.float64: 1e-10}
 SHAPES = {1: ((42,), (7,)), 2: ((20, 21), (5, 4)), 3: ((10, 13, 16), (3, 4, 5))}
 
-Operation = Callable[[np.ndarray, np.ndarray, str, str], np.ndarray]
+Operation = Callable[..., np.ndarray]
 
 
-def _blur_forward(image: np.ndarray, psf: np.ndarray, boundary: str, backend: str) -> np.ndarray:
-    blur = mf.Blur(psf, image.shape, boundary=boundary, backend=backend, dtype=image.dtype)
-    estimate = np.resize(image, blur.estimate_shape)
-    return blur.forward(estimate)
+def _blur_forward(image: np.ndarray, psf: np.ndarray, **options: str) -> np.ndarray:
+    blur = mf.Blur(psf, image.shape, dtype=image.dtype, **options)
+    return blur.forward(np.resize(image, blur.estimate_shape))
 
 
-def _blur_adjoint(image: np.ndarray, psf: np.ndarray, boundary: str, backend: str) -> np.ndarray:
-    return mf.Blur(psf, image.shape, boundary=boundary, backend=backend, dtype=image.dtype).adjoint(image)
+def _blur_adjoint(image: np.ndarray, psf: np.ndarray, **options: str) -> np.ndarray:
+    return mf.Blur(psf, image.shape, dtype=image.dtype, **options).adjoint(image)
 
 
-def _richardson_lucy(image: np.ndarray, psf: np.ndarray, boundary: str, backend: str) -> np.ndarray:
-    return mf.richardson_lucy(image, psf, 5, boundary=boundary, backend=backend)
-
-
-def _wiener(image: np.ndarray, psf: np.ndarray, boundary: str, backend: str) -> np.ndarray:
-    return mf.wiener(image, psf, 0.01, boundary=boundary, backend=backend)
-
-
-def _wiener_auto(image: np.ndarray, psf: np.ndarray, boundary: str, backend: str) -> np.ndarray:
-    return mf.wiener(image, psf, "auto", boundary=boundary, backend=backend)
-
-
-def _restore(image: np.ndarray, psf: np.ndarray, boundary: str, backend: str) -> np.ndarray:
-    return mf.restore(image, psf, num_iter=5, boundary=boundary, backend=backend)
-
-
-def _convolve(image: np.ndarray, psf: np.ndarray, boundary: str, backend: str) -> np.ndarray:
-    return mf.convolve(image, psf, "same", boundary, backend=backend)
-
-
-def _correlate(image: np.ndarray, psf: np.ndarray, boundary: str, backend: str) -> np.ndarray:
-    return mf.correlate(image, psf, "same", boundary, backend=backend)
-
-
-OPERATIONS: dict[str, Operation] = {
-    "Blur.forward": _blur_forward,
-    "Blur.adjoint": _blur_adjoint,
-    "convolve": _convolve,
-    "correlate": _correlate,
-    "richardson_lucy": _richardson_lucy,
-    "wiener": _wiener,
-    'wiener, balance="auto"': _wiener_auto,
-    "restore": _restore,
+# The value says whether the operation has a choice of engines.
+OPERATIONS: dict[str, tuple[Operation, bool]] = {
+    "Blur.forward": (_blur_forward, True),
+    "Blur.adjoint": (_blur_adjoint, True),
+    "convolve": (functools.partial(mf.convolve, mode="same"), False),
+    "correlate": (functools.partial(mf.correlate, mode="same"), False),
+    "richardson_lucy": (functools.partial(mf.richardson_lucy, num_iter=5), True),
+    "wiener": (functools.partial(mf.wiener, balance=0.01), False),
+    'wiener, balance="auto"': (mf.wiener, False),
+    "restore": (functools.partial(mf.restore, num_iter=5), True),
 }
 
 
-def _cases(operation: Operation, backend: str) -> Iterator[tuple[int, str, str]]:
-    """Dimension, dtype and boundary of every case that runs and agrees with the reference in float64."""
+class Case(NamedTuple):
+    ndim: int
+    dtype: str
+    boundary: str
+    engine: str
+
+
+def _same_grid(backend: str) -> contextlib.AbstractContextManager[object]:
+    """Inside, the reference pads to the backend's sizes: the Wiener filter's result depends on them."""
+    module = importlib.import_module(f"medeconv_fast.backends.{backend}")
+    return mock.patch("medeconv_fast.backends.reference.good_size", module.good_size)
+
+
+def _cases(operation: Operation, engines: tuple[str, ...], backend: str) -> Iterator[Case]:
+    """Every case that runs and agrees."""
     random = np.random.default_rng(0)
     for ndim, (shape, psf_shape) in SHAPES.items():
-        image, psf = random.uniform(1, 2, shape), random.uniform(0.1, 1, psf_shape)
+        image = random.uniform(1, 2, shape)
+        psf = functools.reduce(np.multiply.outer, [random.uniform(0.1, 1, k) for k in psf_shape])
         for boundary in BOUNDARIES:
-            try:
-                wanted = operation(image, psf, boundary, "reference")
-            except ValueError:  # a boundary that the operation does not have
-                continue
-            for dtype, tolerance in TOLERANCE.items():
-                got = operation(image.astype(dtype), psf, boundary, backend)
-                error = np.linalg.norm(got - wanted) / np.linalg.norm(wanted)
-                if got.dtype == dtype and error < tolerance:
-                    yield ndim, np.dtype(dtype).name, boundary
+            options = {"engine": "spectral"} if engines else {}
+            with _same_grid(backend):
+                try:
+                    wanted = operation(image, psf, boundary=boundary, backend="reference", **options)
+                except ValueError:  # a boundary that the operation does not have
+                    continue
+            for engine in engines or ("",):
+                options = {"engine": engine} if engine else {}
+                for dtype, tolerance in TOLERANCE.items():
+                    got = operation(image.astype(dtype), psf, boundary=boundary, backend=backend, **options)
+                    if got.dtype == dtype and np.linalg.norm(got - wanted) < tolerance * np.linalg.norm(
+                        wanted
+                    ):
+                        yield Case(ndim, np.dtype(dtype).name, boundary, engine)
 
 
-def _cell(operation: Operation, backend: str) -> tuple[str, str]:
-    """Dimensions and dtypes, and boundaries, of an operation, if every combination of them agrees."""
-    found = list(_cases(operation, backend))
-    if not found:
-        return "-", ""
-    ndims, dtypes = sorted({c[0] for c in found}), sorted({c[1] for c in found})
-    boundaries = [b for b in BOUNDARIES if any(c[2] == b for c in found)]
-    if len(found) != len(ndims) * len(dtypes) * len(boundaries):
-        raise AssertionError(
-            f"{backend}: the cases that agree are no product of dimensions, dtypes and boundaries: {found}"
-        )
-    return f"{ndims[0]}-D to {ndims[-1]}-D, {' and '.join(dtypes)}", ", ".join(boundaries)
+def _row(name: str) -> str:
+    operation, has_engines = OPERATIONS[name]
+    cells, boundaries, engines = [], set(), set()
+    for backend in BACKENDS:
+        found = list(_cases(operation, ENGINES if has_engines else (), backend))
+        ndims, dtypes, kinds, used = (sorted(set(column)) for column in zip(*found, strict=True))
+        if len(found) != len(ndims) * len(dtypes) * len(kinds) * len(used):
+            raise AssertionError(f"{name}, {backend}: only these agree with the reference: {found}")
+        cells.append(f"{ndims[0]}-D to {ndims[-1]}-D, {' and '.join(dtypes)}")
+        boundaries.add(", ".join(b for b in BOUNDARIES if b in kinds))
+        engines.add(", ".join(e for e in ENGINES if e in used) or "spectral")
+    if len(boundaries) != 1 or len(engines) != 1:
+        raise AssertionError(f"{name}: the backends differ: {boundaries}, {engines}")
+    first, comma, rest = name.partition(",")
+    return f"| `{first}`{comma}{rest} | {' | '.join(cells)} | {engines.pop()} | {boundaries.pop()} |"
 
 
 def table() -> str:
@@ -110,19 +113,8 @@ def table() -> str:
     missing = [name for name in BACKENDS if name not in mf.backends.available()]
     if missing:
         raise SystemExit(f"not available here: {', '.join(missing)}; the table needs every backend")
-    lines = [
-        f"| operation | {' | '.join(f'`{name}`' for name in BACKENDS)} | boundaries |",
-        f"|---|{'---|' * len(BACKENDS)}---|",
-    ]
-    for name, operation in OPERATIONS.items():
-        cells = [_cell(operation, backend) for backend in BACKENDS]
-        boundaries = {cell[1] for cell in cells}
-        if len(boundaries) != 1:
-            raise AssertionError(f"{name}: the backends differ in boundaries: {boundaries}")
-        first, *rest = name.split(",", 1)
-        shown = f"`{first}`" + "".join(f",{text}" for text in rest)
-        lines.append(f"| {shown} | {' | '.join(cell[0] for cell in cells)} | {boundaries.pop()} |")
-    return "\n".join(lines)
+    head = ["operation", *(f"`{name}`" for name in BACKENDS), "engines", "boundaries"]
+    return "\n".join([f"| {' | '.join(head)} |", "|---" * len(head) + "|", *map(_row, OPERATIONS)])
 
 
 def main() -> None:

@@ -50,7 +50,7 @@ def shared_data():
 
 @pytest.fixture(scope="session")
 def relative_error():
-    """relative_error(got, expected): norm of the difference over the norm of what was expected, in float64."""
+    """relative_error(got, expected): norm of the difference over the norm of what was expected."""
 
     def error(got, expected):
         got, expected = np.asarray(got, np.float64), np.asarray(expected, np.float64)

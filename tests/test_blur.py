@@ -33,6 +33,21 @@ LARGER = [
     ((2, 3), (9, 9)),
 ]
 
+ENGINES = ("spectral", "separable")
+
+
+@pytest.fixture
+def product(rng):
+    """product(shape): a PSF that is an outer product of one asymmetric filter per axis."""
+
+    def make(shape):
+        psf = np.ones(())
+        for k in shape:
+            psf = np.multiply.outer(psf, rng.random(k) + 0.1)
+        return psf
+
+    return make
+
 
 def named(case):
     return "-".join("x".join(map(str, part)) for part in case)
@@ -63,6 +78,38 @@ def test_adjoint_and_dense_matrix(boundary, shape, psf_shape, dtype, backend, rn
     # Relative to the input: a random image's blur can be close to zero.
     assert np.linalg.norm(hx.ravel() - matrix @ x.ravel()) < tol("forward", dtype) * np.linalg.norm(x)
     assert np.linalg.norm(hty.ravel() - matrix.T @ y.ravel()) < tol("forward", dtype) * np.linalg.norm(y)
+
+
+@pytest.mark.parametrize(("boundary", "shape", "psf_shape"), CASES)
+def test_separable_adjoint_and_dense_matrix(
+    boundary, shape, psf_shape, dtype, backend, rng, tol, dense_blur, product
+):
+    psf = product(psf_shape)
+    blur = mf.Blur(psf, shape, boundary=boundary, backend=backend, dtype=dtype, engine="separable")
+    assert blur.engine == "separable"
+    matrix, estimate_shape, _ = dense_blur(psf / psf.sum(), shape, boundary)
+    x = rng.standard_normal(estimate_shape).astype(dtype)
+    y = rng.standard_normal(shape).astype(dtype)
+    hx, hty = blur.forward(x), blur.adjoint(y)
+    assert hx.dtype == hty.dtype == dtype
+    norms = np.linalg.norm(x.astype(float)) * np.linalg.norm(y.astype(float))
+    gap = np.vdot(hx.astype(float), y.astype(float)) - np.vdot(x.astype(float), hty.astype(float))
+    assert abs(gap) / norms < tol("adjoint", dtype)
+    assert np.linalg.norm(hx.ravel() - matrix @ x.ravel()) < tol("forward", dtype) * np.linalg.norm(x)
+    assert np.linalg.norm(hty.ravel() - matrix.T @ y.ravel()) < tol("forward", dtype) * np.linalg.norm(y)
+
+
+def test_automatic_engine_depends_on_the_psf(backend, rng, product):
+    shape = (24, 25)
+    assert mf.Blur(product((5, 5)), shape, backend=backend).engine == "separable"
+    assert mf.Blur(rng.random((5, 5)), shape, backend=backend).engine == "spectral"
+    assert mf.Blur(product((5, 5)), shape, backend=backend, engine="spectral").engine == "spectral"
+    with pytest.raises(ValueError, match="engine: got 'separable', but the psf is not a product"):
+        mf.Blur(rng.random((5, 5)), shape, backend=backend, engine="separable")
+    # A product up to a disturbance that is not rounding is none.
+    nearly = product((5, 5))
+    nearly[4, 4] += 1e-4 * nearly.max()
+    assert mf.Blur(nearly, shape, backend=backend).engine == "spectral"
 
 
 @pytest.mark.parametrize("boundary", [b for b in BOUNDARIES if b != "extended"])
@@ -123,8 +170,9 @@ def test_normalize_psf(backend, rng):
 
 @pytest.mark.parametrize("boundary", BOUNDARIES)
 @pytest.mark.parametrize("adjoint", [False, True])
-def test_sweep_formulas(boundary, adjoint, dtype, backend, rng, tol, relative_error):
-    blur = mf.Blur(rng.random((3, 4)), (9, 10), boundary=boundary, backend=backend, dtype=dtype)
+@pytest.mark.parametrize("engine", ENGINES)
+def test_sweep_formulas(boundary, adjoint, engine, dtype, backend, rng, tol, relative_error, product):
+    blur = mf.Blur(product((3, 4)), (9, 10), boundary=boundary, backend=backend, dtype=dtype, engine=engine)
     source, target = (blur.shape, blur.estimate_shape) if adjoint else (blur.estimate_shape, blur.shape)
     x = rng.random(source)
     image, weights, estimate = (rng.random(target) for _ in range(3))
@@ -152,9 +200,11 @@ def test_multiply_stays_non_negative(backend):
 
 
 @pytest.mark.parametrize("boundary", BOUNDARIES)
-def test_chain_feeds_sweeps(boundary, backend, rng, tol, relative_error):
+@pytest.mark.parametrize("engine", ENGINES)
+def test_chain_feeds_sweeps(boundary, engine, backend, rng, tol, relative_error, product):
     """A chain's second sweep consumes what its first one kept."""
-    blur = mf.Blur(rng.random((4, 3)), (10, 9), boundary=boundary, backend=backend, dtype="float64")
+    psf = product((4, 3))
+    blur = mf.Blur(psf, (10, 9), boundary=boundary, backend=backend, dtype="float64", engine=engine)
     x, image = rng.random(blur.estimate_shape), rng.random(blur.shape)
     estimate = x.copy()
     chain = blur.begin(estimate)
@@ -169,8 +219,9 @@ def test_chain_feeds_sweeps(boundary, backend, rng, tol, relative_error):
         chain.sweep("copy", adjoint=True, out=estimate)
 
 
-def test_chain_keeps_nothing_when_told(backend, rng):
-    blur = mf.Blur(rng.random((3, 3)), (8, 8), boundary="wrap", backend=backend, dtype="float64")
+@pytest.mark.parametrize("engine", ENGINES)
+def test_chain_keeps_nothing_when_told(engine, backend, product):
+    blur = mf.Blur(product((3, 3)), (8, 8), boundary="wrap", backend=backend, dtype="float64", engine=engine)
     chain = blur.begin(np.ones((8, 8)))
     chain.sweep("copy", keep=False, out=np.empty((8, 8)))
     with pytest.raises(RuntimeError, match="nothing is kept"):

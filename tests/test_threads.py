@@ -115,6 +115,12 @@ RUNS = {
     "float64": lambda image, psf, **o: mf.richardson_lucy(image.astype(float), psf, 3, **o),
     "image": lambda image, psf, **o: mf.richardson_lucy(image[3], psf[2], 3, **o),
     "line": lambda image, psf, **o: mf.richardson_lucy(image.ravel(), psf.ravel(), 3, **o),
+    **{
+        f"separable-{boundary}": lambda image, psf, b=boundary, **o: mf.richardson_lucy(
+            image, np.ones(psf.shape), 3, boundary=b, engine="separable", **o
+        )
+        for boundary in ("extended", "wrap", "reflect")
+    },
     "wiener": lambda image, psf, **o: mf.wiener(image, psf, **o),
     "convolve": lambda image, psf, **o: mf.convolve(image, psf, **o),
 }

@@ -7,6 +7,7 @@ weight's dtype never promotes.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from typing import Any
 
@@ -25,9 +26,7 @@ def _as_is(result: np.ndarray) -> np.ndarray:
 
 
 def _to_torch(result: np.ndarray) -> Any:
-    import torch
-
-    return torch.from_numpy(result)
+    return importlib.import_module("torch").from_numpy(result)
 
 
 def _refuse_device(name: str, kind: str) -> None:

@@ -1,5 +1,4 @@
-"""The linear operator H of one PSF on one grid: forward, adjoint, normalizer, and sweeps that end in a
-formula.
+"""The linear operator H of one PSF on one grid: forward, adjoint, normalizer, and sweeps with a formula.
 
 Conventions, all in array indices (z, y, x): a PSF of k taps h[j] has its centre at c = k // 2, and
 
@@ -11,9 +10,9 @@ the image is the boundary:
 extended    the estimate covers the image plus the PSF's reach (n + k - 1), nothing is assumed outside
 zero        zeros outside; taps that cannot reach from any voxel to another are dropped
 wrap        periodic
-reflect, nearest, mirror    as in scipy.ndimage: H pads the estimate by that rule and then acts as extended;
-its adjoint
-            ends with the exact transpose of the padding (`fold`)
+reflect, nearest, mirror
+            as in scipy.ndimage: H pads the estimate by that rule and then acts as extended; its adjoint ends
+            with the exact transpose of the padding (`fold`)
 """
 
 from __future__ import annotations
@@ -43,8 +42,8 @@ FORMULAS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 Box = tuple[tuple[int, int], ...]
 
 
-# Nanoseconds per voxel and application, of the constant and the per-tap part of the separable engine and of the
-# spectral engine per voxel of its grid: 256³ float32, 2 threads of an AMD Zen 3 (AVX2). Only ratios decide.
+# Nanoseconds per voxel and application, of the constant and the per-tap part of the separable engine and of
+# the spectral engine per voxel of its grid: 256³ float32, 2 threads of an AMD Zen 3 (AVX2). Ratios count.
 SEPARABLE_COST, SEPARABLE_COST_PER_TAP, SPECTRAL_COST = 0.5, 0.027, 2.5
 
 
@@ -95,7 +94,7 @@ def choose_engine(engine: str, psf: np.ndarray, layout: Geometry) -> tuple[str, 
 
 
 def choose_grid(lengths: tuple[int, ...], backend: ModuleType) -> tuple[int, ...]:
-    """The cheapest FFT lengths that hold `lengths`; the last transformed axis is even, so that its spectrum packs."""
+    """The cheapest FFT lengths that hold `lengths`; the last long axis is even: its spectrum packs."""
     long_axes = [axis for axis, length in enumerate(lengths) if length > 1]
     last = long_axes[-1] if long_axes else None
     return tuple(
@@ -107,7 +106,7 @@ def choose_grid(lengths: tuple[int, ...], backend: ModuleType) -> tuple[int, ...
 def wrapped_taps(
     psf: np.ndarray, centre: tuple[int, ...], shape: tuple[int, ...]
 ) -> tuple[np.ndarray, tuple[int, ...]]:
-    """The PSF that acts like `psf` on a periodic grid of `shape` and is not larger than it, and its centre."""
+    """The PSF that acts like `psf` on a periodic grid of `shape` but is not larger, and its centre."""
     if all(k <= n for k, n in zip(psf.shape, shape, strict=True)):
         return psf, centre
     small = np.zeros([min(k, n) for k, n in zip(psf.shape, shape, strict=True)], psf.dtype)
@@ -121,7 +120,7 @@ def wrapped_taps(
 
 @dataclass(frozen=True)
 class Geometry:
-    """Where everything lies: the PSF's taps, the boxes in the FFT grid, and the padding of folded boundaries."""
+    """Where everything lies: the PSF's taps, the boxes in the grid, the padding of folded boundaries."""
 
     shape: tuple[int, ...]
     estimate_shape: tuple[int, ...]  # what the user sees
@@ -153,8 +152,7 @@ def geometry(
         if any(k > n for n, k, _ in axes):
             raise ValueError(
                 f"psf: got shape {tuple(psf_shape)}, expected at most the image's {tuple(shape)} on every "
-                f"axis under "
-                "boundary='wrap'; crop it, or choose another boundary"
+                "axis under boundary='wrap'; crop it, or choose another boundary"
             )
         return Geometry(shape, shape, taps, centre, nothing, nothing, shape, whole, whole, frame)
     if boundary == "zero":
@@ -194,7 +192,8 @@ class Operator:
         self.folded = boundary in FOLDED
         used = np.ascontiguousarray(psf[layout.taps])
         if engine == "separable":
-            self.plan = backend.SeparablePlan(layout.estimate_box, layout.image_box, boundary == "wrap", psf.dtype)
+            periodic = boundary == "wrap"
+            self.plan = backend.SeparablePlan(layout.estimate_box, layout.image_box, periodic, psf.dtype)
             self.transfer = self.plan.transfer(product_taps(used), layout.centre, num_threads)
         else:
             self.plan = backend.SpectralPlan(layout.grid, layout.estimate_box, layout.image_box, psf.dtype)
@@ -485,11 +484,11 @@ class Blur:
 
         With c = Hx (or the adjoint of x):
 
-        ========  ==================================================================================================
+        ========  ================================================================================
         copy      c
         ratio     weights * image / max(c + background, eps)
         multiply  max(estimate * c * gain, 0) where gain > 0, estimate elsewhere
-        ========  ==================================================================================================
+        ========  ================================================================================
 
         Parameters
         ----------
@@ -546,8 +545,7 @@ class Blur:
         ):
             raise ValueError(
                 f"out: got {_validate.shown(out)}, expected a writable C-contiguous NumPy array of shape "
-                f"{target} and "
-                f"dtype {dtype}"
+                f"{target} and dtype {dtype}"
             )
         operator.begin(data, adjoint=adjoint).sweep(
             formula, adjoint=adjoint, keep=False, out=result, **prepared
@@ -582,8 +580,9 @@ class Blur:
             f"dtype {self.dtype or 'of each array'}",
             f"psf {self.psf.shape}, sum {self.psf_sum:g}"
             + (f", of which {dropped} can reach one voxel from another" if dropped != self.psf.shape else ""),
-            f"transform {layout.grid}: {why}" if self.engine == "spectral" else "no transform: one filter "
-                                                                                "per axis",
+            f"transform {layout.grid}: {why}"
+            if self.engine == "spectral"
+            else "no transform: one filter per axis",
             f"workspace {self.workspace_bytes / 1e6:.1f} MB",
         ]
         return "\n".join(lines)

@@ -8,6 +8,7 @@ accepted and ignored.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -112,7 +113,7 @@ class SpectralPlan:
         balances: np.ndarray,
         num_threads: int | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """For each balance b the sums of g^2 |Y|^2 and of g over all frequencies, g = b|R|^2 / (|H|^2 + b|R|^2)."""
+        """For each balance b the sums over all frequencies of g²|Y|² and of g, g = b|R|² / (|H|² + b|R|²)."""
         placed = np.zeros(self.grid)
         placed[_window(self.image_box)] = image
         power = np.abs(np.fft.rfftn(placed)) ** 2
@@ -157,7 +158,7 @@ class Chain:
         out: np.ndarray | None = None,
         **operands: Any,
     ) -> None:
-        """Apply `transfer` (its adjoint) and then `formula`; the result goes to `out` and, if kept, to the next sweep."""
+        """Apply `transfer` (its adjoint), then `formula`; the result goes to `out` and the next sweep."""
         if self._loaded is None:
             raise RuntimeError("nothing is loaded: call load() first, or keep=True in the sweep before")
         plan = self._plan
@@ -285,7 +286,7 @@ def _multiply(
     out[...] = updated if gain is None else np.where(gain > 0, updated, estimate)
 
 
-_FORMULAS = {"copy": _copy, "ratio": _ratio, "multiply": _multiply}
+_FORMULAS: dict[str, Callable[..., None]] = {"copy": _copy, "ratio": _ratio, "multiply": _multiply}
 
 
 def _sources(n: int, low: int, high: int, boundary: str) -> np.ndarray:
