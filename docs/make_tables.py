@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import NamedTuple
 from unittest import mock
 
-import medeconv_fast as mf
 import numpy as np
+
+import medeconv_fast as mf
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 BEGIN, END = "<!-- table: docs/make_tables.py --write -->", "<!-- end of table -->"

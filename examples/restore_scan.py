@@ -8,8 +8,9 @@ medical device.
 
 import sys
 
-import medeconv_fast as mf
 import numpy as np
+
+import medeconv_fast as mf
 
 
 def main(source: str, destination: str, *widths: str) -> None:
@@ -32,7 +33,9 @@ def main(source: str, destination: str, *widths: str) -> None:
         scan.array, psf, num_iter=200, negative="clip", callback=settled, return_info=True
     )
     mf.io.write(destination, scan.with_array(restored))
-    print(f"{info.num_iter} iterations (stopped by {info.stopped_by}) in {info.seconds:.2f} s, {info.backend}")
+    print(
+        f"{info.num_iter} iterations (stopped by {info.stopped_by}) in {info.seconds:.2f} s, {info.backend}"
+    )
     print(f"{info.settings['clipped']} negative values were set to 0")
 
 

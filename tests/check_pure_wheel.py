@@ -1,4 +1,4 @@
-"""What an installation without the compiled module must do: import, say what it lacks, compute on what it has."""
+"""What an installation without the compiled module must do: import, say what it lacks, compute."""
 
 import numpy as np
 

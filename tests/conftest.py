@@ -3,9 +3,10 @@
 import importlib.util
 from pathlib import Path
 
-import medeconv_fast as mf
 import numpy as np
 import pytest
+
+import medeconv_fast as mf
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -1,8 +1,9 @@
 """Kinds, dtypes and layouts of arrays: what goes in, what comes out."""
 
-import medeconv_fast as mf
 import numpy as np
 import pytest
+
+import medeconv_fast as mf
 
 OPERATIONS = {
     "richardson_lucy": lambda image, psf, backend: mf.richardson_lucy(image, psf, 3, backend=backend),

@@ -1,8 +1,9 @@
 """Which backend computes: the call, use_backend, MEDECONV_BACKEND, and no silent fallback."""
 
-import medeconv_fast as mf
 import numpy as np
 import pytest
+
+import medeconv_fast as mf
 from medeconv_fast import backends
 from medeconv_fast.backends import cpp, reference
 

@@ -2,9 +2,10 @@
 
 import pickle
 
-import medeconv_fast as mf
 import numpy as np
 import pytest
+
+import medeconv_fast as mf
 
 BOUNDARIES = ("extended", "zero", "reflect", "nearest", "mirror", "wrap")
 # shape, psf shape: odd, even, mixed, prime sizes; axes and PSFs of one voxel; PSF as large as the image.

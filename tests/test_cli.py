@@ -9,9 +9,10 @@ import subprocess
 import sys
 import warnings
 
-import medeconv_fast as mf
 import numpy as np
 import pytest
+
+import medeconv_fast as mf
 from medeconv_fast.cli import main
 
 pytest.importorskip("nibabel")

@@ -1,8 +1,9 @@
 """convolve and correlate against scipy.signal and scipy.ndimage."""
 
-import medeconv_fast as mf
 import numpy as np
 import pytest
+
+import medeconv_fast as mf
 
 signal = pytest.importorskip("scipy.signal")
 ndimage = pytest.importorskip("scipy.ndimage")

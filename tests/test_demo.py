@@ -3,9 +3,10 @@
 import json
 import re
 
-import medeconv_fast as mf
 import numpy as np
 import pytest
+
+import medeconv_fast as mf
 from medeconv_fast import _figures, demo
 from medeconv_fast.cli import main
 

@@ -8,8 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import medeconv_fast as mf
 import pytest
+
+import medeconv_fast as mf
 from medeconv_fast.backends import cpp, reference
 
 PACKAGE = Path(mf.__file__).parent

@@ -25,7 +25,9 @@ def volume(dtype=np.float32, shape=(4, 5, 6), unit="mm", affine=OBLIQUE):
     rng = np.random.default_rng(3)
     array = (rng.random(shape) * 200).astype(dtype)
     axes = {1: "x", 2: "yx", 3: "zyx", 4: "tzyx"}[len(shape)]
-    return Volume(array, None if affine is not None else (2.5, 1.5, 0.75)[3 - min(3, len(shape)) :], affine, unit, axes)
+    return Volume(
+        array, None if affine is not None else (2.5, 1.5, 0.75)[3 - min(3, len(shape)) :], affine, unit, axes
+    )
 
 
 def same_geometry(a, b, rtol=1e-6):
@@ -126,7 +128,9 @@ def test_peers_read_our_sizes(tmp_path):
 
 
 def test_tiff_resolution_tag_in_centimetres(tmp_path):
-    tifffile.imwrite(tmp_path / "a.tif", np.ones((4, 5), np.float32), resolution=(20.0, 10.0), resolutionunit="CENTIMETER")
+    tifffile.imwrite(
+        tmp_path / "a.tif", np.ones((4, 5), np.float32), resolution=(20.0, 10.0), resolutionunit="CENTIMETER"
+    )
     read = mf.io.read(tmp_path / "a.tif")
     assert read.unit == "mm" and read.voxel_size == pytest.approx((1.0, 0.5))
 
@@ -186,7 +190,9 @@ def test_objects_and_complex_refused(tmp_path):
         Volume(np.ones(3, complex))
 
 
-@pytest.mark.parametrize(("name", "kind"), [("a.dcm", NotImplementedError), ("a.png", ValueError), ("a", ValueError)])
+@pytest.mark.parametrize(
+    ("name", "kind"), [("a.dcm", NotImplementedError), ("a.png", ValueError), ("a", ValueError)]
+)
 def test_unknown_formats(tmp_path, name, kind):
     (tmp_path / name).write_bytes(b"x")
     with pytest.raises(kind, match=r"\.nii\.gz"):
@@ -237,11 +243,9 @@ def test_full_disk_leaves_nothing(tmp_path, monkeypatch, suffix, existing):
     for module in ("_nifti", "_tiff", "_npy"):
         monkeypatch.setattr(getattr(mf.io, module), "save", fails)
     with pytest.raises(OSError, match="No space left"):
-        mf.io.write(path, volume(np.uint8), overwrite=True)
+        mf.io.write(path, mf.io.Volume(np.zeros((2, 3, 4), np.uint8), (9.0, 8.0, 7.0)), overwrite=True)
     after = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
-    assert {n for n in after if n.startswith(".medeconv")} == set()
-    assert set(after) == set(before)
-    assert all(after[n] == before[n] for n in before if not n.endswith(".json"))
+    assert after == before
 
 
 def test_missing_library_names_the_extra(tmp_path, monkeypatch):

@@ -1,7 +1,7 @@
 """Per-ISA object files export one table and nothing weak.
 
-A weak symbol compiled with AVX flags could be the copy that the linker keeps for the baseline, which then dies with an
-illegal instruction on an older machine.
+A weak symbol compiled with AVX flags could be the copy that the linker keeps for the baseline, which then
+dies with an illegal instruction on an older machine.
 """
 
 import pathlib
@@ -14,7 +14,9 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 
 def symbols(object_file: pathlib.Path) -> dict[str, str]:
-    lines = subprocess.run(["nm", "-C", str(object_file)], check=True, capture_output=True, text=True).stdout.splitlines()
+    lines = subprocess.run(
+        ["nm", "-C", str(object_file)], check=True, capture_output=True, text=True
+    ).stdout.splitlines()
     return {line[19:]: line[17] for line in lines}
 
 

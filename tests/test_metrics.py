@@ -17,7 +17,9 @@ def pair(request):
 def test_psnr_and_nrmse_equal_scikit_image(pair):
     truth, image = pair
     span = float(np.ptp(truth))
-    assert mf.metrics.psnr(truth, image) == pytest.approx(peer.peak_signal_noise_ratio(truth, image, data_range=span), rel=1e-12)
+    assert mf.metrics.psnr(truth, image) == pytest.approx(
+        peer.peak_signal_noise_ratio(truth, image, data_range=span), rel=1e-12
+    )
     assert mf.metrics.nrmse(truth, image) == pytest.approx(peer.normalized_root_mse(truth, image), rel=1e-12)
 
 
@@ -47,10 +49,18 @@ def test_fourier_shell_correlation():
 
 
 def test_fourier_shell_correlation_uses_physical_frequency():
-    # Equal content below 0.1 per unit along every axis, independent noise above: the drop must be there, whatever the voxels.
+    # Equal content below 0.1 per unit along every axis, independent noise above: the drop must be there,
+    # whatever the voxels.
     shape, size = (32, 64, 64), (2.0, 1.0, 1.0)
     rng = np.random.default_rng(2)
-    radius = np.sqrt(sum(f**2 for f in np.meshgrid(*[np.fft.fftfreq(n, d) for n, d in zip(shape, size, strict=True)], indexing="ij")))
+    radius = np.sqrt(
+        sum(
+            f**2
+            for f in np.meshgrid(
+                *[np.fft.fftfreq(n, d) for n, d in zip(shape, size, strict=True)], indexing="ij"
+            )
+        )
+    )
     common = np.fft.ifftn(np.fft.fftn(rng.normal(size=shape)) * (radius < 0.1)).real
 
     def noisy():

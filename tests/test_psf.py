@@ -9,7 +9,10 @@ from medeconv_fast.psf import _models
 
 
 def centre_of_mass(psf):
-    return [float((np.moveaxis(psf, a, 0).sum(axis=tuple(range(1, psf.ndim))) * np.arange(n)).sum() / psf.sum()) for a, n in enumerate(psf.shape)]
+    return [
+        float((np.moveaxis(psf, a, 0).sum(axis=tuple(range(1, psf.ndim))) * np.arange(n)).sum() / psf.sum())
+        for a, n in enumerate(psf.shape)
+    ]
 
 
 @pytest.mark.parametrize("fwhm", [(6.0, 4.0, 3.0), (0.5, 9.0, 2.0), (0.0, 4.0, 4.0), 5.0])
@@ -41,7 +44,10 @@ def test_gaussian_variance_is_its_own_plus_a_voxel():
 
 @pytest.mark.parametrize("shape", [(8, 9, 10), (9, 9, 9), (1, 5, 4)])
 def test_centre_is_half_the_shape(shape):
-    for psf in (mf.psf.gaussian(2.0, (1, 1, 1), shape), mf.psf.born_wolf(0.5, 1.2, 1.33, (0.3, 0.1, 0.1), shape)):
+    for psf in (
+        mf.psf.gaussian(2.0, (1, 1, 1), shape),
+        mf.psf.born_wolf(0.5, 1.2, 1.33, (0.3, 0.1, 0.1), shape),
+    ):
         assert psf.shape == shape
         assert np.unravel_index(psf.argmax(), shape) == tuple(n // 2 for n in shape)
 

@@ -2,9 +2,10 @@
 
 import warnings
 
-import medeconv_fast as mf
 import numpy as np
 import pytest
+
+import medeconv_fast as mf
 
 PSF = np.outer([1, 2, 1], [1, 2, 1])
 

@@ -2,9 +2,10 @@
 
 import json
 
-import medeconv_fast as mf
 import numpy as np
 import pytest
+
+import medeconv_fast as mf
 
 BOUNDARIES = ("extended", "zero", "reflect", "nearest", "mirror", "wrap")
 

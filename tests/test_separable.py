@@ -30,7 +30,9 @@ def product_psf(shape, seed=0):
 
 @pytest.mark.parametrize("boundary", BOUNDARIES)
 @pytest.mark.parametrize(("shape", "psf_shape"), CASES)
-def test_forward_and_adjoint(shape, psf_shape, boundary, backend, dtype, tol, dense_blur, relative_error, rng):
+def test_forward_and_adjoint(
+    shape, psf_shape, boundary, backend, dtype, tol, dense_blur, relative_error, rng
+):
     psf = product_psf(psf_shape)
     matrix, estimate_shape, _ = dense_blur(psf, shape, boundary)
     blur = mf.Blur(psf, shape, boundary=boundary, engine="separable", backend=backend, dtype=dtype)
@@ -39,14 +41,18 @@ def test_forward_and_adjoint(shape, psf_shape, boundary, backend, dtype, tol, de
     hx, hty = blur.forward(x), blur.adjoint(y)
     assert hx.dtype == dtype and hty.dtype == dtype
     assert relative_error(hx, (matrix @ x.ravel().astype(float)).reshape(shape)) < tol("forward", dtype)
-    assert relative_error(hty, (matrix.T @ y.ravel().astype(float)).reshape(estimate_shape)) < tol("forward", dtype)
+    assert relative_error(hty, (matrix.T @ y.ravel().astype(float)).reshape(estimate_shape)) < tol(
+        "forward", dtype
+    )
     left, right = np.vdot(hx.astype(float), y.astype(float)), np.vdot(x.astype(float), hty.astype(float))
     assert abs(left - right) / (np.linalg.norm(x) * np.linalg.norm(y)) < tol("adjoint", dtype)
 
 
 @pytest.mark.parametrize("boundary", BOUNDARIES)
 @pytest.mark.parametrize("weighted", [False, True])
-def test_richardson_lucy_equals_the_spectral_engine(boundary, weighted, backend, dtype, tol, relative_error, rng):
+def test_richardson_lucy_equals_the_spectral_engine(
+    boundary, weighted, backend, dtype, tol, relative_error, rng
+):
     psf = product_psf((5, 4, 7))
     image = rng.poisson(50.0, (12, 21, 18)).astype(dtype)
     options = dict(boundary=boundary, background=2.0, backend=backend)

@@ -13,7 +13,7 @@ STUB = pathlib.Path(medeconv_fast.__file__).with_name("_cpp.pyi")
 
 
 def interface(text: str) -> dict[str, list]:
-    """Names with their arguments: kinds, order and defaults; annotations depend on the versions of the tools."""
+    """Names with their arguments, kinds, order and defaults; annotations depend on the tools' versions."""
     found: dict[str, list] = {}
 
     def visit(body, prefix):

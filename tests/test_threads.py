@@ -6,9 +6,10 @@ import sys
 import textwrap
 from concurrent.futures import ThreadPoolExecutor
 
-import medeconv_fast as mf
 import numpy as np
 import pytest
+
+import medeconv_fast as mf
 from medeconv_fast import _threads
 
 

@@ -1,8 +1,9 @@
 """Bad input: each its own clear error, that names the argument, what came and what was expected."""
 
-import medeconv_fast as mf
 import numpy as np
 import pytest
+
+import medeconv_fast as mf
 
 IMAGE = np.ones((6, 7))
 PSF = np.ones((3, 3))

@@ -3,9 +3,10 @@
 import importlib
 import json
 
-import medeconv_fast as mf
 import numpy as np
 import pytest
+
+import medeconv_fast as mf
 
 SHAPES = [
     ((31,), (5,)),

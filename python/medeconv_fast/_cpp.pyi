@@ -1,117 +1,306 @@
 """
 Compiled CPU kernels of medeconv_fast; called through medeconv_fast.backends.cpp.
 """
+
 from __future__ import annotations
+
 import collections.abc
+import typing
+
 import numpy
 import numpy.typing
-import typing
-__all__: list[str] = ['ChainF32', 'ChainF64', 'FiltersF32', 'FiltersF64', 'SeparableChainF32', 'SeparableChainF64', 'SeparablePlanF32', 'SeparablePlanF64', 'SpectralPlanF32', 'SpectralPlanF64', 'TransferF32', 'TransferF64', 'apply_formula', 'cached_bytes', 'factorise', 'fold', 'good_size', 'isa', 'pad', 'release_memory', 'smallest_divisor', 'supported_isas']
+
+__all__: list[str] = [
+    "ChainF32",
+    "ChainF64",
+    "FiltersF32",
+    "FiltersF64",
+    "SeparableChainF32",
+    "SeparableChainF64",
+    "SeparablePlanF32",
+    "SeparablePlanF64",
+    "SpectralPlanF32",
+    "SpectralPlanF64",
+    "TransferF32",
+    "TransferF64",
+    "apply_formula",
+    "cached_bytes",
+    "factorise",
+    "fold",
+    "good_size",
+    "isa",
+    "pad",
+    "release_memory",
+    "smallest_divisor",
+    "supported_isas",
+]
+
 class TransferF32:
     pass
+
 class SpectralPlanF32:
-    def __init__(self, grid: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], estimate_box: collections.abc.Sequence[tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex]], image_box: collections.abc.Sequence[tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex]]) -> None:
-        ...
-    def gcv(self, image: numpy.typing.NDArray[numpy.float32], psf_transfer: TransferF32, regularizer_transfer: TransferF32, balances: numpy.typing.NDArray[numpy.float64], num_threads: typing.SupportsInt | typing.SupportsIndex) -> tuple[numpy.typing.NDArray[numpy.float64], numpy.typing.NDArray[numpy.float64]]:
-        ...
-    def transfer(self, psf: numpy.typing.NDArray[numpy.float32], centre: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], num_threads: typing.SupportsInt | typing.SupportsIndex) -> TransferF32:
-        ...
-    def wiener_transfer(self, psf_transfer: TransferF32, regularizer_transfer: TransferF32, balance: typing.SupportsFloat | typing.SupportsIndex) -> TransferF32:
-        ...
+    def __init__(
+        self,
+        grid: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex],
+        estimate_box: collections.abc.Sequence[
+            tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex]
+        ],
+        image_box: collections.abc.Sequence[
+            tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex]
+        ],
+    ) -> None: ...
+    def gcv(
+        self,
+        image: numpy.typing.NDArray[numpy.float32],
+        psf_transfer: TransferF32,
+        regularizer_transfer: TransferF32,
+        balances: numpy.typing.NDArray[numpy.float64],
+        num_threads: typing.SupportsInt | typing.SupportsIndex,
+    ) -> tuple[numpy.typing.NDArray[numpy.float64], numpy.typing.NDArray[numpy.float64]]: ...
+    def transfer(
+        self,
+        psf: numpy.typing.NDArray[numpy.float32],
+        centre: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex],
+        num_threads: typing.SupportsInt | typing.SupportsIndex,
+    ) -> TransferF32: ...
+    def wiener_transfer(
+        self,
+        psf_transfer: TransferF32,
+        regularizer_transfer: TransferF32,
+        balance: typing.SupportsFloat | typing.SupportsIndex,
+    ) -> TransferF32: ...
     @property
-    def spectrum_bytes(self) -> int:
-        ...
+    def spectrum_bytes(self) -> int: ...
     @property
-    def transfer_bytes(self) -> int:
-        ...
+    def transfer_bytes(self) -> int: ...
+
 class ChainF32:
-    def __init__(self, plan: SpectralPlanF32, num_threads: typing.SupportsInt | typing.SupportsIndex) -> None:
-        ...
-    def load(self, x: numpy.typing.NDArray[numpy.float32], adjoint: bool = False) -> None:
-        ...
-    def sweep(self, transfer: TransferF32, formula: str, *, adjoint: bool = False, keep: bool = True, out: numpy.typing.NDArray[numpy.float32] | None = None, image: numpy.typing.NDArray[numpy.float32] | None = None, weights: numpy.typing.NDArray[numpy.float32] | None = None, estimate: numpy.typing.NDArray[numpy.float32] | None = None, gain: numpy.typing.NDArray[numpy.float32] | None = None, background: typing.SupportsFloat | typing.SupportsIndex = 0.0, eps: typing.SupportsFloat | typing.SupportsIndex = 0.0) -> None:
-        ...
+    def __init__(
+        self, plan: SpectralPlanF32, num_threads: typing.SupportsInt | typing.SupportsIndex
+    ) -> None: ...
+    def load(self, x: numpy.typing.NDArray[numpy.float32], adjoint: bool = False) -> None: ...
+    def sweep(
+        self,
+        transfer: TransferF32,
+        formula: str,
+        *,
+        adjoint: bool = False,
+        keep: bool = True,
+        out: numpy.typing.NDArray[numpy.float32] | None = None,
+        image: numpy.typing.NDArray[numpy.float32] | None = None,
+        weights: numpy.typing.NDArray[numpy.float32] | None = None,
+        estimate: numpy.typing.NDArray[numpy.float32] | None = None,
+        gain: numpy.typing.NDArray[numpy.float32] | None = None,
+        background: typing.SupportsFloat | typing.SupportsIndex = 0.0,
+        eps: typing.SupportsFloat | typing.SupportsIndex = 0.0,
+    ) -> None: ...
+
 class TransferF64:
     pass
+
 class SpectralPlanF64:
-    def __init__(self, grid: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], estimate_box: collections.abc.Sequence[tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex]], image_box: collections.abc.Sequence[tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex]]) -> None:
-        ...
-    def gcv(self, image: numpy.typing.NDArray[numpy.float64], psf_transfer: TransferF64, regularizer_transfer: TransferF64, balances: numpy.typing.NDArray[numpy.float64], num_threads: typing.SupportsInt | typing.SupportsIndex) -> tuple[numpy.typing.NDArray[numpy.float64], numpy.typing.NDArray[numpy.float64]]:
-        ...
-    def transfer(self, psf: numpy.typing.NDArray[numpy.float64], centre: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], num_threads: typing.SupportsInt | typing.SupportsIndex) -> TransferF64:
-        ...
-    def wiener_transfer(self, psf_transfer: TransferF64, regularizer_transfer: TransferF64, balance: typing.SupportsFloat | typing.SupportsIndex) -> TransferF64:
-        ...
+    def __init__(
+        self,
+        grid: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex],
+        estimate_box: collections.abc.Sequence[
+            tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex]
+        ],
+        image_box: collections.abc.Sequence[
+            tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex]
+        ],
+    ) -> None: ...
+    def gcv(
+        self,
+        image: numpy.typing.NDArray[numpy.float64],
+        psf_transfer: TransferF64,
+        regularizer_transfer: TransferF64,
+        balances: numpy.typing.NDArray[numpy.float64],
+        num_threads: typing.SupportsInt | typing.SupportsIndex,
+    ) -> tuple[numpy.typing.NDArray[numpy.float64], numpy.typing.NDArray[numpy.float64]]: ...
+    def transfer(
+        self,
+        psf: numpy.typing.NDArray[numpy.float64],
+        centre: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex],
+        num_threads: typing.SupportsInt | typing.SupportsIndex,
+    ) -> TransferF64: ...
+    def wiener_transfer(
+        self,
+        psf_transfer: TransferF64,
+        regularizer_transfer: TransferF64,
+        balance: typing.SupportsFloat | typing.SupportsIndex,
+    ) -> TransferF64: ...
     @property
-    def spectrum_bytes(self) -> int:
-        ...
+    def spectrum_bytes(self) -> int: ...
     @property
-    def transfer_bytes(self) -> int:
-        ...
+    def transfer_bytes(self) -> int: ...
+
 class ChainF64:
-    def __init__(self, plan: SpectralPlanF64, num_threads: typing.SupportsInt | typing.SupportsIndex) -> None:
-        ...
-    def load(self, x: numpy.typing.NDArray[numpy.float64], adjoint: bool = False) -> None:
-        ...
-    def sweep(self, transfer: TransferF64, formula: str, *, adjoint: bool = False, keep: bool = True, out: numpy.typing.NDArray[numpy.float64] | None = None, image: numpy.typing.NDArray[numpy.float64] | None = None, weights: numpy.typing.NDArray[numpy.float64] | None = None, estimate: numpy.typing.NDArray[numpy.float64] | None = None, gain: numpy.typing.NDArray[numpy.float64] | None = None, background: typing.SupportsFloat | typing.SupportsIndex = 0.0, eps: typing.SupportsFloat | typing.SupportsIndex = 0.0) -> None:
-        ...
+    def __init__(
+        self, plan: SpectralPlanF64, num_threads: typing.SupportsInt | typing.SupportsIndex
+    ) -> None: ...
+    def load(self, x: numpy.typing.NDArray[numpy.float64], adjoint: bool = False) -> None: ...
+    def sweep(
+        self,
+        transfer: TransferF64,
+        formula: str,
+        *,
+        adjoint: bool = False,
+        keep: bool = True,
+        out: numpy.typing.NDArray[numpy.float64] | None = None,
+        image: numpy.typing.NDArray[numpy.float64] | None = None,
+        weights: numpy.typing.NDArray[numpy.float64] | None = None,
+        estimate: numpy.typing.NDArray[numpy.float64] | None = None,
+        gain: numpy.typing.NDArray[numpy.float64] | None = None,
+        background: typing.SupportsFloat | typing.SupportsIndex = 0.0,
+        eps: typing.SupportsFloat | typing.SupportsIndex = 0.0,
+    ) -> None: ...
+
 class FiltersF32:
     pass
+
 class SeparablePlanF32:
-    def __init__(self, estimate_box: collections.abc.Sequence[tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex]], image_box: collections.abc.Sequence[tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex]], periodic: bool) -> None:
-        ...
-    def filters(self, taps: collections.abc.Sequence[collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex]], centre: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]) -> FiltersF32:
-        ...
+    def __init__(
+        self,
+        estimate_box: collections.abc.Sequence[
+            tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex]
+        ],
+        image_box: collections.abc.Sequence[
+            tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex]
+        ],
+        periodic: bool,
+    ) -> None: ...
+    def filters(
+        self,
+        taps: collections.abc.Sequence[collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex]],
+        centre: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex],
+    ) -> FiltersF32: ...
+
 class SeparableChainF32:
-    def __init__(self, plan: SeparablePlanF32, num_threads: typing.SupportsInt | typing.SupportsIndex) -> None:
-        ...
-    def load(self, x: numpy.typing.NDArray[numpy.float32], adjoint: bool = False) -> None:
-        ...
-    def sweep(self, filters: FiltersF32, formula: str, *, adjoint: bool = False, keep: bool = True, out: numpy.typing.NDArray[numpy.float32] | None = None, image: numpy.typing.NDArray[numpy.float32] | None = None, weights: numpy.typing.NDArray[numpy.float32] | None = None, estimate: numpy.typing.NDArray[numpy.float32] | None = None, gain: numpy.typing.NDArray[numpy.float32] | None = None, background: typing.SupportsFloat | typing.SupportsIndex = 0.0, eps: typing.SupportsFloat | typing.SupportsIndex = 0.0) -> None:
-        ...
+    def __init__(
+        self, plan: SeparablePlanF32, num_threads: typing.SupportsInt | typing.SupportsIndex
+    ) -> None: ...
+    def load(self, x: numpy.typing.NDArray[numpy.float32], adjoint: bool = False) -> None: ...
+    def sweep(
+        self,
+        filters: FiltersF32,
+        formula: str,
+        *,
+        adjoint: bool = False,
+        keep: bool = True,
+        out: numpy.typing.NDArray[numpy.float32] | None = None,
+        image: numpy.typing.NDArray[numpy.float32] | None = None,
+        weights: numpy.typing.NDArray[numpy.float32] | None = None,
+        estimate: numpy.typing.NDArray[numpy.float32] | None = None,
+        gain: numpy.typing.NDArray[numpy.float32] | None = None,
+        background: typing.SupportsFloat | typing.SupportsIndex = 0.0,
+        eps: typing.SupportsFloat | typing.SupportsIndex = 0.0,
+    ) -> None: ...
+
 class FiltersF64:
     pass
+
 class SeparablePlanF64:
-    def __init__(self, estimate_box: collections.abc.Sequence[tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex]], image_box: collections.abc.Sequence[tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex]], periodic: bool) -> None:
-        ...
-    def filters(self, taps: collections.abc.Sequence[collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex]], centre: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]) -> FiltersF64:
-        ...
+    def __init__(
+        self,
+        estimate_box: collections.abc.Sequence[
+            tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex]
+        ],
+        image_box: collections.abc.Sequence[
+            tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex]
+        ],
+        periodic: bool,
+    ) -> None: ...
+    def filters(
+        self,
+        taps: collections.abc.Sequence[collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex]],
+        centre: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex],
+    ) -> FiltersF64: ...
+
 class SeparableChainF64:
-    def __init__(self, plan: SeparablePlanF64, num_threads: typing.SupportsInt | typing.SupportsIndex) -> None:
-        ...
-    def load(self, x: numpy.typing.NDArray[numpy.float64], adjoint: bool = False) -> None:
-        ...
-    def sweep(self, filters: FiltersF64, formula: str, *, adjoint: bool = False, keep: bool = True, out: numpy.typing.NDArray[numpy.float64] | None = None, image: numpy.typing.NDArray[numpy.float64] | None = None, weights: numpy.typing.NDArray[numpy.float64] | None = None, estimate: numpy.typing.NDArray[numpy.float64] | None = None, gain: numpy.typing.NDArray[numpy.float64] | None = None, background: typing.SupportsFloat | typing.SupportsIndex = 0.0, eps: typing.SupportsFloat | typing.SupportsIndex = 0.0) -> None:
-        ...
+    def __init__(
+        self, plan: SeparablePlanF64, num_threads: typing.SupportsInt | typing.SupportsIndex
+    ) -> None: ...
+    def load(self, x: numpy.typing.NDArray[numpy.float64], adjoint: bool = False) -> None: ...
+    def sweep(
+        self,
+        filters: FiltersF64,
+        formula: str,
+        *,
+        adjoint: bool = False,
+        keep: bool = True,
+        out: numpy.typing.NDArray[numpy.float64] | None = None,
+        image: numpy.typing.NDArray[numpy.float64] | None = None,
+        weights: numpy.typing.NDArray[numpy.float64] | None = None,
+        estimate: numpy.typing.NDArray[numpy.float64] | None = None,
+        gain: numpy.typing.NDArray[numpy.float64] | None = None,
+        background: typing.SupportsFloat | typing.SupportsIndex = 0.0,
+        eps: typing.SupportsFloat | typing.SupportsIndex = 0.0,
+    ) -> None: ...
+
 @typing.overload
-def apply_formula(formula: str, c: numpy.typing.NDArray[numpy.float32], out: numpy.typing.NDArray[numpy.float32] | None, *, image: numpy.typing.NDArray[numpy.float32] | None = None, weights: numpy.typing.NDArray[numpy.float32] | None = None, estimate: numpy.typing.NDArray[numpy.float32] | None = None, gain: numpy.typing.NDArray[numpy.float32] | None = None, background: typing.SupportsFloat | typing.SupportsIndex = 0.0, eps: typing.SupportsFloat | typing.SupportsIndex = 0.0, num_threads: typing.SupportsInt | typing.SupportsIndex = 1) -> None:
-    ...
+def apply_formula(
+    formula: str,
+    c: numpy.typing.NDArray[numpy.float32],
+    out: numpy.typing.NDArray[numpy.float32] | None,
+    *,
+    image: numpy.typing.NDArray[numpy.float32] | None = None,
+    weights: numpy.typing.NDArray[numpy.float32] | None = None,
+    estimate: numpy.typing.NDArray[numpy.float32] | None = None,
+    gain: numpy.typing.NDArray[numpy.float32] | None = None,
+    background: typing.SupportsFloat | typing.SupportsIndex = 0.0,
+    eps: typing.SupportsFloat | typing.SupportsIndex = 0.0,
+    num_threads: typing.SupportsInt | typing.SupportsIndex = 1,
+) -> None: ...
 @typing.overload
-def apply_formula(formula: str, c: numpy.typing.NDArray[numpy.float64], out: numpy.typing.NDArray[numpy.float64] | None, *, image: numpy.typing.NDArray[numpy.float64] | None = None, weights: numpy.typing.NDArray[numpy.float64] | None = None, estimate: numpy.typing.NDArray[numpy.float64] | None = None, gain: numpy.typing.NDArray[numpy.float64] | None = None, background: typing.SupportsFloat | typing.SupportsIndex = 0.0, eps: typing.SupportsFloat | typing.SupportsIndex = 0.0, num_threads: typing.SupportsInt | typing.SupportsIndex = 1) -> None:
-    ...
-def cached_bytes() -> int:
-    ...
-def factorise(n: typing.SupportsInt | typing.SupportsIndex) -> list[int]:
-    ...
+def apply_formula(
+    formula: str,
+    c: numpy.typing.NDArray[numpy.float64],
+    out: numpy.typing.NDArray[numpy.float64] | None,
+    *,
+    image: numpy.typing.NDArray[numpy.float64] | None = None,
+    weights: numpy.typing.NDArray[numpy.float64] | None = None,
+    estimate: numpy.typing.NDArray[numpy.float64] | None = None,
+    gain: numpy.typing.NDArray[numpy.float64] | None = None,
+    background: typing.SupportsFloat | typing.SupportsIndex = 0.0,
+    eps: typing.SupportsFloat | typing.SupportsIndex = 0.0,
+    num_threads: typing.SupportsInt | typing.SupportsIndex = 1,
+) -> None: ...
+def cached_bytes() -> int: ...
+def factorise(n: typing.SupportsInt | typing.SupportsIndex) -> list[int]: ...
 @typing.overload
-def fold(y: numpy.typing.NDArray[numpy.float32], low: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], high: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], boundary: str, num_threads: typing.SupportsInt | typing.SupportsIndex) -> numpy.typing.NDArray[numpy.float32]:
-    ...
+def fold(
+    y: numpy.typing.NDArray[numpy.float32],
+    low: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex],
+    high: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex],
+    boundary: str,
+    num_threads: typing.SupportsInt | typing.SupportsIndex,
+) -> numpy.typing.NDArray[numpy.float32]: ...
 @typing.overload
-def fold(y: numpy.typing.NDArray[numpy.float64], low: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], high: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], boundary: str, num_threads: typing.SupportsInt | typing.SupportsIndex) -> numpy.typing.NDArray[numpy.float64]:
-    ...
-def good_size(n: typing.SupportsInt | typing.SupportsIndex, even: bool = False) -> int:
-    ...
-def isa() -> str:
-    ...
+def fold(
+    y: numpy.typing.NDArray[numpy.float64],
+    low: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex],
+    high: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex],
+    boundary: str,
+    num_threads: typing.SupportsInt | typing.SupportsIndex,
+) -> numpy.typing.NDArray[numpy.float64]: ...
+def good_size(n: typing.SupportsInt | typing.SupportsIndex, even: bool = False) -> int: ...
+def isa() -> str: ...
 @typing.overload
-def pad(x: numpy.typing.NDArray[numpy.float32], low: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], high: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], boundary: str, num_threads: typing.SupportsInt | typing.SupportsIndex) -> numpy.typing.NDArray[numpy.float32]:
-    ...
+def pad(
+    x: numpy.typing.NDArray[numpy.float32],
+    low: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex],
+    high: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex],
+    boundary: str,
+    num_threads: typing.SupportsInt | typing.SupportsIndex,
+) -> numpy.typing.NDArray[numpy.float32]: ...
 @typing.overload
-def pad(x: numpy.typing.NDArray[numpy.float64], low: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], high: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], boundary: str, num_threads: typing.SupportsInt | typing.SupportsIndex) -> numpy.typing.NDArray[numpy.float64]:
-    ...
-def release_memory() -> None:
-    ...
-def smallest_divisor(scale: typing.SupportsFloat | typing.SupportsIndex, single: bool) -> float:
-    ...
-def supported_isas() -> list[str]:
-    ...
+def pad(
+    x: numpy.typing.NDArray[numpy.float64],
+    low: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex],
+    high: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex],
+    boundary: str,
+    num_threads: typing.SupportsInt | typing.SupportsIndex,
+) -> numpy.typing.NDArray[numpy.float64]: ...
+def release_memory() -> None: ...
+def smallest_divisor(scale: typing.SupportsFloat | typing.SupportsIndex, single: bool) -> float: ...
+def supported_isas() -> list[str]: ...

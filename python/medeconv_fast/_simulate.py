@@ -40,8 +40,8 @@ def simulate(
         Added after the blur, before the noise, in the truth's units.
     noise : {"poisson", "gaussian", None}
     photons : float, optional
-        Poisson: expected counts at the brightest voxel. The blurred image is scaled to counts, drawn, and scaled back, so
-        that intensities keep their unit. Default: the values are counts already.
+        Poisson: expected counts at the brightest voxel. The blurred image is scaled to counts, drawn, and
+        scaled back, so that intensities keep their unit. Default: the values are counts already.
     sigma : float, optional
         Gaussian: standard deviation in the truth's units; required.
     seed : int
@@ -90,7 +90,9 @@ def simulate(
         if photons is not None:
             photons = _validate.number(photons, "photons", above=0)
             if highest == 0:
-                raise ValueError("photons: the blurred image is zero everywhere, so it cannot be scaled to counts")
+                raise ValueError(
+                    "photons: the blurred image is zero everywhere, so it cannot be scaled to counts"
+                )
             gain = photons / highest
         return (generator.poisson(expected * gain) / gain).astype(data.dtype)
     return image

@@ -93,12 +93,14 @@ def ssim(truth: Any, image: Any, *, data_range: float | None = None, window: int
     data_range : float, optional
         Default: ``ptp(truth)``.
     window : int
-        Odd side of the uniform window; 7 and the sample covariance are scikit-image's defaults, whose values these are.
+        Odd side of the uniform window; 7 and the sample covariance are scikit-image's defaults, whose values
+        these are.
 
     Raises
     ------
     ValueError
-        Shapes that differ, NaN or Inf, an even window or one larger than an axis, a constant truth without `data_range`.
+        Shapes that differ, NaN or Inf, an even window or one larger than an axis, a constant truth without
+        `data_range`.
 
     References
     ----------
@@ -133,12 +135,14 @@ def fourier_shell_correlation(a: Any, b: Any, voxel_size: Any = None) -> tuple[n
     a, b : array_like
         Two independent images of the same object, same shape, one to three axes.
     voxel_size : float or sequence of float, optional
-        Default 1: frequencies per voxel. Shells are spherical in physical units; anisotropic voxels are accounted for.
+        Default 1: frequencies per voxel. Shells are spherical in physical units; anisotropic voxels are
+        accounted for.
 
     Returns
     -------
     frequency : numpy.ndarray
-        Mean frequency of each shell, in cycles per unit of `voxel_size`, up to the smallest Nyquist frequency of the axes.
+        Mean frequency of each shell, in cycles per unit of `voxel_size`, up to the smallest Nyquist frequency
+        of the axes.
     correlation : numpy.ndarray
         Between -1 and 1.
 

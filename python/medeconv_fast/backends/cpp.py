@@ -1,7 +1,7 @@
 """The compiled CPU backend: the kernel catalogue's names over the module ``_cpp``.
 
-Arrays that arrive here are validated, C-contiguous and of the plan's dtype; the bindings refuse anything else instead
-of converting it.
+Arrays that arrive here are validated, C-contiguous and of the plan's dtype; the bindings refuse anything else
+instead of converting it.
 """
 
 from __future__ import annotations
@@ -48,7 +48,11 @@ def _native() -> ModuleType:
 
 def describe() -> dict[str, Any]:
     native = _native()
-    return {"isa": native.isa(), "supported_isas": native.supported_isas(), "cached_bytes": native.cached_bytes()}
+    return {
+        "isa": native.isa(),
+        "supported_isas": native.supported_isas(),
+        "cached_bytes": native.cached_bytes(),
+    }
 
 
 def release_memory() -> None:
@@ -134,7 +138,9 @@ class SeparablePlan:
         return self._plan.filters([line.tolist() for line in taps], [int(c) for c in centre])
 
     def chain(self, num_threads: int | None = None) -> Any:
-        return getattr(_native(), "SeparableChain" + _suffix(self.dtype))(self._plan, resolve_num_threads(num_threads))
+        return getattr(_native(), "SeparableChain" + _suffix(self.dtype))(
+            self._plan, resolve_num_threads(num_threads)
+        )
 
 
 def pad(

@@ -38,7 +38,9 @@ def _suffix(path: Path) -> str:
     if any(name.endswith(s) for s in UNBUILT) or path.is_dir():
         kind = "a directory (DICOM series, Zarr)" if path.is_dir() else path.suffix
         raise NotImplementedError(f"{path}: {kind} is not built yet; supported are {', '.join(SUFFIXES)}")
-    raise ValueError(f"{path}: unknown file type {path.suffix or '(no ending)'!r}, expected one of {', '.join(SUFFIXES)}")
+    raise ValueError(
+        f"{path}: unknown file type {path.suffix or '(no ending)'!r}, expected one of {', '.join(SUFFIXES)}"
+    )
 
 
 def read(path: Any, *, series: int = 0) -> Volume:
@@ -54,14 +56,15 @@ def read(path: Any, *, series: int = 0) -> Volume:
     Returns
     -------
     Volume
-        Values as the file means them: scaled integers come as float32 (float64 where more than 16 bits are stored),
-        unscaled ones in their own dtype, in native byte order.
+        Values as the file means them: scaled integers come as float32 (float64 where more than 16 bits are
+        stored), unscaled ones in their own dtype, in native byte order.
 
     Raises
     ------
     FileNotFoundError
     ValueError
-        A file that is not what its ending says, is damaged or truncated, or holds something else than real numbers.
+        A file that is not what its ending says, is damaged or truncated, or holds something else than real
+        numbers.
     NotImplementedError
         Formats that are not built yet.
     ImportError
@@ -95,11 +98,13 @@ def write(path: Any, volume: Volume, *, overwrite: bool = False) -> None:
     ValueError
         A dtype or axis that the format cannot hold.
     OSError
-        The directory is missing or not writable, or the disk is full: then nothing is left under the name, and an
-        existing file stays as it was.
+        The directory is missing or not writable, or the disk is full: then nothing is left under the name,
+        and an existing file stays as it was.
     """
     if not isinstance(volume, Volume):
-        raise TypeError(f"volume: got {type(volume).__name__}, expected a Volume (mf.io.Volume(array, voxel_size=…))")
+        raise TypeError(
+            f"volume: got {type(volume).__name__}, expected a Volume (mf.io.Volume(array, voxel_size=…))"
+        )
     path = Path(path)
     suffix = _suffix(path)
     if suffix.startswith(".nii"):
@@ -108,14 +113,15 @@ def write(path: Any, volume: Volume, *, overwrite: bool = False) -> None:
         # The geometry first: a .npy without it would silently be read as one without geometry.
         beside = _npy.sidecar(path)
         check_writable(path, overwrite=overwrite)
-        write_whole(
-            beside, lambda p: p.write_text(_npy.geometry_text(volume), encoding="utf-8") and None, overwrite=overwrite
-        )
+        previous = beside.read_bytes() if beside.exists() else None
+        write_whole(beside, lambda p: _npy.save_geometry(p, volume), overwrite=overwrite)
         try:
             write_whole(path, lambda p: _npy.save(p, volume), overwrite=overwrite)
         except BaseException:
-            if not path.exists():
+            if previous is None:
                 beside.unlink(missing_ok=True)
+            else:  # the array that stays belongs to the geometry that was there
+                beside.write_bytes(previous)
             raise
     else:
         write_whole(path, lambda p: _tiff.save(p, volume, ome=suffix.startswith(".ome")), overwrite=overwrite)

@@ -49,14 +49,16 @@ def check_writable(path: Any, *, overwrite: bool = False) -> Path:
     if not parent.is_dir():
         raise NotADirectoryError(f"{path}: {parent} is not a directory")
     if path.exists() and not overwrite:
-        raise FileExistsError(f"{path}: exists already; overwrite=True (on the command line --overwrite) replaces it")
+        raise FileExistsError(
+            f"{path}: exists already; overwrite=True (on the command line --overwrite) replaces it"
+        )
     if not os.access(parent, os.W_OK) or (path.exists() and not os.access(path, os.W_OK)):
         raise PermissionError(f"{path}: no permission to write there")
     return path
 
 
 def write_whole(path: Path, save: Callable[[Path], None], *, overwrite: bool) -> None:
-    """Let `save` write to a temporary name beside `path` and rename; on any failure nothing is left behind."""
+    """Let `save` write to a temporary name beside `path` and rename; no failure leaves anything behind."""
     path = check_writable(path, overwrite=overwrite)
     # The suffix stays the same: libraries choose the format by it.
     suffix = "".join(path.suffixes[-2:])
@@ -77,7 +79,9 @@ def write_whole(path: Path, save: Callable[[Path], None], *, overwrite: bool) ->
             try:
                 os.link(temporary, path)  # unlike a rename, it fails if the name has been taken meanwhile
             except FileExistsError:
-                raise FileExistsError(f"{path}: exists already; overwrite=True (--overwrite) replaces it") from None
+                raise FileExistsError(
+                    f"{path}: exists already; overwrite=True (--overwrite) replaces it"
+                ) from None
             except OSError:  # a file system without hard links
                 os.replace(temporary, path)
     finally:

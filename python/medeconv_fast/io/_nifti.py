@@ -81,7 +81,9 @@ def read(path: Path) -> Volume:
     }
     for key in KEPT:
         value = header[key]
-        metadata[key] = bytes(value).rstrip(b"\0").decode("latin-1") if value.dtype.kind == "S" else value.item()
+        metadata[key] = (
+            bytes(value).rstrip(b"\0").decode("latin-1") if value.dtype.kind == "S" else value.item()
+        )
     if len(zooms) > 3 and "t" in axes:
         metadata["time_step"], metadata["time_unit"] = zooms[3], time
     return Volume(array, voxel_size, affine, unit, axes, metadata)
@@ -95,7 +97,9 @@ def save(path: Path, volume: Volume) -> None:
     if array.dtype == np.bool_:
         array = array.astype(np.uint8)
     if array.dtype == np.float16:
-        raise ValueError("float16 cannot be written as NIfTI: the format has no such type; convert to float32")
+        raise ValueError(
+            "float16 cannot be written as NIfTI: the format has no such type; convert to float32"
+        )
     order = [volume.axes.index(a) for a in "xyztc" if a in volume.axes]
     data = array.transpose(order)
     spatial = len(volume.spatial_axes)
@@ -107,7 +111,8 @@ def save(path: Path, volume: Volume) -> None:
     big = max(data.shape) > np.iinfo(np.int16).max
     make = nib.Nifti2Image if big or volume.metadata.get("format") == "NIfTI-2" else nib.Nifti1Image
     affine = diagonal_affine(volume) if volume.affine is None else volume.affine
-    # int64 is refused by nibabel unless asked for by name, because few programs read it; it is kept, not cast.
+    # int64 is refused by nibabel unless asked for by name, because few programs read it; it is kept, not
+    # cast.
     image = make(data, affine, dtype=data.dtype)
     header = image.header
     time_unit = volume.metadata.get("time_unit")

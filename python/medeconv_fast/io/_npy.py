@@ -37,16 +37,14 @@ def read(path: Path) -> Volume:
         raise ValueError(f"{beside}: does not describe {path.name} ({error})") from error
 
 
-def geometry_text(volume: Volume) -> str:
-    return json.dumps(
-        {
-            "axes": volume.axes,
-            "unit": volume.unit,
-            "voxel_size": volume.voxel_size,
-            "affine": None if volume.affine is None else volume.affine.tolist(),
-        },
-        indent=1,
-    )
+def save_geometry(path: Path, volume: Volume) -> None:
+    entry = {
+        "axes": volume.axes,
+        "unit": volume.unit,
+        "voxel_size": volume.voxel_size,
+        "affine": None if volume.affine is None else volume.affine.tolist(),
+    }
+    path.write_text(json.dumps(entry, indent=1), encoding="utf-8")
 
 
 def save(path: Path, volume: Volume) -> None:

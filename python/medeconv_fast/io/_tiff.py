@@ -1,7 +1,8 @@
 """TIFF, OME-TIFF and ImageJ TIFF by tifffile.
 
-TIFF has no place for an orientation. A volume's affine goes into the description as a line ``medeconv_affine=…`` (ImageJ:
-the Info property; OME: an annotation), which other programs ignore, so that NIfTI → TIFF → NIfTI keeps it.
+TIFF has no place for an orientation. A volume's affine goes into the description as a line
+``medeconv_affine=…`` (ImageJ: the Info property; OME: an annotation), which other programs ignore, so that
+NIfTI → TIFF → NIfTI keeps it.
 """
 
 from __future__ import annotations
@@ -91,7 +92,11 @@ def read(path: Path, series: int = 0) -> Volume:
             ome = file.ome_metadata
             imagej = file.imagej_metadata
             page = file.pages[0]
-            resolution = page.tags.get("XResolution"), page.tags.get("YResolution"), page.tags.get("ResolutionUnit")
+            resolution = (
+                page.tags.get("XResolution"),
+                page.tags.get("YResolution"),
+                page.tags.get("ResolutionUnit"),
+            )
             description = page.description
             many = len(file.series)
         if complaints:
@@ -149,7 +154,10 @@ def _plain_axes(names: str, array: np.ndarray, path: Path) -> tuple[str, np.ndar
     names = "".join(names[i] for i in keep)
     unknown = set(names) - set("tczyxs")
     if unknown or len(set(names)) != len(names) or "x" not in names:
-        raise ValueError(f"{path}: axes {names!r} of shape {array.shape} are not supported, expected among t, c, z, y, x, s")
+        raise ValueError(
+            f"{path}: axes {names!r} of shape {array.shape} are not supported, "
+            "expected among t, c, z, y, x, s"
+        )
     order = sorted(range(len(names)), key=lambda i: "tczyxs".index(names[i]))
     return "".join(names[i] for i in order), array.transpose(order)
 
@@ -172,7 +180,9 @@ def save(path: Path, volume: Volume, *, ome: bool) -> None:
     options: dict[str, Any] = {"bigtiff": array.nbytes > 2**32 - 2**25}
     if ome:
         if array.dtype in (np.int64, np.uint64, np.float16):
-            raise ValueError(f"{array.dtype} cannot be written as OME-TIFF: the format has no such type; convert first")
+            raise ValueError(
+                f"{array.dtype} cannot be written as OME-TIFF: the format has no such type; convert first"
+            )
         metadata: dict[str, Any] = {"axes": names.upper()}
         unit = {"mm": "mm", "um": "µm", None: "pixel"}[volume.unit]
         for axis, size in sizes.items():
@@ -186,7 +196,8 @@ def save(path: Path, volume: Volume, *, ome: bool) -> None:
     if array.dtype not in IMAGEJ_DTYPES:
         # ImageJ has no such type; a plain TIFF holds it, and the sizes go where every reader looks.
         raise ValueError(
-            f"{array.dtype} cannot be written as .tif for ImageJ (uint8, uint16 or float32); nothing is cast silently: "
+            f"{array.dtype} cannot be written as .tif for ImageJ (uint8, uint16 or float32); "
+            "nothing is cast silently: "
             "choose a name ending in .ome.tif, or convert first"
         )
     if "s" in names:
@@ -204,4 +215,6 @@ def save(path: Path, volume: Volume, *, ome: bool) -> None:
     text = _affine_text(volume)
     if text:
         metadata["Info"] = text
-    tifffile.imwrite(path, data, imagej=True, metadata=metadata, **{k: v for k, v in options.items() if k != "bigtiff"})
+    tifffile.imwrite(
+        path, data, imagej=True, metadata=metadata, **{k: v for k, v in options.items() if k != "bigtiff"}
+    )

@@ -25,8 +25,8 @@ class Volume:
     voxel_size : tuple of float or None
         One length per spatial axis, in the order of `axes`, in `unit`; None if unknown.
     affine : numpy.ndarray or None
-        4×4, maps reversed array indices (x, y, z, 1) of the spatial axes to RAS coordinates in `unit` (equal to nibabel's
-        ``img.affine``); None where a file has no orientation.
+        4×4, maps reversed array indices (x, y, z, 1) of the spatial axes to RAS coordinates in `unit` (equal
+        to nibabel's ``img.affine``); None where a file has no orientation.
     unit : {"mm", "um", None}
     axes : str
         Meaning of the array's axes, such as "zyx", "yx", "tzyx", "cyx" (t time, c channel, s colour samples).
@@ -49,17 +49,29 @@ class Volume:
             if not 1 <= array.ndim <= 3:
                 raise ValueError(f"axes: needed for an array of {array.ndim} axes, such as 'tzyx'")
             self.axes = SPATIAL[3 - array.ndim :]
-        if len(self.axes) != array.ndim or len(set(self.axes)) != array.ndim or set(self.axes) - set("tczyxs"):
-            raise ValueError(f"axes: got {self.axes!r} for shape {array.shape}, expected one of t, c, z, y, x, s per axis")
+        if (
+            len(self.axes) != array.ndim
+            or len(set(self.axes)) != array.ndim
+            or set(self.axes) - set("tczyxs")
+        ):
+            raise ValueError(
+                f"axes: got {self.axes!r} for shape {array.shape}, expected one of t, c, z, y, x, s per axis"
+            )
         if self.spatial_axes not in ("x", "yx", "zyx"):
             raise ValueError(f"axes: got {self.axes!r}, expected the spatial axes in the order z, y, x")
         if self.unit not in (None, "mm", "um"):
             raise ValueError(f"unit: got {self.unit!r}, expected 'mm', 'um' or None")
         if self.voxel_size is not None:
-            self.voxel_size = _validate.voxel_size(tuple(self.voxel_size), "voxel_size", len(self.spatial_axes))
+            self.voxel_size = _validate.voxel_size(
+                tuple(self.voxel_size), "voxel_size", len(self.spatial_axes)
+            )
         if self.affine is not None:
             affine = np.array(self.affine, np.float64)
-            if affine.shape != (4, 4) or not np.isfinite(affine).all() or not np.allclose(affine[3], [0, 0, 0, 1]):
+            if (
+                affine.shape != (4, 4)
+                or not np.isfinite(affine).all()
+                or not np.allclose(affine[3], [0, 0, 0, 1])
+            ):
                 raise ValueError("affine: expected a finite 4×4 matrix with last row 0 0 0 1")
             self.affine = affine
             if self.voxel_size is None:
@@ -101,8 +113,11 @@ class Volume:
         return Volume(self.array, voxel_size, affine, unit, self.axes, dict(self.metadata))
 
     def spatial_indices(self) -> Iterator[tuple[Any, ...]]:
-        """Index tuples that pick one spatial image after another: ``volume.array[index]`` has the axes z, y, x."""
-        others = [range(n) if a not in SPATIAL else [slice(None)] for a, n in zip(self.axes, self.shape, strict=True)]
+        """Index tuples that pick one spatial image after another, each with the axes z, y, x."""
+        others = [
+            range(n) if a not in SPATIAL else [slice(None)]
+            for a, n in zip(self.axes, self.shape, strict=True)
+        ]
 
         def walk(at: int, so_far: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:
             if at == len(others):

@@ -43,8 +43,8 @@ def from_beads(image: Any, shape: Any, positions: Any = None, *, threshold: floa
     shape : sequence of int
         Of the PSF, at most the image's.
     positions : array_like, optional
-        Voxel indices of the beads, (beads, axes). Default: local maxima above `threshold` times the largest value over
-        the background.
+        Voxel indices of the beads, (beads, axes). Default: local maxima above `threshold` times the largest
+        value over the background.
     threshold : float
         Between 0 and 1.
 
@@ -56,13 +56,15 @@ def from_beads(image: Any, shape: Any, positions: Any = None, *, threshold: floa
     Raises
     ------
     ValueError
-        No usable bead; the message counts those left out because they touch the edge, stand too close to another one
-        or are saturated (their maximum is a plateau).
+        No usable bead; the message counts those left out because they touch the edge, stand too close to
+        another one or are saturated (their maximum is a plateau).
     """
     data = _checked(image)
     lengths = _validate.shape(shape, "shape")
     if len(lengths) != data.ndim or any(k > n for k, n in zip(lengths, data.shape, strict=True)):
-        raise ValueError(f"shape: got {lengths}, expected {data.ndim} lengths of at most the image's {data.shape}")
+        raise ValueError(
+            f"shape: got {lengths}, expected {data.ndim} lengths of at most the image's {data.shape}"
+        )
     threshold = _validate.number(threshold, "threshold", above=0)
     if threshold >= 1:
         raise ValueError(f"threshold: got {threshold:g}, expected less than 1")
@@ -73,7 +75,10 @@ def from_beads(image: Any, shape: Any, positions: Any = None, *, threshold: floa
     else:
         given = np.asarray(positions)
         if given.ndim != 2 or given.shape[1] != data.ndim or given.dtype.kind not in "iu":
-            raise ValueError(f"positions: got {_validate.shown(positions)}, expected integer indices of shape (beads, {data.ndim})")
+            raise ValueError(
+                f"positions: got {_validate.shown(positions)}, "
+                f"expected integer indices of shape (beads, {data.ndim})"
+            )
         beads = [tuple(int(i) for i in p) for p in given]
     at_edge = crowded = saturated = 0
     total = np.zeros(lengths)
@@ -83,7 +88,11 @@ def from_beads(image: Any, shape: Any, positions: Any = None, *, threshold: floa
         if any(s < 0 or s + k > n for s, k, n in zip(start, lengths, data.shape, strict=True)):
             at_edge += 1
             continue
-        near = [o for o in beads if o != bead and all(abs(a - b) < k for a, b, k in zip(o, bead, lengths, strict=True))]
+        near = [
+            o
+            for o in beads
+            if o != bead and all(abs(a - b) < k for a, b, k in zip(o, bead, lengths, strict=True))
+        ]
         if near:
             crowded += 1
             continue
@@ -99,7 +108,8 @@ def from_beads(image: Any, shape: Any, positions: Any = None, *, threshold: floa
         used += 1
     if used == 0:
         raise ValueError(
-            f"image: no usable bead among {len(beads)} ({at_edge} too near the edge for shape {lengths}, {crowded} too near "
+            f"image: no usable bead among {len(beads)} ({at_edge} too near the edge for shape {lengths}, "
+            f"{crowded} too near "
             f"another bead, {saturated} saturated)"
         )
     psf = np.maximum(total / used, 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
@@ -17,7 +18,9 @@ GAUSSIAN_REACH = 4.0
 def _sizes(voxel_size: Any, ndims: tuple[int, ...]) -> tuple[float, ...]:
     if np.ndim(voxel_size) != 1 or len(voxel_size) not in ndims:
         wanted = " or ".join(f"{n} {_validate.AXES[n]}" for n in ndims)
-        raise ValueError(f"voxel_size: got {_validate.shown(voxel_size)}, expected a sequence of lengths: {wanted}")
+        raise ValueError(
+            f"voxel_size: got {_validate.shown(voxel_size)}, expected a sequence of lengths: {wanted}"
+        )
     return _validate.voxel_size(voxel_size, "voxel_size", len(voxel_size))
 
 
@@ -54,8 +57,9 @@ def gaussian(fwhm: Any, voxel_size: Any, shape: Any = None) -> np.ndarray:
 
     Notes
     -----
-    Each value is the integral of the normal distribution over the voxel (a difference of error functions per axis), so
-    that widths below a voxel keep their meaning; the sampled curve itself is therefore slightly wider than `fwhm`.
+    Each value is the integral of the normal distribution over the voxel (a difference of error functions per
+    axis), so that widths below a voxel keep their meaning; the sampled curve itself is therefore slightly
+    wider than `fwhm`.
     """
     sizes = _sizes(voxel_size, (1, 2, 3))
     values = (fwhm,) * len(sizes) if np.ndim(fwhm) == 0 else tuple(fwhm)
@@ -63,7 +67,9 @@ def gaussian(fwhm: Any, voxel_size: Any, shape: Any = None) -> np.ndarray:
         raise ValueError(f"fwhm: got {len(values)} values, expected {len(sizes)}, one per axis of voxel_size")
     widths = [_validate.number(w, f"fwhm[{i}]", minimum=0) for i, w in enumerate(values)]
     sigmas = [w * SIGMA_PER_FWHM / size for w, size in zip(widths, sizes, strict=True)]  # in voxels
-    extents = _shape(shape, len(sizes), tuple(2 * math.ceil(GAUSSIAN_REACH * s) + 1 if s > 0 else 1 for s in sigmas))
+    extents = _shape(
+        shape, len(sizes), tuple(2 * math.ceil(GAUSSIAN_REACH * s) + 1 if s > 0 else 1 for s in sigmas)
+    )
     result = np.ones((), np.float64)
     for sigma, n in zip(sigmas, extents, strict=True):
         position = np.arange(n) - n // 2
@@ -72,7 +78,7 @@ def gaussian(fwhm: Any, voxel_size: Any, shape: Any = None) -> np.ndarray:
         else:
             edges = (np.arange(n + 1) - n // 2 - 0.5) / (sigma * math.sqrt(2))
             # erfc of the nearer tail: a difference of erf loses the small values to cancellation
-            line = np.array([_normal_between(a, b) for a, b in zip(edges[:-1], edges[1:], strict=True)])
+            line = np.array([_normal_between(a, b) for a, b in itertools.pairwise(edges)])
         result = np.multiply.outer(result, line / line.sum())
     return result
 
@@ -86,9 +92,10 @@ def _normal_between(a: float, b: float) -> float:
 
 
 def _bessel(order: int, x: np.ndarray) -> np.ndarray:
-    """J0 or J1 by the trapezoidal rule on Bessel's integral, which converges faster than any power for a periodic
-    integrand: points beyond the largest argument give full double precision (Trefethen and Weideman, SIAM Rev. 56,
-    385 (2014))."""
+    """J0 or J1 by the trapezoidal rule on Bessel's integral, which converges faster than any power for a
+    periodic integrand: points beyond the largest argument give full double precision (Trefethen and Weideman,
+    SIAM Rev. 56, 385 (2014)).
+    """
     x = np.asarray(x, np.float64)
     points = 64 + 2 * math.ceil(float(np.abs(x).max(initial=0.0)))
     angle = (np.arange(points) + 0.5) * (math.pi / points)
@@ -167,13 +174,17 @@ def _aperture_integral(
     return np.abs(field) ** 2
 
 
-def _volume(sizes: tuple[float, ...], shape: Any, wavelength: float, na: float, index: float) -> tuple[int, ...]:
+def _volume(
+    sizes: tuple[float, ...], shape: Any, wavelength: float, na: float, index: float
+) -> tuple[int, ...]:
     lateral, axial = 2.62 * wavelength / na, 4 * wavelength * index / na**2
     reach = (axial, lateral, lateral)
     return _shape(shape, 3, tuple(2 * math.ceil(r / s) + 1 for r, s in zip(reach, sizes, strict=True)))
 
 
-def born_wolf(wavelength: float, na: float, refractive_index: float, voxel_size: Any, shape: Any = None) -> np.ndarray:
+def born_wolf(
+    wavelength: float, na: float, refractive_index: float, voxel_size: Any, shape: Any = None
+) -> np.ndarray:
     """Scalar PSF of a wide-field microscope without aberrations, in and out of focus.
 
     Parameters
@@ -228,7 +239,8 @@ def gibson_lanni(
     coverslip_thickness: float = 170.0,
     design_coverslip_thickness: float | None = None,
 ) -> np.ndarray:
-    """Scalar PSF of a wide-field microscope used off its design: wrong indices, thicknesses, a source below the coverslip.
+    """Scalar PSF of a wide-field microscope used off its design: wrong indices, thicknesses, a source below
+    the coverslip.
 
     Parameters
     ----------
@@ -239,15 +251,16 @@ def gibson_lanni(
     specimen_index, immersion_index, coverslip_index : float
         Actual refractive indices.
     working_distance, coverslip_thickness : float
-        The immersion layer's design thickness, the coverslip's actual one, in the unit of `voxel_size` (defaults: µm).
+        The immersion layer's design thickness, the coverslip's actual one, in the unit of `voxel_size`
+        (defaults: µm).
     design_immersion_index, design_coverslip_index, design_coverslip_thickness : float, optional
         What the objective was made for; default: the actual values.
 
     Returns
     -------
     psf : numpy.ndarray
-        Three axes, float64, sum 1. z counts the stage's displacement from the nominal focus of the design; spherical
-        aberration shifts the brightest plane away from the centre.
+        Three axes, float64, sum 1. z counts the stage's displacement from the nominal focus of the design;
+        spherical aberration shifts the brightest plane away from the centre.
 
     References
     ----------
@@ -271,7 +284,9 @@ def gibson_lanni(
     tg0 = designed(design_coverslip_thickness, "design_coverslip_thickness", tg)
     smallest = min(ns, ni, ng, ni0, ng0)
     if na >= smallest:
-        raise ValueError(f"na: got {na:g}, expected less than every refractive index, the smallest is {smallest:g}")
+        raise ValueError(
+            f"na: got {na:g}, expected less than every refractive index, the smallest is {smallest:g}"
+        )
     lengths = _volume(sizes, shape, wavelength, na, ni)
     wavenumber = 2 * math.pi / wavelength
     depths = (np.arange(lengths[0]) - lengths[0] // 2) * sizes[0]

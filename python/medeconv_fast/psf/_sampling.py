@@ -32,16 +32,21 @@ def fwhm(psf: Any, voxel_size: Any = None) -> tuple[float, ...]:
     Returns
     -------
     widths : tuple of float
-        In the unit of `voxel_size`; the half crossings are interpolated linearly. An axis of one voxel has width 0.
+        In the unit of `voxel_size`; the half crossings are interpolated linearly. An axis of one voxel has
+        width 0.
 
     Raises
     ------
     ValueError
-        A profile that does not fall to half its maximum within the array on both sides (crop less), a maximum that is
-        not positive.
+        A profile that does not fall to half its maximum within the array on both sides (crop less), a maximum
+        that is not positive.
     """
     array = _checked(psf)
-    sizes = (1.0,) * array.ndim if voxel_size is None else _validate.voxel_size(voxel_size, "voxel_size", array.ndim)
+    sizes = (
+        (1.0,) * array.ndim
+        if voxel_size is None
+        else _validate.voxel_size(voxel_size, "voxel_size", array.ndim)
+    )
     peak = np.unravel_index(int(np.argmax(array)), array.shape)
     highest = float(array[peak])
     if highest <= 0:
@@ -58,7 +63,8 @@ def fwhm(psf: Any, voxel_size: Any = None) -> tuple[float, ...]:
             below = np.flatnonzero(side < 0.5)
             if below.size == 0:
                 raise ValueError(
-                    f"psf: along axis {axis} it does not fall to half its maximum within the array of {line.size} "
+                    f"psf: along axis {axis} it does not fall to half its maximum within the array "
+                    f"of {line.size} "
                     "voxels; expected a PSF with its flanks"
                 )
             i = int(below[0])
@@ -70,8 +76,9 @@ def fwhm(psf: Any, voxel_size: Any = None) -> tuple[float, ...]:
 def _overlap_matrix(n: int, size: float, new_n: int, new_size: float) -> np.ndarray:
     """How much of each old voxel's content lies in each new voxel, both grids centred at their length // 2.
 
-    The content is spread over the old voxel by the slope to its neighbours (a linear interpolation of the cumulated
-    PSF would keep it flat and widen narrow PSFs), so cumulate, interpolate by a monotone cubic, and take differences.
+    The content is spread over the old voxel by the slope to its neighbours (a linear interpolation of the
+    cumulated PSF would keep it flat and widen narrow PSFs), so cumulate, interpolate by a monotone cubic, and
+    take differences.
     """
     edges = (np.arange(n + 1) - n // 2 - 0.5) * size
     new_edges = (np.arange(new_n + 1) - new_n // 2 - 0.5) * new_size
@@ -115,9 +122,9 @@ def resample(psf: Any, voxel_size: Any, new_voxel_size: Any) -> np.ndarray:
 
     Notes
     -----
-    Conservative: the cumulated PSF is interpolated (cubic) and differenced over the new voxels, so that coarser voxels
-    average and finer ones interpolate, and the sum is exact. Small negative values can appear beside sharp edges; they
-    are kept, as they belong to the sum.
+    Conservative: the cumulated PSF is interpolated (cubic) and differenced over the new voxels, so that
+    coarser voxels average and finer ones interpolate, and the sum is exact. Small negative values can appear
+    beside sharp edges; they are kept, as they belong to the sum.
     """
     array = _checked(psf)
     sizes = _validate.voxel_size(voxel_size, "voxel_size", array.ndim)
