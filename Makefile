@@ -6,7 +6,7 @@ PY := $(VENV)/bin/python
 # Rebuilding is pip's business; these stamps only avoid asking it twice.
 SOURCES := pyproject.toml CMakeLists.txt $(wildcard cpp/* cpp/shared/*) $(shell find python -name '*.py' -o -name '*.pyi' -o -name py.typed)
 
-.PHONY: demo test test-isa test-sanitize test-peers lint pure-wheel bench stubs clean
+.PHONY: demo test test-isa test-sanitize test-peers lint pure-wheel clean
 
 $(VENV)/created:
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "medeconv-fast needs Python 3.11 or newer, this is " + sys.version)'
@@ -38,13 +38,14 @@ test-peers: $(VENV)/installed-test
 
 build/sanitize/test_kernels: $(wildcard cpp/* cpp/shared/* tests/cpp/*) CMakeLists.txt $(VENV)/installed
 	$(PY) -m pip install --quiet "cmake>=3.24" ninja
-	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" cmake -S . -B build/sanitize -G Ninja -DCMAKE_BUILD_TYPE=Release -DMEDECONV_PYTHON=OFF \
-	    -DMEDECONV_TESTS=ON -DMEDECONV_SANITIZE=address,undefined \
-	    -DMEDECONV_ISAS="$$($(PY) tests/run_isas.py --list | paste -sd ';')" > /dev/null
+	isas=$$($(PY) tests/run_isas.py --list) && PATH="$(CURDIR)/$(VENV)/bin:$$PATH" cmake -S . -B build/sanitize -G Ninja \
+	    -DCMAKE_BUILD_TYPE=Release -DMEDECONV_PYTHON=OFF -DMEDECONV_TESTS=ON -DMEDECONV_SANITIZE=address,undefined \
+	    -DMEDECONV_ISAS="$$(echo $$isas | tr ' ' ';')" > /dev/null
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" cmake --build build/sanitize
 
 test-sanitize: build/sanitize/test_kernels
-	for isa in $$($(PY) tests/run_isas.py --list); do MEDECONV_ISA=$$isa build/sanitize/test_kernels || exit 1; done
+	isas=$$($(PY) tests/run_isas.py --list) && test -n "$$isas" && \
+	    for isa in $$isas; do MEDECONV_ISA=$$isa build/sanitize/test_kernels || exit 1; done
 
 lint: $(VENV)/created
 	$(PY) -m pip install --quiet "ruff>=0.6" "mypy>=1.11" "numpy>=1.26" ninja
