@@ -108,9 +108,16 @@ int64_t good_size(int64_t n, bool even) {
 }
 
 template <class T>
-Axis<T>::Axis(int64_t length) : n(length) {
+Axis<T>::Axis(int64_t length, bool turn) : n(length) {
     view.n = n;
     std::vector<int> radices = factorise(n);
+    if (turn)  // registers must hold the elements and the formula's operands: best first
+        for (int wanted : {8, 6, 5, 7, 4, 3, 2}) {
+            auto found = std::find(radices.begin(), radices.end(), wanted);
+            if (found == radices.end()) continue;
+            std::rotate(radices.begin(), found, found + 1);
+            break;
+        }
     bool bluestein = radices.size() == 1 && radices[0] == 0;
     frequency_at.resize(size_t(n));
     slot_of.resize(size_t(n));

@@ -32,7 +32,8 @@ struct AxisView {
 template <class T>
 class Axis {
 public:
-    explicit Axis(int64_t n);
+    // `turn`: stage 0 is one that the fused turn of spectral_volume.simd.hpp has.
+    explicit Axis(int64_t n, bool turn = false);
     int64_t n;
     AxisView<T> view{};
     std::vector<int64_t> frequency_at;   // slot -> frequency

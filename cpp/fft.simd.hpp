@@ -22,82 +22,180 @@ MEDECONV_INLINE void store_element(T* p, C<T> v) {
     store(p + lanes<T>, v.im);
 }
 
-// Where a stage reads or writes: element j at base + j·stride, and only start <= j < stop exists (limited == true):
-// reading outside gives zero, writing outside is dropped. That is how zero padding and cropping cost nothing. The
-// address is chosen, not the path: a branch between loads would push the butterfly's registers onto the stack.
+// Where a stage reads or writes: element j at base + j·stride, and only start <= j < stop exists: reading outside gives
+// zero, writing outside is dropped. That is how zero padding and cropping cost nothing.
 template <class T>
 struct Line {
     T* base;
     int64_t stride;
     int64_t start, stop;
+    bool is_whole(int64_t n) const { return start <= 0 && stop >= n; }
 };
-template <class T>
-alignas(64) constexpr T zero_element[element<T>] = {};
-
 template <bool limited, class T>
 MEDECONV_INLINE C<T> read(const Line<T>& line, int64_t j) {
-    const T* p = line.base + j * line.stride;
-    if constexpr (limited) p = j >= line.start && j < line.stop ? p : zero_element<T>;
-    return load_element(p);
+    if (limited && (j < line.start || j >= line.stop)) return {Vec<T>{}, Vec<T>{}};
+    return load_element(line.base + j * line.stride);
 }
 template <bool limited, class T>
-MEDECONV_INLINE void write(const Line<T>& line, int64_t j, C<T> v, T* dropped) {
-    T* p = line.base + j * line.stride;
-    if constexpr (limited) p = j >= line.start && j < line.stop ? p : dropped;
-    store_element(p, v);
+MEDECONV_INLINE void write(const Line<T>& line, int64_t j, C<T> v) {
+    if (limited && (j < line.start || j >= line.stop)) return;
+    store_element(line.base + j * line.stride, v);
+}
+
+// R places `step` bytes apart. A pointer for every fourth: the others are base + index·scale, which the load itself
+// computes. Left to the compiler, addresses take more instructions than the transform.
+template <int R, class T>
+struct Places {
+    char* quarter[(R + 3) / 4];
+    int64_t step, step3;
+    MEDECONV_INLINE Places(const T* base, int64_t step_elements) : step(step_elements * int64_t(sizeof(T))), step3(3 * step) {
+        unroll<(R + 3) / 4>([&](auto i) MEDECONV_BODY { quarter[i] = (char*)base + 4 * decltype(i)::value * step; });
+    }
+    template <int Q>
+    MEDECONV_INLINE T* at() const {
+        constexpr int r = Q % 4;
+        return (T*)(quarter[Q / 4] + (r == 3 ? step3 : r * step));
+    }
+    MEDECONV_INLINE void advance(int64_t elements) {
+        unroll<(R + 3) / 4>([&](auto i) MEDECONV_BODY { quarter[i] += elements * int64_t(sizeof(T)); });
+    }
+};
+
+// Which of the R elements k + q·part, q = 0 … R-1, of a line exist: bit q. Constant over runs of k, so that a branch on
+// it costs nothing.
+template <int R, class T>
+MEDECONV_INLINE unsigned present(const Line<T>& line, int64_t k, int64_t part) {
+    unsigned mask = 0;
+    for (int q = 0; q < R; ++q) mask |= unsigned(k + q * part >= line.start && k + q * part < line.stop) << q;
+    return mask;
+}
+// End of the run of k that starts at k.
+template <int R, class T>
+MEDECONV_INLINE int64_t run_end(const Line<T>& line, int64_t k, int64_t part) {
+    int64_t end = part;
+    for (int q = 0; q < R; ++q)
+        for (int64_t edge : {line.start - q * part, line.stop - q * part})
+            if (edge > k && edge < end) end = edge;
+    return end;
+}
+
+// What is fetched into the cache beside the arithmetic, a little with every butterfly, so that memory never waits for the
+// arithmetic nor the arithmetic for memory: the elements of the line that comes next and, in step, of its OTF.
+template <class T>
+struct Ahead {
+    const char *line = nullptr, *otf = nullptr;
+    int64_t stride = 0, left = 0;            // bytes between the line's elements; elements still to fetch
+    int rate = 0;                            // elements per butterfly
+    Ahead() = default;
+    // Spread over `butterflies`.
+    Ahead(const T* next_line, int64_t stride_elements, const T* next_otf, int64_t n, int64_t butterflies)
+        : line((const char*)next_line), otf((const char*)next_otf), stride(stride_elements * int64_t(sizeof(T))), left(n),
+          rate(int(ceil_div(n, at_least(butterflies, 1)))) {}
+    MEDECONV_INLINE void step() {
+        constexpr int64_t bytes = element<T> * int64_t(sizeof(T));
+        for (int i = rate < left ? rate : int(left); i > 0; --i) {
+            __builtin_prefetch(line, 0, 2);
+            if (bytes > 64) __builtin_prefetch(line + 64, 0, 2);
+            line += stride;
+            if (otf) {
+                __builtin_prefetch(otf, 0, 2);
+                if (bytes > 64) __builtin_prefetch(otf + 64, 0, 2);
+                otf += bytes;
+            }
+        }
+        left -= rate;
+    }
+};
+// Butterflies of the stages [0, stages) of an axis.
+template <class T>
+int64_t butterflies(const AxisView<T>& axis, int stages) {
+    int64_t count = 0;
+    for (int s = 0; s < stages; ++s) count += axis.n / axis.radix[s];
+    return count;
 }
 
 // Each radix is a function of its own, so that the compiler allots registers to it alone.
 
 // One stage of radix R over a line of n elements in sub-transforms of length m. S = +1: forward (transform, then
-// twiddle); S = -1: inverse (twiddle, then transform). `prefetch` also fetches the element beside each one read: the
-// next line, where lines lie side by side.
-template <int R, int S, bool from_limited, bool to_limited, bool prefetch, class T>
-MEDECONV_NOINLINE void stage_of(const Line<T>& from, const Line<T>& to, int64_t n, int64_t m, const T* twiddle) {
-    alignas(64) T dropped[element<T>];
+// twiddle); S = -1: inverse (twiddle, then transform). Limited: m == n.
+template <int R, int S, bool limited, class T>
+MEDECONV_INLINE void stage_run(const Line<T>& from, const Line<T>& to, int64_t first, int64_t last, int64_t part, const T* w,
+                               unsigned exist, Ahead<T>& ahead) {
+    Places<R, T> source(from.base + first * from.stride, part * from.stride), target(to.base + first * to.stride, part * to.stride);
+    for (int64_t k = first; k < last; ++k, w += 2 * (R - 1)) {
+        C<T> v[R];
+        unroll<R>([&](auto q) MEDECONV_BODY {
+            constexpr int Q = decltype(q)::value;
+            if (limited && S > 0 && !(exist >> Q & 1)) v[q] = C<T>{Vec<T>{}, Vec<T>{}};
+            else v[q] = load_element(source.template at<Q>());
+            if constexpr (S < 0 && Q > 0) v[q] = rotate<S>(v[q], w[2 * (Q - 1)], w[2 * (Q - 1) + 1]);
+        });
+        Dft<T, R, S>::run(v);
+        unroll<R>([&](auto q) MEDECONV_BODY {
+            constexpr int Q = decltype(q)::value;
+            if constexpr (S > 0 && Q > 0) v[q] = rotate<S>(v[q], w[2 * (Q - 1)], w[2 * (Q - 1) + 1]);
+            if (!limited || S > 0 || (exist >> Q & 1)) store_element(target.template at<Q>(), v[q]);
+        });
+        source.advance(from.stride);
+        target.advance(to.stride);
+        ahead.step();
+    }
+}
+template <int R, int S, bool limited, class T>
+MEDECONV_NOINLINE void stage_of(const Line<T>& from, const Line<T>& to, int64_t n, int64_t m, const T* twiddle, Ahead<T>& ahead) {
     const int64_t part = m / R;
-    for (int64_t block = 0; block < n; block += m) {
-        const T* w = twiddle;
-        for (int64_t k = 0; k < part; ++k, w += 2 * (R - 1)) {
-            C<T> v[R];
-            const int64_t j = block + k;
-            unroll<R>([&](auto q) MEDECONV_BODY {
-                v[q] = read<from_limited>(from, j + q * part);
-                if constexpr (prefetch) __builtin_prefetch(from.base + (j + q * part) * from.stride + element<T>, 1, 3);
-                if constexpr (S < 0 && decltype(q)::value > 0)
-                    v[q] = rotate<S>(v[q], w[2 * (q - 1)], w[2 * (q - 1) + 1]);
-            });
-            Dft<T, R, S>::run(v);
-            unroll<R>([&](auto q) MEDECONV_BODY {
-                if constexpr (S > 0 && decltype(q)::value > 0)
-                    v[q] = rotate<S>(v[q], w[2 * (q - 1)], w[2 * (q - 1) + 1]);
-                write<to_limited>(to, j + q * part, v[q], dropped);
-            });
+    if constexpr (limited) {
+        const Line<T>& box = S > 0 ? from : to;
+        for (int64_t k = 0; k < part;) {
+            const int64_t end = run_end<R>(box, k, part);
+            stage_run<R, S, true>(from, to, k, end, part, twiddle + k * 2 * (R - 1), present<R>(box, k, part), ahead);
+            k = end;
+        }
+    } else {
+        for (int64_t block = 0; block < n; block += m) {
+            const Line<T> here{from.base + block * from.stride, from.stride, 0, m}, there{to.base + block * to.stride, to.stride, 0, m};
+            stage_run<R, S, false>(here, there, 0, part, part, twiddle, 0, ahead);
         }
     }
 }
 // The innermost stage (m = R) has no twiddles: forward, × OTF, inverse without leaving the registers.
-template <int R, int S, bool from_limited, bool to_limited, class T>
-MEDECONV_NOINLINE void last_stage_of(const Line<T>& from, const Line<T>& to, int64_t n) {
-    alignas(64) T dropped[element<T>];
+template <int R, int S, bool limited, class T>
+MEDECONV_NOINLINE void last_stage_of(const Line<T>& from, const Line<T>& to, int64_t n, Ahead<T>& ahead) {
+    Places<R, T> source(from.base, from.stride), target(to.base, to.stride);
     for (int64_t block = 0; block < n; block += R) {
         C<T> v[R];
-        unroll<R>([&](auto q) MEDECONV_BODY { v[q] = read<from_limited>(from, block + q); });
+        unroll<R>([&](auto q) MEDECONV_BODY {
+            if constexpr (limited && S > 0) v[q] = read<true>(from, block + q);
+            else v[q] = load_element(source.template at<decltype(q)::value>());
+        });
         Dft<T, R, S>::run(v);
-        unroll<R>([&](auto q) MEDECONV_BODY { write<to_limited>(to, block + q, v[q], dropped); });
+        unroll<R>([&](auto q) MEDECONV_BODY {
+            if constexpr (limited && S < 0) write<true>(to, block + q, v[q]);
+            else store_element(target.template at<decltype(q)::value>(), v[q]);
+        });
+        source.advance(R * from.stride);
+        target.advance(R * to.stride);
+        ahead.step();
     }
 }
-template <int R, bool adjoint, bool from_limited, bool to_limited, class T>
+template <int R, bool adjoint, bool limited, class T>
 MEDECONV_NOINLINE void middle_stage_of(const Line<T>& from, const Line<T>& to, int64_t n, const T* otf) {
-    alignas(64) T dropped[element<T>];
-    for (int64_t block = 0; block < n; block += R) {
+    Places<R, T> source(from.base, from.stride), target(to.base, to.stride);
+    for (int64_t block = 0; block < n; block += R, otf += R * element<T>) {
         C<T> v[R];
-        unroll<R>([&](auto q) MEDECONV_BODY { v[q] = read<from_limited>(from, block + q); });
+        unroll<R>([&](auto q) MEDECONV_BODY {
+            if constexpr (limited) v[q] = read<true>(from, block + q);
+            else v[q] = load_element(source.template at<decltype(q)::value>());
+        });
         Dft<T, R, +1>::run(v);
-        const T* h = otf + block * element<T>;
-        unroll<R>([&](auto q) MEDECONV_BODY { v[q] = product<adjoint>(v[q], load_element(h + q * element<T>)); });
+        unroll<R>([&](auto q) MEDECONV_BODY { v[q] = product<adjoint>(v[q], load_element(otf + q * element<T>)); });
         Dft<T, R, -1>::run(v);
-        unroll<R>([&](auto q) MEDECONV_BODY { write<to_limited>(to, block + q, v[q], dropped); });
+        unroll<R>([&](auto q) MEDECONV_BODY {
+            if constexpr (limited) write<true>(to, block + q, v[q]);
+            else store_element(target.template at<decltype(q)::value>(), v[q]);
+        });
+        source.advance(R * from.stride);
+        target.advance(R * to.stride);
     }
 }
 
@@ -125,22 +223,21 @@ void generic_dft(C<T>* v, int r, const T* roots) {
     }
     v[0] = total;
 }
-template <int S, bool from_limited, bool to_limited, class T>
+template <int S, bool limited, class T>
 void generic_stage(const Line<T>& from, const Line<T>& to, int64_t n, int64_t m, int r, const T* twiddle, const T* roots) {
-    alignas(64) T dropped[element<T>];
     const int64_t part = m / r;
     C<T> v[largest_generic_radix];
     for (int64_t block = 0; block < n; block += m)
         for (int64_t k = 0; k < part; ++k) {
             const T* w = twiddle + (part > 1 ? k * 2 * (r - 1) : 0);
             for (int q = 0; q < r; ++q) {
-                v[q] = read<from_limited>(from, block + k + q * part);
+                v[q] = read<limited && (S > 0)>(from, block + k + q * part);
                 if (S < 0 && part > 1 && q > 0) v[q] = rotate<-1>(v[q], w[2 * (q - 1)], w[2 * (q - 1) + 1]);
             }
             generic_dft<S>(v, r, roots);
             for (int q = 0; q < r; ++q) {
                 if (S > 0 && part > 1 && q > 0) v[q] = rotate<+1>(v[q], w[2 * (q - 1)], w[2 * (q - 1) + 1]);
-                write<to_limited>(to, block + k + q * part, v[q], dropped);
+                write<limited && (S < 0)>(to, block + k + q * part, v[q]);
             }
         }
 }
@@ -148,43 +245,57 @@ void generic_stage(const Line<T>& from, const Line<T>& to, int64_t n, int64_t m,
 #define MEDECONV_EACH_RADIX(CASE) \
     CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) CASE(7) CASE(8) CASE(9) CASE(10) CASE(12) CASE(16)
 
-template <int S, bool from_limited, bool to_limited, bool prefetch = false, class T>
-void stage(const AxisView<T>& axis, int s, int64_t m, const Line<T>& from, const Line<T>& to) {
+template <int S, bool limited, class T>
+void stage_limited(const AxisView<T>& axis, int s, int64_t m, const Line<T>& from, const Line<T>& to, Ahead<T>& ahead) {
     const bool last = m == axis.radix[s];
     switch (axis.radix[s]) {
-#define CASE(R)                                                                                    \
-    case R:                                                                                        \
-        if (last) last_stage_of<R, S, from_limited, to_limited>(from, to, axis.n);                 \
-        else stage_of<R, S, from_limited, to_limited, prefetch>(from, to, axis.n, m, axis.twiddle[s]); \
+#define CASE(R)                                                                        \
+    case R:                                                                            \
+        if (last) last_stage_of<R, S, limited>(from, to, axis.n, ahead);               \
+        else stage_of<R, S, limited>(from, to, axis.n, m, axis.twiddle[s], ahead);     \
         break;
         MEDECONV_EACH_RADIX(CASE)
 #undef CASE
-    default:
-        generic_stage<S, from_limited, to_limited>(from, to, axis.n, m, axis.radix[s], axis.twiddle[s], axis.roots[s]);
+    default: generic_stage<S, limited>(from, to, axis.n, m, axis.radix[s], axis.twiddle[s], axis.roots[s]);
     }
 }
-template <bool adjoint, bool from_limited, bool to_limited, class T>
-void middle_stage(const AxisView<T>& axis, const Line<T>& from, const Line<T>& to, const T* otf) {
+// A forward stage may read a limited line, an inverse one may write one: stage 0, whose line the box refers to.
+template <int S, class T>
+void stage(const AxisView<T>& axis, int s, int64_t m, const Line<T>& from, const Line<T>& to, Ahead<T>& ahead) {
+    if ((S > 0 ? from : to).is_whole(axis.n)) stage_limited<S, false>(axis, s, m, from, to, ahead);
+    else stage_limited<S, true>(axis, s, m, from, to, ahead);
+}
+template <int S, class T>
+void stage(const AxisView<T>& axis, int s, int64_t m, const Line<T>& from, const Line<T>& to) {
+    Ahead<T> nothing;
+    stage<S>(axis, s, m, from, to, nothing);
+}
+template <bool adjoint, bool limited, class T>
+void middle_stage_limited(const AxisView<T>& axis, const Line<T>& from, const Line<T>& to, const T* otf) {
     const int r = axis.radix[axis.stages - 1];
     switch (r) {
-#define CASE(R)                                                                                    \
-    case R:                                                                                        \
-        middle_stage_of<R, adjoint, from_limited, to_limited>(from, to, axis.n, otf);              \
+#define CASE(R)                                                           \
+    case R:                                                               \
+        middle_stage_of<R, adjoint, limited>(from, to, axis.n, otf);      \
         break;
         MEDECONV_EACH_RADIX(CASE)
 #undef CASE
     default: {
-        alignas(64) T dropped[element<T>];
         C<T> v[largest_generic_radix];
         for (int64_t block = 0; block < axis.n; block += r) {
-            for (int q = 0; q < r; ++q) v[q] = read<from_limited>(from, block + q);
+            for (int q = 0; q < r; ++q) v[q] = read<limited>(from, block + q);
             generic_dft<+1>(v, r, axis.roots[axis.stages - 1]);
             for (int q = 0; q < r; ++q) v[q] = product<adjoint>(v[q], load_element(otf + (block + q) * element<T>));
             generic_dft<-1>(v, r, axis.roots[axis.stages - 1]);
-            for (int q = 0; q < r; ++q) write<to_limited>(to, block + q, v[q], dropped);
+            for (int q = 0; q < r; ++q) write<limited>(to, block + q, v[q]);
         }
     }
     }
+}
+template <bool adjoint, class T>
+void middle_stage(const AxisView<T>& axis, const Line<T>& from, const Line<T>& to, const T* otf) {
+    if (from.is_whole(axis.n) && to.is_whole(axis.n)) middle_stage_limited<adjoint, false>(axis, from, to, otf);
+    else middle_stage_limited<adjoint, true>(axis, from, to, otf);
 }
 
 template <class T>
@@ -194,8 +305,7 @@ MEDECONV_INLINE Line<T> whole(T* base, int64_t stride, int64_t n) {
 
 template <class T>
 void copy_line(const Line<T>& from, const Line<T>& to, int64_t n) {
-    alignas(64) T dropped[element<T>];
-    for (int64_t j = 0; j < n; ++j) write<true>(to, j, read<true>(from, j), dropped);
+    for (int64_t j = 0; j < n; ++j) write<true>(to, j, read<true>(from, j));
 }
 
 template <int S, class T>
@@ -220,8 +330,7 @@ void bluestein(const AxisView<T>& axis, const Line<T>& from, const Line<T>& to, 
         store_element(scratch + k * element<T>, rotate<-1>(v, spectrum[2 * k], spectrum[2 * k + 1]));
     }
     transform<-1>(inner, all, all, static_cast<T*>(nullptr));
-    alignas(64) T dropped[element<T>];
-    for (int64_t k = 0; k < n; ++k) write<true>(to, k, chirp(load_element(scratch + k * element<T>), k), dropped);
+    for (int64_t k = 0; k < n; ++k) write<true>(to, k, chirp(load_element(scratch + k * element<T>), k));
 }
 
 // Complete transform. Forward: `from` may be limited, result fills `to`, which must be whole. Inverse: `from` is
@@ -233,25 +342,51 @@ void transform(const AxisView<T>& axis, const Line<T>& from, const Line<T>& to, 
     if (axis.stages == 0) return copy_line(from, to, n);
     if constexpr (S > 0) {
         int64_t m = n;
-        stage<S, true, false>(axis, 0, m, from, to);
+        stage<S>(axis, 0, m, from, to);
         for (int s = 1; s < axis.stages; ++s) {
             m /= axis.radix[s - 1];
-            stage<S, false, false>(axis, s, m, to, to);
+            stage<S>(axis, s, m, to, to);
         }
     } else {
         int64_t m = 1;
         for (int s = axis.stages - 1; s > 0; --s) {
             m *= axis.radix[s];
-            stage<S, false, false>(axis, s, m, from, from);
+            stage<S>(axis, s, m, from, from);
         }
-        stage<S, false, true>(axis, 0, n, from, to);
+        stage<S>(axis, 0, n, from, to);
+    }
+}
+
+// Complete transforms whose work is done in `buffer` (n contiguous elements), so that the far side is touched once.
+// forward: `from` (limited; may be the buffer) -> `to`. inverse: `from` -> the buffer, while the line at `next` is fetched.
+template <class T>
+void forward_through(const AxisView<T>& axis, const Line<T>& from, T* buffer, const Line<T>& to, T* scratch) {
+    if (axis.inner || axis.stages <= 1) return transform<+1>(axis, from, to, scratch);
+    const Line<T> work = whole(buffer, element<T>, axis.n);
+    int64_t m = axis.n;
+    stage<+1>(axis, 0, m, from, work);
+    for (int s = 1; s < axis.stages; ++s) {
+        m /= axis.radix[s - 1];
+        stage<+1>(axis, s, m, work, s == axis.stages - 1 ? to : work);
+    }
+}
+template <class T>
+void inverse_through(const AxisView<T>& axis, const Line<T>& from, T* buffer, T* scratch, const T* next) {
+    const Line<T> work = whole(buffer, element<T>, axis.n);
+    if (axis.inner || axis.stages <= 1) return transform<-1>(axis, from, work, scratch);
+    Ahead<T> ahead(next, from.stride, nullptr, next ? axis.n : 0, butterflies(axis, axis.stages));
+    int64_t m = 1;
+    for (int s = axis.stages - 1; s >= 0; --s) {
+        m *= axis.radix[s];
+        stage<-1>(axis, s, m, s == axis.stages - 1 ? from : work, work, ahead);
     }
 }
 
 // Forward, × OTF, inverse. The work is done in `buffer` (n elements, contiguous), so that the strided line is touched
-// exactly once each way.
+// exactly once each way. `next`, `next_otf` (or null): the line and OTF to fetch meanwhile.
 template <bool adjoint, class T>
-void filter_line(const AxisView<T>& axis, const Line<T>& from, const Line<T>& to, const T* otf, T* buffer, T* scratch) {
+void filter_line(const AxisView<T>& axis, const Line<T>& from, const Line<T>& to, const T* otf, const T* next, const T* next_otf,
+                 T* buffer, T* scratch) {
     const int64_t n = axis.n;
     Line<T> work = whole(buffer, element<T>, n);
     if (axis.inner || axis.stages == 0) {
@@ -263,20 +398,21 @@ void filter_line(const AxisView<T>& axis, const Line<T>& from, const Line<T>& to
         transform<-1>(axis, work, to, scratch);
         return;
     }
-    if (axis.stages == 1) return middle_stage<adjoint, true, true>(axis, from, to, otf);
+    if (axis.stages == 1) return middle_stage<adjoint>(axis, from, to, otf);
+    Ahead<T> ahead(next + from.start * from.stride, from.stride, next_otf, next ? from.stop - from.start : 0, 2 * butterflies(axis, axis.stages - 1));
     int64_t m = n;
-    stage<+1, true, false, true>(axis, 0, m, from, work);
+    stage<+1>(axis, 0, m, from, work, ahead);
     for (int s = 1; s < axis.stages - 1; ++s) {
         m /= axis.radix[s - 1];
-        stage<+1, false, false>(axis, s, m, work, work);
+        stage<+1>(axis, s, m, work, work, ahead);
     }
-    middle_stage<adjoint, false, false>(axis, work, work, otf);
+    middle_stage<adjoint>(axis, work, work, otf);
     m = axis.radix[axis.stages - 1];
     for (int s = axis.stages - 2; s > 0; --s) {
         m *= axis.radix[s];
-        stage<-1, false, false>(axis, s, m, work, work);
+        stage<-1>(axis, s, m, work, work, ahead);
     }
-    stage<-1, false, true>(axis, 0, n, work, to);
+    stage<-1>(axis, 0, n, work, to, ahead);
 }
 
 }  // namespace

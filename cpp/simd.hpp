@@ -6,6 +6,10 @@
 #include <cstdint>
 #include <cstring>
 
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#endif
+
 #include "shared/formulas.hpp"
 
 #ifndef MEDECONV_VECTOR_BYTES
@@ -50,6 +54,29 @@ MEDECONV_INLINE Vec<T> load_unaligned(const T* p) {
 template <class T>
 MEDECONV_INLINE void store_unaligned(T* p, Vec<T> v) {
     *reinterpret_cast<typename VectorOf<T>::unaligned*>(p) = (typename VectorOf<T>::unaligned)v;
+}
+// The first `count` values (1 <= count <= lanes) and nothing beyond them; the others are zero.
+template <class T>
+MEDECONV_INLINE Vec<T> load_first(const T* p, int64_t count) {
+#if defined(__AVX512F__)
+    if constexpr (sizeof(T) == 4) return (Vec<T>)_mm512_maskz_loadu_ps(__mmask16((1u << count) - 1), p);
+    else return (Vec<T>)_mm512_maskz_loadu_pd(__mmask8((1u << count) - 1), p);
+#else
+    Vec<T> v{};
+    for (int i = 0; i < lanes<T>; ++i)
+        if (i < count) v[i] = p[i];
+    return v;
+#endif
+}
+template <class T>
+MEDECONV_INLINE void store_first(T* p, Vec<T> v, int64_t count) {
+#if defined(__AVX512F__)
+    if constexpr (sizeof(T) == 4) _mm512_mask_storeu_ps(p, __mmask16((1u << count) - 1), (__m512)v);
+    else _mm512_mask_storeu_pd(p, __mmask8((1u << count) - 1), (__m512d)v);
+#else
+    for (int i = 0; i < lanes<T>; ++i)
+        if (i < count) p[i] = v[i];
+#endif
 }
 template <class T>
 MEDECONV_INLINE Vec<T> splat(T x) {

@@ -32,15 +32,16 @@ SpectralPlan<T>::SpectralPlan(Shape grid_shape, Box estimate, Box image)
       image_box(permuted(image, order_)),
       kernels_(spectral_kernels<T>()),
       image_(grid[0] == 1),
-      x_(grid[2] % 2 == 0 ? grid[2] / 2 : grid[2]),
-      mid_(image_ ? 1 : grid[1]),
+      half_(grid[image_ ? 2 : 1] % 2 == 0 ? grid[image_ ? 2 : 1] / 2 : grid[image_ ? 2 : 1], !image_),
+      mid_(image_ ? 1 : grid[2]),
       col_(image_ ? grid[1] : grid[0]) {
-    const int64_t lanes = kernels_.lanes, element = 2 * lanes, nx = grid[2];
+    const int64_t lanes = kernels_.lanes, element = 2 * lanes, real = grid[image_ ? 2 : 1];
     SpectralView<T>& v = view_;
-    v.x = x_.view, v.mid = mid_.view, v.col = col_.view;
-    v.nx = nx;
-    v.packed = nx % 2 == 0;
-    v.bins = v.packed ? nx / 2 : (nx + 1) / 2;
+    v.half = half_.view, v.mid = mid_.view, v.col = col_.view;
+    v.real = real;
+    v.image = image_;
+    v.packed = real % 2 == 0;
+    v.bins = v.packed ? real / 2 : (real + 1) / 2;
     v.blocks = (v.bins + lanes - 1) / lanes;
     // A group of rows is stored into every block: blocks a power of two apart would share cache sets.
     if (image_) {
@@ -60,25 +61,26 @@ SpectralPlan<T>::SpectralPlan(Shape grid_shape, Box estimate, Box image)
         for (int64_t s = 0; s < axis.n; ++s) table[size_t(s)] = axis.mirrored(s);
         return table.data();
     };
-    v.mirror_x = mirrors(x_, mirror_x_);
     v.mirror_mid = mirrors(mid_, mirror_mid_);
     v.mirror_col = mirrors(col_, mirror_col_);
-    bin_slot_ = x_.slot_of;
+    bin_slot_ = half_.slot_of;
     v.bin_slot = bin_slot_.data();
-    if (v.packed) {
-        split_.resize(size_t(2 * x_.n));
-        for (int64_t s = 0; s < x_.n; ++s) {
-            const long double angle = 2 * 3.141592653589793238462643383279502884L * (long double)x_.frequency_at[size_t(s)] / (long double)nx;
-            split_[size_t(2 * s)] = T(std::cos(angle));
-            split_[size_t(2 * s + 1)] = T(std::sin(angle));
+    v.middle = -1;
+    if (v.packed)
+        for (int64_t slot = 1; slot < half_.n; ++slot) {
+            const int64_t partner = half_.mirrored(slot);
+            if (partner == slot) v.middle = slot;
+            if (partner <= slot) continue;
+            const long double angle = 2 * 3.141592653589793238462643383279502884L * (long double)half_.frequency_at[size_t(slot)] / (long double)real;
+            pairs_.push_back({slot, partner, T(std::cos(angle)), T(std::sin(angle))});
         }
-        v.split = split_.data();
-    }
+    v.pair = pairs_.data();
+    v.pairs = int64_t(pairs_.size());
 }
 
 template <class T>
-Box SpectralPlan<T>::by_role(const Box& box) const {  // (col, mid, x)
-    return image_ ? Box{box[1], Range{0, 1}, box[2]} : box;
+Box SpectralPlan<T>::by_role(const Box& box) const {
+    return image_ ? Box{box[1], Range{0, 1}, box[2]} : Box{box[0], box[2], box[1]};
 }
 
 template <class T>

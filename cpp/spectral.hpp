@@ -1,20 +1,24 @@
 // The spectral engine: H applied by fused FFT passes. The one place where the layout of a spectrum is defined.
 //
-// Axes have roles: x is the contiguous axis, transformed first; `mid` (y of a volume; length 1 for an image) and
-// `col` (z of a volume, y of an image) follow. A sweep is
-//   column pass  for `lanes` neighbouring x frequencies: col transform, × OTF, col inverse, all in L1
-//                (last forward stage × OTF × first inverse stage in registers);
-//   slab pass    for each slab (a z slice of a volume, `lanes` rows of an image), in L2:
-//                mid inverse, x inverse, formula, x forward, mid forward.
+// Axes have roles. `half` is the real axis, transformed first (y of a volume, x of an image), of which half the
+// frequencies are kept; `mid` (x of a volume; length 1 for an image) and `col` (z of a volume, y of an image) follow.
+// A sweep is
+//   column pass  for L = `lanes` neighbouring half frequencies: col transform, × OTF, col inverse, all in L1
+//                (last forward stage × OTF × first inverse stage in registers): spectral_column.simd.hpp;
+//   slab pass    for each slab (a z slice of a volume, some rows of an image), in L2: mid inverse, half inverse,
+//                formula, half forward, mid forward: spectral_volume.simd.hpp, spectral_image.simd.hpp.
 // The first sweep is preceded by `load`, the forward half of a slab pass.
+// A volume's half axis is y because there SIMD lanes are x: rows y, y + 1 of 16 voxels are a packed element as they
+// stand, so that nothing is shuffled beside the real arrays, and the last stage of the inverse, the formula and the
+// first forward stage, which work on the same elements, are one pass.
 //
 // Layout of a spectrum (T values):  element(block, mid, col) = block·block_stride + mid·2L + col·col_stride, where an
-// element is [L real parts | L imaginary parts], L = lanes. A volume has [col][block][mid], its col stride padded
-// off the powers of two; an image has [block][col].
-// x frequencies are kept in slot order (axis.hpp). Even nx: nx/2 of them, and slot 0 packs the two real-input
-// frequencies as P = X(0) + i·X(nx/2), so that a spectrum is as large as the volume. Odd nx: (nx+1)/2, unpacked.
+// element is [L real parts | L imaginary parts]. A volume has [col][block][mid], its col stride padded off the powers
+// of two; an image has [block][col].
+// Half frequencies are kept in slot order (axis.hpp). Even length n: n/2 of them, and slot 0 packs the two real-input
+// frequencies as P = X(0) + i·X(n/2), so that a spectrum is as large as the volume. Odd n: (n+1)/2, unpacked.
 // The OTF is laid out [block][mid][col]: in the order in which the column pass consumes it.
-// With P packed, multiplying X(0) by H0 and X(nx/2) by HN means  P'(k) = A·P(k) + B·conj(P(-k)),
+// With P packed, multiplying X(0) by H0 and X(n/2) by HN means  P'(k) = A·P(k) + B·conj(P(-k)),
 // A = (H0 + HN)/2, B = (H0 - HN)/2, k the (mid, col) frequency: lane 0 of block 0 holds A, a side array holds B.
 #pragma once
 #include <cstdint>
@@ -25,15 +29,21 @@
 namespace medeconv {
 
 template <class T>
+struct HalfPair {                        // two slots of the packed half axis, f and n/2 - f, and (cos, sin) of 2πf/n
+    int64_t slot, partner;
+    T cosine, sine;
+};
+
+template <class T>
 struct SpectralView {  // everything a pass needs to know about a plan
-    AxisView<T> x, mid, col;             // x.n = nx/2 when packed, else nx
-    int64_t nx;                          // real samples along x
-    bool packed;
-    int64_t bins, blocks;                // kept x frequencies; blocks of `lanes`
+    AxisView<T> half, mid, col;          // half.n = real/2 when packed, else real
+    int64_t real;                        // real samples along the half axis
+    bool packed, image;
+    int64_t bins, blocks;                // kept half frequencies; blocks of `lanes`
     int64_t block_stride, col_stride;    // in T
-    const int64_t* bin_slot;             // unpacked: slot of x frequency f
-    const int64_t* mirror_x;             // packed: slot of -f in the nx/2-point transform
-    const T* split;                      // packed: per x slot (cos, sin) of 2πf/nx
+    const int64_t* bin_slot;             // unpacked: slot of half frequency f
+    const HalfPair<T>* pair;             // packed: all pairs but f = 0 and f = n/4
+    int64_t pairs, middle;               // slot of f = n/4, or -1
     const int64_t* mirror_mid;           // slot of -f
     const int64_t* mirror_col;
 };
@@ -57,7 +67,7 @@ template <class T>
 struct SlabPass {
     const SpectralView<T>* plan;
     T* spectrum;
-    Range x, mid, col;                   // the box that the real arrays cover
+    Range half, mid, col;                // the box that the real arrays cover
     bool inverse, forward;               // inverse: spectrum -> formula; forward: result -> spectrum
     const T* input;                      // forward without inverse: the array to load (box-shaped)
     Formula formula;

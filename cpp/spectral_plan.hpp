@@ -54,17 +54,17 @@ public:
     int64_t transfer_bytes() const { return (transfer_elements_ + (view_.packed ? 2 * mid_.n * col_.n : 0)) * int64_t(sizeof(T)); }
 
 private:
-    // Axes by role (spectral.hpp): an image's rows are `col`, and it has no `mid`.
+    // (col, mid, half), see spectral.hpp.
     Box by_role(const Box& box) const;
     void forward_columns(T* spectrum, Range source, int threads, const Poll& poll) const;
     std::shared_ptr<StoredTransfer<T>> new_transfer() const;
 
     const SpectralKernels<T>& kernels_;
     bool image_;                           // two-dimensional roles
-    Axis<T> x_, mid_, col_;
+    Axis<T> half_, mid_, col_;
     SpectralView<T> view_{};
-    std::vector<int64_t> bin_slot_, mirror_x_, mirror_mid_, mirror_col_;
-    std::vector<T> split_;
+    std::vector<int64_t> bin_slot_, mirror_mid_, mirror_col_;
+    std::vector<HalfPair<T>> pairs_;
     int64_t spectrum_elements_, transfer_elements_;
     double scale_;
 };

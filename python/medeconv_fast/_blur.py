@@ -94,11 +94,11 @@ def choose_engine(engine: str, psf: np.ndarray, layout: Geometry) -> tuple[str, 
 
 
 def choose_grid(lengths: tuple[int, ...], backend: ModuleType) -> tuple[int, ...]:
-    """The cheapest FFT lengths that hold `lengths`; the last long axis is even: its spectrum packs."""
+    """The cheapest FFT lengths that hold `lengths`; the real axis (y of a volume) is even: it packs."""
     long_axes = [axis for axis, length in enumerate(lengths) if length > 1]
-    last = long_axes[-1] if long_axes else None
+    real = long_axes[1 if len(long_axes) == 3 else -1] if long_axes else None
     return tuple(
-        1 if length == 1 else backend.good_size(length, even=axis == last)
+        1 if length == 1 else backend.good_size(length, even=axis == real)
         for axis, length in enumerate(lengths)
     )
 
