@@ -142,10 +142,11 @@ private:
     bool loaded_ = false;
 };
 
-template <class T>
-class SeparableChain {  // the array that the next sweep reads; arrays of the caller's are referred to, not copied
+// Of an engine without transforms: the array that the next sweep reads; the caller's are referred to, not copied.
+template <class T, class Plan>
+class ArrayChain {
 public:
-    SeparableChain(std::shared_ptr<SeparablePlan<T>> plan, int threads) : plan_(std::move(plan)), threads_(threads) {}
+    ArrayChain(std::shared_ptr<Plan> plan, int threads) : plan_(std::move(plan)), threads_(threads) {}
 
     void load(const Array<T>& x, bool adjoint) {
         const Box& box = adjoint ? plan_->image_box : plan_->estimate_box;
@@ -154,7 +155,7 @@ public:
         owner_ = x;
         source_ = x.data();
     }
-    void sweep(const typename SeparablePlan<T>::Filters& filters, const std::string& formula_name, bool adjoint, bool keep,
+    void sweep(const typename Plan::Filters& filters, const std::string& formula_name, bool adjoint, bool keep,
                std::optional<Array<T>> out, const std::optional<Array<T>>& image, const std::optional<Array<T>>& weights,
                const std::optional<Array<T>>& estimate, const std::optional<Array<T>>& gain, double background, double eps) {
         if (!source_) throw std::runtime_error("nothing is loaded: call load() first, or keep=True in the sweep before");
@@ -187,41 +188,59 @@ public:
     }
 
 private:
-    std::shared_ptr<SeparablePlan<T>> plan_;
+    std::shared_ptr<Plan> plan_;
     int threads_;
     py::object owner_ = py::none();
     Buffer<T> kept_;
     const T* source_ = nullptr;
 };
 
-template <class T>
-void bind_separable(py::module_& m, const std::string& suffix) {
-    using Plan = SeparablePlan<T>;
-    using Filters = typename Plan::Filters;
-    py::class_<Filters, std::shared_ptr<Filters>>(m, ("Filters" + suffix).c_str());
-    py::class_<Plan, std::shared_ptr<Plan>>(m, ("SeparablePlan" + suffix).c_str())
-        .def(py::init([](const std::vector<std::pair<int64_t, int64_t>>& estimate, const std::vector<std::pair<int64_t, int64_t>>& image,
+// Plan and chain of an engine without transforms; the caller adds how its filters are made.
+template <class T, class Plan>
+py::class_<Plan, std::shared_ptr<Plan>> bind_array_engine(py::module_& m, const std::string& engine, const std::string& suffix) {
+    py::class_<typename Plan::Filters, std::shared_ptr<typename Plan::Filters>>(m, (engine + "Filters" + suffix).c_str());
+    py::class_<Plan, std::shared_ptr<Plan>> plan(m, (engine + "Plan" + suffix).c_str());
+    plan.def(py::init([](const std::vector<std::pair<int64_t, int64_t>>& estimate, const std::vector<std::pair<int64_t, int64_t>>& image,
                          bool periodic) {
                  if (estimate.size() != image.size()) throw std::invalid_argument("estimate_box and image_box must have the same number of axes");
                  return std::make_shared<Plan>(box3(estimate), box3(image), periodic);
              }),
-             py::arg("estimate_box"), py::arg("image_box"), py::arg("periodic"))
+             py::arg("estimate_box"), py::arg("image_box"), py::arg("periodic"));
+    using Chain = ArrayChain<T, Plan>;
+    py::class_<Chain>(m, (engine + "Chain" + suffix).c_str())
+        .def(py::init<std::shared_ptr<Plan>, int>(), py::arg("plan"), py::arg("num_threads"))
+        .def("load", &Chain::load, py::arg("x").noconvert(), py::arg("adjoint") = false)
+        .def("sweep", &Chain::sweep, py::arg("filters"), py::arg("formula"), py::kw_only(), py::arg("adjoint") = false,
+             py::arg("keep") = true, py::arg("out").noconvert() = py::none(), py::arg("image").noconvert() = py::none(),
+             py::arg("weights").noconvert() = py::none(), py::arg("estimate").noconvert() = py::none(),
+             py::arg("gain").noconvert() = py::none(), py::arg("background") = 0.0, py::arg("eps") = 0.0);
+    return plan;
+}
+
+template <class T>
+void bind_separable(py::module_& m, const std::string& suffix) {
+    using Plan = SeparablePlan<T>;
+    bind_array_engine<T, Plan>(m, "Separable", suffix)
         .def("filters",
              [](const Plan& plan, const std::vector<std::vector<T>>& taps, const std::vector<int64_t>& centre) {
                  if (taps.empty() || taps.size() > 3 || taps.size() != centre.size())
                      throw std::invalid_argument("taps: expected one filter per axis, 1 to 3 of them, and a centre for each");
                  std::array<std::vector<T>, 3> all{{{T(1)}, {T(1)}, {T(1)}}};
                  for (size_t i = 0; i < taps.size(); ++i) all[3 - taps.size() + i] = taps[i];
-                 return std::make_shared<Filters>(plan.filters(all, zeros3(centre)));
+                 return std::make_shared<typename Plan::Filters>(plan.filters(all, zeros3(centre)));
              },
              py::arg("taps"), py::arg("centre"));
-    py::class_<SeparableChain<T>>(m, ("SeparableChain" + suffix).c_str())
-        .def(py::init<std::shared_ptr<Plan>, int>(), py::arg("plan"), py::arg("num_threads"))
-        .def("load", &SeparableChain<T>::load, py::arg("x").noconvert(), py::arg("adjoint") = false)
-        .def("sweep", &SeparableChain<T>::sweep, py::arg("filters"), py::arg("formula"), py::kw_only(), py::arg("adjoint") = false,
-             py::arg("keep") = true, py::arg("out").noconvert() = py::none(), py::arg("image").noconvert() = py::none(),
-             py::arg("weights").noconvert() = py::none(), py::arg("estimate").noconvert() = py::none(),
-             py::arg("gain").noconvert() = py::none(), py::arg("background") = 0.0, py::arg("eps") = 0.0);
+}
+
+template <class T>
+void bind_direct(py::module_& m, const std::string& suffix) {
+    using Plan = DirectPlan<T>;
+    bind_array_engine<T, Plan>(m, "Direct", suffix)
+        .def("filters",
+             [](const Plan& plan, const Array<T>& psf, const std::vector<int64_t>& centre) {
+                 return std::make_shared<typename Plan::Filters>(plan.filters(psf.data(), shape_of(psf), zeros3(centre)));
+             },
+             py::arg("psf").noconvert(), py::arg("centre"));
 }
 
 template <class T>
@@ -331,6 +350,8 @@ PYBIND11_MODULE(_cpp, m, py::mod_gil_not_used()) {
     bind<double>(m, "F64");
     bind_separable<float>(m, "F32");
     bind_separable<double>(m, "F64");
+    bind_direct<float>(m, "F32");
+    bind_direct<double>(m, "F64");
     m.def("good_size", &good_size, py::arg("n"), py::arg("even") = false);
     m.def("factorise", &factorise, py::arg("n"));
     m.def("isa", [] { return std::string(active_isa()); });

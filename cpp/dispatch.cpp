@@ -69,5 +69,9 @@ template <>
 const SeparableKernels<float>& separable_kernels<float>() { return active_kernels().separable_f32; }
 template <>
 const SeparableKernels<double>& separable_kernels<double>() { return active_kernels().separable_f64; }
+template <>
+const DirectKernels<float>& direct_kernels<float>() { return active_kernels().direct_f32; }
+template <>
+const DirectKernels<double>& direct_kernels<double>() { return active_kernels().direct_f64; }
 
 }  // namespace medeconv

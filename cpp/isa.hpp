@@ -1,5 +1,6 @@
 // The kernels of one ISA, and the choice among them.
 #pragma once
+#include "direct.hpp"
 #include "separable.hpp"
 #include "spectral.hpp"
 
@@ -10,6 +11,8 @@ struct IsaKernels {
     SpectralKernels<double> spectral_f64;
     SeparableKernels<float> separable_f32;
     SeparableKernels<double> separable_f64;
+    DirectKernels<float> direct_f32;
+    DirectKernels<double> direct_f64;
 };
 
 // Names of the ISAs this build has and this machine runs, slowest first.

@@ -9,6 +9,7 @@
 //   SpectralPlan<T>::sweep            spectrum -> H or Hᵀ -> formula -> out (overwritten, may alias the estimate) and,
 //                                     when kept, -> spectrum. spectral_plan.hpp; layout and passes: spectral.hpp
 //   SeparablePlan<T>::sweep           the same for a psf that is a product of one filter per axis. separable_plan.hpp
+//   DirectPlan<T>::sweep              the same for a small psf of any shape, as a sum over its taps. direct_plan.hpp
 //   pad, fold                         boundary padding and its exact transpose; out is overwritten and aliases nothing.
 //                                     elementwise.hpp
 //   apply_formula                     a sweep's formula on whole arrays; out may alias any operand. elementwise.hpp
@@ -16,6 +17,7 @@
 //   parallel_for                      the thread pool: threads.hpp
 //   acquire, release_cached           reused memory: memory.hpp
 #pragma once
+#include "direct_plan.hpp"
 #include "elementwise.hpp"
 #include "isa.hpp"
 #include "separable_plan.hpp"

@@ -1,6 +1,6 @@
 // Passes of the separable engine, built once per ISA. Structure: separable.hpp.
 #pragma once
-#include "formulas.simd.hpp"
+#include "rows.simd.hpp"
 #include "separable.hpp"
 #include "shared/butterflies.hpp"
 
@@ -59,11 +59,6 @@ MEDECONV_NOINLINE void filter_row(const T* from, T* out, const T* weight, int64_
     }
 }
 
-MEDECONV_INLINE int64_t wrapped(int64_t i, int64_t n) {
-    i %= n;
-    return i < 0 ? i + n : i;
-}
-
 // Scratch of one worker.
 template <class T>
 struct SeparableScratch {
@@ -101,15 +96,6 @@ int64_t separable_scratch(const SeparablePass<T>& p) {
     return separable_buffers<T>(p, nullptr).total;
 }
 
-// Rows [first, last) of a slice, as far as they exist, into the cache: a band's rows are too short for the hardware to
-// see them coming.
-template <class T>
-MEDECONV_INLINE void prefetch_rows(const T* slice, int64_t first, int64_t last, int64_t rows, int64_t width) {
-    first = at_least(first, 0);
-    last = last < rows ? last : rows;
-    for (const T *q = slice + first * width, *end = slice + last * width; q < end; q += 64 / sizeof(T)) __builtin_prefetch(q, 0, 2);
-}
-
 // The y and x filters on rows [first, last) of source slice z (null: outside), into one slot of the ring.
 template <class T>
 void filter_slice(const SeparablePass<T>& p, const SeparableScratch<T>& s, const T* slice, const T* next, int64_t first, int64_t last, T* slot) {
@@ -142,36 +128,11 @@ void filter_slice(const SeparablePass<T>& p, const SeparableScratch<T>& s, const
                 out[o][x] = sum;
             }
         for (int64_t o = 0; o < O && y + o < last; ++o) {
-            // extended[i] = row at i + base
             const T* row = s.rows + o * s.row_pitch;
-            const int64_t reach = s.ring_pitch + p.x.taps;
-            if (p.periodic) {
-                for (int64_t i = 0, at = wrapped(p.x.base, p.x.source); i < reach; at = 0) {
-                    const int64_t run = p.x.source - at < reach - i ? p.x.source - at : reach - i;
-                    std::memcpy(s.extended + i, row + at, size_t(run) * sizeof(T));
-                    i += run;
-                }
-            } else {
-                const int64_t begin = p.x.base < 0 ? (-p.x.base < reach ? -p.x.base : reach) : 0;
-                int64_t end = p.x.source - p.x.base;
-                end = end < begin ? begin : end > reach ? reach : end;
-                std::memset(s.extended, 0, size_t(begin) * sizeof(T));
-                std::memcpy(s.extended + begin, row + begin + p.x.base, size_t(end - begin) * sizeof(T));
-                std::memset(s.extended + end, 0, size_t(reach - end) * sizeof(T));
-            }
+            extend_row(row, p.x.source, p.x.base, p.periodic, s.extended, s.ring_pitch + p.x.taps);
             filter_row(s.extended, slot + (y + o - first) * s.ring_pitch, p.x.weight, p.x.taps, s.ring_pitch);
         }
     }
-}
-
-template <class T>
-void finish_row(const SeparablePass<T>& p, T* row, int64_t z, int64_t y) {
-    const int64_t n = p.x.destination, at = (z * p.y.destination + y) * n;
-    if (p.kept) {
-        std::memcpy(p.kept + at, row, size_t(n) * sizeof(T));
-        row = p.kept + at;
-    }
-    apply_formula(p.formula, p.operands, row, at, n);
 }
 
 template <class T>
@@ -184,6 +145,9 @@ void separable_band(const SeparablePass<T>& p, int64_t unit, T* scratch) {
     const T** from = s.pointers;
     T** out = const_cast<T**>(from + p.z.taps + O);
 
+    auto finish = [&](T* row, int64_t z, int64_t y) MEDECONV_BODY {
+        finish_row(p.formula, p.operands, p.kept, row, (z * p.y.destination + y) * p.x.destination, p.x.destination);
+    };
     int64_t filtered = 0;  // slices done, counted from the first that output 0 needs
     for (int64_t z = 0; z < p.z.destination; z += O) {
         const int64_t outputs = p.z.destination - z < O ? p.z.destination - z : O;
@@ -199,14 +163,14 @@ void separable_band(const SeparablePass<T>& p, int64_t unit, T* scratch) {
         for (int64_t y = first; y < last; ++y) {
             if (p.z.taps == 1 && p.z.weight[0] == T(1)) {  // an image, or no blur along z
                 for (int64_t o = 0; o < outputs; ++o)
-                    finish_row(p, s.ring + (z + o) % s.ring_slots * s.slot_size + (y - first) * s.ring_pitch, z + o, y);
+                    finish(s.ring + (z + o) % s.ring_slots * s.slot_size + (y - first) * s.ring_pitch, z + o, y);
                 continue;
             }
             for (int64_t line = 0; line < O + p.z.taps - 1; ++line)
                 from[line] = line < needed - z ? s.ring + (z + line) % s.ring_slots * s.slot_size + (y - first) * s.ring_pitch : s.zeros;
             for (int o = 0; o < O; ++o) out[o] = s.results + o * s.ring_pitch;
             filter_lines(from, out, p.z.weight, p.z.taps, s.ring_pitch);
-            for (int64_t o = 0; o < outputs; ++o) finish_row(p, out[o], z + o, y);
+            for (int64_t o = 0; o < outputs; ++o) finish(out[o], z + o, y);
         }
     }
 }

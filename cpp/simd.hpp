@@ -83,6 +83,17 @@ MEDECONV_INLINE Vec<T> splat(T x) {
     return x - Vec<T>{};  // x - 0 is x for every x, -0 included, so that no subtraction is left
 }
 
+// The value in a register: without it GCC repeats the load in every instruction that uses it, and loads set the speed.
+template <class V>
+MEDECONV_INLINE V in_register(V v) {
+#if defined(__x86_64__)
+    asm("" : "+v"(v));
+#elif defined(__aarch64__)
+    asm("" : "+w"(v));
+#endif
+    return v;
+}
+
 MEDECONV_INLINE int64_t ceil_div(int64_t a, int64_t b) {
     return (a + b - 1) / b;
 }

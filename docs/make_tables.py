@@ -27,7 +27,7 @@ README = Path(__file__).resolve().parents[1] / "README.md"
 BEGIN, END = "<!-- table: docs/make_tables.py --write -->", "<!-- end of table -->"
 BACKENDS = ("cpp", "reference")
 BOUNDARIES = ("extended", "zero", "reflect", "nearest", "mirror", "wrap")
-ENGINES = ("spectral", "separable")
+ENGINES = ("spectral", "separable", "direct")
 TOLERANCE = {np.float32: 5e-5, np.float64: 1e-10}
 SHAPES = {1: ((42,), (7,)), 2: ((20, 21), (5, 4)), 3: ((10, 13, 16), (3, 4, 5))}
 

@@ -175,6 +175,8 @@ INTERFACE = [
     "good_size",
     "smallest_divisor",
     "SpectralPlan",
+    "SeparablePlan",
+    "DirectPlan",
     "pad",
     "fold",
     "apply_formula",

@@ -92,7 +92,7 @@ def test_auto_takes_the_separable_engine_for_a_gaussian():
 def test_auto_takes_transforms_for_long_filters_and_other_psfs(rng):
     long = mf.psf.gaussian(30.0, (1, 1))
     assert mf.Blur(long, (300, 300), boundary="wrap").engine == "spectral"
-    assert mf.Blur(rng.random((3, 3, 3)), (20, 20, 20)).engine == "spectral"
+    assert mf.Blur(rng.random((13, 13, 13)), (20, 20, 20)).engine == "spectral"
 
 
 def test_separable_refuses_other_psfs(rng):

@@ -379,7 +379,6 @@ UNBUILT = {
     "acceleration": "biggs-andrews",
     "back_projector": "wiener-butterworth",
     "stop": "thinning",
-    "engine": "direct",
 }
 
 

@@ -30,8 +30,7 @@ from ._threads import resolve_num_threads
 
 BOUNDARIES = ("extended", "zero", "reflect", "nearest", "mirror", "wrap")
 FOLDED = ("reflect", "nearest", "mirror")
-ENGINES = ("auto", "spectral", "separable")
-UNBUILT_ENGINES = ("direct",)
+ENGINES = ("auto", "spectral", "separable", "direct")
 # Formula -> the operand arrays that it must have, and may have.
 FORMULAS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "copy": ((), ()),
@@ -42,14 +41,16 @@ FORMULAS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 Box = tuple[tuple[int, int], ...]
 
 
-# Nanoseconds per voxel and application, of the constant and the per-tap part of the separable engine and of
-# the spectral engine per voxel of its grid: 256³ float32, 2 threads of an AMD Zen 3 (AVX2). Ratios count.
-SEPARABLE_COST, SEPARABLE_COST_PER_TAP, SPECTRAL_COST = 0.5, 0.027, 2.5
+# Nanoseconds per voxel and application at 256³ float32 with 2 threads of an AMD Zen 4 (AVX-512), each engine's
+# constant part and what it adds per tap of a filter, or per multiplication (benchmarks/NOTES.md). Only ratios count.
+SPECTRAL_COST = 1.5  # per voxel of its grid
+SEPARABLE_COST, SEPARABLE_COST_PER_TAP = 0.5, 0.015
+DIRECT_COST, DIRECT_COST_PER_PRODUCT = 0.5, 0.0095
 
 
 def check_engine(engine: Any) -> str:
     """The engine that a call's ``engine=`` names."""
-    return _validate.choice(engine, "engine", ENGINES, unbuilt=UNBUILT_ENGINES)
+    return _validate.choice(engine, "engine", ENGINES)
 
 
 def product_taps(psf: np.ndarray) -> tuple[np.ndarray, ...] | None:
@@ -73,24 +74,41 @@ def product_taps(psf: np.ndarray) -> tuple[np.ndarray, ...] | None:
     return tuple(line.astype(psf.dtype) for line in lines)
 
 
+def symmetrised(psf: np.ndarray) -> tuple[np.ndarray, int]:
+    """`psf` exactly symmetric along its z and x axes where it is so to within its own rounding, and the number of
+    products that the direct engine then forms per voxel."""
+    products = list(psf.shape)
+    tolerance = 8 * np.finfo(psf.dtype).eps * float(np.abs(psf).max())
+    for axis in {psf.ndim - 3, psf.ndim - 1} - {-2, -1}:
+        mirrored = np.flip(psf, axis)
+        if psf.shape[axis] > 1 and float(np.abs(psf - mirrored).max()) <= tolerance:
+            psf = (psf + mirrored) / 2
+            products[axis] = (products[axis] + 1) // 2
+    return np.ascontiguousarray(psf), math.prod(products)
+
+
 def choose_engine(engine: str, psf: np.ndarray, layout: Geometry) -> tuple[str, str]:
     """The engine for this PSF and layout, and why. Depends on shapes, PSF and constants only."""
-    if engine == "spectral":
+    used = psf[layout.taps]
+    if engine in ("spectral", "direct"):
         return engine, "as asked for"
-    product = product_taps(psf[layout.taps]) is not None
+    product = product_taps(used) is not None
     if engine == "separable":
         if not product:
             raise ValueError("engine: got 'separable', but the psf is not a product of one filter per axis")
         return engine, "as asked for"
-    if not product:
-        return "spectral", "the psf is not a product of one filter per axis"
     voxels = math.prod(stop - start for start, stop in layout.estimate_box)
-    separable = SEPARABLE_COST + SEPARABLE_COST_PER_TAP * sum(t.stop - t.start for t in layout.taps)
-    spectral = SPECTRAL_COST * math.prod(layout.grid) / voxels
-    ratio = separable / spectral
-    if ratio <= 1:
-        return "separable", f"the psf is a product of filters; predicted {ratio:.2f} of a transform's time"
-    return "spectral", f"the psf is a product of filters, which would take {ratio:.2f} of a transform's time"
+    products = symmetrised(used)[1]
+    costs = {
+        "spectral": SPECTRAL_COST * math.prod(layout.grid) / voxels,
+        "direct": DIRECT_COST + DIRECT_COST_PER_PRODUCT * products,
+    }
+    if product:
+        costs["separable"] = SEPARABLE_COST + SEPARABLE_COST_PER_TAP * sum(used.shape)
+    best = min(costs, key=costs.__getitem__)
+    kind = "a product of one filter per axis" if product else "not a product of one filter per axis"
+    others = ", ".join(f"{name} {cost / costs[best]:.2f}" for name, cost in costs.items() if name != best)
+    return best, f"the psf is {kind}, {products} products per voxel; predicted times relative to it: {others}"
 
 
 def choose_grid(lengths: tuple[int, ...], backend: ModuleType) -> tuple[int, ...]:
@@ -195,6 +213,9 @@ class Operator:
             periodic = boundary == "wrap"
             self.plan = backend.SeparablePlan(layout.estimate_box, layout.image_box, periodic, psf.dtype)
             self.transfer = self.plan.transfer(product_taps(used), layout.centre, num_threads)
+        elif engine == "direct":
+            self.plan = backend.DirectPlan(layout.estimate_box, layout.image_box, boundary == "wrap", psf.dtype)
+            self.transfer = self.plan.transfer(symmetrised(used)[0], layout.centre, num_threads)
         else:
             self.plan = backend.SpectralPlan(layout.grid, layout.estimate_box, layout.image_box, psf.dtype)
             self.transfer = self.plan.transfer(used, layout.centre, num_threads)
@@ -302,9 +323,10 @@ class Blur:
         What lies outside the image. "extended": the estimate covers the image plus the PSF's reach, see
         `estimate_shape`. "reflect" repeats the edge voxel (as in scipy.ndimage; np.pad's "symmetric"),
         "mirror" does not.
-    engine : {"auto", "spectral", "separable"}
-        How H is applied: by fused FFT passes, or by one filter per axis, for a PSF that is the product of
-        such filters (a Gaussian, a box). "auto" takes what is predicted to be faster.
+    engine : {"auto", "spectral", "separable", "direct"}
+        How H is applied: by fused FFT passes; by one filter per axis, for a PSF that is the product of such
+        filters (a Gaussian, a box); or as a sum over the taps, for small PSFs. "auto" takes what is predicted
+        to be fastest.
     backend : {"auto", "cpp", "reference"}
         What computes it.
     dtype : {None, "float32", "float64"}
@@ -582,7 +604,8 @@ class Blur:
             + (f", of which {dropped} can reach one voxel from another" if dropped != self.psf.shape else ""),
             f"transform {layout.grid}: {why}"
             if self.engine == "spectral"
-            else "no transform: one filter per axis",
+            else "no transform: "
+            + ("one filter per axis" if self.engine == "separable" else "a sum over the taps"),
             f"workspace {self.workspace_bytes / 1e6:.1f} MB",
         ]
         return "\n".join(lines)

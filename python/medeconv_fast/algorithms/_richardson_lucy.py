@@ -91,7 +91,7 @@ def richardson_lucy(
     return_info : bool
         Return ``(estimate, info)``.
     backend : {"auto", "cpp", "reference"}
-    engine : {"auto", "spectral", "separable"}
+    engine : {"auto", "spectral", "separable", "direct"}
         See `Blur`.
     num_threads : int, optional
         Results do not depend on it.

@@ -109,9 +109,9 @@ def wiener(
             f"expected one of {', '.join(map(repr, BOUNDARIES))}"
         )
     boundary = _validate.choice(boundary, "boundary", BOUNDARIES)
-    if check_engine(engine) == "separable":
+    if check_engine(engine) in ("separable", "direct"):
         raise ValueError(
-            "engine: got 'separable', but a Wiener filter is not a product of filters; expected 'spectral'"
+            f"engine: got {engine!r}, but a Wiener filter needs transforms; expected 'spectral' or 'auto'"
         )
     normalize_psf = _validate.flag(normalize_psf, "normalize_psf")
     return_info = _validate.flag(return_info, "return_info")

@@ -216,14 +216,78 @@ class SeparablePlan:
             matrices.append(matrix)
         return matrices
 
-    def chain(self, num_threads: int | None = None) -> SeparableChain:
-        return SeparableChain(self)
+    def apply(self, x: np.ndarray, transfer: list[np.ndarray], adjoint: bool) -> np.ndarray:
+        """The filters (their transposes) axis by axis, in float64."""
+        blurred = x.astype(np.float64)
+        for axis, matrix in enumerate(transfer):
+            blurred = np.moveaxis(np.tensordot(matrix.T if adjoint else matrix, blurred, (1, axis)), 0, axis)
+        return blurred
+
+    def chain(self, num_threads: int | None = None) -> ArrayChain:
+        return ArrayChain(self)
 
 
-class SeparableChain:
-    """The array that the next sweep consumes."""
+class DirectPlan:
+    """Boxes of an operator that is a sum over the PSF's taps, each a shifted copy of the array.
 
-    def __init__(self, plan: SeparablePlan) -> None:
+    Parameters
+    ----------
+    estimate_box, image_box : tuple of (start, stop)
+        In a common grid; nothing but zeros outside.
+    periodic : bool
+        Both boxes are the whole grid, which wraps around.
+    dtype : dtype
+        float32 or float64.
+    """
+
+    def __init__(self, estimate_box: Any, image_box: Any, periodic: bool, dtype: Any) -> None:
+        self.estimate_box = tuple((int(a), int(b)) for a, b in estimate_box)
+        self.image_box = tuple((int(a), int(b)) for a, b in image_box)
+        self.periodic = periodic
+        self.dtype = np.dtype(dtype)
+
+    @property
+    def workspace_bytes(self) -> int:
+        """Two arrays in float64."""
+        return 2 * 8 * math.prod(stop - start for start, stop in self.estimate_box)
+
+    def transfer(
+        self, psf: np.ndarray, centre: tuple[int, ...], num_threads: int | None = None
+    ) -> tuple[np.ndarray, tuple[int, ...]]:
+        return psf.astype(np.float64), tuple(centre)
+
+    def apply(
+        self, x: np.ndarray, transfer: tuple[np.ndarray, tuple[int, ...]], adjoint: bool
+    ) -> np.ndarray:
+        """y[i] = sum over j of h[j] x[i - (j - c)], its transpose reads x[i + (j - c)]; in float64."""
+        psf, centre = transfer
+        sides = (self.image_box, self.estimate_box) if adjoint else (self.estimate_box, self.image_box)
+        blurred = np.zeros([stop - start for start, stop in sides[1]])
+        source = x.astype(np.float64)
+        for tap in np.ndindex(psf.shape):
+            shift = [c - j if not adjoint else j - c for j, c in zip(tap, centre, strict=True)]
+            if self.periodic:
+                blurred += psf[tap] * np.roll(source, [-s for s in shift], tuple(range(source.ndim)))
+                continue
+            to, take = [], []
+            for (s0, s1), (d0, d1), s in zip(*sides, shift, strict=True):
+                # destination i (in the grid) takes source i + s, as far as both exist
+                first, last = max(d0, s0 - s), min(d1, s1 - s)
+                last = max(first, last)
+                to.append(slice(first - d0, last - d0))
+                take.append(slice(first + s - s0, last + s - s0))
+            if all(t.stop > t.start for t in to):
+                blurred[tuple(to)] += psf[tap] * source[tuple(take)]
+        return blurred
+
+    def chain(self, num_threads: int | None = None) -> ArrayChain:
+        return ArrayChain(self)
+
+
+class ArrayChain:
+    """The array that the next sweep of an engine without transforms consumes."""
+
+    def __init__(self, plan: SeparablePlan | DirectPlan) -> None:
         self._plan = plan
         self._loaded: np.ndarray | None = None
 
@@ -232,7 +296,7 @@ class SeparableChain:
 
     def sweep(
         self,
-        transfer: list[np.ndarray],
+        transfer: Any,
         formula: str,
         *,
         adjoint: bool = False,
@@ -240,12 +304,10 @@ class SeparableChain:
         out: np.ndarray | None = None,
         **operands: Any,
     ) -> None:
-        """Apply the filters (their transposes) axis by axis and then `formula`."""
+        """Apply `transfer` (its adjoint), then `formula`; the result goes to `out` and the next sweep."""
         if self._loaded is None:
             raise RuntimeError("nothing is loaded: call load() first, or keep=True in the sweep before")
-        blurred = self._loaded.astype(np.float64)
-        for axis, matrix in enumerate(transfer):
-            blurred = np.moveaxis(np.tensordot(matrix.T if adjoint else matrix, blurred, (1, axis)), 0, axis)
+        blurred = self._plan.apply(self._loaded, transfer, adjoint)
         result = np.ascontiguousarray(blurred, dtype=self._plan.dtype)
         apply_formula(formula, result, result, **operands)
         if out is not None:
