@@ -244,6 +244,17 @@ void bind_direct(py::module_& m, const std::string& suffix) {
 }
 
 template <class T>
+void bind_overlap(py::module_& m, const std::string& suffix) {
+    using Plan = OverlapPlan<T>;
+    bind_array_engine<T, Plan>(m, "Overlap", suffix)
+        .def("filters",
+             [](const Plan& plan, const Array<T>& psf, const std::vector<int64_t>& centre) {
+                 return plan.filters(psf.data(), psf.size(), zeros3(centre)[2]);
+             },
+             py::arg("psf").noconvert(), py::arg("centre"));
+}
+
+template <class T>
 void bind(py::module_& m, const std::string& suffix) {
     using Plan = SpectralPlan<T>;
     using Stored = StoredTransfer<T>;
@@ -352,6 +363,8 @@ PYBIND11_MODULE(_cpp, m, py::mod_gil_not_used()) {
     bind_separable<double>(m, "F64");
     bind_direct<float>(m, "F32");
     bind_direct<double>(m, "F64");
+    bind_overlap<float>(m, "F32");
+    bind_overlap<double>(m, "F64");
     m.def("good_size", &good_size, py::arg("n"), py::arg("even") = false);
     m.def("factorise", &factorise, py::arg("n"));
     m.def("isa", [] { return std::string(active_isa()); });

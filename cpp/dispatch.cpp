@@ -73,5 +73,9 @@ template <>
 const DirectKernels<float>& direct_kernels<float>() { return active_kernels().direct_f32; }
 template <>
 const DirectKernels<double>& direct_kernels<double>() { return active_kernels().direct_f64; }
+template <>
+const OverlapKernels<float>& overlap_kernels<float>() { return active_kernels().overlap_f32; }
+template <>
+const OverlapKernels<double>& overlap_kernels<double>() { return active_kernels().overlap_f64; }
 
 }  // namespace medeconv

@@ -1,6 +1,7 @@
 // The kernels of one ISA, and the choice among them.
 #pragma once
 #include "direct.hpp"
+#include "overlap.hpp"
 #include "separable.hpp"
 #include "spectral.hpp"
 
@@ -13,6 +14,8 @@ struct IsaKernels {
     SeparableKernels<double> separable_f64;
     DirectKernels<float> direct_f32;
     DirectKernels<double> direct_f64;
+    OverlapKernels<float> overlap_f32;
+    OverlapKernels<double> overlap_f64;
 };
 
 // Names of the ISAs this build has and this machine runs, slowest first.

@@ -10,6 +10,7 @@
 //                                     when kept, -> spectrum. spectral_plan.hpp; layout and passes: spectral.hpp
 //   SeparablePlan<T>::sweep           the same for a psf that is a product of one filter per axis. separable_plan.hpp
 //   DirectPlan<T>::sweep              the same for a small psf of any shape, as a sum over its taps. direct_plan.hpp
+//   OverlapPlan<T>::sweep             the same for a line, in overlapping segments that fit the cache. overlap_plan.hpp
 //   pad, fold                         boundary padding and its exact transpose; out is overwritten and aliases nothing.
 //                                     elementwise.hpp
 //   apply_formula                     a sweep's formula on whole arrays; out may alias any operand. elementwise.hpp
@@ -20,5 +21,6 @@
 #include "direct_plan.hpp"
 #include "elementwise.hpp"
 #include "isa.hpp"
+#include "overlap_plan.hpp"
 #include "separable_plan.hpp"
 #include "spectral_plan.hpp"

@@ -25,6 +25,32 @@ A permuted(const A& a, const std::array<int, 3>& order) {
 }  // namespace
 
 template <class T>
+HalfAxis<T>::HalfAxis(int64_t length, bool turn)
+    : real(length), packed(length % 2 == 0), axis(packed ? length / 2 : length, turn && packed) {
+    if (!packed) return;
+    for (int64_t slot = 1; slot < axis.n; ++slot) {
+        const int64_t partner = axis.mirrored(slot);
+        if (partner == slot) middle_ = slot;
+        if (partner <= slot) continue;
+        const long double angle = 2 * 3.141592653589793238462643383279502884L * (long double)axis.frequency_at[size_t(slot)] / (long double)real;
+        pairs_.push_back({slot, partner, T(std::cos(angle)), T(std::sin(angle))});
+    }
+}
+
+template <class T>
+void HalfAxis<T>::describe(SpectralView<T>& v, int64_t lanes) const {
+    v.half = axis.view;
+    v.real = real;
+    v.packed = packed;
+    v.bins = packed ? real / 2 : (real + 1) / 2;
+    v.blocks = (v.bins + lanes - 1) / lanes;
+    v.bin_slot = axis.slot_of.data();
+    v.pair = pairs_.data();
+    v.pairs = int64_t(pairs_.size());
+    v.middle = middle_;
+}
+
+template <class T>
 SpectralPlan<T>::SpectralPlan(Shape grid_shape, Box estimate, Box image)
     : order_(places(grid_shape)),
       grid(permuted(grid_shape, order_)),
@@ -32,17 +58,14 @@ SpectralPlan<T>::SpectralPlan(Shape grid_shape, Box estimate, Box image)
       image_box(permuted(image, order_)),
       kernels_(spectral_kernels<T>()),
       image_(grid[0] == 1),
-      half_(grid[image_ ? 2 : 1] % 2 == 0 ? grid[image_ ? 2 : 1] / 2 : grid[image_ ? 2 : 1], !image_),
+      half_(grid[image_ ? 2 : 1], !image_),
       mid_(image_ ? 1 : grid[2]),
       col_(image_ ? grid[1] : grid[0]) {
-    const int64_t lanes = kernels_.lanes, element = 2 * lanes, real = grid[image_ ? 2 : 1];
+    const int64_t lanes = kernels_.lanes, element = 2 * lanes;
     SpectralView<T>& v = view_;
-    v.half = half_.view, v.mid = mid_.view, v.col = col_.view;
-    v.real = real;
+    half_.describe(v, lanes);
+    v.mid = mid_.view, v.col = col_.view;
     v.image = image_;
-    v.packed = real % 2 == 0;
-    v.bins = v.packed ? real / 2 : (real + 1) / 2;
-    v.blocks = (v.bins + lanes - 1) / lanes;
     // A group of rows is stored into every block: blocks a power of two apart would share cache sets.
     if (image_) {
         v.col_stride = element;
@@ -63,19 +86,6 @@ SpectralPlan<T>::SpectralPlan(Shape grid_shape, Box estimate, Box image)
     };
     v.mirror_mid = mirrors(mid_, mirror_mid_);
     v.mirror_col = mirrors(col_, mirror_col_);
-    bin_slot_ = half_.slot_of;
-    v.bin_slot = bin_slot_.data();
-    v.middle = -1;
-    if (v.packed)
-        for (int64_t slot = 1; slot < half_.n; ++slot) {
-            const int64_t partner = half_.mirrored(slot);
-            if (partner == slot) v.middle = slot;
-            if (partner <= slot) continue;
-            const long double angle = 2 * 3.141592653589793238462643383279502884L * (long double)half_.frequency_at[size_t(slot)] / (long double)real;
-            pairs_.push_back({slot, partner, T(std::cos(angle)), T(std::sin(angle))});
-        }
-    v.pair = pairs_.data();
-    v.pairs = int64_t(pairs_.size());
 }
 
 template <class T>
@@ -268,6 +278,8 @@ void SpectralPlan<T>::gcv(const T* image, const StoredTransfer<T>& psf, const St
     }
 }
 
+template class HalfAxis<float>;
+template class HalfAxis<double>;
 template class SpectralPlan<float>;
 template class SpectralPlan<double>;
 

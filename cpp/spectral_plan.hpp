@@ -13,8 +13,21 @@ namespace medeconv {
 using Shape = std::array<int64_t, 3>;  // (z, y, x); absent leading axes are 1
 using Box = std::array<Range, 3>;
 
+// The real axis of a spectrum: its transform and the tables of its packing (spectral.hpp).
 template <class T>
-class SpectralPlan;
+class HalfAxis {
+public:
+    // `turn`: as of Axis.
+    HalfAxis(int64_t real, bool turn);
+    int64_t real;
+    bool packed;
+    Axis<T> axis;
+    void describe(SpectralView<T>& view, int64_t lanes) const;   // sets what a view says of the half axis
+
+private:
+    std::vector<HalfPair<T>> pairs_;
+    int64_t middle_ = -1;
+};
 
 template <class T>
 struct StoredTransfer {
@@ -61,10 +74,10 @@ private:
 
     const SpectralKernels<T>& kernels_;
     bool image_;                           // two-dimensional roles
-    Axis<T> half_, mid_, col_;
+    HalfAxis<T> half_;
+    Axis<T> mid_, col_;
     SpectralView<T> view_{};
-    std::vector<int64_t> bin_slot_, mirror_mid_, mirror_col_;
-    std::vector<HalfPair<T>> pairs_;
+    std::vector<int64_t> mirror_mid_, mirror_col_;
     int64_t spectrum_elements_, transfer_elements_;
     double scale_;
 };

@@ -169,6 +169,32 @@ class DirectPlan:
         )
 
 
+class OverlapPlan:
+    """Boxes of an operator on a line: one axis, cut into overlapping segments that are transformed together."""
+
+    def __init__(self, estimate_box: Any, image_box: Any, periodic: bool, dtype: Any) -> None:
+        self.estimate_box = tuple((int(a), int(b)) for a, b in estimate_box)
+        self.image_box = tuple((int(a), int(b)) for a, b in image_box)
+        self.periodic = periodic
+        self.dtype = np.dtype(dtype)
+        self._plan = getattr(_native(), "OverlapPlan" + _suffix(dtype))(
+            list(self.estimate_box), list(self.image_box), periodic
+        )
+
+    @property
+    def workspace_bytes(self) -> int:
+        """The result kept between two sweeps; segments stay in the caches."""
+        return self.dtype.itemsize * math.prod(stop - start for start, stop in self.estimate_box)
+
+    def transfer(self, psf: np.ndarray, centre: tuple[int, ...], num_threads: int | None = None) -> Any:
+        return self._plan.filters(psf, [int(c) for c in centre])
+
+    def chain(self, num_threads: int | None = None) -> Any:
+        return getattr(_native(), "OverlapChain" + _suffix(self.dtype))(
+            self._plan, resolve_num_threads(num_threads)
+        )
+
+
 def pad(
     x: np.ndarray, low: tuple[int, ...], high: tuple[int, ...], boundary: str, num_threads: int | None = None
 ) -> np.ndarray:
