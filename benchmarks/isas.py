@@ -50,7 +50,7 @@ def main() -> None:
         engine, kind, psf = json.loads(arguments.child)
         print(measure(tuple(arguments.shape), engine, kind, psf, arguments.threads))
         return
-    from machine import describe
+    from machine import describe  # notes the load before anything is measured
     from medeconv_fast.backends import cpp
 
     shape = [*map(str, arguments.shape)]

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import platform
 from typing import Any
 
 from rates import last_cache_bytes
 
 PACKAGES = ("medeconv-fast", "numpy", "scipy", "scikit-image", "pyfftw", "torch", "SimpleITK")
+
+
+try:
+    LOAD_BEFORE = os.getloadavg()[0]  # when this module is loaded: before anything is measured
+except OSError:
+    LOAD_BEFORE = float("nan")
 
 
 def describe(threads: int) -> dict[str, Any]:
@@ -34,5 +41,6 @@ def describe(threads: int) -> dict[str, Any]:
         "backend": backend.NAME,
         "isa": backend.describe().get("isa"),
         "threads": threads,
+        "load_before": round(LOAD_BEFORE, 2),
         "versions": versions,
     }

@@ -106,6 +106,7 @@ def raw_record(cases, report, slower=1.0):
         "backend": "cpp",
         "isa": "avx512",
         "threads": 2,
+        "load_before": 0.01,
         "versions": {"numpy": "2.0"},
     }
     return {
@@ -172,13 +173,27 @@ def test_every_target_can_be_measured(cases, report):
         for name in ("plain", "extended")
     ]
     isas = [
-        {"engine": engine, "isa": isa, "median_s": 1.0}
+        {"shape": [256] * 3, "engine": engine, "isa": isa, "median_s": 1.0}
         for engine in ("spectral", "separable")
         for isa in ("baseline", "avx2", "avx512")
     ]
     results = report.Results({"suite": record, "memory": {"memory": memory}, "isas": {"isas": isas}})
     for target in report.targets():
         assert math.isfinite(target.value(results)), target.what
+
+
+def test_targets_are_of_their_own_size(cases, report):
+    """Results at other sizes (a quick run) must not pass for the target's."""
+    rows = [
+        {"shape": [48] * 3, "engine": engine, "isa": isa, "median_s": 1.0}
+        for engine in ("spectral", "separable")
+        for isa in ("baseline", "avx2", "avx512")
+    ]
+    small = {"shape": [48] * 3, "name": "plain", "extra_bytes": 1, "unit_bytes": 1}
+    results = report.Results({"memory": {"memory": [small]}, "isas": {"isas": rows}})
+    for target in report.targets():
+        with pytest.raises(KeyError):
+            target.value(results)
 
 
 @pytest.mark.parametrize(
