@@ -476,7 +476,8 @@ GB and GFLOP are counted for our fastest engine (`bytes_moved` and `operations` 
 touches its arrays once; 5 N log2 N / 2 operations for a real transform, 2 for each tap of a filter. They are
 compared with a copy measured beside the case and with NumPy's matrix product in the same run. "In cache":
 the working set fits into the last cache, so that memory sets no bound. The load before is the system's
-average over a minute when the file's run began: with other work on the machine, times and ratios are worthless.
+average over a minute when the file's run began: with other work on the machine, times and ratios are
+worthless.
 """
 
 

@@ -345,7 +345,7 @@ def test_bad_arguments(scan, run, here, words, texts):
     assert files(here) == ["scan.nii"]
 
 
-@pytest.mark.parametrize("command", ["plan", "train", "predict", "bench", "calibrate", "Restore", ""])
+@pytest.mark.parametrize("command", ["plan", "train", "predict", "calibrate", "Restore", ""])
 def test_unknown_commands(run, command):
     refused(run(*([command] if command else [])), "COMMAND")
 
