@@ -6,7 +6,7 @@ PY := $(VENV)/bin/python
 # Rebuilding is pip's business; these stamps only avoid asking it twice.
 SOURCES := pyproject.toml CMakeLists.txt $(wildcard cpp/* cpp/shared/*) $(shell find python -name '*.py' -o -name '*.pyi' -o -name py.typed)
 
-.PHONY: demo test test-isa test-sanitize test-peers lint pure-wheel clean
+.PHONY: demo test test-isa test-sanitize test-peers bench bench-large lint pure-wheel clean
 
 $(VENV)/created:
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "medeconv-fast needs Python 3.11 or newer, this is " + sys.version)'
@@ -46,6 +46,18 @@ build/sanitize/test_kernels: $(wildcard cpp/* cpp/shared/* tests/cpp/*) CMakeLis
 test-sanitize: build/sanitize/test_kernels
 	isas=$$($(PY) tests/run_isas.py --list) && test -n "$$isas" && \
 	    for isa in $$isas; do MEDECONV_ISA=$$isa build/sanitize/test_kernels || exit 1; done
+
+$(VENV)/installed-bench: $(VENV)/installed-test
+	$(PY) -m pip install --quiet ".[bench]" "SimpleITK>=2.3" torch==2.13.0
+	touch $@
+
+# Writes benchmarks/results and benchmarks/RESULTS.md; needs a machine that does nothing else for 20 to 30 minutes.
+bench: $(VENV)/installed-bench
+	$(PY) benchmarks/run.py
+
+# 512 cubed and the like: 16 GB of memory.
+bench-large: $(VENV)/installed-bench
+	$(PY) benchmarks/run.py --only large
 
 lint: $(VENV)/created
 	$(PY) -m pip install --quiet "ruff>=0.6" "mypy>=1.11" "numpy>=1.26" ninja

@@ -345,7 +345,7 @@ def test_bad_arguments(scan, run, here, words, texts):
     assert files(here) == ["scan.nii"]
 
 
-@pytest.mark.parametrize("command", ["plan", "train", "predict", "bench", "calibrate", "Restore", ""])
+@pytest.mark.parametrize("command", ["plan", "train", "predict", "calibrate", "Restore", ""])
 def test_unknown_commands(run, command):
     refused(run(*([command] if command else [])), "COMMAND")
 
@@ -854,7 +854,8 @@ def test_backends_say_why_one_is_missing(run, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "command", ["", "restore", "info", "psf", "psf gaussian", "simulate", "compare", "backends", "demo"]
+    "command",
+    ["", "restore", "info", "psf", "psf gaussian", "simulate", "compare", "backends", "bench", "demo"],
 )
 def test_help_says_what_it_is_for(run, command):
     status, out, err = run(*command.split(), "--help")
@@ -865,9 +866,9 @@ def test_help_says_what_it_is_for(run, command):
 
 def test_help_lists_what_is_built(run):
     out = run("--help")[1]
-    for command in ("restore", "info", "psf", "simulate", "compare", "backends", "demo"):
+    for command in ("restore", "info", "psf", "simulate", "compare", "backends", "bench", "demo"):
         assert f"    {command} " in out
-    for command in ("plan", "train", "predict", "bench", "calibrate"):
+    for command in ("plan", "train", "predict", "calibrate"):
         assert f"    {command} " not in out
 
 

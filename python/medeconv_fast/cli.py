@@ -33,6 +33,7 @@ _MODULES = {
     "info": "inspect",
     "compare": "inspect",
     "backends": "inspect",
+    "bench": "bench",
     "psf": "make",
     "simulate": "make",
     "demo": "demo",

@@ -324,6 +324,27 @@ def _backends(parser: argparse.ArgumentParser) -> None:
     _general(parser)
 
 
+def _bench(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--shape",
+        metavar="Z Y X",
+        type=voxel_counts,
+        help="one image of this shape, instead of 64, 128 and 256 cubed and a 2-D image",
+    )
+    parser.add_argument(
+        "--seconds",
+        type=positive,
+        default=60.0,
+        metavar="S",
+        help="leave out what would take longer than this in all (default: 60)",
+    )
+    parser.add_argument("--backend", default="auto", help="auto, or a name that 'medeconv backends' lists")
+    parser.add_argument(
+        "--threads", type=count, metavar="N", help="CPU threads (default: all that this process may use)"
+    )
+    _general(parser)
+
+
 def _demo(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out",
@@ -348,6 +369,7 @@ COMMANDS: dict[str, tuple[Callable[[argparse.ArgumentParser], None], str]] = {
     "simulate": (_simulate, "Blur an image and add seeded noise: y = x * h + e"),
     "compare": (_compare, "PSNR, SSIM and NRMSE between images"),
     "backends": (_backends, "List what can compute on this machine, and why others cannot"),
+    "bench": (_bench, "Time this library beside others on this machine, after checking that they agree"),
     "demo": (_demo, "Restore real scans from a simulated blur, and as they are"),
 }
 

@@ -1,0 +1,215 @@
+"""The benchmarks' table, counts and report, from made-up measurements: nothing is timed here."""
+
+import importlib
+import json
+import math
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from medeconv_fast._cli import peers
+
+DIRECTORY = Path(__file__).resolve().parents[1] / "benchmarks"
+GIB = 1 << 30
+
+
+@pytest.fixture(scope="module")
+def load():
+    """load("report"): a module of benchmarks/, which are scripts beside one another."""
+    sys.path.insert(0, str(DIRECTORY))
+    yield importlib.import_module
+    sys.path.remove(str(DIRECTORY))
+
+
+@pytest.fixture
+def cases(load):
+    return load("cases")
+
+
+@pytest.fixture
+def report(load):
+    return load("report")
+
+
+def test_table_is_sound(cases):
+    ids = [case.id for case in cases.CASES]
+    assert len(set(ids)) == len(ids)
+    for case in cases.CASES:
+        assert case.operation in {*peers.BOUNDS, "copy", "precision"}
+        assert len(case.psf) in (0, len(case.shape))
+        assert all(k % 2 for k in case.psf), "even PSFs have no agreed centre"
+        for contender in case.contenders:
+            assert contender in {cases.ENGINES, "NumPy", "medeconv", *peers.CONTENDERS}
+        if case.boundary == "wrap":
+            assert all(k <= n for k, n in zip(case.psf, case.shape, strict=False))
+        if case.operation == "function":  # the frame of zeros must leave something
+            assert all(n > 4 * (k - 1) for k, n in zip(case.psf, case.shape, strict=True))
+
+
+def test_table_has_what_is_wanted(cases):
+    iterations = {case.shape for case in cases.CASES if case.operation == "iteration"}
+    wanted = {(n,) * 3 for n in (64, 128, 256, 320, 512)} | {(n, n) for n in (512, 1024, 2048, 4096)}
+    wanted |= {(64, 1024, 1024), (40, 2048, 2048), (100, 301, 257), (100_000,), (1_000_000,)}
+    assert wanted <= iterations
+    lengths = {max(case.psf) for case in cases.CASES if case.psf}
+    assert {9, 13, 17, 25, 33, 65} <= lengths
+    assert {case.boundary for case in cases.CASES} == {"wrap", "extended"}
+    assert [case.large for case in cases.CASES] == sorted(case.large for case in cases.CASES)
+
+
+def test_bytes_are_the_designs(cases):
+    """One iteration at 256 cubed, periodic: 13 volumes, 0.87 GB. Nothing outside the image adds to that."""
+    shape = cases.cube(256)
+    case = cases.Case("iteration", shape, cases.cube(33))
+    assert cases.bytes_moved(case, "spectral", shape, shape) == 13 * 4 * 256**3
+    assert round(cases.bytes_moved(case, "spectral", shape, shape) / 1e9, 2) == 0.87
+    assert cases.operations(case, "spectral", shape, shape) == 4 * 2.5 * 256**3 * 24
+    one = cases.Case("convolution", shape, cases.cube(13), "gaussian")
+    assert cases.bytes_moved(one, "separable", shape, shape) == 2 * 4 * 256**3
+    assert cases.operations(one, "separable", shape, shape) == 2 * 39 * 256**3
+    assert cases.bytes_moved(one, "spectral", shape, shape) == 7 * 4 * 256**3
+    wider = cases.Case("iteration", shape, cases.cube(33), boundary="extended")
+    moved = cases.bytes_moved(wider, "spectral", cases.cube(288), cases.cube(288))
+    assert 13 * 4 * 256**3 < moved < 14 * 4 * 288**3
+
+
+def raw_record(cases, report, slower=1.0):
+    """As pytest-benchmark writes it, with every contender of every case; ours takes 1 ns per voxel."""
+    benchmarks = []
+    for case in cases.CASES:
+        for entry in case.contenders:
+            engines = ("medeconv-spectral", "medeconv-separable")
+            for contender in engines if entry == cases.ENGINES else (entry,):
+                own = contender.startswith("medeconv")
+                seconds = case.voxels * 1e-9 * (1 if own or contender == "NumPy" else 300 * slower)
+                info = {"operation": case.operation, "contender": contender, "iterations": 1, "error": 2e-7}
+                if own:
+                    info |= {"bytes": case.voxels * 30, "operations": 1e9, "working_set": 8 * GIB}
+                    info |= {"copy_bytes_per_s": 4e10, "arithmetic_per_s": 1e11}
+                elif contender == "NumPy":
+                    info |= {"bytes": case.voxels * 8}
+                benchmarks.append(
+                    {
+                        "group": case.id,
+                        "fullname": "/somewhere/private",
+                        "extra_info": {**info, "unwanted": "/somewhere/private"},
+                        "stats": {"median": seconds, "min": seconds, "rounds": 5, "data": [seconds] * 5},
+                    }
+                )
+    machine = {
+        "processor": "Some Processor",
+        "family": 1,
+        "model": 2,
+        "last_cache_bytes": 1 << 20,
+        "backend": "cpp",
+        "isa": "avx512",
+        "threads": 2,
+        "load_before": 0.01,
+        "versions": {"numpy": "2.0"},
+    }
+    return {
+        "datetime": "2031-02-03T04:05:06",
+        "machine_info": machine,
+        "commit_info": {"project": "/somewhere/private"},
+        "benchmarks": benchmarks,
+    }
+
+
+def rows_of(text, start):
+    section = text.split(start, 1)[1].split("\n#")[0]
+    return [[cell.strip() for cell in line.split("|")[1:-1]] for line in section.splitlines() if "|" in line]
+
+
+def test_report_is_computed(cases, report, tmp_path):
+    slim = report.slim(raw_record(cases, report))
+    text = report.compact(slim)
+    assert "private" not in text and "data" not in text
+    assert json.loads(text) == json.loads(json.dumps(slim))
+    (tmp_path / "suite.json").write_text(text)
+    memory = [
+        {"shape": [n] * 3, "name": name, "grid": [n] * 3, "extra_bytes": volumes * 4 * n**3}
+        | {"unit_bytes": 4 * n**3, "plan_s": 2.0, "iteration_s": 1.0}
+        for n in (256, 512)
+        for name, volumes in (("plain", 3), ("extended", 5))
+    ]
+    head = {key: slim[key] for key in ("datetime", "machine_info")}
+    (tmp_path / "memory.json").write_text(json.dumps({**head, "memory": memory}))
+    rendered = report.render(report.read(tmp_path))
+
+    assert "2031-02-03" in rendered and "Some Processor" in rendered and "avx512" in rendered
+    found = {row[0]: row[2:] for row in rows_of(rendered, "## Targets")}
+    assert len(found) == len(report.targets()) + 2  # and the head and its rule
+    assert found["256 cubed, periodic: pyfftw over ours"] == ["300 x", "met"]
+    assert found["128 cubed, periodic: pyfftw over ours"] == ["300 x", "met"]
+    assert found["256 cubed, periodic iteration: part of the copy's bandwidth"] == ["0.75", "met"]
+    plain, extended = (
+        f"256 cubed, {name}: peak beside input and output, padded float32 volumes"
+        for name in ("plain", "extended")
+    )
+    assert found[plain] == ["3", "met"]
+    assert found[extended] == ["5", "**falls short**"]
+    assert found["256 cubed, spectral iteration: avx2 over avx512"] == ["", "not measured"]
+    times = {tuple(row[:2]): row for row in rows_of(rendered, "### Richardson-Lucy, one iteration")}
+    row = times["256x256x256", "33x33x33"]
+    assert row[2] == "16.8" and "5033 (300x)" in row
+    assert "75%" in row
+
+
+def test_report_follows_the_numbers(cases, report, tmp_path):
+    slow = report.slim(raw_record(cases, report, slower=0.01))
+    (tmp_path / "suite.json").write_text(report.compact(slow))
+    found = {row[0]: row[2:] for row in rows_of(report.render(report.read(tmp_path)), "## Targets")}
+    assert found["256 cubed, periodic: pyfftw over ours"] == ["3 x", "**falls short**"]
+
+
+def test_every_target_can_be_measured(cases, report):
+    """A target that no case, memory run or ISA feeds would stay "not measured" for ever."""
+    record = report.slim(raw_record(cases, report))
+    memory = [
+        {"shape": [n] * 3, "name": name, "extra_bytes": 1, "unit_bytes": 1, "plan_s": 1.0, "iteration_s": 1.0}
+        for n in (256, 512)
+        for name in ("plain", "extended")
+    ]
+    isas = [
+        {"shape": [256] * 3, "engine": engine, "isa": isa, "median_s": 1.0}
+        for engine in ("spectral", "separable")
+        for isa in ("baseline", "avx2", "avx512")
+    ]
+    results = report.Results({"suite": record, "memory": {"memory": memory}, "isas": {"isas": isas}})
+    for target in report.targets():
+        assert math.isfinite(target.value(results)), target.what
+
+
+def test_targets_are_of_their_own_size(cases, report):
+    """Results at other sizes (a quick run) must not pass for the target's."""
+    rows = [
+        {"shape": [48] * 3, "engine": engine, "isa": isa, "median_s": 1.0}
+        for engine in ("spectral", "separable")
+        for isa in ("baseline", "avx2", "avx512")
+    ]
+    small = {"shape": [48] * 3, "name": "plain", "extra_bytes": 1, "unit_bytes": 1}
+    results = report.Results({"memory": {"memory": [small]}, "isas": {"isas": rows}})
+    for target in report.targets():
+        with pytest.raises(KeyError):
+            target.value(results)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0, "0"), (0.01234, "0.0123"), (1.2345, "1.23"), (123.45, "123"), (12345.6, "12346"), (2e-7, "2.0e-07")],
+)
+def test_numbers(report, value, text):
+    assert report.number(value) == text
+
+
+def test_committed_results_are_clean_and_the_report_is_theirs(report):
+    files = sorted((DIRECTORY / "results").glob("*.json"))
+    if not files:
+        pytest.skip("SKIPPED: no results are committed yet")
+    for file in files:
+        text = file.read_text()
+        assert not re.search(r'"/|\\\\|/home/|/root|/tmp|hostname|"node"|"user"', text), file.name
+        assert file.stat().st_size < 400_000, f"{file.name}: reduce it with report.py --slim"
+    assert report.render(report.read(report.RESULTS)) == report.REPORT.read_text()
