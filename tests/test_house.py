@@ -177,6 +177,7 @@ INTERFACE = [
     "SpectralPlan",
     "SeparablePlan",
     "DirectPlan",
+    "OverlapPlan",
     "pad",
     "fold",
     "apply_formula",

@@ -48,6 +48,9 @@ SEPARABLE_COST, SEPARABLE_COST_PER_TAP = 0.5, 0.015
 DIRECT_COST, DIRECT_COST_PER_PRODUCT = 0.5, 0.0095
 
 
+LONGEST_LINE_PSF = 1 << 15  # a longer one takes one long transform: its segments would not fit the cache
+
+
 def check_engine(engine: Any) -> str:
     """The engine that a call's ``engine=`` names."""
     return _validate.choice(engine, "engine", ENGINES)
@@ -190,6 +193,12 @@ def geometry(
     return Geometry(shape, shape, taps, centre, low, centre, grid, estimate_box, image_box, frame)
 
 
+def is_line(layout: Geometry) -> bool:
+    """One axis is longer than 1: the spectral engine transforms overlapping segments of it."""
+    taps = math.prod(t.stop - t.start for t in layout.taps)
+    return sum(n > 1 for n in layout.grid) == 1 and taps <= LONGEST_LINE_PSF
+
+
 class Operator:
     """A plan and an OTF (or filters) in one dtype; what `Blur` and `convolve` work with."""
 
@@ -209,13 +218,16 @@ class Operator:
         self.dtype = psf.dtype
         self.folded = boundary in FOLDED
         used = np.ascontiguousarray(psf[layout.taps])
+        periodic = boundary == "wrap"
         if engine == "separable":
-            periodic = boundary == "wrap"
             self.plan = backend.SeparablePlan(layout.estimate_box, layout.image_box, periodic, psf.dtype)
             self.transfer = self.plan.transfer(product_taps(used), layout.centre, num_threads)
         elif engine == "direct":
-            self.plan = backend.DirectPlan(layout.estimate_box, layout.image_box, boundary == "wrap", psf.dtype)
+            self.plan = backend.DirectPlan(layout.estimate_box, layout.image_box, periodic, psf.dtype)
             self.transfer = self.plan.transfer(symmetrised(used)[0], layout.centre, num_threads)
+        elif is_line(layout):
+            self.plan = backend.OverlapPlan(layout.estimate_box, layout.image_box, periodic, psf.dtype)
+            self.transfer = self.plan.transfer(used, layout.centre, num_threads)
         else:
             self.plan = backend.SpectralPlan(layout.grid, layout.estimate_box, layout.image_box, psf.dtype)
             self.transfer = self.plan.transfer(used, layout.centre, num_threads)

@@ -170,15 +170,17 @@ class DirectPlan:
 
 
 class OverlapPlan:
-    """Boxes of an operator on a line: one axis, cut into overlapping segments that are transformed together."""
+    """Boxes of which one axis is longer than 1: cut into overlapping segments that are transformed together."""
 
     def __init__(self, estimate_box: Any, image_box: Any, periodic: bool, dtype: Any) -> None:
         self.estimate_box = tuple((int(a), int(b)) for a, b in estimate_box)
         self.image_box = tuple((int(a), int(b)) for a, b in image_box)
         self.periodic = periodic
         self.dtype = np.dtype(dtype)
+        lengths = [stop - start for start, stop in self.estimate_box]
+        self._axis = lengths.index(max(lengths))
         self._plan = getattr(_native(), "OverlapPlan" + _suffix(dtype))(
-            list(self.estimate_box), list(self.image_box), periodic
+            [self.estimate_box[self._axis]], [self.image_box[self._axis]], periodic
         )
 
     @property
@@ -187,7 +189,7 @@ class OverlapPlan:
         return self.dtype.itemsize * math.prod(stop - start for start, stop in self.estimate_box)
 
     def transfer(self, psf: np.ndarray, centre: tuple[int, ...], num_threads: int | None = None) -> Any:
-        return self._plan.filters(psf, [int(c) for c in centre])
+        return self._plan.filters(psf, [int(centre[self._axis])])
 
     def chain(self, num_threads: int | None = None) -> Any:
         return getattr(_native(), "OverlapChain" + _suffix(self.dtype))(

@@ -284,6 +284,26 @@ class DirectPlan:
         return ArrayChain(self)
 
 
+class OverlapPlan(DirectPlan):
+    """Boxes of which one axis is longer than 1; other backends cut it into overlapping segments."""
+
+    def apply(
+        self, x: np.ndarray, transfer: tuple[np.ndarray, tuple[int, ...]], adjoint: bool
+    ) -> np.ndarray:
+        """As `DirectPlan.apply`, in one call of `numpy.convolve` or `numpy.correlate`."""
+        psf, centres = transfer
+        axis = int(np.argmax([stop - start for start, stop in self.estimate_box]))
+        source_box, box = (self.image_box, self.estimate_box) if adjoint else (self.estimate_box, self.image_box)
+        (s0, s1), (d0, d1) = source_box[axis], box[axis]
+        before = centres[axis] if adjoint else psf.size - 1 - centres[axis]
+        at = np.arange(d0 - before, d1 - before + psf.size - 1) - s0
+        source = x.astype(np.float64).ravel()[at % (s1 - s0)]
+        if not self.periodic:
+            source = np.where((at >= 0) & (at < s1 - s0), source, 0.0)
+        along = np.correlate if adjoint else np.convolve
+        return along(source, psf.ravel(), "valid").reshape([stop - start for start, stop in box])
+
+
 class ArrayChain:
     """The array that the next sweep of an engine without transforms consumes."""
 
