@@ -256,9 +256,7 @@ class DirectPlan:
     ) -> tuple[np.ndarray, tuple[int, ...]]:
         return psf.astype(np.float64), tuple(centre)
 
-    def apply(
-        self, x: np.ndarray, transfer: tuple[np.ndarray, tuple[int, ...]], adjoint: bool
-    ) -> np.ndarray:
+    def apply(self, x: np.ndarray, transfer: tuple[np.ndarray, tuple[int, ...]], adjoint: bool) -> np.ndarray:
         """y[i] = sum over j of h[j] x[i - (j - c)], its transpose reads x[i + (j - c)]; in float64."""
         psf, centre = transfer
         sides = (self.image_box, self.estimate_box) if adjoint else (self.estimate_box, self.image_box)
