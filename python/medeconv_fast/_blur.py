@@ -77,8 +77,8 @@ def product_taps(psf: np.ndarray) -> tuple[np.ndarray, ...] | None:
 
 
 def symmetrised(psf: np.ndarray) -> tuple[np.ndarray, tuple[int, ...]]:
-    """For the direct engine: `psf` made exactly symmetric along z and x where it is so to within its own rounding,
-    and the shape of the taps that are left when those of equal weight are added before they are multiplied."""
+    """`psf` exactly symmetric along z and x where it is so to within its own rounding, and the shape of what is
+    left of its taps when the direct engine adds before it multiplies."""
     left = list(psf.shape)
     tolerance = 8 * np.finfo(psf.dtype).eps * float(np.abs(psf).max())
     for axis in (psf.ndim - 3, psf.ndim - 1):
