@@ -77,7 +77,7 @@ def product_taps(psf: np.ndarray) -> tuple[np.ndarray, ...] | None:
 
 
 def symmetrised(psf: np.ndarray) -> tuple[np.ndarray, tuple[int, ...]]:
-    """`psf` exactly symmetric along z and x where it is so to within its own rounding, and the shape of what is
+    """`psf` made symmetric along z and x where it is so to within its own rounding, and the shape of what is
     left of its taps when the direct engine adds before it multiplies."""
     left = list(psf.shape)
     tolerance = 8 * np.finfo(psf.dtype).eps * float(np.abs(psf).max())
