@@ -8,7 +8,7 @@ import medeconv_fast as mf
 from medeconv_fast import _blur
 
 BOUNDARIES = ["extended", "zero", "reflect", "nearest", "mirror", "wrap"]
-# Odd and even sizes on every axis, axes without taps, one to more than six rows, rows of less and of more than
+# Odd and even sizes on every axis, axes without taps, one to more than six rows, rows shorter and longer than
 # a tile, and what is left of a tile.
 CASES = [
     ((9,), (4,)),
