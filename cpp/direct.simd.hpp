@@ -113,9 +113,13 @@ void sum_tiles(const DirectTile<T>& tile, int64_t n) {
     constexpr int64_t L = lanes<T>, wide = L * tile_vectors;
     int64_t x = 0;
     for (; x + wide <= n; x += wide) sum_tile<tile_vectors, folded>(tile, x);
-    // The rest again with some of its neighbours, where that is cheaper than by single vectors.
-    if (x > 0 && n - x > L) sum_tile<tile_vectors, folded>(tile, n - wide);
-    else for (; x < n; x += L) sum_tile<1, folded>(tile, x);
+    if (x > 0 && n - x == wide - L && tile_vectors > 2) {  // with a vector of its neighbour's again
+        sum_tile<tile_vectors, folded>(tile, n - wide);
+        return;
+    }
+    if constexpr (tile_vectors > 2)
+        for (; x + 2 * L <= n; x += 2 * L) sum_tile<2, folded>(tile, x);
+    for (; x < n; x += L) sum_tile<1, folded>(tile, x);
 }
 
 // Scratch of one worker.
@@ -155,6 +159,19 @@ int64_t direct_scratch(const DirectPass<T>& p) {
 template <class T>
 MEDECONV_NOINLINE void add_slices(const T* a, const T* b, T* sum, int64_t n) {
     for (int64_t i = 0; i < n; i += lanes<T>) store(sum + i, load(a + i) + load(b + i));
+}
+
+// What the formula will read and write, while the sums are made.
+template <class T>
+MEDECONV_INLINE void prefetch_operands(const DirectPass<T>& p, int64_t at, int64_t n) {
+    constexpr int64_t line = 64 / int64_t(sizeof(T));
+    const Operands<T>& o = p.operands;
+    const T* const reads[] = {o.image, o.weights, o.estimate, o.gain};
+    const T* const writes[] = {o.out, p.kept};
+    for (const T* read : reads)
+        for (int64_t i = 0; read && i < n; i += line) __builtin_prefetch(read + at + i, 0, 2);
+    for (const T* written : writes)
+        for (int64_t i = 0; written && i < n; i += line) __builtin_prefetch(written + at + i, 1, 2);
 }
 
 template <class T>
@@ -213,6 +230,7 @@ void direct_block(const DirectPass<T>& p, int64_t unit, T* scratch) {
                 const int64_t first = y + p.y.base + (y == ys.start ? 0 : p.y.taps - 1);
                 prefetch_rows(next, first, y + p.y.base + p.y.taps - 1 + tile.rows, p.y.source, p.x.source);
             }
+            if (p.x.blocks() == 1) prefetch_operands(p, (z * p.y.destination + y) * p.x.destination, tile.rows * p.x.destination);
             if (p.x.folded) sum_tiles<true>(tile, ceil_div(width, lanes<T>) * lanes<T>);
             else sum_tiles<false>(tile, ceil_div(width, lanes<T>) * lanes<T>);
             for (int64_t r = 0; r < tile.rows; ++r)

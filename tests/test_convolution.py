@@ -118,9 +118,38 @@ def test_bad_options():
         mf.convolve(np.ones(5), np.ones(3), "same", "extended")
     with pytest.raises(ValueError, match="method: got 'overlap-add'"):
         mf.convolve(np.ones(5), np.ones(3), method="overlap-add")
-    for method in ("direct", "separable"):
-        with pytest.raises(NotImplementedError, match=f"method='{method}'"):
-            mf.convolve(np.ones(5), np.ones(3), method=method)
+    with pytest.raises(ValueError, match="method: got 'separable', but b is not a product"):
+        mf.convolve(np.ones((5, 5)), np.eye(3), method="separable")
+
+
+@pytest.mark.parametrize("method", ["direct", "separable", "fft"])
+@pytest.mark.parametrize("mode", ["full", "same", "valid"])
+@pytest.mark.parametrize(
+    ("a_shape", "b_shape"),
+    [((40,), (6,)), ((9, 12), (4, 3)), ((3, 4), (5, 8)), ((6, 7, 9), (3, 2, 4))],
+    ids=str,
+)
+def test_methods_are_scipy_signal(method, mode, a_shape, b_shape, dtype, backend, rng, tol):
+    a = rng.standard_normal(a_shape).astype(dtype)
+    b = np.ones(())
+    for k in b_shape:
+        b = np.multiply.outer(b, rng.standard_normal(k))
+    b = b.astype(dtype)
+    for ours, theirs in ((mf.convolve, signal.convolve), (mf.correlate, signal.correlate)):
+        expected = theirs(a.astype(float), b.astype(float), mode, method="direct")
+        got = ours(a, b, mode, method=method, backend=backend)
+        assert got.shape == expected.shape and got.dtype == dtype
+        assert np.linalg.norm(got - expected) < tol("convolution", dtype) * np.linalg.norm(
+            a
+        ) * np.linalg.norm(b)
+
+
+def test_small_integers_stay_exact(backend):
+    """Which a transform would not do: "auto" sums over few taps."""
+    assert np.array_equal(mf.convolve([1, 2, 3], [1, 1], backend=backend), [1, 3, 5, 3])
+    image = np.arange(30).reshape(5, 6)
+    box = np.ones((3, 3), int)
+    assert np.array_equal(mf.convolve(image, box, backend=backend), signal.convolve(image, box))
 
 
 def test_bad_arrays():

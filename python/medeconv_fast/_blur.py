@@ -41,11 +41,13 @@ FORMULAS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 Box = tuple[tuple[int, int], ...]
 
 
-# Nanoseconds per voxel and application at 256³ float32 with 2 threads of an AMD Zen 4 (AVX-512), each engine's
-# constant part and what it adds per tap of a filter, or per multiplication (benchmarks/NOTES.md). Only ratios count.
-SPECTRAL_COST = 1.5  # per voxel of its grid
-SEPARABLE_COST, SEPARABLE_COST_PER_TAP = 0.5, 0.015
-DIRECT_COST, DIRECT_COST_PER_PRODUCT = 0.5, 0.0095
+# Nanoseconds per voxel of a sweep in float32 on one core of an AMD Zen 4 (AVX-512), fitted over 256² to 256³
+# (benchmarks/NOTES.md, "Direct engine"). Only ratios count; they are about the same in float64.
+SPECTRAL_COST_PER_BIT = 0.115  # times log2 of the grid's size, per voxel of the grid
+SPECTRAL_BITS = 16  # at least: smaller grids are not cheaper
+SEPARABLE_COST, SEPARABLE_COST_PER_TAP = 0.6, 0.045
+DIRECT_COST, DIRECT_COST_PER_PRODUCT = 0.75, 0.0183
+DIRECT_COST_OF_PAIRS = 1.33  # factor of a product of a sum: its loads take longer than itself
 
 
 LONGEST_LINE_PSF = 1 << 15  # a longer one takes one long transform: its segments would not fit the cache
@@ -60,6 +62,8 @@ def product_taps(psf: np.ndarray) -> tuple[np.ndarray, ...] | None:
     """One filter per axis whose outer product is `psf` to within its own rounding, or None."""
     peak = np.unravel_index(int(np.argmax(np.abs(psf))), psf.shape)
     highest = float(psf[peak])
+    if highest == 0:
+        return tuple(np.zeros(k, psf.dtype) for k in psf.shape)
     lines = []
     for axis in range(psf.ndim):
         line = psf[tuple(slice(None) if a == axis else int(peak[a]) for a in range(psf.ndim))]
@@ -77,41 +81,48 @@ def product_taps(psf: np.ndarray) -> tuple[np.ndarray, ...] | None:
     return tuple(line.astype(psf.dtype) for line in lines)
 
 
-def symmetrised(psf: np.ndarray) -> tuple[np.ndarray, int]:
-    """`psf` exactly symmetric along its z and x axes where it is so to within its own rounding, and the number of
-    products that the direct engine then forms per voxel."""
-    products = list(psf.shape)
+def symmetrised(psf: np.ndarray) -> tuple[np.ndarray, tuple[int, ...]]:
+    """`psf` made symmetric along z and x where it is so to within its own rounding, and the shape of what is
+    left of its taps when the direct engine adds before it multiplies."""
+    left = list(psf.shape)
     tolerance = 8 * np.finfo(psf.dtype).eps * float(np.abs(psf).max())
-    for axis in {psf.ndim - 3, psf.ndim - 1} - {-2, -1}:
+    for axis in (psf.ndim - 3, psf.ndim - 1):
+        if axis < 0 or psf.shape[axis] == 1:
+            continue
         mirrored = np.flip(psf, axis)
-        if psf.shape[axis] > 1 and float(np.abs(psf - mirrored).max()) <= tolerance:
+        if float(np.abs(psf - mirrored).max()) <= tolerance:
             psf = (psf + mirrored) / 2
-            products[axis] = (products[axis] + 1) // 2
-    return np.ascontiguousarray(psf), math.prod(products)
+            left[axis] = (left[axis] + 1) // 2
+    return np.ascontiguousarray(psf), tuple(left)
+
+
+def predicted_costs(psf: np.ndarray, grid: tuple[int, ...], voxels: int) -> dict[str, float]:
+    """Of each engine that can apply `psf` to `voxels` voxels, or to a transform's `grid`, per voxel."""
+    points = math.prod(grid)
+    left = symmetrised(psf)[1]
+    product_cost = DIRECT_COST_PER_PRODUCT * (DIRECT_COST_OF_PAIRS if left[-1] < psf.shape[-1] else 1)
+    costs = {
+        "spectral": SPECTRAL_COST_PER_BIT * max(math.log2(points), SPECTRAL_BITS) * points / voxels,
+        "direct": DIRECT_COST + product_cost * math.prod(left),
+    }
+    if product_taps(psf) is not None:
+        costs["separable"] = SEPARABLE_COST + SEPARABLE_COST_PER_TAP * sum(psf.shape)
+    return costs
 
 
 def choose_engine(engine: str, psf: np.ndarray, layout: Geometry) -> tuple[str, str]:
     """The engine for this PSF and layout, and why. Depends on shapes, PSF and constants only."""
     used = psf[layout.taps]
-    if engine in ("spectral", "direct"):
-        return engine, "as asked for"
-    product = product_taps(used) is not None
-    if engine == "separable":
-        if not product:
-            raise ValueError("engine: got 'separable', but the psf is not a product of one filter per axis")
+    if engine == "separable" and product_taps(used) is None:
+        raise ValueError("engine: got 'separable', but the psf is not a product of one filter per axis")
+    if engine != "auto":
         return engine, "as asked for"
     voxels = math.prod(stop - start for start, stop in layout.estimate_box)
-    products = symmetrised(used)[1]
-    costs = {
-        "spectral": SPECTRAL_COST * math.prod(layout.grid) / voxels,
-        "direct": DIRECT_COST + DIRECT_COST_PER_PRODUCT * products,
-    }
-    if product:
-        costs["separable"] = SEPARABLE_COST + SEPARABLE_COST_PER_TAP * sum(used.shape)
+    costs = predicted_costs(used, layout.grid, voxels)
     best = min(costs, key=costs.__getitem__)
-    kind = "a product of one filter per axis" if product else "not a product of one filter per axis"
+    kind = "a product of filters" if "separable" in costs else "not a product of one filter per axis"
     others = ", ".join(f"{name} {cost / costs[best]:.2f}" for name, cost in costs.items() if name != best)
-    return best, f"the psf is {kind}, {products} products per voxel; predicted times relative to it: {others}"
+    return best, f"the psf is {kind}; predicted times of the others relative to it: {others}"
 
 
 def choose_grid(lengths: tuple[int, ...], backend: ModuleType) -> tuple[int, ...]:

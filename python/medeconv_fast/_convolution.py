@@ -1,4 +1,4 @@
-"""Plain convolution and correlation with scipy.signal's meaning, on the FFT kernels."""
+"""Plain convolution and correlation with scipy.signal's meaning, on every engine."""
 
 from __future__ import annotations
 
@@ -8,13 +8,12 @@ from typing import Any
 import numpy as np
 
 from . import _arrays, _validate, backends
-from ._blur import Geometry, Operator, choose_grid, geometry, wrapped_taps
+from ._blur import Geometry, Operator, choose_engine, choose_grid, geometry, product_taps, wrapped_taps
 from ._threads import resolve_num_threads
 
 MODES = ("full", "same", "valid")
 BOUNDARIES = ("zero", "reflect", "nearest", "mirror", "wrap")
-METHODS = ("auto", "fft")
-UNBUILT_METHODS = ("direct", "separable")
+METHODS = {"auto": "auto", "direct": "direct", "separable": "separable", "fft": "spectral"}  # name -> engine
 
 
 def convolve(
@@ -41,7 +40,9 @@ def convolve(
     boundary : {"zero", "reflect", "nearest", "mirror", "wrap"}
         What lies outside `a`; other than "zero" for mode="same" only. As in scipy.ndimage: "reflect" repeats
         the edge voxel, "mirror" does not. `b` may be larger than `a`.
-    method : {"auto", "fft"}
+    method : {"auto", "direct", "separable", "fft"}
+        "direct" sums over the taps of `b`; "separable" filters axis by axis and needs a `b` that is a product
+        of one filter per axis; "fft" goes through transforms; "auto" takes what is predicted to be faster.
     backend : {"auto", "cpp", "reference"}
     num_threads : int, optional
 
@@ -54,8 +55,6 @@ def convolve(
     ValueError, TypeError
         NaN or Inf, empty arrays, ranks that differ or exceed 3, unknown options, a boundary that the mode has
         no use for.
-    NotImplementedError
-        Methods that are not built yet.
 
     Notes
     -----
@@ -88,7 +87,7 @@ def correlate(
 
     Raises
     ------
-    ValueError, TypeError, NotImplementedError
+    ValueError, TypeError
         As `convolve`.
     """
     return _run(a, b, mode, boundary, method, backend, num_threads, reverse=True)
@@ -107,7 +106,7 @@ def _run(
 ) -> Any:
     mode = _validate.choice(mode, "mode", MODES)
     boundary = _validate.choice(boundary, "boundary", BOUNDARIES)
-    _validate.choice(method, "method", METHODS, unbuilt=UNBUILT_METHODS)
+    kind = METHODS[_validate.choice(method, "method", tuple(METHODS))]
     if boundary != "zero" and mode != "same":
         raise ValueError(f"boundary: got {boundary!r} with mode={mode!r}, expected 'zero', or mode='same'")
     engine = backends.resolve(backend)
@@ -120,7 +119,15 @@ def _run(
     if reverse:
         kernel = np.ascontiguousarray(np.flip(kernel))
     work = _same if mode == "same" else _full if mode == "full" else _valid
-    return restore(work(image, kernel, boundary, engine, num_threads))
+    kernel, layout, image = work(image, kernel, boundary, engine)
+    if kind == "separable" and product_taps(kernel[layout.taps]) is None:
+        raise ValueError("method: got 'separable', but b is not a product of one filter per axis")
+    kind, _ = choose_engine(kind, kernel, layout)
+    return restore(Operator(kernel, layout, boundary, engine, num_threads, kind).apply(image))
+
+
+# What convolves and how it lies, and the array to apply it to.
+Work = tuple[np.ndarray, Geometry, np.ndarray]
 
 
 def _plain(
@@ -129,8 +136,7 @@ def _plain(
     lengths: tuple[int, ...],
     window: tuple[tuple[int, int], ...],
     engine: ModuleType,
-    num_threads: int | None,
-) -> np.ndarray:
+) -> Work:
     """Full convolution restricted to `window`, in a grid of `lengths` that leaves the window unaliased."""
     whole = tuple((0, n) for n in image.shape)
     layout = Geometry(
@@ -145,19 +151,15 @@ def _plain(
         image_box=window,
         frame=tuple(slice(0, n) for n in image.shape),
     )
-    return Operator(kernel, layout, "zero", engine, num_threads).apply(image)
+    return kernel, layout, image
 
 
-def _full(
-    image: np.ndarray, kernel: np.ndarray, boundary: str, engine: ModuleType, num_threads: int | None
-) -> np.ndarray:
+def _full(image: np.ndarray, kernel: np.ndarray, boundary: str, engine: ModuleType) -> Work:
     lengths = tuple(n + k - 1 for n, k in zip(image.shape, kernel.shape, strict=True))
-    return _plain(image, kernel, lengths, tuple((0, length) for length in lengths), engine, num_threads)
+    return _plain(image, kernel, lengths, tuple((0, length) for length in lengths), engine)
 
 
-def _valid(
-    image: np.ndarray, kernel: np.ndarray, boundary: str, engine: ModuleType, num_threads: int | None
-) -> np.ndarray:
+def _valid(image: np.ndarray, kernel: np.ndarray, boundary: str, engine: ModuleType) -> Work:
     if all(n <= k for n, k in zip(image.shape, kernel.shape, strict=True)):
         image, kernel = kernel, image
     if not all(n >= k for n, k in zip(image.shape, kernel.shape, strict=True)):
@@ -166,14 +168,11 @@ def _valid(
             "as large as the other on every axis"
         )
     window = tuple((k - 1, n) for n, k in zip(image.shape, kernel.shape, strict=True))
-    return _plain(image, kernel, image.shape, window, engine, num_threads)
+    return _plain(image, kernel, image.shape, window, engine)
 
 
-def _same(
-    image: np.ndarray, kernel: np.ndarray, boundary: str, engine: ModuleType, num_threads: int | None
-) -> np.ndarray:
+def _same(image: np.ndarray, kernel: np.ndarray, boundary: str, engine: ModuleType) -> Work:
     centre = tuple((k - 1) // 2 for k in kernel.shape)
     if boundary == "wrap":
         kernel, centre = wrapped_taps(kernel, centre, image.shape)
-    layout = geometry(kernel.shape, image.shape, boundary, engine, centre)
-    return Operator(kernel, layout, boundary, engine, num_threads).apply(image)
+    return kernel, geometry(kernel.shape, image.shape, boundary, engine, centre), image

@@ -13,10 +13,16 @@ import numpy.typing
 __all__: list[str] = [
     "ChainF32",
     "ChainF64",
-    "FiltersF32",
-    "FiltersF64",
+    "DirectChainF32",
+    "DirectChainF64",
+    "DirectFiltersF32",
+    "DirectFiltersF64",
+    "DirectPlanF32",
+    "DirectPlanF64",
     "SeparableChainF32",
     "SeparableChainF64",
+    "SeparableFiltersF32",
+    "SeparableFiltersF64",
     "SeparablePlanF32",
     "SeparablePlanF64",
     "SpectralPlanF32",
@@ -155,7 +161,7 @@ class ChainF64:
         eps: typing.SupportsFloat | typing.SupportsIndex = 0.0,
     ) -> None: ...
 
-class FiltersF32:
+class SeparableFiltersF32:
     pass
 
 class SeparablePlanF32:
@@ -173,7 +179,7 @@ class SeparablePlanF32:
         self,
         taps: collections.abc.Sequence[collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex]],
         centre: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex],
-    ) -> FiltersF32: ...
+    ) -> SeparableFiltersF32: ...
 
 class SeparableChainF32:
     def __init__(
@@ -182,7 +188,7 @@ class SeparableChainF32:
     def load(self, x: numpy.typing.NDArray[numpy.float32], adjoint: bool = False) -> None: ...
     def sweep(
         self,
-        filters: FiltersF32,
+        filters: SeparableFiltersF32,
         formula: str,
         *,
         adjoint: bool = False,
@@ -196,7 +202,7 @@ class SeparableChainF32:
         eps: typing.SupportsFloat | typing.SupportsIndex = 0.0,
     ) -> None: ...
 
-class FiltersF64:
+class SeparableFiltersF64:
     pass
 
 class SeparablePlanF64:
@@ -214,7 +220,7 @@ class SeparablePlanF64:
         self,
         taps: collections.abc.Sequence[collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex]],
         centre: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex],
-    ) -> FiltersF64: ...
+    ) -> SeparableFiltersF64: ...
 
 class SeparableChainF64:
     def __init__(
@@ -223,7 +229,89 @@ class SeparableChainF64:
     def load(self, x: numpy.typing.NDArray[numpy.float64], adjoint: bool = False) -> None: ...
     def sweep(
         self,
-        filters: FiltersF64,
+        filters: SeparableFiltersF64,
+        formula: str,
+        *,
+        adjoint: bool = False,
+        keep: bool = True,
+        out: numpy.typing.NDArray[numpy.float64] | None = None,
+        image: numpy.typing.NDArray[numpy.float64] | None = None,
+        weights: numpy.typing.NDArray[numpy.float64] | None = None,
+        estimate: numpy.typing.NDArray[numpy.float64] | None = None,
+        gain: numpy.typing.NDArray[numpy.float64] | None = None,
+        background: typing.SupportsFloat | typing.SupportsIndex = 0.0,
+        eps: typing.SupportsFloat | typing.SupportsIndex = 0.0,
+    ) -> None: ...
+
+class DirectFiltersF32:
+    pass
+
+class DirectPlanF32:
+    def __init__(
+        self,
+        estimate_box: collections.abc.Sequence[
+            tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex]
+        ],
+        image_box: collections.abc.Sequence[
+            tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex]
+        ],
+        periodic: bool,
+    ) -> None: ...
+    def filters(
+        self,
+        psf: numpy.typing.NDArray[numpy.float32],
+        centre: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex],
+    ) -> DirectFiltersF32: ...
+
+class DirectChainF32:
+    def __init__(
+        self, plan: DirectPlanF32, num_threads: typing.SupportsInt | typing.SupportsIndex
+    ) -> None: ...
+    def load(self, x: numpy.typing.NDArray[numpy.float32], adjoint: bool = False) -> None: ...
+    def sweep(
+        self,
+        filters: DirectFiltersF32,
+        formula: str,
+        *,
+        adjoint: bool = False,
+        keep: bool = True,
+        out: numpy.typing.NDArray[numpy.float32] | None = None,
+        image: numpy.typing.NDArray[numpy.float32] | None = None,
+        weights: numpy.typing.NDArray[numpy.float32] | None = None,
+        estimate: numpy.typing.NDArray[numpy.float32] | None = None,
+        gain: numpy.typing.NDArray[numpy.float32] | None = None,
+        background: typing.SupportsFloat | typing.SupportsIndex = 0.0,
+        eps: typing.SupportsFloat | typing.SupportsIndex = 0.0,
+    ) -> None: ...
+
+class DirectFiltersF64:
+    pass
+
+class DirectPlanF64:
+    def __init__(
+        self,
+        estimate_box: collections.abc.Sequence[
+            tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex]
+        ],
+        image_box: collections.abc.Sequence[
+            tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex]
+        ],
+        periodic: bool,
+    ) -> None: ...
+    def filters(
+        self,
+        psf: numpy.typing.NDArray[numpy.float64],
+        centre: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex],
+    ) -> DirectFiltersF64: ...
+
+class DirectChainF64:
+    def __init__(
+        self, plan: DirectPlanF64, num_threads: typing.SupportsInt | typing.SupportsIndex
+    ) -> None: ...
+    def load(self, x: numpy.typing.NDArray[numpy.float64], adjoint: bool = False) -> None: ...
+    def sweep(
+        self,
+        filters: DirectFiltersF64,
         formula: str,
         *,
         adjoint: bool = False,

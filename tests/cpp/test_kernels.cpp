@@ -3,6 +3,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cmath>
 #include <cstdio>
@@ -127,6 +128,66 @@ void spectral(const Case& c, std::mt19937& random) {
     }
 }
 
+// The direct engine: forward, the two sweeps of an iteration, and the kept result; `symmetric`: bits for z and x.
+template <class T>
+void taps(const Case& c, int symmetric, std::mt19937& random) {
+    const double tolerance = sizeof(T) == 4 ? 2e-6 : 1e-13;
+    std::uniform_real_distribution<double> uniform(0.5, 1.5);
+    auto draw = [&](int64_t n) {
+        std::vector<double> v(static_cast<size_t>(n));
+        for (double& x : v) x = T(uniform(random));
+        return v;
+    };
+    Shape offset{0, 0, 0}, centre{}, estimate = c.image;
+    Box estimate_box, image_box;
+    for (size_t d = 0; d < 3; ++d) {
+        centre[d] = c.psf[d] / 2;
+        if (c.boundary == Case::extended) {
+            offset[d] = c.psf[d] - 1 - centre[d];
+            estimate[d] = c.image[d] + c.psf[d] - 1;
+        }
+        estimate_box[d] = {0, estimate[d]};
+        image_box[d] = {offset[d], offset[d] + c.image[d]};
+    }
+    const bool periodic = c.boundary == Case::wrap;
+    const auto x = draw(size(estimate)), y = draw(size(c.image)), w = draw(size(c.image)), gain = draw(size(estimate));
+    auto h = draw(size(c.psf));
+    auto at = [&](int64_t p, int64_t q, int64_t r) -> double& { return h[size_t((p * c.psf[1] + q) * c.psf[2] + r)]; };
+    for (int64_t p = 0; p < c.psf[0]; ++p) for (int64_t q = 0; q < c.psf[1]; ++q) for (int64_t r = 0; r < c.psf[2]; ++r) {
+        const int64_t z = symmetric & 1 ? std::min(p, c.psf[0] - 1 - p) : p;
+        at(p, q, r) = at(z, q, symmetric & 2 ? std::min(r, c.psf[2] - 1 - r) : r);
+    }
+    auto cast = [](const std::vector<double>& v) { return std::vector<T>(v.begin(), v.end()); };
+    const auto xt = cast(x), yt = cast(y), ht = cast(h), wt = cast(w), gt = cast(gain);
+    DirectPlan<T> plan(estimate_box, image_box, periodic);
+    const auto filters = plan.filters(ht.data(), c.psf, centre);
+    expect(filters.folded_z >= (symmetric & 1 && c.psf[0] > 1) && filters.folded_x >= (symmetric & 2 && c.psf[2] > 1), "symmetry is seen");
+    const auto hx = direct(x, estimate, h, c.psf, offset, c.image, periodic, false);
+    std::vector<double> ratio(hx.size());
+    for (size_t i = 0; i < hx.size(); ++i) ratio[i] = w[i] * y[i] / (hx[i] + 0.25);
+    auto updated = direct(ratio, estimate, h, c.psf, offset, c.image, periodic, true);
+    for (size_t i = 0; i < updated.size(); ++i) updated[i] = x[i] * updated[i] * gain[i];
+
+    std::vector<T> first;
+    for (int threads : {1, 3}) {
+        std::vector<T> blurred(yt.size()), kept_ratio(yt.size()), result(xt);
+        Operands<T> o;
+        o.out = blurred.data();
+        plan.sweep(xt.data(), nullptr, filters, false, Formula::copy, o, threads, {});
+        compare("direct forward", blurred, hx, tolerance);
+        Operands<T> r;
+        r.image = yt.data(), r.weights = wt.data(), r.background = T(0.25), r.eps = T(1e-6);
+        plan.sweep(xt.data(), kept_ratio.data(), filters, false, Formula::ratio, r, threads, {});
+        compare("direct ratio, kept", kept_ratio, ratio, tolerance);
+        Operands<T> m;
+        m.estimate = m.out = result.data(), m.gain = gt.data();
+        plan.sweep(kept_ratio.data(), nullptr, filters, true, Formula::multiply, m, threads, {});
+        compare("direct multiply", result, updated, tolerance);
+        if (threads == 1) first = result;
+        else expect(std::memcmp(first.data(), result.data(), first.size() * sizeof(T)) == 0, "direct: same bits with 3 threads");
+    }
+}
+
 void padding(std::mt19937& random) {
     std::uniform_real_distribution<double> uniform(-1, 1);
     for (Boundary b : {Boundary::reflect, Boundary::nearest, Boundary::mirror, Boundary::wrap})
@@ -202,6 +263,19 @@ int main() {
         spectral<float>(c, random);
         spectral<double>(c, random);
     }
+    // For the direct engine also: all that a tile can be left with, blocks of columns, of rows and of slices.
+    const Case more[] = {
+        {{9, 8, 40}, {3, 3, 3}, Case::wrap},     {{2, 15, 130}, {2, 7, 5}, Case::wrap},  {{3, 3, 1100}, {3, 2, 9}, Case::wrap},
+        {{70, 4, 20}, {3, 1, 2}, Case::zero},    {{3, 70, 50}, {2, 4, 9}, Case::extended}, {{1, 1, 3000}, {1, 1, 33}, Case::extended},
+    };
+    auto both = [&](const Case& c) {
+        for (int symmetric = 0; symmetric < 4; ++symmetric) {
+            taps<float>(c, symmetric, random);
+            taps<double>(c, symmetric, random);
+        }
+    };
+    for (const Case& c : list) both(c);
+    for (const Case& c : more) both(c);
     padding(random);
     pool();
     release_cached();

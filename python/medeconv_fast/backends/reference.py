@@ -256,9 +256,7 @@ class DirectPlan:
     ) -> tuple[np.ndarray, tuple[int, ...]]:
         return psf.astype(np.float64), tuple(centre)
 
-    def apply(
-        self, x: np.ndarray, transfer: tuple[np.ndarray, tuple[int, ...]], adjoint: bool
-    ) -> np.ndarray:
+    def apply(self, x: np.ndarray, transfer: tuple[np.ndarray, tuple[int, ...]], adjoint: bool) -> np.ndarray:
         """y[i] = sum over j of h[j] x[i - (j - c)], its transpose reads x[i + (j - c)]; in float64."""
         psf, centre = transfer
         sides = (self.image_box, self.estimate_box) if adjoint else (self.estimate_box, self.image_box)
@@ -287,13 +285,13 @@ class DirectPlan:
 class OverlapPlan(DirectPlan):
     """Boxes of which one axis is longer than 1; other backends cut it into overlapping segments."""
 
-    def apply(
-        self, x: np.ndarray, transfer: tuple[np.ndarray, tuple[int, ...]], adjoint: bool
-    ) -> np.ndarray:
+    def apply(self, x: np.ndarray, transfer: tuple[np.ndarray, tuple[int, ...]], adjoint: bool) -> np.ndarray:
         """As `DirectPlan.apply`, in one call of `numpy.convolve` or `numpy.correlate`."""
         psf, centres = transfer
         axis = int(np.argmax([stop - start for start, stop in self.estimate_box]))
-        source_box, box = (self.image_box, self.estimate_box) if adjoint else (self.estimate_box, self.image_box)
+        source_box, box = (
+            (self.image_box, self.estimate_box) if adjoint else (self.estimate_box, self.image_box)
+        )
         (s0, s1), (d0, d1) = source_box[axis], box[axis]
         before = centres[axis] if adjoint else psf.size - 1 - centres[axis]
         at = np.arange(d0 - before, d1 - before + psf.size - 1) - s0
