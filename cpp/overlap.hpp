@@ -12,7 +12,7 @@ namespace medeconv {
 template <class T>
 struct OverlapPass {
     const SpectralView<T>* segment;      // half axis of one segment
-    const T* otf;                        // (re, im) per slot, conjugated and scaled; slot 0: the two real frequencies
+    const T* otf;                        // (re, im) per slot, scaled; slot 0: the two real frequencies. It acts conjugated
     // destination i takes source positions i + base + m, m in [0, taps)
     int64_t source, destination, base, taps;
     bool periodic;

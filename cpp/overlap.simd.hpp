@@ -49,7 +49,7 @@ void overlap_group(const OverlapPass<T>& pass, int64_t unit, T* scratch) {
     }
     for (int64_t slot = 1; slot < p.half.n; ++slot) {
         T* at = s.line + slot * element<T>;
-        store_element(at, rotate<-1>(load_element(at), pass.otf[2 * slot], pass.otf[2 * slot + 1]));
+        store_element(at, rotate<+1>(load_element(at), pass.otf[2 * slot], pass.otf[2 * slot + 1]));
     }
     split_or_join<true>(p, s.line);
     transform<-1>(p.half, line, line, s.more);

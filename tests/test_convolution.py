@@ -130,11 +130,14 @@ def test_bad_options():
     ids=str,
 )
 def test_methods_are_scipy_signal(method, mode, a_shape, b_shape, dtype, backend, rng, tol):
-    a = rng.standard_normal(a_shape).astype(dtype)
-    b = np.ones(())
-    for k in b_shape:
-        b = np.multiply.outer(b, rng.standard_normal(k))
-    b = b.astype(dtype)
+
+    def product(shape):  # either array can be the filter: "valid" swaps them
+        result = np.ones(())
+        for n in shape:
+            result = np.multiply.outer(result, rng.standard_normal(n))
+        return result.astype(dtype)
+
+    a, b = product(a_shape), product(b_shape)
     for ours, theirs in ((mf.convolve, signal.convolve), (mf.correlate, signal.correlate)):
         expected = theirs(a.astype(float), b.astype(float), mode, method="direct")
         got = ours(a, b, mode, method=method, backend=backend)

@@ -3,12 +3,10 @@ Compiled CPU kernels of medeconv_fast; called through medeconv_fast.backends.cpp
 """
 
 from __future__ import annotations
-
 import collections.abc
-import typing
-
 import numpy
 import numpy.typing
+import typing
 
 __all__: list[str] = [
     "ChainF32",
@@ -19,6 +17,12 @@ __all__: list[str] = [
     "DirectFiltersF64",
     "DirectPlanF32",
     "DirectPlanF64",
+    "OverlapChainF32",
+    "OverlapChainF64",
+    "OverlapFiltersF32",
+    "OverlapFiltersF64",
+    "OverlapPlanF32",
+    "OverlapPlanF64",
     "SeparableChainF32",
     "SeparableChainF64",
     "SeparableFiltersF32",
@@ -312,6 +316,88 @@ class DirectChainF64:
     def sweep(
         self,
         filters: DirectFiltersF64,
+        formula: str,
+        *,
+        adjoint: bool = False,
+        keep: bool = True,
+        out: numpy.typing.NDArray[numpy.float64] | None = None,
+        image: numpy.typing.NDArray[numpy.float64] | None = None,
+        weights: numpy.typing.NDArray[numpy.float64] | None = None,
+        estimate: numpy.typing.NDArray[numpy.float64] | None = None,
+        gain: numpy.typing.NDArray[numpy.float64] | None = None,
+        background: typing.SupportsFloat | typing.SupportsIndex = 0.0,
+        eps: typing.SupportsFloat | typing.SupportsIndex = 0.0,
+    ) -> None: ...
+
+class OverlapFiltersF32:
+    pass
+
+class OverlapPlanF32:
+    def __init__(
+        self,
+        estimate_box: collections.abc.Sequence[
+            tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex]
+        ],
+        image_box: collections.abc.Sequence[
+            tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex]
+        ],
+        periodic: bool,
+    ) -> None: ...
+    def filters(
+        self,
+        psf: numpy.typing.NDArray[numpy.float32],
+        centre: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex],
+    ) -> OverlapFiltersF32: ...
+
+class OverlapChainF32:
+    def __init__(
+        self, plan: OverlapPlanF32, num_threads: typing.SupportsInt | typing.SupportsIndex
+    ) -> None: ...
+    def load(self, x: numpy.typing.NDArray[numpy.float32], adjoint: bool = False) -> None: ...
+    def sweep(
+        self,
+        filters: OverlapFiltersF32,
+        formula: str,
+        *,
+        adjoint: bool = False,
+        keep: bool = True,
+        out: numpy.typing.NDArray[numpy.float32] | None = None,
+        image: numpy.typing.NDArray[numpy.float32] | None = None,
+        weights: numpy.typing.NDArray[numpy.float32] | None = None,
+        estimate: numpy.typing.NDArray[numpy.float32] | None = None,
+        gain: numpy.typing.NDArray[numpy.float32] | None = None,
+        background: typing.SupportsFloat | typing.SupportsIndex = 0.0,
+        eps: typing.SupportsFloat | typing.SupportsIndex = 0.0,
+    ) -> None: ...
+
+class OverlapFiltersF64:
+    pass
+
+class OverlapPlanF64:
+    def __init__(
+        self,
+        estimate_box: collections.abc.Sequence[
+            tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex]
+        ],
+        image_box: collections.abc.Sequence[
+            tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex]
+        ],
+        periodic: bool,
+    ) -> None: ...
+    def filters(
+        self,
+        psf: numpy.typing.NDArray[numpy.float64],
+        centre: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex],
+    ) -> OverlapFiltersF64: ...
+
+class OverlapChainF64:
+    def __init__(
+        self, plan: OverlapPlanF64, num_threads: typing.SupportsInt | typing.SupportsIndex
+    ) -> None: ...
+    def load(self, x: numpy.typing.NDArray[numpy.float64], adjoint: bool = False) -> None: ...
+    def sweep(
+        self,
+        filters: OverlapFiltersF64,
         formula: str,
         *,
         adjoint: bool = False,

@@ -170,7 +170,7 @@ class DirectPlan:
 
 
 class OverlapPlan:
-    """Boxes of which one axis is longer than 1: cut into overlapping segments that are transformed together."""
+    """Boxes of which one axis is longer than 1: cut into overlapping segments, transformed together."""
 
     def __init__(self, estimate_box: Any, image_box: Any, periodic: bool, dtype: Any) -> None:
         self.estimate_box = tuple((int(a), int(b)) for a, b in estimate_box)
