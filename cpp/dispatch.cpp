@@ -5,30 +5,35 @@
 #include "isa.hpp"
 
 namespace medeconv {
-namespace baseline { extern const IsaKernels kernels; }
+#define DECLARE(isa) \
+    namespace isa { extern const IsaKernels<float> kernels_f32; extern const IsaKernels<double> kernels_f64; }
+DECLARE(baseline)
 #ifdef MEDECONV_HAS_AVX2
-namespace avx2 { extern const IsaKernels kernels; }
+DECLARE(avx2)
 #endif
 #ifdef MEDECONV_HAS_AVX512
-namespace avx512 { extern const IsaKernels kernels; }
+DECLARE(avx512)
 #endif
 
 namespace {
 
 struct Supported {
     const char* names[3];
-    const IsaKernels* kernels[3];
+    const IsaKernels<float>* kernels_f32[3];
+    const IsaKernels<double>* kernels_f64[3];
     int count = 0;
-    void add(const char* name, const IsaKernels& k) { names[count] = name, kernels[count++] = &k; }
+    void add(const char* name, const IsaKernels<float>& f32, const IsaKernels<double>& f64) {
+        names[count] = name, kernels_f32[count] = &f32, kernels_f64[count++] = &f64;
+    }
     Supported() {
-        add("baseline", baseline::kernels);
+        add("baseline", baseline::kernels_f32, baseline::kernels_f64);
 #ifdef MEDECONV_HAS_AVX2
-        if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) add("avx2", avx2::kernels);
+        if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) add("avx2", avx2::kernels_f32, avx2::kernels_f64);
 #endif
 #ifdef MEDECONV_HAS_AVX512
         if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw") &&
             __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("fma"))
-            add("avx512", avx512::kernels);
+            add("avx512", avx512::kernels_f32, avx512::kernels_f64);
 #endif
     }
 };
@@ -58,24 +63,22 @@ int supported_isas(const char* const** names) {
     *names = supported().names;
     return supported().count;
 }
-const IsaKernels& active_kernels() { return *supported().kernels[active()]; }
 const char* active_isa() { return supported().names[active()]; }
+template <>
+const IsaKernels<float>& active_kernels<float>() { return *supported().kernels_f32[active()]; }
+template <>
+const IsaKernels<double>& active_kernels<double>() { return *supported().kernels_f64[active()]; }
 
-template <>
-const SpectralKernels<float>& spectral_kernels<float>() { return active_kernels().spectral_f32; }
-template <>
-const SpectralKernels<double>& spectral_kernels<double>() { return active_kernels().spectral_f64; }
-template <>
-const SeparableKernels<float>& separable_kernels<float>() { return active_kernels().separable_f32; }
-template <>
-const SeparableKernels<double>& separable_kernels<double>() { return active_kernels().separable_f64; }
-template <>
-const DirectKernels<float>& direct_kernels<float>() { return active_kernels().direct_f32; }
-template <>
-const DirectKernels<double>& direct_kernels<double>() { return active_kernels().direct_f64; }
-template <>
-const OverlapKernels<float>& overlap_kernels<float>() { return active_kernels().overlap_f32; }
-template <>
-const OverlapKernels<double>& overlap_kernels<double>() { return active_kernels().overlap_f64; }
+#define EACH_DTYPE(T)                                                                            \
+    template <>                                                                                  \
+    const SpectralKernels<T>& spectral_kernels<T>() { return active_kernels<T>().spectral; }     \
+    template <>                                                                                  \
+    const SeparableKernels<T>& separable_kernels<T>() { return active_kernels<T>().separable; }  \
+    template <>                                                                                  \
+    const DirectKernels<T>& direct_kernels<T>() { return active_kernels<T>().direct; }           \
+    template <>                                                                                  \
+    const OverlapKernels<T>& overlap_kernels<T>() { return active_kernels<T>().overlap; }
+EACH_DTYPE(float)
+EACH_DTYPE(double)
 
 }  // namespace medeconv

@@ -7,21 +7,19 @@
 
 namespace medeconv {
 
+template <class T>
 struct IsaKernels {
-    SpectralKernels<float> spectral_f32;
-    SpectralKernels<double> spectral_f64;
-    SeparableKernels<float> separable_f32;
-    SeparableKernels<double> separable_f64;
-    DirectKernels<float> direct_f32;
-    DirectKernels<double> direct_f64;
-    OverlapKernels<float> overlap_f32;
-    OverlapKernels<double> overlap_f64;
+    SpectralKernels<T> spectral;
+    SeparableKernels<T> separable;
+    DirectKernels<T> direct;
+    OverlapKernels<T> overlap;
 };
 
 // Names of the ISAs this build has and this machine runs, slowest first.
 int supported_isas(const char* const** names);
 // Active: MEDECONV_ISA if set (throws std::invalid_argument if unknown or unsupported), else the fastest supported.
-const IsaKernels& active_kernels();
+template <class T>
+const IsaKernels<T>& active_kernels();
 const char* active_isa();
 
 }  // namespace medeconv

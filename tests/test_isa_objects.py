@@ -20,18 +20,19 @@ def symbols(object_file: pathlib.Path) -> dict[str, str]:
     return {line[19:]: line[17] for line in lines}
 
 
-def objects_of_build() -> list[pathlib.Path]:
-    return sorted(p for p in (ROOT / "build").rglob("isa.cpp.o") if "sanitize" not in p.parts)
+def objects_of_build(name: str) -> list[pathlib.Path]:
+    return sorted(p for p in (ROOT / "build").rglob(f"{name}.cpp.o") if "sanitize" not in p.parts)
 
 
 @pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512"])
-def test_nothing_weak_and_one_export(isa):
+@pytest.mark.parametrize("dtype", ["f32", "f64"])
+def test_nothing_weak_and_one_export(isa, dtype):
     if shutil.which("nm") is None:
         pytest.skip("SKIPPED: no nm on this machine")
-    found = [p for p in objects_of_build() if f"isa_{isa}.dir" in str(p)]
+    found = [p for p in objects_of_build(f"isa_{dtype}") if f"isa_{isa}.dir" in str(p)]
     if not found:
         pytest.skip(f"SKIPPED: this build kept no object file for {isa}")
     table = symbols(found[-1])
     assert {name: kind for name, kind in table.items() if kind in "WwVvu"} == {}
     exported = [name for name, kind in table.items() if kind in "TDBR"]
-    assert exported == [f"medeconv::{isa}::kernels"]
+    assert exported == [f"medeconv::{isa}::kernels_{dtype}"]
