@@ -272,3 +272,37 @@ def test_missing_library_names_the_extra(tmp_path, monkeypatch):
 def test_volume_checks(options, name):
     with pytest.raises(ValueError, match=name):
         Volume(np.zeros((2, 3, 4)), **options)
+
+
+# Errors that say which file
+
+
+def test_npy_of_four_axes_says_the_way_out(tmp_path):
+    np.save(tmp_path / "a.npy", np.ones((2, 3, 4, 5), np.float32))
+    with pytest.raises(ValueError, match=r"a\.npy: 4 axes .*a\.npy\.json .*\"axes\".*tzyx"):
+        mf.io.read(tmp_path / "a.npy")
+    (tmp_path / "a.npy.json").write_text('{"axes": "tzyx"}')
+    read = mf.io.read(tmp_path / "a.npy")
+    assert read.axes == "tzyx" and read.voxel_size is None
+    for text in ("[]", "{}"):
+        (tmp_path / "a.npy.json").write_text(text)
+        with pytest.raises(ValueError, match=r"a\.npy\.json: does not describe"):
+            mf.io.read(tmp_path / "a.npy")
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".ome.tif", ".tif"])
+def test_refused_dtypes_name_the_file(tmp_path, suffix):
+    with pytest.raises(ValueError, match=f"a{suffix}: float16 cannot be written"):
+        mf.io.write(tmp_path / f"a{suffix}", volume(np.float16))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), OSError("cannot write")])
+def test_a_failed_write_names_the_file(tmp_path, monkeypatch, error):
+    def fails(*_, **__):
+        raise error
+
+    monkeypatch.setattr(mf.io._tiff, "save", fails)
+    with pytest.raises(OSError, match=r"(No space left|cannot write).*a\.tif") as raised:
+        mf.io.write(tmp_path / "a.tif", volume())
+    assert raised.value.errno == (error.errno or errno.EIO)
