@@ -51,7 +51,7 @@ def save_geometry(path: Path, volume: Volume) -> None:
         "axes": volume.axes,
         "unit": volume.unit,
         "voxel_size": volume.voxel_size,
-        "affine": None if volume.affine is None else volume.affine.tolist(),
+        "affine": volume.affine.tolist() if volume.affine is not None and volume.oriented else None,
     }
     path.write_text(json.dumps(entry, indent=1), encoding="utf-8")
 
