@@ -19,7 +19,7 @@ from . import _nifti, _npy, _tiff
 from ._files import check_writable, naming, write_whole
 from ._volume import Volume
 
-__all__ = ["Volume", "check_writable", "formats", "read", "write"]
+__all__ = ["Volume", "check_writable", "destinations", "formats", "read", "write"]
 
 SUFFIXES = (".nii", ".nii.gz", ".ome.tif", ".ome.tiff", ".tif", ".tiff", ".npy")
 UNBUILT = (".dcm", ".dicom", ".ima", ".nrrd", ".nhdr", ".mha", ".mhd", ".zarr")
@@ -41,6 +41,12 @@ def _suffix(path: Path) -> str:
     raise ValueError(
         f"{path}: unknown file type {path.suffix or '(no ending)'!r}, expected one of {', '.join(SUFFIXES)}"
     )
+
+
+def destinations(path: Any) -> tuple[Path, ...]:
+    """The files that `write` makes under this name: the image, and for .npy its geometry."""
+    path = Path(path)
+    return (path, _npy.sidecar(path)) if path.name.lower().endswith(".npy") else (path,)
 
 
 def read(path: Any, *, series: int = 0) -> Volume:

@@ -75,7 +75,7 @@ def check_writable(path: Any, *, overwrite: bool = False) -> Path:
     return path
 
 
-def write_whole(path: Path, save: Callable[[Path], None], *, overwrite: bool) -> None:
+def write_whole(path: Path, save: Callable[[Path], object], *, overwrite: bool) -> None:
     """Let `save` write to a temporary name beside `path` and rename; no failure leaves anything behind."""
     path = check_writable(path, overwrite=overwrite)
     # The suffix stays the same: libraries choose the format by it.
