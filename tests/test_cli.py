@@ -108,6 +108,7 @@ def test_numbers_may_stand_anywhere(scan, run, width, order):
             "wiener",
             {"balance": 0.02, "boundary": "mirror"},
         ),
+        (["--method", "wiener", "--balance", "0"], "wiener", {"balance": 0}),
         (
             ["--method", "rl", "--boundary", "zero", "--iterations", "4"],
             "rl",
@@ -166,11 +167,64 @@ def test_restore_an_ome_tiff_with_channels_in_um(here, run, rng):
     np.testing.assert_allclose(result.array[1], mf.richardson_lucy(array[1], psf, 3), rtol=1e-5)
 
 
-def test_wide_dtypes_are_named(scan, run):
-    mf.io.write("wide.nii", mf.io.Volume(scan.array.astype(np.float64), SIZE, AFFINE, "mm"))
-    status, _, err = run("restore", "wide.nii", "-o", "out.nii", "--fwhm-mm", 3, "--iterations", 2)
-    assert status == 0 and "holds float64: computed and written in float32" in err
-    assert mf.io.read("out.nii").dtype == np.float32
+@pytest.mark.parametrize("dtype", ["float64", "int32", "int64", "uint32", "int16", "uint8"])
+def test_the_images_dtype_decides_that_of_the_result(scan, run, dtype):
+    """The library's rule holds on the command line too: wide dtypes are computed and written in float64."""
+    wide = dtype not in ("int16", "uint8")
+    # Beyond float32's digits where there are more: a detour through float32 would show.
+    array = np.maximum(scan.array, 0).astype(np.float64) * (1.0 + 1e-9 if dtype == "float64" else 1)
+    array = np.minimum(array, np.iinfo(dtype).max if dtype != "float64" else np.inf).astype(dtype)
+    if dtype in ("int32", "int64", "uint32"):
+        array[0, 0, 0] = 2**24 + 1
+    mf.io.write("wide.nii", mf.io.Volume(array, SIZE, AFFINE, "mm"))
+    words = ["--fwhm-mm", 3, "--json", "-"]
+    psf = mf.psf.gaussian(3, mf.io.read("wide.nii").voxel_size)
+    expected = {
+        "restore": mf.richardson_lucy(array, psf, 2),
+        "simulate": mf.simulate(array, psf, noise=None),
+    }
+    for command, more in (("restore", ["--iterations", 2]), ("simulate", [])):
+        status, out, err = run(command, "wide.nii", "-o", f"{command}.nii", *words, *more)
+        assert status == 0 and f"wrote {'    ' if command == 'restore' else ''}{command}.nii (float" in err
+        result = mf.io.read(f"{command}.nii")
+        assert result.dtype == (np.float64 if wide else np.float32)
+        np.testing.assert_array_equal(result.array, expected[command])
+        json.loads(out)
+
+
+@pytest.mark.parametrize("command", ["restore", "simulate"])
+def test_a_format_without_float64_is_refused_before_computing(scan, run, here, monkeypatch, command):
+    mf.io.write("wide.nii", mf.io.Volume(scan.array.astype(np.int32), SIZE, AFFINE, "mm"))
+    for name in ("restore", "richardson_lucy", "simulate"):
+        monkeypatch.setattr(mf, name, None)
+    refused(
+        run(command, "wide.nii", "-o", "out.tif", "--fwhm-mm", 3),
+        "out.tif: float64 cannot be written",
+        ".ome.tif",
+        "an image of int32 is computed in float64",
+    )
+    assert files(here) == ["scan.nii", "wide.nii"]
+
+
+def test_restore_colour(here, run, rng):
+    tifffile = pytest.importorskip("tifffile")
+    array = rng.integers(1, 255, (16, 17, 3), dtype=np.uint8)
+    tifffile.imwrite("rgb.ome.tif", array, photometric="rgb", metadata={"axes": "YXS"})
+    words = ["restore", "rgb.ome.tif", "--fwhm-um", 3, "--voxel-size-um", 1, "--iterations", 2, "-o"]
+    refused(run(*words, "o.tif"), "o.tif: colour samples", ".ome.tif")
+    assert run(*words, "o.ome.tif")[0] == 0
+    result = mf.io.read("o.ome.tif")
+    assert result.axes == "yxs"
+    expected = mf.richardson_lucy(array[..., 1], mf.psf.gaussian((3, 3), (1, 1)), 2)
+    np.testing.assert_array_equal(result.array[..., 1], expected)
+
+
+def test_a_psf_of_one_slice(scan, run):
+    psf = mf.psf.gaussian((2, 2), SIZE[1:])[np.newaxis].astype(np.float32)
+    mf.io.write("psf.tif", mf.io.Volume(psf, SIZE, None, "mm"))
+    words = ["restore", "scan.nii", "-o", "out.nii", "--psf", "psf.tif", "--iterations", 2]
+    assert run(*words)[0] == 0
+    np.testing.assert_array_equal(mf.io.read("out.nii").array, mf.richardson_lucy(scan.array, psf, 2))
 
 
 def test_json_says_what_was_done(scan, run, here):
@@ -329,6 +383,7 @@ def test_bad_psf_files(scan, run):
         (["--memory", "4GB"], ["--memory", "not built yet"]),
         (["--report", "r.html"], ["--report", "not built yet"]),
         (["--threads", "0"], ["--threads"]),
+        (["--threads", "1000000000000"], ["num_threads: got 1000000000000", "at most 65536"]),
         (["--method", "wiener", "--iterations", "3"], ["--iterations", "wiener"]),
         (["--method", "rl", "--balance", "3"], ["--balance", "rl"]),
         (["--method", "wiener", "--balance", "-1"], ["--balance", "-1"]),
@@ -426,6 +481,55 @@ def test_existing_output_is_kept(scan, run, here):
     assert mf.io.read("out.nii").shape == SHAPE
 
 
+@pytest.mark.parametrize("overwrite", [[], ["--overwrite"]])
+@pytest.mark.parametrize(
+    ("words", "output", "other"),
+    [
+        (["restore", "scan.nii", "--fwhm-mm", 3, "-o"], "a.nii.gz", "a.nii.gz"),
+        (["restore", "scan.nii", "--fwhm-mm", 3, "-o"], "a.nii.gz", "./folder/../a.nii.gz"),
+        (["restore", "scan.nii", "--fwhm-mm", 3, "-o"], "a.npy", "a.npy.json"),
+        (["restore", "scan.nii", "--fwhm-mm", 3, "-o"], "A.NPY", "A.NPY.json"),
+        (["restore", "scan.nii", "--fwhm-mm", 3, "-o"], "alias/a.nii", "folder/a.nii"),
+        (["simulate", "scan.nii", "--fwhm-mm", 3, "-o"], "a.nii", "a.nii"),
+        (["psf", "gaussian", "--fwhm-mm", 3, "--voxel-size-mm", 1, "-o"], "p.npy", "p.npy.json"),
+        (["psf", "gaussian", "--fwhm-mm", 3, "--voxel-size-mm", 1, "-o"], "p.tif", "p.tif"),
+        (["compare", "scan.nii", "scan.nii", "--picture"], "c.png", "c.png"),
+    ],
+    ids=str,
+)
+def test_two_outputs_under_one_name(scan, run, here, monkeypatch, words, output, other, overwrite):
+    for name in ("restore", "simulate"):
+        monkeypatch.setattr(mf, name, None)  # nothing is computed
+    os.mkdir("folder")
+    os.symlink("folder", "alias")
+    refused(
+        run(*words, output, "--json", other, *overwrite), f"--json {other}", "writes to the same file", output
+    )
+    assert files(here) == ["alias", "folder", "scan.nii"] and files(here / "folder") == []
+
+
+def test_a_file_that_appears_meanwhile_is_not_overwritten(scan, run, here, monkeypatch):
+    """What is checked before computing is checked again when writing."""
+    original = mf.io.write
+
+    def write(path, *rest, **options):
+        if str(path) == "out.nii":
+            (here / "r.json").write_text("precious")
+        original(path, *rest, **options)
+
+    monkeypatch.setattr(mf.io, "write", write)
+    words = ["restore", "scan.nii", "-o", "out.nii", "--fwhm-mm", 3, "--iterations", 2, "--json", "r.json"]
+    code, _, err = run(*words)
+    assert code == 3 and "r.json: exists already" in err and "written: out.nii" in err
+    assert (here / "r.json").read_text() == "precious"
+
+
+def test_demo_keeps_its_directory_to_itself(here, run):
+    refused(run("demo", "--out", "here", "--json", "here/../here/demo.json"), "does not exist")
+    os.mkdir("here")
+    refused(run("demo", "--out", "here", "--json", "here/demo.json"), "--json here/demo.json", "--out")
+
+
 def test_outputs_are_checked_before_anything_is_computed(scan, run, here, monkeypatch):
     def never(*_, **__):
         raise AssertionError("computed although the output cannot be written")
@@ -489,8 +593,9 @@ def test_full_disk_leaves_nothing_behind(here, rng):
     code, out, err = subprocess_status([*words, "out.nii"], preexec_fn=limited)
     assert code == 3 and out == "" and "Traceback" not in err
     assert err.startswith("medeconv: failed: ") and "nothing was written" in err
+    assert "out.nii" in err
     code, _, err = subprocess_status([*words, "old.nii", "--overwrite"], preexec_fn=limited)
-    assert code == 3
+    assert code == 3 and "old.nii" in err
     assert (here / "old.nii").read_bytes() == b"precious"
     assert files(here) == ["big.nii", "old.nii"]
 
@@ -597,6 +702,27 @@ def test_reader_that_goes_away(scan, here):
     process.stderr.close()
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="SKIPPED: no /dev/full on this system")
+@pytest.mark.parametrize(
+    "words",
+    [["info", "scan.nii"], ["info", "scan.nii", "--json", "-"], ["backends"], ["--help"], ["--version"]],
+    ids=str,
+)
+def test_full_standard_output_is_a_failure(scan, here, words):
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "medeconv_fast", *words],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert done.returncode == 3
+    assert done.stderr.splitlines()[-1].startswith("medeconv: failed: standard output: No space left")
+    assert "Traceback" not in done.stderr
+
+
 # ---------------------------------------------------------------- info
 
 
@@ -609,6 +735,28 @@ def test_info(scan, run, here):
     assert record["minimum"] == scan.array.min() and record["maximum"] == scan.array.max()
     assert record["mean"] == pytest.approx(scan.array.mean()) and record["nan"] == record["negative"] == 0
     assert record["shape"] == list(SHAPE) and record["dtype"] == "int16"
+
+
+def test_info_says_whether_there_is_an_orientation(scan, run):
+    nib = pytest.importorskip("nibabel")
+    out = run("info", "scan.nii")[1]
+    assert "orientation" not in out
+    nib.save(nib.Nifti1Image(np.ones((4, 5, 6), np.float32), None), "none.nii")
+    assert "orientation none stated in the file (qform and sform codes 0" in run("info", "none.nii")[1]
+    record = json.loads(run("info", "none.nii", "--json", "-")[1])
+    assert record["oriented"] is False and record["voxel_size"] is None
+    np.save("a.npy", np.ones((4, 5)))
+    assert "orientation none stated in the file\n" in run("info", "a.npy")[1]
+
+
+def test_a_given_voxel_size_makes_no_orientation(run, here):
+    nib = pytest.importorskip("nibabel")
+    nib.save(nib.Nifti1Image(np.ones((6, 7, 8), np.float32), None), "none.nii")
+    words = ["restore", "none.nii", "-o", "out.nii", "--fwhm-mm", 3, "--iterations", 2, "--voxel-size-mm", 2]
+    assert run(*words)[0] == 0
+    header = nib.load("out.nii").header
+    assert (header["qform_code"], header["sform_code"]) == (0, 0)
+    assert mf.io.read("out.nii").voxel_size == (2, 2, 2) and mf.io.read("out.nii").unit == "mm"
 
 
 def test_info_on_what_stands_in_the_way(here, run):
@@ -801,6 +949,8 @@ def test_compare_two_and_draw(scan, pair, run, here):
     assert status == 0 and [row["image"] for row in record["images"]] == ["blurred.nii"]
     assert (here / "c.png").read_bytes().startswith(b"\x89PNG")
     refused(run("compare", "scan.nii", "blurred.nii", "--picture", "c.png"), "c.png: exists already")
+    refused(run("compare", "scan.nii", "blurred.nii", "--picture", "c.xyz"), "--picture c.xyz", ".png")
+    assert not (here / "c.xyz").exists()
     assert json.loads(run("compare", "scan.nii", "scan.nii", "--json", "-")[1])["images"][0]["psnr"] == "inf"
 
 
@@ -842,6 +992,20 @@ def test_backends(run):
     if rows["cpp"]["available"]:
         assert rows["cpp"]["details"]["isa"] in rows["cpp"]["details"]["supported_isas"]
     assert "reference" in run("backends")[1]
+
+
+def test_backends_marks_what_auto_is_here(run, monkeypatch):
+    def marked(*words):
+        return [line.split()[0] for line in run("backends", *words)[1].splitlines() if "<- auto" in line]
+
+    assert marked() == [mf.backends.resolve("auto").NAME]
+    monkeypatch.setenv("MEDECONV_BACKEND", "reference")
+    assert marked() == ["reference"]
+    monkeypatch.setenv("MEDECONV_BACKEND", "numba")
+    status, out, err = run("backends")
+    assert status == 0 and "<- auto" not in out
+    assert "MEDECONV_BACKEND='numba' is not built yet" in err
+    assert json.loads(run("backends", "--json", "-")[1])["auto"] is None
 
 
 def test_backends_say_why_one_is_missing(run, monkeypatch):

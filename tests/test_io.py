@@ -3,12 +3,14 @@
 import errno
 import gzip
 import pathlib
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
 import medeconv_fast as mf
-from medeconv_fast.io import Volume, _files
+from medeconv_fast.io import Volume, _files, _units
 
 nib = pytest.importorskip("nibabel", reason="SKIPPED: nibabel is not installed (extra io)")
 tifffile = pytest.importorskip("tifffile", reason="SKIPPED: tifffile is not installed (extra io)")
@@ -272,3 +274,304 @@ def test_missing_library_names_the_extra(tmp_path, monkeypatch):
 def test_volume_checks(options, name):
     with pytest.raises(ValueError, match=name):
         Volume(np.zeros((2, 3, 4)), **options)
+
+
+# Lengths and their units
+
+
+@pytest.mark.parametrize("name", ["Bead_Image1_crop.tif", "DeconvolutionSampleVerticalGrid1AU-crop.tif"])
+@pytest.mark.shared
+def test_real_bead_stacks_keep_their_unit(shared_data, name):
+    """ImageJ writes the micro sign as a literal backslash and u00B5."""
+    read = mf.io.read(shared_data / "micro_confocal_beads_bia" / name)
+    assert read.unit == "um"
+    assert read.voxel_size == pytest.approx((0.125, 0.0225, 0.0225), rel=0.03)
+
+
+@pytest.mark.parametrize(
+    ("name", "unit", "size"),
+    [
+        (r"\u00B5m", "um", 0.5),
+        (r"\u00b5m", "um", 0.5),
+        ("µm", "um", 0.5),
+        ("μm", "um", 0.5),
+        ("Micron", "um", 0.5),
+        ("microns", "um", 0.5),
+        ("micrometers", "um", 0.5),
+        ("micrometre", "um", 0.5),
+        ("UM", "um", 0.5),
+        ("MM", "mm", 0.5),
+        ("millimeter", "mm", 0.5),
+        ("Millimetres", "mm", 0.5),
+        ("cm", "mm", 5),
+        ("inches", "mm", 12.7),
+        ("nanometer", "um", 0.0005),
+        ("Å", "um", 0.00005),
+        ("pixel", None, 0.5),
+        ("furlong", None, 0.5),
+    ],
+)
+def test_names_of_units(tmp_path, name, unit, size):
+    path = tmp_path / "a.tif"
+    # The description as ImageJ writes it: tifffile's own writer would escape the name.
+    tifffile.imwrite(
+        path,
+        np.ones((3, 4, 5), np.float32),
+        imagej=True,
+        resolution=(2, 2),
+        metadata={"axes": "ZYX", "unit": "um", "spacing": 0.5},
+    )
+    tifffile.tiffcomment(path, f"ImageJ=1.53f\nimages=3\nslices=3\nunit={name}\nspacing=0.5\n".encode())
+    read = mf.io.read(path)
+    assert read.unit == unit
+    assert read.voxel_size == pytest.approx((size,) * 3)
+
+
+def test_case_tells_megametres_from_millimetres():
+    assert _units.in_um("mm") == 1e3 and _units.in_um("Mm") == 1e12
+    assert _units.in_um("nm") == 1e-3 and _units.in_um(None) is None
+
+
+@pytest.mark.parametrize("suffix", [".tif", ".ome.tif", ".nii", ".npy"])
+@pytest.mark.parametrize("size", [(3, 1, 0.5), (0.25, 0.5)])
+def test_sizes_without_unit_are_kept(tmp_path, suffix, size):
+    path = tmp_path / f"a{suffix}"
+    mf.io.write(path, Volume(np.ones((5, 6, 7)[: len(size)], np.float32), size))
+    read = mf.io.read(path)
+    assert read.unit is None and read.voxel_size == pytest.approx(size)
+
+
+def test_units_that_differ_by_axis(tmp_path):
+    path = tmp_path / "a.ome.tif"
+    sizes = {"PhysicalSizeX": 250.0, "PhysicalSizeY": 0.3, "PhysicalSizeZ": 0.002}
+    units = {"PhysicalSizeXUnit": "nm", "PhysicalSizeYUnit": "µm", "PhysicalSizeZUnit": "mm"}
+    array = np.ones((3, 4, 5), np.float32)
+    tifffile.imwrite(path, array, ome=True, metadata={"axes": "ZYX", **sizes, **units})
+    read = mf.io.read(path)
+    assert read.unit == "um" and read.voxel_size == pytest.approx((2, 0.3, 0.25))
+    tifffile.imwrite(
+        tmp_path / "b.tif",
+        array,
+        imagej=True,
+        resolution=(4, 2),
+        metadata={"axes": "ZYX", "unit": "um", "yunit": "nm", "spacing": 0.002, "zunit": "mm"},
+    )
+    read = mf.io.read(tmp_path / "b.tif")
+    assert read.unit == "um" and read.voxel_size == pytest.approx((2, 0.0005, 0.25))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "text"),
+    [
+        ({"PhysicalSizeX": 1.5, "PhysicalSizeY": 1.5}, "no voxel size along z"),
+        (
+            {"PhysicalSizeX": 1.5, "PhysicalSizeY": 1.5, "PhysicalSizeZ": 2, "PhysicalSizeZUnit": "pixel"},
+            "no unit of its voxel size along z",
+        ),
+    ],
+)
+def test_sizes_that_do_not_fit_together_are_not_dropped_silently(tmp_path, sizes, text):
+    path = tmp_path / "a.ome.tif"
+    tifffile.imwrite(path, np.ones((3, 4, 5), np.float32), ome=True, metadata={"axes": "ZYX", **sizes})
+    with pytest.warns(UserWarning, match=f"a.ome.tif: {text}"):
+        assert mf.io.read(path).voxel_size is None
+
+
+# Axes
+
+
+@pytest.mark.parametrize("suffix", [".tif", ".ome.tif", ".npy"])
+@pytest.mark.parametrize(
+    ("axes", "shape"),
+    [
+        ("zyx", (4, 6, 1)),
+        ("zyx", (4, 1, 7)),
+        ("zyx", (1, 6, 7)),
+        ("zyx", (1, 1, 1)),
+        ("yx", (6, 1)),
+        ("yx", (1, 7)),
+        ("x", (7,)),
+        ("x", (1,)),
+        ("tzyx", (1, 4, 6, 7)),
+        ("tyx", (1, 6, 7)),
+        ("czyx", (1, 1, 6, 7)),
+        ("zcyx", (3, 2, 6, 7)),
+        ("tczyx", (2, 1, 3, 1, 7)),
+    ],
+)
+def test_axes_of_one_survive(tmp_path, suffix, axes, shape):
+    path = tmp_path / f"a{suffix}"
+    sizes = (3.0, 2.0, 0.5)[3 - sum(a in "zyx" for a in axes) :]
+    wanted = Volume(np.arange(np.prod(shape), dtype=np.float32).reshape(shape), sizes, None, "um", axes)
+    mf.io.write(path, wanted)
+    read = mf.io.read(path)
+    np.testing.assert_array_equal(read.array, wanted.array)
+    same_geometry(read, wanted)
+
+
+def test_others_single_planes_stay_images(tmp_path):
+    for name, kind in (("a.tif", {"imagej": True}), ("a.ome.tif", {"ome": True})):
+        tifffile.imwrite(tmp_path / name, np.ones((1, 1, 1, 6, 7), np.float32), **kind)
+        assert mf.io.read(tmp_path / name).axes == "yx"
+
+
+def test_stored_axes_that_no_longer_fit_are_ignored(tmp_path):
+    """Another program may have joined images and kept the description."""
+    mf.io.write(tmp_path / "a.tif", volume(shape=(1, 5, 6), affine=None))
+    with tifffile.TiffFile(tmp_path / "a.tif") as file:
+        info = file.imagej_metadata["Info"]
+    joined = np.ones((3, 1, 1, 5, 6, 1), np.float32)
+    tifffile.imwrite(tmp_path / "b.tif", joined, imagej=True, metadata={"axes": "TZCYXS", "Info": info})
+    assert mf.io.read(tmp_path / "b.tif").axes == "tyx"
+
+
+@pytest.mark.parametrize("axes", ["zcyx", "cyx", "czyx", "ctzyx"])
+def test_channels_stay_channels_in_nifti(tmp_path, axes):
+    shape = tuple({"t": 2, "c": 3, "z": 4, "y": 5, "x": 6}[a] for a in axes)
+    wanted = Volume(np.arange(np.prod(shape), dtype=np.float32).reshape(shape), axes=axes)
+    mf.io.write(tmp_path / "a.nii", wanted)
+    read = mf.io.read(tmp_path / "a.nii")
+    assert read.shape[read.axes.index("c")] == 3
+    got = np.moveaxis(read.array, read.axes.index("c"), 0)
+    np.testing.assert_array_equal(np.squeeze(got), np.moveaxis(wanted.array, axes.index("c"), 0))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32, np.float64])
+@pytest.mark.parametrize("samples", [2, 3, 4])
+@pytest.mark.parametrize("suffix", [".ome.tif", ".npy"])
+def test_colour_samples(tmp_path, suffix, samples, dtype):
+    shape = (2, 5, 6, samples)
+    wanted = Volume(np.arange(np.prod(shape)).reshape(shape).astype(dtype), axes="zyxs")
+    mf.io.write(tmp_path / f"a{suffix}", wanted)
+    read = mf.io.read(tmp_path / f"a{suffix}")
+    assert read.axes == "zyxs" and read.dtype == dtype
+    np.testing.assert_array_equal(read.array, wanted.array)
+
+
+@pytest.mark.parametrize("suffix", [".tif", ".nii"])
+def test_colour_samples_are_refused_with_a_way_out(tmp_path, suffix):
+    with pytest.raises(ValueError, match=rf"a{suffix}: colour samples .*ending in \.ome\.tif or \.npy"):
+        mf.io.write(tmp_path / f"a{suffix}", Volume(np.ones((5, 6, 3), np.uint8), axes="yxs"))
+
+
+# Orientation
+
+
+def test_no_orientation_is_gained(tmp_path):
+    """NIfTI with both codes 0: the affine is nibabel's, and what is written claims no more than the file."""
+    image = nib.Nifti1Image(np.zeros((4, 5, 6), np.float32), None)
+    image.header.set_zooms((0.5, 2, 3))
+    image.header.set_xyzt_units("mm")
+    nib.save(image, tmp_path / "a.nii")
+    read = mf.io.read(tmp_path / "a.nii")
+    np.testing.assert_array_equal(read.affine, nib.load(tmp_path / "a.nii").affine)
+    assert not read.oriented and read.voxel_size == (3, 2, 0.5)
+    for name in ("b.nii", "b.tif", "b.ome.tif", "b.npy"):
+        mf.io.write(tmp_path / name, read)
+        again = mf.io.read(tmp_path / name)
+        assert not again.oriented and again.voxel_size == pytest.approx((3, 2, 0.5))
+        mf.io.write(tmp_path / "c.nii", again, overwrite=True)
+        header = nib.load(tmp_path / "c.nii").header
+        assert (header["qform_code"], header["sform_code"]) == (0, 0)
+        np.testing.assert_allclose(nib.load(tmp_path / "c.nii").affine, read.affine, rtol=1e-6)
+
+
+def test_an_orientation_given_to_such_a_volume_is_kept(tmp_path):
+    nib.save(nib.Nifti1Image(np.zeros((4, 5, 6), np.float32), None), tmp_path / "a.nii")
+    read = mf.io.read(tmp_path / "a.nii")
+    turned = Volume(read.array, None, OBLIQUE, "mm", read.axes, read.metadata)
+    assert turned.oriented and turned.voxel_size == pytest.approx(SIZES)
+    for name in ("b.nii", "b.tif", "b.npy"):
+        mf.io.write(tmp_path / name, turned)
+        np.testing.assert_allclose(mf.io.read(tmp_path / name).affine, OBLIQUE, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("unit", [None, "mm"])
+def test_unknown_voxel_size_stays_unknown(tmp_path, unit):
+    wanted = Volume(np.ones((4, 5, 6), np.float32), unit=unit)
+    names = ["a.tif", "b.nii", "c.nii.gz", "d.ome.tif", "e.npy", "f.nii", "g.tif"]
+    for name in names:
+        mf.io.write(tmp_path / name, wanted)
+        wanted = mf.io.read(tmp_path / name)
+        assert wanted.voxel_size is None, name
+
+
+# Compressed files, and errors that say which file
+
+
+@pytest.mark.shared
+def test_real_compressed_stacks(shared_data):
+    pytest.importorskip("imagecodecs", reason="SKIPPED: imagecodecs is not installed (extra io)")
+    for name in ("pollen.tif", "pollen_psf.tif", "pollen_poisson_noise_blurred.tif"):
+        read = mf.io.read(shared_data / "micro_pollen_sdeconv" / name)
+        assert read.axes == "zyx" and read.shape == (32, 256, 256)
+        assert np.isfinite(read.array).all() and read.array.max() > read.array.min()
+
+
+COMPRESSIONS = [("lzw", False), ("zlib", True), ("zstd", False), ("packbits", False)]
+
+
+@pytest.mark.parametrize(("compression", "predictor"), COMPRESSIONS)
+def test_compressed_tiff(tmp_path, compression, predictor):
+    pytest.importorskip("imagecodecs", reason="SKIPPED: imagecodecs is not installed (extra io)")
+    path, array = tmp_path / "a.tif", volume(shape=(3, 40, 50)).array
+    tifffile.imwrite(path, array, compression=compression, predictor=predictor, photometric="minisblack")
+    np.testing.assert_array_equal(mf.io.read(path).array, array)
+    content = bytearray(path.read_bytes())
+    content[2000:6000] = bytes([0xFE]) * 4000
+    path.write_bytes(bytes(content))
+    if compression != "packbits":  # any bytes are packbits
+        with pytest.raises(ValueError, match=r"a\.tif"):
+            mf.io.read(path)
+
+
+def test_compressed_tiff_without_imagecodecs_names_the_extra(tmp_path):
+    pytest.importorskip("imagecodecs", reason="SKIPPED: imagecodecs is not installed (extra io)")
+    tifffile.imwrite(tmp_path / "a.tif", np.ones((8, 9), np.float32), compression="lzw")
+    code = (
+        "import sys; sys.modules['imagecodecs'] = None\n"
+        "import medeconv_fast as mf\n"
+        "try:\n    mf.io.read('a.tif')\nexcept ImportError as error:\n    print(error)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=True
+    )
+    assert done.stdout.startswith("a.tif: ") and "LZW" in done.stdout
+    assert "pip install 'medeconv-fast[io]'" in done.stdout
+
+
+def test_complex_tiff_names_the_file(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", np.ones((4, 5), np.complex64))
+    with pytest.raises(ValueError, match=r"a\.tif: holds complex64 values, expected real numbers"):
+        mf.io.read(tmp_path / "a.tif")
+
+
+def test_npy_of_four_axes_says_the_way_out(tmp_path):
+    np.save(tmp_path / "a.npy", np.ones((2, 3, 4, 5), np.float32))
+    with pytest.raises(ValueError, match=r"a\.npy: 4 axes .*a\.npy\.json .*\"axes\".*tzyx"):
+        mf.io.read(tmp_path / "a.npy")
+    (tmp_path / "a.npy.json").write_text('{"axes": "tzyx"}')
+    read = mf.io.read(tmp_path / "a.npy")
+    assert read.axes == "tzyx" and read.voxel_size is None
+    for text in ("[]", "{}"):
+        (tmp_path / "a.npy.json").write_text(text)
+        with pytest.raises(ValueError, match=r"a\.npy\.json: does not describe"):
+            mf.io.read(tmp_path / "a.npy")
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".ome.tif", ".tif"])
+def test_refused_dtypes_name_the_file(tmp_path, suffix):
+    with pytest.raises(ValueError, match=f"a{suffix}: float16 cannot be written"):
+        mf.io.write(tmp_path / f"a{suffix}", volume(np.float16))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), OSError("cannot write")])
+def test_a_failed_write_names_the_file(tmp_path, monkeypatch, error):
+    def fails(*_, **__):
+        raise error
+
+    monkeypatch.setattr(mf.io._tiff, "save", fails)
+    with pytest.raises(OSError, match=r"(No space left|cannot write).*a\.tif") as raised:
+        mf.io.write(tmp_path / "a.tif", volume())
+    assert raised.value.errno == (error.errno or errno.EIO)

@@ -102,3 +102,19 @@ def test_no_argument_is_changed(image, backend):
         mf.restore(image, PSF, **options)
     assert options == {"return_info": True, "backend": backend}
     assert np.array_equal(image, before)
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        "tikhonov",
+        "landweber",
+        "van_cittert",
+        "unsupervised_wiener",
+        "blind_richardson_lucy",
+        "inverse_filter",
+    ],
+)
+def test_methods_not_built(method):
+    with pytest.raises(NotImplementedError, match=f"method='{method}' is not built yet"):
+        mf.restore(np.ones((5, 6)), np.ones((3, 3)), method=method)

@@ -64,3 +64,9 @@ def test_bad_options(truth, options, name):
 def test_negative_truth_has_no_poisson_noise(truth):
     with pytest.raises(ValueError, match="negative"):
         mf.simulate(truth - 50, np.ones((3, 3, 3)))
+
+
+def test_scales_that_leave_the_dtypes_range(backend):
+    truth = np.full((20, 22), 1e37, np.float32)
+    with pytest.raises(ValueError, match=r"truth: the largest value is 1e\+37, .*; rescale the truth"):
+        mf.simulate(truth, np.ones((3, 3)), noise=None, backend=backend)

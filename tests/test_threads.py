@@ -31,7 +31,7 @@ def test_order_of_settings(clean):
     assert mf.get_num_threads() == 5
 
 
-@pytest.mark.parametrize("text", ["0", "two", "-1", "1.5"])
+@pytest.mark.parametrize("text", ["0", "two", "-1", "1.5", "²", "1000000000000"])
 def test_bad_environment_variable(clean, text):
     clean.setenv("MEDECONV_NUM_THREADS", text)
     with pytest.raises(
@@ -42,7 +42,14 @@ def test_bad_environment_variable(clean, text):
 
 @pytest.mark.parametrize(
     ("value", "error"),
-    [(0, ValueError), (-1, ValueError), (2.0, TypeError), ("2", TypeError), (True, TypeError)],
+    [
+        (0, ValueError),
+        (-1, ValueError),
+        (10**12, ValueError),
+        (2.0, TypeError),
+        ("2", TypeError),
+        (True, TypeError),
+    ],
 )
 def test_bad_set_num_threads(clean, value, error):
     with pytest.raises(error, match="num_threads: got"):

@@ -245,6 +245,12 @@ def test_num_threads_too_few(call, value):
         call(IMAGE, PSF, num_threads=value)
 
 
+@pytest.mark.parametrize("value", [10**12, 2**31, 2**16 + 1])
+def test_num_threads_too_many(call, value):
+    with pytest.raises(ValueError, match=f"num_threads: got {value}, expected .* and at most 65536"):
+        call(IMAGE, PSF, num_threads=value)
+
+
 @pytest.mark.parametrize("value", [1.5, "2", True])
 def test_num_threads_type(call, value):
     with pytest.raises(TypeError, match="num_threads: got "):

@@ -205,6 +205,15 @@ def test_balance_zero_is_the_inverse_filter(backend, rng, relative_error):
     assert relative_error(mf.wiener(image, psf, 0, boundary="wrap", backend=backend), truth) < 1e-12
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize(("dtype", "factor"), [("float32", 1e37), ("float32", 1e-37), ("float64", 1e300)])
+def test_scales_that_leave_the_dtypes_range(dtype, factor, sign, backend, rng):
+    """Large finite values gave NaN; the check is Richardson-Lucy's."""
+    image = (sign * factor * (1 + rng.random((20, 22)))).astype(dtype)
+    with pytest.raises(ValueError, match=f"image: the largest value is .*in {dtype}; rescale the image"):
+        mf.wiener(image, gaussian((5, 5), 1.0), 0.1, backend=backend)
+
+
 def test_info(backend, rng):
     image = rng.random((20, 22)).astype(np.float32)
     _, info = mf.wiener(image, gaussian((5, 5), 1.0), return_info=True, backend=backend)

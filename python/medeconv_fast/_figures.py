@@ -6,15 +6,15 @@ no window system is asked for.
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from .io._files import write_whole
 
 # Truth, blurred, restored: apart for colour-blind readers too, and in print.
 _COLOURS = ("#000000", "#d55e00", "#0072b2", "#009e73")
@@ -95,6 +95,7 @@ def orthogonal_slices(
     at: Sequence[int] | None = None,
     title: str = "",
     window: tuple[float, float] | None = None,
+    overwrite: bool = True,
 ) -> None:
     """Write a PNG: one column per image, one row per slice orientation, a profile below.
 
@@ -106,7 +107,7 @@ def orthogonal_slices(
     Parameters
     ----------
     path : path
-        The PNG file; replaced if it exists.
+        The PNG file.
     images : sequence of (title, array)
         Same shape each, (z, y, x) or (y, x).
     voxel_size : sequence of float or None
@@ -119,6 +120,8 @@ def orthogonal_slices(
         Voxel through which the slices go, in array order (default: the middle).
     window : (float, float), optional
         Values shown black and white.
+    overwrite : bool
+        Replace an existing file.
     """
     figure_module = require_matplotlib()
     arrays = [np.asarray(image) for _, image in images]
@@ -237,7 +240,7 @@ def orthogonal_slices(
     profile.legend(fontsize=8, frameon=False, loc="best")
     for side in ("top", "right"):
         profile.spines[side].set_visible(False)
-    _save(figure, path)
+    write_whole(Path(path), lambda p: figure.savefig(p, format="png", dpi=110), overwrite=overwrite)
 
 
 def _letters(panel: Any, view: _View) -> None:
@@ -253,19 +256,3 @@ def _letters(panel: Any, view: _View) -> None:
     panel.text(0.985, 0.52, _OPPOSITE[left], ha="right", va="bottom", **style)
     panel.text(0.5, 0.985, top, ha="center", va="top", **style)
     panel.text(0.5, 0.015, _OPPOSITE[top], ha="center", va="bottom", **style)
-
-
-def _save(figure: Any, path: str | os.PathLike[str]) -> None:
-    path = Path(path)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".png", dir=path.parent)
-    os.close(handle)
-    try:
-        figure.savefig(temporary, format="png", dpi=110)
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(temporary, 0o666 & ~mask)  # mkstemp makes files that only their owner can read
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise

@@ -16,6 +16,7 @@ from typing import Any
 from . import _validate
 
 _VARIABLE = "MEDECONV_NUM_THREADS"
+MOST = 2**16  # more is a mistake; the kernels count in 32 bits
 _chosen: int | None = None
 
 
@@ -92,7 +93,7 @@ def set_num_threads(num_threads: int | None) -> None:
     Parameters
     ----------
     num_threads : int or None
-        At least 1; None returns to ``MEDECONV_NUM_THREADS`` or the processors that the process may use.
+        1 to 65536; None returns to ``MEDECONV_NUM_THREADS`` or the processors that the process may use.
 
     Raises
     ------
@@ -100,7 +101,11 @@ def set_num_threads(num_threads: int | None) -> None:
         `num_threads` is not an integer of at least 1.
     """
     global _chosen
-    _chosen = None if num_threads is None else _validate.integer(num_threads, "num_threads", minimum=1)
+    _chosen = (
+        None
+        if num_threads is None
+        else _validate.integer(num_threads, "num_threads", minimum=1, maximum=MOST)
+    )
 
 
 def get_num_threads() -> int:
@@ -123,14 +128,15 @@ def get_num_threads() -> int:
 def resolve_num_threads(num_threads: Any) -> int:
     """The number of threads of a call that was given `num_threads` (None: the library's setting)."""
     if num_threads is not None:
-        return _validate.integer(num_threads, "num_threads", minimum=1)
+        return _validate.integer(num_threads, "num_threads", minimum=1, maximum=MOST)
     if _chosen is not None:
         return _chosen
     text = os.environ.get(_VARIABLE, "").strip()
     if text:
-        if not text.isdigit() or int(text) < 1:
+        if not text.isdecimal() or not 1 <= int(text) <= MOST:
             raise ValueError(
-                f"environment variable {_VARIABLE}: got {text!r}, expected an integer of at least 1"
+                f"environment variable {_VARIABLE}: got {text!r}, expected an integer of at least 1 and at "
+                f"most {MOST}"
             )
         return int(text)
     return default_num_threads()

@@ -59,16 +59,17 @@ def flag(value: Any, name: str) -> bool:
     return bool(value)
 
 
-def integer(value: Any, name: str, *, minimum: int) -> int:
+def integer(value: Any, name: str, *, minimum: int, maximum: int | None = None) -> int:
     """An int (or NumPy integer) of at least `minimum`; True, 3.0 and "3" are refused."""
     expected = f"expected an integer of at least {minimum}"
+    expected += "" if maximum is None else f" and at most {maximum}"
     if isinstance(value, bool | np.bool_):
         raise TypeError(f"{name}: got {value!r}, {expected}")
     try:
         number = operator.index(value)
     except TypeError:
         raise TypeError(f"{name}: got {shown(value)}, {expected}") from None
-    if number < minimum:
+    if number < minimum or (maximum is not None and number > maximum):
         raise ValueError(f"{name}: got {number}, {expected}")
     return number
 
@@ -154,6 +155,16 @@ def finite(array: np.ndarray, name: str) -> tuple[float, float]:
         f"{name}: {total} of {array.size} values are not finite ({nans} NaN, {total - nans} infinite), the "
         f"first at index {axes} = {first}; expected finite values only"
     )
+
+
+def scale(magnitude: float, name: str, dtype: Any) -> None:
+    """Refuse magnitudes at which sums over the image, its spectrum or divisors leave the dtype's range."""
+    limit = 1e28 if np.dtype(dtype) == np.float32 else 1e280
+    if magnitude != 0 and not 1 / limit <= magnitude <= limit:
+        raise ValueError(
+            f"{name}: the largest value is {magnitude:g}, expected {1 / limit:g} to {limit:g} in {dtype}; "
+            f"rescale the {name}"
+        )
 
 
 def same_shape(array: np.ndarray, name: str, expected: tuple[int, ...], like: str) -> None:

@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Sequence
 
 from ._cli.parser import build_parser, join_numbers
-from ._cli.session import Session, UserError, one_line
+from ._cli.session import STDOUT, OutputError, Session, UserError, one_line
 
 # What bad arguments and unreadable input raise, here and in the library. Anything else is a failure.
 _BAD_INPUT = (
@@ -44,6 +44,11 @@ def _complain(text: str) -> None:
     print(f"medeconv: {text}", file=sys.stderr, flush=True)
 
 
+def _give_up_stdout() -> None:
+    """Keep Python from trying to write the rest at exit, and from failing with a status of its own."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
@@ -67,6 +72,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except SystemExit as leaving:  # --help and --version
         return int(leaving.code or 0)
+    except OSError as error:
+        _give_up_stdout()
+        if not isinstance(error, BrokenPipeError):
+            _complain(f"failed: {STDOUT}: {error.strerror or error}")
+        return 3
 
     session = Session(
         json_target=arguments.json, overwrite=getattr(arguments, "overwrite", False), quiet=arguments.quiet
@@ -80,9 +90,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         _complain(f"stopped; {session.what_was_written()}")
         return 130
     except BrokenPipeError:
-        # The reader of our output went away (a pipe into `head`): nothing to tell it; keep Python from trying
-        # at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # The reader of our output went away (a pipe into `head`): nothing to tell it.
+        _give_up_stdout()
+        return 3
+    except OutputError as error:
+        _give_up_stdout()
+        _complain(f"failed: {error}; {session.what_was_written()}")
         return 3
     except Exception as error:
         if arguments.debug:

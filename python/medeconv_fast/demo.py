@@ -147,7 +147,7 @@ def run(
         "as_it_is": as_it_is,
         "seconds": time.perf_counter() - started,
     }
-    write_text(out / RECORD, json.dumps(jsonable(report), indent=2) + "\n")
+    write_text(out / RECORD, json.dumps(jsonable(report), indent=2) + "\n", overwrite=True)
     report["files"].append(str(out / RECORD))
     say(f"files       {out.resolve()}")
     for name in sorted(p.name for p in out.iterdir()):

@@ -32,22 +32,24 @@ def parts(volume: mf.io.Volume) -> list[tuple[str, tuple[Any, ...]]]:
     ]
 
 
-def claim_image(path: str, like: mf.io.Volume, session: Session) -> None:
-    """Find out before computing whether `path` can hold such an image in float32.
+def check_format(path: str, like: mf.io.Volume, dtype: Any) -> None:
+    """Find out before computing whether the format of `path` can hold such an image in this dtype.
 
     Writes a tiny one of the same axes into a temporary directory: the format, its library, the dtype and the
-    axes are then known to be fine; permissions and existing files are checked where the result will stand.
+    axes are then known to be fine. Whether the name itself can be written is `Session.claim`'s business.
     """
-    session.claim(path)
-    if path.lower().endswith(".npy"):
-        session.claim(path + ".json")
-    tiny = dataclasses.replace(like, array=np.zeros((2,) * like.array.ndim, dtype=np.float32))
+    # As many colour samples as there are: their number decides how they are stored.
+    shape = [n if a == "s" else min(n, 2) for a, n in zip(like.axes, like.shape, strict=True)]
+    tiny = dataclasses.replace(like, array=np.zeros(shape, dtype=dtype))
     with tempfile.TemporaryDirectory() as directory:
         trial = os.path.join(directory, os.path.basename(path))
         try:
             mf.io.write(trial, tiny)
         except (ValueError, TypeError, NotImplementedError) as error:
-            raise UserError(str(error).replace(trial, path)) from error
+            text = str(error).replace(trial, path)
+            if like.dtype != dtype:
+                text += f" (an image of {like.dtype} is computed in {np.dtype(dtype)})"
+            raise UserError(text) from error
 
 
 def broadcast(values: tuple[float, ...], ndim: int, flag: str, axes: str) -> tuple[float, ...]:
@@ -99,7 +101,7 @@ def with_geometry(volume: mf.io.Volume, arguments: argparse.Namespace, path: str
             )
         if not differs and volume.unit is not None:
             return volume
-    affine = volume.affine
+    affine = volume.affine if volume.oriented else None
     if affine is not None and volume.voxel_size is not None:
         # Columns of the affine are in reversed order (x, y, z); the origin stays where it is.
         affine = np.array(affine, dtype=float)

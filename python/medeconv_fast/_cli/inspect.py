@@ -19,7 +19,7 @@ ANISOTROPIC = 1.5
 
 
 def info(arguments: argparse.Namespace, session: Session) -> None:
-    session.claim(arguments.json)
+    session.claim(arguments, "json")
     volume = mf.io.read(arguments.input)
     array = np.asarray(volume.array)
     record: dict[str, Any] = {
@@ -33,6 +33,7 @@ def info(arguments: argparse.Namespace, session: Session) -> None:
         "voxel_size": volume.voxel_size,
         "unit": volume.unit,
         "affine": volume.affine,
+        "oriented": volume.oriented,
         **_values(array),
     }
     session.say(str(arguments.input))
@@ -46,6 +47,9 @@ def info(arguments: argparse.Namespace, session: Session) -> None:
         ]
         field = [n * v for n, v in zip(counts, volume.voxel_size, strict=True)]
         session.say(f"  field       {shown_size(field, volume.unit)}")
+    if not volume.oriented:
+        filler = "" if volume.affine is None else " (qform and sform codes 0: the affine is a placeholder)"
+        session.say(f"  orientation none stated in the file{filler}")
     if "minimum" in record:
         session.say(
             f"  values      {record['minimum']:.6g} to {record['maximum']:.6g}, mean {record['mean']:.6g}, "
@@ -103,8 +107,12 @@ def _advice(record: dict[str, Any], volume: mf.io.Volume) -> list[str]:
 
 
 def compare(arguments: argparse.Namespace, session: Session) -> None:
-    session.claim(arguments.picture, arguments.json)
+    session.claim(arguments, "picture", "json")
     if arguments.picture is not None:
+        if not arguments.picture.lower().endswith(".png"):
+            raise UserError(
+                f"--picture {arguments.picture}: pictures are PNG files, expected a name ending in .png"
+            )
         from .._figures import require_matplotlib
 
         require_matplotlib()
@@ -206,7 +214,8 @@ def _picture(
             columns,
             voxel_size=truth.voxel_size,
             unit=truth.unit,
-            affine=truth.affine if truth.unit == "mm" else None,
+            affine=truth.affine if truth.unit == "mm" and truth.oriented else None,
+            overwrite=session.overwrite,
         )
 
 
@@ -216,7 +225,7 @@ def _picture(
 def backends(arguments: argparse.Namespace, session: Session) -> None:
     from .._threads import get_num_threads
 
-    session.claim(arguments.json)
+    session.claim(arguments, "json")
     rows: list[dict[str, Any]] = []
     available = mf.backends.available()
     for name in ("cpp", "numba", "reference", "cuda"):
@@ -230,21 +239,27 @@ def backends(arguments: argparse.Namespace, session: Session) -> None:
         row: dict[str, Any] = {"name": name, "available": name in available}
         row |= {"details": module.describe()} if row["available"] else {"reason": module.unavailable_reason()}
         rows.append(row)
+    try:
+        automatic, refusal = mf.backends.resolve("auto").NAME, None
+    except (ValueError, NotImplementedError, ImportError) as error:
+        automatic, refusal = None, str(error)
     threads = get_num_threads()
     session.say(f"{threads} threads (MEDECONV_NUM_THREADS, or --threads N, sets another number)")
     for row in rows:
         if row["available"]:
             details = ", ".join(f"{key} {_short(value)}" for key, value in row["details"].items())
-            chosen = "  <- auto" if row["name"] == available[0] else ""
+            chosen = "  <- auto" if row["name"] == automatic else ""
             session.say(f"  {row['name']:10} available  {details}{chosen}")
         else:
             session.say(f"  {row['name']:10} missing    {row['reason']}")
+    if refusal is not None:
+        session.note(refusal)
     session.write_json(
         {
             "command": "backends",
             "version": mf.__version__,
             "num_threads": threads,
-            "auto": available[0],
+            "auto": automatic,
             "backends": rows,
         }
     )

@@ -8,12 +8,13 @@ import numpy as np
 
 import medeconv_fast as mf
 
-from .images import UNITS, broadcast, claim_image, parts, psf_for, shown_size, with_geometry
+from .._arrays import result_dtype
+from .images import UNITS, broadcast, check_format, parts, psf_for, shown_size, with_geometry
 from .session import Session, UserError
 
 
 def psf(arguments: argparse.Namespace, session: Session) -> None:
-    session.claim(arguments.output, arguments.json)
+    session.claim(arguments, "output", "json")
     unit = "mm" if arguments.voxel_size_mm is not None else "um"
     size = arguments.voxel_size_mm or arguments.voxel_size_um
     fwhm = None
@@ -33,7 +34,7 @@ def psf(arguments: argparse.Namespace, session: Session) -> None:
     else:
         array = _microscope(arguments, tuple(v * UNITS[unit] / UNITS["um"] for v in size), shape)
     volume = mf.io.Volume(np.asarray(array, dtype=np.float32), size, None, unit, axes)
-    claim_image(arguments.output, volume, session)
+    check_format(arguments.output, volume, volume.dtype)
     with session.output(arguments.output):
         mf.io.write(arguments.output, volume, overwrite=session.overwrite)
     try:
@@ -95,11 +96,11 @@ def simulate(arguments: argparse.Namespace, session: Session) -> None:
             raise UserError(f"--{name}: belongs to --noise {owner}, got --noise {arguments.noise}")
     if noise == "gaussian" and arguments.sigma is None:
         raise UserError("--noise gaussian: needs --sigma S")
-    session.claim(arguments.output, arguments.json)
+    session.claim(arguments, "output", "json")
     volume = with_geometry(mf.io.read(arguments.truth), arguments, arguments.truth)
     kernel = psf_for(volume, arguments, session, arguments.truth)
-    claim_image(arguments.output, volume, session)
-    result = np.empty(volume.shape, dtype=np.float32)
+    result = np.empty(volume.shape, dtype=result_dtype(volume.dtype))
+    check_format(arguments.output, volume, result.dtype)
     for number, (label, index) in enumerate(parts(volume)):
         try:
             # Each part its own noise: the same draw in all would look like structure to whoever averages
@@ -120,7 +121,7 @@ def simulate(arguments: argparse.Namespace, session: Session) -> None:
         mf.io.write(arguments.output, volume.with_array(result), overwrite=session.overwrite)
     session.say(f"PSF: {kernel.text}")
     session.say(f"noise: {arguments.noise}, seed {arguments.seed}")
-    session.say(f"wrote {arguments.output}")
+    session.say(f"wrote {arguments.output} ({result.dtype})")
     session.write_json(
         {
             "command": "simulate",

@@ -28,6 +28,10 @@ class _Parser(argparse.ArgumentParser):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{**kwargs, "allow_abbrev": False})
 
+    def _print_message(self, message: str, file: Any = None) -> None:
+        """Help and version; argparse itself would pass over a full disk in silence."""
+        print(message, end="", file=file, flush=True)
+
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}; see '{self.prog} --help'")
 
@@ -118,7 +122,7 @@ def seed(text: str) -> int:
 
 
 def balance(text: str) -> str | float:
-    return text if text == "auto" else positive(text)
+    return text if text == "auto" else non_negative(text)
 
 
 # ---------------------------------------------------------------- groups of options

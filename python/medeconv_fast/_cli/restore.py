@@ -10,7 +10,8 @@ import numpy as np
 
 import medeconv_fast as mf
 
-from .images import claim_image, parts, psf_for, shown_size, with_geometry
+from .._arrays import result_dtype
+from .images import check_format, parts, psf_for, shown_size, with_geometry
 from .session import Progress, Session, UserError, peak_memory_bytes
 
 
@@ -51,18 +52,17 @@ def restore(arguments: argparse.Namespace, session: Session) -> None:
     refuse_unbuilt(arguments)
     check_device(arguments.device)
     options = options_of(arguments)
-    session.claim(arguments.output, arguments.json)
+    session.claim(arguments, "output", "json")
     volume = with_geometry(mf.io.read(arguments.input), arguments, arguments.input)
     psf = psf_for(volume, arguments, session, arguments.input)
-    claim_image(arguments.output, volume, session)
+    dtype = result_dtype(volume.dtype)
+    check_format(arguments.output, volume, dtype)
     methods: dict[str, Any] = {"auto": mf.restore, "rl": mf.richardson_lucy, "wiener": mf.wiener}
     run = methods[arguments.method]
     iterative = arguments.method != "wiener"
 
     image = volume.array
-    if image.dtype.itemsize > 4 or (image.dtype.kind in "iu" and image.dtype.itemsize > 2):
-        session.note(f"{arguments.input} holds {image.dtype}: computed and written in float32")
-    estimate = np.empty(image.shape, dtype=np.float32)
+    estimate = np.empty(image.shape, dtype=dtype)
     runs: list[dict[str, Any]] = []
     started = time.perf_counter()
     every = parts(volume)
@@ -74,7 +74,7 @@ def restore(arguments: argparse.Namespace, session: Session) -> None:
             callback = {"callback": progress.step} if progress.enabled and iterative else {}
             try:
                 result, info = run(
-                    image[index].astype(np.float32, copy=False),
+                    image[index],
                     psf.array,
                     return_info=True,
                     **callback,
@@ -109,7 +109,7 @@ def restore(arguments: argparse.Namespace, session: Session) -> None:
             f"method    richardson-lucy, {first['num_iter']} iterations, boundary {settings['boundary']}"
         )
     session.say(f"computed  backend {first['backend']}, {settings['num_threads']} threads, {seconds:.3g} s")
-    session.say(f"wrote     {arguments.output} (float32)")
+    session.say(f"wrote     {arguments.output} ({dtype})")
     session.write_json(
         {
             "command": "restore",
@@ -117,6 +117,7 @@ def restore(arguments: argparse.Namespace, session: Session) -> None:
             "input": arguments.input,
             "output": arguments.output,
             "shape": image.shape,
+            "dtype": str(dtype),
             "axes": volume.axes,
             "voxel_size": volume.voxel_size,
             "unit": volume.unit,

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import json
 import math
 import os
 import sys
-import tempfile
 import time
 import warnings
 from collections.abc import Iterator
@@ -15,6 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from ..io._files import write_whole
+
+STDOUT = "standard output"
+
+
+class OutputError(Exception):
+    """Standard output cannot be written to: a failure, whatever had been done before."""
 
 
 class UserError(Exception):
@@ -45,13 +53,26 @@ class Session:
         self.written: list[str] = []
         self.warnings: list[str] = []
         self.writing = False
+        self._claimed: dict[str, str] = {}  # real path -> what is written there
 
     # ------------------------------------------------------------ messages
 
+    def _print(self, text: str) -> None:
+        try:
+            print(text, flush=True)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise OutputError(f"{STDOUT}: {error.strerror or error}") from error
+
     def say(self, text: str = "") -> None:
         """A line of the result; goes to stderr when stdout carries the JSON."""
-        if not self.quiet:
-            print(text, file=sys.stderr if self.json_target == "-" else sys.stdout, flush=True)
+        if self.quiet:
+            return
+        if self.json_target == "-":
+            print(text, file=sys.stderr, flush=True)
+        else:
+            self._print(text)
 
     def note(self, text: str) -> None:
         """Something that was decided for the user and that changes the result."""
@@ -76,17 +97,28 @@ class Session:
 
     # ------------------------------------------------------------ outputs
 
-    def claim(self, *paths: str | os.PathLike[str] | None) -> None:
-        """Check before any work that every output can be written; None and "-" are skipped."""
+    def claim(self, arguments: argparse.Namespace, *names: str) -> None:
+        """Check before any work that every output can be written, and that no two are the same file.
+
+        `names` are those of the options; None and "-" are skipped. The image (``output``) may take more than
+        one file.
+        """
         from medeconv_fast import io
 
-        for path in paths:
-            if path is None or str(path) == "-":
+        for name in names:
+            given = getattr(arguments, name)
+            if given is None or given == "-":
                 continue
-            try:
-                io.check_writable(path, overwrite=self.overwrite)
-            except FileExistsError as error:
-                raise UserError(f"{path}: exists already; --overwrite replaces it") from error
+            for path in io.destinations(given) if name == "output" else (Path(given),):
+                try:
+                    io.check_writable(path, overwrite=self.overwrite)
+                except FileExistsError as error:
+                    raise UserError(f"{path}: exists already; --overwrite replaces it") from error
+                other = self._claimed.setdefault(
+                    os.path.normcase(os.path.realpath(path)), f"--{name} {given}"
+                )
+                if other != f"--{name} {given}":
+                    raise UserError(f"--{name} {given}: {other} writes to the same file; choose another name")
 
     @contextlib.contextmanager
     def output(self, path: str | os.PathLike[str]) -> Iterator[None]:
@@ -102,30 +134,18 @@ class Session:
             return
         text = json.dumps(jsonable({**record, "warnings": self.warnings}), indent=2, allow_nan=False)
         if self.json_target == "-":
-            print(text)
+            self._print(text)
             return
         with self.output(self.json_target):
-            write_text(self.json_target, text + "\n")
+            write_text(self.json_target, text + "\n", overwrite=self.overwrite)
 
     def what_was_written(self) -> str:
         return "written: " + ", ".join(self.written) if self.written else "nothing was written"
 
 
-def write_text(path: str | os.PathLike[str], text: str) -> None:
+def write_text(path: str | os.PathLike[str], text: str, *, overwrite: bool) -> None:
     """Write a text file that appears under its name only when whole."""
-    path = Path(path)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(temporary, 0o666 & ~mask)  # mkstemp makes files that only their owner can read
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise
+    write_whole(Path(path), lambda p: p.write_text(text, encoding="utf-8"), overwrite=overwrite)
 
 
 def jsonable(value: Any) -> Any:

@@ -11,6 +11,14 @@ from ._richardson_lucy import richardson_lucy
 from ._wiener import wiener
 
 METHODS = ("auto", "richardson-lucy", "rl", "wiener")
+UNBUILT = (
+    "tikhonov",
+    "landweber",
+    "van_cittert",
+    "unsupervised_wiener",
+    "blind_richardson_lucy",
+    "inverse_filter",
+)
 # Negative values down to this share of the largest one are taken for noise around zero, beyond it for a
 # signed scale.
 SIGNED = 0.25
@@ -47,7 +55,7 @@ def restore(image: Any, psf: Any, method: str = "auto", **options: Any) -> Any:
     UserWarning
         Negative values were clipped, or "auto" chose the Wiener filter for a signed image.
     """
-    method = _validate.choice(method, "method", METHODS)
+    method = _validate.choice(method, "method", METHODS, unbuilt=UNBUILT)
     callback = None
     if method == "auto":
         method, why = _choose(image, options)

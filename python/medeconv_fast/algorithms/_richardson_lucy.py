@@ -168,7 +168,7 @@ def richardson_lucy(
     trust = _weights(weights, data)
     data, offset, clipped = _treat_negative(data, lowest, negative)
     highest = highest + offset if offset else max(highest, 0.0)
-    _check_scale(highest, data.dtype)
+    _validate.scale(highest, "image", data.dtype)
 
     warnings: list[str] = []
     if clipped:
@@ -287,16 +287,6 @@ def _treat_negative(data: np.ndarray, lowest: float, negative: str) -> tuple[np.
     if negative == "clip":
         return np.maximum(data, 0), 0.0, count
     return data - data.dtype.type(lowest), -lowest, 0
-
-
-def _check_scale(highest: float, dtype: np.dtype) -> None:
-    """Refuse magnitudes at which sums over the image or the smallest divisor leave the dtype's range."""
-    limit = 1e28 if dtype == np.float32 else 1e280
-    if highest != 0 and not 1 / limit <= highest <= limit:
-        raise ValueError(
-            f"image: the largest value is {highest:g}, expected {1 / limit:g} to {limit:g} in {dtype}; "
-            "rescale the image"
-        )
 
 
 def _weighted_mean(data: np.ndarray, weights: np.ndarray | None) -> float:

@@ -119,6 +119,7 @@ def wiener(
     threads = resolve_num_threads(num_threads)
 
     data, restore, (lowest, highest) = _arrays.as_image(image)
+    _validate.scale(max(-lowest, highest), "image", data.dtype)
     psf, psf_settings = _options.psf_on_grid(psf, data.ndim, voxel_size, psf_voxel_size)
     response, psf_sum = _arrays.as_psf(psf, data.ndim, normalize=normalize_psf, dtype=data.dtype)
     penalty = _impulse_response(regularizer, data.ndim, data.dtype)

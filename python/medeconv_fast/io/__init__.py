@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from . import _nifti, _npy, _tiff
-from ._files import check_writable, write_whole
+from ._files import check_writable, naming, write_whole
 from ._volume import Volume
 
-__all__ = ["Volume", "check_writable", "formats", "read", "write"]
+__all__ = ["Volume", "check_writable", "destinations", "formats", "read", "write"]
 
 SUFFIXES = (".nii", ".nii.gz", ".ome.tif", ".ome.tiff", ".tif", ".tiff", ".npy")
 UNBUILT = (".dcm", ".dicom", ".ima", ".nrrd", ".nhdr", ".mha", ".mhd", ".zarr")
@@ -43,6 +43,12 @@ def _suffix(path: Path) -> str:
     )
 
 
+def destinations(path: Any) -> tuple[Path, ...]:
+    """The files that `write` makes under this name: the image, and for .npy its geometry."""
+    path = Path(path)
+    return (path, _npy.sidecar(path)) if path.name.lower().endswith(".npy") else (path,)
+
+
 def read(path: Any, *, series: int = 0) -> Volume:
     """Read an image.
 
@@ -64,21 +70,34 @@ def read(path: Any, *, series: int = 0) -> Volume:
     FileNotFoundError
     ValueError
         A file that is not what its ending says, is damaged or truncated, or holds something else than real
-        numbers.
+        numbers; a .npy file of more than three axes without NAME.npy.json beside it.
     NotImplementedError
         Formats that are not built yet.
     ImportError
         The format's library is missing; the message names the extra.
+
+    Warns
+    -----
+    UserWarning
+        The file gives a voxel size along some axes only: it is left out.
+
+    Notes
+    -----
+    `Volume.affine` of a NIfTI file is nibabel's ``img.affine``, also where the file states no orientation
+    (qform and sform codes 0); `Volume.oriented` is then False, and no file that it is written to claims one.
+    Sizes of 1 in no unit and without orientation are what NIfTI holds where none are known: `voxel_size` is
+    then None.
     """
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file")
     suffix = _suffix(path)
-    if suffix.startswith(".nii"):
-        return _nifti.read(path)
-    if suffix == ".npy":
-        return _npy.read(path)
-    return _tiff.read(path, series)
+    with naming(path):
+        if suffix.startswith(".nii"):
+            return _nifti.read(path)
+        if suffix == ".npy":
+            return _npy.read(path)
+        return _tiff.read(path, series)
 
 
 def write(path: Any, volume: Volume, *, overwrite: bool = False) -> None:
@@ -107,21 +126,27 @@ def write(path: Any, volume: Volume, *, overwrite: bool = False) -> None:
         )
     path = Path(path)
     suffix = _suffix(path)
-    if suffix.startswith(".nii"):
-        write_whole(path, lambda p: _nifti.save(p, volume), overwrite=overwrite)
-    elif suffix == ".npy":
-        # The geometry first: a .npy without it would silently be read as one without geometry.
-        beside = _npy.sidecar(path)
-        check_writable(path, overwrite=overwrite)
-        previous = beside.read_bytes() if beside.exists() else None
-        write_whole(beside, lambda p: _npy.save_geometry(p, volume), overwrite=overwrite)
-        try:
-            write_whole(path, lambda p: _npy.save(p, volume), overwrite=overwrite)
-        except BaseException:
-            if previous is None:
-                beside.unlink(missing_ok=True)
-            else:  # the array that stays belongs to the geometry that was there
-                beside.write_bytes(previous)
-            raise
-    else:
-        write_whole(path, lambda p: _tiff.save(p, volume, ome=suffix.startswith(".ome")), overwrite=overwrite)
+    with naming(path):
+        if suffix.startswith(".nii"):
+            write_whole(path, lambda p: _nifti.save(p, volume), overwrite=overwrite)
+        elif suffix == ".npy":
+            _write_npy(path, volume, overwrite)
+        else:
+            ome = suffix.startswith(".ome")
+            write_whole(path, lambda p: _tiff.save(p, volume, ome=ome), overwrite=overwrite)
+
+
+def _write_npy(path: Path, volume: Volume, overwrite: bool) -> None:
+    # The geometry first: a .npy without it would silently be read as one without geometry.
+    beside = _npy.sidecar(path)
+    check_writable(path, overwrite=overwrite)
+    previous = beside.read_bytes() if beside.exists() else None
+    write_whole(beside, lambda p: _npy.save_geometry(p, volume), overwrite=overwrite)
+    try:
+        write_whole(path, lambda p: _npy.save(p, volume), overwrite=overwrite)
+    except BaseException:
+        if previous is None:
+            beside.unlink(missing_ok=True)
+        else:  # the array that stays belongs to the geometry that was there
+            beside.write_bytes(previous)
+        raise

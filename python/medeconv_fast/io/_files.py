@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,6 +19,23 @@ def library(name: str, extra: str, purpose: str) -> ModuleType:
         return importlib.import_module(name)
     except ImportError as error:
         raise ImportError(f"{purpose} needs {name}: pip install 'medeconv-fast[{extra}]'") from error
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Put the file's name before errors about what it holds, or cannot hold, where they lack it."""
+    try:
+        yield
+    except (ValueError, TypeError, NotImplementedError, ImportError) as error:
+        if str(path) in str(error):
+            raise
+        kinds = (
+            NotImplementedError,
+            ImportError,
+            TypeError,
+            ValueError,
+        )  # a subclass may not take a text alone
+        raise next(kind for kind in kinds if isinstance(error, kind))(f"{path}: {error}") from error
 
 
 def check_writable(path: Any, *, overwrite: bool = False) -> Path:
@@ -57,7 +75,7 @@ def check_writable(path: Any, *, overwrite: bool = False) -> Path:
     return path
 
 
-def write_whole(path: Path, save: Callable[[Path], None], *, overwrite: bool) -> None:
+def write_whole(path: Path, save: Callable[[Path], object], *, overwrite: bool) -> None:
     """Let `save` write to a temporary name beside `path` and rename; no failure leaves anything behind."""
     path = check_writable(path, overwrite=overwrite)
     # The suffix stays the same: libraries choose the format by it.
@@ -66,9 +84,13 @@ def write_whole(path: Path, save: Callable[[Path], None], *, overwrite: bool) ->
     os.close(handle)
     temporary = Path(name)
     try:
-        save(temporary)
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
+        try:
+            save(temporary)
+            with open(temporary, "rb") as file:
+                os.fsync(file.fileno())
+        except OSError as error:  # "No space left on device" alone does not say where
+            reason = error.strerror or str(error).replace(str(temporary), str(path))
+            raise OSError(error.errno or errno.EIO, reason, str(path)) from error
         # mkstemp's files are private; a result is as readable as any new file.
         mask = os.umask(0)
         os.umask(mask)

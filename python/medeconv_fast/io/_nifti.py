@@ -73,10 +73,14 @@ def read(path: Path) -> Volume:
     voxel_size = tuple(z * factor for z in zooms[:spatial][::-1])
     if any(v <= 0 for v in voxel_size):
         raise ValueError(f"{path}: voxel sizes {voxel_size[::-1]} (x, y, z), expected positive ones")
+    stated: tuple[float, ...] | None = voxel_size
+    codes = int(header["qform_code"]), int(header["sform_code"])
+    if codes == (0, 0) and unit is None and all(v == 1 for v in voxel_size):
+        stated = None  # the format always has sizes; these are what is written where none are known
     metadata: dict[str, Any] = {
         "format": "NIfTI-2" if isinstance(image, nib.Nifti2Image) else "NIfTI-1",
-        "qform_code": int(header["qform_code"]),
-        "sform_code": int(header["sform_code"]),
+        "qform_code": codes[0],
+        "sform_code": codes[1],
         "stored_dtype": str(image.get_data_dtype()),
     }
     for key in KEPT:
@@ -86,13 +90,16 @@ def read(path: Path) -> Volume:
         )
     if len(zooms) > 3 and "t" in axes:
         metadata["time_step"], metadata["time_unit"] = zooms[3], time
-    return Volume(array, voxel_size, affine, unit, axes, metadata)
+    return Volume(array, stated, affine, unit, axes, metadata)
 
 
 def save(path: Path, volume: Volume) -> None:
     nib = _nibabel()
     if "s" in volume.axes:
-        raise ValueError("colour samples (axis s) cannot be written as NIfTI by this library; write TIFF")
+        raise ValueError(
+            "colour samples (axis s) cannot be written as NIfTI by this library; "
+            "choose a name ending in .ome.tif or .npy"
+        )
     array = volume.array
     if array.dtype == np.bool_:
         array = array.astype(np.uint8)
@@ -106,25 +113,26 @@ def save(path: Path, volume: Volume) -> None:
     others = len(order) - spatial
     if others:  # time and channels have fixed places behind three axes of space
         data = data.reshape((*data.shape[:spatial], *(1,) * (3 - spatial), *data.shape[spatial:]))
-        if volume.axes[0] == "c" and "t" not in volume.axes:
+        if "c" in volume.axes and "t" not in volume.axes:
             data = data.reshape((*data.shape[:3], 1, data.shape[3]))
     big = max(data.shape) > np.iinfo(np.int16).max
     make = nib.Nifti2Image if big or volume.metadata.get("format") == "NIfTI-2" else nib.Nifti1Image
-    affine = diagonal_affine(volume) if volume.affine is None else volume.affine
+    # A code says what the coordinates mean; a volume without orientation must not claim scanner coordinates.
+    known = volume.oriented
+    affine = volume.affine if known else diagonal_affine(volume)
     # int64 is refused by nibabel unless asked for by name, because few programs read it; it is kept, not
     # cast.
     image = make(data, affine, dtype=data.dtype)
     header = image.header
     time_unit = volume.metadata.get("time_unit")
-    header.set_xyzt_units({"mm": "mm", "um": "micron", None: "unknown"}[volume.unit], time_unit or "unknown")
+    unit = None if volume.voxel_size is None else volume.unit
+    header.set_xyzt_units({"mm": "mm", "um": "micron", None: "unknown"}[unit], time_unit or "unknown")
     zooms = [1.0] * data.ndim
     sizes = (1.0,) * spatial if volume.voxel_size is None else volume.voxel_size
     zooms[:spatial] = sizes[::-1]
     if data.ndim > 3:
         zooms[3] = float(volume.metadata.get("time_step", 1.0))
     header.set_zooms(zooms)
-    # A code says what the coordinates mean; a volume without orientation must not claim scanner coordinates.
-    known = volume.affine is not None
     image.set_sform(affine, int(volume.metadata.get("sform_code", 1)) if known else 0)
     image.set_qform(affine, int(volume.metadata.get("qform_code", 1)) if known else 0)
     if known and not int(header["sform_code"]) and not int(header["qform_code"]):

@@ -23,14 +23,23 @@ def read(path: Path) -> Volume:
         raise ValueError(f"{path}: expected one array of real numbers")
     beside = sidecar(path)
     if not beside.exists():
+        if array.ndim > 3:
+            raise ValueError(
+                f"{path}: {array.ndim} axes of shape {array.shape}, and nothing says which of them are time "
+                f'and channels; put a file {beside.name} beside it that holds {{"axes": "…"}}, one letter of '
+                't, c, z, y, x, s per axis, such as "tzyx"'
+            )
         return Volume(array)
     try:
         entry = json.loads(beside.read_text(encoding="utf-8"))
+        if not isinstance(entry, dict):
+            raise ValueError("expected an object with the entry axes")
+        size, affine = entry.get("voxel_size"), entry.get("affine")
         return Volume(
             array,
-            None if entry["voxel_size"] is None else tuple(entry["voxel_size"]),
-            None if entry["affine"] is None else np.array(entry["affine"], np.float64),
-            entry["unit"],
+            None if size is None else tuple(size),
+            None if affine is None else np.array(affine, np.float64),
+            entry.get("unit"),
             entry["axes"],
         )
     except (ValueError, KeyError, TypeError) as error:
@@ -42,7 +51,7 @@ def save_geometry(path: Path, volume: Volume) -> None:
         "axes": volume.axes,
         "unit": volume.unit,
         "voxel_size": volume.voxel_size,
-        "affine": None if volume.affine is None else volume.affine.tolist(),
+        "affine": volume.affine.tolist() if volume.affine is not None and volume.oriented else None,
     }
     path.write_text(json.dumps(entry, indent=1), encoding="utf-8")
 

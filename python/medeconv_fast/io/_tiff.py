@@ -1,8 +1,8 @@
 """TIFF, OME-TIFF and ImageJ TIFF by tifffile.
 
-TIFF has no place for an orientation. A volume's affine goes into the description as a line
-``medeconv_affine=…`` (ImageJ: the Info property; OME: an annotation), which other programs ignore, so that
-NIfTI → TIFF → NIfTI keeps it.
+TIFF has no place for an orientation, and readers take axes of one for absent. Where a volume has either, a
+line ``medeconv_geometry=…`` in the description (ImageJ: the Info property; OME: an annotation), which other
+programs ignore, keeps the affine and the axes, so that NIfTI → TIFF → NIfTI loses nothing.
 """
 
 from __future__ import annotations
@@ -10,7 +10,9 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import math
 import re
+import warnings
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,44 +21,42 @@ from typing import Any
 import numpy as np
 
 from ._files import library
-from ._volume import Volume
+from ._units import house_unit, in_um
+from ._volume import PER_MM, Volume
 
-IN_UM = {
-    "km": 1e9, "m": 1e6, "cm": 1e4, "mm": 1e3, "µm": 1.0, "μm": 1.0, "um": 1.0, "micron": 1.0, "microns": 1.0,
-    "micrometer": 1.0, "\\u00b5m": 1.0, "nm": 1e-3, "pm": 1e-6, "Å": 1e-4, "inch": 25400.0, "in": 25400.0,
-}  # fmt: skip
-AFFINE = "medeconv_affine="
+GEOMETRY = "medeconv_geometry="
 IMAGEJ_DTYPES = (np.uint8, np.uint16, np.float32)
+ORDER = "tzcyxs"  # of the axes in the files that are written
+# What programs write as the resolution when they know no size.
+MEANINGLESS = (1, 72, 96)
 
 
 def _tifffile() -> Any:
     return library("tifffile", "io", "reading and writing TIFF")
 
 
-def _unit_and_factor(name: str | None) -> tuple[str | None, float]:
-    if name is None or name not in IN_UM:
-        return None, 1.0
-    # Medical sizes stay in mm; everything else is a microscope's.
-    if name in ("mm", "cm", "m"):
-        return "mm", IN_UM[name] / 1000
-    return "um", IN_UM[name]
-
-
-def _affine_in(text: str | None) -> tuple[np.ndarray, str | None] | None:
-    found = re.search(re.escape(AFFINE) + r"(\{.*?\})", text or "")
+def _geometry_in(text: str) -> dict[str, Any]:
+    found = re.search(re.escape(GEOMETRY) + r"(\{.*?\})", text)
     if not found:
-        return None
+        return {}
     try:
         entry = json.loads(found.group(1).replace("&quot;", '"'))
-        return np.array(entry["affine"], np.float64).reshape(4, 4), entry["unit"]
+        axes, unit = str(entry["axes"]), entry["unit"]
+        affine = None if entry["affine"] is None else np.array(entry["affine"], np.float64).reshape(4, 4)
+        return {"axes": axes, "affine": affine, "unit": unit}
     except (ValueError, KeyError, TypeError):
-        return None
+        return {}
 
 
-def _affine_text(volume: Volume) -> str:
-    if volume.affine is None:
+def _geometry_text(volume: Volume) -> str:
+    """The line that keeps what the format does not; empty if it keeps everything."""
+    plain = "".join(
+        a for a in "tczyxs" if a in volume.axes and (a in "yx" or volume.shape[volume.axes.index(a)] > 1)
+    )
+    if not volume.oriented and plain == volume.axes and "y" in plain:
         return ""
-    return AFFINE + json.dumps({"affine": volume.affine.ravel().tolist(), "unit": volume.unit})
+    affine = volume.affine.ravel().tolist() if volume.affine is not None and volume.oriented else None
+    return GEOMETRY + json.dumps({"axes": volume.axes, "unit": volume.unit, "affine": affine})
 
 
 class _Complaints(logging.Handler):
@@ -88,78 +88,124 @@ def read(path: Path, series: int = 0) -> Volume:
                 raise ValueError(f"series: got {series}, the file has {len(file.series)}")
             part = file.series[series]
             names = part.axes.lower().replace("i", "z").replace("q", "z")
+            kind = file.pages[0].compression
+            compression = getattr(kind, "name", str(kind))  # a bare number where tifffile has no name for it
             array = part.asarray()
             ome = file.ome_metadata
             imagej = file.imagej_metadata
-            page = file.pages[0]
-            resolution = (
-                page.tags.get("XResolution"),
-                page.tags.get("YResolution"),
-                page.tags.get("ResolutionUnit"),
-            )
-            description = page.description
+            tags = {
+                name: tag.value
+                for name in ("XResolution", "YResolution", "ResolutionUnit")
+                if (tag := file.pages[0].tags.get(name)) is not None
+            }
+            description = file.pages[0].description
             many = len(file.series)
         if complaints:
             raise ValueError(f"the file ends early or is damaged ({'; '.join(complaints)})")
     except (tifffile.TiffFileError, OSError, KeyError, IndexError) as error:
         raise ValueError(f"{path}: not a readable TIFF file ({error})") from error
     except ValueError as error:
+        if "imagecodecs" in str(error):
+            library("imagecodecs", "io", f"{path}: reading this TIFF (compression {compression})")
         raise ValueError(f"{path}: {error}") from error
-    names, array = _plain_axes(names, array, path)
-    spatial = [a for a in names if a in "zyx"]
-    sizes: dict[str, tuple[str | None, float]] = {}
+    except RuntimeError as error:  # what imagecodecs raises
+        raise ValueError(f"{path}: the compressed values are damaged ({error})") from error
+    if array.dtype.kind not in "biuf":
+        raise ValueError(f"{path}: holds {array.dtype} values, expected real numbers")
+    stored = _geometry_in(description if not imagej else str(imagej.get("Info", "")))
+    names, array = _named_axes(names, array, path, stored.get("axes", ""))
     metadata: dict[str, Any] = {"format": "TIFF"}
     if ome:
         metadata["format"] = "OME-TIFF"
-        pixels = _ome_pixels(ome, series)
-        for axis in spatial:
-            value = pixels.get(f"PhysicalSize{axis.upper()}")
-            if value is not None:
-                unit, factor = _unit_and_factor(pixels.get(f"PhysicalSize{axis.upper()}Unit", "µm"))
-                sizes[axis] = unit, float(value) * factor
-    elif imagej is not None:
-        metadata["format"] = "ImageJ TIFF"
-        unit, factor = _unit_and_factor(imagej.get("unit"))
-        for axis, tag in (("x", resolution[0]), ("y", resolution[1])):
-            if tag is not None and tag.value[0] and "unit" in imagej:
-                sizes[axis] = unit, tag.value[1] / tag.value[0] * factor
-        if "spacing" in imagej and "z" in names and "unit" in imagej:
-            sizes["z"] = unit, abs(float(imagej["spacing"])) * factor
-    elif resolution[2] is not None and int(resolution[2].value) in (2, 3):
-        factor = 25.4 if int(resolution[2].value) == 2 else 10.0
-        for axis, tag in (("x", resolution[0]), ("y", resolution[1])):
-            # 72 or 96 dots per inch is what programs write that know no size.
-            if tag is not None and tag.value[0] and tag.value[0] / tag.value[1] not in (1, 72, 96):
-                sizes[axis] = "mm", factor * tag.value[1] / tag.value[0]
+        sizes = _ome_sizes(ome, series)
+    else:
+        if imagej is not None:
+            metadata["format"] = "ImageJ TIFF"
+        sizes = _tag_sizes(tags, imagej)
     if many > 1:
         metadata["series"], metadata["series_in_file"] = series, many
-    stored = _affine_in(description if not imagej else str(imagej.get("Info", "")))
-    known = all(a in sizes for a in spatial) and len({sizes[a][0] for a in spatial}) == 1
-    voxel_size = tuple(sizes[a][1] for a in spatial) if known else None
-    unit = sizes[spatial[0]][0] if known else None
-    if known and any(not v > 0 for v in voxel_size or ()):
-        voxel_size, unit = None, None
-    affine = None
-    if stored is not None:
-        affine, unit = stored
-        lengths = np.sqrt((affine[:3, :3] ** 2).sum(axis=0))[::-1]
-        voxel_size = tuple(float(v) for v in lengths[3 - len(spatial) :])
-    return Volume(array, voxel_size, affine, unit, names, metadata)
+    if (
+        stored.get("affine") is not None
+    ):  # the voxel size follows from it, with more digits than the tags keep
+        return Volume(array, None, stored["affine"], stored["unit"], names, metadata)
+    voxel_size, unit = _voxel_size(sizes, [a for a in names if a in "zyx"], path)
+    return Volume(array, voxel_size, None, unit, names, metadata)
 
 
-def _plain_axes(names: str, array: np.ndarray, path: Path) -> tuple[str, np.ndarray]:
-    """Drop axes of one that are not y or x; refuse what has no name here."""
+def _ome_sizes(text: str, series: int) -> dict[str, tuple[float, float | None]]:
+    """Per axis a number, and the length in µm of the unit that it counts (None: unknown)."""
+    pixels = _ome_pixels(text, series)
+    return {
+        axis: (float(pixels[key]), in_um(pixels.get(f"{key}Unit", "µm")))
+        for axis in "zyx"
+        if (key := f"PhysicalSize{axis.upper()}") in pixels
+    }
+
+
+def _tag_sizes(tags: dict[str, Any], imagej: dict[str, Any] | None) -> dict[str, tuple[float, float | None]]:
+    """The same from the resolution tags, whose unit and the step in z stand in ImageJ's description."""
+    unit: Any = {2: "inch", 3: "cm"}.get(int(tags.get("ResolutionUnit", 0)))
+    if unit is None and imagej is None:  # without a unit, a plain TIFF's resolution is only an aspect ratio
+        return {}
+    imagej = imagej or {}
+    stated = "unit" in imagej
+    unit = imagej.get("unit", unit)
+    sizes = {}
+    for axis, name, own in (("x", "XResolution", unit), ("y", "YResolution", imagej.get("yunit", unit))):
+        numerator, denominator = tags.get(name, (0, 0))
+        if numerator and denominator and (stated or numerator / denominator not in MEANINGLESS):
+            sizes[axis] = denominator / numerator, in_um(own)
+    if "spacing" in imagej:
+        with contextlib.suppress(ValueError):
+            sizes["z"] = abs(float(imagej["spacing"])), in_um(imagej.get("zunit", unit))
+    return sizes
+
+
+def _voxel_size(
+    sizes: dict[str, tuple[float, float | None]], spatial: list[str], path: Path
+) -> tuple[tuple[float, ...] | None, str | None]:
+    """One size per axis in one unit; what cannot be brought together is left out, and said."""
+    given = {a: sizes[a] for a in spatial if a in sizes and 0 < sizes[a][0] < math.inf}
+    if not given:
+        return None, None
+    units = [um for _, um in given.values() if um is not None]
+    if len(given) < len(spatial) or 0 < len(units) < len(given):
+        lacking = [a for a in spatial if a not in given or (units and given[a][1] is None)]
+        what = "unit of its voxel size" if set(lacking) <= set(given) else "voxel size"
+        warnings.warn(
+            f"{path}: no {what} along {', '.join(lacking)}, so that along the other axes is left out too",
+            UserWarning,
+            stacklevel=4,
+        )
+        return None, None
+    if not units:
+        return tuple(given[a][0] for a in spatial), None
+    unit = house_unit(min(units))
+    per_um = PER_MM[unit] / PER_MM["um"]
+    return tuple(value * ((um or 1.0) * per_um) for value, um in (given[a] for a in spatial)), unit
+
+
+def _named_axes(names: str, array: np.ndarray, path: Path, stored: str) -> tuple[str, np.ndarray]:
+    """The array with the axes that were stored; without them, without axes of one that are not y or x."""
     keep = [i for i, a in enumerate(names) if array.shape[i] > 1 or a in "yx"]
     array = array.reshape([array.shape[i] for i in keep])
     names = "".join(names[i] for i in keep)
-    unknown = set(names) - set("tczyxs")
-    if unknown or len(set(names)) != len(names) or "x" not in names:
+    if set(names) - set("tczyxs") or len(set(names)) != len(names) or "x" not in names:
         raise ValueError(
             f"{path}: axes {names!r} of shape {array.shape} are not supported, "
             "expected among t, c, z, y, x, s"
         )
-    order = sorted(range(len(names)), key=lambda i: "tczyxs".index(names[i]))
-    return "".join(names[i] for i in order), array.transpose(order)
+    longer = {a for a, n in zip(names, array.shape, strict=True) if n > 1}
+    # Another program may have cut or joined the image and left the line in place.
+    fits = (
+        stored and longer <= set(stored) and set(stored) <= set("tczyxs") and len(set(stored)) == len(stored)
+    )
+    wanted = stored if fits else "".join(a for a in "tczyxs" if a in names)
+    length = dict(zip(names, array.shape, strict=True))
+    kept = [a for a in wanted if a in names]
+    array = array.reshape([n for a, n in length.items() if a in kept])
+    order = [[a for a in names if a in kept].index(a) for a in kept]
+    return wanted, array.transpose(order).reshape([length.get(a, 1) for a in wanted])
 
 
 def _ome_pixels(text: str, series: int) -> dict[str, str]:
@@ -173,48 +219,52 @@ def save(path: Path, volume: Volume, *, ome: bool) -> None:
     array = volume.array
     if array.dtype == np.bool_:
         array = array.astype(np.uint8)
-    names = volume.axes
-    sizes = {}
-    if volume.voxel_size is not None:
-        sizes = dict(zip(volume.spatial_axes, volume.voxel_size, strict=True))
-    options: dict[str, Any] = {"bigtiff": array.nbytes > 2**32 - 2**25}
-    if ome:
-        if array.dtype in (np.int64, np.uint64, np.float16):
-            raise ValueError(
-                f"{array.dtype} cannot be written as OME-TIFF: the format has no such type; convert first"
-            )
-        metadata: dict[str, Any] = {"axes": names.upper()}
-        unit = {"mm": "mm", "um": "µm", None: "pixel"}[volume.unit]
-        for axis, size in sizes.items():
-            metadata[f"PhysicalSize{axis.upper()}"] = size
-            metadata[f"PhysicalSize{axis.upper()}Unit"] = unit
-        text = _affine_text(volume)
-        if text:
-            metadata["Description"] = text
-        tifffile.imwrite(path, array, ome=True, photometric="minisblack", metadata=metadata, **options)
-        return
-    if array.dtype not in IMAGEJ_DTYPES:
+    if ome and array.dtype in (np.int64, np.uint64, np.float16):
+        raise ValueError(
+            f"{array.dtype} cannot be written as OME-TIFF: the format has no such type; convert first"
+        )
+    if not ome and array.dtype not in IMAGEJ_DTYPES:
         # ImageJ has no such type; a plain TIFF holds it, and the sizes go where every reader looks.
         raise ValueError(
             f"{array.dtype} cannot be written as .tif for ImageJ (uint8, uint16 or float32); "
             "nothing is cast silently: "
             "choose a name ending in .ome.tif, or convert first"
         )
-    if "s" in names:
-        raise ValueError("colour samples (axis s) are not written; restore one channel at a time")
-    full = "tzcyx"
-    data = array.transpose([names.index(a) for a in full if a in names])
-    data = data.reshape([array.shape[names.index(a)] if a in names else 1 for a in full])
-    metadata = {"axes": full.upper()}
-    if volume.unit is not None and volume.voxel_size is not None:
-        metadata["unit"] = {"mm": "mm", "um": "um"}[volume.unit]
+    if not ome and "s" in volume.axes:
+        raise ValueError(
+            "colour samples (axis s) cannot be written as .tif for ImageJ; "
+            "choose a name ending in .ome.tif or .npy"
+        )
+    # Every axis is written, of one too: tifffile would take a last axis of one for samples.
+    length = dict(zip(volume.axes, volume.shape, strict=True))
+    samples = length.get("s", 1)
+    full = ORDER if samples > 1 or not ome else ORDER[:-1]
+    data = array.transpose([volume.axes.index(a) for a in ORDER if a in volume.axes])
+    data = data.reshape([length.get(a, 1) for a in full])
+    sizes: dict[str, float] = {}
+    if volume.voxel_size is not None:
+        sizes = dict(zip(volume.spatial_axes, volume.voxel_size, strict=True))
+    text = _geometry_text(volume)
+    metadata: dict[str, Any] = {"axes": full.upper()}
+    if ome:
+        for axis, size in sizes.items():
+            metadata[f"PhysicalSize{axis.upper()}"] = size
+            metadata[f"PhysicalSize{axis.upper()}Unit"] = {"mm": "mm", "um": "µm", None: "pixel"}[volume.unit]
+        if text:
+            metadata["Description"] = text
+        colour = {"photometric": "rgb" if samples in (3, 4) else "minisblack"}
+        if samples > 1:
+            colour["planarconfig"] = "contig"
+        big = array.nbytes > 2**32 - 2**25
+        tifffile.imwrite(path, data, ome=True, metadata=metadata, bigtiff=big, **colour)
+        return
+    options: dict[str, Any] = {}
+    if sizes:
+        metadata["unit"] = {"mm": "mm", "um": "um", None: "pixel"}[volume.unit]
         if "z" in sizes:
             metadata["spacing"] = sizes["z"]
         options["resolution"] = (1 / sizes["x"], 1 / sizes.get("y", sizes["x"]))
         options["resolutionunit"] = 1
-    text = _affine_text(volume)
     if text:
         metadata["Info"] = text
-    tifffile.imwrite(
-        path, data, imagej=True, metadata=metadata, **{k: v for k, v in options.items() if k != "bigtiff"}
-    )
+    tifffile.imwrite(path, data, imagej=True, metadata=metadata, **options)

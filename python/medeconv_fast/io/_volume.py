@@ -26,7 +26,7 @@ class Volume:
         One length per spatial axis, in the order of `axes`, in `unit`; None if unknown.
     affine : numpy.ndarray or None
         4×4, maps reversed array indices (x, y, z, 1) of the spatial axes to RAS coordinates in `unit` (equal
-        to nibabel's ``img.affine``); None where a file has no orientation.
+        to nibabel's ``img.affine``); None where a file has no orientation. See `oriented`.
     unit : {"mm", "um", None}
     axes : str
         Meaning of the array's axes, such as "zyx", "yx", "tzyx", "cyx" (t time, c channel, s colour samples).
@@ -74,9 +74,22 @@ class Volume:
             ):
                 raise ValueError("affine: expected a finite 4×4 matrix with last row 0 0 0 1")
             self.affine = affine
-            if self.voxel_size is None:
+            if self.voxel_size is None and self.oriented:
                 lengths = np.sqrt((affine[:3, :3] ** 2).sum(axis=0))[::-1]
                 self.voxel_size = tuple(float(v) for v in lengths[3 - len(self.spatial_axes) :])
+
+    @property
+    def oriented(self) -> bool:
+        """Whether the affine says how the image lies in space.
+
+        A NIfTI file whose qform and sform codes are both 0 says nothing; its affine, as nibabel gives it, is
+        only the voxel size and a centred origin.
+        """
+        if self.affine is None:
+            return False
+        if (self.metadata.get("qform_code"), self.metadata.get("sform_code")) != (0, 0):
+            return True
+        return not np.allclose(self.affine, _affine_without_orientation(self), rtol=1e-5, atol=1e-6)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -127,6 +140,14 @@ class Volume:
                 yield from walk(at + 1, (*so_far, index))
 
         yield from walk(0, ())
+
+
+def _affine_without_orientation(volume: Volume) -> np.ndarray:
+    """What nibabel makes up for a file that states none."""
+    length = dict(zip(volume.axes, volume.shape, strict=True))
+    affine = diagonal_affine(volume) @ np.diag([-1.0, 1.0, 1.0, 1.0])
+    affine[:3, 3] = affine[:3, :3] @ [-(length.get(a, 1) - 1) / 2 for a in "xyz"]
+    return affine
 
 
 def diagonal_affine(volume: Volume) -> np.ndarray:
