@@ -6,7 +6,7 @@ PY := $(VENV)/bin/python
 # Rebuilding is pip's business; these stamps only avoid asking it twice.
 SOURCES := pyproject.toml CMakeLists.txt $(wildcard cpp/* cpp/shared/*) $(shell find python -name '*.py' -o -name '*.pyi' -o -name py.typed)
 
-.PHONY: demo test test-isa test-sanitize test-peers bench bench-large lint pure-wheel clean
+.PHONY: demo test test-isa test-sanitize test-peers bench bench-large lint pure-wheel stubs clean
 
 $(VENV)/created:
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "medeconv-fast needs Python 3.11 or newer, this is " + sys.version)'
@@ -67,6 +67,13 @@ lint: $(VENV)/created
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
+
+stubs: $(VENV)/installed-test
+	$(PY) -m pip install --quiet "ruff>=0.6"
+	$(PY) -m pybind11_stubgen medeconv_fast._cpp -o build/stubs
+	cp build/stubs/medeconv_fast/_cpp.pyi python/medeconv_fast/_cpp.pyi
+	$(PY) -m ruff check --quiet --fix python/medeconv_fast/_cpp.pyi
+	$(PY) -m ruff format --quiet python/medeconv_fast/_cpp.pyi
 
 # Without a compiler: builds the pure wheel, installs it alone, imports it and restores a small image.
 pure-wheel: $(VENV)/created

@@ -3,10 +3,12 @@ Compiled CPU kernels of medeconv_fast; called through medeconv_fast.backends.cpp
 """
 
 from __future__ import annotations
+
 import collections.abc
+import typing
+
 import numpy
 import numpy.typing
-import typing
 
 __all__: list[str] = [
     "ChainF32",
