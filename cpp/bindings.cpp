@@ -261,7 +261,7 @@ void bind(py::module_& m, const std::string& suffix) {
     py::class_<Stored, std::shared_ptr<Stored>>(m, ("Transfer" + suffix).c_str());
     py::class_<Plan, std::shared_ptr<Plan>>(m, ("SpectralPlan" + suffix).c_str())
         .def(py::init([](const std::vector<int64_t>& grid, const std::vector<std::pair<int64_t, int64_t>>& estimate,
-                         const std::vector<std::pair<int64_t, int64_t>>& image) {
+                         const std::vector<std::pair<int64_t, int64_t>>& image, const std::vector<std::pair<int64_t, int64_t>>& reach) {
                  if (grid.size() != estimate.size() || grid.size() != image.size())
                      throw std::invalid_argument("grid, estimate_box and image_box must have the same number of axes");
                  const Shape shape = shape3(grid);
@@ -270,9 +270,18 @@ void bind(py::module_& m, const std::string& suffix) {
                      for (const Box& b : boxes)
                          if (b[a].start < 0 || b[a].stop <= b[a].start || b[a].stop > shape[a])
                              throw std::invalid_argument("box: must be non-empty and inside the grid");
-                 return std::make_shared<Plan>(shape, boxes[0], boxes[1]);
+                 if (!reach.empty() && reach.size() != grid.size()) throw std::invalid_argument("reach: must be empty or have as many axes as grid");
+                 typename Plan::Reach continued;
+                 for (size_t a = 3 - reach.size(), i = 0; i < reach.size(); ++a, ++i) {
+                     const auto [low, high] = reach[i];
+                     const int64_t length = boxes[0][a].stop;
+                     if (low < 0 || high < 0 || low > length || high > length || (low + high > 0 && length + low + high > shape[a]))
+                         throw std::invalid_argument("reach: must fit into the box, and with it into the grid");
+                     continued[a] = {low, high};
+                 }
+                 return std::make_shared<Plan>(shape, boxes[0], boxes[1], continued);
              }),
-             py::arg("grid"), py::arg("estimate_box"), py::arg("image_box"))
+             py::arg("grid"), py::arg("estimate_box"), py::arg("image_box"), py::arg("reach") = std::vector<std::pair<int64_t, int64_t>>())
         .def("transfer",
              [](const Plan& plan, const Array<T>& psf, const std::vector<int64_t>& centre, int num_threads) {
                  const Shape shape = shape_of(psf), at = zeros3(centre);

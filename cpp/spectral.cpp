@@ -51,12 +51,13 @@ void HalfAxis<T>::describe(SpectralView<T>& v, int64_t lanes) const {
 }
 
 template <class T>
-SpectralPlan<T>::SpectralPlan(Shape grid_shape, Box estimate, Box image)
+SpectralPlan<T>::SpectralPlan(Shape grid_shape, Box estimate, Box image, Reach reach)
     : order_(places(grid_shape)),
       grid(permuted(grid_shape, order_)),
       estimate_box(permuted(estimate, order_)),
       image_box(permuted(image, order_)),
       kernels_(spectral_kernels<T>()),
+      reach_(permuted(reach, order_)),
       image_(grid[0] == 1),
       half_(grid[image_ ? 2 : 1], !image_),
       mid_(image_ ? 1 : grid[2]),
@@ -94,9 +95,18 @@ Box SpectralPlan<T>::by_role(const Box& box) const {
 }
 
 template <class T>
+typename SpectralPlan<T>::Reach SpectralPlan<T>::continued(bool adjoint) const {
+    Reach r = reach_;
+    if (adjoint)  // the transpose reads as far in the other direction
+        for (Continuation& c : r) std::swap(c.low, c.high);
+    return image_ ? Reach{r[1], {}, r[2]} : Reach{r[0], r[2], r[1]};
+}
+
+template <class T>
 void SpectralPlan<T>::load(T* spectrum, const T* input, bool adjoint, int threads, const Poll& poll) const {
     const Box box = by_role(adjoint ? image_box : estimate_box);
-    SlabPass<T> pass{&view_, spectrum, box[2], box[1], box[0], false, true, input, Formula::copy, {}};
+    const Reach beyond = continued(adjoint);
+    SlabPass<T> pass{&view_, spectrum, box[2], box[1], box[0], false, true, input, Formula::copy, {}, beyond[2], beyond[1]};
     const int64_t size = kernels_.slab_scratch(view_);
     Buffer<T> scratch = acquire<T>(size * threads);
     parallel_for(kernels_.slab_units(view_, pass.col), threads,
@@ -107,8 +117,9 @@ template <class T>
 void SpectralPlan<T>::sweep(T* spectrum, const StoredTransfer<T>& transfer, bool adjoint, Formula formula,
                             const Operands<T>& operands, bool keep, int threads, const Poll& poll) const {
     const Box from = by_role(adjoint ? image_box : estimate_box), to = by_role(adjoint ? estimate_box : image_box);
-    const ColumnPass<T> columns{&view_, spectrum, transfer.view(), adjoint, from[0], to[0]};
-    const SlabPass<T> slabs{&view_, spectrum, to[2], to[1], to[0], true, keep, nullptr, formula, operands};
+    const Reach beyond = continued(adjoint), next = continued(!adjoint);
+    const ColumnPass<T> columns{&view_, spectrum, transfer.view(), adjoint, from[0], to[0], beyond[0]};
+    const SlabPass<T> slabs{&view_, spectrum, to[2], to[1], to[0], true, keep, nullptr, formula, operands, next[2], next[1]};
     const int64_t column_size = kernels_.column_scratch(view_), slab_size = kernels_.slab_scratch(view_);
     const int64_t size = std::max(column_size, slab_size);
     Buffer<T> scratch = acquire<T>(size * threads);
@@ -120,7 +131,7 @@ void SpectralPlan<T>::sweep(T* spectrum, const StoredTransfer<T>& transfer, bool
 
 template <class T>
 void SpectralPlan<T>::forward_columns(T* spectrum, Range source, int threads, const Poll& poll) const {
-    const ColumnPass<T> columns{&view_, spectrum, {}, false, source, {0, col_.n}};
+    const ColumnPass<T> columns{&view_, spectrum, {}, false, source, {0, col_.n}, {}};
     const int64_t size = kernels_.column_scratch(view_);
     Buffer<T> scratch = acquire<T>(size * threads);
     parallel_for(kernels_.column_units(view_), threads,
@@ -151,7 +162,7 @@ std::shared_ptr<StoredTransfer<T>> SpectralPlan<T>::transfer(const T* psf, Shape
 
     Buffer<T> spectrum = new_spectrum();
     const Box all = by_role({Range{0, grid[0]}, Range{0, grid[1]}, Range{0, grid[2]}});
-    SlabPass<T> pass{&view_, spectrum.get(), all[2], all[1], all[0], false, true, real.get(), Formula::copy, {}};
+    SlabPass<T> pass{&view_, spectrum.get(), all[2], all[1], all[0], false, true, real.get(), Formula::copy, {}, {}, {}};
     const int64_t size = kernels_.slab_scratch(view_);
     {
         Buffer<T> scratch = acquire<T>(size * threads);

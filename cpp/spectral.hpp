@@ -54,6 +54,13 @@ struct Transfer {                        // an OTF (or a Wiener filter) in slot 
     const T* mirror;                     // B: [mid][col] complex pairs; null when unpacked
 };
 
+// How a box that starts at 0 is continued periodically into its grid of n: `high` values behind it are its first ones, the
+// last `low` of the grid its last ones. What the filter reaches: a periodic axis of any length gets a cheap grid.
+struct Continuation {
+    int64_t low = 0, high = 0;
+    bool any() const { return low + high > 0; }
+};
+
 template <class T>
 struct ColumnPass {
     const SpectralView<T>* plan;
@@ -61,6 +68,7 @@ struct ColumnPass {
     Transfer<T> transfer;
     bool adjoint;                        // multiply by the conjugate
     Range source, destination;           // col positions that hold data, and that are wanted
+    Continuation beyond;                 // of the source
 };
 
 template <class T>
@@ -72,6 +80,7 @@ struct SlabPass {
     const T* input;                      // forward without inverse: the array to load (box-shaped)
     Formula formula;
     Operands<T> operands;
+    Continuation beyond_half, beyond_mid; // of what goes forward
 };
 
 // The per-ISA functions; one table per ISA and dtype.

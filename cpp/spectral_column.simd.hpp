@@ -35,6 +35,21 @@ MEDECONV_INLINE Columns columns_of(const SpectralView<T>& p, int64_t unit) {
     return {unit / groups + (p.packed ? 1 : 0), first, last, false};
 }
 
+// A source continued beyond its box is put together in the work buffer first.
+template <class T>
+MEDECONV_INLINE Line<T> source_line(const ColumnPass<T>& pass, T* base, T* buffer) {
+    const int64_t n = pass.plan->col.n, stride = pass.plan->col_stride, stop = pass.source.stop;
+    const Line<T> from{base, stride, pass.source.start, stop};
+    if (!pass.beyond.any()) return from;
+    auto copy = [&](int64_t j, int64_t source) { store_element(buffer + j * element<T>, load_element(base + source * stride)); };
+    for (int64_t j = 0; j < stop; ++j) copy(j, j);
+    for (int64_t j = stop; j < stop + pass.beyond.high; ++j) copy(j, j - stop);
+    const int64_t tail = n - pass.beyond.low;
+    for (int64_t j = stop + pass.beyond.high; j < tail; ++j) store_element(buffer + j * element<T>, C<T>{Vec<T>{}, Vec<T>{}});
+    for (int64_t j = tail; j < n; ++j) copy(j, j - n + stop);
+    return whole(buffer, element<T>, n);
+}
+
 template <bool adjoint, class T>
 void packed_columns(const ColumnPass<T>& pass, int64_t mid, T* scratch) {
     const SpectralView<T>& p = *pass.plan;
@@ -45,7 +60,7 @@ void packed_columns(const ColumnPass<T>& pass, int64_t mid, T* scratch) {
     T* buffer[2] = {scratch, count == 2 ? scratch + n * element<T> : scratch};
     T* more = scratch + 2 * n * element<T>;
     for (int64_t i = 0; i < count; ++i) {
-        Line<T> from{pass.spectrum + which[i] * element<T>, p.col_stride, pass.source.start, pass.source.stop};
+        const Line<T> from = source_line(pass, pass.spectrum + which[i] * element<T>, buffer[i]);
         transform<+1>(p.col, from, whole(buffer[i], element<T>, n), more);
     }
     // lane 0: P'(k) = A P(k) + B conj P(-k); both columns are read before either is written
@@ -78,10 +93,10 @@ void plain_columns(const ColumnPass<T>& pass, Columns c, T* scratch) {
     const SpectralView<T>& p = *pass.plan;
     for (int64_t mid = c.first; mid < c.last; ++mid) {
         T* base = pass.spectrum + c.block * p.block_stride + mid * element<T>;
-        Line<T> from{base, p.col_stride, pass.source.start, pass.source.stop};
+        const Line<T> from = source_line(pass, base, scratch);
         Line<T> to{base, p.col_stride, pass.destination.start, pass.destination.stop};
         const T* otf = pass.transfer.main + (c.block * p.mid.n + mid) * p.col.n * element<T>;
-        const bool more = mid + 1 < c.last;
+        const bool more = mid + 1 < c.last && !pass.beyond.any();
         filter_line<adjoint>(p.col, from, to, otf, more ? base + element<T> : nullptr, more ? otf + p.col.n * element<T> : nullptr,
                              scratch, scratch + 2 * p.col.n * element<T>);
     }

@@ -157,8 +157,12 @@ void row_group(const SlabPass<T>& pass, const ImageScratch<T>& s, T* base, int64
         T* row = s.rows + r * pitch;
         if (r >= row_count) std::memset(row, 0, size_t(pitch) * sizeof(T));
         else {
+            const Continuation& beyond = pass.beyond_half;
+            const int64_t behind = pass.half.stop + beyond.high;
             std::memset(row, 0, size_t(pass.half.start) * sizeof(T));
-            std::memset(row + pass.half.stop, 0, size_t(pitch - pass.half.stop) * sizeof(T));
+            std::memcpy(row + pass.half.stop, row, size_t(beyond.high) * sizeof(T));
+            std::memset(row + behind, 0, size_t(pitch - behind) * sizeof(T));
+            std::memcpy(row + p.real - beyond.low, row + pass.half.stop - beyond.low, size_t(beyond.low) * sizeof(T));
         }
     }
     rows_forward(p, s, base, row_count);

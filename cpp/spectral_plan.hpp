@@ -38,7 +38,10 @@ struct StoredTransfer {
 template <class T>
 class SpectralPlan {
 public:
-    SpectralPlan(Shape grid, Box estimate_box, Box image_box);
+    // `reach`: per axis what H reads before and behind the box of a periodic axis, whose boxes are then both (0, length)
+    // in a grid of at least length + reach; 0 where nothing is continued.
+    using Reach = std::array<Continuation, 3>;
+    SpectralPlan(Shape grid, Box estimate_box, Box image_box, Reach reach = {});
 
 private:
     std::array<int, 3> order_;             // axes of one voxel moved to the front (spectral.cpp)
@@ -69,10 +72,12 @@ public:
 private:
     // (col, mid, half), see spectral.hpp.
     Box by_role(const Box& box) const;
+    Reach continued(bool adjoint) const;   // of a source, by role
     void forward_columns(T* spectrum, Range source, int threads, const Poll& poll) const;
     std::shared_ptr<StoredTransfer<T>> new_transfer() const;
 
     const SpectralKernels<T>& kernels_;
+    Reach reach_;
     bool image_;                           // two-dimensional roles
     HalfAxis<T> half_;
     Axis<T> mid_, col_;

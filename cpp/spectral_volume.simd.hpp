@@ -114,7 +114,7 @@ template <class T>
 bool has_turn(const SlabPass<T>& pass) {
     const SpectralView<T>& p = *pass.plan;
     if (!pass.inverse || !pass.forward || pass.formula == Formula::copy) return false;
-    if (!p.packed || p.half.inner || p.half.stages == 0) return false;
+    if (!p.packed || p.half.inner || p.half.stages == 0 || pass.beyond_half.any()) return false;
     switch (p.half.radix[0]) {
 #define CASE(R) case R:
         MEDECONV_EACH_TURN(CASE) return true;
@@ -183,7 +183,9 @@ void plane_pass(const SlabPass<T>& pass, const VolumeScratch<T>& s, T* plane, co
             T* row = row_in_line(p, line, y);
             const int64_t from = y - rows.first;
             const bool inside = from >= 0 && from < rows.rows;
-            if (!inside) store(row, Vec<T>{});
+            if (from >= rows.rows && from < rows.rows + pass.beyond_half.high) store(row, load(row_in_line(p, line, y - rows.rows)));
+            else if (y >= p.real - pass.beyond_half.low) store(row, load(row_in_line(p, line, y - p.real + rows.rows)));
+            else if (!inside) store(row, Vec<T>{});
             else if (!pass.inverse) store(row, load_first(pass.input + rows.at + from * rows.width, rows.count));
             if (!p.packed) store(row + lanes<T>, Vec<T>{});
         }
@@ -220,7 +222,16 @@ void volume_slab(const SlabPass<T>& pass, int64_t unit, T* scratch) {
     for (int64_t block = 0; block < p.blocks; ++block) {
         for (int64_t i = 0; i < planes; ++i)
             transpose_block<T>(s.plane + i * s.plane_pitch + block * L * element<T>, s.line + (pass.mid.start + i * L) * element<T>);
-        const Line<T> present{s.line, element<T>, pass.mid.start, pass.mid.stop};
+        Line<T> present{s.line, element<T>, pass.mid.start, pass.mid.stop};
+        if (pass.beyond_mid.any()) {
+            const Continuation& beyond = pass.beyond_mid;
+            auto copy = [&](int64_t j, int64_t from) { store_element(s.line + j * element<T>, load_element(s.line + from * element<T>)); };
+            const int64_t n = p.mid.n, stop = pass.mid.stop;
+            for (int64_t j = stop; j < stop + beyond.high; ++j) copy(j, j - stop);
+            for (int64_t j = stop + beyond.high; j < n - beyond.low; ++j) store_element(s.line + j * element<T>, C<T>{Vec<T>{}, Vec<T>{}});
+            for (int64_t j = n - beyond.low; j < n; ++j) copy(j, j - n + stop);
+            present = whole(s.line, element<T>, n);
+        }
         forward_through(p.mid, present, s.line, whole(slice + block * p.block_stride, element<T>, p.mid.n), s.more);
     }
 }

@@ -125,14 +125,41 @@ def choose_engine(engine: str, psf: np.ndarray, layout: Geometry) -> tuple[str, 
     return best, f"the psf is {kind}; predicted times of the others relative to it: {others}"
 
 
+def real_axis(lengths: tuple[int, ...]) -> int | None:
+    """The axis that is transformed first: y of a volume, the last one that is longer than 1 of others."""
+    long_axes = [axis for axis, length in enumerate(lengths) if length > 1]
+    return long_axes[1 if len(long_axes) == 3 else -1] if long_axes else None
+
+
 def choose_grid(lengths: tuple[int, ...], backend: ModuleType) -> tuple[int, ...]:
     """The cheapest FFT lengths that hold `lengths`; the real axis (y of a volume) is even: it packs."""
-    long_axes = [axis for axis, length in enumerate(lengths) if length > 1]
-    real = long_axes[1 if len(long_axes) == 3 else -1] if long_axes else None
+    real = real_axis(lengths)
     return tuple(
         1 if length == 1 else backend.good_size(length, even=axis == real)
         for axis, length in enumerate(lengths)
     )
+
+
+def periodic_grid(
+    psf_shape: tuple[int, ...], centre: tuple[int, ...], shape: tuple[int, ...], backend: ModuleType
+) -> tuple[tuple[int, ...], Box]:
+    """Grid of a periodic image, and how far the image is continued in it on each axis.
+
+    Lengths with factors of 2, 3, 5 and 7 only (the real axis: even ones) are their own grid. Others would
+    take a slow transform; continued by the PSF's reach, any longer grid gives the same.
+    """
+    cheap = choose_grid(tuple(n + k - 1 for n, k in zip(shape, psf_shape, strict=True)), backend)
+    real = real_axis(shape)
+    grid, reach = [], []
+    for axis, (n, k, c) in enumerate(zip(shape, psf_shape, centre, strict=True)):
+        rest = n
+        for prime in (2, 3, 5, 7):
+            while rest % prime == 0:
+                rest //= prime
+        own = rest == 1 and not (axis == real and n % 2)
+        grid.append(n if own or n == 1 else cheap[axis])
+        reach.append((0, 0) if own or n == 1 else (k - 1 - c, c))
+    return tuple(grid), tuple(reach)
 
 
 def wrapped_taps(
@@ -164,6 +191,7 @@ class Geometry:
     estimate_box: Box  # of the plan: includes the padding
     image_box: Box
     frame: tuple[slice, ...]  # the image's place in the estimate
+    reach: Box = ()  # wrap: continued this far before and behind the image, where the grid is longer
 
 
 def geometry(
@@ -186,7 +214,8 @@ def geometry(
                 f"psf: got shape {tuple(psf_shape)}, expected at most the image's {tuple(shape)} on every "
                 "axis under boundary='wrap'; crop it, or choose another boundary"
             )
-        return Geometry(shape, shape, taps, centre, nothing, nothing, shape, whole, whole, frame)
+        grid, reach = periodic_grid(psf_shape, centre, shape, backend)
+        return Geometry(shape, shape, taps, centre, nothing, nothing, grid, whole, whole, frame, reach)
     if boundary == "zero":
         taps = tuple(slice(max(0, c - (n - 1)), min(k, c + n)) for n, k, c in axes)
         centre = tuple(c - t.start for (_, _, c), t in zip(axes, taps, strict=True))
@@ -240,7 +269,9 @@ class Operator:
             self.plan = backend.OverlapPlan(layout.estimate_box, layout.image_box, periodic, psf.dtype)
             self.transfer = self.plan.transfer(used, layout.centre, num_threads)
         else:
-            self.plan = backend.SpectralPlan(layout.grid, layout.estimate_box, layout.image_box, psf.dtype)
+            self.plan = backend.SpectralPlan(
+                layout.grid, layout.estimate_box, layout.image_box, psf.dtype, layout.reach
+            )
             self.transfer = self.plan.transfer(used, layout.centre, num_threads)
 
     @property
@@ -610,7 +641,8 @@ class Blur:
         layout = self._layout
         padded = tuple(stop - start for start, stop in layout.estimate_box)
         why = {
-            "wrap": "periodic, so the transform has exactly the image's size",
+            "wrap": "the image, which is periodic; axes of other lengths than 2^a 3^b 5^c 7^d are continued by "
+            "the PSF's reach",
             "zero": "the image, and zeros as far as the PSF reaches, up to the next cheap size",
             "extended": f"the estimate {padded} up to the next cheap size",
         }.get(

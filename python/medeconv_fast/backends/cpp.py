@@ -77,13 +77,15 @@ def _suffix(dtype: Any) -> str:
 class SpectralPlan:
     """Grid, boxes and FFT tables; makes transfers (OTFs) and chains."""
 
-    def __init__(self, grid: tuple[int, ...], estimate_box: Any, image_box: Any, dtype: Any) -> None:
+    def __init__(
+        self, grid: tuple[int, ...], estimate_box: Any, image_box: Any, dtype: Any, reach: Any = ()
+    ) -> None:
         self.grid = tuple(int(n) for n in grid)
         self.estimate_box = tuple((int(a), int(b)) for a, b in estimate_box)
         self.image_box = tuple((int(a), int(b)) for a, b in image_box)
         self.dtype = np.dtype(dtype)
         self._plan = getattr(_native(), "SpectralPlan" + _suffix(dtype))(
-            list(self.grid), list(self.estimate_box), list(self.image_box)
+            list(self.grid), list(self.estimate_box), list(self.image_box), list(reach)
         )
 
     @property

@@ -72,9 +72,15 @@ class SpectralPlan:
         Where the estimate and the image lie in the grid; everything else is zero.
     dtype : dtype
         float32 or float64.
+    reach : sequence of (low, high), optional
+        For periodic axes of another length than the grid's, whose boxes start at 0: how many values H reads
+        before and behind the box. What is loaded is continued that far, into the grid's end and beginning.
     """
 
-    def __init__(self, grid: tuple[int, ...], estimate_box: Any, image_box: Any, dtype: Any) -> None:
+    def __init__(
+        self, grid: tuple[int, ...], estimate_box: Any, image_box: Any, dtype: Any, reach: Any = ()
+    ) -> None:
+        self.reach = tuple(reach) or ((0, 0),) * len(grid)
         self.grid = tuple(int(n) for n in grid)
         self.estimate_box = tuple((int(a), int(b)) for a, b in estimate_box)
         self.image_box = tuple((int(a), int(b)) for a, b in image_box)
@@ -144,9 +150,17 @@ class Chain:
 
     def load(self, x: np.ndarray, *, adjoint: bool = False) -> None:
         """Take `x`: an estimate, or (adjoint) an image."""
-        box = self._plan.image_box if adjoint else self._plan.estimate_box
-        self._loaded = np.zeros(self._plan.grid)
+        plan = self._plan
+        box = plan.image_box if adjoint else plan.estimate_box
+        self._loaded = np.zeros(plan.grid)
         self._loaded[_window(box)] = x
+        for axis, ((low, high), (_, stop), n) in enumerate(zip(plan.reach, box, plan.grid, strict=True)):
+            if adjoint:  # the transpose reads as far in the other direction
+                low, high = high, low
+            lines = np.moveaxis(self._loaded, axis, 0)
+            if low + high:
+                lines[stop : stop + high] = lines[:high]
+                lines[n - low :] = lines[stop - low : stop]
 
     def sweep(
         self,
