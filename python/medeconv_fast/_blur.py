@@ -219,8 +219,8 @@ def geometry(
     if boundary == "zero":
         taps = tuple(slice(max(0, c - (n - 1)), min(k, c + n)) for n, k, c in axes)
         centre = tuple(c - t.start for (_, _, c), t in zip(axes, taps, strict=True))
-        reach = (max(c, t.stop - t.start - 1 - c) for c, t in zip(centre, taps, strict=True))
-        grid = choose_grid(tuple(n + r for n, r in zip(shape, reach, strict=True)), backend)
+        spare = (max(c, t.stop - t.start - 1 - c) for c, t in zip(centre, taps, strict=True))
+        grid = choose_grid(tuple(n + r for n, r in zip(shape, spare, strict=True)), backend)
         return Geometry(shape, shape, taps, centre, nothing, nothing, grid, whole, whole, frame)
     low = tuple(k - 1 - c for _, k, c in axes)
     reached = tuple(n + k - 1 for n, k, _ in axes)
@@ -641,8 +641,8 @@ class Blur:
         layout = self._layout
         padded = tuple(stop - start for start, stop in layout.estimate_box)
         why = {
-            "wrap": "the image, which is periodic; axes of other lengths than 2^a 3^b 5^c 7^d are continued by "
-            "the PSF's reach",
+            "wrap": "the periodic image; axes of other lengths than 2^a 3^b 5^c 7^d are continued by the PSF's "
+            "reach",
             "zero": "the image, and zeros as far as the PSF reaches, up to the next cheap size",
             "extended": f"the estimate {padded} up to the next cheap size",
         }.get(
