@@ -103,14 +103,17 @@ typename SpectralPlan<T>::Reach SpectralPlan<T>::continued(bool adjoint) const {
 }
 
 template <class T>
-void SpectralPlan<T>::load(T* spectrum, const T* input, bool adjoint, int threads, const Poll& poll) const {
-    const Box box = by_role(adjoint ? image_box : estimate_box);
-    const Reach beyond = continued(adjoint);
-    SlabPass<T> pass{&view_, spectrum, box[2], box[1], box[0], false, true, input, Formula::copy, {}, beyond[2], beyond[1]};
+void SpectralPlan<T>::forward_slabs(T* spectrum, const T* input, const Box& box, const Reach& beyond, int threads, const Poll& poll) const {
+    const SlabPass<T> pass{&view_, spectrum, box[2], box[1], box[0], false, true, input, Formula::copy, {}, beyond[2], beyond[1]};
     const int64_t size = kernels_.slab_scratch(view_);
     Buffer<T> scratch = acquire<T>(size * threads);
     parallel_for(kernels_.slab_units(view_, pass.col), threads,
                  [&](int64_t unit, int worker) { kernels_.slab(pass, unit, scratch.get() + worker * size); }, poll);
+}
+
+template <class T>
+void SpectralPlan<T>::load(T* spectrum, const T* input, bool adjoint, int threads, const Poll& poll) const {
+    forward_slabs(spectrum, input, by_role(adjoint ? image_box : estimate_box), continued(adjoint), threads, poll);
 }
 
 template <class T>
@@ -130,19 +133,13 @@ void SpectralPlan<T>::sweep(T* spectrum, const StoredTransfer<T>& transfer, bool
 }
 
 template <class T>
-void SpectralPlan<T>::forward_columns(T* spectrum, Range source, int threads, const Poll& poll) const {
+Buffer<T> SpectralPlan<T>::finished(T* spectrum, Range source, T scale, int threads, const Poll& poll) const {
+    Buffer<T> made = acquire<T>(transfer_elements_);
     const ColumnPass<T> columns{&view_, spectrum, {}, false, source, {0, col_.n}, {}};
     const int64_t size = kernels_.column_scratch(view_);
     Buffer<T> scratch = acquire<T>(size * threads);
     parallel_for(kernels_.column_units(view_), threads,
-                 [&](int64_t unit, int worker) { kernels_.column_forward(columns, unit, scratch.get() + worker * size); }, poll);
-}
-
-template <class T>
-std::shared_ptr<StoredTransfer<T>> SpectralPlan<T>::new_transfer() const {
-    auto made = std::make_shared<StoredTransfer<T>>();
-    made->main = acquire<T>(transfer_elements_);
-    if (view_.packed) made->mirror = acquire<T>(2 * mid_.n * col_.n);
+                 [&](int64_t unit, int worker) { kernels_.column_forward(columns, unit, scale, made.get(), scratch.get() + worker * size); }, poll);
     return made;
 }
 
@@ -151,51 +148,51 @@ std::shared_ptr<StoredTransfer<T>> SpectralPlan<T>::transfer(const T* psf, Shape
     shape = permuted(shape, order_), centre = permuted(centre, order_);
     for (size_t a = 0; a < 3; ++a)  // in particular: where axes were moved, the psf is one voxel wide and its data stay put
         if (shape[a] > grid[a]) throw std::invalid_argument("psf: larger than the transform grid");
-    Buffer<T> real = acquire<T>(grid[0] * grid[1] * grid[2]);
-    std::memset(real.get(), 0, size_t(grid[0] * grid[1] * grid[2]) * sizeof(T));
-    auto wrapped = [](int64_t j, int64_t centre_, int64_t n) { return ((j - centre_) % n + n) % n; };
-    for (int64_t z = 0; z < shape[0]; ++z)
-        for (int64_t y = 0; y < shape[1]; ++y)
-            for (int64_t x = 0; x < shape[2]; ++x)
-                real[size_t((wrapped(z, centre[0], grid[0]) * grid[1] + wrapped(y, centre[1], grid[1])) * grid[2] +
-                            wrapped(x, centre[2], grid[2]))] += psf[(z * shape[1] + y) * shape[2] + x];
+    auto wrapped = [](int64_t i, int64_t n) { return (i % n + n) % n; };
 
+    // Only the slabs that the psf touches are transformed: [first, first + taps) of the role `col`, modulo its length.
+    const size_t slab_axis = image_ ? 1 : 0;
+    const int64_t slabs = shape[slab_axis], n = grid[slab_axis], slab_size = image_ ? grid[2] : grid[1] * grid[2];
+    const int64_t first = wrapped(-centre[slab_axis], n), before_end = std::min(slabs, n - first);
+    Buffer<T> real = acquire<T>(slabs * slab_size);
+    std::memset(real.get(), 0, size_t(slabs * slab_size) * sizeof(T));
+    for (int64_t z = 0; z < shape[0]; ++z)
+        for (int64_t y = 0; y < shape[1]; ++y) {
+            T* row = real.get() + (image_ ? y : z * grid[1] + wrapped(y - centre[1], grid[1])) * grid[2];
+            for (int64_t x = 0; x < shape[2]; ++x) row[wrapped(x - centre[2], grid[2])] = psf[(z * shape[1] + y) * shape[2] + x];
+        }
     Buffer<T> spectrum = new_spectrum();
-    const Box all = by_role({Range{0, grid[0]}, Range{0, grid[1]}, Range{0, grid[2]}});
-    SlabPass<T> pass{&view_, spectrum.get(), all[2], all[1], all[0], false, true, real.get(), Formula::copy, {}, {}, {}};
-    const int64_t size = kernels_.slab_scratch(view_);
-    {
-        Buffer<T> scratch = acquire<T>(size * threads);
-        parallel_for(kernels_.slab_units(view_, pass.col), threads,
-                     [&](int64_t unit, int worker) { kernels_.slab(pass, unit, scratch.get() + worker * size); });
+    Box box = by_role({Range{0, grid[0]}, Range{0, grid[1]}, Range{0, grid[2]}});
+    box[0] = {first, first + before_end};
+    forward_slabs(spectrum.get(), real.get(), box, {}, threads, {});
+    if (before_end < slabs) {
+        box[0] = {0, slabs - before_end};
+        forward_slabs(spectrum.get(), real.get() + before_end * slab_size, box, {}, threads, {});
     }
     real.reset();
-    forward_columns(spectrum.get(), {0, col_.n}, threads, {});
 
-    auto made = new_transfer();
+    auto made = std::make_shared<StoredTransfer<T>>();
     const int64_t lanes = kernels_.lanes, element = 2 * lanes;
     const T scale = T(view_.packed ? scale_ / 2 : scale_);  // the split of packed pairs leaves a factor 2
-    parallel_for(view_.blocks, threads, [&](int64_t block, int) {
-        for (int64_t mid = 0; mid < mid_.n; ++mid)
-            for (int64_t col = 0; col < col_.n; ++col) {
-                const T* from = spectrum.get() + block * view_.block_stride + mid * element + col * view_.col_stride;
-                T* to = made->main.get() + ((block * mid_.n + mid) * col_.n + col) * element;
-                for (int64_t i = 0; i < element; ++i) to[i] = from[i] * scale;
-            }
-    });
+    made->main = finished(spectrum.get(), {first, first + slabs}, scale, threads, {});
     if (!view_.packed) return made;
     // P_H = H0 + i·HN at k; with Q = conj P_H(-k): H0 = (P + Q)/2, HN = (P - Q)/2i.
+    std::vector<T> packed(size_t(2 * mid_.n * col_.n));
+    for (int64_t at = 0; at < mid_.n * col_.n; ++at) {
+        packed[size_t(2 * at)] = made->main[size_t(at * element)];
+        packed[size_t(2 * at + 1)] = made->main[size_t(at * element + lanes)];
+    }
+    made->mirror = acquire<T>(2 * mid_.n * col_.n);
     for (int64_t mid = 0; mid < mid_.n; ++mid)
         for (int64_t col = 0; col < col_.n; ++col) {
-            const T* p = spectrum.get() + mid * element + col * view_.col_stride;
-            const T* q = spectrum.get() + mirror_mid_[size_t(mid)] * element + mirror_col_[size_t(col)] * view_.col_stride;
-            const T h0_re = (p[0] + q[0]) / 2, h0_im = (p[lanes] - q[lanes]) / 2;
-            const T hn_re = (p[lanes] + q[lanes]) / 2, hn_im = -(p[0] - q[0]) / 2;
-            const int64_t at = mid * col_.n + col;
+            const int64_t at = mid * col_.n + col, other = mirror_mid_[size_t(mid)] * col_.n + mirror_col_[size_t(col)];
+            const T *p = packed.data() + 2 * at, *q = packed.data() + 2 * other;
+            const T h0_re = (p[0] + q[0]) / 2, h0_im = (p[1] - q[1]) / 2;
+            const T hn_re = (p[1] + q[1]) / 2, hn_im = -(p[0] - q[0]) / 2;
             T* a = made->main.get() + at * element;
-            a[0] = scale * (h0_re + hn_re) / 2, a[lanes] = scale * (h0_im + hn_im) / 2;
-            made->mirror[size_t(2 * at)] = scale * (h0_re - hn_re) / 2;
-            made->mirror[size_t(2 * at + 1)] = scale * (h0_im - hn_im) / 2;
+            a[0] = (h0_re + hn_re) / 2, a[lanes] = (h0_im + hn_im) / 2;
+            made->mirror[size_t(2 * at)] = (h0_re - hn_re) / 2;
+            made->mirror[size_t(2 * at + 1)] = (h0_im - hn_im) / 2;
         }
     return made;
 }
@@ -203,7 +200,9 @@ std::shared_ptr<StoredTransfer<T>> SpectralPlan<T>::transfer(const T* psf, Shape
 template <class T>
 std::shared_ptr<StoredTransfer<T>> SpectralPlan<T>::wiener_transfer(const StoredTransfer<T>& psf, const StoredTransfer<T>& regularizer,
                                                                     double balance) const {
-    auto made = new_transfer();
+    auto made = std::make_shared<StoredTransfer<T>>();
+    made->main = acquire<T>(transfer_elements_);
+    if (view_.packed) made->mirror = acquire<T>(2 * mid_.n * col_.n);
     const int64_t lanes = kernels_.lanes, element = 2 * lanes;
     // Stored values are true values times scale_.
     auto gain = [&](double h_re, double h_im, double r_re, double r_im, double& re, double& im) {
@@ -240,7 +239,8 @@ void SpectralPlan<T>::gcv(const T* image, const StoredTransfer<T>& psf, const St
                           const Poll& poll) const {
     Buffer<T> spectrum = new_spectrum();
     load(spectrum.get(), image, true, threads, poll);
-    forward_columns(spectrum.get(), by_role(image_box)[0], threads, poll);
+    const Buffer<T> transformed = finished(spectrum.get(), by_role(image_box)[0], T(1), threads, poll);
+    spectrum.reset();
 
     const int64_t lanes = kernels_.lanes, element = 2 * lanes, lines = view_.blocks * mid_.n;
     const double power_scale = view_.packed ? 0.25 : 1.0;  // the packed transform carries a factor 2
@@ -258,14 +258,14 @@ void SpectralPlan<T>::gcv(const T* image, const StoredTransfer<T>& psf, const St
         };
         const int64_t block = line / mid_.n, mid = line % mid_.n;
         for (int64_t col = 0; col < col_.n; ++col) {
-            const T* y = spectrum.get() + block * view_.block_stride + mid * element + col * view_.col_stride;
             const int64_t at = line * col_.n + col;
+            const T* y = transformed.get() + at * element;
             const T *h = psf.main.get() + at * element, *r = regularizer.main.get() + at * element;
             for (int64_t i = 0; i < lanes; ++i) {
                 const int64_t bin = block * lanes + i;
                 if (bin >= view_.bins) break;
                 if (bin == 0 && view_.packed) {
-                    const T* q = spectrum.get() + mirror_mid_[size_t(mid)] * element + mirror_col_[size_t(col)] * view_.col_stride;
+                    const T* q = transformed.get() + (mirror_mid_[size_t(mid)] * col_.n + mirror_col_[size_t(col)]) * element;
                     const double y0_re = (double(y[0]) + q[0]) / 2, y0_im = (double(y[lanes]) - q[lanes]) / 2;
                     const double yn_re = (double(y[lanes]) + q[lanes]) / 2, yn_im = -(double(y[0]) - q[0]) / 2;
                     const T *hb = psf.mirror.get() + 2 * at, *rb = regularizer.mirror.get() + 2 * at;

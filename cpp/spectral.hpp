@@ -93,8 +93,9 @@ struct SpectralKernels {
     int64_t (*slab_units)(const SpectralView<T>&, Range col);
     void (*column)(const ColumnPass<T>&, int64_t unit, T* scratch);
     void (*slab)(const SlabPass<T>&, int64_t unit, T* scratch);
-    // Forward col transform of one unit's columns, in place, left in slot order (to make OTFs and power spectra).
-    void (*column_forward)(const ColumnPass<T>&, int64_t unit, T* scratch);
+    // Forward col transform of one unit's columns, times `scale`, in slot order, to `to` as an OTF is laid out. The pass's
+    // source is taken modulo n.
+    void (*column_forward)(const ColumnPass<T>&, int64_t unit, T scale, T* to, T* scratch);
 };
 
 template <class T>

@@ -115,15 +115,24 @@ void column(const ColumnPass<T>& pass, int64_t unit, T* scratch) {
 }
 
 template <class T>
-void column_forward(const ColumnPass<T>& pass, int64_t unit, T* scratch) {
+void column_forward(const ColumnPass<T>& pass, int64_t unit, T scale, T* to, T* scratch) {
     const SpectralView<T>& p = *pass.plan;
     const Columns c = columns_of(p, unit);
+    const int64_t n = p.col.n;
+    const Line<T> work = whole(scratch, element<T>, n);
     for (int64_t mid = c.first; mid < c.last; ++mid) {
-        T* base = pass.spectrum + c.block * p.block_stride + mid * element<T>;
-        Line<T> from{base, p.col_stride, pass.source.start, pass.source.stop};
-        Line<T> work = whole(scratch, element<T>, p.col.n);
-        transform<+1>(p.col, from, work, scratch + 2 * p.col.n * element<T>);
-        copy_line(work, whole(base, p.col_stride, p.col.n), p.col.n);
+        const T* base = pass.spectrum + c.block * p.block_stride + mid * element<T>;
+        if (pass.source.stop - pass.source.start < n) std::memset(scratch, 0, size_t(n * element<T>) * sizeof(T));
+        for (int64_t j = pass.source.start; j < pass.source.stop; ++j) {
+            const int64_t at = j < n ? j : j - n;
+            store_element(scratch + at * element<T>, load_element(base + at * p.col_stride));
+        }
+        transform<+1>(p.col, work, work, scratch + 2 * n * element<T>);
+        T* target = to + (c.block * p.mid.n + mid) * n * element<T>;
+        for (int64_t j = 0; j < n; ++j) {
+            const C<T> v = load_element(scratch + j * element<T>);
+            store_element(target + j * element<T>, C<T>{v.re * scale, v.im * scale});
+        }
     }
 }
 

@@ -73,8 +73,10 @@ private:
     // (col, mid, half), see spectral.hpp.
     Box by_role(const Box& box) const;
     Reach continued(bool adjoint) const;   // of a source, by role
-    void forward_columns(T* spectrum, Range source, int threads, const Poll& poll) const;
-    std::shared_ptr<StoredTransfer<T>> new_transfer() const;
+    // Complete transform of slabs in flight, laid out as an OTF.
+    Buffer<T> finished(T* spectrum, Range source, T scale, int threads, const Poll& poll) const;
+    // Transform of slabs [start, stop) of the role `col` from `input`; boxes by role.
+    void forward_slabs(T* spectrum, const T* input, const Box& box, const Reach& beyond, int threads, const Poll& poll) const;
 
     const SpectralKernels<T>& kernels_;
     Reach reach_;
