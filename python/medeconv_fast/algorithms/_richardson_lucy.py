@@ -176,10 +176,10 @@ def richardson_lucy(
     if offset:
         warnings.append(f"image: shifted by {offset:g} to be non-negative; the estimate was shifted back")
     eps = blur.smallest_divisor(highest)
+    gain = _gain(blur, trust)  # before the estimate is there: what it takes meanwhile adds nothing to the peak
     estimate, level = _first_estimate(initial, data, trust, background, offset, blur)
 
     trace: list[dict[str, Any]] = []
-    gain = None
     if estimate is None:
         # No voxel rises above the background: zero is the maximum-likelihood estimate itself.
         if highest > 0:
@@ -189,7 +189,6 @@ def richardson_lucy(
         result = np.full(data.shape, -offset / blur.psf_sum if offset else 0.0, data.dtype)
         stopped_by = "nothing above background"
     else:
-        gain = _gain(blur, trust)
 
         def cropped(copy: bool) -> np.ndarray:
             inside = (
