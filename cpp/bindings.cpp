@@ -283,14 +283,14 @@ void bind(py::module_& m, const std::string& suffix) {
              }),
              py::arg("grid"), py::arg("estimate_box"), py::arg("image_box"), py::arg("reach") = std::vector<std::pair<int64_t, int64_t>>())
         .def("transfer",
-             [](const Plan& plan, const Array<T>& psf, const std::vector<int64_t>& centre, int num_threads) {
+             [](const Plan& plan, const Array<T>& psf, const std::vector<int64_t>& centre, bool symmetric, int num_threads) {
                  const Shape shape = shape_of(psf), at = zeros3(centre);
                  const T* data = psf.data();
                  std::shared_ptr<Stored> made;
-                 without_gil([&](const Poll&) { made = plan.transfer(data, shape, at, num_threads); });
+                 without_gil([&](const Poll&) { made = plan.transfer(data, shape, at, symmetric, num_threads); });
                  return made;
              },
-             py::arg("psf").noconvert(), py::arg("centre"), py::arg("num_threads"))
+             py::arg("psf").noconvert(), py::arg("centre"), py::arg("symmetric"), py::arg("num_threads"))
         .def("wiener_transfer", &Plan::wiener_transfer, py::arg("psf_transfer"), py::arg("regularizer_transfer"), py::arg("balance"),
              py::call_guard<py::gil_scoped_release>())
         .def("gcv",
@@ -308,7 +308,7 @@ void bind(py::module_& m, const std::string& suffix) {
              py::arg("image").noconvert(), py::arg("psf_transfer"), py::arg("regularizer_transfer"), py::arg("balances").noconvert(),
              py::arg("num_threads"))
         .def_property_readonly("spectrum_bytes", &Plan::spectrum_bytes)
-        .def_property_readonly("transfer_bytes", &Plan::transfer_bytes);
+        .def("transfer_bytes", &Plan::transfer_bytes, py::arg("symmetric"));
     py::class_<Chain<T>>(m, ("Chain" + suffix).c_str())
         .def(py::init<std::shared_ptr<Plan>, int>(), py::arg("plan"), py::arg("num_threads"))
         .def("load", &Chain<T>::load, py::arg("x").noconvert(), py::arg("adjoint") = false)

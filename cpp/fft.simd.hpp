@@ -84,12 +84,14 @@ MEDECONV_INLINE int64_t run_end(const Line<T>& line, int64_t k, int64_t part) {
 template <class T>
 struct Ahead {
     const char *line = nullptr, *otf = nullptr;
-    int64_t stride = 0, left = 0;            // bytes between the line's elements; elements still to fetch
+    int64_t stride = 0, otf_bytes = 0;       // bytes between elements
+    int64_t left = 0;                        // elements still to fetch
     int rate = 0;                            // elements per butterfly
     Ahead() = default;
     // Spread over `butterflies`.
-    Ahead(const T* next_line, int64_t stride_elements, const T* next_otf, int64_t n, int64_t butterflies)
-        : line((const char*)next_line), otf((const char*)next_otf), stride(stride_elements * int64_t(sizeof(T))), left(n),
+    Ahead(const T* next_line, int64_t line_stride, const T* next_otf, int64_t otf_stride, int64_t n, int64_t butterflies)
+        : line((const char*)next_line), otf((const char*)next_otf), stride(line_stride * int64_t(sizeof(T))),
+          otf_bytes(otf_stride * int64_t(sizeof(T))), left(n),
           rate(int(ceil_div(n, at_least(butterflies, 1)))) {}
     MEDECONV_INLINE void step() {
         constexpr int64_t bytes = element<T> * int64_t(sizeof(T));
@@ -99,8 +101,8 @@ struct Ahead {
             line += stride;
             if (otf) {
                 __builtin_prefetch(otf, 0, 2);
-                if (bytes > 64) __builtin_prefetch(otf + 64, 0, 2);
-                otf += bytes;
+                if (otf_bytes > 64) __builtin_prefetch(otf + 64, 0, 2);
+                otf += otf_bytes;
             }
         }
         left -= rate;
@@ -112,6 +114,20 @@ int64_t butterflies(const AxisView<T>& axis, int stages) {
     int64_t count = 0;
     for (int s = 0; s < stages; ++s) count += axis.n / axis.radix[s];
     return count;
+}
+
+// How an OTF acts on an element: as it is, conjugated, or (a real one, L values per element) as a factor.
+enum class Otf { plain, conjugated, real };
+template <Otf kind, class T>
+constexpr int64_t otf_step = kind == Otf::real ? lanes<T> : element<T>;
+template <Otf kind, class T>
+MEDECONV_INLINE C<T> filtered(C<T> v, const T* h) {
+    if constexpr (kind == Otf::real) {
+        const Vec<T> factor = load(h);
+        return {v.re * factor, v.im * factor};
+    } else {
+        return product<kind == Otf::conjugated>(v, load_element(h));
+    }
 }
 
 // Each radix is a function of its own, so that the compiler allots registers to it alone.
@@ -178,17 +194,17 @@ MEDECONV_NOINLINE void last_stage_of(const Line<T>& from, const Line<T>& to, int
         ahead.step();
     }
 }
-template <int R, bool adjoint, bool limited, class T>
+template <int R, Otf kind, bool limited, class T>
 MEDECONV_NOINLINE void middle_stage_of(const Line<T>& from, const Line<T>& to, int64_t n, const T* otf) {
     Places<R, T> source(from.base, from.stride), target(to.base, to.stride);
-    for (int64_t block = 0; block < n; block += R, otf += R * element<T>) {
+    for (int64_t block = 0; block < n; block += R, otf += R * otf_step<kind, T>) {
         C<T> v[R];
         unroll<R>([&](auto q) MEDECONV_BODY {
             if constexpr (limited) v[q] = read<true>(from, block + q);
             else v[q] = load_element(source.template at<decltype(q)::value>());
         });
         Dft<T, R, +1>::run(v);
-        unroll<R>([&](auto q) MEDECONV_BODY { v[q] = product<adjoint>(v[q], load_element(otf + q * element<T>)); });
+        unroll<R>([&](auto q) MEDECONV_BODY { v[q] = filtered<kind>(v[q], otf + q * otf_step<kind, T>); });
         Dft<T, R, -1>::run(v);
         unroll<R>([&](auto q) MEDECONV_BODY {
             if constexpr (limited) write<true>(to, block + q, v[q]);
@@ -270,13 +286,13 @@ void stage(const AxisView<T>& axis, int s, int64_t m, const Line<T>& from, const
     Ahead<T> nothing;
     stage<S>(axis, s, m, from, to, nothing);
 }
-template <bool adjoint, bool limited, class T>
+template <Otf kind, bool limited, class T>
 void middle_stage_limited(const AxisView<T>& axis, const Line<T>& from, const Line<T>& to, const T* otf) {
     const int r = axis.radix[axis.stages - 1];
     switch (r) {
 #define CASE(R)                                                           \
     case R:                                                               \
-        middle_stage_of<R, adjoint, limited>(from, to, axis.n, otf);      \
+        middle_stage_of<R, kind, limited>(from, to, axis.n, otf);         \
         break;
         MEDECONV_EACH_RADIX(CASE)
 #undef CASE
@@ -285,17 +301,17 @@ void middle_stage_limited(const AxisView<T>& axis, const Line<T>& from, const Li
         for (int64_t block = 0; block < axis.n; block += r) {
             for (int q = 0; q < r; ++q) v[q] = read<limited>(from, block + q);
             generic_dft<+1>(v, r, axis.roots[axis.stages - 1]);
-            for (int q = 0; q < r; ++q) v[q] = product<adjoint>(v[q], load_element(otf + (block + q) * element<T>));
+            for (int q = 0; q < r; ++q) v[q] = filtered<kind>(v[q], otf + (block + q) * otf_step<kind, T>);
             generic_dft<-1>(v, r, axis.roots[axis.stages - 1]);
             for (int q = 0; q < r; ++q) write<limited>(to, block + q, v[q]);
         }
     }
     }
 }
-template <bool adjoint, class T>
+template <Otf kind, class T>
 void middle_stage(const AxisView<T>& axis, const Line<T>& from, const Line<T>& to, const T* otf) {
-    if (from.is_whole(axis.n) && to.is_whole(axis.n)) middle_stage_limited<adjoint, false>(axis, from, to, otf);
-    else middle_stage_limited<adjoint, true>(axis, from, to, otf);
+    if (from.is_whole(axis.n) && to.is_whole(axis.n)) middle_stage_limited<kind, false>(axis, from, to, otf);
+    else middle_stage_limited<kind, true>(axis, from, to, otf);
 }
 
 template <class T>
@@ -374,7 +390,7 @@ template <class T>
 void inverse_through(const AxisView<T>& axis, const Line<T>& from, T* buffer, T* scratch, const T* next) {
     const Line<T> work = whole(buffer, element<T>, axis.n);
     if (axis.inner || axis.stages <= 1) return transform<-1>(axis, from, work, scratch);
-    Ahead<T> ahead(next, from.stride, nullptr, next ? axis.n : 0, butterflies(axis, axis.stages));
+    Ahead<T> ahead(next, from.stride, nullptr, 0, next ? axis.n : 0, butterflies(axis, axis.stages));
     int64_t m = 1;
     for (int s = axis.stages - 1; s >= 0; --s) {
         m *= axis.radix[s];
@@ -384,7 +400,7 @@ void inverse_through(const AxisView<T>& axis, const Line<T>& from, T* buffer, T*
 
 // Forward, × OTF, inverse. The work is done in `buffer` (n elements, contiguous), so that the strided line is touched
 // exactly once each way. `next`, `next_otf` (or null): the line and OTF to fetch meanwhile.
-template <bool adjoint, class T>
+template <Otf kind, class T>
 void filter_line(const AxisView<T>& axis, const Line<T>& from, const Line<T>& to, const T* otf, const T* next, const T* next_otf,
                  T* buffer, T* scratch) {
     const int64_t n = axis.n;
@@ -393,20 +409,21 @@ void filter_line(const AxisView<T>& axis, const Line<T>& from, const Line<T>& to
         transform<+1>(axis, from, work, scratch);
         for (int64_t j = 0; j < n; ++j) {
             T* p = buffer + j * element<T>;
-            store_element(p, product<adjoint>(load_element(p), load_element(otf + j * element<T>)));
+            store_element(p, filtered<kind>(load_element(p), otf + j * otf_step<kind, T>));
         }
         transform<-1>(axis, work, to, scratch);
         return;
     }
-    if (axis.stages == 1) return middle_stage<adjoint>(axis, from, to, otf);
-    Ahead<T> ahead(next + from.start * from.stride, from.stride, next_otf, next ? from.stop - from.start : 0, 2 * butterflies(axis, axis.stages - 1));
+    if (axis.stages == 1) return middle_stage<kind>(axis, from, to, otf);
+    Ahead<T> ahead(next + from.start * from.stride, from.stride, next_otf, otf_step<kind, T>, next ? from.stop - from.start : 0,
+                   2 * butterflies(axis, axis.stages - 1));
     int64_t m = n;
     stage<+1>(axis, 0, m, from, work, ahead);
     for (int s = 1; s < axis.stages - 1; ++s) {
         m /= axis.radix[s - 1];
         stage<+1>(axis, s, m, work, work, ahead);
     }
-    middle_stage<adjoint>(axis, work, work, otf);
+    middle_stage<kind>(axis, work, work, otf);
     m = axis.radix[axis.stages - 1];
     for (int s = axis.stages - 2; s > 0; --s) {
         m *= axis.radix[s];

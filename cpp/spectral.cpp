@@ -135,7 +135,7 @@ void SpectralPlan<T>::sweep(T* spectrum, const StoredTransfer<T>& transfer, bool
 template <class T>
 Buffer<T> SpectralPlan<T>::finished(T* spectrum, Range source, T scale, int threads, const Poll& poll) const {
     Buffer<T> made = acquire<T>(transfer_elements_);
-    const ColumnPass<T> columns{&view_, spectrum, {}, false, source, {0, col_.n}, {}};
+    const ColumnPass<T> columns{&view_, spectrum, {nullptr, nullptr, false}, false, source, {0, col_.n}, {}};
     const int64_t size = kernels_.column_scratch(view_);
     Buffer<T> scratch = acquire<T>(size * threads);
     parallel_for(kernels_.column_units(view_), threads,
@@ -144,7 +144,7 @@ Buffer<T> SpectralPlan<T>::finished(T* spectrum, Range source, T scale, int thre
 }
 
 template <class T>
-std::shared_ptr<StoredTransfer<T>> SpectralPlan<T>::transfer(const T* psf, Shape shape, Shape centre, int threads) const {
+std::shared_ptr<StoredTransfer<T>> SpectralPlan<T>::transfer(const T* psf, Shape shape, Shape centre, bool symmetric, int threads) const {
     shape = permuted(shape, order_), centre = permuted(centre, order_);
     for (size_t a = 0; a < 3; ++a)  // in particular: where axes were moved, the psf is one voxel wide and its data stay put
         if (shape[a] > grid[a]) throw std::invalid_argument("psf: larger than the transform grid");
@@ -175,31 +175,48 @@ std::shared_ptr<StoredTransfer<T>> SpectralPlan<T>::transfer(const T* psf, Shape
     const int64_t lanes = kernels_.lanes, element = 2 * lanes;
     const T scale = T(view_.packed ? scale_ / 2 : scale_);  // the split of packed pairs leaves a factor 2
     made->main = finished(spectrum.get(), {first, first + slabs}, scale, threads, {});
-    if (!view_.packed) return made;
+    spectrum.reset();
+    if (view_.packed) split_packed(*made);
+    if (!symmetric) return made;
+    made->real = true;
+    Buffer<T> real_parts = acquire<T>(transfer_elements_ / 2);
+    parallel_for(view_.blocks, threads, [&](int64_t block, int) {
+        const int64_t count = mid_.n * col_.n;
+        for (int64_t at = block * count; at < (block + 1) * count; ++at)
+            std::memcpy(real_parts.get() + at * lanes, made->main.get() + at * element, size_t(lanes) * sizeof(T));
+    });
+    made->main = std::move(real_parts);
+    return made;
+}
+
+// Slot 0 of an OTF: from the packed spectra of two real frequencies to A and B (spectral.hpp).
+template <class T>
+void SpectralPlan<T>::split_packed(StoredTransfer<T>& made) const {
+    const int64_t lanes = kernels_.lanes, element = 2 * lanes;
     // P_H = H0 + i·HN at k; with Q = conj P_H(-k): H0 = (P + Q)/2, HN = (P - Q)/2i.
     std::vector<T> packed(size_t(2 * mid_.n * col_.n));
     for (int64_t at = 0; at < mid_.n * col_.n; ++at) {
-        packed[size_t(2 * at)] = made->main[size_t(at * element)];
-        packed[size_t(2 * at + 1)] = made->main[size_t(at * element + lanes)];
+        packed[size_t(2 * at)] = made.main[size_t(at * element)];
+        packed[size_t(2 * at + 1)] = made.main[size_t(at * element + lanes)];
     }
-    made->mirror = acquire<T>(2 * mid_.n * col_.n);
+    made.mirror = acquire<T>(2 * mid_.n * col_.n);
     for (int64_t mid = 0; mid < mid_.n; ++mid)
         for (int64_t col = 0; col < col_.n; ++col) {
             const int64_t at = mid * col_.n + col, other = mirror_mid_[size_t(mid)] * col_.n + mirror_col_[size_t(col)];
             const T *p = packed.data() + 2 * at, *q = packed.data() + 2 * other;
             const T h0_re = (p[0] + q[0]) / 2, h0_im = (p[1] - q[1]) / 2;
             const T hn_re = (p[1] + q[1]) / 2, hn_im = -(p[0] - q[0]) / 2;
-            T* a = made->main.get() + at * element;
+            T* a = made.main.get() + at * element;
             a[0] = (h0_re + hn_re) / 2, a[lanes] = (h0_im + hn_im) / 2;
-            made->mirror[size_t(2 * at)] = (h0_re - hn_re) / 2;
-            made->mirror[size_t(2 * at + 1)] = (h0_im - hn_im) / 2;
+            made.mirror[size_t(2 * at)] = (h0_re - hn_re) / 2;
+            made.mirror[size_t(2 * at + 1)] = (h0_im - hn_im) / 2;
         }
-    return made;
 }
 
 template <class T>
 std::shared_ptr<StoredTransfer<T>> SpectralPlan<T>::wiener_transfer(const StoredTransfer<T>& psf, const StoredTransfer<T>& regularizer,
                                                                     double balance) const {
+    if (psf.real || regularizer.real) throw std::invalid_argument("transfer: expected a complete one, got one of a symmetric psf");
     auto made = std::make_shared<StoredTransfer<T>>();
     made->main = acquire<T>(transfer_elements_);
     if (view_.packed) made->mirror = acquire<T>(2 * mid_.n * col_.n);
@@ -237,6 +254,7 @@ template <class T>
 void SpectralPlan<T>::gcv(const T* image, const StoredTransfer<T>& psf, const StoredTransfer<T>& regularizer,
                           const double* balances, int count, double* numerator, double* denominator, int threads,
                           const Poll& poll) const {
+    if (psf.real || regularizer.real) throw std::invalid_argument("transfer: expected a complete one, got one of a symmetric psf");
     Buffer<T> spectrum = new_spectrum();
     load(spectrum.get(), image, true, threads, poll);
     const Buffer<T> transformed = finished(spectrum.get(), by_role(image_box)[0], T(1), threads, poll);

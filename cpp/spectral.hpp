@@ -50,8 +50,9 @@ struct SpectralView {  // everything a pass needs to know about a plan
 
 template <class T>
 struct Transfer {                        // an OTF (or a Wiener filter) in slot order, scaled by `scale`
-    const T* main;                       // [block][mid][col] elements
+    const T* main;                       // [block][mid][col] elements; real: their L real parts only
     const T* mirror;                     // B: [mid][col] complex pairs; null when unpacked
+    bool real;                           // of a psf that is symmetric about its centre: half the traffic
 };
 
 // How a box that starts at 0 is continued periodically into its grid of n: `high` values behind it are its first ones, the

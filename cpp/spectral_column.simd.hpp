@@ -50,7 +50,7 @@ MEDECONV_INLINE Line<T> source_line(const ColumnPass<T>& pass, T* base, T* buffe
     return whole(buffer, element<T>, n);
 }
 
-template <bool adjoint, class T>
+template <Otf kind, class T>
 void packed_columns(const ColumnPass<T>& pass, int64_t mid, T* scratch) {
     const SpectralView<T>& p = *pass.plan;
     const int64_t partner = p.mirror_mid[mid];
@@ -74,10 +74,9 @@ void packed_columns(const ColumnPass<T>& pass, int64_t mid, T* scratch) {
         for (int64_t e = 0; e < pieces; ++e) re[e] = ends[e][0], im[e] = ends[e][lanes<T>];
         for (int64_t e = 0; e < pieces; ++e) {
             const int64_t o = pieces - 1 - e;
-            const T* a = pass.transfer.main + at[e] * element<T>;
-            store_element(ends[e], product<adjoint>(load_element(ends[e]), load_element(a)));
+            store_element(ends[e], filtered<kind>(load_element(ends[e]), pass.transfer.main + at[e] * otf_step<kind, T>));
             const T br = pass.transfer.mirror[2 * at[e]];
-            const T bi = adjoint ? -pass.transfer.mirror[2 * at[e] + 1] : pass.transfer.mirror[2 * at[e] + 1];
+            const T bi = kind == Otf::conjugated ? -pass.transfer.mirror[2 * at[e] + 1] : pass.transfer.mirror[2 * at[e] + 1];
             ends[e][0] += br * re[o] + bi * im[o];
             ends[e][lanes<T>] += bi * re[o] - br * im[o];
         }
@@ -88,30 +87,31 @@ void packed_columns(const ColumnPass<T>& pass, int64_t mid, T* scratch) {
     }
 }
 
-template <bool adjoint, class T>
+template <Otf kind, class T>
 void plain_columns(const ColumnPass<T>& pass, Columns c, T* scratch) {
     const SpectralView<T>& p = *pass.plan;
     for (int64_t mid = c.first; mid < c.last; ++mid) {
         T* base = pass.spectrum + c.block * p.block_stride + mid * element<T>;
         const Line<T> from = source_line(pass, base, scratch);
         Line<T> to{base, p.col_stride, pass.destination.start, pass.destination.stop};
-        const T* otf = pass.transfer.main + (c.block * p.mid.n + mid) * p.col.n * element<T>;
+        const T* otf = pass.transfer.main + (c.block * p.mid.n + mid) * p.col.n * otf_step<kind, T>;
         const bool more = mid + 1 < c.last && !pass.beyond.any();
-        filter_line<adjoint>(p.col, from, to, otf, more ? base + element<T> : nullptr, more ? otf + p.col.n * element<T> : nullptr,
-                             scratch, scratch + 2 * p.col.n * element<T>);
+        filter_line<kind>(p.col, from, to, otf, more ? base + element<T> : nullptr, more ? otf + p.col.n * otf_step<kind, T> : nullptr,
+                          scratch, scratch + 2 * p.col.n * element<T>);
     }
 }
 
+template <Otf kind, class T>
+void columns(const ColumnPass<T>& pass, Columns c, T* scratch) {
+    if (c.packed) packed_columns<kind>(pass, c.first, scratch);
+    else plain_columns<kind>(pass, c, scratch);
+}
 template <class T>
 void column(const ColumnPass<T>& pass, int64_t unit, T* scratch) {
     const Columns c = columns_of(*pass.plan, unit);
-    if (c.packed) {
-        if (pass.adjoint) packed_columns<true>(pass, c.first, scratch);
-        else packed_columns<false>(pass, c.first, scratch);
-    } else {
-        if (pass.adjoint) plain_columns<true>(pass, c, scratch);
-        else plain_columns<false>(pass, c, scratch);
-    }
+    if (pass.transfer.real) columns<Otf::real>(pass, c, scratch);
+    else if (pass.adjoint) columns<Otf::conjugated>(pass, c, scratch);
+    else columns<Otf::plain>(pass, c, scratch);
 }
 
 template <class T>

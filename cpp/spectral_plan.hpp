@@ -32,7 +32,8 @@ private:
 template <class T>
 struct StoredTransfer {
     Buffer<T> main, mirror;
-    Transfer<T> view() const { return {main.get(), mirror.get()}; }
+    bool real = false;
+    Transfer<T> view() const { return {main.get(), mirror.get(), real}; }
 };
 
 template <class T>
@@ -51,7 +52,8 @@ public:
     Box estimate_box, image_box;
 
     // OTF of a psf of that shape, tap j at grid index (j - centre) mod grid. Scaled for the passes (`scale`).
-    std::shared_ptr<StoredTransfer<T>> transfer(const T* psf, Shape shape, Shape centre, int threads) const;
+    // symmetric: psf[c + d] = psf[c - d] for all d; only its OTF's real part is kept, and no other function takes it.
+    std::shared_ptr<StoredTransfer<T>> transfer(const T* psf, Shape shape, Shape centre, bool symmetric, int threads) const;
     // conj(H) / (|H|² + balance |R|²)
     std::shared_ptr<StoredTransfer<T>> wiener_transfer(const StoredTransfer<T>& psf, const StoredTransfer<T>& regularizer,
                                                        double balance) const;
@@ -67,7 +69,9 @@ public:
                bool keep, int threads, const Poll& poll) const;
 
     int64_t spectrum_bytes() const { return spectrum_elements_ * int64_t(sizeof(T)); }
-    int64_t transfer_bytes() const { return (transfer_elements_ + (view_.packed ? 2 * mid_.n * col_.n : 0)) * int64_t(sizeof(T)); }
+    int64_t transfer_bytes(bool symmetric) const {
+        return (transfer_elements_ / (symmetric ? 2 : 1) + (view_.packed ? 2 * mid_.n * col_.n : 0)) * int64_t(sizeof(T));
+    }
 
 private:
     // (col, mid, half), see spectral.hpp.
@@ -75,6 +79,7 @@ private:
     Reach continued(bool adjoint) const;   // of a source, by role
     // Complete transform of slabs in flight, laid out as an OTF.
     Buffer<T> finished(T* spectrum, Range source, T scale, int threads, const Poll& poll) const;
+    void split_packed(StoredTransfer<T>& made) const;
     // Transform of slabs [start, stop) of the role `col` from `input`; boxes by role.
     void forward_slabs(T* spectrum, const T* input, const Box& box, const Reach& beyond, int threads, const Poll& poll) const;
 

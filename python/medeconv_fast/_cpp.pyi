@@ -60,6 +60,9 @@ class SpectralPlanF32:
         image_box: collections.abc.Sequence[
             tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex]
         ],
+        reach: collections.abc.Sequence[
+            tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex]
+        ] = [],
     ) -> None: ...
     def gcv(
         self,
@@ -73,8 +76,10 @@ class SpectralPlanF32:
         self,
         psf: numpy.typing.NDArray[numpy.float32],
         centre: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex],
+        symmetric: bool,
         num_threads: typing.SupportsInt | typing.SupportsIndex,
     ) -> TransferF32: ...
+    def transfer_bytes(self, symmetric: bool) -> int: ...
     def wiener_transfer(
         self,
         psf_transfer: TransferF32,
@@ -83,8 +88,6 @@ class SpectralPlanF32:
     ) -> TransferF32: ...
     @property
     def spectrum_bytes(self) -> int: ...
-    @property
-    def transfer_bytes(self) -> int: ...
 
 class ChainF32:
     def __init__(
@@ -120,6 +123,9 @@ class SpectralPlanF64:
         image_box: collections.abc.Sequence[
             tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex]
         ],
+        reach: collections.abc.Sequence[
+            tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex]
+        ] = [],
     ) -> None: ...
     def gcv(
         self,
@@ -133,8 +139,10 @@ class SpectralPlanF64:
         self,
         psf: numpy.typing.NDArray[numpy.float64],
         centre: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex],
+        symmetric: bool,
         num_threads: typing.SupportsInt | typing.SupportsIndex,
     ) -> TransferF64: ...
+    def transfer_bytes(self, symmetric: bool) -> int: ...
     def wiener_transfer(
         self,
         psf_transfer: TransferF64,
@@ -143,8 +151,6 @@ class SpectralPlanF64:
     ) -> TransferF64: ...
     @property
     def spectrum_bytes(self) -> int: ...
-    @property
-    def transfer_bytes(self) -> int: ...
 
 class ChainF64:
     def __init__(

@@ -29,7 +29,7 @@ void expect(bool ok, const char* what, double value = 0) {
 
 struct Case {
     Shape image, psf;
-    enum { wrap, zero, extended } boundary;
+    enum Boundary { wrap, zero, extended } boundary;
 };
 
 int64_t size(const Shape& s) { return s[0] * s[1] * s[2]; }
@@ -66,8 +66,11 @@ void compare(const char* what, const std::vector<T>& got, const std::vector<doub
     expect(error < tolerance, what, error);
 }
 
+// symmetric: a psf that is symmetric about its centre, where it can be. continued: a periodic case in a longer grid.
 template <class T>
-void spectral(const Case& c, std::mt19937& random) {
+void spectral(const Case& c, bool symmetric, bool continued, std::mt19937& random) {
+    for (size_t d = 0; d < 3; ++d) symmetric = symmetric && c.psf[d] % 2 == 1;
+    continued = continued && c.boundary == Case::wrap;
     const double tolerance = sizeof(T) == 4 ? 2e-6 : 1e-13;
     std::uniform_real_distribution<double> uniform(0.5, 1.5);
     auto draw = [&](int64_t n) {
@@ -85,16 +88,24 @@ void spectral(const Case& c, std::mt19937& random) {
         } else if (c.boundary == Case::zero) {
             grid[d] = c.image[d] + c.psf[d] / 2;
         }
-        if (c.boundary != Case::wrap) grid[d] = good_size(grid[d], d == 2 && grid[d] > 1);
+        const size_t real = size(c.image) > 1 && c.image[0] > 1 && c.image[1] > 1 && c.image[2] > 1 ? 1 : 2;
+        if (c.boundary != Case::wrap) grid[d] = good_size(grid[d], d == real && grid[d] > 1);
+        if (continued && c.image[d] > 1) grid[d] = good_size(c.image[d] + c.psf[d] - 1, d == real);
         estimate_box[d] = {0, estimate[d]};
         image_box[d] = {offset[d], offset[d] + c.image[d]};
     }
     const bool periodic = c.boundary == Case::wrap;
-    const auto x = draw(size(estimate)), y = draw(size(c.image)), h = draw(size(c.psf)), w = draw(size(c.image)), gain = draw(size(estimate));
+    const auto x = draw(size(estimate)), y = draw(size(c.image)), w = draw(size(c.image)), gain = draw(size(estimate));
+    auto h = draw(size(c.psf));
+    if (symmetric)
+        for (size_t i = 0; i < h.size(); ++i) h[h.size() - 1 - i] = h[i];
+    typename SpectralPlan<T>::Reach reach;
+    for (size_t d = 0; d < 3; ++d)
+        if (continued && c.image[d] > 1) reach[d] = {c.psf[d] - 1 - centre[d], centre[d]};
     auto cast = [](const std::vector<double>& v) { return std::vector<T>(v.begin(), v.end()); };
     const auto xt = cast(x), yt = cast(y), ht = cast(h), wt = cast(w), gt = cast(gain);
-    SpectralPlan<T> plan(grid, estimate_box, image_box);
-    auto transfer = plan.transfer(ht.data(), c.psf, centre, 2);
+    SpectralPlan<T> plan(grid, estimate_box, image_box, reach);
+    auto transfer = plan.transfer(ht.data(), c.psf, centre, symmetric, 2);
     const auto hx = direct(x, estimate, h, c.psf, offset, c.image, periodic, false);
     std::vector<double> ratio(hx.size());
     for (size_t i = 0; i < hx.size(); ++i) ratio[i] = w[i] * y[i] / (hx[i] + 0.25);
@@ -125,6 +136,49 @@ void spectral(const Case& c, std::mt19937& random) {
         compare("kept", blurred, direct(updated, estimate, h, c.psf, offset, c.image, periodic, false), tolerance);
         if (threads == 1) first = result;
         else expect(std::memcmp(first.data(), result.data(), first.size() * sizeof(T)) == 0, "same bits with 3 threads");
+    }
+}
+
+// The line engine: forward, its transpose, and formulas; in as many segments as the psf asks for.
+template <class T>
+void line(int64_t n, int64_t k, Case::Boundary boundary, std::mt19937& random) {
+    const double tolerance = sizeof(T) == 4 ? 2e-6 : 1e-13;
+    std::uniform_real_distribution<double> uniform(0.5, 1.5);
+    auto draw = [&](int64_t count) {
+        std::vector<double> v(static_cast<size_t>(count));
+        for (double& value : v) value = T(uniform(random));
+        return v;
+    };
+    const int64_t centre = k / 2, before = boundary == Case::extended ? k - 1 - centre : 0;
+    const Shape image{1, 1, n}, psf{1, 1, k}, offset{0, 0, before}, estimate{1, 1, boundary == Case::extended ? n + k - 1 : n};
+    const Box estimate_box{Range{0, 1}, Range{0, 1}, Range{0, estimate[2]}}, image_box{Range{0, 1}, Range{0, 1}, Range{before, before + n}};
+    const bool periodic = boundary == Case::wrap;
+    const auto x = draw(estimate[2]), y = draw(n), h = draw(k);
+    auto cast = [](const std::vector<double>& v) { return std::vector<T>(v.begin(), v.end()); };
+    const auto xt = cast(x), yt = cast(y), ht = cast(h);
+    const OverlapPlan<T> plan(estimate_box, image_box, periodic);
+    const auto filters = plan.filters(ht.data(), k, centre);
+    const auto hx = direct(x, estimate, h, psf, offset, image, periodic, false);
+    std::vector<double> ratio(hx.size());
+    for (size_t i = 0; i < hx.size(); ++i) ratio[i] = y[i] / (hx[i] + 0.25);
+    auto updated = direct(ratio, estimate, h, psf, offset, image, periodic, true);
+    for (size_t i = 0; i < updated.size(); ++i) updated[i] *= x[i];
+    std::vector<T> first;
+    for (int threads : {1, 3}) {
+        std::vector<T> blurred(static_cast<size_t>(n)), quotient(static_cast<size_t>(n)), result(xt);
+        Operands<T> o;
+        o.out = blurred.data();
+        plan.sweep(xt.data(), nullptr, *filters, false, Formula::copy, o, threads, {});
+        compare("line: forward", blurred, hx, tolerance);
+        Operands<T> r;
+        r.image = yt.data(), r.background = T(0.25), r.eps = T(1e-6);
+        plan.sweep(xt.data(), quotient.data(), *filters, false, Formula::ratio, r, threads, {});
+        Operands<T> m;
+        m.estimate = m.out = result.data();
+        plan.sweep(quotient.data(), nullptr, *filters, true, Formula::multiply, m, threads, {});
+        compare("line: ratio, multiply", result, updated, tolerance);
+        if (threads == 1) first = result;
+        else expect(std::memcmp(first.data(), result.data(), first.size() * sizeof(T)) == 0, "line: same bits with 3 threads");
     }
 }
 
@@ -260,9 +314,18 @@ int main() {
         {{1, 1, 10}, {1, 1, 15}, Case::extended}, {{6, 1, 9}, {3, 1, 4}, Case::extended}, {{1, 1, 1}, {1, 1, 1}, Case::extended},
     };
     for (const Case& c : list) {
-        spectral<float>(c, random);
-        spectral<double>(c, random);
+        for (int variant = 0; variant < 4; ++variant) {
+            if (variant & 2 && c.boundary != Case::wrap) continue;
+            spectral<float>(c, variant & 1, variant & 2, random);
+            spectral<double>(c, variant & 1, variant & 2, random);
+        }
     }
+    const std::pair<int64_t, int64_t> lines[] = {{2, 1}, {7, 3}, {50, 9}, {97, 96}, {1000, 33}, {3000, 6}, {40, 40}};
+    for (auto [n, k] : lines)
+        for (auto boundary : {Case::wrap, Case::zero, Case::extended}) {
+            line<float>(n, k, boundary, random);
+            line<double>(n, k, boundary, random);
+        }
     // For the direct engine also: all that a tile can be left with, blocks of columns, of rows and of slices.
     const Case more[] = {
         {{9, 8, 40}, {3, 3, 3}, Case::wrap},     {{2, 15, 130}, {2, 7, 5}, Case::wrap},  {{3, 3, 1100}, {3, 2, 9}, Case::wrap},

@@ -176,7 +176,9 @@ def richardson_lucy(
     if offset:
         warnings.append(f"image: shifted by {offset:g} to be non-negative; the estimate was shifted back")
     eps = blur.smallest_divisor(highest)
-    gain = _gain(blur, trust)  # before the estimate is there: what it takes meanwhile adds nothing to the peak
+    gain = _gain(
+        blur, trust
+    )  # before the estimate is there: what it takes meanwhile adds nothing to the peak
     estimate, level = _first_estimate(initial, data, trust, background, offset, blur)
 
     trace: list[dict[str, Any]] = []

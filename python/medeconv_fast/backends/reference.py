@@ -96,8 +96,18 @@ class SpectralPlan:
         """One OTF and one spectrum in flight."""
         return 2 * 16 * math.prod(self.grid[:-1]) * (self.grid[-1] // 2 + 1)
 
-    def transfer(self, psf: np.ndarray, centre: tuple[int, ...], num_threads: int | None = None) -> Transfer:
-        """OTF of `psf`: tap j at grid index (j - centre) mod grid, summed where taps meet."""
+    def transfer(
+        self,
+        psf: np.ndarray,
+        centre: tuple[int, ...],
+        num_threads: int | None = None,
+        *,
+        symmetric: bool = False,
+    ) -> Transfer:
+        """OTF of `psf`: tap j at grid index (j - centre) mod grid, summed where taps meet.
+
+        symmetric: psf[c + d] = psf[c - d], so that the OTF is real; only `Chain.sweep` takes it.
+        """
         placed = np.zeros(self.grid)
         at = [(np.arange(k) - c) % n for k, c, n in zip(psf.shape, centre, self.grid, strict=True)]
         np.add.at(placed, np.ix_(*at), psf)
