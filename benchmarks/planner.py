@@ -2,8 +2,8 @@
 
     chrt -f 50 python benchmarks/planner.py -o benchmarks/results/planner.json
 
-An engine is left out of a case only where its multiply-adds alone, at the peak rate of the machine in NOTES.md,
-would take twice the time measured for another one.
+An engine is left out of a case only where its multiply-adds alone, at the peak rate of the machine in
+NOTES.md, would take twice the time measured for another one.
 """
 
 from __future__ import annotations
@@ -25,15 +25,17 @@ PEAK = 118e9  # multiply-adds per second in float32 of two cores
 MARGIN = 1.25  # a choice is good when it takes at most this much of the best's time
 SHAPES: dict[tuple[int, ...], tuple[int, ...]] = {
     (1000,): (3, 9, 33, 65),
-    (20000,): (3, 9, 17, 33, 65),
+    (20000,): (3, 5, 9, 17, 33, 65),
     (300000,): (3, 9, 17, 33, 65),
     (128, 128): (3, 7, 11, 15, 33),
     (300, 401): (3, 7, 11, 15, 33, 65),
+    (250, 509): (5, 15, 33),
     (512, 512): (3, 7, 11, 15, 25, 65),
     (1024, 1024): (3, 7, 11, 15, 25, 65),
     (32, 32, 32): (3, 5, 7, 9),
     (64, 64, 64): (3, 5, 7, 9, 25),
     (100, 60, 96): (3, 5, 7, 15),
+    (61, 97, 101): (3, 7, 9, 13),
     (24, 256, 256): (3, 5, 7, 15),
     (128, 128, 128): (3, 5, 7, 9, 17, 33),
     (160, 160, 160): (3, 5, 7, 13, 25),
@@ -85,8 +87,9 @@ def measure(case: dict[str, Any], dtype: str, threads: int) -> dict[str, Any]:
     samples: dict[str, list[float]] = {}
     fastest = math.inf
     for engine in sorted(plan.predicted_ms, key=("spectral", "separable", "direct").index):
-        products = math.prod(k // 2 + 1 if case["kind"] != "general" and i != 1 else k
-                             for i, k in enumerate(case["psf"]))
+        products = math.prod(
+            k // 2 + 1 if case["kind"] != "general" and i != 1 else k for i, k in enumerate(case["psf"])
+        )
         if engine == "direct" and 2 * points * products / PEAK > 2 * fastest:
             continue
         blur = mf.Blur(psf, shape, boundary=boundary, engine=engine, dtype=dtype, num_threads=threads)

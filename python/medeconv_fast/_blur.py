@@ -96,8 +96,8 @@ def taps_of(psf: np.ndarray) -> _costs.Taps:
 
 def predicted_costs(taps: _costs.Taps, layout: Geometry) -> dict[str, float]:
     """Nanoseconds per application of each engine that can apply these taps; see `_costs`."""
-    voxels = math.prod(stop - start for start, stop in layout.estimate_box)
-    return _costs.predicted_ns(taps, layout.grid, voxels, is_line(layout))
+    shape = tuple(stop - start for start, stop in layout.estimate_box)
+    return _costs.predicted_ns(taps, layout.grid, shape, line=is_line(layout))
 
 
 def choose_engine(engine: str, taps: _costs.Taps, layout: Geometry) -> tuple[str, str]:
@@ -665,8 +665,9 @@ class Blur:
         for dtype, operator in made:
             seconds = operator.seconds.copy()
             if seconds:
+                ms = statistics.median(seconds) * 1e3
                 lines.append(
-                    f"measured per application, {dtype}: {self.engine} {statistics.median(seconds) * 1e3:.3g} ms "
+                    f"measured per application, {dtype}: {self.engine} {ms:.3g} ms "
                     f"(median of the latest {len(seconds)})"
                 )
         return lines

@@ -82,8 +82,8 @@ class Plan(dict[str, Any]):
             for name in order
         ]
         lines += [
-            f"memory     {self.bytes / 1e6:.1f} MB for the blur, {self.richardson_lucy_bytes / 1e6:.1f} MB for "
-            "Richardson-Lucy, beside input and output",
+            f"memory     {self.bytes / 1e6:.1f} MB for the blur, {self.richardson_lucy_bytes / 1e6:.1f} MB "
+            "for Richardson-Lucy, beside input and output",
             f"tiles      {size(self.tiles)}",
         ]
         return "\n".join(lines + [f"warning    {text}" for text in self.warnings])
@@ -95,7 +95,9 @@ def bytes_of(value: Any, name: str = "memory") -> int:
         return _validate.integer(value, name, minimum=1)
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", value)
     if match is None or match[2].upper() not in _UNITS or float(match[1]) == 0:
-        raise ValueError(f"{name}: got {value!r}, expected a positive number of bytes such as '4 GB' or '512 MiB'")
+        raise ValueError(
+            f"{name}: got {value!r}, expected a positive number of bytes such as '4 GB' or '512 MiB'"
+        )
     return int(float(match[1]) * _UNITS[match[2].upper()])
 
 
@@ -104,7 +106,9 @@ def _taps_and_shape(psf: Any, ndim: int, dtype: np.dtype) -> tuple[np.ndarray | 
     if isinstance(psf, tuple) and psf and all(isinstance(n, int | np.integer) for n in psf):
         shape = _validate.shape(psf, "psf")
         if len(shape) != ndim:
-            raise ValueError(f"psf: got the shape {shape}, expected {ndim} axis lengths, as many as shape has")
+            raise ValueError(
+                f"psf: got the shape {shape}, expected {ndim} axis lengths, as many as shape has"
+            )
         return None, shape
     values, _ = _arrays.as_psf(psf, ndim, dtype=dtype)
     return values, values.shape
