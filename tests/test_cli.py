@@ -400,7 +400,7 @@ def test_bad_arguments(scan, run, here, words, texts):
     assert files(here) == ["scan.nii"]
 
 
-@pytest.mark.parametrize("command", ["plan", "train", "predict", "calibrate", "Restore", ""])
+@pytest.mark.parametrize("command", ["train", "predict", "calibrate", "Restore", ""])
 def test_unknown_commands(run, command):
     refused(run(*([command] if command else [])), "COMMAND")
 
@@ -1046,3 +1046,49 @@ def test_warning_filters_are_left_alone(scan, run):
     before = list(warnings.filters), warnings.showwarning
     run("info", "scan.nii")
     assert (list(warnings.filters), warnings.showwarning) == before
+
+
+# ---------------------------------------------------------------- plan
+
+
+def test_plan_says_what_restore_would_take(scan, run, here):
+    status, out, err = run("plan", "scan.nii", "--fwhm-mm", 3, 2, 2, "--json", "plan.json")
+    assert (status, err) == (0, "")
+    expected = mf.plan(SHAPE, mf.psf.gaussian((3, 2, 2), scan.voxel_size))
+    assert str(expected) in out
+    record = json.loads((here / "plan.json").read_text())
+    assert record["command"] == "plan" and record["plan"]["engine"] == expected.engine
+    assert record["plan"]["bytes"] == expected.bytes
+    assert files(here) == ["plan.json", "scan.nii"]
+
+
+def test_plan_of_a_shape(run, here):
+    words = ["plan", "--shape", 300, 400, 500, "--fwhm-um", 4, 3, 3, "--voxel-size-um", 2, 1, 1]
+    status, out, err = run(*words, "--boundary", "reflect", "--memory", "4GB", "--json", "-")
+    assert status == 0
+    record = json.loads(out)
+    assert record["plan"]["shape"] == [300, 400, 500] and record["plan"]["boundary"] == "reflect"
+    status, _, err = run(*words, "--memory", "4MB")
+    assert status == 0 and "tiles are not built yet" in err
+
+
+def test_plan_with_a_psf_file(scan, run):
+    mf.io.write("psf.npy", mf.io.Volume(np.ones((3, 3, 3), np.float32), None, None, None, "zyx"))
+    status, out, err = run("plan", "scan.nii", "--psf", "psf.npy")
+    assert status == 0 and "psf        3 x 3 x 3" in out and "no voxel size" in err
+
+
+@pytest.mark.parametrize(
+    "words, texts",
+    [
+        (["--fwhm-mm", 3], ["IN", "--shape"]),
+        (["scan.nii", "--shape", 3, 4, 5, "--fwhm-mm", 3], ["not both"]),
+        (["scan.nii"], ["PSF is needed"]),
+        (["missing.nii", "--fwhm-mm", 3], ["missing.nii"]),
+        (["--shape", 8, 9, "--fwhm-mm", 3], ["voxel size"]),
+        (["scan.nii", "--fwhm-mm", 3, "--memory", "much"], ["memory", "much"]),
+        (["scan.nii", "--fwhm-mm", 3, "--device", "cuda"], ["--device cuda", "not built yet"]),
+    ],
+)
+def test_plan_refuses(scan, run, words, texts):
+    refused(run("plan", *words), *texts)

@@ -21,7 +21,9 @@ LAYERS = [
     {"_arrays", "_threads"},
     {"psf", "preprocess", "io", "metrics"},
     {"backends"},
+    {"_costs"},
     {"_blur", "_convolution"},
+    {"_planner"},
     {"algorithms", "ops"},
     {"volumes", "nn", "compat"},
 ]

@@ -7,6 +7,7 @@ Arrays are (z, y, x), (y, x) or (x). A PSF's centre is at ``shape // 2``. See `r
 from . import backends, io, metrics, psf
 from ._blur import Blur
 from ._convolution import convolve, correlate
+from ._planner import plan
 from ._simulate import simulate
 from ._threads import get_num_threads, set_num_threads
 from .algorithms import restore, richardson_lucy, wiener
@@ -23,6 +24,7 @@ __all__ = [
     "get_num_threads",
     "io",
     "metrics",
+    "plan",
     "psf",
     "release_memory",
     "restore",

@@ -18,14 +18,17 @@ reflect, nearest, mirror
 from __future__ import annotations
 
 import math
+import statistics
 import threading
+import time
+from collections import deque
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
-from . import _arrays, _validate, backends
+from . import _arrays, _costs, _validate, backends
 from ._threads import resolve_num_threads
 
 BOUNDARIES = ("extended", "zero", "reflect", "nearest", "mirror", "wrap")
@@ -39,16 +42,6 @@ FORMULAS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 }
 
 Box = tuple[tuple[int, int], ...]
-
-
-# Nanoseconds per voxel of a sweep in float32 on one core of an AMD Zen 4 (AVX-512), fitted over 256² to 256³
-# (benchmarks/NOTES.md, "Direct engine"). Only ratios count; they are about the same in float64.
-SPECTRAL_COST_PER_BIT = 0.115  # times log2 of the grid's size, per voxel of the grid
-SPECTRAL_BITS = 16  # at least: smaller grids are not cheaper
-SEPARABLE_COST, SEPARABLE_COST_PER_TAP = 0.6, 0.045
-DIRECT_COST, DIRECT_COST_PER_PRODUCT = 0.75, 0.0183
-DIRECT_COST_OF_PAIRS = 1.33  # factor of a product of a sum: its loads take longer than itself
-
 
 LONGEST_LINE_PSF = 1 << 15  # a longer one takes one long transform: its segments would not fit the cache
 
@@ -96,18 +89,9 @@ def symmetrised(psf: np.ndarray) -> tuple[np.ndarray, tuple[int, ...]]:
     return np.ascontiguousarray(psf), tuple(left)
 
 
-def predicted_costs(psf: np.ndarray, grid: tuple[int, ...], voxels: int) -> dict[str, float]:
-    """Of each engine that can apply `psf` to `voxels` voxels, or to a transform's `grid`, per voxel."""
-    points = math.prod(grid)
-    left = symmetrised(psf)[1]
-    product_cost = DIRECT_COST_PER_PRODUCT * (DIRECT_COST_OF_PAIRS if left[-1] < psf.shape[-1] else 1)
-    costs = {
-        "spectral": SPECTRAL_COST_PER_BIT * max(math.log2(points), SPECTRAL_BITS) * points / voxels,
-        "direct": DIRECT_COST + product_cost * math.prod(left),
-    }
-    if product_taps(psf) is not None:
-        costs["separable"] = SEPARABLE_COST + SEPARABLE_COST_PER_TAP * sum(psf.shape)
-    return costs
+def taps_of(psf: np.ndarray) -> _costs.Taps:
+    """What the cost model needs to know of the PSF's taps."""
+    return _costs.Taps(psf.shape, symmetrised(psf)[1], product_taps(psf) is not None)
 
 
 def point_symmetric(psf: np.ndarray, centre: tuple[int, ...]) -> tuple[np.ndarray, bool]:
@@ -123,17 +107,21 @@ def point_symmetric(psf: np.ndarray, centre: tuple[int, ...]) -> tuple[np.ndarra
     return np.ascontiguousarray((psf + mirrored) / 2), True
 
 
-def choose_engine(engine: str, psf: np.ndarray, layout: Geometry) -> tuple[str, str]:
-    """The engine for this PSF and layout, and why. Depends on shapes, PSF and constants only."""
-    used = psf[layout.taps]
-    if engine == "separable" and product_taps(used) is None:
+def predicted_costs(taps: _costs.Taps, layout: Geometry) -> dict[str, float]:
+    """Nanoseconds per application of each engine that can apply these taps; see `_costs`."""
+    shape = tuple(stop - start for start, stop in layout.estimate_box)
+    return _costs.predicted_ns(taps, layout.grid, shape, line=is_line(layout))
+
+
+def choose_engine(engine: str, taps: _costs.Taps, layout: Geometry) -> tuple[str, str]:
+    """The engine for these taps and layout, and why. Depends on shapes, PSF and constants only."""
+    if engine == "separable" and not taps.product:
         raise ValueError("engine: got 'separable', but the psf is not a product of one filter per axis")
     if engine != "auto":
         return engine, "as asked for"
-    voxels = math.prod(stop - start for start, stop in layout.estimate_box)
-    costs = predicted_costs(used, layout.grid, voxels)
+    costs = predicted_costs(taps, layout)
     best = min(costs, key=costs.__getitem__)
-    kind = "a product of filters" if "separable" in costs else "not a product of one filter per axis"
+    kind = "a product of filters" if taps.product else "not a product of one filter per axis"
     others = ", ".join(f"{name} {cost / costs[best]:.2f}" for name, cost in costs.items() if name != best)
     return best, f"the psf is {kind}; predicted times of the others relative to it: {others}"
 
@@ -142,6 +130,35 @@ def real_axis(lengths: tuple[int, ...]) -> int | None:
     """The axis that is transformed first: y of a volume, the last one that is longer than 1 of others."""
     long_axes = [axis for axis, length in enumerate(lengths) if length > 1]
     return long_axes[1 if len(long_axes) == 3 else -1] if long_axes else None
+
+
+def make_plan(
+    engine: str,
+    layout: Geometry,
+    boundary: str,
+    backend: ModuleType,
+    dtype: np.dtype,
+    *,
+    symmetric: bool = False,
+) -> tuple[Any, int]:
+    """The engine's plan, and the bytes that one application takes beside input and output.
+
+    `symmetric`: the PSF is `point_symmetric`. A plan holds tables only: large buffers come with its transfers
+    and chains.
+    """
+    boxes = (layout.estimate_box, layout.image_box)
+    if engine == "separable":
+        plan = backend.SeparablePlan(*boxes, boundary == "wrap", dtype)
+    elif engine == "direct":
+        plan = backend.DirectPlan(*boxes, boundary == "wrap", dtype)
+    elif is_line(layout):
+        plan = backend.OverlapPlan(*boxes, boundary == "wrap", dtype)
+    else:
+        plan = backend.SpectralPlan(layout.grid, *boxes, dtype, layout.reach, symmetric)
+    extra = 0
+    if boundary in FOLDED:
+        extra = math.prod(stop - start for start, stop in layout.estimate_box) + math.prod(layout.shape)
+    return plan, int(plan.workspace_bytes) + extra * np.dtype(dtype).itemsize
 
 
 def choose_grid(lengths: tuple[int, ...], backend: ModuleType) -> tuple[int, ...]:
@@ -271,31 +288,22 @@ class Operator:
         self.dtype = psf.dtype
         self.folded = boundary in FOLDED
         used = np.ascontiguousarray(psf[layout.taps])
-        periodic = boundary == "wrap"
+        centred, symmetric = point_symmetric(used, layout.centre)
+        self.plan, self.workspace_bytes = make_plan(
+            engine, layout, boundary, backend, psf.dtype, symmetric=symmetric
+        )
         if engine == "separable":
-            self.plan = backend.SeparablePlan(layout.estimate_box, layout.image_box, periodic, psf.dtype)
             self.transfer = self.plan.transfer(product_taps(used), layout.centre, num_threads)
         elif engine == "direct":
-            self.plan = backend.DirectPlan(layout.estimate_box, layout.image_box, periodic, psf.dtype)
             self.transfer = self.plan.transfer(symmetrised(used)[0], layout.centre, num_threads)
-        elif is_line(layout):
-            self.plan = backend.OverlapPlan(layout.estimate_box, layout.image_box, periodic, psf.dtype)
-            self.transfer = self.plan.transfer(used, layout.centre, num_threads)
         else:
-            self.plan = backend.SpectralPlan(
-                layout.grid, layout.estimate_box, layout.image_box, psf.dtype, layout.reach
-            )
-            used, symmetric = point_symmetric(used, layout.centre)
-            self.transfer = self.plan.transfer(used, layout.centre, num_threads, symmetric=symmetric)
+            self.transfer = self.plan.transfer(centred, layout.centre, num_threads)
+        # Wall times of the latest applications, for explain(). Appending is atomic: no lock in a sweep.
+        self.seconds: deque[float] = deque(maxlen=64)
 
     @property
     def padded_shape(self) -> tuple[int, ...]:
         return tuple(stop - start for start, stop in self.layout.estimate_box)
-
-    @property
-    def workspace_bytes(self) -> int:
-        extra = math.prod(self.padded_shape) + math.prod(self.layout.shape) if self.folded else 0
-        return int(self.plan.workspace_bytes) + extra * self.dtype.itemsize
 
     def pad(self, x: np.ndarray) -> np.ndarray:
         if not self.folded:
@@ -364,10 +372,18 @@ class SweepChain:
             raise RuntimeError(f"adjoint: got {adjoint}, but {state}: forward and adjoint sweeps alternate")
         self._next_adjoint = None
         operator = self._operator
-        if not (adjoint and operator.folded):
+        begun = time.perf_counter()
+        if adjoint and operator.folded:
+            self._folded_sweep(formula, keep, out, operands)
+        else:
             self._chain.sweep(operator.transfer, formula, adjoint=adjoint, keep=keep, out=out, **operands)
             self._next_adjoint = (not adjoint) if keep else None
-            return
+        operator.seconds.append(time.perf_counter() - begun)
+
+    def _folded_sweep(
+        self, formula: str, keep: bool, out: np.ndarray | None, operands: dict[str, Any]
+    ) -> None:
+        operator = self._operator
         padded = np.empty(operator.padded_shape, operator.dtype)
         self._chain.sweep(operator.transfer, "copy", adjoint=True, keep=False, out=padded)
         folded = operator.fold(padded)
@@ -470,7 +486,9 @@ class Blur:
         self.psf = values.view()
         self.psf.flags.writeable = False
         self._layout = geometry(values.shape, self.shape, self.boundary, self._backend)
-        self.engine, self._engine_reason = choose_engine(engine, self.psf, self._layout)
+        taps = taps_of(self.psf[self._layout.taps])
+        self.engine, self._engine_reason = choose_engine(engine, taps, self._layout)
+        self._predicted = predicted_costs(taps, self._layout)
         self.estimate_shape = self._layout.estimate_shape
         self.frame = self._layout.frame
         self._operators: dict[np.dtype, Operator] = {}
@@ -651,7 +669,7 @@ class Blur:
         return float(self._backend.smallest_divisor(scale, self.dtype or dtype or np.float64))
 
     def explain(self) -> str:
-        """What was picked and why, and the memory it takes: a few lines of text."""
+        """What was picked and why, predicted and measured times, and the memory it takes: a few lines."""
         layout = self._layout
         padded = tuple(stop - start for start, stop in layout.estimate_box)
         why = {
@@ -676,8 +694,36 @@ class Blur:
             else "no transform: "
             + ("one filter per axis" if self.engine == "separable" else "a sum over the taps"),
             f"workspace {self.workspace_bytes / 1e6:.1f} MB",
+            self._predictions(),
+            *self._measurements(),
         ]
         return "\n".join(lines)
+
+    def _predictions(self) -> str:
+        threads = resolve_num_threads(self._num_threads)
+        dtype = self.dtype or np.dtype(np.float32)
+        isa = self._backend.describe().get("isa")
+        times = {
+            name: _costs.milliseconds(ns, dtype=dtype, isa=isa, threads=threads)
+            for name, ns in sorted(self._predicted.items(), key=lambda item: item[1])
+        }
+        shown = ", ".join(f"{name} {ms:.3g} ms" for name, ms in times.items())
+        where = "" if self.backend == "cpp" else " (by backend 'cpp')"
+        return f"predicted per application, {dtype}, {threads} threads: {shown}{where}"
+
+    def _measurements(self) -> list[str]:
+        with self._lock:
+            made = list(self._operators.items())
+        lines = []
+        for dtype, operator in made:
+            seconds = operator.seconds.copy()
+            if seconds:
+                ms = statistics.median(seconds) * 1e3
+                lines.append(
+                    f"measured per application, {dtype}: {self.engine} {ms:.3g} ms "
+                    f"(median of the latest {len(seconds)})"
+                )
+        return lines
 
 
 def _rebuild(psf: np.ndarray, shape: tuple[int, ...], options: dict[str, Any]) -> Blur:

@@ -8,7 +8,15 @@ from typing import Any
 import numpy as np
 
 from . import _arrays, _validate, backends
-from ._blur import Geometry, Operator, choose_engine, choose_grid, geometry, product_taps, wrapped_taps
+from ._blur import (
+    Geometry,
+    Operator,
+    choose_engine,
+    choose_grid,
+    geometry,
+    taps_of,
+    wrapped_taps,
+)
 from ._threads import resolve_num_threads
 
 MODES = ("full", "same", "valid")
@@ -120,9 +128,10 @@ def _run(
         kernel = np.ascontiguousarray(np.flip(kernel))
     work = _same if mode == "same" else _full if mode == "full" else _valid
     kernel, layout, image = work(image, kernel, boundary, engine)
-    if kind == "separable" and product_taps(kernel[layout.taps]) is None:
+    taps = taps_of(kernel[layout.taps])
+    if kind == "separable" and not taps.product:
         raise ValueError("method: got 'separable', but b is not a product of one filter per axis")
-    kind, _ = choose_engine(kind, kernel, layout)
+    kind, _ = choose_engine(kind, taps, layout)
     return restore(Operator(kernel, layout, boundary, engine, num_threads, kind).apply(image))
 
 

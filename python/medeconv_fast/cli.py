@@ -30,6 +30,7 @@ _BAD_INPUT = (
 
 _MODULES = {
     "restore": "restore",
+    "plan": "planning",
     "info": "inspect",
     "compare": "inspect",
     "backends": "inspect",

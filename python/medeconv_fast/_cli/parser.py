@@ -232,6 +232,24 @@ def _restore(parser: argparse.ArgumentParser) -> None:
     _general(parser)
 
 
+def _plan(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("input", metavar="IN", nargs="?", help="image that would be restored")
+    parser.add_argument("--shape", metavar="Z Y X", type=voxel_counts, help="number of voxels, instead of IN")
+    parser.add_argument(
+        "--boundary",
+        choices=BOUNDARIES,
+        default="extended",
+        help="what lies outside the image (default: extended)",
+    )
+    parser.add_argument(
+        "--memory", metavar="SIZE", help="memory that a run may take, such as 4GB; says if it is not enough"
+    )
+    _psf(parser)
+    _voxel_size(parser)
+    _compute(parser)
+    _general(parser)
+
+
 def _info(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("input", metavar="IN")
     _general(parser)
@@ -365,6 +383,7 @@ def _demo(parser: argparse.ArgumentParser) -> None:
 
 COMMANDS: dict[str, tuple[Callable[[argparse.ArgumentParser], None], str]] = {
     "restore": (_restore, "Remove a known blur from an image"),
+    "plan": (_plan, "Say which engine a restoration would use, its time and memory, without running it"),
     "info": (
         _info,
         "Say what is in an image file: geometry, range, and what stands in the way of restoring it",

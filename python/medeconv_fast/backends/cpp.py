@@ -78,13 +78,19 @@ class SpectralPlan:
     """Grid, boxes and FFT tables; makes transfers (OTFs) and chains."""
 
     def __init__(
-        self, grid: tuple[int, ...], estimate_box: Any, image_box: Any, dtype: Any, reach: Any = ()
+        self,
+        grid: tuple[int, ...],
+        estimate_box: Any,
+        image_box: Any,
+        dtype: Any,
+        reach: Any = (),
+        symmetric: bool = False,
     ) -> None:
         self.grid = tuple(int(n) for n in grid)
         self.estimate_box = tuple((int(a), int(b)) for a, b in estimate_box)
         self.image_box = tuple((int(a), int(b)) for a, b in image_box)
         self.dtype = np.dtype(dtype)
-        self._symmetric = False
+        self._symmetric = symmetric
         self._plan = getattr(_native(), "SpectralPlan" + _suffix(dtype))(
             list(self.grid), list(self.estimate_box), list(self.image_box), list(reach)
         )
@@ -94,16 +100,9 @@ class SpectralPlan:
         """One OTF and one spectrum in flight."""
         return int(self._plan.spectrum_bytes + self._plan.transfer_bytes(self._symmetric))
 
-    def transfer(
-        self,
-        psf: np.ndarray,
-        centre: tuple[int, ...],
-        num_threads: int | None = None,
-        *,
-        symmetric: bool = False,
-    ) -> Any:
-        self._symmetric = symmetric
-        return self._plan.transfer(psf, [int(c) for c in centre], symmetric, resolve_num_threads(num_threads))
+    def transfer(self, psf: np.ndarray, centre: tuple[int, ...], num_threads: int | None = None) -> Any:
+        threads = resolve_num_threads(num_threads)
+        return self._plan.transfer(psf, [int(c) for c in centre], self._symmetric, threads)
 
     def wiener_transfer(self, psf_transfer: Any, regularizer_transfer: Any, balance: float) -> Any:
         return self._plan.wiener_transfer(psf_transfer, regularizer_transfer, float(balance))

@@ -75,10 +75,19 @@ class SpectralPlan:
     reach : sequence of (low, high), optional
         For periodic axes of another length than the grid's, whose boxes start at 0: how many values H reads
         before and behind the box. What is loaded is continued that far, into the grid's end and beginning.
+    symmetric : bool
+        All PSFs are symmetric about their centre: other backends keep the real part of the OTF only, which
+        serves sweeps and nothing else.
     """
 
     def __init__(
-        self, grid: tuple[int, ...], estimate_box: Any, image_box: Any, dtype: Any, reach: Any = ()
+        self,
+        grid: tuple[int, ...],
+        estimate_box: Any,
+        image_box: Any,
+        dtype: Any,
+        reach: Any = (),
+        symmetric: bool = False,
     ) -> None:
         self.reach = tuple(reach) or ((0, 0),) * len(grid)
         self.grid = tuple(int(n) for n in grid)
@@ -96,18 +105,8 @@ class SpectralPlan:
         """One OTF and one spectrum in flight."""
         return 2 * 16 * math.prod(self.grid[:-1]) * (self.grid[-1] // 2 + 1)
 
-    def transfer(
-        self,
-        psf: np.ndarray,
-        centre: tuple[int, ...],
-        num_threads: int | None = None,
-        *,
-        symmetric: bool = False,
-    ) -> Transfer:
-        """OTF of `psf`: tap j at grid index (j - centre) mod grid, summed where taps meet.
-
-        symmetric: psf[c + d] = psf[c - d], so that the OTF is real; only `Chain.sweep` takes it.
-        """
+    def transfer(self, psf: np.ndarray, centre: tuple[int, ...], num_threads: int | None = None) -> Transfer:
+        """OTF of `psf`: tap j at grid index (j - centre) mod grid, summed where taps meet."""
         placed = np.zeros(self.grid)
         at = [(np.arange(k) - c) % n for k, c, n in zip(psf.shape, centre, self.grid, strict=True)]
         np.add.at(placed, np.ix_(*at), psf)

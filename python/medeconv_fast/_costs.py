@@ -1,0 +1,99 @@
+"""The cost model: how long an engine takes for one application of H. The one place with its constants.
+
+All constants are nanoseconds of two threads on two cores of an AMD EPYC Zen 4 with AVX-512, float32, fitted
+to benchmarks/planner.py (Richardson-Lucy sweeps, periodic and extended). The choice of an engine depends on
+shape, PSF and boundary only; dtype, instruction set and threads scale the times that are shown, all engines'
+alike, and never change the choice.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+
+MACHINE = "AMD EPYC Zen 4, 2 cores, AVX-512"
+
+CALL = 3.3e3  # Python, and waking the threads
+# Of a row of an image and of a volume, beside what its voxels take.
+ROW = {"spectral": (0.0, 0.0, 8.0), "separable": (0.0, 0.0, 25.0), "direct": (0.0, 13.0, 20.0)}
+# What memory alone takes per voxel where nothing fits the caches, that is, from 2^20 voxels on; nothing up to
+# 2^18. It partly hides behind arithmetic: the two are added as if at right angles.
+MEMORY = {"spectral": 0.7, "separable": 0.6, "direct": 0.55}
+WARM, COLD = 18, 20
+
+SPECTRAL_PER_BIT = 0.045  # per point of the grid, times log2 of the grid's size
+ODD_FACTOR = 1.2  # a bit of a factor 3, 5 or 7 takes this much longer
+ROUGH_BIT = 9.0  # and a bit of a length with larger factors
+LANES = 16  # rows of a volume's spectrum are filled up to a multiple of this
+LINE, LINE_OF_FEW = 0.68, 1.27  # per voxel of a line: in overlapping segments
+FEW_TAPS = 4  # segments are short up to here
+
+# Per voxel, and per tap: of a line, an image, a volume.
+SEPARABLE = ((0.85, 0.028), (0.27, 0.0145), (0.27, 0.0145))
+DIRECT = ((0.45, 0.0165), (0.24, 0.0101), (0.24, 0.0101))
+PAIRS = (1.9, 1.1, 1.33)  # factor of a product of a sum: its loads take longer than itself
+DOUBLE = 2.0  # float64 takes this much longer: twice the bytes, half the lanes
+# An instruction set with narrower vectors, relative to AVX-512.
+ISA = {"avx512": 1.0, "avx2": 1.4, "neon": 2.5, "baseline": 2.5}
+
+
+class Taps(NamedTuple):
+    """What the cost depends on of a PSF."""
+
+    shape: tuple[int, ...]
+    left: tuple[int, ...]  # after symmetric taps were added in pairs (direct engine)
+    product: bool  # of one filter per axis
+
+
+def _bits(n: int) -> float:
+    """log2 of a transform's length, its factors weighted by what they take."""
+    odd, left = 1, n
+    for prime in (2, 3, 5, 7):
+        while left % prime == 0:
+            left //= prime
+            odd *= prime if prime > 2 else 1
+    return math.log2(n // odd) + ODD_FACTOR * math.log2(odd) if left == 1 else ROUGH_BIT * math.log2(n)
+
+
+def _time(engine: str, work: float, shape: tuple[int, ...], voxels: float) -> float:
+    """Of `work` per voxel: with what memory, rows and the call add."""
+    cold = min(max((math.log2(voxels) - WARM) / (COLD - WARM), 0.0), 1.0)
+    rows = ROW[engine][len(shape) - 1] * math.prod(shape[:-1])
+    return CALL + rows + math.hypot(work, MEMORY[engine] * cold) * voxels
+
+
+def predicted_ns(
+    taps: Taps, grid: tuple[int, ...], shape: tuple[int, ...], *, line: bool = False
+) -> dict[str, float]:
+    """Of each engine that applies: one application to an estimate of `shape`, or to a transform's `grid`."""
+    # Axes of length 1 are none.
+    shape = tuple(n for n in shape if n > 1) or (1,)
+    long = len(shape) - 1
+    voxels = math.prod(shape)
+    if line:
+        few = math.prod(taps.shape) <= FEW_TAPS
+        spectral = _time("spectral", LINE_OF_FEW if few else LINE, shape, voxels)
+    else:
+        lengths = tuple(n for n in grid if n > 1) or (1,)
+        points = float(math.prod(lengths))
+        if len(lengths) == 3:
+            points *= -(-lengths[-1] // LANES) * LANES / lengths[-1]
+        spectral = _time("spectral", SPECTRAL_PER_BIT * sum(map(_bits, lengths)), lengths, points)
+    each, per_product = DIRECT[long]
+    products = math.prod(taps.left) * (PAIRS[long] if taps.left[-1] < taps.shape[-1] else 1.0)
+    costs = {"spectral": spectral, "direct": _time("direct", each + per_product * products, shape, voxels)}
+    if taps.product:
+        each, per_tap = SEPARABLE[long]
+        number = sum(k for k in taps.shape if k > 1)
+        costs["separable"] = _time("separable", each + per_tap * number, shape, voxels)
+    return costs
+
+
+def milliseconds(ns: float, *, dtype: Any = np.float32, isa: str | None = None, threads: int = 2) -> float:
+    """What `predicted_ns` means for a dtype, an instruction set and a number of threads."""
+    # The cores share the memory: two are 1.75 times as fast as one.
+    speed = threads**0.8 / 2**0.8
+    double = DOUBLE if np.dtype(dtype) == np.float64 else 1.0
+    return ns * 1e-6 * double * ISA.get(isa or "avx512", 1.0) / speed
