@@ -6,8 +6,9 @@
 namespace medeconv {
 namespace {
 
-constexpr int64_t ring_bytes = 576 << 10;    // what the ring may take of a core's L2 cache
-constexpr int64_t least_bands = 8;           // of a volume, for the threads to share
+constexpr int64_t ring_bytes = 2 << 20;      // a worker's, best in its L2 cache; twice that size still beats narrower bands
+constexpr int64_t most_rows = 64;            // of a band
+constexpr int64_t bands_per_thread = 2;      // at least: so that they end together
 
 int64_t extent(Range r) { return r.stop - r.start; }
 
@@ -44,11 +45,12 @@ void SeparablePlan<T>::sweep(const T* input, T* result, const Filters& filters, 
                              filters.symmetric[a]};
     };
     SeparablePass<T> pass{axis(0), axis(1), axis(2), periodic_, input, result, formula, operands, 0};
-    // More rows than the y filter reaches would be best: the rows that it reads beyond a band are read again by the next.
-    const int64_t step = kernels_.rows_at_once;
+    // The rows that the y filter reads beyond a band are read again by the next one, so bands are as wide as the ring and the
+    // threads allow. They change no arithmetic.
+    const int64_t step = kernels_.rows_at_once, rows = pass.y.destination;
     const int64_t in_ring = ring_bytes / int64_t(sizeof(T)) / ((pass.z.taps + kernels_.slices_at_once - 1) * pass.x.destination);
-    const int64_t for_threads = (pass.y.destination + least_bands - 1) / least_bands;
-    pass.band = std::max(step, std::min({in_ring / step * step, (for_threads + step - 1) / step * step, int64_t(64)}));
+    const int64_t bands = (std::max((rows + most_rows - 1) / most_rows, bands_per_thread * threads) + threads - 1) / threads * threads;
+    pass.band = std::max(step, std::min(in_ring / step * step, ((rows + bands - 1) / bands + step - 1) / step * step));
     const int64_t size = (kernels_.scratch(pass) + 63) / 64 * 64;
     Buffer<T> scratch = acquire<T>(size * threads);
     parallel_for((pass.y.destination + pass.band - 1) / pass.band, threads,

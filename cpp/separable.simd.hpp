@@ -65,18 +65,20 @@ MEDECONV_INLINE void filter_pairs(Vec<T>* sum, const T* weight, int64_t taps, Li
     }
 }
 
-// out(o, x, v) receives v = sum_m weight[m] · from[o + m][x .. x + lanes) for x in [0, n), n a multiple of lanes.
 template <bool pairs, class T, class Line>
 MEDECONV_INLINE void filter(Vec<T>* sum, const AxisFilter<T>& f, Line line) {
     if constexpr (pairs) filter_pairs<T>(sum, f.weight, f.taps, line);
     else filter_any<T>(sum, f.weight, f.taps, line);
 }
+// The z filter: out[o][x] for x in [0, n); `from` is readable up to the next multiple of lanes.
 template <bool pairs, class T>
 MEDECONV_NOINLINE void filter_lines(const T* const* from, T* const* out, const AxisFilter<T>& f, int64_t n) {
-    for (int64_t x = 0; x < n; x += lanes<T>) {
-        Vec<T> sum[filtered_lines];
-        filter<pairs>(sum, f, [&](int64_t l) MEDECONV_BODY { return load_unaligned(from[l] + x); });
-        unroll<filtered_lines>([&](auto o) MEDECONV_BODY { store_unaligned(out[o] + x, sum[o]); });
+    constexpr int L = lanes<T>, O = filtered_lines;
+    for (int64_t x = 0; x < n; x += L) {
+        Vec<T> sum[O];
+        filter<pairs>(sum, f, [&](int64_t l) MEDECONV_BODY { return load(from[l] + x); });
+        if (x + L <= n) unroll<O>([&](auto o) MEDECONV_BODY { store_unaligned(out[o] + x, sum[o]); });
+        else unroll<O>([&](auto o) MEDECONV_BODY { store_first(out[o] + x, sum[o], n - x); });
     }
 }
 // A square of lanes rows by lanes columns: the y filter on from[row][x ..), transposed into `columns`, lanes values each.
@@ -245,9 +247,10 @@ void separable_band(const SeparablePass<T>& p, int64_t unit, T* scratch) {
     const T** from = s.pointers;
     T** out = const_cast<T**>(from + p.z.taps + O);
 
-    auto finish = [&](T* row, int64_t z, int64_t y) MEDECONV_BODY {
-        finish_row(p.formula, p.operands, p.kept, row, (z * p.y.destination + y) * p.x.destination, p.x.destination);
-    };
+    // Where results go at once; null: through `results`, as the formula needs a place that is not the caller's.
+    T* const place = p.kept ? p.kept : p.formula == Formula::copy ? p.operands.out : nullptr;
+    const T* const operand = p.formula == Formula::ratio ? p.operands.image : p.formula == Formula::multiply ? p.operands.estimate : nullptr;
+    auto row_at = [&](int64_t z, int64_t y) MEDECONV_BODY { return (z * p.y.destination + y) * p.x.destination; };
     int64_t filtered = 0;  // slices done, counted from the first that output 0 needs
     for (int64_t z = 0; z < p.z.destination; z += O) {
         const int64_t outputs = p.z.destination - z < O ? p.z.destination - z : O;
@@ -263,14 +266,21 @@ void separable_band(const SeparablePass<T>& p, int64_t unit, T* scratch) {
         for (int64_t y = first; y < last; ++y) {
             if (p.z.taps == 1 && p.z.weight[0] == T(1)) {  // an image, or no blur along z
                 for (int64_t o = 0; o < outputs; ++o)
-                    finish(s.ring + (z + o) % s.ring_slots * s.slot_size + (y - first) * s.ring_pitch, z + o, y);
+                    finish_row(p.formula, p.operands, p.kept, s.ring + (z + o) % s.ring_slots * s.slot_size + (y - first) * s.ring_pitch,
+                               row_at(z + o, y), p.x.destination);
                 continue;
             }
             for (int64_t line = 0; line < O + p.z.taps - 1; ++line)
                 from[line] = line < needed - z ? s.ring + (z + line) % s.ring_slots * s.slot_size + (y - first) * s.ring_pitch : s.zeros;
-            for (int o = 0; o < O; ++o) out[o] = s.results + o * s.ring_pitch;
-            p.z.symmetric ? filter_lines<true>(from, out, p.z, s.ring_pitch) : filter_lines<false>(from, out, p.z, s.ring_pitch);
-            for (int64_t o = 0; o < outputs; ++o) finish(out[o], z + o, y);
+            for (int64_t o = 0; o < O; ++o) {
+                out[o] = place && o < outputs ? place + row_at(z + o, y) : s.results + o * s.ring_pitch;
+                if (o >= outputs || y + 1 == last || p.formula == Formula::copy) continue;
+                prefetch_rows(operand + row_at(z + o, 0), y + 1, y + 2, last, p.x.destination);
+                if (p.operands.out) prefetch_rows(p.operands.out + row_at(z + o, 0), y + 1, y + 2, last, p.x.destination);
+            }
+            p.z.symmetric ? filter_lines<true>(from, out, p.z, p.x.destination) : filter_lines<false>(from, out, p.z, p.x.destination);
+            if (place && !p.kept) continue;
+            for (int64_t o = 0; o < outputs; ++o) apply_formula(p.formula, p.operands, out[o], row_at(z + o, y), p.x.destination);
         }
     }
 }

@@ -45,7 +45,8 @@ Box = tuple[tuple[int, int], ...]
 # (benchmarks/NOTES.md, "Direct engine"). Only ratios count; they are about the same in float64.
 SPECTRAL_COST_PER_BIT = 0.115  # times log2 of the grid's size, per voxel of the grid
 SPECTRAL_BITS = 16  # at least: smaller grids are not cheaper
-SEPARABLE_COST, SEPARABLE_COST_PER_TAP = 0.6, 0.045
+SEPARABLE_COST, SEPARABLE_COST_PER_TAP = 0.65, 0.021
+SEPARABLE_COST_PER_TAP_OF_LINE = 0.045  # a line has no other lines to share loads with
 DIRECT_COST, DIRECT_COST_PER_PRODUCT = 0.75, 0.0183
 DIRECT_COST_OF_PAIRS = 1.33  # factor of a product of a sum: its loads take longer than itself
 
@@ -113,7 +114,8 @@ def predicted_costs(psf: np.ndarray, grid: tuple[int, ...], voxels: int) -> dict
         "direct": DIRECT_COST + product_cost * math.prod(left),
     }
     if product_taps(psf) is not None:
-        costs["separable"] = SEPARABLE_COST + SEPARABLE_COST_PER_TAP * sum(psf.shape)
+        per_tap = SEPARABLE_COST_PER_TAP if psf.ndim > 1 else SEPARABLE_COST_PER_TAP_OF_LINE
+        costs["separable"] = SEPARABLE_COST + per_tap * sum(psf.shape)
     return costs
 
 
