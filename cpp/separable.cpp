@@ -6,8 +6,9 @@
 namespace medeconv {
 namespace {
 
-constexpr int zeros_around = 8;              // at least filtered_lines - 1 of any ISA
-constexpr int64_t ring_bytes = 128 << 10;    // what the ring may take of a core's L2 cache
+constexpr int64_t ring_bytes = 2 << 20;      // a worker's, best in its L2 cache; twice that size still beats narrower bands
+constexpr int64_t most_rows = 64;            // of a band
+constexpr int64_t bands_per_thread = 2;      // at least: so that they end together
 
 int64_t extent(Range r) { return r.stop - r.start; }
 
@@ -24,11 +25,9 @@ typename SeparablePlan<T>::Filters SeparablePlan<T>::filters(const std::array<st
         const int64_t k = int64_t(taps[a].size());
         if (k < 1 || centre[a] < 0 || centre[a] >= k) throw std::invalid_argument("taps: the centre must lie among them");
         made.taps[a] = k, made.centre[a] = centre[a];
-        for (auto* table : {&made.forward[a], &made.adjoint[a]}) table->assign(size_t(k + 2 * zeros_around), T(0));
-        for (int64_t j = 0; j < k; ++j) {
-            made.forward[a][size_t(zeros_around + k - 1 - j)] = taps[a][size_t(j)];
-            made.adjoint[a][size_t(zeros_around + j)] = taps[a][size_t(j)];
-        }
+        made.adjoint[a] = taps[a];
+        made.forward[a].assign(taps[a].rbegin(), taps[a].rend());
+        made.symmetric[a] = made.forward[a] == made.adjoint[a];
     }
     return made;
 }
@@ -41,13 +40,17 @@ void SeparablePlan<T>::sweep(const T* input, T* result, const Filters& filters, 
     auto axis = [&](size_t a) {
         // y[i] = sum_j h[j] x[i - (j - c)]; its transpose reads at i + (j - c)
         const int64_t before = adjoint ? filters.centre[a] : filters.taps[a] - 1 - filters.centre[a];
-        const T* weight = (adjoint ? filters.adjoint : filters.forward)[a].data() + zeros_around;
-        return AxisFilter<T>{extent(from[a]), extent(to[a]), to[a].start - from[a].start - before, filters.taps[a], weight};
+        const T* weight = (adjoint ? filters.adjoint : filters.forward)[a].data();
+        return AxisFilter<T>{extent(from[a]), extent(to[a]), to[a].start - from[a].start - before, filters.taps[a], weight,
+                             filters.symmetric[a]};
     };
     SeparablePass<T> pass{axis(0), axis(1), axis(2), periodic_, input, result, formula, operands, 0};
-    const int64_t rows_in_ring = ring_bytes / int64_t(sizeof(T)) / ((pass.z.taps + 3) * pass.x.destination);
-    // More rows than the y filter reaches would be best; the rows it reads beyond a band are read again by its neighbour.
-    pass.band = std::min(pass.y.destination, std::clamp<int64_t>(rows_in_ring / 4 * 4, 4, 64));
+    // The rows that the y filter reads beyond a band are read again by the next one, so bands are as wide as the ring and the
+    // threads allow. They change no arithmetic.
+    const int64_t step = kernels_.rows_at_once, rows = pass.y.destination;
+    const int64_t in_ring = ring_bytes / int64_t(sizeof(T)) / ((pass.z.taps + kernels_.slices_at_once - 1) * pass.x.destination);
+    const int64_t bands = (std::max((rows + most_rows - 1) / most_rows, bands_per_thread * threads) + threads - 1) / threads * threads;
+    pass.band = std::max(step, std::min(in_ring / step * step, ((rows + bands - 1) / bands + step - 1) / step * step));
     const int64_t size = (kernels_.scratch(pass) + 63) / 64 * 64;
     Buffer<T> scratch = acquire<T>(size * threads);
     parallel_for((pass.y.destination + pass.band - 1) / pass.band, threads,

@@ -1,8 +1,12 @@
 // The separable engine: a PSF that is a product of one filter per axis, applied as three 1-D filters without an FFT.
 //
-// A sweep reads the source once and writes the result once. Per band of rows (a unit): for each source slice, the y
-// filter (a few rows at once, in registers) fills row buffers in L1, the x filter takes them into a ring of filtered
-// slices in L2; as soon as the ring has what a few output slices need, the z filter and the formula finish those.
+// A sweep reads the source once and writes the result once. Per band of rows (a unit): each source slice goes through the
+// y and x filters into a ring of filtered slices in L2; as soon as the ring has what a few output slices need, the z filter
+// and the formula finish those.
+//
+// All three filters are one kernel that works across lines. For x, as many rows as a vector has lanes are transposed on the
+// way (the y filter's results, a square of lanes × lanes at a time, in registers): a column is then a line, at any tap count
+// without a shifted load. Taps that read the same in both directions are added in pairs before they are multiplied.
 #pragma once
 #include <cstdint>
 
@@ -16,6 +20,7 @@ template <class T>
 struct AxisFilter {
     int64_t source, destination, base, taps;
     const T* weight;
+    bool symmetric;          // weight[m] == weight[taps - 1 - m]
 };
 
 template <class T>
@@ -26,11 +31,13 @@ struct SeparablePass {
     T* kept;                 // destination-shaped, the result's place for the next sweep; null: not kept
     Formula formula;
     Operands<T> operands;
-    int64_t band;            // rows per unit
+    int64_t band;            // rows per unit, a multiple of rows_at_once
 };
 
 template <class T>
 struct SeparableKernels {
+    int rows_at_once;                                          // rows that go through the x filter together
+    int slices_at_once;                                        // slices that the z filter finishes together
     int64_t (*scratch)(const SeparablePass<T>&);               // T elements per worker
     void (*band)(const SeparablePass<T>&, int64_t unit, T* scratch);
 };

@@ -7,86 +7,174 @@
 namespace medeconv::MEDECONV_ISA_NS {
 namespace {
 
-constexpr int filtered_lines = 4;    // lines filtered at once: each loaded value serves them all
-constexpr int vectors_at_once = 2;   // 4 × 2 accumulators and 2 loaded values: what 16 registers hold
+// Outputs at once. Each keeps a sum and, for pairs, the line on either side of the centre that it uses now: 3 × 8 of 32
+// registers, 3 × 4 of 16.
+#if defined(__AVX512F__) || defined(__aarch64__)
+constexpr int filtered_lines = 8;
+#else
+constexpr int filtered_lines = 4;
+#endif
 
 template <class T>
 MEDECONV_INLINE int64_t padded(int64_t n) {
-    return ceil_div(n, lanes<T> * vectors_at_once) * lanes<T> * vectors_at_once;
+    return ceil_div(n, lanes<T>) * lanes<T>;
 }
 
-// out[o][x] = sum_m weight[m] · from[o + m][x] for o in [0, filtered_lines), x in [0, n), n a multiple of
-// lanes · vectors_at_once; `from` has filtered_lines + taps - 1 lines (a line of zeros where there is none).
-template <class T>
-MEDECONV_NOINLINE void filter_lines(const T* const* from, T* const* out, const T* weight, int64_t taps, int64_t n) {
-    constexpr int L = lanes<T>, O = filtered_lines, W = vectors_at_once;
-    for (int64_t x = 0; x < n; x += L * W) {
-        Vec<T> sum[O * W];
-        unroll<O * W>([&](auto i) MEDECONV_BODY { sum[i] = Vec<T>{}; });
-        for (int64_t line = 0; line < taps + O - 1; ++line) {
-            Vec<T> v[W];
-            unroll<W>([&](auto w) MEDECONV_BODY { v[w] = load_unaligned(from[line] + x + w * L); });
-            // output o uses this line with weight[line - o]; `weight` has O - 1 zeros on both sides
-            unroll<O>([&](auto o) MEDECONV_BODY {
-                const Vec<T> t = splat<T>(weight[line - o]);
-                unroll<W>([&](auto w) MEDECONV_BODY { sum[o * W + w] += t * v[w]; });
-            });
-        }
-        unroll<O>([&](auto o) MEDECONV_BODY {
-            unroll<W>([&](auto w) MEDECONV_BODY { store_unaligned(out[o] + x + w * L, sum[o * W + w]); });
+// sum[o] = sum_m weight[m] · line(o + m) for o in [0, filtered_lines), m in [0, taps); line(l) is a vector.
+// From one m to the next, every output takes over its neighbour's line and one new line is loaded. Which register holds
+// which line has period `filtered_lines`, so that many steps are written out.
+template <class T, class Line>
+MEDECONV_INLINE void filter_any(Vec<T>* sum, const T* weight, int64_t taps, Line line) {
+    constexpr int O = filtered_lines;
+    Vec<T> held[O];
+    unroll<O>([&](auto o) MEDECONV_BODY { held[o] = in_register(line(o)), sum[o] = Vec<T>{}; });
+    for (int64_t m = 0; m < taps;) {
+        unroll<O>([&](auto p) MEDECONV_BODY {
+            if (m >= taps) return;
+            const Vec<T> t = in_register(splat<T>(weight[m]));
+            unroll<O>([&](auto o) MEDECONV_BODY { sum[o] += t * held[(o + p) % O]; });
+            if (++m < taps) held[p] = in_register(line(m + O - 1));
         });
     }
 }
+// The same where weight[m] == weight[taps - 1 - m]: one sum and one product for two taps.
+template <class T, class Line>
+MEDECONV_INLINE void filter_pairs(Vec<T>* sum, const T* weight, int64_t taps, Line line) {
+    constexpr int O = filtered_lines;
+    const int64_t pairs = taps / 2;
+    Vec<T> left[O], right[O];
+    unroll<O>([&](auto o) MEDECONV_BODY {
+        left[o] = in_register(line(o)), right[o] = in_register(line(taps - 1 + o)), sum[o] = Vec<T>{};
+    });
+    for (int64_t m = 0;;) {
+        bool done = false;
+        unroll<O>([&](auto p) MEDECONV_BODY {
+            if (done) return;
+            const Vec<T> t = in_register(splat<T>(weight[m]));
+            if (m == pairs) {
+                if (taps & 1) unroll<O>([&](auto o) MEDECONV_BODY { sum[o] += t * left[(o + p) % O]; });
+                done = true;
+                return;
+            }
+            unroll<O>([&](auto o) MEDECONV_BODY { sum[o] += t * (left[(o + p) % O] + right[(o + O - p) % O]); });
+            ++m;
+            left[p] = in_register(line(m + O - 1));
+            right[O - 1 - p] = in_register(line(taps - 1 - m));
+        });
+        if (done) return;
+    }
+}
 
-// out[x] = sum_m weight[m] · from[x + m], n a multiple of lanes · vectors_at_once.
-template <class T>
-MEDECONV_NOINLINE void filter_row(const T* from, T* out, const T* weight, int64_t taps, int64_t n) {
-    constexpr int L = lanes<T>, W = 4 * vectors_at_once;  // enough sums in flight to hide the latency of one
+template <bool pairs, class T, class Line>
+MEDECONV_INLINE void filter(Vec<T>* sum, const AxisFilter<T>& f, Line line) {
+    if constexpr (pairs) filter_pairs<T>(sum, f.weight, f.taps, line);
+    else filter_any<T>(sum, f.weight, f.taps, line);
+}
+// The z filter: out[o][x] for x in [0, n); `from` is readable up to the next multiple of lanes.
+template <bool pairs, class T>
+MEDECONV_NOINLINE void filter_lines(const T* const* from, T* const* out, const AxisFilter<T>& f, int64_t n) {
+    constexpr int L = lanes<T>, O = filtered_lines;
+    for (int64_t x = 0; x < n; x += L) {
+        Vec<T> sum[O];
+        filter<pairs>(sum, f, [&](int64_t l) MEDECONV_BODY { return load(from[l] + x); });
+        if (x + L <= n) unroll<O>([&](auto o) MEDECONV_BODY { store_unaligned(out[o] + x, sum[o]); });
+        else unroll<O>([&](auto o) MEDECONV_BODY { store_first(out[o] + x, sum[o], n - x); });
+    }
+}
+// A square of lanes rows by lanes columns: the y filter on from[row][x ..), transposed into `columns`, lanes values each.
+template <bool pairs, class T>
+MEDECONV_NOINLINE void filter_square(const T* const* from, int64_t x, const AxisFilter<T>& f, T* columns) {
+    constexpr int L = lanes<T>, O = filtered_lines;
+    alignas(64) T rows[(L + O) * L];  // L may be less than O
+    for (int row = 0; row < L; row += O) {
+        Vec<T> sum[O];
+        filter<pairs>(sum, f, [&](int64_t l) MEDECONV_BODY { return load_unaligned(from[row + l] + x); });
+        unroll<O>([&](auto o) MEDECONV_BODY { store(rows + (row + o) * L, sum[o]); });
+    }
+    Vec<T> v[L];
+    unroll<L>([&](auto i) MEDECONV_BODY { v[i] = load(rows + i * L); });
+    transpose<T>(v);
+    unroll<L>([&](auto i) MEDECONV_BODY { store(columns + i * L, v[i]); });
+}
+// The x filter on columns of lanes rows each, back into rows: n columns, a multiple of lanes.
+template <bool pairs, class T>
+MEDECONV_NOINLINE void filter_columns(const T* columns, const AxisFilter<T>& f, T* out, int64_t pitch, int64_t n) {
+    constexpr int L = lanes<T>, O = filtered_lines;
+    alignas(64) T block[(L + O) * L];
+    for (int64_t x = 0; x < n; x += L) {
+        for (int column = 0; column < L; column += O) {
+            Vec<T> sum[O];
+            const T* from = columns + (x + column) * L;
+            filter<pairs>(sum, f, [&](int64_t l) MEDECONV_BODY { return load(from + l * L); });
+            unroll<O>([&](auto o) MEDECONV_BODY { store(block + (column + o) * L, sum[o]); });
+        }
+        Vec<T> v[L];
+        unroll<L>([&](auto i) MEDECONV_BODY { v[i] = load(block + i * L); });
+        transpose<T>(v);
+        unroll<L>([&](auto i) MEDECONV_BODY { store(out + i * pitch + x, v[i]); });
+    }
+}
+
+// Lines and images of few rows: too few to fill the lanes of a column. out[x] = sum_m weight[m] · at(m)[x] for x in [0, n).
+template <class T, class At>
+MEDECONV_INLINE void filter_row(const AxisFilter<T>& f, T* out, int64_t n, At at) {
+    constexpr int L = lanes<T>, W = 8;  // enough sums in flight to hide the latency of one
     int64_t x = 0;
     for (; x + L * W <= n; x += L * W) {
         Vec<T> sum[W];
         unroll<W>([&](auto w) MEDECONV_BODY { sum[w] = Vec<T>{}; });
-        for (int64_t m = 0; m < taps; ++m) {
-            const Vec<T> t = splat<T>(weight[m]);
-            unroll<W>([&](auto w) MEDECONV_BODY { sum[w] += t * load_unaligned(from + x + m + w * L); });
+        for (int64_t m = 0; m < f.taps; ++m) {
+            const Vec<T> t = splat<T>(f.weight[m]);
+            const T* from = at(m) + x;
+            unroll<W>([&](auto w) MEDECONV_BODY { sum[w] += t * load_unaligned(from + w * L); });
         }
         unroll<W>([&](auto w) MEDECONV_BODY { store_unaligned(out + x + w * L, sum[w]); });
     }
     for (; x < n; x += L) {
+        const int64_t count = n - x < L ? n - x : L;
         Vec<T> sum = {};
-        for (int64_t m = 0; m < taps; ++m) sum += splat<T>(weight[m]) * load_unaligned(from + x + m);
-        store_unaligned(out + x, sum);
+        for (int64_t m = 0; m < f.taps; ++m) sum += splat<T>(f.weight[m]) * load_first(at(m) + x, count);
+        store_first(out + x, sum, count);
+    }
+}
+template <class T>
+MEDECONV_NOINLINE void filter_few_rows(const SeparablePass<T>& p, const T* const* from, int64_t rows, T* row, T* extended, T* out, int64_t pitch) {
+    for (int64_t y = 0; y < rows; ++y) {
+        filter_row(p.y, row, p.x.source, [&](int64_t m) MEDECONV_BODY { return from[y + m]; });
+        extend_row(row, p.x.source, p.x.base, p.periodic, extended, p.x.destination + p.x.taps - 1);
+        filter_row(p.x, out + y * pitch, p.x.destination, [&](int64_t m) MEDECONV_BODY { return extended + m; });
     }
 }
 
 // Scratch of one worker.
 template <class T>
 struct SeparableScratch {
-    int64_t row_pitch;         // a source row, padded
-    int64_t extended_pitch;    // a row with what the x filter reaches beyond it
     int64_t ring_pitch;        // a filtered row
     int64_t ring_slots;
     int64_t slot_size;         // a band of filtered rows, off the powers of two: the z filter reads the same place in all
-    T *zeros, *rows, *extended, *results, *ring;
+    int64_t lead, columns;     // zero (or periodic) columns before the source's, and all
+    bool few_rows;
+    T *zeros, *ends, *column, *results, *ring;
     const T** pointers;        // lines in, then lines out
     int64_t total;
 };
 template <class T>
 SeparableScratch<T> separable_buffers(const SeparablePass<T>& p, T* scratch) {
+    constexpr int L = lanes<T>, O = filtered_lines;
     SeparableScratch<T> s;
-    s.row_pitch = padded<T>(p.x.source);
     s.ring_pitch = padded<T>(p.x.destination);
-    s.extended_pitch = padded<T>(s.ring_pitch + p.x.taps);
-    s.ring_slots = p.z.taps + filtered_lines - 1;
-    const int64_t widest = at_least(s.row_pitch, s.ring_pitch);
+    s.ring_slots = p.z.taps + O - 1;
+    s.lead = at_least(-p.x.base, 0);
+    s.few_rows = p.y.destination * 4 <= L;
+    s.columns = s.lead + at_least(padded<T>(p.x.source), p.x.base + s.ring_pitch + p.x.taps + 2 * O);
     T* at = scratch;
-    s.zeros = at, at += widest;
-    s.rows = at, at += filtered_lines * s.row_pitch;
-    s.extended = at, at += s.extended_pitch;
-    s.results = at, at += filtered_lines * s.ring_pitch;
+    s.zeros = at, at += at_least(padded<T>(p.x.source), s.ring_pitch);
+    s.column = at, at += s.columns * L;
+    s.ends = at, at += (p.y.taps + L + O) * L;
+    s.results = at, at += O * s.ring_pitch;
     s.slot_size = p.band * s.ring_pitch + 2 * 64 / int64_t(sizeof(T));
     s.ring = at, at += s.ring_slots * s.slot_size;
-    const int64_t pointers = at_least(p.y.taps, p.z.taps) + 3 * filtered_lines;
+    const int64_t pointers = at_least(p.y.taps + L, p.z.taps) + 3 * O;
     s.pointers = reinterpret_cast<const T**>(at), at += ceil_div(pointers * int64_t(sizeof(T*)), 64) * 64 / int64_t(sizeof(T));
     s.total = at - scratch;
     return s;
@@ -99,39 +187,53 @@ int64_t separable_scratch(const SeparablePass<T>& p) {
 // The y and x filters on rows [first, last) of source slice z (null: outside), into one slot of the ring.
 template <class T>
 void filter_slice(const SeparablePass<T>& p, const SeparableScratch<T>& s, const T* slice, const T* next, int64_t first, int64_t last, T* slot) {
-    constexpr int O = filtered_lines;
+    constexpr int L = lanes<T>, O = filtered_lines;
     if (!slice) {
-        std::memset(slot, 0, size_t((last - first) * s.ring_pitch) * sizeof(T));
+        std::memset(slot, 0, size_t(p.band * s.ring_pitch) * sizeof(T));
         return;
     }
     const T** from = s.pointers;
-    T** out = const_cast<T**>(from + p.y.taps + O);
-    const int64_t whole_vectors = p.x.source / (lanes<T> * vectors_at_once) * lanes<T> * vectors_at_once;
-    const int64_t rest = p.x.source - whole_vectors;
-    for (int o = 0; o < O; ++o) out[o] = s.rows + o * s.row_pitch;
-    for (int64_t y = first; y < last; y += O) {
-        const int64_t lines = p.y.taps + O - 1;
+    const int64_t nx = p.x.source, lines = p.y.taps - 1 + at_least(L, O);
+    for (int64_t y = first; y < last; y += L) {
         for (int64_t line = 0; line < lines; ++line) {
             int64_t at = y + p.y.base + line;
             if (p.periodic) at = wrapped(at, p.y.source);
-            from[line] = at >= 0 && at < p.y.source ? slice + at * p.x.source : s.zeros;
+            from[line] = at >= 0 && at < p.y.source ? slice + at * nx : s.zeros;
         }
-        if (next) {  // the rows that this step is the first of its slice to need
-            const int64_t newest = y + p.y.base + (y == first ? 0 : p.y.taps - 1);
-            prefetch_rows(next, newest, y + p.y.base + lines, p.y.source, p.x.source);
+        if (s.few_rows) {  // what this takes is less than two rows of columns, and there are as many as lanes
+            T* extended = s.column + padded<T>(nx);
+            filter_few_rows(p, from, last - first, s.column, extended, slot, s.ring_pitch);
+            return;
         }
-        filter_lines(from, out, p.y.weight, p.y.taps, whole_vectors);
-        for (int o = 0; rest && o < O; ++o)  // what is left of the rows, without reading beyond their end
-            for (int64_t x = whole_vectors; x < p.x.source; ++x) {
-                T sum = 0;
-                for (int64_t m = 0; m < p.y.taps; ++m) sum += p.y.weight[m] * from[o + m][x];
-                out[o][x] = sum;
+        // the rows that this step is the first of its slice to need
+        const int64_t fresh = y == first ? 0 : p.y.taps - 1;
+        T* column = s.column + s.lead * L;
+        int64_t x = 0;
+        for (; x + L <= nx; x += L, column += L * L) {
+            if (next)
+                for (int64_t line = fresh; line < lines; ++line)
+                    if (from[line] != s.zeros) __builtin_prefetch(next + (from[line] - slice) + x, 0, 2);
+            p.y.symmetric ? filter_square<true>(from, x, p.y, column) : filter_square<false>(from, x, p.y, column);
+        }
+        if (x < nx) {  // the rows' ends, with zeros behind them
+            for (int64_t line = 0; line < lines; ++line) {
+                T* end = s.ends + line * L;
+                for (int64_t i = 0; i < L; ++i) end[i] = x + i < nx ? from[line][x + i] : T(0);
+                from[line] = end;
             }
-        for (int64_t o = 0; o < O && y + o < last; ++o) {
-            const T* row = s.rows + o * s.row_pitch;
-            extend_row(row, p.x.source, p.x.base, p.periodic, s.extended, s.ring_pitch + p.x.taps);
-            filter_row(s.extended, slot + (y + o - first) * s.ring_pitch, p.x.weight, p.x.taps, s.ring_pitch);
+            p.y.symmetric ? filter_square<true>(from, 0, p.y, column) : filter_square<false>(from, 0, p.y, column);
         }
+        if (p.periodic) {
+            auto copy = [&](int64_t at) MEDECONV_BODY {
+                std::memcpy(s.column + (s.lead + at) * L, s.column + (s.lead + wrapped(at, nx)) * L, L * sizeof(T));
+            };
+            for (int64_t at = -s.lead; at < 0; ++at) copy(at);
+            for (int64_t at = nx; at < s.columns - s.lead; ++at) copy(at);
+        }
+        const T* columns = s.column + (s.lead + p.x.base) * L;
+        T* rows = slot + (y - first) * s.ring_pitch;
+        p.x.symmetric ? filter_columns<true>(columns, p.x, rows, s.ring_pitch, s.ring_pitch)
+                      : filter_columns<false>(columns, p.x, rows, s.ring_pitch, s.ring_pitch);
     }
 }
 
@@ -141,13 +243,14 @@ void separable_band(const SeparablePass<T>& p, int64_t unit, T* scratch) {
     const SeparableScratch<T> s = separable_buffers(p, scratch);
     const int64_t first = unit * p.band;
     const int64_t last = first + p.band < p.y.destination ? first + p.band : p.y.destination;
-    std::memset(s.zeros, 0, size_t(s.rows - s.zeros) * sizeof(T));
+    std::memset(s.zeros, 0, size_t(s.ends - s.zeros) * sizeof(T));
     const T** from = s.pointers;
     T** out = const_cast<T**>(from + p.z.taps + O);
 
-    auto finish = [&](T* row, int64_t z, int64_t y) MEDECONV_BODY {
-        finish_row(p.formula, p.operands, p.kept, row, (z * p.y.destination + y) * p.x.destination, p.x.destination);
-    };
+    // Where results go at once; null: through `results`, as the formula needs a place that is not the caller's.
+    T* const place = p.kept ? p.kept : p.formula == Formula::copy ? p.operands.out : nullptr;
+    const T* const operand = p.formula == Formula::ratio ? p.operands.image : p.formula == Formula::multiply ? p.operands.estimate : nullptr;
+    auto row_at = [&](int64_t z, int64_t y) MEDECONV_BODY { return (z * p.y.destination + y) * p.x.destination; };
     int64_t filtered = 0;  // slices done, counted from the first that output 0 needs
     for (int64_t z = 0; z < p.z.destination; z += O) {
         const int64_t outputs = p.z.destination - z < O ? p.z.destination - z : O;
@@ -163,20 +266,27 @@ void separable_band(const SeparablePass<T>& p, int64_t unit, T* scratch) {
         for (int64_t y = first; y < last; ++y) {
             if (p.z.taps == 1 && p.z.weight[0] == T(1)) {  // an image, or no blur along z
                 for (int64_t o = 0; o < outputs; ++o)
-                    finish(s.ring + (z + o) % s.ring_slots * s.slot_size + (y - first) * s.ring_pitch, z + o, y);
+                    finish_row(p.formula, p.operands, p.kept, s.ring + (z + o) % s.ring_slots * s.slot_size + (y - first) * s.ring_pitch,
+                               row_at(z + o, y), p.x.destination);
                 continue;
             }
             for (int64_t line = 0; line < O + p.z.taps - 1; ++line)
                 from[line] = line < needed - z ? s.ring + (z + line) % s.ring_slots * s.slot_size + (y - first) * s.ring_pitch : s.zeros;
-            for (int o = 0; o < O; ++o) out[o] = s.results + o * s.ring_pitch;
-            filter_lines(from, out, p.z.weight, p.z.taps, s.ring_pitch);
-            for (int64_t o = 0; o < outputs; ++o) finish(out[o], z + o, y);
+            for (int64_t o = 0; o < O; ++o) {
+                out[o] = place && o < outputs ? place + row_at(z + o, y) : s.results + o * s.ring_pitch;
+                if (o >= outputs || y + 1 == last || p.formula == Formula::copy) continue;
+                prefetch_rows(operand + row_at(z + o, 0), y + 1, y + 2, last, p.x.destination);
+                if (p.operands.out) prefetch_rows(p.operands.out + row_at(z + o, 0), y + 1, y + 2, last, p.x.destination);
+            }
+            p.z.symmetric ? filter_lines<true>(from, out, p.z, p.x.destination) : filter_lines<false>(from, out, p.z, p.x.destination);
+            if (place && !p.kept) continue;
+            for (int64_t o = 0; o < outputs; ++o) apply_formula(p.formula, p.operands, out[o], row_at(z + o, y), p.x.destination);
         }
     }
 }
 
 template <class T>
-constexpr SeparableKernels<T> separable_table = {separable_scratch<T>, separable_band<T>};
+constexpr SeparableKernels<T> separable_table = {lanes<T>, filtered_lines, separable_scratch<T>, separable_band<T>};
 
 }  // namespace
 }  // namespace medeconv::MEDECONV_ISA_NS

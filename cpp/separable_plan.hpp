@@ -20,8 +20,9 @@ public:
 
     // `taps[a]`, centred at `centre[a]`: psf[z, y, x] = taps[0][z] taps[1][y] taps[2][x].
     struct Filters {
-        std::array<std::vector<T>, 3> forward, adjoint;   // between zeros, as filter_lines wants them
+        std::array<std::vector<T>, 3> forward, adjoint;   // as AxisFilter's weight
         std::array<int64_t, 3> taps, centre;
+        std::array<bool, 3> symmetric;
     };
     Filters filters(const std::array<std::vector<T>, 3>& taps, Shape centre) const;
 

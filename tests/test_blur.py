@@ -298,3 +298,31 @@ def test_padding_and_fold_are_transposes(backend, rng, dtype):
             assert abs(gap) < (1e-5 if dtype == np.float32 else 1e-12) * np.linalg.norm(
                 padded
             ) * np.linalg.norm(y)
+
+
+@pytest.mark.parametrize("engine", ["spectral", "separable", "direct"])
+@pytest.mark.parametrize("boundary", BOUNDARIES)
+@pytest.mark.parametrize(("shape", "psf_shape"), [((31,), (4,)), ((13, 18), (3, 4)), ((7, 9, 8), (3, 2, 5))])
+def test_batches_equal_their_items(shape, psf_shape, boundary, engine, backend, dtype, product, rng):
+    blur = mf.Blur(product(psf_shape), shape, boundary=boundary, engine=engine, backend=backend)
+    x = rng.standard_normal((3, *blur.estimate_shape)).astype(dtype)
+    y = rng.standard_normal((3, *shape)).astype(dtype)
+    forward, adjoint = blur.forward(x), blur.adjoint(y)
+    assert forward.shape == y.shape and adjoint.shape == x.shape
+    assert forward.dtype == adjoint.dtype == dtype
+    for i in range(3):
+        assert np.array_equal(forward[i], blur.forward(x[i]))
+        assert np.array_equal(adjoint[i], blur.adjoint(y[i]))
+    assert np.array_equal(blur.forward(x[1:2]), forward[1:2])
+    assert np.array_equal(blur.forward(x[::-2]), forward[::-2])
+
+
+@pytest.mark.parametrize("shape", [(5, 7, 8), (2, 3, 8, 7), (0, 8, 7), (7, 8), (8, 7, 2)])
+def test_other_batches_are_refused(shape, backend):
+    blur = mf.Blur(np.ones((3, 3)), (8, 7), boundary="zero", backend=backend)
+    with pytest.raises(ValueError, match=r"^x: got shape .*expected"):
+        blur.forward(np.ones(shape))
+    with pytest.raises(ValueError, match=r"^y: got shape .*expected"):
+        blur.adjoint(np.ones(shape))
+    with pytest.raises(ValueError, match="expected"):
+        blur.sweep(np.ones((2, 8, 7)), "copy")

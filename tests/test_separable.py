@@ -113,3 +113,21 @@ def test_product_is_detected_to_rounding(shape, dtype):
     if len(shape) > 1:
         psf[(0,) * len(shape)] *= 1.001
         assert _blur.product_taps(psf) is None
+
+
+@pytest.mark.parametrize("boundary", BOUNDARIES)
+@pytest.mark.parametrize("taps", [1, 2, 3, 4, 5, 8, 9, 16, 17, 25])
+@pytest.mark.parametrize("shape", [(29, 40), (11, 35, 27)])
+def test_symmetric_taps(shape, taps, boundary, dtype, tol, relative_error, rng):
+    """Pairs are added first; a large volume's rows go through the lanes of several vectors, with a rest."""
+    line = rng.random(taps) + 0.1
+    line = line + line[::-1]
+    psf = line / line.sum()
+    for _ in shape[1:]:
+        psf = np.multiply.outer(psf, line / line.sum())
+    psf = psf[tuple(slice(0, min(taps, n)) for n in shape)] if boundary == "wrap" else psf
+    a = mf.Blur(psf, shape, boundary=boundary, engine="separable", dtype=dtype, normalize_psf=False)
+    b = mf.Blur(psf, shape, boundary=boundary, engine="spectral", dtype="float64", normalize_psf=False)
+    x, y = rng.standard_normal(a.estimate_shape).astype(dtype), rng.standard_normal(shape).astype(dtype)
+    assert relative_error(a.forward(x), b.forward(x.astype(float))) < tol("forward", dtype)
+    assert relative_error(a.adjoint(y), b.adjoint(y.astype(float))) < tol("forward", dtype)

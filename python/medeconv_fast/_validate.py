@@ -174,6 +174,18 @@ def same_shape(array: np.ndarray, name: str, expected: tuple[int, ...], like: st
         )
 
 
+def same_shape_or_batch(array: np.ndarray, name: str, expected: tuple[int, ...], like: str) -> None:
+    """`expected`, or that behind one more axis with at least one item."""
+    is_batch = array.ndim == len(expected) + 1 and array.shape[1:] == tuple(expected)
+    if is_batch and array.shape[0] == 0:
+        raise ValueError(f"{name}: got shape {array.shape}, a batch without items; expected at least one")
+    if not is_batch and array.shape != tuple(expected):
+        raise ValueError(
+            f"{name}: got shape {array.shape}, expected {tuple(expected)}, the shape of the {like}, "
+            f"or a batch ({', '.join(map(str, ('N', *expected)))})"
+        )
+
+
 def non_negative(array: np.ndarray, name: str, lowest: float) -> None:
     if lowest < 0:
         count = int((array < 0).sum())
