@@ -15,9 +15,14 @@ import numpy as np
 
 MACHINE = "AMD EPYC Zen 4, 2 cores, AVX-512"
 
-CALL = 3.3e3  # Python, and waking the threads
+# Of a call on a line, an image, a volume: Python, and waking the threads.
+CALL = {
+    "spectral": (3.3e3, 3.3e3, 3.3e3),
+    "separable": (3.3e3, 3.7e3, 4.2e3),
+    "direct": (3.3e3, 4.5e3, 4.5e3),
+}
 # Of a row of an image and of a volume, beside what its voxels take.
-ROW = {"spectral": (0.0, 0.0, 8.0), "separable": (0.0, 0.0, 25.0), "direct": (0.0, 13.0, 20.0)}
+ROW = {"spectral": (0.0, 0.0, 8.0), "separable": (0.0, 0.0, 35.0), "direct": (0.0, 6.0, 20.0)}
 # What memory alone takes per voxel where nothing fits the caches, that is, from 2^20 voxels on; nothing up to
 # 2^18. It partly hides behind arithmetic: the two are added as if at right angles.
 MEMORY = {"spectral": 0.7, "separable": 0.6, "direct": 0.55}
@@ -60,8 +65,9 @@ def _bits(n: int) -> float:
 def _time(engine: str, work: float, shape: tuple[int, ...], voxels: float) -> float:
     """Of `work` per voxel: with what memory, rows and the call add."""
     cold = min(max((math.log2(voxels) - WARM) / (COLD - WARM), 0.0), 1.0)
-    rows = ROW[engine][len(shape) - 1] * math.prod(shape[:-1])
-    return CALL + rows + math.hypot(work, MEMORY[engine] * cold) * voxels
+    long = len(shape) - 1
+    rows = ROW[engine][long] * math.prod(shape[:-1])
+    return CALL[engine][long] + rows + math.hypot(work, MEMORY[engine] * cold) * voxels
 
 
 def predicted_ns(
