@@ -17,7 +17,7 @@ from cases import CASES, Case, cube, times
 
 HERE = Path(__file__).parent
 RESULTS, REPORT = HERE / "results", HERE / "RESULTS.md"
-FILES = ("suite", "large", "memory", "isas")
+FILES = ("suite", "large", "memory", "isas", "planner")
 # Columns of the tables, in this order.
 CONTENDERS = (
     "medeconv",
@@ -41,6 +41,7 @@ SECTIONS = {
     "convolve": "Convolution function as called, zeros outside",
     "function": "Richardson-Lucy function as called with its defaults, per iteration",
 }
+MARGIN = 1.25  # a choice of engine is good when it takes at most this much of the best's time
 KINDS = {"general": "PSF without symmetry", "gaussian": "Gaussian PSF"}
 EXTRA = [
     "operation",
@@ -459,6 +460,30 @@ def _isas(results: Results) -> list[str]:
     return ["## Instruction sets", "", *table(head, rows)]
 
 
+def _planner(results: Results) -> list[str]:
+    if "planner" not in results.records:
+        return []
+    rows = results.records["planner"]["planner"]
+    misses = sorted((row for row in rows if row["ratio"] > MARGIN), key=lambda row: -row["ratio"])
+    good = f"{len(rows) - len(misses)} of {len(rows)} cases"
+    lines = [
+        "## Choice of the engine",
+        "",
+        f"The planner's choice takes at most {MARGIN:g} times the best engine's time in {good} "
+        "(`planner.py`: shapes, PSFs and boundaries, every engine that applies timed).",
+        "",
+    ]
+    if not misses:
+        return lines
+    head = ["image", "PSF", "kind", "boundary", "chosen", "best", "time over the best's"]
+    body = [
+        [times(tuple(row["shape"])), times(tuple(row["psf"])), row["kind"], row["boundary"]]
+        + [row["chosen"], row["best"], f"{row['ratio']:.2f}x"]
+        for row in misses
+    ]
+    return [*lines, *table(head, body)]
+
+
 INTRODUCTION = """\
 # Benchmark results
 
@@ -490,7 +515,7 @@ def render(results: Results) -> str:
         for kind in KINDS:
             for boundary in ("wrap", "extended"):
                 lines += _section(results, operation, kind, boundary)
-    lines += _copies(results) + _memory(results) + _isas(results)
+    lines += _copies(results) + _memory(results) + _isas(results) + _planner(results)
     return "\n".join(lines).rstrip() + "\n"
 
 

@@ -196,6 +196,22 @@ def test_targets_are_of_their_own_size(cases, report):
             target.value(results)
 
 
+def test_planners_cases_and_their_table(load, report):
+    planner = load("planner")
+    cases = list(planner.cases(planner.SHAPES))
+    assert len(cases) >= 60
+    assert {len(case["shape"]) for case in cases} == {1, 2, 3}
+    assert {case["boundary"] for case in cases} == {"wrap", "extended"}
+    assert {case["kind"] for case in cases} == {"general", "symmetric", "product"}
+    row = planner.measure(
+        {"shape": (12, 13), "psf": (3, 3), "kind": "product", "boundary": "wrap"}, "float32", 1
+    )
+    assert set(row["measured_ms"]) <= {"spectral", "separable", "direct"} and row["ratio"] >= 1
+    rows = [{**row, "ratio": 1.2}, {**row, "ratio": 1.5}]
+    text = "\n".join(report._planner(report.Results({"planner": {"planner": rows}})))
+    assert "1 of 2 cases" in text and "1.50x" in text
+
+
 @pytest.mark.parametrize(
     ("value", "text"),
     [(0, "0"), (0.01234, "0.0123"), (1.2345, "1.23"), (123.45, "123"), (12345.6, "12346"), (2e-7, "2.0e-07")],

@@ -1030,9 +1030,9 @@ def test_help_says_what_it_is_for(run, command):
 
 def test_help_lists_what_is_built(run):
     out = run("--help")[1]
-    for command in ("restore", "info", "psf", "simulate", "compare", "backends", "bench", "demo"):
+    for command in ("restore", "plan", "info", "psf", "simulate", "compare", "backends", "bench", "demo"):
         assert f"    {command} " in out
-    for command in ("plan", "train", "predict", "calibrate"):
+    for command in ("train", "predict", "calibrate"):
         assert f"    {command} " not in out
 
 

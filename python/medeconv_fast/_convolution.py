@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from types import ModuleType
 from typing import Any
 
@@ -22,6 +23,8 @@ from ._threads import resolve_num_threads
 MODES = ("full", "same", "valid")
 BOUNDARIES = ("zero", "reflect", "nearest", "mirror", "wrap")
 METHODS = {"auto": "auto", "direct": "direct", "separable": "separable", "fft": "spectral"}  # name -> engine
+# Up to so many taps (3 cubed) "auto" sums: small integers stay exact, and no engine is much faster.
+EXACT_TAPS = 27
 
 
 def convolve(
@@ -131,6 +134,8 @@ def _run(
     taps = taps_of(kernel[layout.taps])
     if kind == "separable" and not taps.product:
         raise ValueError("method: got 'separable', but b is not a product of one filter per axis")
+    if kind == "auto" and math.prod(taps.shape) <= EXACT_TAPS:
+        kind = "direct"
     kind, _ = choose_engine(kind, taps, layout)
     return restore(Operator(kernel, layout, boundary, engine, num_threads, kind).apply(image))
 

@@ -15,12 +15,17 @@ import numpy as np
 
 MACHINE = "AMD EPYC Zen 4, 2 cores, AVX-512"
 
-CALL = 3.3e3  # Python, and waking the threads
+# Of a call on a line, an image, a volume: Python, and waking the threads.
+CALL = {
+    "spectral": (3.3e3, 3.3e3, 3.3e3),
+    "separable": (3.3e3, 3.7e3, 4.2e3),
+    "direct": (3.3e3, 4.5e3, 4.5e3),
+}
 # Of a row of an image and of a volume, beside what its voxels take.
-ROW = {"spectral": (0.0, 0.0, 8.0), "separable": (0.0, 0.0, 25.0), "direct": (0.0, 13.0, 20.0)}
+ROW = {"spectral": (0.0, 0.0, 8.0), "separable": (0.0, 0.0, 35.0), "direct": (0.0, 6.0, 20.0)}
 # What memory alone takes per voxel where nothing fits the caches, that is, from 2^20 voxels on; nothing up to
 # 2^18. It partly hides behind arithmetic: the two are added as if at right angles.
-MEMORY = {"spectral": 0.7, "separable": 0.6, "direct": 0.55}
+MEMORY = {"spectral": (0.7, 0.7, 0.7), "separable": (0.6, 0.8, 0.6), "direct": (0.55, 0.55, 0.55)}
 WARM, COLD = 18, 20
 
 SPECTRAL_PER_BIT = 0.045  # per point of the grid, times log2 of the grid's size
@@ -31,7 +36,7 @@ LINE, LINE_OF_FEW = 0.68, 1.27  # per voxel of a line: in overlapping segments
 FEW_TAPS = 4  # segments are short up to here
 
 # Per voxel, and per tap: of a line, an image, a volume.
-SEPARABLE = ((0.85, 0.028), (0.27, 0.0145), (0.27, 0.0145))
+SEPARABLE = ((0.85, 0.028), (0.3, 0.0165), (0.27, 0.0145))
 DIRECT = ((0.45, 0.0165), (0.24, 0.0101), (0.24, 0.0101))
 PAIRS = (1.9, 1.1, 1.33)  # factor of a product of a sum: its loads take longer than itself
 DOUBLE = 2.0  # float64 takes this much longer: twice the bytes, half the lanes
@@ -60,8 +65,9 @@ def _bits(n: int) -> float:
 def _time(engine: str, work: float, shape: tuple[int, ...], voxels: float) -> float:
     """Of `work` per voxel: with what memory, rows and the call add."""
     cold = min(max((math.log2(voxels) - WARM) / (COLD - WARM), 0.0), 1.0)
-    rows = ROW[engine][len(shape) - 1] * math.prod(shape[:-1])
-    return CALL + rows + math.hypot(work, MEMORY[engine] * cold) * voxels
+    long = len(shape) - 1
+    rows = ROW[engine][long] * math.prod(shape[:-1])
+    return CALL[engine][long] + rows + math.hypot(work, MEMORY[engine][long] * cold) * voxels
 
 
 def predicted_ns(
