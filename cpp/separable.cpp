@@ -49,8 +49,9 @@ void SeparablePlan<T>::sweep(const T* input, T* result, const Filters& filters, 
     // threads allow. They change no arithmetic.
     const int64_t step = kernels_.rows_at_once, rows = pass.y.destination;
     const int64_t in_ring = ring_bytes / int64_t(sizeof(T)) / ((pass.z.taps + kernels_.slices_at_once - 1) * pass.x.destination);
-    const int64_t bands = (std::max((rows + most_rows - 1) / most_rows, bands_per_thread * threads) + threads - 1) / threads * threads;
-    pass.band = std::max(step, std::min(in_ring / step * step, ((rows + bands - 1) / bands + step - 1) / step * step));
+    auto multiple = [](int64_t n, int64_t of) { return (n + of - 1) / of * of; };
+    const int64_t bands = multiple(std::max((rows + most_rows - 1) / most_rows, bands_per_thread * threads), threads);
+    pass.band = std::max(step, std::min(in_ring / step * step, multiple((rows + bands - 1) / bands, step)));
     const int64_t size = (kernels_.scratch(pass) + 63) / 64 * 64;
     Buffer<T> scratch = acquire<T>(size * threads);
     parallel_for((pass.y.destination + pass.band - 1) / pass.band, threads,

@@ -138,7 +138,8 @@ MEDECONV_INLINE void filter_row(const AxisFilter<T>& f, T* out, int64_t n, At at
     }
 }
 template <class T>
-MEDECONV_NOINLINE void filter_few_rows(const SeparablePass<T>& p, const T* const* from, int64_t rows, T* row, T* extended, T* out, int64_t pitch) {
+MEDECONV_NOINLINE void filter_few_rows(const SeparablePass<T>& p, const T* const* from, int64_t rows, T* row, T* extended, T* out,
+                                      int64_t pitch) {
     for (int64_t y = 0; y < rows; ++y) {
         filter_row(p.y, row, p.x.source, [&](int64_t m) MEDECONV_BODY { return from[y + m]; });
         extend_row(row, p.x.source, p.x.base, p.periodic, extended, p.x.destination + p.x.taps - 1);
@@ -186,7 +187,8 @@ int64_t separable_scratch(const SeparablePass<T>& p) {
 
 // The y and x filters on rows [first, last) of source slice z (null: outside), into one slot of the ring.
 template <class T>
-void filter_slice(const SeparablePass<T>& p, const SeparableScratch<T>& s, const T* slice, const T* next, int64_t first, int64_t last, T* slot) {
+void filter_slice(const SeparablePass<T>& p, const SeparableScratch<T>& s, const T* slice, const T* next, int64_t first, int64_t last,
+                  T* slot) {
     constexpr int L = lanes<T>, O = filtered_lines;
     if (!slice) {
         std::memset(slot, 0, size_t(p.band * s.ring_pitch) * sizeof(T));
@@ -249,8 +251,11 @@ void separable_band(const SeparablePass<T>& p, int64_t unit, T* scratch) {
 
     // Where results go at once; null: through `results`, as the formula needs a place that is not the caller's.
     T* const place = p.kept ? p.kept : p.formula == Formula::copy ? p.operands.out : nullptr;
-    const T* const operand = p.formula == Formula::ratio ? p.operands.image : p.formula == Formula::multiply ? p.operands.estimate : nullptr;
+    const T* const operand = p.formula == Formula::ratio ? p.operands.image : p.operands.estimate;
     auto row_at = [&](int64_t z, int64_t y) MEDECONV_BODY { return (z * p.y.destination + y) * p.x.destination; };
+    auto ring_row = [&](int64_t z, int64_t y) MEDECONV_BODY {
+        return s.ring + z % s.ring_slots * s.slot_size + (y - first) * s.ring_pitch;
+    };
     int64_t filtered = 0;  // slices done, counted from the first that output 0 needs
     for (int64_t z = 0; z < p.z.destination; z += O) {
         const int64_t outputs = p.z.destination - z < O ? p.z.destination - z : O;
@@ -266,21 +271,22 @@ void separable_band(const SeparablePass<T>& p, int64_t unit, T* scratch) {
         for (int64_t y = first; y < last; ++y) {
             if (p.z.taps == 1 && p.z.weight[0] == T(1)) {  // an image, or no blur along z
                 for (int64_t o = 0; o < outputs; ++o)
-                    finish_row(p.formula, p.operands, p.kept, s.ring + (z + o) % s.ring_slots * s.slot_size + (y - first) * s.ring_pitch,
-                               row_at(z + o, y), p.x.destination);
+                    finish_row(p.formula, p.operands, p.kept, ring_row(z + o, y), row_at(z + o, y), p.x.destination);
                 continue;
             }
             for (int64_t line = 0; line < O + p.z.taps - 1; ++line)
-                from[line] = line < needed - z ? s.ring + (z + line) % s.ring_slots * s.slot_size + (y - first) * s.ring_pitch : s.zeros;
+                from[line] = line < needed - z ? ring_row(z + line, y) : s.zeros;
             for (int64_t o = 0; o < O; ++o) {
                 out[o] = place && o < outputs ? place + row_at(z + o, y) : s.results + o * s.ring_pitch;
                 if (o >= outputs || y + 1 == last || p.formula == Formula::copy) continue;
                 prefetch_rows(operand + row_at(z + o, 0), y + 1, y + 2, last, p.x.destination);
                 if (p.operands.out) prefetch_rows(p.operands.out + row_at(z + o, 0), y + 1, y + 2, last, p.x.destination);
             }
-            p.z.symmetric ? filter_lines<true>(from, out, p.z, p.x.destination) : filter_lines<false>(from, out, p.z, p.x.destination);
+            p.z.symmetric ? filter_lines<true>(from, out, p.z, p.x.destination)
+                          : filter_lines<false>(from, out, p.z, p.x.destination);
             if (place && !p.kept) continue;
-            for (int64_t o = 0; o < outputs; ++o) apply_formula(p.formula, p.operands, out[o], row_at(z + o, y), p.x.destination);
+            for (int64_t o = 0; o < outputs; ++o)
+                apply_formula(p.formula, p.operands, out[o], row_at(z + o, y), p.x.destination);
         }
     }
 }

@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <cmath>
 #include <cstdio>
@@ -242,6 +243,65 @@ void taps(const Case& c, int symmetric, std::mt19937& random) {
     }
 }
 
+// The separable engine, the same way.
+template <class T>
+void products(const Case& c, bool symmetric, std::mt19937& random) {
+    const double tolerance = sizeof(T) == 4 ? 2e-6 : 1e-13;
+    std::uniform_real_distribution<double> uniform(0.5, 1.5);
+    auto draw = [&](int64_t n) {
+        std::vector<T> v(static_cast<size_t>(n));
+        for (T& x : v) x = T(uniform(random));
+        return v;
+    };
+    Shape offset{0, 0, 0}, centre{}, estimate = c.image;
+    Box estimate_box, image_box;
+    std::array<std::vector<T>, 3> lines;
+    for (size_t d = 0; d < 3; ++d) {
+        centre[d] = c.psf[d] / 2;
+        if (c.boundary == Case::extended) {
+            offset[d] = c.psf[d] - 1 - centre[d];
+            estimate[d] = c.image[d] + c.psf[d] - 1;
+        }
+        estimate_box[d] = {0, estimate[d]};
+        image_box[d] = {offset[d], offset[d] + c.image[d]};
+        lines[d] = draw(c.psf[d]);
+        for (size_t i = 0; symmetric && 2 * i < lines[d].size(); ++i) lines[d][lines[d].size() - 1 - i] = lines[d][i];
+    }
+    std::vector<double> h;
+    for (T z : lines[0]) for (T y : lines[1]) for (T x : lines[2]) h.push_back(double(z) * double(y) * double(x));
+    const bool periodic = c.boundary == Case::wrap;
+    const auto x = draw(size(estimate)), y = draw(size(c.image));
+    auto wide = [](const std::vector<T>& v) { return std::vector<double>(v.begin(), v.end()); };
+    const auto hx = direct(wide(x), estimate, h, c.psf, offset, c.image, periodic, false);
+    std::vector<double> ratio(hx.size());
+    for (size_t i = 0; i < hx.size(); ++i) ratio[i] = double(y[i]) / (hx[i] + 0.25);
+    auto updated = direct(ratio, estimate, h, c.psf, offset, c.image, periodic, true);
+    for (size_t i = 0; i < updated.size(); ++i) updated[i] *= double(x[i]);
+
+    SeparablePlan<T> plan(estimate_box, image_box, periodic);
+    const auto filters = plan.filters(lines, centre);
+    std::vector<T> first;
+    for (int threads : {1, 3}) {
+        std::vector<T> blurred(y.size()), kept(y.size()), kept_ratio(y.size()), result(x);
+        Operands<T> o;
+        o.out = blurred.data();
+        plan.sweep(x.data(), nullptr, filters, false, Formula::copy, o, threads, {});
+        compare("separable forward", blurred, hx, tolerance);
+        plan.sweep(x.data(), kept.data(), filters, false, Formula::copy, Operands<T>{}, threads, {});
+        compare("separable, kept", kept, hx, tolerance);
+        Operands<T> r;
+        r.image = y.data(), r.background = T(0.25), r.eps = T(1e-6);
+        plan.sweep(x.data(), kept_ratio.data(), filters, false, Formula::ratio, r, threads, {});
+        compare("separable ratio, kept", kept_ratio, ratio, tolerance);
+        Operands<T> m;
+        m.estimate = m.out = result.data();
+        plan.sweep(kept_ratio.data(), nullptr, filters, true, Formula::multiply, m, threads, {});
+        compare("separable multiply", result, updated, tolerance);
+        if (threads == 1) first = result;
+        else expect(std::memcmp(first.data(), result.data(), first.size() * sizeof(T)) == 0, "separable: same bits with 3 threads");
+    }
+}
+
 void padding(std::mt19937& random) {
     std::uniform_real_distribution<double> uniform(-1, 1);
     for (Boundary b : {Boundary::reflect, Boundary::nearest, Boundary::mirror, Boundary::wrap})
@@ -335,6 +395,10 @@ int main() {
         for (int symmetric = 0; symmetric < 4; ++symmetric) {
             taps<float>(c, symmetric, random);
             taps<double>(c, symmetric, random);
+        }
+        for (bool symmetric : {false, true}) {
+            products<float>(c, symmetric, random);
+            products<double>(c, symmetric, random);
         }
     };
     for (const Case& c : list) both(c);
