@@ -105,6 +105,11 @@ class ChainF32:
         gain: numpy.typing.NDArray[numpy.float32] | None = None,
         background: typing.SupportsFloat | typing.SupportsIndex = 0.0,
         eps: typing.SupportsFloat | typing.SupportsIndex = 0.0,
+        step: typing.SupportsFloat | typing.SupportsIndex = 1.0,
+        positive: bool = False,
+        previous: numpy.typing.NDArray[numpy.float32] | None = None,
+        alpha: typing.SupportsFloat | typing.SupportsIndex = 0.0,
+        extrapolated: numpy.typing.NDArray[numpy.float32] | None = None,
     ) -> None: ...
 
 class TransferF64:
@@ -165,6 +170,11 @@ class ChainF64:
         gain: numpy.typing.NDArray[numpy.float64] | None = None,
         background: typing.SupportsFloat | typing.SupportsIndex = 0.0,
         eps: typing.SupportsFloat | typing.SupportsIndex = 0.0,
+        step: typing.SupportsFloat | typing.SupportsIndex = 1.0,
+        positive: bool = False,
+        previous: numpy.typing.NDArray[numpy.float64] | None = None,
+        alpha: typing.SupportsFloat | typing.SupportsIndex = 0.0,
+        extrapolated: numpy.typing.NDArray[numpy.float64] | None = None,
     ) -> None: ...
 
 class SeparableFiltersF32:
@@ -206,6 +216,11 @@ class SeparableChainF32:
         gain: numpy.typing.NDArray[numpy.float32] | None = None,
         background: typing.SupportsFloat | typing.SupportsIndex = 0.0,
         eps: typing.SupportsFloat | typing.SupportsIndex = 0.0,
+        step: typing.SupportsFloat | typing.SupportsIndex = 1.0,
+        positive: bool = False,
+        previous: numpy.typing.NDArray[numpy.float32] | None = None,
+        alpha: typing.SupportsFloat | typing.SupportsIndex = 0.0,
+        extrapolated: numpy.typing.NDArray[numpy.float32] | None = None,
     ) -> None: ...
 
 class SeparableFiltersF64:
@@ -247,6 +262,11 @@ class SeparableChainF64:
         gain: numpy.typing.NDArray[numpy.float64] | None = None,
         background: typing.SupportsFloat | typing.SupportsIndex = 0.0,
         eps: typing.SupportsFloat | typing.SupportsIndex = 0.0,
+        step: typing.SupportsFloat | typing.SupportsIndex = 1.0,
+        positive: bool = False,
+        previous: numpy.typing.NDArray[numpy.float64] | None = None,
+        alpha: typing.SupportsFloat | typing.SupportsIndex = 0.0,
+        extrapolated: numpy.typing.NDArray[numpy.float64] | None = None,
     ) -> None: ...
 
 class DirectFiltersF32:
@@ -288,6 +308,11 @@ class DirectChainF32:
         gain: numpy.typing.NDArray[numpy.float32] | None = None,
         background: typing.SupportsFloat | typing.SupportsIndex = 0.0,
         eps: typing.SupportsFloat | typing.SupportsIndex = 0.0,
+        step: typing.SupportsFloat | typing.SupportsIndex = 1.0,
+        positive: bool = False,
+        previous: numpy.typing.NDArray[numpy.float32] | None = None,
+        alpha: typing.SupportsFloat | typing.SupportsIndex = 0.0,
+        extrapolated: numpy.typing.NDArray[numpy.float32] | None = None,
     ) -> None: ...
 
 class DirectFiltersF64:
@@ -329,6 +354,11 @@ class DirectChainF64:
         gain: numpy.typing.NDArray[numpy.float64] | None = None,
         background: typing.SupportsFloat | typing.SupportsIndex = 0.0,
         eps: typing.SupportsFloat | typing.SupportsIndex = 0.0,
+        step: typing.SupportsFloat | typing.SupportsIndex = 1.0,
+        positive: bool = False,
+        previous: numpy.typing.NDArray[numpy.float64] | None = None,
+        alpha: typing.SupportsFloat | typing.SupportsIndex = 0.0,
+        extrapolated: numpy.typing.NDArray[numpy.float64] | None = None,
     ) -> None: ...
 
 class OverlapFiltersF32:
@@ -370,6 +400,11 @@ class OverlapChainF32:
         gain: numpy.typing.NDArray[numpy.float32] | None = None,
         background: typing.SupportsFloat | typing.SupportsIndex = 0.0,
         eps: typing.SupportsFloat | typing.SupportsIndex = 0.0,
+        step: typing.SupportsFloat | typing.SupportsIndex = 1.0,
+        positive: bool = False,
+        previous: numpy.typing.NDArray[numpy.float32] | None = None,
+        alpha: typing.SupportsFloat | typing.SupportsIndex = 0.0,
+        extrapolated: numpy.typing.NDArray[numpy.float32] | None = None,
     ) -> None: ...
 
 class OverlapFiltersF64:
@@ -411,6 +446,11 @@ class OverlapChainF64:
         gain: numpy.typing.NDArray[numpy.float64] | None = None,
         background: typing.SupportsFloat | typing.SupportsIndex = 0.0,
         eps: typing.SupportsFloat | typing.SupportsIndex = 0.0,
+        step: typing.SupportsFloat | typing.SupportsIndex = 1.0,
+        positive: bool = False,
+        previous: numpy.typing.NDArray[numpy.float64] | None = None,
+        alpha: typing.SupportsFloat | typing.SupportsIndex = 0.0,
+        extrapolated: numpy.typing.NDArray[numpy.float64] | None = None,
     ) -> None: ...
 
 @typing.overload
@@ -425,6 +465,11 @@ def apply_formula(
     gain: numpy.typing.NDArray[numpy.float32] | None = None,
     background: typing.SupportsFloat | typing.SupportsIndex = 0.0,
     eps: typing.SupportsFloat | typing.SupportsIndex = 0.0,
+    step: typing.SupportsFloat | typing.SupportsIndex = 1.0,
+    positive: bool = False,
+    previous: numpy.typing.NDArray[numpy.float32] | None = None,
+    alpha: typing.SupportsFloat | typing.SupportsIndex = 0.0,
+    extrapolated: numpy.typing.NDArray[numpy.float32] | None = None,
     num_threads: typing.SupportsInt | typing.SupportsIndex = 1,
 ) -> None: ...
 @typing.overload
@@ -439,6 +484,11 @@ def apply_formula(
     gain: numpy.typing.NDArray[numpy.float64] | None = None,
     background: typing.SupportsFloat | typing.SupportsIndex = 0.0,
     eps: typing.SupportsFloat | typing.SupportsIndex = 0.0,
+    step: typing.SupportsFloat | typing.SupportsIndex = 1.0,
+    positive: bool = False,
+    previous: numpy.typing.NDArray[numpy.float64] | None = None,
+    alpha: typing.SupportsFloat | typing.SupportsIndex = 0.0,
+    extrapolated: numpy.typing.NDArray[numpy.float64] | None = None,
     num_threads: typing.SupportsInt | typing.SupportsIndex = 1,
 ) -> None: ...
 def cached_bytes() -> int: ...
