@@ -22,7 +22,9 @@ Formula formula_of(const std::string& name) {
     if (name == "copy") return Formula::copy;
     if (name == "ratio") return Formula::ratio;
     if (name == "multiply") return Formula::multiply;
-    throw std::invalid_argument("formula: got '" + name + "', expected copy, ratio or multiply");
+    if (name == "residual") return Formula::residual;
+    if (name == "add") return Formula::add;
+    throw std::invalid_argument("formula: got '" + name + "', expected copy, ratio, multiply, residual or add");
 }
 Boundary boundary_of(const std::string& name) {
     if (name == "reflect") return Boundary::reflect;
@@ -85,23 +87,32 @@ T* optional_data(const std::optional<Array<T>>& a, int64_t size, const char* nam
     return const_cast<T*>(a->data());
 }
 template <class T>
-T* writable_data(std::optional<Array<T>>& a, int64_t size) {
-    T* p = optional_data(a, size, "out");
-    if (a && !a->writeable()) throw std::invalid_argument("out: the array is read-only");
+T* writable_data(std::optional<Array<T>>& a, int64_t size, const char* name) {
+    T* p = optional_data(a, size, name);
+    if (a && !a->writeable()) throw std::invalid_argument(std::string(name) + ": the array is read-only");
     return p;
 }
 
 template <class T>
-Operands<T> operands_of(Formula formula, int64_t size, const std::optional<Array<T>>& image, const std::optional<Array<T>>& weights,
-                        const std::optional<Array<T>>& estimate, const std::optional<Array<T>>& gain, double background, double eps) {
+Operands<T> operands_of(Formula formula, int64_t size, std::optional<Array<T>>& out, const std::optional<Array<T>>& image,
+                        const std::optional<Array<T>>& weights, const std::optional<Array<T>>& estimate,
+                        const std::optional<Array<T>>& gain, double background, double eps, double step, bool positive,
+                        const std::optional<Array<T>>& previous, double alpha, std::optional<Array<T>>& extrapolated) {
     Operands<T> o;
     o.image = optional_data(image, size, "image");
     o.weights = optional_data(weights, size, "weights");
     o.estimate = optional_data(estimate, size, "estimate");
     o.gain = optional_data(gain, size, "gain");
-    o.background = T(background), o.eps = T(eps);
-    if (formula == Formula::ratio && !o.image) throw std::invalid_argument("image: the formula 'ratio' needs it");
-    if (formula == Formula::multiply && !o.estimate) throw std::invalid_argument("estimate: the formula 'multiply' needs it");
+    o.previous = optional_data(previous, size, "previous");
+    o.out = writable_data(out, size, "out");
+    o.extrapolated = writable_data(extrapolated, size, "extrapolated");
+    o.background = T(background), o.eps = T(eps), o.step = T(step), o.alpha = T(alpha), o.positive = positive;
+    const bool of_image = formula == Formula::ratio || formula == Formula::residual;
+    const bool of_estimate = formula == Formula::multiply || formula == Formula::add;
+    if (of_image && !o.image) throw std::invalid_argument("image: the formula needs it");
+    if (of_estimate && !o.estimate) throw std::invalid_argument("estimate: the formula needs it");
+    if (o.extrapolated && !o.previous) throw std::invalid_argument("extrapolated: needs previous");
+    if (o.extrapolated && o.extrapolated == o.out) throw std::invalid_argument("extrapolated: must not be out");
     return o;
 }
 
@@ -122,12 +133,13 @@ public:
     }
     void sweep(const StoredTransfer<T>& transfer, const std::string& formula_name, bool adjoint, bool keep, std::optional<Array<T>> out,
                const std::optional<Array<T>>& image, const std::optional<Array<T>>& weights, const std::optional<Array<T>>& estimate,
-               const std::optional<Array<T>>& gain, double background, double eps) {
+               const std::optional<Array<T>>& gain, double background, double eps, double step, bool positive,
+               const std::optional<Array<T>>& previous, double alpha, std::optional<Array<T>> extrapolated) {
         if (!loaded_) throw std::runtime_error("nothing is loaded: call load() first, or keep=True in the sweep before");
         const Formula formula = formula_of(formula_name);
         const int64_t size = size_of(adjoint ? plan_->estimate_box : plan_->image_box);
-        Operands<T> operands = operands_of<T>(formula, size, image, weights, estimate, gain, background, eps);
-        operands.out = writable_data(out, size);
+        Operands<T> operands = operands_of<T>(formula, size, out, image, weights, estimate, gain, background, eps, step, positive,
+                                               previous, alpha, extrapolated);
         loaded_ = false;  // stays so if interrupted half-way
         without_gil([&](const Poll& poll) {
             plan_->sweep(spectrum_.get(), transfer, adjoint, formula, operands, keep, threads_, poll);
@@ -157,22 +169,30 @@ public:
     }
     void sweep(const typename Plan::Filters& filters, const std::string& formula_name, bool adjoint, bool keep,
                std::optional<Array<T>> out, const std::optional<Array<T>>& image, const std::optional<Array<T>>& weights,
-               const std::optional<Array<T>>& estimate, const std::optional<Array<T>>& gain, double background, double eps) {
+               const std::optional<Array<T>>& estimate, const std::optional<Array<T>>& gain, double background, double eps, double step, bool positive,
+               const std::optional<Array<T>>& previous, double alpha, std::optional<Array<T>> extrapolated) {
         if (!source_) throw std::runtime_error("nothing is loaded: call load() first, or keep=True in the sweep before");
         const Formula formula = formula_of(formula_name);
         const int64_t size = size_of(adjoint ? plan_->estimate_box : plan_->image_box);
-        Operands<T> operands = operands_of<T>(formula, size, image, weights, estimate, gain, background, eps);
-        operands.out = writable_data(out, size);
+        Operands<T> operands = operands_of<T>(formula, size, out, image, weights, estimate, gain, background, eps, step, positive,
+                                               previous, alpha, extrapolated);
         const T* source = std::exchange(source_, nullptr);  // stays so if interrupted half-way
-        // The result's own place is needed only where the caller's `out` cannot serve as the next source.
-        const bool own = (keep && !operands.out) || operands.out == source;
+        // The result's own place is needed only where no array of the caller's can serve as the next source.
+        std::optional<Array<T>>& next = previous ? extrapolated : out;
+        const bool own = keep && !next;
         Buffer<T> result = own ? acquire<T>(plan_->largest_box()) : Buffer<T>();
-        const bool aliased = operands.out && operands.out == source;
-        T* const target = operands.out;
-        if (aliased) operands.out = nullptr;
+        // What goes where the sweep still reads waits elsewhere.
+        T* const targets[] = {operands.out, operands.extrapolated};
+        Buffer<T> waiting[2];
+        for (int i = 0; i < 2; ++i)
+            if (targets[i] && targets[i] == source) {
+                waiting[i] = acquire<T>(plan_->largest_box());
+                (i ? operands.extrapolated : operands.out) = waiting[i].get();
+            }
         without_gil([&](const Poll& poll) {
             plan_->sweep(source, result.get(), filters, adjoint, formula, operands, threads_, poll);
-            if (aliased) std::memcpy(target, result.get(), size_t(size) * sizeof(T));
+            for (int i = 0; i < 2; ++i)
+                if (waiting[i]) std::memcpy(targets[i], waiting[i].get(), size_t(size) * sizeof(T));
         });
         if (!keep) {
             owner_ = py::none();
@@ -182,8 +202,8 @@ public:
             owner_ = py::none();
             source_ = kept_.get();
         } else {
-            owner_ = *out;
-            source_ = target;
+            owner_ = *next;
+            source_ = next->data();
         }
     }
 
@@ -213,7 +233,9 @@ py::class_<Plan, std::shared_ptr<Plan>> bind_array_engine(py::module_& m, const 
         .def("sweep", &Chain::sweep, py::arg("filters"), py::arg("formula"), py::kw_only(), py::arg("adjoint") = false,
              py::arg("keep") = true, py::arg("out").noconvert() = py::none(), py::arg("image").noconvert() = py::none(),
              py::arg("weights").noconvert() = py::none(), py::arg("estimate").noconvert() = py::none(),
-             py::arg("gain").noconvert() = py::none(), py::arg("background") = 0.0, py::arg("eps") = 0.0);
+             py::arg("gain").noconvert() = py::none(), py::arg("background") = 0.0, py::arg("eps") = 0.0,
+             py::arg("step") = 1.0, py::arg("positive") = false, py::arg("previous").noconvert() = py::none(), py::arg("alpha") = 0.0,
+             py::arg("extrapolated").noconvert() = py::none());
     return plan;
 }
 
@@ -315,7 +337,9 @@ void bind(py::module_& m, const std::string& suffix) {
         .def("sweep", &Chain<T>::sweep, py::arg("transfer"), py::arg("formula"), py::kw_only(), py::arg("adjoint") = false,
              py::arg("keep") = true, py::arg("out").noconvert() = py::none(), py::arg("image").noconvert() = py::none(),
              py::arg("weights").noconvert() = py::none(), py::arg("estimate").noconvert() = py::none(),
-             py::arg("gain").noconvert() = py::none(), py::arg("background") = 0.0, py::arg("eps") = 0.0);
+             py::arg("gain").noconvert() = py::none(), py::arg("background") = 0.0, py::arg("eps") = 0.0,
+             py::arg("step") = 1.0, py::arg("positive") = false, py::arg("previous").noconvert() = py::none(), py::arg("alpha") = 0.0,
+             py::arg("extrapolated").noconvert() = py::none());
     m.def("pad",
           [](const Array<T>& x, const std::vector<int64_t>& low, const std::vector<int64_t>& high, const std::string& boundary,
              int num_threads) {
@@ -347,11 +371,12 @@ void bind(py::module_& m, const std::string& suffix) {
     m.def("apply_formula",
           [](const std::string& formula_name, const Array<T>& c, std::optional<Array<T>> out, const std::optional<Array<T>>& image,
              const std::optional<Array<T>>& weights, const std::optional<Array<T>>& estimate, const std::optional<Array<T>>& gain,
-             double background, double eps, int num_threads) {
+             double background, double eps, double step, bool positive, const std::optional<Array<T>>& previous, double alpha,
+             std::optional<Array<T>> extrapolated, int num_threads) {
               const Formula formula = formula_of(formula_name);
-              Operands<T> operands = operands_of<T>(formula, c.size(), image, weights, estimate, gain, background, eps);
+              Operands<T> operands = operands_of<T>(formula, c.size(), out, image, weights, estimate, gain, background, eps, step,
+                                                     positive, previous, alpha, extrapolated);
               if (!out) throw std::invalid_argument("out: needed");
-              operands.out = writable_data(out, c.size());
               const T* from = c.data();
               const int64_t n = c.size();
               without_gil([&](const Poll&) { apply_formula(formula, from, operands, n, num_threads); });
@@ -359,7 +384,9 @@ void bind(py::module_& m, const std::string& suffix) {
           py::arg("formula"), py::arg("c").noconvert(), py::arg("out").noconvert(), py::kw_only(),
           py::arg("image").noconvert() = py::none(), py::arg("weights").noconvert() = py::none(),
           py::arg("estimate").noconvert() = py::none(), py::arg("gain").noconvert() = py::none(), py::arg("background") = 0.0,
-          py::arg("eps") = 0.0, py::arg("num_threads") = 1);
+          py::arg("eps") = 0.0,
+             py::arg("step") = 1.0, py::arg("positive") = false, py::arg("previous").noconvert() = py::none(), py::arg("alpha") = 0.0,
+             py::arg("extrapolated").noconvert() = py::none(), py::arg("num_threads") = 1);
 }
 
 }  // namespace

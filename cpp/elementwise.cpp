@@ -60,8 +60,15 @@ void apply_formula(Formula formula, const T* blurred, const Operands<T>& o, int6
                 if (o.weights) value *= o.weights[i];
             } else if (formula == Formula::multiply) {
                 value = scalar::multiply<T>(value, o.estimate[i], o.gain ? o.gain[i] : T(1));
+            } else if (formula == Formula::residual) {
+                value = scalar::residual<T>(value, o.image[i], o.background);
+                if (o.weights) value *= o.weights[i];
+            } else if (formula == Formula::add) {
+                value = scalar::add<T>(value, o.estimate[i], o.gain ? o.gain[i] : T(1), o.step, o.positive);
             }
+            const T next = o.previous ? scalar::extrapolate<T>(value, o.previous[i], o.alpha) : value;
             o.out[i] = value;
+            if (o.extrapolated) o.extrapolated[i] = next;
         }
     });
 }

@@ -14,7 +14,7 @@
 //   pad, fold                         boundary padding and its exact transpose; out is overwritten and aliases nothing.
 //                                     elementwise.hpp
 //   apply_formula                     a sweep's formula on whole arrays; out may alias any operand. elementwise.hpp
-//   Formula                           copy, ratio, multiply: shared/formulas.hpp
+//   Formula                           copy, ratio, multiply, residual, add: shared/formulas.hpp
 //   parallel_for                      the thread pool: threads.hpp
 //   acquire, release_cached           reused memory: memory.hpp
 #pragma once

@@ -16,8 +16,11 @@ struct Operands {
     const T* weights = nullptr;
     const T* estimate = nullptr;
     const T* gain = nullptr;
-    T* out = nullptr;
-    T background = 0, eps = 0;
+    const T* previous = nullptr;  // given: what the next sweep gets is extrapolated from it
+    T* out = nullptr;             // may be the estimate or `previous`
+    T* extrapolated = nullptr;    // receives what the next sweep gets; may be the estimate
+    T background = 0, eps = 0, step = 1, alpha = 0;
+    bool positive = false;
 };
 
 }  // namespace medeconv

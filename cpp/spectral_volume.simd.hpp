@@ -113,7 +113,10 @@ MEDECONV_NOINLINE void turn_of(const PlaneRows<T>& rows, T* line, int64_t n, con
 template <class T>
 bool has_turn(const SlabPass<T>& pass) {
     const SpectralView<T>& p = *pass.plan;
-    if (!pass.inverse || !pass.forward || pass.formula == Formula::copy) return false;
+    if (!pass.inverse || !pass.forward) return false;
+    // The formulas of plain Richardson-Lucy only: each costs code for every radix.
+    if ((pass.formula != Formula::ratio && pass.formula != Formula::multiply) || pass.operands.previous) return false;
+    if (pass.formula == Formula::multiply && !pass.operands.out) return false;
     if (!p.packed || p.half.inner || p.half.stages == 0 || pass.beyond_half.any()) return false;
     switch (p.half.radix[0]) {
 #define CASE(R) case R:

@@ -188,6 +188,13 @@ def test_sweep_formulas(boundary, adjoint, engine, dtype, backend, rng, tol, rel
     product = blur.sweep(x, "multiply", adjoint=adjoint, estimate=estimate, gain=gain)
     assert relative_error(product, np.where(gain > 0, estimate * c * gain, estimate)) < limit
     assert relative_error(blur.sweep(x, "multiply", adjoint=adjoint, estimate=estimate), estimate * c) < limit
+    residual = blur.sweep(x, "residual", adjoint=adjoint, image=image, weights=weights, background=0.25)
+    assert relative_error(residual, weights * (image - c - 0.25)) < limit
+    assert relative_error(blur.sweep(x, "residual", adjoint=adjoint, image=image), image - c) < limit
+    added = blur.sweep(x, "add", adjoint=adjoint, estimate=estimate, gain=gain, step=-1.5)
+    assert relative_error(added, estimate - 1.5 * c * gain) < limit
+    clipped = blur.sweep(x, "add", adjoint=adjoint, estimate=estimate, step=-1.5, positive=True)
+    assert relative_error(clipped, np.maximum(estimate - 1.5 * c, 0)) < limit
     # In place: the estimate is its own destination.
     own = estimate.astype(dtype)
     returned = blur.sweep(x, "multiply", adjoint=adjoint, out=own, estimate=own, gain=gain)
@@ -219,6 +226,34 @@ def test_chain_feeds_sweeps(boundary, engine, backend, rng, tol, relative_error,
     assert relative_error(estimate, expected) < 10 * tol("same_grid")
     with pytest.raises(RuntimeError, match="alternate"):
         chain.sweep("copy", adjoint=True, out=estimate)
+
+
+@pytest.mark.parametrize("boundary", BOUNDARIES)
+@pytest.mark.parametrize("engine", (*ENGINES, "direct"))
+@pytest.mark.parametrize("shape", [(23,), (10, 9), (6, 10, 17)], ids=str)
+@pytest.mark.parametrize("given", [False, True], ids=["kept", "stored"])
+def test_chain_extrapolates(
+    boundary, engine, shape, given, dtype, backend, rng, tol, relative_error, product
+):
+    """The next sweep gets max(new + alpha (new - previous), 0); `out`, here `previous` itself, gets new."""
+    psf = product((4, 3, 3)[: len(shape)])
+    blur = mf.Blur(psf, shape, boundary=boundary, backend=backend, dtype=dtype, engine=engine)
+    y, previous = (rng.random(blur.estimate_shape).astype(dtype) for _ in range(2))
+    image = rng.random(blur.shape).astype(dtype)
+    correction = blur.adjoint(image / (blur.forward(y) + dtype.type(0.5))).astype(float)
+    expected = y * correction
+    ahead = np.maximum(expected + 0.75 * (expected - previous), 0)
+    limit = 100 * tol("forward", dtype)
+    chain = blur.begin(y)
+    chain.sweep("ratio", image=image, background=0.5, eps=1e-9)
+    extra = {"extrapolated": y} if given else {}
+    chain.sweep("multiply", adjoint=True, out=previous, estimate=y, previous=previous, alpha=0.75, **extra)
+    blurred = np.empty(shape, dtype)
+    chain.sweep("copy", keep=False, out=blurred)
+    assert relative_error(previous, expected) < limit
+    assert relative_error(blurred, blur.forward(ahead.astype(dtype))) < limit
+    if given:
+        assert relative_error(y, ahead) < limit
 
 
 @pytest.mark.parametrize("engine", ENGINES)

@@ -472,7 +472,8 @@ def test_blur_dtype():
 def test_sweep_operands():
     blur = mf.Blur(PSF, (6, 7), boundary="wrap")
     with pytest.raises(
-        ValueError, match="formula: got 'divide', expected one of 'copy', 'ratio', 'multiply'"
+        ValueError,
+        match="formula: got 'divide', expected one of 'copy', 'ratio', 'multiply', 'residual', 'add'",
     ):
         blur.sweep(IMAGE, "divide")
     with pytest.raises(TypeError, match="image: missing; the formula 'ratio' needs it"):

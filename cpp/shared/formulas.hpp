@@ -19,7 +19,7 @@
 namespace medeconv {
 
 // The order is part of the binding: bindings.cpp maps names to these values.
-enum class Formula : int { copy = 0, ratio = 1, multiply = 2 };
+enum class Formula : int { copy = 0, ratio = 1, multiply = 2, residual = 3, add = 4 };
 
 namespace MEDECONV_ISA_NS {
 namespace {
@@ -50,6 +50,26 @@ MEDECONV_INLINE V multiply(V correction, V estimate, V gain) {
     V zero = gain - gain;
     V updated = larger_of<V>(estimate * (correction * gain), zero);
     return gain > zero ? updated : estimate;
+}
+
+// image - (blurred + background), what Landweber iterations project back (Landweber 1951).
+template <class V>
+MEDECONV_INLINE V residual(V blurred, V image, V background) {
+    return image - (blurred + background);
+}
+
+// estimate + step · gain · correction, a step along the gradient; projected onto what is not negative if `positive`.
+template <class V>
+MEDECONV_INLINE V add(V correction, V estimate, V gain, V step, bool positive) {
+    V updated = estimate + step * (correction * gain);
+    return positive ? larger_of<V>(updated, gain - gain) : updated;
+}
+
+// The point beyond `updated` from which an accelerated iteration goes on (Biggs & Andrews 1997; heavy ball: Wang & Miller
+// 2014).
+template <class V>
+MEDECONV_INLINE V extrapolate(V updated, V previous, V alpha) {
+    return larger_of<V>(updated + alpha * (updated - previous), alpha - alpha);
 }
 
 }  // namespace

@@ -39,6 +39,14 @@ FORMULAS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "copy": ((), ()),
     "ratio": (("image",), ("weights",)),
     "multiply": (("estimate",), ("gain",)),
+    "residual": (("image",), ("weights",)),
+    "add": (("estimate",), ("gain",)),
+}
+# Formula -> the numbers and switches that it may have.
+FORMULA_NUMBERS: dict[str, tuple[str, ...]] = {
+    "ratio": ("background", "eps"),
+    "residual": ("background",),
+    "add": ("step", "positive"),
 }
 
 Box = tuple[tuple[int, int], ...]
@@ -376,7 +384,7 @@ class SweepChain:
 
         Parameters
         ----------
-        formula : {"copy", "ratio", "multiply"}
+        formula : {"copy", "ratio", "multiply", "residual", "add"}
         adjoint : bool
             Must be the direction for which the chain was begun, and alternate from sweep to sweep.
         keep : bool
@@ -384,7 +392,10 @@ class SweepChain:
         out : ndarray, optional
             Where the result goes as well; under ``multiply`` it may be the estimate itself.
         **operands
-            image, weights, background, eps (``ratio``); estimate, gain (``multiply``).
+            image, weights, background, eps (``ratio``; without eps ``residual``); estimate, gain
+            (``multiply``), and step, positive (``add``). With an array ``previous`` and a number ``alpha``
+            the next sweep gets max(new + alpha * (new - previous), 0), new being what goes to `out`; an array
+            ``extrapolated`` receives it as well. `out` may be ``previous``, ``extrapolated`` the estimate.
         """
         if self._next_adjoint is not adjoint:
             state = "nothing is kept" if self._next_adjoint is None else "the kept array is on the other side"
@@ -407,9 +418,12 @@ class SweepChain:
         self._chain.sweep(operator.transfer, "copy", adjoint=True, keep=False, out=padded)
         folded = operator.fold(padded)
         result = folded if out is None else out
+        if keep and operands.get("previous") is not None and operands.get("extrapolated") is None:
+            operands["extrapolated"] = np.empty_like(folded)
         operator.backend.apply_formula(formula, folded, result, num_threads=operator.num_threads, **operands)
         if keep:
-            self.load(result)
+            ahead = operands.get("extrapolated")
+            self.load(result if ahead is None else ahead)
 
 
 class Blur:
@@ -626,20 +640,23 @@ class Blur:
         copy      c
         ratio     weights * image / max(c + background, eps)
         multiply  max(estimate * c * gain, 0) where gain > 0, estimate elsewhere
+        residual  weights * (image - (c + background))
+        add       estimate + step * c * gain, clipped at 0 if positive
         ========  ================================================================================
 
         Parameters
         ----------
         x : array_like
             Of `estimate_shape`, or of `shape` if `adjoint`.
-        formula : {"copy", "ratio", "multiply"}
+        formula : {"copy", "ratio", "multiply", "residual", "add"}
         adjoint : bool
         out : numpy.ndarray, optional
             C-contiguous, of the result's shape and dtype; may be the array passed as ``estimate``.
         **operands
-            Arrays of the result's shape: ``image`` and optionally ``weights`` (ratio), ``estimate`` and
-            optionally ``gain`` (multiply). Numbers: ``background`` (default 0) and ``eps`` (default: the
-            library's smallest divisor for the image's largest value).
+            Arrays of the result's shape: ``image`` and optionally ``weights`` (ratio, residual),
+            ``estimate`` and optionally ``gain`` (multiply, add). Numbers: ``background`` (default 0),
+            ``eps`` (ratio; default: the library's smallest divisor for the image's largest value), ``step``
+            (add; default 1). ``positive`` (add; default False).
 
         Returns
         -------
@@ -654,7 +671,7 @@ class Blur:
         dtype = operator.dtype
 
         required, optional = FORMULAS[formula]
-        numbers = ("background", "eps") if formula == "ratio" else ()
+        numbers = FORMULA_NUMBERS.get(formula, ())
         for name in operands:
             if name not in (*required, *optional, *numbers):
                 known = ", ".join((*required, *optional, *numbers)) or "no operands"
@@ -665,10 +682,14 @@ class Blur:
                 prepared[name], _ = _arrays.as_operand(operands[name], name, target, dtype, like=names[1])
             elif name in required:
                 raise TypeError(f"{name}: missing; the formula {formula!r} needs it")
-        if formula == "ratio":
+        if "background" in numbers:
             prepared["background"] = _validate.number(
                 operands.get("background", 0.0), "background", minimum=0
             )
+        if "step" in numbers:
+            prepared["step"] = _validate.number(operands.get("step", 1.0), "step")
+            prepared["positive"] = _validate.flag(operands.get("positive", False), "positive")
+        if "eps" in numbers:
             if operands.get("eps") is None:
                 prepared["eps"] = self._backend.smallest_divisor(float(prepared["image"].max()), dtype)
             else:

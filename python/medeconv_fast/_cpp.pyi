@@ -108,6 +108,11 @@ class ChainF32:
         gain: numpy.typing.NDArray[numpy.float32] | None = None,
         background: typing.SupportsFloat | typing.SupportsIndex = 0.0,
         eps: typing.SupportsFloat | typing.SupportsIndex = 0.0,
+        step: typing.SupportsFloat | typing.SupportsIndex = 1.0,
+        positive: bool = False,
+        previous: numpy.typing.NDArray[numpy.float32] | None = None,
+        alpha: typing.SupportsFloat | typing.SupportsIndex = 0.0,
+        extrapolated: numpy.typing.NDArray[numpy.float32] | None = None,
     ) -> None: ...
 
 class TransferF64:
@@ -171,6 +176,11 @@ class ChainF64:
         gain: numpy.typing.NDArray[numpy.float64] | None = None,
         background: typing.SupportsFloat | typing.SupportsIndex = 0.0,
         eps: typing.SupportsFloat | typing.SupportsIndex = 0.0,
+        step: typing.SupportsFloat | typing.SupportsIndex = 1.0,
+        positive: bool = False,
+        previous: numpy.typing.NDArray[numpy.float64] | None = None,
+        alpha: typing.SupportsFloat | typing.SupportsIndex = 0.0,
+        extrapolated: numpy.typing.NDArray[numpy.float64] | None = None,
     ) -> None: ...
 
 class SeparableFiltersF32:
@@ -212,6 +222,11 @@ class SeparableChainF32:
         gain: numpy.typing.NDArray[numpy.float32] | None = None,
         background: typing.SupportsFloat | typing.SupportsIndex = 0.0,
         eps: typing.SupportsFloat | typing.SupportsIndex = 0.0,
+        step: typing.SupportsFloat | typing.SupportsIndex = 1.0,
+        positive: bool = False,
+        previous: numpy.typing.NDArray[numpy.float32] | None = None,
+        alpha: typing.SupportsFloat | typing.SupportsIndex = 0.0,
+        extrapolated: numpy.typing.NDArray[numpy.float32] | None = None,
     ) -> None: ...
 
 class SeparableFiltersF64:
@@ -253,6 +268,11 @@ class SeparableChainF64:
         gain: numpy.typing.NDArray[numpy.float64] | None = None,
         background: typing.SupportsFloat | typing.SupportsIndex = 0.0,
         eps: typing.SupportsFloat | typing.SupportsIndex = 0.0,
+        step: typing.SupportsFloat | typing.SupportsIndex = 1.0,
+        positive: bool = False,
+        previous: numpy.typing.NDArray[numpy.float64] | None = None,
+        alpha: typing.SupportsFloat | typing.SupportsIndex = 0.0,
+        extrapolated: numpy.typing.NDArray[numpy.float64] | None = None,
     ) -> None: ...
 
 class DirectFiltersF32:
@@ -294,6 +314,11 @@ class DirectChainF32:
         gain: numpy.typing.NDArray[numpy.float32] | None = None,
         background: typing.SupportsFloat | typing.SupportsIndex = 0.0,
         eps: typing.SupportsFloat | typing.SupportsIndex = 0.0,
+        step: typing.SupportsFloat | typing.SupportsIndex = 1.0,
+        positive: bool = False,
+        previous: numpy.typing.NDArray[numpy.float32] | None = None,
+        alpha: typing.SupportsFloat | typing.SupportsIndex = 0.0,
+        extrapolated: numpy.typing.NDArray[numpy.float32] | None = None,
     ) -> None: ...
 
 class DirectFiltersF64:
@@ -335,6 +360,11 @@ class DirectChainF64:
         gain: numpy.typing.NDArray[numpy.float64] | None = None,
         background: typing.SupportsFloat | typing.SupportsIndex = 0.0,
         eps: typing.SupportsFloat | typing.SupportsIndex = 0.0,
+        step: typing.SupportsFloat | typing.SupportsIndex = 1.0,
+        positive: bool = False,
+        previous: numpy.typing.NDArray[numpy.float64] | None = None,
+        alpha: typing.SupportsFloat | typing.SupportsIndex = 0.0,
+        extrapolated: numpy.typing.NDArray[numpy.float64] | None = None,
     ) -> None: ...
 
 class OverlapFiltersF32:
@@ -376,6 +406,11 @@ class OverlapChainF32:
         gain: numpy.typing.NDArray[numpy.float32] | None = None,
         background: typing.SupportsFloat | typing.SupportsIndex = 0.0,
         eps: typing.SupportsFloat | typing.SupportsIndex = 0.0,
+        step: typing.SupportsFloat | typing.SupportsIndex = 1.0,
+        positive: bool = False,
+        previous: numpy.typing.NDArray[numpy.float32] | None = None,
+        alpha: typing.SupportsFloat | typing.SupportsIndex = 0.0,
+        extrapolated: numpy.typing.NDArray[numpy.float32] | None = None,
     ) -> None: ...
 
 class OverlapFiltersF64:
@@ -417,6 +452,11 @@ class OverlapChainF64:
         gain: numpy.typing.NDArray[numpy.float64] | None = None,
         background: typing.SupportsFloat | typing.SupportsIndex = 0.0,
         eps: typing.SupportsFloat | typing.SupportsIndex = 0.0,
+        step: typing.SupportsFloat | typing.SupportsIndex = 1.0,
+        positive: bool = False,
+        previous: numpy.typing.NDArray[numpy.float64] | None = None,
+        alpha: typing.SupportsFloat | typing.SupportsIndex = 0.0,
+        extrapolated: numpy.typing.NDArray[numpy.float64] | None = None,
     ) -> None: ...
 
 @typing.overload
@@ -431,6 +471,11 @@ def apply_formula(
     gain: numpy.typing.NDArray[numpy.float32] | None = None,
     background: typing.SupportsFloat | typing.SupportsIndex = 0.0,
     eps: typing.SupportsFloat | typing.SupportsIndex = 0.0,
+    step: typing.SupportsFloat | typing.SupportsIndex = 1.0,
+    positive: bool = False,
+    previous: numpy.typing.NDArray[numpy.float32] | None = None,
+    alpha: typing.SupportsFloat | typing.SupportsIndex = 0.0,
+    extrapolated: numpy.typing.NDArray[numpy.float32] | None = None,
     num_threads: typing.SupportsInt | typing.SupportsIndex = 1,
 ) -> None: ...
 @typing.overload
@@ -445,6 +490,11 @@ def apply_formula(
     gain: numpy.typing.NDArray[numpy.float64] | None = None,
     background: typing.SupportsFloat | typing.SupportsIndex = 0.0,
     eps: typing.SupportsFloat | typing.SupportsIndex = 0.0,
+    step: typing.SupportsFloat | typing.SupportsIndex = 1.0,
+    positive: bool = False,
+    previous: numpy.typing.NDArray[numpy.float64] | None = None,
+    alpha: typing.SupportsFloat | typing.SupportsIndex = 0.0,
+    extrapolated: numpy.typing.NDArray[numpy.float64] | None = None,
     num_threads: typing.SupportsInt | typing.SupportsIndex = 1,
 ) -> None: ...
 def cached_bytes() -> int: ...

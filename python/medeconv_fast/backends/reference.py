@@ -190,12 +190,10 @@ class Chain:
         blurred = np.fft.irfftn(np.fft.rfftn(self._loaded) * otf, plan.grid, axes)
         box = plan.estimate_box if adjoint else plan.image_box
         result = np.ascontiguousarray(blurred[_window(box)], dtype=plan.dtype)
-        apply_formula(formula, result, result, **operands)
-        if out is not None:
-            out[...] = result
+        kept = _finish(formula, result, result if out is None else out, **operands)
         self._loaded = None
         if keep:
-            self.load(result, adjoint=not adjoint)
+            self.load(kept, adjoint=not adjoint)
 
 
 class SeparablePlan:
@@ -350,17 +348,39 @@ class ArrayChain:
             raise RuntimeError("nothing is loaded: call load() first, or keep=True in the sweep before")
         blurred = self._plan.apply(self._loaded, transfer, adjoint)
         result = np.ascontiguousarray(blurred, dtype=self._plan.dtype)
-        apply_formula(formula, result, result, **operands)
-        if out is not None:
-            out[...] = result
-        self._loaded = result if keep else None
+        kept = _finish(formula, result, result if out is None else out, **operands)
+        self._loaded = kept if keep else None
 
 
 def apply_formula(
     formula: str, c: np.ndarray, out: np.ndarray, *, num_threads: int | None = None, **operands: Any
 ) -> None:
     """The pointwise formula alone; `c` is the blurred array, or under ``multiply`` the correction."""
+    _finish(formula, c, out, **operands)
+
+
+def _finish(
+    formula: str,
+    c: np.ndarray,
+    out: np.ndarray,
+    *,
+    previous: np.ndarray | None = None,
+    alpha: float = 0.0,
+    extrapolated: np.ndarray | None = None,
+    **operands: Any,
+) -> np.ndarray:
+    """The formula, and what the next sweep gets: the result, or where it moves to beyond `previous`."""
+    if extrapolated is not None and previous is None:
+        raise ValueError("extrapolated: needs previous")
+    earlier = None if previous is None else previous.copy()  # it may be `out`
     _FORMULAS[formula](c, out, **operands)
+    if earlier is None:
+        return out
+    ahead = np.maximum(out + c.dtype.type(alpha) * (out - earlier), 0)
+    if extrapolated is None:
+        return ahead
+    extrapolated[...] = ahead
+    return extrapolated
 
 
 def _copy(c: np.ndarray, out: np.ndarray) -> None:
@@ -389,7 +409,38 @@ def _multiply(
     out[...] = updated if gain is None else np.where(gain > 0, updated, estimate)
 
 
-_FORMULAS: dict[str, Callable[..., None]] = {"copy": _copy, "ratio": _ratio, "multiply": _multiply}
+def _residual(
+    c: np.ndarray,
+    out: np.ndarray,
+    *,
+    image: np.ndarray,
+    weights: np.ndarray | None = None,
+    background: float = 0.0,
+) -> None:
+    residual = image - (c + c.dtype.type(background))
+    out[...] = residual if weights is None else weights * residual
+
+
+def _add(
+    c: np.ndarray,
+    out: np.ndarray,
+    *,
+    estimate: np.ndarray,
+    gain: np.ndarray | None = None,
+    step: float = 1.0,
+    positive: bool = False,
+) -> None:
+    updated = estimate + c.dtype.type(step) * (c if gain is None else c * gain)
+    out[...] = np.maximum(updated, 0) if positive else updated
+
+
+_FORMULAS: dict[str, Callable[..., None]] = {
+    "copy": _copy,
+    "ratio": _ratio,
+    "multiply": _multiply,
+    "residual": _residual,
+    "add": _add,
+}
 
 
 def _sources(n: int, low: int, high: int, boundary: str) -> np.ndarray:
