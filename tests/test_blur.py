@@ -297,7 +297,8 @@ def test_pickle(backend, rng):
 
 
 def test_explain_names_what_is_used(backend):
-    blur = mf.Blur(np.ones((5, 3)), (20, 30), backend=backend, engine="spectral")
+    psf = 1.0 + np.arange(15).reshape(5, 3)
+    blur = mf.Blur(psf, (20, 30), backend=backend, engine="spectral")
     text = blur.explain()
     for part in (
         f"backend {backend}",
@@ -309,7 +310,10 @@ def test_explain_names_what_is_used(backend):
         "MB",
     ):
         assert part in text
+    # A spectrum and an OTF, which is real and half as large for a symmetric PSF.
     assert blur.workspace_bytes >= 2 * 4 * 24 * 32
+    symmetric = mf.Blur(np.ones((5, 3)), (20, 30), backend=backend, engine="spectral")
+    assert symmetric.workspace_bytes >= 1.5 * 4 * 24 * 32
 
 
 def test_padding_and_fold_are_transposes(backend, rng, dtype):

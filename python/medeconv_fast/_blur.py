@@ -740,7 +740,7 @@ class Blur:
             f"dtype {self.dtype or 'of each array'}",
             f"psf {self.psf.shape}, sum {self.psf_sum:g}"
             + (f", of which {dropped} can reach one voxel from another" if dropped != self.psf.shape else ""),
-            f"transform {layout.grid}: {why}"
+            ("overlapping segments of the line" if is_line(layout) else f"transform {layout.grid}: {why}")
             if self.engine == "spectral"
             else "no transform: "
             + ("one filter per axis" if self.engine == "separable" else "a sum over the taps"),

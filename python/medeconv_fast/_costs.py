@@ -30,7 +30,6 @@ WARM, COLD = 18, 20
 
 SPECTRAL_PER_BIT = 0.045  # per point of the grid, times log2 of the grid's size
 ODD_FACTOR = 1.2  # a bit of a factor 3, 5 or 7 takes this much longer
-ROUGH_BIT = 9.0  # and a bit of a length with larger factors
 LANES = 16  # rows of a volume's spectrum are filled up to a multiple of this
 LINE, LINE_OF_FEW = 0.68, 1.27  # per voxel of a line: in overlapping segments
 FEW_TAPS = 4  # segments are short up to here
@@ -53,13 +52,13 @@ class Taps(NamedTuple):
 
 
 def _bits(n: int) -> float:
-    """log2 of a transform's length, its factors weighted by what they take."""
+    """log2 of a transform's length (factors 2, 3, 5, 7), its factors weighted by what they take."""
     odd, left = 1, n
     for prime in (2, 3, 5, 7):
         while left % prime == 0:
             left //= prime
             odd *= prime if prime > 2 else 1
-    return math.log2(n // odd) + ODD_FACTOR * math.log2(odd) if left == 1 else ROUGH_BIT * math.log2(n)
+    return math.log2(n // odd) + ODD_FACTOR * math.log2(odd)
 
 
 def _time(engine: str, work: float, shape: tuple[int, ...], voxels: float) -> float:
