@@ -22,10 +22,10 @@ CALL = {
     "direct": (3.3e3, 4.5e3, 4.5e3),
 }
 # Of a row of an image and of a volume, beside what its voxels take.
-ROW = {"spectral": (0.0, 0.0, 8.0), "separable": (0.0, 0.0, 35.0), "direct": (0.0, 6.0, 20.0)}
+ROW = {"spectral": (0.0, 0.0, 8.0), "separable": (0.0, 0.0, 17.5), "direct": (0.0, 6.0, 20.0)}
 # What memory alone takes per voxel where nothing fits the caches, that is, from 2^20 voxels on; nothing up to
 # 2^18. It partly hides behind arithmetic: the two are added as if at right angles.
-MEMORY = {"spectral": (0.7, 0.7, 0.7), "separable": (0.6, 0.8, 0.6), "direct": (0.55, 0.55, 0.55)}
+MEMORY = {"spectral": (0.7, 0.7, 0.7), "separable": (0.6, 0.68, 0.51), "direct": (0.55, 0.55, 0.55)}
 WARM, COLD = 18, 20
 
 SPECTRAL_PER_BIT = 0.045  # per point of the grid, times log2 of the grid's size
@@ -35,7 +35,7 @@ LINE, LINE_OF_FEW = 0.68, 1.27  # per voxel of a line: in overlapping segments
 FEW_TAPS = 4  # segments are short up to here
 
 # Per voxel, and per tap: of a line, an image, a volume.
-SEPARABLE = ((0.85, 0.028), (0.3, 0.0165), (0.27, 0.0145))
+SEPARABLE = ((0.85, 0.028), (0.3, 0.0115), (0.27, 0.0101))
 DIRECT = ((0.45, 0.0165), (0.24, 0.0101), (0.24, 0.0101))
 PAIRS = (1.9, 1.1, 1.33)  # factor of a product of a sum: its loads take longer than itself
 DOUBLE = 2.0  # float64 takes this much longer: twice the bytes, half the lanes
