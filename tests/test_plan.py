@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 import medeconv_fast as mf
-from medeconv_fast import _costs
 
 BOUNDARIES = ("extended", "zero", "reflect", "nearest", "mirror", "wrap")
 
