@@ -190,7 +190,7 @@ INTERFACE = [
 def test_backends_have_the_same_interface(name):
     ours, theirs = getattr(reference, name), getattr(cpp, name)
     if inspect.isclass(ours):
-        members = [n for n in vars(theirs) if not n.startswith("_")]
+        members = [n for n in dir(theirs) if not n.startswith("_")]  # inherited ones too
         assert members
         for member in members:
             assert hasattr(ours, member), member

@@ -127,84 +127,65 @@ class SpectralPlan:
         return getattr(_native(), "Chain" + _suffix(self.dtype))(self._plan, resolve_num_threads(num_threads))
 
 
-class SeparablePlan:
-    """Boxes of an operator whose PSF is a product of one filter per axis."""
+class _ArrayPlan:
+    """What the engines without a spectrum in flight share: boxes, and a chain that keeps an array."""
+
+    _engine: str
 
     def __init__(self, estimate_box: Any, image_box: Any, periodic: bool, dtype: Any) -> None:
         self.estimate_box = tuple((int(a), int(b)) for a, b in estimate_box)
         self.image_box = tuple((int(a), int(b)) for a, b in image_box)
         self.periodic = periodic
         self.dtype = np.dtype(dtype)
-        self._plan = getattr(_native(), "SeparablePlan" + _suffix(dtype))(
-            list(self.estimate_box), list(self.image_box), periodic
-        )
+        make = getattr(_native(), f"{self._engine}Plan{_suffix(dtype)}")
+        self._plan = make(*map(self._native_box, (self.estimate_box, self.image_box)), periodic)
+
+    def _native_box(self, box: tuple[tuple[int, int], ...]) -> list[tuple[int, int]]:
+        return list(box)
 
     @property
     def workspace_bytes(self) -> int:
-        """The result kept between two sweeps; rings of filtered slices stay in the caches."""
+        """The result kept between two sweeps; all else stays in the caches."""
         return self.dtype.itemsize * math.prod(stop - start for start, stop in self.estimate_box)
+
+    def chain(self, num_threads: int | None = None) -> Any:
+        make = getattr(_native(), f"{self._engine}Chain{_suffix(self.dtype)}")
+        return make(self._plan, resolve_num_threads(num_threads))
+
+
+class SeparablePlan(_ArrayPlan):
+    """Boxes of an operator whose PSF is a product of one filter per axis."""
+
+    _engine = "Separable"
 
     def transfer(self, taps: Any, centre: tuple[int, ...], num_threads: int | None = None) -> Any:
         return self._plan.filters([line.tolist() for line in taps], [int(c) for c in centre])
 
-    def chain(self, num_threads: int | None = None) -> Any:
-        return getattr(_native(), "SeparableChain" + _suffix(self.dtype))(
-            self._plan, resolve_num_threads(num_threads)
-        )
 
-
-class DirectPlan:
+class DirectPlan(_ArrayPlan):
     """Boxes of an operator that is summed tap by tap, for small PSFs of any shape."""
 
-    def __init__(self, estimate_box: Any, image_box: Any, periodic: bool, dtype: Any) -> None:
-        self.estimate_box = tuple((int(a), int(b)) for a, b in estimate_box)
-        self.image_box = tuple((int(a), int(b)) for a, b in image_box)
-        self.periodic = periodic
-        self.dtype = np.dtype(dtype)
-        self._plan = getattr(_native(), "DirectPlan" + _suffix(dtype))(
-            list(self.estimate_box), list(self.image_box), periodic
-        )
-
-    @property
-    def workspace_bytes(self) -> int:
-        """The result kept between two sweeps; rings of copied slices stay in the caches."""
-        return self.dtype.itemsize * math.prod(stop - start for start, stop in self.estimate_box)
+    _engine = "Direct"
 
     def transfer(self, psf: np.ndarray, centre: tuple[int, ...], num_threads: int | None = None) -> Any:
         return self._plan.filters(psf, [int(c) for c in centre])
 
-    def chain(self, num_threads: int | None = None) -> Any:
-        return getattr(_native(), "DirectChain" + _suffix(self.dtype))(
-            self._plan, resolve_num_threads(num_threads)
-        )
 
-
-class OverlapPlan:
+class OverlapPlan(_ArrayPlan):
     """Boxes of which one axis is longer than 1: cut into overlapping segments, transformed together."""
 
-    def __init__(self, estimate_box: Any, image_box: Any, periodic: bool, dtype: Any) -> None:
-        self.estimate_box = tuple((int(a), int(b)) for a, b in estimate_box)
-        self.image_box = tuple((int(a), int(b)) for a, b in image_box)
-        self.periodic = periodic
-        self.dtype = np.dtype(dtype)
-        lengths = [stop - start for start, stop in self.estimate_box]
-        self._axis = lengths.index(max(lengths))
-        self._plan = getattr(_native(), "OverlapPlan" + _suffix(dtype))(
-            [self.estimate_box[self._axis]], [self.image_box[self._axis]], periodic
-        )
+    _engine = "Overlap"
 
     @property
-    def workspace_bytes(self) -> int:
-        """The result kept between two sweeps; segments stay in the caches."""
-        return self.dtype.itemsize * math.prod(stop - start for start, stop in self.estimate_box)
+    def _axis(self) -> int:
+        lengths = [stop - start for start, stop in self.estimate_box]
+        return lengths.index(max(lengths))
+
+    def _native_box(self, box: tuple[tuple[int, int], ...]) -> list[tuple[int, int]]:
+        return [box[self._axis]]
 
     def transfer(self, psf: np.ndarray, centre: tuple[int, ...], num_threads: int | None = None) -> Any:
         return self._plan.filters(psf, [int(centre[self._axis])])
-
-    def chain(self, num_threads: int | None = None) -> Any:
-        return getattr(_native(), "OverlapChain" + _suffix(self.dtype))(
-            self._plan, resolve_num_threads(num_threads)
-        )
 
 
 def pad(
