@@ -22,6 +22,7 @@ LAYERS = [
     {"psf", "preprocess", "io", "metrics"},
     {"backends"},
     {"_costs"},
+    {"_taps"},
     {"_blur", "_convolution"},
     {"_planner"},
     {"algorithms", "ops"},

@@ -154,12 +154,13 @@ class _ArrayPlan:
 
 
 class SeparablePlan(_ArrayPlan):
-    """Boxes of an operator whose PSF is a product of one filter per axis."""
+    """Boxes of an operator whose PSF is a sum of products of one filter per axis."""
 
     _engine = "Separable"
 
-    def transfer(self, taps: Any, centre: tuple[int, ...], num_threads: int | None = None) -> Any:
-        return self._plan.filters([line.tolist() for line in taps], [int(c) for c in centre])
+    def transfer(self, terms: Any, centre: tuple[int, ...], num_threads: int | None = None) -> Any:
+        taps = [[line.tolist() for line in term] for term in terms]
+        return self._plan.filters(taps, [int(c) for c in centre])
 
 
 class DirectPlan(_ArrayPlan):
