@@ -1,7 +1,11 @@
 #include "threads.hpp"
 
 #include <pthread.h>
+#ifdef __linux__
+#include <sched.h>
+#endif
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
@@ -42,8 +46,60 @@ void relax() {
 #endif
 }
 
+// Where a thread may run. A thread inherits that from the one that started it, so the pool's workers would stay where
+// the first caller was, while a later caller may have been moved (taskset, a batch system, os.sched_setaffinity).
+#ifdef __linux__
+class Affinity {
+public:
+    void read() { known_ = sched_getaffinity(0, sizeof set_, &set_) == 0; }  // fails beyond 1024 processors: left alone
+    void apply() const { if (known_) sched_setaffinity(0, sizeof set_, &set_); }
+    bool operator!=(const Affinity& other) const {
+        return known_ && !(other.known_ && CPU_EQUAL(&set_, &other.set_));
+    }
+private:
+    cpu_set_t set_;
+    bool known_ = false;
+};
+#else
+struct Affinity {
+    void read() {}
+    void apply() const {}
+    bool operator!=(const Affinity&) const { return false; }
+};
+#endif
+
+// Looked up at most every 10 ms: a small sweep takes as long as a few system calls.
+const Affinity& of_this_caller() {
+    using Clock = std::chrono::steady_clock;
+    thread_local Affinity latest;
+    thread_local Clock::time_point when{};
+    const auto now = Clock::now();
+    if (now - when > std::chrono::milliseconds(10)) {
+        latest.read();
+        when = now;
+    }
+    return latest;
+}
+
+void name_this_thread() {  // so that /proc, top and debuggers show whose it is
+#ifdef __linux__
+    pthread_setname_np(pthread_self(), "medeconv");
+#elif defined(__APPLE__)
+    pthread_setname_np("medeconv");
+#endif
+}
+
+// Threads that are inside parallel_for now, whatever they run on. Started anew in a forked child, as the pool.
+std::atomic<int> callers{0};
+
+struct Caller {
+    Caller() { callers.fetch_add(1, std::memory_order_relaxed); }
+    ~Caller() { callers.fetch_sub(1, std::memory_order_relaxed); }
+};
+
 struct Job {
     int64_t units;
+    int threads;  // that were asked for; there may be fewer units
     const std::function<void(int64_t, int)>* body;
     std::atomic<int64_t> next{0};
     std::atomic<bool> stop{false};
@@ -55,6 +111,8 @@ struct Job {
         FlushDenormals flush;
         auto last = std::chrono::steady_clock::now();
         while (!stop.load(std::memory_order_relaxed)) {
+            // Every further caller works on its own thread: as many helpers make room for it, between two units.
+            if (worker >= 1 && worker + callers.load(std::memory_order_relaxed) > threads) return;
             int64_t unit = next.fetch_add(1, std::memory_order_relaxed);
             if (unit >= units) return;
             try {
@@ -84,7 +142,9 @@ class Pool {
 public:
     std::mutex busy;  // held by the caller whose job runs
 
-    void run(Job& job, int threads, const Poll& poll) {
+    void run(Job& job, const Poll& poll) {
+        const int threads = int(std::min(int64_t(job.threads), job.units));
+        const Affinity where = of_this_caller();
         {
             std::lock_guard lock(mutex_);
             while (int(workers_) < threads - 1) {
@@ -93,6 +153,7 @@ public:
             }
             job_ = &job;
             wanted_ = threads - 1;
+            where_ = where;
             ticket_.fetch_add(1, std::memory_order_release);
         }
         wake_.notify_all();
@@ -111,6 +172,9 @@ public:
 private:
     void serve(int id) {
         uint64_t seen = 0;
+        Affinity here, wanted_here;
+        here.read();
+        name_this_thread();
         for (;;) {
             // Spin briefly: the two passes of a sweep follow each other within microseconds.
             for (int spin = 0; spin < 2000 && ticket_.load(std::memory_order_acquire) == seen; ++spin) relax();
@@ -123,8 +187,13 @@ private:
                 job = job_;
                 mine = job != nullptr && id <= wanted_;
                 if (mine) running_.fetch_add(1, std::memory_order_relaxed);
+                wanted_here = where_;
             }
             if (!mine) continue;
+            if (wanted_here != here) {
+                wanted_here.apply();
+                here = wanted_here;
+            }
             job->work(id, nullptr);
             if (running_.fetch_sub(1, std::memory_order_acq_rel) == 1) {
                 std::lock_guard lock(mutex_);
@@ -139,25 +208,30 @@ private:
     std::atomic<int> running_{0};
     Job* job_ = nullptr;
     int workers_ = 0, wanted_ = 0;
+    Affinity where_;  // of the caller whose job runs
 };
 
 // Never destroyed: detached workers may still wait in it while the process ends.
 Pool* pool = new Pool;
 
 // A forked child has none of the parent's threads, and its locks may be held by them: start anew.
-[[maybe_unused]] const int at_fork = pthread_atfork(nullptr, nullptr, [] { pool = new Pool; });
+[[maybe_unused]] const int at_fork = pthread_atfork(nullptr, nullptr, [] {
+    pool = new Pool;
+    callers = 0;
+});
 
 }  // namespace
 
 void parallel_for(int64_t units, int threads, const std::function<void(int64_t, int)>& body, const Poll& poll) {
     Job job;
     job.units = units;
+    job.threads = threads;
     job.body = &body;
-    if (int64_t(threads) > units) threads = int(units);
+    Caller caller;
     Pool& p = *pool;
-    if (threads > 1 && p.busy.try_lock()) {
+    if (threads > 1 && units > 1 && p.busy.try_lock()) {
         std::lock_guard lock(p.busy, std::adopt_lock);
-        p.run(job, threads, poll);
+        p.run(job, poll);
     } else {
         job.work(0, &poll);
     }

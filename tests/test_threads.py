@@ -16,6 +16,7 @@ from medeconv_fast import _threads
 @pytest.fixture
 def clean(monkeypatch):
     monkeypatch.delenv("MEDECONV_NUM_THREADS", raising=False)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(_threads, "_chosen", None)
     return monkeypatch
 
@@ -104,7 +105,45 @@ def test_cgroup_absent_or_unreadable(tmp_path):
     assert _threads.cgroup_quota(tmp_path / "cgroup", tmp_path / "mount") is None
 
 
-def test_quota_bounds_the_default():
+def test_cgroup_v1_nested(tmp_path):
+    """The narrowest of the levels counts; -1 on one of them means nothing for the others."""
+    write(tmp_path / "cgroup", "3:cpuset:/a/b/c\n2:cpu,cpuacct:/a/b/c\n")
+    mount = tmp_path / "mount/cpu,cpuacct"
+    for group, quota in (("", -1), ("a", 400000), ("a/b", 150000), ("a/b/c", -1)):
+        write(mount / group / "cpu.cfs_period_us", "100000\n")
+        write(mount / group / "cpu.cfs_quota_us", f"{quota}\n")
+    assert _threads.cgroup_quota(tmp_path / "cgroup", tmp_path / "mount") == 1.5
+
+
+def test_cgroup_hybrid(tmp_path):
+    """v1 controllers beside a v2 tree that has none of them (systemd's hybrid mode)."""
+    write(tmp_path / "cgroup", "1:cpu,cpuacct:/job\n0::/user.slice\n")
+    mount = tmp_path / "mount"
+    write(mount / "unified/user.slice/cgroup.procs", "1\n")
+    write(mount / "cpu,cpuacct/job/cpu.cfs_period_us", "50000\n")
+    write(mount / "cpu,cpuacct/job/cpu.cfs_quota_us", "125000\n")
+    assert _threads.cgroup_quota(tmp_path / "cgroup", mount) == 2.5
+
+
+@pytest.mark.parametrize("text", ["", "max", "max 100000", "100000 0", "0 100000", "-1 100000", "1e5 1e5"])
+def test_cgroup_without_a_usable_limit(tmp_path, text):
+    write(tmp_path / "cgroup", "0::/job\n")
+    write(tmp_path / "mount/job/cpu.max", text)
+    assert _threads.cgroup_quota(tmp_path / "cgroup", tmp_path / "mount") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("2", 2), ("1,4", 1), ("64", 8), ("", 8), ("none", 8), ("0", 8)]
+)
+def test_openmp_share_bounds_the_default(clean, text, expected):
+    """How dask's nanny, joblib, torchrun and batch systems tell a process what its share is."""
+    clean.setenv("OMP_NUM_THREADS", text)
+    assert _threads.default_num_threads(affinity=8, quota=16.0) == expected
+    clean.setenv("MEDECONV_NUM_THREADS", "5")
+    assert mf.get_num_threads() == 5
+
+
+def test_quota_bounds_the_default(clean):
     assert _threads.default_num_threads(affinity=8, quota=2.5) == 3
     assert _threads.default_num_threads(affinity=8, quota=0.5) == 1
     assert _threads.default_num_threads(affinity=2, quota=16.0) == 2

@@ -2,7 +2,13 @@
 
 The first that is set counts: the call's ``num_threads``, `set_num_threads`, the environment variable
 ``MEDECONV_NUM_THREADS``, and else the processors that this process may use: its affinity mask, bounded by the
-CPU quota of its control groups. Results do not depend on the number.
+CPU quota of its control groups and by ``OMP_NUM_THREADS``, with which dask, joblib, torchrun and batch
+systems tell a worker its share.
+
+Of several processes that work side by side none knows of the others. So a child of `multiprocessing` (a
+pool's worker, a torch DataLoader's, a dask worker under a nanny) uses one thread unless told otherwise; this
+is torch's rule too. Within a process all Python threads share one pool of threads (see ``cpp/threads.hpp``).
+Results do not depend on the number.
 """
 
 from __future__ import annotations
@@ -10,6 +16,7 @@ from __future__ import annotations
 import functools
 import math
 import os
+import sys
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -18,6 +25,7 @@ from . import _validate
 _VARIABLE = "MEDECONV_NUM_THREADS"
 MOST = 2**16  # more is a mistake; the kernels count in 32 bits
 _chosen: int | None = None
+_chooser: int | None = None  # the process that called set_num_threads
 
 
 def _read(path: Path) -> str | None:
@@ -80,11 +88,34 @@ def _affinity() -> int:
         return os.cpu_count() or 1
 
 
+def _is_worker() -> bool:
+    """This process was started by `multiprocessing` (forked, spawned or by a fork server)."""
+    # Not imported for this: in such a child it is there.
+    process = sys.modules.get("multiprocessing.process")
+    return process is not None and process.parent_process() is not None
+
+
+def _openmp_share() -> int | None:
+    """``OMP_NUM_THREADS`` (of a list for nested levels the outermost), or None if it says nothing usable.
+
+    It is not ours: what we cannot read there is no reason to fail.
+    """
+    text = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    return int(text) if text.isdecimal() and int(text) > 0 else None
+
+
 def default_num_threads(affinity: int | None = None, quota: float | None = None) -> int:
     """Threads for so many usable processors under so large a quota; None asks the system."""
-    processors = _affinity() if affinity is None else affinity
+    if _is_worker():
+        return 1
+    most = [_affinity() if affinity is None else affinity]
     limit = _own_quota() if quota is None else quota
-    return max(1, processors if limit is None else min(processors, math.ceil(limit)))
+    if limit is not None:
+        most.append(math.ceil(limit))
+    share = _openmp_share()
+    if share is not None:
+        most.append(share)
+    return max(1, min(most))
 
 
 def set_num_threads(num_threads: int | None) -> None:
@@ -93,14 +124,18 @@ def set_num_threads(num_threads: int | None) -> None:
     Parameters
     ----------
     num_threads : int or None
-        1 to 65536; None returns to ``MEDECONV_NUM_THREADS`` or the processors that the process may use.
+        1 to 65536; None returns to ``MEDECONV_NUM_THREADS`` or the default: the processors that the process
+        may use (affinity, control groups, ``OMP_NUM_THREADS``), and 1 in a child of `multiprocessing`, such
+        as a worker of a pool, of a torch DataLoader or of dask. Such children do not take over what their
+        parent has set here, whether they are forked or spawned.
 
     Raises
     ------
     TypeError, ValueError
         `num_threads` is not an integer of at least 1.
     """
-    global _chosen
+    global _chosen, _chooser
+    _chooser = os.getpid()
     _chosen = (
         None
         if num_threads is None
@@ -114,8 +149,7 @@ def get_num_threads() -> int:
     Returns
     -------
     int
-        As `set_num_threads`, ``MEDECONV_NUM_THREADS`` or the processors that this process may use say, in
-        this order.
+        As `set_num_threads`, ``MEDECONV_NUM_THREADS`` or the default say, in this order.
 
     Raises
     ------
@@ -129,7 +163,8 @@ def resolve_num_threads(num_threads: Any) -> int:
     """The number of threads of a call that was given `num_threads` (None: the library's setting)."""
     if num_threads is not None:
         return _validate.integer(num_threads, "num_threads", minimum=1, maximum=MOST)
-    if _chosen is not None:
+    # A forked worker has the parent's setting in its memory; n of them would use n times that many threads.
+    if _chosen is not None and (_chooser == os.getpid() or not _is_worker()):
         return _chosen
     text = os.environ.get(_VARIABLE, "").strip()
     if text:
