@@ -3,6 +3,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <array>
 #include <cstring>
 #include <optional>
@@ -113,7 +114,7 @@ private:
     bool take_array(const std::string& name, py::handle value, int64_t size) {
         Operands<T>& o = plain;
         const std::pair<const char*, const T**> read[] = {{"image", &o.image}, {"weights", &o.weights}, {"estimate", &o.estimate},
-            {"gain", &o.gain}, {"factor", &o.factor}, {"damping", &o.damping}, {"held_out", &o.held_out}, {"previous", &o.previous}};
+            {"gain", &o.gain}, {"factor", &o.factor}, {"damping", &o.damping}, {"held_out", &o.held_out}, {"partial", &o.partial}, {"previous", &o.previous}};
         const std::pair<const char*, T**> written[] = {{"out", &o.out}, {"extrapolated", &o.extrapolated}, {"change", &o.change}};
         for (const auto& [known, pointer] : read)
             if (name == known) {
@@ -421,6 +422,29 @@ void bind(py::module_& m, const std::string& suffix) {
           py::arg("formula"), py::arg("c").noconvert(), py::kw_only(), py::arg("num_threads") = 1);
 }
 
+template <class T>
+void bind_penalty(py::module_& m) {
+    m.def("penalty",
+          [](const std::string& name, const Array<T>& x, Array<T> out, const std::vector<double>& spacing, double weight, double level,
+             int num_threads) {
+              const char* const names[] = {"tv", "tikhonov", "good-roughness", "entropy"};
+              const auto found = std::find(std::begin(names), std::end(names), name);
+              if (found == std::end(names)) throw std::invalid_argument("kind: got '" + name + "', expected tv, tikhonov, good-roughness or entropy");
+              const Penalty kind = Penalty(found - std::begin(names));
+              if (out.size() != x.size() || !out.writeable() || out.data() == x.data())
+                  throw std::invalid_argument("out: must be another writable array of the shape of x");
+              if (spacing.size() != size_t(x.ndim())) throw std::invalid_argument("spacing: expected one value per axis");
+              std::array<double, 3> sizes{1, 1, 1};
+              for (size_t i = 0; i < spacing.size(); ++i) sizes[3 - spacing.size() + i] = spacing[i];
+              const Shape shape = shape_of(x);
+              const T* from = x.data();
+              T* to = out.mutable_data();
+              without_gil([&](const Poll&) { penalty(kind, from, shape, sizes, weight, level, to, num_threads); });
+          },
+          py::arg("kind"), py::arg("x").noconvert(), py::arg("out").noconvert(), py::arg("spacing"), py::arg("weight"), py::arg("level"),
+          py::arg("num_threads"));
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_cpp, m, py::mod_gil_not_used()) {
@@ -433,6 +457,8 @@ PYBIND11_MODULE(_cpp, m, py::mod_gil_not_used()) {
     bind_direct<double>(m, "F64");
     bind_overlap<float>(m, "F32");
     bind_overlap<double>(m, "F64");
+    bind_penalty<float>(m);
+    bind_penalty<double>(m);
     m.def("good_size", &good_size, py::arg("n"), py::arg("even") = false);
     m.def("factorise", &factorise, py::arg("n"));
     m.def("isa", [] { return std::string(active_isa()); });

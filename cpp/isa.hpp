@@ -2,6 +2,7 @@
 #pragma once
 #include "direct.hpp"
 #include "overlap.hpp"
+#include "penalty.hpp"
 #include "separable.hpp"
 #include "spectral.hpp"
 
@@ -13,6 +14,7 @@ struct IsaKernels {
     SeparableKernels<T> separable;
     DirectKernels<T> direct;
     OverlapKernels<T> overlap;
+    PenaltyKernels<T> penalty;
 };
 
 // Names of the ISAs this build has and this machine runs, slowest first.

@@ -4,12 +4,14 @@
 #include "direct.simd.hpp"
 #include "isa.hpp"
 #include "overlap.simd.hpp"
+#include "penalty.simd.hpp"
 #include "separable.simd.hpp"
 #include "spectral.simd.hpp"
 
 namespace medeconv::MEDECONV_ISA_NS {
 
 extern const IsaKernels<float> kernels_f32;
-constinit const IsaKernels<float> kernels_f32 = {spectral_table<float>, separable_table<float>, direct_table<float>, overlap_table<float>};
+constinit const IsaKernels<float> kernels_f32 = {spectral_table<float>, separable_table<float>, direct_table<float>, overlap_table<float>,
+                                                penalty_table<float>};
 
 }  // namespace medeconv::MEDECONV_ISA_NS

@@ -4,12 +4,14 @@
 #include "direct.simd.hpp"
 #include "isa.hpp"
 #include "overlap.simd.hpp"
+#include "penalty.simd.hpp"
 #include "separable.simd.hpp"
 #include "spectral.simd.hpp"
 
 namespace medeconv::MEDECONV_ISA_NS {
 
 extern const IsaKernels<double> kernels_f64;
-constinit const IsaKernels<double> kernels_f64 = {spectral_table<double>, separable_table<double>, direct_table<double>, overlap_table<double>};
+constinit const IsaKernels<double> kernels_f64 = {spectral_table<double>, separable_table<double>, direct_table<double>, overlap_table<double>,
+                                                penalty_table<double>};
 
 }  // namespace medeconv::MEDECONV_ISA_NS

@@ -25,6 +25,7 @@ LAYERS = [
     {"_taps"},
     {"_blur", "_convolution"},
     {"_planner"},
+    {"stop"},
     {"algorithms", "ops"},
     {"volumes", "nn", "compat"},
 ]
@@ -184,6 +185,7 @@ INTERFACE = [
     "pad",
     "fold",
     "apply_formula",
+    "penalty",
 ]
 
 

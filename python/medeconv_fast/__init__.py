@@ -4,7 +4,7 @@ Arrays are (z, y, x), (y, x) or (x). A PSF's centre is at ``shape // 2``. See `r
 `restore`.
 """
 
-from . import backends, io, metrics, psf
+from . import backends, io, metrics, psf, stop
 from ._blur import Blur
 from ._convolution import convolve, correlate
 from ._planner import plan
@@ -31,6 +31,7 @@ __all__ = [
     "richardson_lucy",
     "set_num_threads",
     "simulate",
+    "stop",
     "use_backend",
     "wiener",
 ]

@@ -201,6 +201,19 @@ def fold(
     return _native().fold(y, list(low), list(high), boundary, resolve_num_threads(num_threads))
 
 
+def penalty(
+    kind: str,
+    x: np.ndarray,
+    out: np.ndarray,
+    spacing: tuple[float, ...],
+    weight: float,
+    level: float,
+    *,
+    num_threads: int | None = None,
+) -> None:
+    _native().penalty(kind, x, out, list(spacing), weight, level, resolve_num_threads(num_threads))
+
+
 def apply_formula(
     formula: str, c: np.ndarray, out: np.ndarray, *, num_threads: int | None = None, **operands: Any
 ) -> tuple[float, float, float] | None:
