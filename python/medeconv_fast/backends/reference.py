@@ -641,8 +641,9 @@ class ConvPlan:
         """The gradient of ``sum(forward(x) * grad)`` to `w`."""
         padded, y = self._pad(self._grouped(x)), self._grouped(grad)
         total = np.empty((self._groups, out.shape[0] // self._groups, *out.shape[1:]))
+        axes = "xyz"[: len(self._lengths)]
         for tap, window in self._taps():
-            total[(..., *tap)] = np.einsum("ngo...,ngc...->goc", y, padded[(..., *window)])
+            total[(..., *tap)] = np.einsum(f"ngo{axes},ngc{axes}->goc", y, padded[(..., *window)])
         out[...] = total.reshape(out.shape)
 
 

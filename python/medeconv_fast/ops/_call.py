@@ -139,7 +139,9 @@ class Call:
 
 def _with_convolution(kernels: ModuleType) -> ModuleType:
     if not hasattr(kernels, "ConvPlan"):
-        raise NotImplementedError(f"backend: {kernels.NAME!r} has no ConvPlan in this version of medeconv_fast")
+        raise NotImplementedError(
+            f"backend: {kernels.NAME!r} has no ConvPlan in this version of medeconv_fast"
+        )
     return kernels
 
 

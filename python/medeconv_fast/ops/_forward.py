@@ -106,7 +106,7 @@ def conv(
     call = Call(x, "x", exact, backend, num_threads)
     image, weight = call.operand(x, "x"), call.operand(w, "w")
     ndim = spatial_rank(weight.shape, "w", transposed=False)
-    shape, batched = batch_of(image.shape, "x", ndim, "C")
+    shape, batched = batch_of(image.shape, "x", ndim, "w")
     layer = conv_layer(shape, weight.shape, stride, padding, dilation, groups, padding_mode)
     offset = call.bias(bias, layer.output_shape[1])
     array, result = call.result(out, layer.output_shape[not batched :])
@@ -192,7 +192,7 @@ def conv_transpose(
     call = Call(x, "x", exact, backend, num_threads)
     image, weight = call.operand(x, "x"), call.operand(w, "w")
     ndim = spatial_rank(weight.shape, "w", transposed=True)
-    shape, batched = batch_of(image.shape, "x", ndim, "C")
+    shape, batched = batch_of(image.shape, "x", ndim, "w")
     layer = transposed_layer(
         shape, weight.shape, stride, padding, output_padding, groups, dilation, padding_mode
     )

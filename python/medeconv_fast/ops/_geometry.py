@@ -54,12 +54,18 @@ class Layer:
         return (*self.output_shape[:2], *spatial)
 
 
+def _is_sequence(value: Any) -> bool:
+    if isinstance(value, np.ndarray):
+        return value.ndim > 0
+    return isinstance(value, Sequence) and not isinstance(value, str | bytes)
+
+
 def per_axis(value: Any, name: str, ndim: int, *, minimum: int) -> tuple[int, ...]:
     """One integer for all axes, or one per axis; a sequence of one counts for all, as in torch."""
     expected = f"expected an integer or {ndim}, one per axis {_validate.AXES[ndim]}"
     if isinstance(value, str | bytes):
         raise TypeError(f"{name}: got {value!r}, {expected}")
-    if not isinstance(value, Sequence) and np.ndim(value) == 0:
+    if not _is_sequence(value):
         return (_validate.integer(value, name, minimum=minimum, maximum=LONGEST),) * ndim
     values = tuple(value)
     if len(values) not in (1, ndim):
@@ -68,10 +74,6 @@ def per_axis(value: Any, name: str, ndim: int, *, minimum: int) -> tuple[int, ..
         _validate.integer(v, f"{name}[{i}]", minimum=minimum, maximum=LONGEST) for i, v in enumerate(values)
     )
     return numbers * ndim if len(numbers) == 1 else numbers
-
-
-def _is_sequence(value: Any) -> bool:
-    return isinstance(value, Sequence | np.ndarray) and not isinstance(value, str | bytes)
 
 
 def read_padding(
@@ -89,7 +91,7 @@ def read_padding(
             )
         reach = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
         return tuple((r // 2, r - r // 2) for r in reach)
-    if _is_sequence(value) and np.shape(value[:1]) != (1,) and all(_is_sequence(v) for v in value):
+    if _is_sequence(value) and len(value) and all(_is_sequence(v) for v in value):
         if len(value) != ndim:
             raise ValueError(
                 f"padding: got {len(value)} pairs {_validate.shown(value)}, expected {ndim}, one (low, high) "
@@ -118,7 +120,7 @@ def read_padding(
 
 def read_shape(value: Any, name: str, ranks: tuple[int, ...], axes: str) -> tuple[int, ...]:
     """A shape given as an argument."""
-    if isinstance(value, str | bytes) or np.ndim(value) != 1:
+    if not _is_sequence(value):
         raise TypeError(f"{name}: got {_validate.shown(value)}, expected a shape {axes}")
     lengths = tuple(
         _validate.integer(n, f"{name}[{i}]", minimum=0, maximum=LONGEST) for i, n in enumerate(value)
@@ -143,13 +145,13 @@ def spatial_rank(shape: tuple[int, ...], name: str, transposed: bool, ndim: int 
     return len(shape) - 2
 
 
-def batch_of(shape: tuple[int, ...], name: str, ndim: int, channels: str) -> tuple[tuple[int, ...], bool]:
+def batch_of(shape: tuple[int, ...], name: str, ndim: int, weight: str) -> tuple[tuple[int, ...], bool]:
     """`shape` with a batch axis, and whether it had one."""
     axes = _validate.AXES[ndim].strip("()")
     if len(shape) not in (ndim + 1, ndim + 2):
         raise ValueError(
-            f"{name}: got {len(shape)} axes (shape {shape}), expected {ndim + 2}, (N, {channels}, {axes}), or "
-            f"without a batch {ndim + 1}, ({channels}, {axes}), as w has {ndim} kernel axes"
+            f"{name}: got {len(shape)} axes (shape {shape}), expected {ndim + 2}, (N, C, {axes}), or "
+            f"without a batch {ndim + 1}, (C, {axes}), as {weight} has {ndim} kernel axes"
         )
     batched = len(shape) == ndim + 2
     shape = shape if batched else (1, *shape)
@@ -182,9 +184,7 @@ def _grouped(
     return groups, weight_shape[1] * groups if transposed else weight_shape[0]
 
 
-def _check_mode(
-    mode: Any, padding: tuple[Pair, ...], lengths: tuple[int, ...], which: str
-) -> str:
+def _check_mode(mode: Any, padding: tuple[Pair, ...], lengths: tuple[int, ...], which: str) -> str:
     """A padding mode that can continue axes of `lengths` so far: torch's limits."""
     mode = _validate.choice(mode, "padding_mode", PADDING_MODES)
     for axis, (pair, n) in enumerate(zip(padding, lengths, strict=True)):
@@ -232,9 +232,7 @@ def conv_layer(
     spatial_out = ((n - e) // s + 1 for n, e, s in zip(padded, extent, stride, strict=True))
     output_shape = (input_shape[0], channels, *spatial_out)
     _check_size(output_shape, names[1], "result")
-    return Layer(
-        input_shape, weight_shape, output_shape, stride, pairs, dilation, groups, mode, (0,) * ndim
-    )
+    return Layer(input_shape, weight_shape, output_shape, stride, pairs, dilation, groups, mode, (0,) * ndim)
 
 
 def transposed_layer(

@@ -24,7 +24,7 @@ def _check_grad(shape: tuple[int, ...], expected: tuple[int, ...], of: str) -> N
 
 def _input_batch(value: Any, ndim: int) -> tuple[tuple[int, ...], bool]:
     shape = read_shape(value, "input_shape", (ndim + 1, ndim + 2), _INPUT_AXES)
-    return batch_of(shape, "input_shape", ndim, "C")
+    return batch_of(shape, "input_shape", ndim, "w")
 
 
 def conv_input_grad(
@@ -127,10 +127,8 @@ def conv_weight_grad(
     given, image = call.operand(grad, "grad"), call.operand(x, "x")
     weights = read_shape(weight_shape, "weight_shape", (3, 4, 5), _WEIGHT_AXES)
     ndim = spatial_rank(weights, "weight_shape", transposed=False)
-    shape, batched = batch_of(image.shape, "x", ndim, "C")
-    layer = conv_layer(
-        shape, weights, stride, padding, dilation, groups, padding_mode, ("x", "weight_shape")
-    )
+    shape, batched = batch_of(image.shape, "x", ndim, "weight_shape")
+    layer = conv_layer(shape, weights, stride, padding, dilation, groups, padding_mode, ("x", "weight_shape"))
     _check_grad(given.shape, layer.output_shape[not batched :], "conv")
     array, result = call.result(out, weights)
     call.weight_grad(layer, call.ready("grad"), call.ready("x"), array)
@@ -247,7 +245,7 @@ def conv_transpose_weight_grad(
     given, image = call.operand(grad, "grad"), call.operand(x, "x")
     weights = read_shape(weight_shape, "weight_shape", (3, 4, 5), _TRANSPOSED_WEIGHT_AXES)
     ndim = spatial_rank(weights, "weight_shape", transposed=True)
-    shape, batched = batch_of(image.shape, "x", ndim, "C")
+    shape, batched = batch_of(image.shape, "x", ndim, "weight_shape")
     options = (stride, padding, output_padding, groups, dilation, padding_mode)
     layer = _transposed(shape, weights, ("x", "weight_shape"), given.shape, batched, options)
     array, result = call.result(out, weights)
@@ -301,7 +299,5 @@ def conv_bias_grad(
     if given.size == 0:
         array[...] = 0
     else:
-        call.kernels.sum_channels(
-            call.ready("grad").reshape(shape), array, num_threads=call.num_threads
-        )
+        call.kernels.sum_channels(call.ready("grad").reshape(shape), array, num_threads=call.num_threads)
     return result
