@@ -482,7 +482,7 @@ def fold(
     return np.ascontiguousarray(y)
 
 
-_NUMPY_MODES = {"reflect": "reflect", "replicate": "edge", "circular": "wrap"}
+_NUMPY_MODES: dict[str, Any] = {"reflect": "reflect", "replicate": "edge", "circular": "wrap"}
 
 
 def empty(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
@@ -626,7 +626,7 @@ class ConvPlan:
         relu: bool = False,
         num_threads: int | None = None,
     ) -> None:
-        """The exact transpose of `forward` in `x`: transposed convolution, which may have a bias of its own."""
+        """The exact transpose of `forward` in `x`: a transposed convolution, with a bias of its own."""
         y = self._grouped(grad)
         weight = w.astype(np.float64).reshape(self._groups, -1, *w.shape[1:])
         total = np.zeros((len(grad), self._groups, w.shape[1], *self._padded))

@@ -223,8 +223,8 @@ def _check_tensors(input: Any, weight: Any, bias: Any) -> None:
         # Tensors on "meta" have no memory: only the shape of the result is asked for.
         if tensor.device.type not in ("cpu", "meta"):
             raise NotImplementedError(
-                f"{name}: got a tensor on {tensor.device}, which needs the 'cuda' backend, not built yet; copy "
-                "it to the host first with .cpu()"
+                f"{name}: got a tensor on {tensor.device}, which needs the 'cuda' backend, not built yet; "
+                "copy it to the host first with .cpu()"
             )
         if tensor.dtype not in (torch.float32, torch.float64):
             raise TypeError(f"{name}: got dtype {tensor.dtype}, expected torch.float32 or torch.float64")
@@ -322,7 +322,7 @@ def conv1d(
     padding_mode="zeros",
     exact=False,
 ):
-    """torch.nn.functional.conv1d on our kernels; the keyword-only arguments as in `medeconv_fast.ops.conv`."""
+    """torch.nn.functional.conv1d on our kernels; keyword-only arguments as in `medeconv_fast.ops.conv`."""
     return _convolve(1, input, weight, bias, stride, padding, dilation, groups, padding_mode, exact)
 
 
@@ -338,7 +338,7 @@ def conv2d(
     padding_mode="zeros",
     exact=False,
 ):
-    """torch.nn.functional.conv2d on our kernels; the keyword-only arguments as in `medeconv_fast.ops.conv`."""
+    """torch.nn.functional.conv2d on our kernels; keyword-only arguments as in `medeconv_fast.ops.conv`."""
     return _convolve(2, input, weight, bias, stride, padding, dilation, groups, padding_mode, exact)
 
 
@@ -354,7 +354,7 @@ def conv3d(
     padding_mode="zeros",
     exact=False,
 ):
-    """torch.nn.functional.conv3d on our kernels; the keyword-only arguments as in `medeconv_fast.ops.conv`."""
+    """torch.nn.functional.conv3d on our kernels; keyword-only arguments as in `medeconv_fast.ops.conv`."""
     return _convolve(3, input, weight, bias, stride, padding, dilation, groups, padding_mode, exact)
 
 
@@ -371,7 +371,7 @@ def conv_transpose1d(
     padding_mode="zeros",
     exact=False,
 ):
-    """torch.nn.functional.conv_transpose1d on our kernels; the rest as in `medeconv_fast.ops.conv_transpose`."""
+    """torch.nn.functional.conv_transpose1d on our kernels; see `medeconv_fast.ops.conv_transpose`."""
     return _convolve_transposed(
         1, input, weight, bias, stride, padding, output_padding, groups, dilation, padding_mode, exact
     )
@@ -390,7 +390,7 @@ def conv_transpose2d(
     padding_mode="zeros",
     exact=False,
 ):
-    """torch.nn.functional.conv_transpose2d on our kernels; the rest as in `medeconv_fast.ops.conv_transpose`."""
+    """torch.nn.functional.conv_transpose2d on our kernels; see `medeconv_fast.ops.conv_transpose`."""
     return _convolve_transposed(
         2, input, weight, bias, stride, padding, output_padding, groups, dilation, padding_mode, exact
     )
@@ -409,7 +409,7 @@ def conv_transpose3d(
     padding_mode="zeros",
     exact=False,
 ):
-    """torch.nn.functional.conv_transpose3d on our kernels; the rest as in `medeconv_fast.ops.conv_transpose`."""
+    """torch.nn.functional.conv_transpose3d on our kernels; see `medeconv_fast.ops.conv_transpose`."""
     return _convolve_transposed(
         3, input, weight, bias, stride, padding, output_padding, groups, dilation, padding_mode, exact
     )
@@ -458,7 +458,7 @@ class _Layer(torch.nn.Module):
 class _Convolution(_Layer):
     _function: Any
 
-    def _conv_forward(self, input: Any, weight: Any, bias: Any) -> Any:
+    def _conv_forward(self: Any, input: Any, weight: Any, bias: Any) -> Any:
         return type(self)._function(
             input,
             weight,
@@ -474,15 +474,16 @@ class _Convolution(_Layer):
 
 class _Transposed(_Layer):
     _function: Any
+    padding_mode: Any
 
-    def __init__(self, *args: Any, padding_mode: str = "zeros", **keywords: Any) -> None:
+    def __init__(self: Any, *args: Any, padding_mode: str = "zeros", **keywords: Any) -> None:
         # torch refuses other modes, and reads a string as a sequence of letters.
         if isinstance(keywords.get("padding", args[4] if len(args) > 4 else 0), str):
             raise TypeError("padding: got a string, expected an integer or one per axis")
         super().__init__(*args, **keywords)
         self.padding_mode = _validate.choice(padding_mode, "padding_mode", _geometry.PADDING_MODES)
 
-    def forward(self, input: Any, output_size: Any = None) -> Any:
+    def forward(self: Any, input: Any, output_size: Any = None) -> Any:
         """As torch.nn's: `output_size` is the spatial shape wanted, in place of `output_padding`."""
         output_padding = self._output_padding(
             input,

@@ -1,4 +1,4 @@
-"""What every function of this package does around a backend's kernel: operands in, result out, empty shapes."""
+"""What every function of this package does around a backend's kernel: operands, result, empty shapes."""
 
 from __future__ import annotations
 
@@ -193,8 +193,11 @@ def _destination(
     return array
 
 
+_EFFORT: Any = 1000  # candidates that np.shares_memory may try: microseconds
+
+
 def _overlap(one: np.ndarray, other: np.ndarray) -> bool:
     try:
-        return np.shares_memory(one, other, max_work=1000)
+        return np.shares_memory(one, other, max_work=_EFFORT)
     except np.exceptions.TooHardError:  # strides so odd that only a search could tell
         return True

@@ -31,8 +31,8 @@ def conv(
 ) -> Any:
     """Convolve as networks do: the cross-correlation of `x` with every output channel's weight.
 
-    ``out[n, o, p] = bias[o] + sum over c, k of w[o, c, k] * x[n, c, p * stride + k * dilation - low]``, in one
-    to three dimensions, by the number of the weight's axes.
+    ``out[n, o, p] = bias[o] + sum over c, k of w[o, c, k] * x[n, c, p * stride + k * dilation - low]``
+    in one to three dimensions, as many as the weight has kernel axes.
 
     Parameters
     ----------
@@ -133,7 +133,7 @@ def conv_transpose(
 ) -> Any:
     """Transposed convolution: the exact adjoint of `conv` with the same weight and options.
 
-    For every x, y and any padding mode, ``sum(conv(y, w) * x) == sum(y * conv_transpose(x, w))`` up to rounding.
+    ``sum(conv(y, w) * x) == sum(y * conv_transpose(x, w))`` up to rounding, for every x, y and padding mode.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Shapes and options of a convolution and of its transpose: read, checked, and as a backend's plan wants them.
+"""Shapes and options of a convolution and of its transpose: read, checked, and as a plan wants them.
 
 A transposed convolution is the exact transpose of a convolution that maps its output to its input, so both
 are described by the same `Layer`; only the names in the messages and the direction of the shapes differ.

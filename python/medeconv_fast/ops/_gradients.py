@@ -10,7 +10,7 @@ from typing import Any
 
 from .. import _validate
 from ._call import Call
-from ._geometry import LONGEST, Layer, batch_of, conv_layer, read_shape, spatial_rank, transposed_layer
+from ._geometry import LONGEST, batch_of, conv_layer, read_shape, spatial_rank, transposed_layer
 
 _INPUT_AXES = "(N, C, *spatial) or (C, *spatial)"
 _WEIGHT_AXES = "(out, in/groups, *kernel)"
@@ -135,19 +135,6 @@ def conv_weight_grad(
     return result
 
 
-def _transposed(
-    shape: tuple[int, ...],
-    weights: tuple[int, ...],
-    names: tuple[str, str],
-    grad_shape: tuple[int, ...],
-    batched: bool,
-    options: tuple[Any, ...],
-) -> Layer:
-    layer = transposed_layer(shape, weights, *options, names)
-    _check_grad(grad_shape, layer.input_shape[not batched :], "conv_transpose")
-    return layer
-
-
 def conv_transpose_input_grad(
     grad: Any,
     w: Any,
@@ -193,8 +180,18 @@ def conv_transpose_input_grad(
     given, weight = call.operand(grad, "grad"), call.operand(w, "w")
     ndim = spatial_rank(weight.shape, "w", transposed=True)
     shape, batched = _input_batch(input_shape, ndim)
-    options = (stride, padding, output_padding, groups, dilation, padding_mode)
-    layer = _transposed(shape, weight.shape, ("input_shape", "w"), given.shape, batched, options)
+    layer = transposed_layer(
+        shape,
+        weight.shape,
+        stride,
+        padding,
+        output_padding,
+        groups,
+        dilation,
+        padding_mode,
+        ("input_shape", "w"),
+    )
+    _check_grad(given.shape, layer.input_shape[not batched :], "conv_transpose")
     array, result = call.result(out, layer.output_shape[not batched :])
     call.forward(layer, call.ready("grad"), call.ready("w"), None, array)
     return result
@@ -246,8 +243,18 @@ def conv_transpose_weight_grad(
     weights = read_shape(weight_shape, "weight_shape", (3, 4, 5), _TRANSPOSED_WEIGHT_AXES)
     ndim = spatial_rank(weights, "weight_shape", transposed=True)
     shape, batched = batch_of(image.shape, "x", ndim, "weight_shape")
-    options = (stride, padding, output_padding, groups, dilation, padding_mode)
-    layer = _transposed(shape, weights, ("x", "weight_shape"), given.shape, batched, options)
+    layer = transposed_layer(
+        shape,
+        weights,
+        stride,
+        padding,
+        output_padding,
+        groups,
+        dilation,
+        padding_mode,
+        ("x", "weight_shape"),
+    )
+    _check_grad(given.shape, layer.input_shape[not batched :], "conv_transpose")
     array, result = call.result(out, weights)
     # The layer leads from the result to x: what it is applied to is grad, and x stands for its gradient.
     call.weight_grad(layer, call.ready("x"), call.ready("grad"), array)
