@@ -83,6 +83,8 @@ def to_numpy(value: Any, name: str) -> tuple[np.ndarray, Restore]:
         raise TypeError(
             f"{name}: got a torch tensor that requires a gradient, which is not followed; pass .detach()"
         )
+    if is_torch and value.device.type == "meta":
+        raise TypeError(f"{name}: got a torch tensor on the device 'meta', which has no values")
     if hasattr(value, "__dlpack__") and hasattr(value, "__dlpack_device__"):
         if int(value.__dlpack_device__()[0]) != _DLPACK_CPU:
             _refuse_device(name, f"a {library} array")

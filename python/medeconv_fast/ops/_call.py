@@ -165,8 +165,8 @@ def _destination(
         if out.requires_grad:
             raise TypeError("out: got a torch tensor that requires a gradient, which is not followed")
         if out.device.type != "cpu":
-            _arrays.to_numpy(out, "out")  # refuses it, as every argument on a device
-        array = out.numpy()  # DLPack may hand out a view that is not writable
+            _arrays.to_numpy(out, "out")  # refuses it, as any other argument there
+        array = out.numpy()  # not through DLPack, which may say that the memory is read-only
     elif isinstance(out, np.ndarray) and not isinstance(out, np.ma.MaskedArray):
         array = np.asarray(out)
     else:

@@ -91,7 +91,7 @@ def read_padding(
             )
         reach = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
         return tuple((r // 2, r - r // 2) for r in reach)
-    if _is_sequence(value) and len(value) and all(_is_sequence(v) for v in value):
+    if _is_sequence(value) and any(_is_sequence(v) for v in value):
         if len(value) != ndim:
             raise ValueError(
                 f"padding: got {len(value)} pairs {_validate.shown(value)}, expected {ndim}, one (low, high) "
@@ -99,9 +99,9 @@ def read_padding(
             )
         pairs = []
         for i, pair in enumerate(value):
-            if len(pair) != 2:
+            if not _is_sequence(pair) or len(pair) != 2:
                 raise ValueError(
-                    f"padding[{i}]: got {len(pair)} values {_validate.shown(pair)}, expected (low, high)"
+                    f"padding[{i}]: got {_validate.shown(pair)}, expected (low, high) as for the other axes"
                 )
             low, high = (
                 _validate.integer(v, f"padding[{i}][{j}]", minimum=0, maximum=LONGEST)
