@@ -1,7 +1,8 @@
 """Against torch: its own sample and error inputs, and the bridge's autograd, compiler and modules."""
 
 import copy
-import importlib.util
+import functools
+import importlib
 import inspect
 import subprocess
 import sys
@@ -28,11 +29,14 @@ def convolvers():
     return [name for name in mf.backends.available() if hasattr(mf.backends.resolve(name), "ConvPlan")]
 
 
+@functools.cache
 def opinfo(name):
     """torch's table entry, with the samples that torch tests itself on."""
-    if importlib.util.find_spec("expecttest") is None:
+    try:
+        importlib.import_module("expecttest")
+    except ImportError:
         # torch's table imports it for torch's own test cases, of which nothing is used here.
-        sys.modules.setdefault("expecttest", types.SimpleNamespace(TestCase=unittest.TestCase))
+        sys.modules["expecttest"] = types.SimpleNamespace(TestCase=unittest.TestCase)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from torch.testing._internal.common_methods_invocations import op_db
