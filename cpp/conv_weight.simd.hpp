@@ -1,0 +1,239 @@
+// The weight gradient's tiles: channels × taps, summed over positions with vectors along x. Structure: conv.hpp.
+#pragma once
+#include "conv.simd.hpp"
+
+namespace medeconv::MEDECONV_ISA_NS {
+namespace {
+
+// Rows of the gradient (O: channels, or the same channel shifted by rows) against source rows (A: channels) and K taps
+// that follow one another in x.
+constexpr int weight_rows = conv_sums == 24 ? 4 : 2;
+constexpr int most_zero_rows = 2;    // beside a Toeplitz gradient's rows
+template <int O>
+constexpr int weight_taps_at_once = O * 8 <= conv_sums ? 8 : (conv_sums - (conv_sums == 24 ? 0 : 2)) / O;
+constexpr int weight_sources(int o, int k) {
+    const int fit = conv_sums / (o * k);
+    return fit >= 4 ? 4 : fit >= 2 ? 2 : 1;
+}
+
+template <class T>
+struct WeightTile {
+    const T* gradient;
+    int64_t gradient_channel, gradient_row, gradient_plane;
+    const T* source;
+    int64_t source_channel, source_row, source_plane;
+    int64_t planes, rows, vectors;
+    T* sums;                         // added to
+    int64_t sums_row, sums_channel, sums_tap;
+};
+
+// to[i] = the sum over the lanes of v[i].
+template <int N, int distance, class T>
+MEDECONV_INLINE void sum_lanes(Vec<T>* v, T* to) {
+    constexpr int L = lanes<T>;
+    if constexpr (distance == L) {
+        unroll<N>([&](auto i) MEDECONV_BODY { store_unaligned(to + i * L, v[i]); });
+    } else {
+        typename VectorOf<T>::index evens{}, odds{};
+        for (int i = 0; i < L; ++i) evens[i] = 2 * i, odds[i] = 2 * i + 1;
+        constexpr int half = (N + 1) / 2;
+        unroll<half>([&](auto i) MEDECONV_BODY {
+            constexpr int second = 2 * i.value + 1 < N ? 2 * i.value + 1 : 2 * i.value;   // alone: its double is never read
+            const Vec<T> a = v[2 * i], b = v[second];
+            v[i] = __builtin_shuffle(a, b, evens) + __builtin_shuffle(a, b, odds);
+        });
+        sum_lanes<half, 2 * distance>(v, to);
+    }
+}
+
+template <int O, int A, int K, class T>
+MEDECONV_NOINLINE void sum_products(const WeightTile<T>& t) {
+    constexpr int L = lanes<T>, N = O * A * K;
+    Vec<T> sum[N];
+    unroll<N>([&](auto i) MEDECONV_BODY { sum[i] = Vec<T>{}; });
+    for (int64_t plane = 0; plane < t.planes; ++plane)
+        for (int64_t row = 0; row < t.rows; ++row) {
+            const T* gradient = t.gradient + plane * t.gradient_plane + row * t.gradient_row;
+            const T* source = t.source + plane * t.source_plane + row * t.source_row;
+            for (int64_t i = 0; i < t.vectors; ++i, gradient += L, source += L) {
+                Vec<T> g[O];
+                unroll<O>([&](auto o) MEDECONV_BODY { g[o] = in_register(load_unaligned(gradient + o * t.gradient_channel)); });
+                unroll<A>([&](auto a) MEDECONV_BODY {
+                    unroll<K>([&](auto k) MEDECONV_BODY {
+                        const Vec<T> x = in_register(load_unaligned(source + a * t.source_channel + k));
+                        unroll<O>([&](auto o) MEDECONV_BODY { sum[(o * A + a) * K + k] += g[o] * x; });
+                    });
+                });
+            }
+        }
+    T total[(N + L - 1) / L * L];
+    sum_lanes<N, 1>(sum, total);
+    for (int o = 0; o < O; ++o)
+        for (int a = 0; a < A; ++a)
+            for (int k = 0; k < K; ++k) t.sums[o * t.sums_row + a * t.sums_channel + k * t.sums_tap] += total[(o * A + a) * K + k];
+}
+
+template <int O, int K, class T>
+MEDECONV_INLINE void sum_products_of(WeightTile<T> t, int64_t channels) {
+    constexpr int A = weight_sources(O, K);
+    for (; channels >= A; channels -= A) {
+        sum_products<O, A, K>(t);
+        t.source += A * t.source_channel, t.sums += A * t.sums_channel;
+    }
+    if constexpr (A > 1)
+        for (; channels > 0; --channels) {
+            sum_products<O, 1, K>(t);
+            t.source += t.source_channel, t.sums += t.sums_channel;
+        }
+}
+template <int O, int K, class T>
+MEDECONV_INLINE void sum_products_of_taps(int64_t taps, const WeightTile<T>& t, int64_t channels) {
+    if (taps == K) sum_products_of<O, K>(t, channels);
+    else if constexpr (K > 1) sum_products_of_taps<O, K - 1>(taps, t, channels);
+}
+// All taps of a row that share a phase, `spread` elements apart in the band.
+template <int O, class T>
+void sum_tap_row(WeightTile<T> t, int64_t taps, int64_t spread, int64_t channels) {
+    constexpr int most = weight_taps_at_once<O>;
+    const int64_t pieces = spread == 1 ? ceil_div(taps, most) : taps;
+    for (int64_t i = 0, done = 0; i < pieces; ++i) {
+        const int64_t n = taps * (i + 1) / pieces - done;
+        sum_products_of_taps<O, most>(n, t, channels);
+        t.source += n * spread, t.sums += n * t.sums_tap;
+        done += n;
+    }
+}
+template <class T>
+MEDECONV_INLINE void sum_tap_row(int64_t rows, const WeightTile<T>& t, int64_t taps, int64_t spread, int64_t channels) {
+    if (rows == 1) sum_tap_row<1>(t, taps, spread, channels);
+    else if (rows == 2) sum_tap_row<2>(t, taps, spread, channels);
+    else if (rows == 3) sum_tap_row<3>(t, taps, spread, channels);
+    else if constexpr (weight_rows == 4) sum_tap_row<4>(t, taps, spread, channels);
+}
+
+template <class T>
+struct WeightScratch {
+    T *band, *gradient;
+    int64_t gradient_plane, gradient_channel, band_size, total;
+};
+template <class T>
+WeightScratch<T> weight_buffers(const ConvWeightPass<T>& p, T* scratch) {
+    constexpr int64_t L = lanes<T>, line = 64 / int64_t(sizeof(T));
+    WeightScratch<T> s{};
+    auto padded = [](int64_t n) MEDECONV_BODY { return ceil_div(n, line) * line; };
+    const int64_t rows = p.axis[1].block + (p.toeplitz ? 2 * most_zero_rows : 0);
+    s.gradient_plane = rows * p.gradient_row + (p.band.flat ? L : 0);   // a flat line's last vector ends before the next plane
+    s.gradient_channel = (padded(p.axis[0].block * s.gradient_plane + L) / line | 1) * line;
+    s.band_size = padded(p.sources_at_once * p.band.channel + p.axis[2].span + 2 * L);
+    s.band = scratch;
+    s.gradient = scratch + s.band_size;
+    s.total = s.band_size + padded(p.destinations_at_once * s.gradient_channel + 2 * L);
+    return s;
+}
+template <class T>
+int64_t conv_weight_scratch(const ConvWeightPass<T>& p) {
+    return weight_buffers<T>(p, nullptr).total;
+}
+
+// One part of the positions for one block of destination and of source channels.
+template <class T>
+void conv_weight_unit(const ConvWeightPass<T>& p, int64_t unit, T* scratch) {
+    const WeightScratch<T> s = weight_buffers(p, scratch);
+    const ConvAxis &z = p.axis[0], &y = p.axis[1], &x = p.axis[2];
+    int64_t rest = unit;
+    auto next = [&](int64_t n) MEDECONV_BODY {
+        const int64_t i = rest % n;
+        rest /= n;
+        return i;
+    };
+    const int64_t o0 = next(p.destination_blocks) * p.destinations_at_once, c0 = next(p.source_blocks) * p.sources_at_once;
+    const int64_t group = next(p.groups), part = rest;
+    const int64_t os = p.destinations - o0 < p.destinations_at_once ? p.destinations - o0 : p.destinations_at_once;
+    const int64_t cs = p.sources - c0 < p.sources_at_once ? p.sources - c0 : p.sources_at_once;
+    const int64_t kernel = p.kernel();
+    T* const sums = p.partial + part * p.size() + ((group * p.destinations + o0) * p.sources + c0) * kernel;
+    for (int64_t o = 0; o < os; ++o) std::memset(sums + o * p.sources * kernel, 0, size_t(cs * kernel) * sizeof(T));
+    // Vectors run over what no position fills; what lies there is multiplied by zero and must be finite.
+    std::memset(scratch, 0, size_t(s.total) * sizeof(T));
+
+    for (int64_t at = p.bands() * part / p.parts, last = p.bands() * (part + 1) / p.parts; at < last; ++at) {
+        rest = at;
+        auto range = [&](const ConvAxis& axis) MEDECONV_BODY {
+            const int64_t start = next(axis.blocks()) * axis.block;
+            return Range{start, axis.stop(start)};
+        };
+        const Range xs = range(x), ys = range(y), zs = range(z);
+        const int64_t image = rest;
+        const int64_t width = xs.stop - xs.start, height = ys.stop - ys.start, depth = zs.stop - zs.start;
+        copy_channels(p, p.source + ((image * p.groups + group) * p.sources + c0) * p.source_size, cs, zs, ys, xs, s.band);
+        const int64_t before = p.toeplitz ? most_zero_rows : 0;
+        const T* from = p.gradient + ((image * p.groups + group) * p.destinations + o0) * p.gradient_size;
+        for (int64_t o = 0; o < os; ++o, from += p.gradient_size)
+            for (int64_t a = 0; a < depth; ++a) {
+                T* to = s.gradient + o * s.gradient_channel + a * s.gradient_plane;
+                for (int64_t b = -before; b < height + before; ++b, to += p.gradient_row) {
+                    if (b < 0 || b >= height) {
+                        std::memset(to, 0, size_t(p.gradient_row) * sizeof(T));
+                        continue;
+                    }
+                    const T* row = from + ((zs.start + a) * y.count + ys.start + b) * x.count + xs.start;
+                    if (o + 1 < os) prefetch_row(row + p.gradient_size, width);
+                    std::memcpy(to, row, size_t(width) * sizeof(T));
+                    std::memset(to + width, 0, size_t(p.gradient_row - width) * sizeof(T));
+                }
+                if (p.band.flat) std::memset(to, 0, size_t(lanes<T>) * sizeof(T));
+            }
+
+        WeightTile<T> tile{};
+        tile.gradient_plane = s.gradient_plane, tile.source_plane = z.step * p.band.plane;
+        tile.gradient_row = p.gradient_row, tile.source_row = p.band.row;
+        tile.source_channel = p.band.channel, tile.sums_channel = kernel;
+        tile.planes = depth;
+        // Taps of a row whose phases are the same: every `stride`-th.
+        int64_t divisor = x.step, spread = p.dilation[2];
+        for (int64_t other = divisor; spread;) other = divisor % spread, divisor = spread, spread = other;
+        const int64_t stride = x.step / divisor;
+        spread = p.dilation[2] / divisor;
+        tile.sums_tap = stride;
+        const int64_t row_step = p.toeplitz ? most_zero_rows + 1 : weight_rows;
+        const int64_t row_count = p.toeplitz ? p.taps[1] : os;
+        for (int64_t r = 0; r < row_count; r += row_step) {
+            const int64_t rows = row_count - r < row_step ? row_count - r : row_step;
+            if (p.toeplitz) {
+                tile.gradient = s.gradient + before * p.gradient_row, tile.gradient_channel = -p.gradient_row;
+                tile.rows = height + rows - 1, tile.vectors = ceil_div(width, lanes<T>);
+                tile.sums_row = p.taps[2];
+            } else {
+                tile.gradient = s.gradient + r * s.gradient_channel, tile.gradient_channel = s.gradient_channel;
+                tile.rows = p.band.flat ? 1 : height;
+                tile.vectors = ceil_div(p.band.flat ? (height - 1) * p.band.row + width : width, lanes<T>);
+                tile.sums_row = p.sources * kernel;
+            }
+            for (int64_t kz = 0; kz < p.taps[0]; ++kz)
+                for (int64_t ky = p.toeplitz ? r : 0; ky < (p.toeplitz ? r + 1 : p.taps[1]); ++ky)
+                    for (int64_t kx = 0; kx < stride && kx < p.taps[2]; ++kx) {
+                        tile.source = s.band + band_offset(p.band, p.axis, kz * p.dilation[0], ky * p.dilation[1], kx * p.dilation[2]);
+                        tile.sums = sums + (p.toeplitz ? 0 : r * p.sources * kernel) + (kz * p.taps[1] + ky) * p.taps[2] + kx;
+                        sum_tap_row(rows, tile, ceil_div(p.taps[2] - kx, stride), spread, cs);
+                    }
+        }
+    }
+}
+
+// In double, in a fixed order: eight sums of every eighth value.
+template <class T>
+double conv_sum(const T* values, int64_t n) {
+    double sum[8] = {};
+    int64_t i = 0;
+    for (; i + 8 <= n; i += 8) unroll<8>([&](auto k) MEDECONV_BODY { sum[k] += double(values[i + k]); });
+    for (; i < n; ++i) sum[i % 8] += double(values[i]);
+    return ((sum[0] + sum[1]) + (sum[2] + sum[3])) + ((sum[4] + sum[5]) + (sum[6] + sum[7]));
+}
+
+template <class T>
+constexpr ConvKernels<T> conv_table = {lanes<T>,   conv_rows,           conv_scratch<T>,     conv_unit<T>,
+                                       conv_copy_band<T>, conv_pack<T>, conv_weight_scratch<T>, conv_weight_unit<T>,
+                                       conv_sum<T>};
+
+}  // namespace
+}  // namespace medeconv::MEDECONV_ISA_NS
