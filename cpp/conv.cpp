@@ -13,6 +13,8 @@ namespace {
 constexpr int64_t band_bytes = 448 << 10;        // of a core's L2: the band; the rest is for weights and results
 constexpr int64_t weight_band_bytes = 640 << 10; // band and gradient together
 constexpr int64_t shared_bytes = 1536 << 10;     // all bands of a pass whose units are blocks of channels
+constexpr int64_t winograd_bytes = 640 << 10;    // of a core's L2: transformed source and products
+constexpr int64_t winograd_shared_bytes = 8 << 20;
 constexpr int64_t many_weight_bytes = 512 << 10; // worth packing where they are used
 constexpr int64_t stream_bytes = 8 << 20;        // results that no cache would keep until they are read
 constexpr int64_t stream_taps = 64;              // more arithmetic than this hides the stores
@@ -205,6 +207,54 @@ void choose_taps(ConvTables<T>& t, const std::array<std::vector<std::vector<Axis
     p.variants = t.variants.data();
 }
 
+// Whether Winograd's products take less time than sums over taps, and how they are cut. In cycles of one core, from counts:
+// what a transform of a vector of tiles takes is measured.
+template <class T>
+void consider_winograd(ConvPass<T>& p, int64_t lanes) {
+    constexpr double of_source = 200, of_result = 160, of_weights = 12;
+    constexpr int64_t least = 16, elements = 36;
+    if (sizeof(T) != 4 || p.sources < least || p.destinations < least) return;
+    const ConvAxis &z = p.axis[0], &y = p.axis[1], &x = p.axis[2];
+    const double products = double(p.sources) * double(p.destinations) * double(p.z_taps), images = double(p.batch * p.groups);
+    const int64_t across = ceil_div(x.count, 4), down = ceil_div(y.count, 4), span = z.span;
+    const double weights = of_weights * products * double(p.groups);
+    const int64_t vectors = std::min(y.count * ceil_div(x.count, lanes), ceil_div((y.count - 1) * (x.count + 2) + x.count, lanes));
+    double best = 0.85 * (9 * products * double(vectors) * double(z.count) * images + weights / 8);
+    int64_t rows = 0, columns = 0, slices = 0;
+    bool shared = false;
+    auto time = [&](double row, double per_slice, double units) {   // of all slices of an image; transforms once per unit
+        return double(z.count) * row / double(lanes) * units *
+               (elements * products + of_source * double(p.sources) * per_slice + of_result * double(p.destinations));
+    };
+    for (int64_t cx = 1; cx <= across; ++cx) {
+        const int64_t tx = ceil_div(across, cx);
+        if (cx > 1 && (tx < 16 || tx == ceil_div(across, cx - 1))) continue;
+        for (int64_t cy = 1; cy <= down; ++cy) {
+            const int64_t ty = ceil_div(down, cy);
+            if (cy > 1 && ty == ceil_div(down, cy - 1)) continue;
+            for (int64_t tz = 1; tz <= std::min<int64_t>(z.count, span > 1 ? 16 : 1); ++tz) {
+                const int64_t row = ceil_div(tx * ty, lanes) * lanes;
+                const int64_t bytes = elements * row * (p.sources * (tz - 1 + span) + p.block_rows) * int64_t(sizeof(T));
+                const int64_t units = cx * cy * ceil_div(z.count, tz);
+                double t = weights + images * time(double(row), double(tz - 1 + span) / double(tz), double(cx * cy));
+                if (bytes > winograd_bytes) t *= 1 + 0.3 * double(bytes - winograd_bytes) / double(winograd_bytes);
+                if (units * p.batch * p.groups < wanted_units) t *= 1 + 0.5 / double(units * p.batch * p.groups);
+                if (row == 16 * lanes / 16) t *= 1.1;   // one vector: a loaded value is used once
+                if (t < best) best = t, rows = ty, columns = tx, slices = tz;
+            }
+        }
+    }
+    if (p.groups * p.block_count >= wanted_units) {
+        const int64_t row = ceil_div(p.batch * across * down, lanes) * lanes;
+        const int64_t bytes = elements * row * p.sources * p.groups * (z.count - 1 + span) * int64_t(sizeof(T));
+        const double t = weights + double(p.groups) * time(double(row), 1, 1) * 1.05;
+        if (bytes <= winograd_shared_bytes && t < best) best = t, rows = down, columns = across, slices = z.count, shared = true;
+    }
+    if (rows == 0) return;
+    p.winograd = true, p.toeplitz = p.stream = false, p.shared = shared;
+    p.axis[0].block = slices, p.axis[1].block = 4 * rows, p.axis[2].block = 4 * columns;
+}
+
 // The rest of a pass, once its axes are known but for their blocks.
 template <class T>
 void finish(ConvTables<T>& t, const ConvShape& s, const ConvKernels<T>& kernels,
@@ -236,13 +286,16 @@ void finish(ConvTables<T>& t, const ConvShape& s, const ConvKernels<T>& kernels,
         if (s.batch * s.groups * p.sources * band.channel * int64_t(sizeof(T)) <= shared_bytes) {
             for (int a = 0; a < 3; ++a) axis[a].block = axis[a].count;
             p.band = band;
-            t.shared_bands = true;
+            p.shared = true;
         }
     }
-    p.stream = !phases && !p.toeplitz && !p.band.flat && !t.shared_bands && axis[2].block == axis[2].count &&
+    p.stream = !phases && !p.toeplitz && !p.band.flat && !p.shared && axis[2].block == axis[2].count &&
                s.batch * s.groups * p.destinations * p.destination_size * int64_t(sizeof(T)) >= stream_bytes &&
                p.sources * product(s.kernel) <= stream_taps;
     choose_taps(t, merged_taps, single_taps, kernels.rows, s.kernel);
+    if (!s.exact && !phases && s.kernel[1] == 3 && s.kernel[2] == 3 && s.dilation[1] == 1 && s.dilation[2] == 1 && axis[0].step == 1 &&
+        axis[1].step == 1 && axis[2].step == 1)
+        consider_winograd(p, kernels.lanes);
 }
 
 template <class T>
@@ -274,7 +327,7 @@ template <class T>
 ConvTables<T> backward_tables(const ConvShape& s, const std::array<int64_t, 3>& output, const std::array<int64_t, 3>& padded,
                               const ConvKernels<T>& kernels) {
     ConvTables<T> t;
-    t.flipped = true;
+    t.pass.flipped = true;
     const bool zeros = s.padding == ConvPadding::zeros;
     std::array<std::vector<std::vector<AxisTap>>, 3> merged, single;
     for (size_t a = 0; a < 3; ++a) {
@@ -358,7 +411,7 @@ ConvPlan<T>::ConvPlan(const ConvShape& given) : shape(given), kernels_(conv_kern
 
 template <class T>
 const char* ConvPlan<T>::family() const {
-    return forward_.pass.toeplitz ? "toeplitz" : forward_.pass.band.flat ? "flat" : "direct";
+    return forward_.pass.winograd ? "winograd" : forward_.pass.toeplitz ? "toeplitz" : forward_.pass.band.flat ? "flat" : "direct";
 }
 
 template <class T>
@@ -367,7 +420,7 @@ int64_t ConvPlan<T>::workspace_bytes(int threads) const {
     for (const ConvTables<T>* t : {&forward_, &backward_}) {
         const ConvPass<T>& p = t->pass;
         int64_t elements = threads * kernels_.scratch(p);
-        elements += t->shared_bands ? p.band_units() * p.band.channel : p.groups * p.group_packed();
+        elements += p.shared ? kernels_.bands_size(p) : kernels_.packed_size(p);
         if (t == &backward_ && shape.padding != ConvPadding::zeros) elements += p.batch * p.groups * p.destinations * p.destination_size;
         most = std::max(most, elements);
     }
@@ -380,11 +433,13 @@ void ConvPlan<T>::run(const ConvTables<T>& tables, const T* source, const T* wei
                       const Poll& poll) const {
     ConvPass<T> pass = tables.pass;
     pass.source = source, pass.destination = destination, pass.bias = bias, pass.relu = relu, pass.weight = weight;
-    constexpr int64_t slack = 1024;   // vectors read beyond the last row
-    Buffer<T> shared;
-    if (tables.shared_bands) {
-        shared = acquire<T>(pass.band_units() * pass.band.channel + slack);
-        parallel_for(pass.band_units(), threads, [&](int64_t unit, int) { kernels_.copy_band(pass, unit, shared.get()); });
+    const int64_t size = ceil_div(kernels_.scratch(pass), 64) * 64;
+    Buffer<T> scratch = acquire<T>(size * threads), shared;
+    if (pass.shared) {
+        shared = acquire<T>(kernels_.bands_size(pass));
+        parallel_for(kernels_.band_units(pass), threads, [&](int64_t unit, int worker) {
+            kernels_.copy_band(pass, unit, shared.get(), scratch.get() + worker * size);
+        });
         pass.bands = shared.get();
     } else if (pass.toeplitz) {
         const int64_t kernel = pass.z_taps * pass.y_taps * pass.x_taps;
@@ -395,18 +450,16 @@ void ConvPlan<T>::run(const ConvTables<T>& tables, const T* source, const T* wei
                 for (int64_t x = 0; x < pass.x_taps; ++x)
                     for (int64_t y = 0; y < pass.y_taps; ++y) {
                         const int64_t at = (z * pass.y_taps + y) * pass.x_taps + x;
-                        *to++ = weight[tables.flipped ? kernel - 1 - at : at];
+                        *to++ = weight[pass.flipped ? kernel - 1 - at : at];
                     }
         pass.packed = shared.get();
     } else {
-        shared = acquire<T>(pass.groups * pass.group_packed());
+        shared = acquire<T>(kernels_.packed_size(pass));
         parallel_for(pass.groups * pass.block_count, threads, [&](int64_t unit, int) {
             kernels_.pack(pass, unit / pass.block_count, unit % pass.block_count, shared.get());
         });
         pass.packed = shared.get();
     }
-    const int64_t size = ceil_div(kernels_.scratch(pass), 64) * 64;
-    Buffer<T> scratch = acquire<T>(size * threads);
     parallel_for(pass.units(), threads, [&](int64_t unit, int worker) { kernels_.unit(pass, unit, scratch.get() + worker * size); }, poll);
 }
 

@@ -9,6 +9,7 @@
 // beside it and strides split into phases, so that inner loops read contiguous vectors and check no bounds. Then
 //   tap table   a tile of channels × vectors is summed over all taps in registers; a tap is an offset into the band
 //   Toeplitz    for one channel per group: a tile of rows × vectors (direct.simd.hpp)
+//   Winograd    for 3 × 3 kernels: fewer multiplications (conv_winograd.simd.hpp)
 //   weights     for the weight gradient: a tile of channels × taps is summed over all positions, vectors along x
 // Narrow images are laid out so that a whole band is one line ("flat"): vectors run over the ends of the rows, and what
 // they compute there is not delivered.
@@ -67,11 +68,13 @@ struct ConvPass {
     const T* bias;                   // per destination channel, or null
     bool relu;
     bool stream;                     // results past the cache
-    bool toeplitz;
+    bool toeplitz, winograd;
+    bool shared;                     // `bands` is used, and a unit is a block of channels of all images
+    bool flipped;                    // Toeplitz, Winograd: taps are read from the last to the first
     const T* weight;                 // as given: destination_stride, source_stride, kernel elements
     int64_t destination_stride, source_stride, group_stride;
-    const T* packed;                 // [groups][variants][blocks][sources][taps][rows]; null: units pack their own block
-    const T* bands;                  // every image's band, laid out by a pass over channels before; null: units copy
+    const T* packed;                 // [groups][variants][blocks][sources][taps][rows]; where shared, units pack their own
+    const T* bands;                  // shared: every image's band, or its transform; else units copy their own
     int64_t merged[3];               // output phases per axis that are rows of the tile: axis.phases or 1
     const ConvVariant* variants;     // [z][y][x] of the phases not merged
     int64_t variant_taps;            // of all variants
@@ -81,8 +84,7 @@ struct ConvPass {
     int64_t z_taps, z_step;
     MEDECONV_INLINE int64_t group_packed() const { return sources * variant_taps * block_rows; }
     MEDECONV_INLINE int64_t positions() const { return axis[0].blocks() * axis[1].blocks() * axis[2].blocks(); }
-    MEDECONV_INLINE int64_t band_units() const { return batch * groups * sources; }
-    MEDECONV_INLINE int64_t units() const { return bands ? groups * block_count : batch * groups * positions(); }
+    MEDECONV_INLINE int64_t units() const { return shared ? groups * block_count : batch * groups * positions(); }
 };
 
 // The weight gradient: weight[o, c, k] = sum over images and q of gradient[o, q] · source[c, q · step + k · dilation].
@@ -110,9 +112,12 @@ template <class T>
 struct ConvKernels {
     int64_t lanes, rows;             // of a vector; the most rows of a tile
     int64_t (*scratch)(const ConvPass<T>&);                     // elements per worker
+    int64_t (*packed_size)(const ConvPass<T>&);
+    void (*pack)(const ConvPass<T>&, int64_t group, int64_t block, T* packed);   // a block's weights, for every variant
+    int64_t (*bands_size)(const ConvPass<T>&);
+    int64_t (*band_units)(const ConvPass<T>&);
+    void (*copy_band)(const ConvPass<T>&, int64_t unit, T* bands, T* scratch);   // what `bands` holds
     void (*unit)(const ConvPass<T>&, int64_t unit, T* scratch);
-    void (*copy_band)(const ConvPass<T>&, int64_t unit, T* bands);   // units: band_units(); what `bands` holds
-    void (*pack)(const ConvPass<T>&, int64_t group, int64_t block, T* packed);   // a group's block, for every variant
     int64_t (*weight_scratch)(const ConvWeightPass<T>&);
     void (*weight_unit)(const ConvWeightPass<T>&, int64_t unit, T* scratch);
     double (*sum)(const T*, int64_t n);

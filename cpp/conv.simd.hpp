@@ -222,22 +222,18 @@ ConvScratch<T> conv_buffers(const ConvPass<T>& p, T* scratch) {
         s.total += ceil_div(elements, line) * line;
         return at;
     };
-    s.band = take(p.bands ? 0 : p.sources * p.band.channel + slack);
+    s.band = take(p.shared ? 0 : p.sources * p.band.channel + slack);
     const int64_t x = p.axis[2].block, y = p.axis[1].block;
     const int64_t length = p.band.flat ? (y - 1) * p.band.row + x : p.stream ? x * y : x;
     s.pitch = (ceil_div(length + L, line) | 1) * line;
     s.results = take((p.toeplitz ? tile_rows : conv_rows * (p.merged[2] > 1 ? 1 : p.axis[2].phases)) * s.pitch);
     s.start = take(conv_rows);
-    s.packed = take(p.packed ? 0 : p.sources * p.variant_taps * conv_rows);
+    s.packed = take(!p.shared ? 0 : p.sources * p.variant_taps * conv_rows);
     if (p.toeplitz) {
         s.aside = take(tile_rows * tile_vectors * L);
         s.slices = reinterpret_cast<DirectSlice<T>*>(take(p.sources * p.z_taps * int64_t(sizeof(DirectSlice<T>) / sizeof(T))));
     }
     return s;
-}
-template <class T>
-int64_t conv_scratch(const ConvPass<T>& p) {
-    return conv_buffers<T>(p, nullptr).total;
 }
 
 // Where a block's packed weights lie: for every variant in turn, those of its group's blocks.
@@ -271,17 +267,6 @@ MEDECONV_NOINLINE void pack_block(const ConvPass<T>& p, int64_t group, int64_t b
             }
     }
 }
-template <class T>
-void conv_pack(const ConvPass<T>& p, int64_t group, int64_t block, T* packed) {
-    pack_block(p, group, block, ConvPacked<T>{packed + group * p.group_packed(), p.block_rows, p.blocks[block].rows_before});
-}
-
-template <class T>
-void conv_copy_band(const ConvPass<T>& p, int64_t unit, T* bands) {   // unit: image, group, channel
-    const Range all[3] = {{0, p.axis[0].count}, {0, p.axis[1].count}, {0, p.axis[2].count}};
-    copy_channels(p, p.source + unit * p.source_size, 1, all[0], all[1], all[2], bands + unit * p.band.channel);
-}
-
 // One block of channels at the positions of a band.
 template <class T>
 MEDECONV_NOINLINE void sum_block(const ConvPass<T>& p, const ConvScratch<T>& s, int64_t image, int64_t group, const ConvBlock& block,
@@ -381,10 +366,10 @@ MEDECONV_NOINLINE void sum_rows(const ConvPass<T>& p, const ConvScratch<T>& s, i
 }
 
 template <class T>
-void conv_unit(const ConvPass<T>& p, int64_t unit, T* scratch) {
+void direct_unit(const ConvPass<T>& p, int64_t unit, T* scratch) {
     const ConvScratch<T> s = conv_buffers(p, scratch);
     const ConvAxis &z = p.axis[0], &y = p.axis[1], &x = p.axis[2];
-    if (p.bands) {
+    if (p.shared) {
         const int64_t group = unit / p.block_count, number = unit % p.block_count;
         const ConvBlock& block = p.blocks[number];
         const Range all[3] = {{0, z.count}, {0, y.count}, {0, x.count}};

@@ -28,8 +28,6 @@ struct ConvTables {
     std::vector<std::vector<int32_t>> offsets, weights;
     std::vector<ConvVariant> variants;
     std::vector<ConvBlock> blocks;
-    bool shared_bands = false;       // all bands are copied first, and units are blocks of channels
-    bool flipped = false;            // taps are read from the last to the first
 };
 
 // Arrays are contiguous (batch, channel, z, y, x), weights (output channel, input channel / groups, z, y, x). Outputs are
