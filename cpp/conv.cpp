@@ -366,11 +366,13 @@ ConvWeightPass<T> weight_pass(const ConvShape& s, const ConvTables<T>& forward, 
     p.sources = s.sources / s.groups, p.destinations = s.destinations / s.groups;
     p.source_size = forward.pass.source_size, p.gradient_size = forward.pass.destination_size;
     for (size_t a = 0; a < 3; ++a) p.taps[a] = s.kernel[a], p.dilation[a] = s.dilation[a];
+    p.channels = p.sources >= kernels.lanes / 2 && p.destinations >= kernels.rows / 2;
     p.toeplitz = p.destinations == 1 && p.axis[1].step == 1 && s.dilation[1] == 1 && p.taps[1] > 1;
     // Few units: parts of the positions, as far as their results take little memory, then smaller blocks of channels.
     p.sources_at_once = std::min(p.sources, channels_at_once), p.destinations_at_once = std::min(p.destinations, channels_at_once);
-    cut<T>(p.axis, p.band, p.sources_at_once, weight_band_bytes / 2, positions_at_once, s.batch, kernels.lanes, 1, !p.toeplitz,
-           0.05);
+    const int64_t blocks_at_once = s.groups * ceil_div(p.sources, p.sources_at_once) * ceil_div(p.destinations, p.destinations_at_once);
+    cut<T>(p.axis, p.band, p.sources_at_once, weight_band_bytes / 2, p.channels ? positions_at_once / 2 : positions_at_once,
+           s.batch * blocks_at_once, p.channels ? 1 : kernels.lanes, 1, !p.toeplitz && !p.channels, 0.05);
     const int64_t line = 64 / int64_t(sizeof(T));
     p.gradient_row = p.band.flat ? p.band.row : (ceil_div(p.axis[2].block, line) | 1) * line;
     const int64_t values = s.batch * (s.sources * p.source_size + s.destinations * p.gradient_size);
@@ -424,7 +426,7 @@ int64_t ConvPlan<T>::workspace_bytes(int threads) const {
         if (t == &backward_ && shape.padding != ConvPadding::zeros) elements += p.batch * p.groups * p.destinations * p.destination_size;
         most = std::max(most, elements);
     }
-    most = std::max(most, threads * kernels_.weight_scratch(weight_) + (weight_.parts > 1 ? weight_.parts * weight_.size() : 0));
+    most = std::max(most, threads * kernels_.weight_scratch(weight_) + (weight_.parts > 1 || weight_.channels ? weight_.parts * weight_.size() : 0));
     return most * int64_t(sizeof(T));
 }
 
@@ -505,21 +507,28 @@ void ConvPlan<T>::weight_grad(const T* gradient, const T* x, T* out, int threads
     ConvWeightPass<T> pass = weight_;
     pass.gradient = gradient, pass.source = x;
     const int64_t size = pass.size();
+    const bool in_place = pass.parts == 1 && !pass.channels;
     Buffer<T> partial;
-    if (pass.parts > 1) partial = acquire<T>(pass.parts * size);
-    pass.partial = pass.parts > 1 ? partial.get() : out;
+    if (!in_place) partial = acquire<T>(pass.parts * size);
+    pass.partial = in_place ? out : partial.get();
     const int64_t scratch_size = ceil_div(kernels_.weight_scratch(pass), 64) * 64;
     Buffer<T> scratch = acquire<T>(scratch_size * threads);
     parallel_for(pass.units(), threads, [&](int64_t unit, int worker) { kernels_.weight_unit(pass, unit, scratch.get() + worker * scratch_size); },
                  poll);
-    if (pass.parts == 1) return;
-    constexpr int64_t chunk = 4096;
-    parallel_for(ceil_div(size, chunk), threads, [&](int64_t unit, int) {
-        const int64_t stop = std::min(size, (unit + 1) * chunk);
-        for (int64_t i = unit * chunk; i < stop; ++i) {
-            double sum = 0;
-            for (int64_t part = 0; part < pass.parts; ++part) sum += double(pass.partial[part * size + i]);
-            out[i] = T(sum);
+    if (in_place) return;
+    // The parts in their order, one destination channel at a time.
+    const int64_t taps = pass.kernel(), row = pass.sources * taps;
+    parallel_for(pass.groups * pass.destinations, threads, [&](int64_t channel, int) {
+        const int64_t group = channel / pass.destinations, o = channel % pass.destinations;
+        T* to = out + channel * row;
+        for (int64_t k = 0; k < taps; ++k) {
+            const T* from = pass.partial + (pass.channels ? ((group * taps + k) * pass.destinations + o) * pass.sources : channel * row + k);
+            const int64_t step = pass.channels ? 1 : taps;
+            for (int64_t c = 0; c < pass.sources; ++c) {
+                T sum = from[c * step];
+                for (int64_t part = 1; part < pass.parts; ++part) sum += from[part * size + c * step];
+                to[c * taps + k] = sum;
+            }
         }
     });
 }

@@ -10,7 +10,8 @@
 //   tap table   a tile of channels × vectors is summed over all taps in registers; a tap is an offset into the band
 //   Toeplitz    for one channel per group: a tile of rows × vectors (direct.simd.hpp)
 //   Winograd    for 3 × 3 kernels: fewer multiplications (conv_winograd.simd.hpp)
-//   weights     for the weight gradient: a tile of channels × taps is summed over all positions, vectors along x
+//   weights     for the weight gradient: the tap table again, whose taps are now positions and whose vectors run along the
+//               source's channels; with few channels a tile of channels × taps, vectors along x
 // Narrow images are laid out so that a whole band is one line ("flat"): vectors run over the ends of the rows, and what
 // they compute there is not delivered.
 #pragma once
@@ -99,9 +100,11 @@ struct ConvWeightPass {
     const T* gradient;
     int64_t taps[3], dilation[3];
     int64_t gradient_row;            // in scratch
+    bool channels;                   // vectors along the source's channels, else along x
     bool toeplitz;                   // one destination channel: tiles of y taps × x taps
     int64_t parts, source_blocks, destination_blocks, sources_at_once, destinations_at_once;
-    T* partial;                      // [parts][groups · destinations][sources][taps]
+    T* partial;                      // [parts][groups · destinations][sources][taps]; channels: [parts][groups][taps]
+                                     // [destinations][sources]
     MEDECONV_INLINE int64_t kernel() const { return taps[0] * taps[1] * taps[2]; }
     MEDECONV_INLINE int64_t size() const { return groups * destinations * sources * kernel(); }
     MEDECONV_INLINE int64_t bands() const { return batch * axis[0].blocks() * axis[1].blocks() * axis[2].blocks(); }

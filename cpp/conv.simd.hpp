@@ -107,10 +107,11 @@ struct ConvTile {
     const int32_t* offsets;
     int64_t taps;
     const T* weight;                 // [taps][rows]
-    const T* start;                  // per row
+    const T* start;                  // per row; null: added to what `out` holds
     bool relu;
     T* out;
     int64_t pitch;
+    int64_t weight_pitch;            // of a tap
 };
 
 // `last` values of the last vector are stored.
@@ -119,11 +120,11 @@ MEDECONV_NOINLINE void sum_taps(const ConvTile<T>& tile, int64_t x, int64_t last
     constexpr int L = lanes<T>;
     Vec<T> sum[R * W];
     unroll<R>([&](auto r) MEDECONV_BODY {
-        const Vec<T> start = splat<T>(tile.start[r]);
+        const Vec<T> start = tile.start ? splat<T>(tile.start[r]) : Vec<T>{};
         unroll<W>([&](auto w) MEDECONV_BODY { sum[r * W + w] = start; });
     });
     const T *band = tile.band + x, *weight = tile.weight;
-    for (const int32_t *offset = tile.offsets, *end = offset + tile.taps; offset < end; ++offset, weight += R) {
+    for (const int32_t *offset = tile.offsets, *end = offset + tile.taps; offset < end; ++offset, weight += tile.weight_pitch) {
         const T* from = band + *offset;
         Vec<T> v[W];
         unroll<W>([&](auto w) MEDECONV_BODY { v[w] = in_register(load_unaligned(from + w * L)); });
@@ -135,6 +136,10 @@ MEDECONV_NOINLINE void sum_taps(const ConvTile<T>& tile, int64_t x, int64_t last
     if (tile.relu) unroll<R * W>([&](auto i) MEDECONV_BODY { sum[i] = sum[i] < Vec<T>{} ? Vec<T>{} : sum[i]; });  // keeps NaN
     unroll<R>([&](auto r) MEDECONV_BODY {
         T* to = tile.out + r * tile.pitch + x;
+        if (!tile.start) {
+            unroll<W - 1>([&](auto w) MEDECONV_BODY { sum[r * W + w] += load_unaligned(to + w * L); });
+            sum[r * W + W - 1] += last == L ? load_unaligned(to + (W - 1) * L) : load_first(to + (W - 1) * L, last);
+        }
         unroll<W - 1>([&](auto w) MEDECONV_BODY { store_unaligned(to + w * L, sum[r * W + w]); });
         constexpr int end = W - 1;
         if (last == L) store_unaligned(to + end * L, sum[r * W + end]);
@@ -295,7 +300,7 @@ MEDECONV_NOINLINE void sum_block(const ConvPass<T>& p, const ConvScratch<T>& s, 
                         const ConvVariant& v = p.variants[(pz * left_y + py) * left_x + px];
                         ConvTile<T> tile{band + (qz - zs.start) * z.step * p.band.plane + line * p.band.row, v.offsets, p.sources * v.taps,
                                          packed.base + p.sources * (v.packed_before * packed.rows + v.taps * packed.rows_before), s.start,
-                                         p.relu, s.results + px * block.rows * s.pitch, s.pitch};
+                                         p.relu, s.results + px * block.rows * s.pitch, s.pitch, block.rows};
                         if (straight) {
                             tile.out = destination + to_z * slice_size + to_y * row_size + xs.start;
                             tile.pitch = p.destination_size;

@@ -1,4 +1,7 @@
-// The weight gradient's tiles: channels × taps, summed over positions with vectors along x. Structure: conv.hpp.
+// The weight gradient. Structure: conv.hpp.
+//
+// With many channels: band and gradient are transposed, channels fastest, and each of the kernel's taps is a product of two
+// matrices over all positions of the band. With few: tiles of channels × taps, vectors along x, their lanes added at the end.
 #pragma once
 #include "conv_winograd.simd.hpp"
 
@@ -130,40 +133,184 @@ WeightScratch<T> weight_buffers(const ConvWeightPass<T>& p, T* scratch) {
     s.total = s.band_size + padded(p.destinations_at_once * s.gradient_channel + 2 * L);
     return s;
 }
+
+// Which channels and bands a unit is.
+struct WeightUnit {
+    int64_t group, part, o0, os, c0, cs, first_band, last_band;
+};
 template <class T>
-int64_t conv_weight_scratch(const ConvWeightPass<T>& p) {
-    return weight_buffers<T>(p, nullptr).total;
+MEDECONV_INLINE WeightUnit weight_unit_of(const ConvWeightPass<T>& p, int64_t unit) {
+    auto next = [&](int64_t n) MEDECONV_BODY {
+        const int64_t i = unit % n;
+        unit /= n;
+        return i;
+    };
+    WeightUnit u;
+    u.o0 = next(p.destination_blocks) * p.destinations_at_once, u.c0 = next(p.source_blocks) * p.sources_at_once;
+    u.group = next(p.groups), u.part = unit;
+    u.os = p.destinations - u.o0 < p.destinations_at_once ? p.destinations - u.o0 : p.destinations_at_once;
+    u.cs = p.sources - u.c0 < p.sources_at_once ? p.sources - u.c0 : p.sources_at_once;
+    u.first_band = p.bands() * u.part / p.parts, u.last_band = p.bands() * (u.part + 1) / p.parts;
+    return u;
 }
+struct WeightBand {
+    Range zs, ys, xs;
+    int64_t image;
+};
+template <class T>
+MEDECONV_INLINE WeightBand weight_band_of(const ConvWeightPass<T>& p, int64_t at) {
+    auto range = [&](const ConvAxis& axis) MEDECONV_BODY {
+        const int64_t start = at % axis.blocks() * axis.block;
+        at /= axis.blocks();
+        return Range{start, axis.stop(start)};
+    };
+    WeightBand b;
+    b.xs = range(p.axis[2]), b.ys = range(p.axis[1]), b.zs = range(p.axis[0]);
+    b.image = at;
+    return b;
+}
+
+// ---- many channels
+
+template <class T>
+struct ChannelScratch {
+    int64_t source_channels, gradient_channels;      // of a position
+    int64_t columns, rows;                           // of a band's slice
+    int64_t line;
+    T *source, *gradient, *lines;
+    int32_t* offsets;
+    int64_t total;
+};
+template <class T>
+ChannelScratch<T> channel_buffers(const ConvWeightPass<T>& p, T* scratch) {
+    constexpr int64_t L = lanes<T>, line = 64 / int64_t(sizeof(T));
+    ChannelScratch<T> s{};
+    auto take = [&](int64_t elements) MEDECONV_BODY {
+        T* at = scratch + s.total;
+        s.total += ceil_div(elements, line) * line;
+        return at;
+    };
+    s.source_channels = ceil_div(p.sources_at_once, L) * L, s.gradient_channels = ceil_div(p.destinations_at_once, L) * L;
+    s.columns = p.axis[2].reach(p.axis[2].block), s.rows = p.axis[1].reach(p.axis[1].block);
+    const int64_t positions = p.axis[0].block * p.axis[1].block * p.axis[2].block;
+    s.line = (ceil_div(s.columns + L, line) | 1) * line;
+    s.source = take(p.axis[0].reach(p.axis[0].block) * s.rows * s.columns * s.source_channels + conv_sums * L);
+    s.gradient = take(positions * s.gradient_channels);
+    s.lines = take(L * s.line);
+    s.offsets = reinterpret_cast<int32_t*>(take(positions));
+    return s;
+}
+
+// to[position · pitch + channel] for `count` channels, the others of the last vector zero.
+template <class T, class Line>
+MEDECONV_INLINE void transpose_rows(int64_t count, int64_t n, T* to, int64_t pitch, Line line) {
+    constexpr int L = lanes<T>;
+    for (int64_t c = 0; c < count; c += L) {
+        const T* from[L];
+        for (int k = 0; k < L; ++k) from[k] = c + k < count ? line(c + k, k) : nullptr;
+        for (int64_t i = 0; i < n; i += L) {
+            Vec<T> v[L];
+            const int64_t valid = n - i < L ? n - i : L;
+            for (int k = 0; k < L; ++k)
+                v[k] = !from[k] ? Vec<T>{} : valid == L ? load_unaligned(from[k] + i) : load_first(from[k] + i, valid);
+            transpose<T>(v);
+            for (int64_t k = 0; k < valid; ++k) store_unaligned(to + (i + k) * pitch + c, v[k]);
+        }
+    }
+}
+
+template <class T>
+MEDECONV_NOINLINE void transpose_band(const ConvWeightPass<T>& p, const ChannelScratch<T>& s, const WeightUnit& u, const WeightBand& b) {
+    const ConvAxis &z = p.axis[0], &y = p.axis[1];
+    ConvAxis x = p.axis[2];
+    const int64_t start = b.xs.start * x.step, reach = x.reach(b.xs.stop - b.xs.start), rows = y.reach(b.ys.stop - b.ys.start);
+    x.step = 1;   // positions in their order
+    const T* const source = p.source + ((b.image * p.groups + u.group) * p.sources + u.c0) * p.source_size;
+    for (int64_t a = 0; a < z.reach(b.zs.stop - b.zs.start); ++a)
+        for (int64_t r = 0; r < rows; ++r) {
+            if (!z.used[a % z.step] || !y.used[r % y.step]) continue;
+            const int32_t slice = z.index[b.zs.start * z.step + a], line = y.index[b.ys.start * y.step + r];
+            T* to = s.source + (a * s.rows + r) * s.columns * s.source_channels;
+            if (slice < 0 || line < 0) {
+                std::memset(to, 0, size_t(reach * s.source_channels) * sizeof(T));
+                continue;
+            }
+            const T* from = source + (slice * y.length + line) * x.length;
+            transpose_rows<T>(u.cs, reach, to, s.source_channels, [&](int64_t c, int64_t k) MEDECONV_BODY {
+                T* copy = s.lines + k * s.line;
+                copy_row(x, from + c * p.source_size, start, reach, copy, 0, reach);
+                return (const T*)copy;
+            });
+        }
+    const T* gradient = p.gradient + ((b.image * p.groups + u.group) * p.destinations + u.o0) * p.gradient_size;
+    const int64_t width = b.xs.stop - b.xs.start;
+    T* to = s.gradient;
+    for (int64_t qz = b.zs.start; qz < b.zs.stop; ++qz)
+        for (int64_t qy = b.ys.start; qy < b.ys.stop; ++qy, to += width * s.gradient_channels) {
+            const T* from = gradient + (qz * y.count + qy) * x.count + b.xs.start;
+            transpose_rows<T>(u.os, width, to, s.gradient_channels,
+                              [&](int64_t c, int64_t) MEDECONV_BODY { return from + c * p.gradient_size; });
+        }
+}
+
+template <class T>
+MEDECONV_INLINE int64_t part_offset(const ConvWeightPass<T>& p, const WeightUnit& u) {
+    return u.part * p.size() + u.group * p.kernel() * p.destinations * p.sources + u.o0 * p.sources + u.c0;
+}
+
+// sums[o · pitch + c] += sum over i of gradient[i · gradient_pitch + o] · source[offsets[i] + c].
+template <class T>
+MEDECONV_INLINE void sum_matrix(const T* source, const int32_t* offsets, int64_t n, const T* gradient, int64_t gradient_pitch, int64_t os,
+                                int64_t cs, T* sums, int64_t pitch) {
+    for (int64_t o = 0, rows = conv_rows; o < os; o += rows) {
+        while (rows > os - o) rows /= 2;
+        sum_line(rows, ConvTile<T>{source, offsets, n, gradient + o, nullptr, false, sums + o * pitch, pitch, gradient_pitch}, cs);
+    }
+}
+
+template <class T>
+void channel_weight_unit(const ConvWeightPass<T>& p, int64_t unit, T* scratch) {
+    const ChannelScratch<T> s = channel_buffers(p, scratch);
+    const WeightUnit u = weight_unit_of(p, unit);
+    const ConvAxis &z = p.axis[0], &y = p.axis[1], &x = p.axis[2];
+    const int64_t matrix = p.destinations * p.sources;
+    T* const sums = p.partial + part_offset(p, u);
+    for (int64_t k = 0; k < p.kernel(); ++k)
+        for (int64_t o = 0; o < u.os; ++o) std::memset(sums + k * matrix + o * p.sources, 0, size_t(u.cs) * sizeof(T));
+    for (int64_t at = u.first_band; at < u.last_band; ++at) {
+        const WeightBand b = weight_band_of(p, at);
+        transpose_band(p, s, u, b);
+        int64_t positions = 0;
+        for (int64_t qz = 0; qz < b.zs.stop - b.zs.start; ++qz)
+            for (int64_t qy = 0; qy < b.ys.stop - b.ys.start; ++qy)
+                for (int64_t qx = 0; qx < b.xs.stop - b.xs.start; ++qx)
+                    s.offsets[positions++] = int32_t(((qz * z.step * s.rows + qy * y.step) * s.columns + qx * x.step) * s.source_channels);
+        for (int64_t kz = 0, k = 0; kz < p.taps[0]; ++kz)
+            for (int64_t ky = 0; ky < p.taps[1]; ++ky)
+                for (int64_t kx = 0; kx < p.taps[2]; ++kx, ++k) {
+                    const int64_t shift = (kz * p.dilation[0] * s.rows + ky * p.dilation[1]) * s.columns + kx * p.dilation[2];
+                    sum_matrix(s.source + shift * s.source_channels, s.offsets, positions, s.gradient, s.gradient_channels, u.os, u.cs,
+                               sums + k * matrix, p.sources);
+                }
+    }
+}
+
+// ---- few channels
 
 // One part of the positions for one block of destination and of source channels.
 template <class T>
-void conv_weight_unit(const ConvWeightPass<T>& p, int64_t unit, T* scratch) {
+void row_weight_unit(const ConvWeightPass<T>& p, int64_t unit, T* scratch) {
     const WeightScratch<T> s = weight_buffers(p, scratch);
-    const ConvAxis &z = p.axis[0], &y = p.axis[1], &x = p.axis[2];
-    int64_t rest = unit;
-    auto next = [&](int64_t n) MEDECONV_BODY {
-        const int64_t i = rest % n;
-        rest /= n;
-        return i;
-    };
-    const int64_t o0 = next(p.destination_blocks) * p.destinations_at_once, c0 = next(p.source_blocks) * p.sources_at_once;
-    const int64_t group = next(p.groups), part = rest;
-    const int64_t os = p.destinations - o0 < p.destinations_at_once ? p.destinations - o0 : p.destinations_at_once;
-    const int64_t cs = p.sources - c0 < p.sources_at_once ? p.sources - c0 : p.sources_at_once;
+    const ConvAxis &y = p.axis[1], &x = p.axis[2], &z = p.axis[0];
+    const auto [group, part, o0, os, c0, cs, first_band, last_band] = weight_unit_of(p, unit);
     const int64_t kernel = p.kernel();
     T* const sums = p.partial + part * p.size() + ((group * p.destinations + o0) * p.sources + c0) * kernel;
     for (int64_t o = 0; o < os; ++o) std::memset(sums + o * p.sources * kernel, 0, size_t(cs * kernel) * sizeof(T));
     // Vectors run over what no position fills; what lies there is multiplied by zero and must be finite.
     std::memset(scratch, 0, size_t(s.total) * sizeof(T));
 
-    for (int64_t at = p.bands() * part / p.parts, last = p.bands() * (part + 1) / p.parts; at < last; ++at) {
-        rest = at;
-        auto range = [&](const ConvAxis& axis) MEDECONV_BODY {
-            const int64_t start = next(axis.blocks()) * axis.block;
-            return Range{start, axis.stop(start)};
-        };
-        const Range xs = range(x), ys = range(y), zs = range(z);
-        const int64_t image = rest;
+    for (int64_t at = first_band; at < last_band; ++at) {
+        const auto [zs, ys, xs, image] = weight_band_of(p, at);
         const int64_t width = xs.stop - xs.start, height = ys.stop - ys.start, depth = zs.stop - zs.start;
         copy_channels(p, p.source + ((image * p.groups + group) * p.sources + c0) * p.source_size, cs, zs, ys, xs, s.band);
         const int64_t before = p.toeplitz ? most_zero_rows : 0;
@@ -263,6 +410,15 @@ void conv_copy_band(const ConvPass<T>& p, int64_t unit, T* bands, T* scratch) {
     }
     const Range zs{0, p.axis[0].count}, ys{0, p.axis[1].count}, xs{0, p.axis[2].count};
     copy_channels(p, p.source + unit * p.source_size, 1, zs, ys, xs, bands + unit * p.band.channel);   // unit: image, group, channel
+}
+template <class T>
+int64_t conv_weight_scratch(const ConvWeightPass<T>& p) {
+    return p.channels ? channel_buffers<T>(p, nullptr).total : weight_buffers<T>(p, nullptr).total;
+}
+template <class T>
+void conv_weight_unit(const ConvWeightPass<T>& p, int64_t unit, T* scratch) {
+    if (p.channels) channel_weight_unit(p, unit, scratch);
+    else row_weight_unit(p, unit, scratch);
 }
 template <class T>
 void conv_unit(const ConvPass<T>& p, int64_t unit, T* scratch) {

@@ -216,7 +216,7 @@ template <class T>
 MEDECONV_INLINE void sum_elements(const ConvPass<T>& p, const WinogradScratch<T>& s, int64_t e, const ConvBlock& block, const T* transformed,
                                   const T* weight, int64_t row, int64_t tiles) {
     const ConvTile<T> tile{transformed + e * s.element, s.offsets, p.sources * p.z_taps, weight, s.start, false,
-                           s.products + e * s.product_element + row * s.row, s.row};
+                           s.products + e * s.product_element + row * s.row, s.row, block.rows};
     sum_line(block.rows, tile, tiles);
 }
 
