@@ -188,6 +188,11 @@ def test_tensors_share_memory_and_stay_what_they_are(backend):
     assert isinstance(mf.ops.conv(x.numpy(), w, backend=backend), np.ndarray)
     assert isinstance(mf.ops.conv_bias_grad(x, backend=backend), torch.Tensor)
     assert mf.ops.conv(torch.empty(0, 3, 6, 7), w, backend=backend).shape == (0, 4, 4, 5)
+    negated = torch.complex(x, x).conj().imag
+    assert negated.is_neg()
+    assert torch.equal(mf.ops.conv(negated, w, backend=backend), -out)
+    with pytest.raises(TypeError, match="x: got a torch tensor on the device 'meta', which has no values"):
+        mf.ops.conv(x.to("meta"), w, backend=backend)
 
 
 @pytest.mark.parametrize(
@@ -196,7 +201,10 @@ def test_tensors_share_memory_and_stay_what_they_are(backend):
         (lambda t: t.requires_grad_(), TypeError, "out: got a torch tensor that requires a gradient"),
         (lambda t: t.float(), TypeError, "out: got dtype float32"),
         (lambda t: t.mT.contiguous().mT, ValueError, "out: got an array that is not C-contiguous"),
-        (lambda t: t.to("meta"), (TypeError, NotImplementedError), "out: "),
+        (lambda t: t.bfloat16(), TypeError, "out: the tensor has no memory to be written to"),
+        (lambda t: t.to_sparse(), TypeError, "out: the tensor has no memory to be written to"),
+        (lambda t: (1j * t).conj().imag, TypeError, "out: the tensor has no memory to be written to"),
+        (lambda t: t.to("meta"), TypeError, "out: got a torch tensor on the device 'meta'"),
     ],
 )
 def test_bad_out_tensors(change, error, message, backend):

@@ -89,7 +89,8 @@ def to_numpy(value: Any, name: str) -> tuple[np.ndarray, Restore]:
         if int(value.__dlpack_device__()[0]) != _DLPACK_CPU:
             _refuse_device(name, f"a {library} array")
         try:
-            array = np.from_dlpack(value)
+            # A tensor that is negated lazily (the imaginary part of a conjugate) would lose its sign.
+            array = np.from_dlpack(value.resolve_neg() if is_torch else value)
         except (BufferError, RuntimeError, TypeError) as error:
             raise TypeError(
                 f"{name}: the {library} array of dtype {getattr(value, 'dtype', '?')} cannot be viewed as "

@@ -166,7 +166,12 @@ def _destination(
             raise TypeError("out: got a torch tensor that requires a gradient, which is not followed")
         if out.device.type != "cpu":
             _arrays.to_numpy(out, "out")  # refuses it, as any other argument there
-        array = out.numpy()  # not through DLPack, which may say that the memory is read-only
+        try:
+            array = out.numpy()  # not through DLPack, which may say that the memory is read-only
+        except (RuntimeError, TypeError) as error:
+            raise TypeError(
+                f"out: the tensor has no memory to be written to ({error}), {expected}"
+            ) from error
     elif isinstance(out, np.ndarray) and not isinstance(out, np.ma.MaskedArray):
         array = np.asarray(out)
     else:
