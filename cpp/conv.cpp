@@ -18,6 +18,9 @@ constexpr int64_t winograd_shared_bytes = 8 << 20;
 constexpr int64_t many_weight_bytes = 512 << 10; // worth packing where they are used
 constexpr int64_t stream_bytes = 8 << 20;        // results that no cache would keep until they are read
 constexpr int64_t stream_taps = 64;              // more arithmetic than this hides the stores
+constexpr int64_t waiting_bytes = 160 << 10;     // results that wait to be streamed
+constexpr int64_t terms_at_once = 64;
+constexpr int64_t toeplitz_positions = 16384;
 constexpr int64_t wanted_units = 8;
 constexpr int64_t longest_block = 1024;
 constexpr int64_t positions_at_once = 2048;      // of the weight gradient: a row of them stays in L1
@@ -272,7 +275,12 @@ void finish(ConvTables<T>& t, const ConvShape& s, const ConvKernels<T>& kernels,
     p.y_taps = s.kernel[1], p.x_taps = s.kernel[2], p.z_taps = s.kernel[0], p.z_step = s.dilation[0];
     const int64_t weights = p.destinations * p.sources * product(s.kernel) * s.groups;
     const double copying = 5 / double(std::max<int64_t>(5, p.destinations * product(s.kernel)));
-    cut<T>(axis, p.band, p.sources, band_bytes, INT64_MAX, s.batch * s.groups, kernels.lanes, p.toeplitz ? 6 : 1, !p.toeplitz, copying);
+    // Enough taps at once that adding the sums of the channels before costs little.
+    p.sources_at_once = std::clamp<int64_t>(ceil_div(terms_at_once, product(s.kernel)), 1, std::max<int64_t>(1, p.sources));
+    if (p.toeplitz)
+        cut<T>(axis, p.band, p.sources_at_once, band_bytes, toeplitz_positions, s.batch * s.groups, kernels.lanes, 6, false, copying);
+    else
+        cut<T>(axis, p.band, p.sources, band_bytes, INT64_MAX, s.batch * s.groups, kernels.lanes, 1, true, copying);
     const int64_t units = s.batch * s.groups * p.positions();
     const int64_t blocks = s.groups * ceil_div(p.destinations, kernels.rows);
     if (!p.toeplitz && blocks >= wanted_units && (weights * int64_t(sizeof(T)) >= many_weight_bytes || units < wanted_units)) {
@@ -289,9 +297,14 @@ void finish(ConvTables<T>& t, const ConvShape& s, const ConvKernels<T>& kernels,
             p.shared = true;
         }
     }
-    p.stream = !phases && !p.toeplitz && !p.band.flat && !p.shared && axis[2].block == axis[2].count &&
+    p.stream = !phases && !p.band.flat && !p.shared && axis[2].block == axis[2].count &&
                s.batch * s.groups * p.destinations * p.destination_size * int64_t(sizeof(T)) >= stream_bytes &&
                p.sources * product(s.kernel) <= stream_taps;
+    if (p.stream && !p.toeplitz) {   // what waits to be streamed stays in the cache
+        const int64_t rows = std::max<int64_t>(1, waiting_bytes / (kernels.rows * axis[2].count * int64_t(sizeof(T))));
+        axis[1].block = ceil_div(axis[1].count, ceil_div(axis[1].count, std::min(rows, axis[1].block)));
+        layout<T>(axis, false, p.band);
+    }
     choose_taps(t, merged_taps, single_taps, kernels.rows, s.kernel);
     if (!s.exact && !phases && s.kernel[1] == 3 && s.kernel[2] == 3 && s.dilation[1] == 1 && s.dilation[2] == 1 && axis[0].step == 1 &&
         axis[1].step == 1 && axis[2].step == 1)
@@ -366,7 +379,7 @@ ConvWeightPass<T> weight_pass(const ConvShape& s, const ConvTables<T>& forward, 
     p.sources = s.sources / s.groups, p.destinations = s.destinations / s.groups;
     p.source_size = forward.pass.source_size, p.gradient_size = forward.pass.destination_size;
     for (size_t a = 0; a < 3; ++a) p.taps[a] = s.kernel[a], p.dilation[a] = s.dilation[a];
-    p.channels = p.sources >= kernels.lanes / 2 && p.destinations >= kernels.rows / 2;
+    p.channels = p.sources >= 2 * kernels.lanes && p.destinations >= kernels.rows / 2;
     p.toeplitz = p.destinations == 1 && p.axis[1].step == 1 && s.dilation[1] == 1 && p.taps[1] > 1;
     // Few units: parts of the positions, as far as their results take little memory, then smaller blocks of channels.
     p.sources_at_once = std::min(p.sources, channels_at_once), p.destinations_at_once = std::min(p.destinations, channels_at_once);

@@ -83,6 +83,7 @@ struct ConvPass {
     int64_t block_count, block_rows; // of all blocks
     int64_t y_taps, x_taps, y_step;  // toeplitz: weight [groups][sources][z taps][x taps][y taps]
     int64_t z_taps, z_step;
+    int64_t sources_at_once;         // toeplitz
     MEDECONV_INLINE int64_t group_packed() const { return sources * variant_taps * block_rows; }
     MEDECONV_INLINE int64_t positions() const { return axis[0].blocks() * axis[1].blocks() * axis[2].blocks(); }
     MEDECONV_INLINE int64_t units() const { return shared ? groups * block_count : batch * groups * positions(); }
