@@ -371,6 +371,40 @@ ConvTables<T> backward_tables(const ConvShape& s, const std::array<int64_t, 3>& 
     return t;
 }
 
+// The same for the weight gradient; bands as large as memory allows, because their products are added to sums in memory.
+template <class T>
+void consider_winograd(ConvWeightPass<T>& p, int64_t lanes) {
+    constexpr double of_channel = 430;   // transform and transpose: cycles per vector of channels and vector of tiles, over lanes
+    constexpr int64_t least = 16, elements = 36;
+    if (p.sources < least || p.destinations < least) return;
+    const ConvAxis &z = p.axis[0], &y = p.axis[1], &x = p.axis[2];
+    const int64_t across = ceil_div(x.count, 4), down = ceil_div(y.count, 4), sources = ceil_div(p.sources, lanes) * lanes;
+    const int64_t destinations = ceil_div(p.destinations, lanes) * lanes;
+    auto tile_bytes = [&](int64_t slices) {
+        return elements * int64_t(sizeof(T)) * p.groups * (sources * (slices - 1 + z.span) + destinations * slices);
+    };
+    int64_t rows = std::clamp<int64_t>(winograd_shared_bytes / (tile_bytes(1) * across), 1, down), slices = 1;
+    rows = ceil_div(down, ceil_div(down, rows));
+    while (slices < z.count && tile_bytes(slices + 1) * across * rows <= winograd_shared_bytes) ++slices;
+    if (z.span > 1 && slices < 4 && z.count >= 4) {
+        slices = 4;
+        rows = std::clamp<int64_t>(winograd_shared_bytes / (tile_bytes(4) * across), 1, down);
+    }
+    if (tile_bytes(slices) * across * rows > 4 * winograd_shared_bytes) return;   // an image that is too wide
+    slices = ceil_div(z.count, ceil_div(z.count, slices));
+    const int64_t bands = p.batch * ceil_div(down, rows) * ceil_div(z.count, slices);
+    const int64_t at_once = std::clamp<int64_t>(winograd_shared_bytes / (tile_bytes(slices) * across * rows), 1, std::max<int64_t>(1, bands));
+    const double products = double(p.sources) * double(p.destinations) * double(p.taps[0] * p.groups);
+    const double tiles = double(bands * slices * rows * across), chunks = double(ceil_div(bands, at_once));
+    const double transforms = of_channel * double(p.groups) *
+                              (double(sources) * double(slices - 1 + z.span) / double(slices) + double(destinations)) / double(lanes);
+    const double time = tiles / double(lanes) * elements * products + tiles * transforms + elements * products * (1 + chunks);
+    const double direct = 9 * products * double(p.batch * z.count * y.count * x.count) / double(lanes) * 1.15;
+    if (time > 0.85 * direct) return;
+    p.winograd = true, p.bands_at_once = at_once;
+    p.axis[0].block = slices, p.axis[1].block = 4 * rows, p.axis[2].block = 4 * across;
+}
+
 template <class T>
 ConvWeightPass<T> weight_pass(const ConvShape& s, const ConvTables<T>& forward, const ConvKernels<T>& kernels) {
     ConvWeightPass<T> p{};
@@ -399,6 +433,9 @@ ConvWeightPass<T> weight_pass(const ConvShape& s, const ConvTables<T>& forward, 
         int64_t& larger = p.destinations_at_once >= p.sources_at_once ? p.destinations_at_once : p.sources_at_once;
         larger = ceil_div(larger, 2);
     }
+    if (!s.exact && sizeof(T) == 4 && p.axis[0].step == 1 && p.axis[1].step == 1 && p.axis[2].step == 1 && s.dilation[1] == 1 &&
+        s.dilation[2] == 1 && p.taps[1] == 3 && p.taps[2] == 3)
+        consider_winograd(p, kernels.lanes);
     return p;
 }
 
@@ -520,6 +557,25 @@ void ConvPlan<T>::weight_grad(const T* gradient, const T* x, T* out, int threads
     ConvWeightPass<T> pass = weight_;
     pass.gradient = gradient, pass.source = x;
     const int64_t size = pass.size();
+    if (pass.winograd) {
+        int64_t sums_size = 0;
+        Buffer<T> transformed = acquire<T>(kernels_.winograd_weight_size(pass, &sums_size)), sums = acquire<T>(sums_size);
+        const int64_t scratch_size = ceil_div(kernels_.weight_scratch(pass), 64) * 64, units = pass.groups * pass.taps[0] * 36;
+        Buffer<T> scratch = acquire<T>(scratch_size * threads);
+        std::fill_n(sums.get(), sums_size, T(0));
+        for (int64_t first = 0; first < pass.bands(); first += pass.bands_at_once) {
+            const int64_t bands = std::min(pass.bands_at_once, pass.bands() - first);
+            parallel_for(kernels_.winograd_weight_units(pass, bands), threads, [&](int64_t unit, int worker) {
+                kernels_.winograd_weight_transform(pass, first, unit, transformed.get(), scratch.get() + worker * scratch_size);
+            }, poll);
+            parallel_for(units, threads, [&](int64_t unit, int worker) {
+                kernels_.winograd_weight_products(pass, bands, unit, transformed.get(), sums.get(), scratch.get() + worker * scratch_size);
+            }, poll);
+        }
+        parallel_for(pass.groups * pass.destinations, threads,
+                     [&](int64_t unit, int) { kernels_.winograd_weight_collect(pass, unit, sums.get(), out); });
+        return;
+    }
     const bool in_place = pass.parts == 1 && !pass.channels;
     Buffer<T> partial;
     if (!in_place) partial = acquire<T>(pass.parts * size);
