@@ -253,6 +253,15 @@ struct ConvPacked {
     }
 };
 
+template <int R, class T>
+MEDECONV_INLINE void pack_rows(const ConvPass<T>& p, const ConvVariant& variant, const T* weight, T* to) {
+    for (int64_t c = 0; c < p.sources; ++c, weight += p.source_stride)
+        for (int64_t t = 0; t < variant.taps; ++t, to += R) {
+            const T* from = weight + variant.weights[t];
+            unroll<R>([&](auto r) MEDECONV_BODY { to[r] = from[r * p.destination_stride]; });
+        }
+}
+
 template <class T>
 MEDECONV_NOINLINE void pack_block(const ConvPass<T>& p, int64_t group, int64_t block_number, const ConvPacked<T>& packed) {
     const ConvBlock& block = p.blocks[block_number];
@@ -262,6 +271,13 @@ MEDECONV_NOINLINE void pack_block(const ConvPass<T>& p, int64_t group, int64_t b
     for (int64_t v = 0; v < variants; ++v) {
         const ConvVariant& variant = p.variants[v];
         T* to = packed.variant(p, variant);
+        if (merged == 1 && block.channels == block.rows) {
+            if (block.rows == 1) pack_rows<1>(p, variant, weight, to);
+            else if (block.rows == 2) pack_rows<2>(p, variant, weight, to);
+            else if (block.rows == 4) pack_rows<4>(p, variant, weight, to);
+            else if constexpr (conv_rows == 8) pack_rows<8>(p, variant, weight, to);
+            continue;
+        }
         for (int64_t c = 0; c < p.sources; ++c)
             for (int64_t t = 0; t < variant.taps; ++t, to += block.rows) {
                 int64_t row = 0;
@@ -338,6 +354,20 @@ MEDECONV_NOINLINE void sum_block(const ConvPass<T>& p, const ConvScratch<T>& s, 
                 }
 }
 
+// to = from + bias, or to += from; then, if asked for, without what is negative (but NaN stays).
+template <class T>
+MEDECONV_INLINE void finish_sums(const T* from, bool add, T bias, bool relu, int64_t n, T* to) {
+    constexpr int64_t L = lanes<T>;
+    for (int64_t i = 0; i < n; i += L) {
+        const int64_t valid = n - i < L ? n - i : L;
+        Vec<T> v = load_unaligned(from + i);   // a row of results is padded
+        v += !add ? splat<T>(bias) : valid == L ? load_unaligned(to + i) : load_first(to + i, valid);
+        if (relu) v = v < Vec<T>{} ? Vec<T>{} : v;
+        if (valid == L) store_unaligned(to + i, v);
+        else store_first(to + i, v, valid);
+    }
+}
+
 // Rows of the only channel of a group, from the weights' Toeplitz matrix in y; a few source channels at a time, so that bands
 // may be large, and what they share with their neighbours small.
 template <class T>
@@ -368,12 +398,7 @@ MEDECONV_NOINLINE void toeplitz_unit(const ConvPass<T>& p, const ConvScratch<T>&
                     const T* from = s.results + r * s.pitch;
                     T* to = p.stream || !last || c0 > 0 ? sums + r * width
                                                         : destination + (qz * y.destination + qy + r) * x.destination + xs.start;
-                    if (c0 == 0)
-                        for (int64_t i = 0; i < width; ++i) to[i] = from[i] + bias;
-                    else
-                        for (int64_t i = 0; i < width; ++i) to[i] += from[i];
-                    if (p.relu && last)
-                        for (int64_t i = 0; i < width; ++i) to[i] = to[i] < T(0) ? T(0) : to[i];
+                    finish_sums(from, c0 > 0, bias, p.relu && last, width, to);
                     if (last && !p.stream && c0 > 0)
                         std::memcpy(destination + (qz * y.destination + qy + r) * x.destination + xs.start, to, size_t(width) * sizeof(T));
                 }
