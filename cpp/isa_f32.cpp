@@ -1,7 +1,7 @@
 // The float kernels of one ISA, built with its flags, MEDECONV_ISA_NS and MEDECONV_VECTOR_BYTES; twin: isa_f64.cpp (two
 // files, so that two cores build them). Each exports exactly one table; everything else has internal linkage, so that no
 // AVX code can be merged into the baseline by the linker.
-#include "conv_weight.simd.hpp"
+#include "conv_table.simd.hpp"
 #include "direct.simd.hpp"
 #include "isa.hpp"
 #include "overlap.simd.hpp"
