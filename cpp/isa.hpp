@@ -1,5 +1,6 @@
 // The kernels of one ISA, and the choice among them.
 #pragma once
+#include "conv.hpp"
 #include "direct.hpp"
 #include "overlap.hpp"
 #include "penalty.hpp"
@@ -15,6 +16,7 @@ struct IsaKernels {
     DirectKernels<T> direct;
     OverlapKernels<T> overlap;
     PenaltyKernels<T> penalty;
+    ConvKernels<T> conv;
 };
 
 // Names of the ISAs this build has and this machine runs, slowest first.
