@@ -12,12 +12,16 @@ from types import ModuleType
 from typing import Any
 
 from .. import _validate
-from . import cpp, reference
+from . import cpp, numba, reference
 
 __all__ = ["available", "release_memory", "resolve", "use_backend"]
 
-_BUILT: dict[str, ModuleType] = {"cpp": cpp, "reference": reference}  # in the order of "auto"
-_UNBUILT = ("numba", "cuda")
+_BUILT: dict[str, ModuleType] = {
+    "cpp": cpp,
+    "numba": numba,
+    "reference": reference,
+}  # in the order of "auto"
+_UNBUILT = ("cuda",)
 _VARIABLE = "MEDECONV_BACKEND"
 _chosen = "auto"
 

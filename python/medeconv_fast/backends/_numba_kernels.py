@@ -1,0 +1,267 @@
+"""Inner loops of the Numba backend; imported by it when it first computes, never before: Numba takes a while.
+
+Everything runs without the GIL, on one thread, over arrays that the caller has laid out; threads are the
+business of ``numba.py``. Compiled code is cached beside this file (or where ``NUMBA_CACHE_DIR`` says).
+
+No fast-math: each value is a sum in the order that is written here, whatever the compiler vectorises, so a block's
+borders change no bit. Scalars come in the arrays' dtype: Python's floats would widen float32 arithmetic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+BLOCK = 512  # values of a line that are summed at a time: one output and 8 inputs fit the first cache
+PARTIAL = 128  # taps summed by themselves, so that rounding does not grow with the number of taps
+
+
+def _kernel(function: Callable[..., Any]) -> Any:
+    return njit(nogil=True, cache=True)(function)
+
+
+@_kernel
+def _accumulate(acc, source, at, offsets, weights, first, last):  # type: ignore[no-untyped-def]
+    """acc[i] += sum over taps first <= t < last of weights[t] * source[at + offsets[t] + i]."""
+    n = acc.size
+    t = first
+    # Eight taps per pass over `acc`: fewer loads and stores of it. Views start at 0, so that indices are known
+    # not to be negative, which would keep the loops from being vectorised.
+    while t + 8 <= last:
+        a0 = source[at + offsets[t] :][:n]
+        a1 = source[at + offsets[t + 1] :][:n]
+        a2 = source[at + offsets[t + 2] :][:n]
+        a3 = source[at + offsets[t + 3] :][:n]
+        a4 = source[at + offsets[t + 4] :][:n]
+        a5 = source[at + offsets[t + 5] :][:n]
+        a6 = source[at + offsets[t + 6] :][:n]
+        a7 = source[at + offsets[t + 7] :][:n]
+        w0, w1, w2, w3 = weights[t], weights[t + 1], weights[t + 2], weights[t + 3]
+        w4, w5, w6, w7 = weights[t + 4], weights[t + 5], weights[t + 6], weights[t + 7]
+        for i in range(n):
+            v = acc[i] + w0 * a0[i] + w1 * a1[i] + w2 * a2[i] + w3 * a3[i]
+            acc[i] = v + w4 * a4[i] + w5 * a5[i] + w6 * a6[i] + w7 * a7[i]
+        t += 8
+    if t + 4 <= last:
+        a0 = source[at + offsets[t] :][:n]
+        a1 = source[at + offsets[t + 1] :][:n]
+        a2 = source[at + offsets[t + 2] :][:n]
+        a3 = source[at + offsets[t + 3] :][:n]
+        w0, w1, w2, w3 = weights[t], weights[t + 1], weights[t + 2], weights[t + 3]
+        for i in range(n):
+            acc[i] = acc[i] + w0 * a0[i] + w1 * a1[i] + w2 * a2[i] + w3 * a3[i]
+        t += 4
+    while t < last:
+        a0 = source[at + offsets[t] :][:n]
+        w0 = weights[t]
+        for i in range(n):
+            acc[i] += w0 * a0[i]
+        t += 1
+
+
+@_kernel
+def taps_along_line(out, source, at, offsets, weights, partial):  # type: ignore[no-untyped-def]
+    """out[i] = sum over the taps of weights[t] * source[at + offsets[t] + i]; `partial` is BLOCK values of scratch."""
+    taps = offsets.size
+    for start in range(0, out.size, BLOCK):
+        acc = out[start : start + BLOCK]
+        acc[:] = 0
+        if taps <= PARTIAL:
+            _accumulate(acc, source, at + start, offsets, weights, 0, taps)
+            continue
+        some = partial[: acc.size]
+        for first in range(0, taps, PARTIAL):
+            some[:] = 0
+            _accumulate(some, source, at + start, offsets, weights, first, min(first + PARTIAL, taps))
+            for i in range(acc.size):
+                acc[i] += some[i]
+
+
+@_kernel
+def gather(x, out, first, map_z, map_y, map_x, run_start, run_stop):  # type: ignore[no-untyped-def]
+    """out[z, y, i] = x[map_z[first + z], map_y[y], map_x[i]]; an index of -1 stands for 0.
+
+    From run_start to run_stop map_x counts up by one: a copy.
+    """
+    for z in range(out.shape[0]):
+        source_z = map_z[first + z]
+        for y in range(out.shape[1]):
+            row = out[z, y]
+            source_y = map_y[y]
+            if source_z < 0 or source_y < 0:
+                row[:] = 0
+                continue
+            source = x[source_z, source_y]
+            for i in range(run_start):
+                row[i] = source[map_x[i]] if map_x[i] >= 0 else 0
+            if run_stop > run_start:
+                row[run_start:run_stop] = source[map_x[run_start] :][: run_stop - run_start]
+            for i in range(run_stop, row.size):
+                row[i] = source[map_x[i]] if map_x[i] >= 0 else 0
+
+
+@_kernel
+def crop_rows(line, pitch, at, out):  # type: ignore[no-untyped-def]
+    """out[y] = line[at + y * pitch :]"""
+    for y in range(out.shape[0]):
+        out[y, :] = line[at + y * pitch :][: out.shape[1]]
+
+
+@_kernel
+def fold_middle(x, sources, out, start, stop):  # type: ignore[no-untyped-def]
+    """out[a, sources[m], start:stop] += x[a, m, start:stop] for all m in turn; an index of -1 is left out."""
+    for a in range(out.shape[0]):
+        out[a, :, start:stop] = 0
+        for m in range(x.shape[1]):
+            if sources[m] < 0:
+                continue
+            to, from_ = out[a, sources[m]][start:stop], x[a, m][start:stop]
+            for i in range(to.size):
+                to[i] += from_[i]
+
+
+@_kernel
+def separable_tile(  # type: ignore[no-untyped-def]
+    x, tile, z0, y0, map_z, map_y, map_x, run_start, run_stop, taps_z, taps_y, taps_x, after_z, after_y, padded, partial
+):
+    """tile[z, y, x] of the product of three filters: tap t of an axis reads place i + t of its map into `x`."""
+    depth, height, width = tile.shape
+    source_height, source_width = x.shape[1], x.shape[2]
+    flat = x.reshape(-1)
+    rows = height + taps_y.size - 1
+    offsets_z = np.empty(taps_z.size, np.int64)
+    weights_z = np.empty_like(taps_z)
+    offsets_y = np.arange(taps_y.size) * source_width
+    offsets_x = np.arange(taps_x.size)
+    pitch = width + taps_x.size - 1
+
+    # z: whole runs of rows at a time. The planes of a block share most of what they read.
+    r = 0
+    while r < rows:
+        source_row = map_y[y0 + r]
+        count = 1
+        if source_row >= 0:
+            while r + count < rows and map_y[y0 + r + count] == source_row + count:
+                count += 1
+        stop = (r + count) * source_width
+        for start in range(r * source_width, stop, BLOCK):
+            n = min(BLOCK, stop - start)
+            for z in range(depth):
+                acc = after_z[z][start:][:n]
+                acc[:] = 0
+                if source_row < 0:
+                    continue
+                valid = 0
+                for t in range(taps_z.size):
+                    if map_z[z0 + z + t] >= 0:
+                        offsets_z[valid] = map_z[z0 + z + t] * source_height * source_width
+                        weights_z[valid] = taps_z[t]
+                        valid += 1
+                at = source_row * source_width + start - r * source_width
+                _accumulate(acc, flat, at, offsets_z, weights_z, 0, valid)
+        r += count
+
+    for z in range(depth):
+        taps_along_line(after_y[: height * source_width], after_z[z], 0, offsets_y, taps_y, partial)
+        for y in range(height):
+            source = after_y[y * source_width :][:source_width]
+            row = padded[y * pitch :][:pitch]
+            for i in range(run_start):
+                row[i] = source[map_x[i]] if map_x[i] >= 0 else 0
+            if run_stop > run_start:
+                row[run_start:run_stop] = source[map_x[run_start] :][: run_stop - run_start]
+            for i in range(run_stop, pitch):
+                row[i] = source[map_x[i]] if map_x[i] >= 0 else 0
+        line = after_y[: (height - 1) * pitch + width]  # its values are in `padded` now
+        taps_along_line(line, padded, 0, offsets_x, taps_x, partial)
+        crop_rows(line, pitch, 0, tile[z])
+
+
+@_kernel
+def multiply_spectrum(block, otf, start, conjugate):  # type: ignore[no-untyped-def]
+    """block[k, j] *= otf[k, start + j], or its conjugate."""
+    for k in range(block.shape[0]):
+        row, factor = block[k], otf[k][start:][: block.shape[1]]
+        if conjugate:
+            for j in range(row.size):
+                row[j] *= np.conj(factor[j])
+        else:
+            for j in range(row.size):
+                row[j] *= factor[j]
+
+
+# The formulas, in place on a private copy of the blurred values, so that no operand can be the same memory. An
+# operand that is not given has no elements. A comparison with NaN is false: NaN stays, as in numpy.maximum.
+
+
+@_kernel
+def ratio(c, image, weights, background, eps):  # type: ignore[no-untyped-def]
+    for i in range(c.size):
+        divisor = c[i] + background
+        c[i] = image[i] / (eps if divisor < eps else divisor)
+    if weights.size:
+        for i in range(c.size):
+            c[i] *= weights[i]
+
+
+@_kernel
+def multiply(c, estimate, gain):  # type: ignore[no-untyped-def]
+    zero = c.dtype.type(0)
+    if gain.size:
+        for i in range(c.size):
+            updated = estimate[i] * (c[i] * gain[i])
+            updated = zero if updated < zero else updated
+            c[i] = updated if gain[i] > zero else estimate[i]
+    else:
+        for i in range(c.size):
+            updated = estimate[i] * c[i]
+            c[i] = zero if updated < zero else updated
+
+
+@_kernel
+def residual(c, image, weights, background):  # type: ignore[no-untyped-def]
+    for i in range(c.size):
+        c[i] = image[i] - (c[i] + background)
+    if weights.size:
+        for i in range(c.size):
+            c[i] *= weights[i]
+
+
+@_kernel
+def add(c, estimate, gain, step, positive):  # type: ignore[no-untyped-def]
+    zero = c.dtype.type(0)
+    if gain.size:
+        for i in range(c.size):
+            c[i] *= gain[i]
+    for i in range(c.size):
+        c[i] = estimate[i] + step * c[i]
+    if positive:
+        for i in range(c.size):
+            c[i] = zero if c[i] < zero else c[i]
+
+
+@_kernel
+def extrapolate(c, previous, alpha):  # type: ignore[no-untyped-def]
+    zero = c.dtype.type(0)
+    for i in range(c.size):
+        ahead = c[i] + alpha * (c[i] - previous[i])
+        c[i] = zero if ahead < zero else ahead
+
+
+@_kernel
+def gcv_sums(spectrum, h2, r2, counts, balances, sums):  # type: ignore[no-untyped-def]
+    """For each balance b the sums of g^2 |Y|^2 and of g, g = b r2 / (h2 + b r2), in float64."""
+    for b in range(balances.size):
+        numerator, denominator = 0.0, 0.0
+        for k in range(spectrum.shape[0]):
+            for j in range(spectrum.shape[1]):
+                divisor = np.float64(h2[k, j]) + balances[b] * np.float64(r2[k, j])
+                if divisor > 0:
+                    g = balances[b] * np.float64(r2[k, j]) / divisor
+                    real, imag = np.float64(spectrum[k, j].real), np.float64(spectrum[k, j].imag)
+                    numerator += counts[j] * g * g * (real * real + imag * imag)
+                    denominator += counts[j] * g
+        sums[b, 0], sums[b, 1] = numerator, denominator

@@ -1,0 +1,897 @@
+"""The backend without a compiler: loops compiled by Numba, transforms by scipy.fft.
+
+The same kernels as the C++ backend in the same blocks: a sweep transforms slices, multiplies columns by the OTF and
+finishes slices with the formula while they are in cache. Threads are this module's own, Python threads around
+kernels that release the GIL, and not Numba's: its OpenMP layer kills forked children, its workqueue layer must not be
+entered twice, and neither shares its threads among callers. Units of work are laid out by shape alone, so results
+have the same bits for any number of threads.
+
+Numba and SciPy are imported when the backend is first asked whether it is available.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import math
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent import futures
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from .._threads import MOST, resolve_num_threads
+
+NAME = "numba"
+
+Box = tuple[tuple[int, int], ...]
+
+
+@functools.cache
+def _imported() -> tuple[ModuleType, ModuleType, str | None]:
+    """The compiled loops, scipy.fft, and why one of them is missing."""
+    try:
+        loops = importlib.import_module("medeconv_fast.backends._numba_kernels")
+        fft = importlib.import_module("scipy.fft")
+    except ImportError as error:
+        return np, np, str(error)  # never used as such: everything asks is_available or _needed first
+    return loops, fft, None
+
+
+def is_available() -> bool:
+    return unavailable_reason() is None
+
+
+def unavailable_reason() -> str | None:
+    error = _imported()[2]
+    if error is None:
+        return None
+    return f'it needs Numba and SciPy ({error}): pip install "medeconv-fast[numba]"'
+
+
+def _loops() -> ModuleType:
+    loops, _, error = _imported()
+    if error is not None:
+        raise ImportError(f"backend 'numba': {unavailable_reason()}")
+    return loops
+
+
+def _fft() -> ModuleType:
+    _loops()
+    return _imported()[1]
+
+
+def describe() -> dict[str, Any]:
+    _loops()
+    return {name: importlib.import_module(name).__version__ for name in ("numba", "scipy")}
+
+
+def release_memory() -> None:
+    """Nothing is kept: buffers live as long as the chain or plan that uses them."""
+
+
+def good_size(n: int, *, even: bool = False) -> int:
+    """Smallest length >= n with no prime factor above 7."""
+    length = max(int(n), 1)
+    while True:
+        rest = length
+        for prime in (2, 3, 5, 7):
+            while rest % prime == 0:
+                rest //= prime
+        if rest == 1 and not (even and length % 2):
+            return length
+        length += 1
+
+
+def smallest_divisor(scale: float, dtype: Any) -> float:
+    """Lower bound of the ratio's divisor for an image whose largest value is `scale`."""
+    return float(scale) * (1e-6 if np.dtype(dtype) == np.float32 else 1e-12)
+
+
+class _Pool:
+    """The threads that all calls of this process share; the same rules as ``cpp/threads.hpp``."""
+
+    def __init__(self) -> None:
+        self._busy = threading.Lock()  # held by the caller whose work is shared
+        self._counting = threading.Lock()
+        self._callers = 0
+        self._executor: futures.ThreadPoolExecutor | None = None
+
+    def run(self, units: int, threads: int, body: Callable[[int], None]) -> None:
+        """body(unit) for every unit, on at most `threads` threads, the caller's included."""
+        with self._counting:
+            self._callers += 1
+        try:
+            if min(threads, units) > 1 and self._busy.acquire(blocking=False):
+                try:
+                    self._share(units, threads, body)
+                finally:
+                    self._busy.release()
+            else:  # the others are at work for somebody else
+                for unit in range(units):
+                    body(unit)
+        finally:
+            with self._counting:
+                self._callers -= 1
+
+    def _share(self, units: int, threads: int, body: Callable[[int], None]) -> None:
+        if self._executor is None:  # starts threads as they are needed
+            self._executor = futures.ThreadPoolExecutor(MOST, "medeconv")
+        pending = deque(range(units))
+
+        def work(worker: int) -> None:
+            # Every further caller works on its own thread: as many helpers make room for it.
+            while not worker or worker + self._callers <= threads:
+                try:
+                    unit = pending.popleft()
+                except IndexError:
+                    return
+                try:
+                    body(unit)
+                except BaseException:
+                    pending.clear()
+                    raise
+
+        helpers = [self._executor.submit(work, i) for i in range(1, min(threads, units))]
+        interrupted: BaseException | None = None
+        try:
+            work(0)
+        except BaseException as error:
+            pending.clear()
+            interrupted = error
+        for helper in helpers:
+            # Nobody may write to the caller's arrays once this returns, Ctrl-C or not.
+            while not (helper.cancel() or helper.done()):
+                try:
+                    futures.wait([helper])
+                except KeyboardInterrupt as error:
+                    pending.clear()
+                    interrupted = error
+        if interrupted is not None:
+            raise interrupted
+        for helper in helpers:
+            if not helper.cancelled():
+                helper.result()
+
+
+_pool = _Pool()
+
+
+def _new_pool() -> None:  # a forked child has none of the parent's threads, and its locks may be held by them
+    global _pool
+    _pool = _Pool()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_new_pool)
+
+
+def _run(units: int, num_threads: int | None, body: Callable[[int], None]) -> None:
+    _pool.run(units, resolve_num_threads(num_threads), body)
+
+
+class _Scratch:
+    """Buffers for as many threads as work at the same time; fresh memory costs more than a small unit."""
+
+    def __init__(self) -> None:
+        self._free: deque[dict[str, np.ndarray]] = deque()
+
+    @contextmanager
+    def lend(self) -> Iterator[Callable[..., np.ndarray]]:
+        try:
+            buffers = self._free.pop()
+        except IndexError:
+            buffers = {}
+
+        def buffer(name: str, shape: int | tuple[int, ...], dtype: Any) -> np.ndarray:
+            size = math.prod(shape) if isinstance(shape, tuple) else shape
+            have = buffers.get(name)
+            if have is None or have.size < size or have.dtype != dtype:
+                have = buffers[name] = np.empty(size, dtype)
+            return have[:size].reshape(shape)
+
+        yield buffer
+        self._free.append(buffers)  # after an error they are dropped
+
+
+def _blocks(total: int, size: int) -> list[tuple[int, int]]:
+    return [(start, min(start + size, total)) for start in range(0, total, size)]
+
+
+_OPERANDS = {
+    "copy": (),
+    "ratio": ("image", "weights"),
+    "multiply": ("estimate", "gain"),
+    "residual": ("image", "weights"),
+    "add": ("estimate", "gain"),
+}
+_NUMBERS: dict[str, dict[str, float]] = {
+    "copy": {},
+    "ratio": {"background": 0.0, "eps": 0.0},
+    "multiply": {},
+    "residual": {"background": 0.0},
+    "add": {"step": 1.0},
+}
+
+
+class _Finish:
+    """The formula, and what the next sweep gets: the result, or where it moves to beyond `previous`."""
+
+    def __init__(
+        self,
+        formula: str,
+        dtype: np.dtype,
+        out: np.ndarray | None,
+        *,
+        previous: np.ndarray | None = None,
+        alpha: float = 0.0,
+        extrapolated: np.ndarray | None = None,
+        positive: bool = False,
+        **operands: Any,
+    ) -> None:
+        if extrapolated is not None and previous is None:
+            raise ValueError("extrapolated: needs previous")
+        if positive and formula != "add":
+            raise TypeError(f"positive: not an operand of {formula}")
+        kind = dtype.type
+        nothing = np.empty(0, dtype)
+        arrays = [operands.pop(name, None) for name in _OPERANDS[formula]]
+        numbers = [kind(operands.pop(name, default)) for name, default in _NUMBERS[formula].items()]
+        if operands:
+            raise TypeError(f"{', '.join(operands)}: not an operand of {formula}")
+        self._kernel = None if formula == "copy" else getattr(_loops(), formula)
+        self._arrays = [nothing if a is None else a.reshape(-1) for a in arrays]
+        self._numbers = [*numbers, positive] if formula == "add" else numbers
+        self._previous, self._extrapolated, self._out = (
+            None if a is None else a.reshape(-1) for a in (previous, extrapolated, out)
+        )
+        self._alpha = kind(alpha)
+        self._extrapolate = None if previous is None else _loops().extrapolate
+
+    def __call__(self, c: np.ndarray, start: int) -> np.ndarray:
+        """Finish the values from `start` on, which are in `c`; it is private and serves as scratch."""
+        part = slice(start, start + c.size)
+        if self._kernel is not None:
+            self._kernel(c, *(a[part] for a in self._arrays), *self._numbers)
+        ahead = c
+        if self._extrapolate is not None:
+            assert self._previous is not None
+            ahead = c.copy()
+            self._extrapolate(ahead, self._previous[part], self._alpha)  # before `out`, which it may be
+        if self._out is not None:
+            self._out[part] = c
+        if self._extrapolated is not None:
+            self._extrapolated[part] = ahead
+        return ahead
+
+
+_FORMULA_BLOCK = 1 << 16
+
+
+def apply_formula(
+    formula: str, c: np.ndarray, out: np.ndarray, *, num_threads: int | None = None, **operands: Any
+) -> None:
+    finish = _Finish(formula, c.dtype, out, **operands)
+    flat = c.reshape(-1)
+    blocks = _blocks(flat.size, _FORMULA_BLOCK)
+
+    def finish_block(unit: int) -> None:
+        start, stop = blocks[unit]
+        finish(flat[start:stop].copy(), start)
+
+    _run(len(blocks), num_threads, finish_block)
+
+
+def _map(start: int, length: int, box: tuple[int, int], periodic: bool) -> tuple[np.ndarray, int, int]:
+    """For each of `length` places from `start` on the index in the box, -1 outside; where a run of it lies."""
+    first, stop = box
+    at = np.arange(start - first, start - first + length)
+    inside = (at >= 0) & (at < stop - first)
+    where = np.flatnonzero(inside)
+    run = (int(where[0]), int(where[-1]) + 1) if where.size else (0, 0)
+    return np.where(inside, at, at % (stop - first) if periodic else -1), *run
+
+
+def _three(values: Any, fill: Any) -> tuple[Any, ...]:
+    return (fill,) * (3 - len(values)) + tuple(values)
+
+
+def _shape(box: Box) -> tuple[int, ...]:
+    return tuple(stop - start for start, stop in box)
+
+
+class _Transfer:
+    """A transfer function on the half spectrum of the plan's grid: complex, or its real part where that is all."""
+
+    def __init__(self, values: np.ndarray) -> None:
+        self.values = values
+
+
+class SpectralPlan:
+    """Grid and boxes; makes transfers (OTFs) and chains.
+
+    Axes of length 1 are dropped. What is left is slices (all axes but the first; each is transformed as a whole)
+    and columns across them.
+    """
+
+    def __init__(
+        self,
+        grid: tuple[int, ...],
+        estimate_box: Any,
+        image_box: Any,
+        dtype: Any,
+        reach: Any = (),
+        symmetric: bool = False,
+    ) -> None:
+        self.grid = tuple(int(n) for n in grid)
+        self.estimate_box = tuple((int(a), int(b)) for a, b in estimate_box)
+        self.image_box = tuple((int(a), int(b)) for a, b in image_box)
+        self.dtype = np.dtype(dtype)
+        self._symmetric = symmetric
+        for box in (self.estimate_box, self.image_box):
+            if len(box) != len(self.grid) or any(
+                not 0 <= a < b <= n for (a, b), n in zip(box, self.grid, strict=False)
+            ):
+                raise ValueError(f"box: got {box}, expected non-empty ranges inside the grid {self.grid}")
+        self._long = [axis for axis, n in enumerate(self.grid) if n > 1]
+        reach = tuple(reach) or ((0, 0),) * len(self.grid)
+        lengths = [self.grid[axis] for axis in self._long]
+        while len(lengths) < 2:
+            lengths.insert(0, 1)
+        self._depth, self._slice = lengths[0], tuple(lengths[1:])
+        self._half = (*self._slice[:-1], self._slice[-1] // 2 + 1)
+        self._columns = math.prod(self._half)
+        self._boxes = {adjoint: self._squeezed(self._box(adjoint), (0, 1)) for adjoint in (False, True)}
+        self._reach = self._squeezed(reach, (0, 0))
+        self._slices_per_unit = max(1, (1 << 17) // math.prod(self._slice))
+        self._columns_per_unit = max(1, (1 << 15) // self._depth)
+        self._column_blocks = _blocks(self._columns, self._columns_per_unit)
+
+    def _box(self, adjoint: bool) -> Box:
+        """Of what a sweep in this direction consumes."""
+        return self.image_box if adjoint else self.estimate_box
+
+    def _squeezed(self, pairs: Any, fill: tuple[int, int]) -> Box:
+        kept = [tuple(pairs[axis]) for axis in self._long]
+        while len(kept) < 2:
+            kept.insert(0, fill)
+        return tuple(kept)
+
+    @property
+    def _complex(self) -> np.dtype:
+        return np.dtype(np.complex64 if self.dtype == np.float32 else np.complex128)
+
+    @property
+    def _slots(self) -> int:
+        """Slices that a chain holds."""
+        return max(stop - start for start, stop in (box[0] for box in self._boxes.values()))
+
+    @property
+    def workspace_bytes(self) -> int:
+        """One OTF and one spectrum in flight."""
+        otf = self._complex.itemsize // (2 if self._symmetric else 1)
+        return self._columns * (self._depth * otf + self._slots * self._complex.itemsize)
+
+    def transfer(
+        self, psf: np.ndarray, centre: tuple[int, ...], num_threads: int | None = None
+    ) -> _Transfer:
+        """OTF of `psf`: tap j at grid index (j - centre) mod grid, summed where taps meet; made in float64."""
+        fft = _fft()
+        at = [(np.arange(k) - c) % n for k, c, n in zip(psf.shape, centre, self.grid, strict=True)]
+        # Of the slices only those that have taps.
+        slots = np.zeros(1, np.int64)
+        lengths = list(self.grid)
+        if len(self._long) > 1:
+            lead = self._long[0]
+            slots, at[lead] = np.unique(at[lead], return_inverse=True)
+            lengths[lead] = slots.size
+        placed = np.zeros(lengths)
+        np.add.at(placed, np.ix_(*at), psf)
+        placed = placed.reshape(slots.size, *self._slice)
+        slices = np.empty((slots.size, self._columns), np.complex128)
+        axes = tuple(range(1, placed.ndim))
+
+        def transform(unit: int) -> None:
+            slices[unit] = fft.rfftn(placed[unit : unit + 1], axes=axes).reshape(-1)
+
+        _run(slots.size, num_threads, transform)
+        values = np.empty((self._depth, self._columns), self.dtype if self._symmetric else self._complex)
+
+        def across(unit: int) -> None:
+            start, stop = self._column_blocks[unit]
+            block = np.zeros((self._depth, stop - start), np.complex128)
+            block[slots] = slices[:, start:stop]
+            block = fft.fft(block, axis=0, overwrite_x=True)
+            values[:, start:stop] = block.real if self._symmetric else block
+
+        _run(len(self._column_blocks), num_threads, across)
+        return _Transfer(values)
+
+    def wiener_transfer(
+        self, psf_transfer: _Transfer, regularizer_transfer: _Transfer, balance: float
+    ) -> _Transfer:
+        """conj(H) / (|H|^2 + balance |R|^2), and 0 where that has no finite value."""
+        values = np.empty_like(psf_transfer.values)
+        for k in range(self._depth):  # a slice at a time: few temporaries
+            otf, reg = psf_transfer.values[k], regularizer_transfer.values[k]
+            divisor = np.abs(otf) ** 2 + self.dtype.type(balance) * np.abs(reg) ** 2
+            np.divide(otf.conj(), divisor, out=values[k], where=divisor > 0)
+            values[k][~(divisor > 0)] = 0
+        return _Transfer(values)
+
+    def gcv(
+        self,
+        image: np.ndarray,
+        psf_transfer: _Transfer,
+        regularizer_transfer: _Transfer,
+        balances: np.ndarray,
+        num_threads: int | None = None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """For each balance b the sums over all frequencies of g²|Y|² and of g, g = b|R|² / (|H|² + b|R|²)."""
+        loops = _loops()
+        chain = Chain(self, num_threads)
+        chain.load(image, adjoint=True)
+        balances = np.ascontiguousarray(balances, dtype=np.float64)
+        # The half spectrum stands for both signs of the last frequency, except where they are the same one.
+        last = np.full(self._half[-1], 2.0)
+        last[0] = 1
+        if self._slice[-1] % 2 == 0:
+            last[-1] = 1
+        counts = np.tile(last, self._columns // last.size)
+        sums = np.empty((len(self._column_blocks), balances.size, 2))
+
+        def add_up(unit: int) -> None:
+            start, stop = self._column_blocks[unit]
+            h2, r2 = (
+                np.abs(t.values[:, start:stop]) ** 2 for t in (psf_transfer, regularizer_transfer)
+            )
+            loops.gcv_sums(
+                chain._columns_forward(start, stop), h2, r2, counts[start:stop], balances, sums[unit]
+            )
+
+        _run(len(self._column_blocks), num_threads, add_up)
+        numerator, denominator = sums.sum(0).T
+        return np.ascontiguousarray(numerator), np.ascontiguousarray(denominator)
+
+    def chain(self, num_threads: int | None = None) -> Chain:
+        return Chain(self, num_threads)
+
+
+class Chain:
+    """The spectrum, slice by slice, of what the next sweep consumes."""
+
+    def __init__(self, plan: SpectralPlan, num_threads: int | None) -> None:
+        self._plan = plan
+        self._threads = resolve_num_threads(num_threads)
+        self._slices: np.ndarray | None = None
+        self._direction: bool | None = None  # adjoint, of what is loaded; None: nothing is
+        self._scratch = _Scratch()
+
+    def load(self, x: np.ndarray, *, adjoint: bool = False) -> None:
+        """Take `x`: an estimate, or (adjoint) an image."""
+        plan = self._plan
+        if self._slices is None:
+            self._slices = np.empty((plan._slots, plan._columns), plan._complex)
+        box = plan._boxes[adjoint]
+        source = x.reshape(_shape(box))
+        units = _blocks(len(source), plan._slices_per_unit)
+
+        def transform(unit: int) -> None:
+            start, stop = units[unit]
+            with self._scratch.lend() as buffer:
+                self._slices_forward(source[start:stop], start, adjoint, buffer)
+
+        self._direction = None
+        _pool.run(len(units), self._threads, transform)
+        self._direction = adjoint
+
+    def _slices_forward(
+        self, values: np.ndarray, first: int, adjoint: bool, buffer: Callable[..., np.ndarray]
+    ) -> None:
+        """Transform slices whose values inside the box are `values`."""
+        plan = self._plan
+        assert self._slices is not None
+        box = plan._boxes[adjoint][1:]
+        placed = values
+        if any(b != (0, n) for b, n in zip(box, plan._slice, strict=True)):
+            placed = buffer("placed", (len(values), *plan._slice), plan.dtype)
+            placed[...] = 0
+            placed[(slice(None), *(slice(*b) for b in box))] = values
+            for axis, ((low, high), (_, stop), n) in enumerate(
+                zip(plan._reach[1:], box, plan._slice, strict=True), start=1
+            ):
+                if adjoint:  # the transpose reads as far in the other direction
+                    low, high = high, low
+                lines = np.moveaxis(placed, axis, 0)
+                if low + high:
+                    lines[stop : stop + high] = lines[:high]
+                    lines[n - low :] = lines[stop - low : stop]
+        spectrum = _fft().rfftn(placed, axes=tuple(range(1, placed.ndim)))
+        self._slices[first : first + len(values)] = spectrum.reshape(len(values), -1)
+
+    def _columns_forward(self, start: int, stop: int) -> np.ndarray:
+        """The transforms across slices, of the columns from `start` to `stop`."""
+        plan, adjoint = self._plan, self._direction
+        assert self._slices is not None and adjoint is not None
+        (first, last), (low, high) = plan._boxes[adjoint][0], plan._reach[0]
+        if adjoint:
+            low, high = high, low
+        count = last - first
+        columns = self._slices[:count, start:stop]
+        block = np.empty((plan._depth, stop - start), plan._complex)
+        block[first:last] = columns
+        block[:first] = 0
+        block[last:] = 0
+        if low + high:  # then the box starts at 0
+            block[last : last + high] = columns[:high]
+            block[plan._depth - low :] = columns[count - low :]
+        return _fft().fft(block, axis=0, overwrite_x=True)
+
+    def sweep(
+        self,
+        transfer: _Transfer,
+        formula: str,
+        *,
+        adjoint: bool = False,
+        keep: bool = True,
+        out: np.ndarray | None = None,
+        **operands: Any,
+    ) -> None:
+        """Apply `transfer` (its adjoint), then `formula`; the result goes to `out` and the next sweep."""
+        if self._direction is None:
+            raise RuntimeError("nothing is loaded: call load() first, or keep=True in the sweep before")
+        if self._direction != adjoint:
+            raise RuntimeError("what is loaded is an estimate or an image: adjoint is not what it was there")
+        plan, loops, fft = self._plan, _loops(), _fft()
+        slices = self._slices
+        assert slices is not None
+        finish = _Finish(formula, plan.dtype, out, **operands)
+        box = plan._boxes[not adjoint]
+        first, last = box[0]
+
+        def across(unit: int) -> None:
+            start, stop = plan._column_blocks[unit]
+            block = self._columns_forward(start, stop)
+            loops.multiply_spectrum(block, transfer.values, start, adjoint)
+            block = fft.ifft(block, axis=0, overwrite_x=True)
+            slices[: last - first, start:stop] = block[first:last]
+
+        _pool.run(len(plan._column_blocks), self._threads, across)
+        units = _blocks(last - first, plan._slices_per_unit)
+        window = (slice(None), *(slice(*b) for b in box[1:]))
+        axes = tuple(range(1, len(plan._slice) + 1))
+        slice_size = math.prod(_shape(box[1:]))
+
+        def back(unit: int) -> None:
+            start, stop = units[unit]
+            spectrum = slices[start:stop].reshape(stop - start, *plan._half)
+            blurred = fft.irfftn(spectrum, plan._slice, axes)[window]
+            values = np.ascontiguousarray(blurred)
+            ahead = finish(values.reshape(-1), start * slice_size)
+            if keep:
+                with self._scratch.lend() as buffer:
+                    self._slices_forward(ahead.reshape(values.shape), start, not adjoint, buffer)
+
+        self._direction = None
+        _pool.run(len(units), self._threads, back)
+        self._direction = not adjoint if keep else None
+
+
+class _ArrayPlan:
+    """What the engines without a spectrum in flight share: boxes, and a chain that keeps an array."""
+
+    def __init__(self, estimate_box: Any, image_box: Any, periodic: bool, dtype: Any) -> None:
+        self.estimate_box = tuple((int(a), int(b)) for a, b in estimate_box)
+        self.image_box = tuple((int(a), int(b)) for a, b in image_box)
+        self.periodic = periodic
+        self.dtype = np.dtype(dtype)
+
+    def _sides(self, adjoint: bool) -> tuple[Box, Box]:
+        """Boxes of what a sweep reads and of what it writes."""
+        return (self.image_box, self.estimate_box) if adjoint else (self.estimate_box, self.image_box)
+
+    @property
+    def workspace_bytes(self) -> int:
+        """The result kept between two sweeps, and the input continued by the PSF's reach (about as large)."""
+        return 2 * self.dtype.itemsize * math.prod(_shape(self.estimate_box))
+
+    def _maps(
+        self, taps: tuple[int, ...], centre: tuple[int, ...], adjoint: bool
+    ) -> list[tuple[np.ndarray, int, int]]:
+        """Per axis (three of them): the map of the places that the result's box reads, see `_map`."""
+        source, box = self._sides(adjoint)
+        maps = []
+        for k, c, side, (start, stop) in zip(
+            _three(taps, 1), _three(centre, 0), _three(source, (0, 1)), _three(box, (0, 1)), strict=True
+        ):
+            before = c if adjoint else k - 1 - c
+            maps.append(_map(start - before, stop - start + k - 1, side, self.periodic))
+        return maps
+
+    def apply(
+        self, source: np.ndarray, transfer: Any, adjoint: bool, finish: _Finish, chain: ArrayChain
+    ) -> None:
+        raise NotImplementedError
+
+    def chain(self, num_threads: int | None = None) -> ArrayChain:
+        return ArrayChain(self, num_threads)
+
+
+class ArrayChain:
+    """The array that the next sweep of an engine without transforms consumes."""
+
+    def __init__(self, plan: _ArrayPlan, num_threads: int | None) -> None:
+        self._plan = plan
+        self._threads = resolve_num_threads(num_threads)
+        self._loaded: np.ndarray | None = None
+        self._scratch = _Scratch()
+        self._padded: np.ndarray | None = None
+
+    def load(self, x: np.ndarray, *, adjoint: bool = False) -> None:
+        self._loaded = x
+
+    def _padded_buffer(self, size: int) -> np.ndarray:
+        if self._padded is None or self._padded.size < size:
+            self._padded = np.empty(size, self._plan.dtype)
+        return self._padded[:size]
+
+    def sweep(
+        self,
+        transfer: Any,
+        formula: str,
+        *,
+        adjoint: bool = False,
+        keep: bool = True,
+        out: np.ndarray | None = None,
+        previous: np.ndarray | None = None,
+        extrapolated: np.ndarray | None = None,
+        **operands: Any,
+    ) -> None:
+        """Apply `transfer` (its adjoint), then `formula`; the result goes to `out` and the next sweep."""
+        if self._loaded is None:
+            raise RuntimeError("nothing is loaded: call load() first, or keep=True in the sweep before")
+        plan = self._plan
+        shape = _shape(plan._sides(adjoint)[1])
+        kept = None
+        if keep and previous is None:
+            kept = out = np.empty(shape, plan.dtype) if out is None else out
+        elif keep:
+            if extrapolated is None:
+                extrapolated = np.empty(shape, plan.dtype)
+            kept = extrapolated
+        finish = _Finish(formula, plan.dtype, out, previous=previous, extrapolated=extrapolated, **operands)
+        source = self._loaded
+        for written in (out, extrapolated):  # a tile reads what its neighbours may have overwritten
+            if written is not None and np.may_share_memory(source, written):
+                source = source.copy()
+        self._loaded = None
+        plan.apply(source, transfer, adjoint, finish, self)
+        self._loaded = kept
+
+
+class SeparablePlan(_ArrayPlan):
+    """Boxes of an operator whose PSF is a product of one filter per axis."""
+
+    @property
+    def workspace_bytes(self) -> int:
+        """The result kept between two sweeps; all else stays in the caches."""
+        return self.dtype.itemsize * math.prod(_shape(self.estimate_box))
+
+    def transfer(
+        self, taps: Any, centre: tuple[int, ...], num_threads: int | None = None
+    ) -> tuple[list[np.ndarray], tuple[int, ...]]:
+        return [np.array(line, self.dtype) for line in taps], tuple(int(c) for c in centre)
+
+    def apply(
+        self, source: np.ndarray, transfer: Any, adjoint: bool, finish: _Finish, chain: ArrayChain
+    ) -> None:
+        loops = _loops()
+        taps, centre = transfer
+        maps = self._maps(tuple(line.size for line in taps), centre, adjoint)
+        lines = [
+            np.ascontiguousarray(line if adjoint else line[::-1])
+            for line in _three(taps, np.ones(1, self.dtype))
+        ]
+        depth, height, width = _three(_shape(self._sides(adjoint)[1]), 1)
+        x = source.reshape(_three(source.shape, 1))
+        # A tile and what it reads fit the second cache. Slices together share what the z filter reads.
+        z_step = min(depth, 8)
+        room = (1 << 20) // (z_step * x.shape[2] * self.dtype.itemsize) - lines[1].size
+        y_step = min(height, max(8, min(64, room)))
+        tiles = [(z, y) for z in _blocks(depth, z_step) for y in _blocks(height, y_step)]
+        pitch = width + lines[2].size - 1
+        row = max(x.shape[2], pitch)
+
+        def filter_tile(unit: int) -> None:
+            (z0, z1), (y0, y1) = tiles[unit]
+            with chain._scratch.lend() as buffer:
+                tile = buffer("tile", (z1 - z0, y1 - y0, width), self.dtype)
+                loops.separable_tile(
+                    x,
+                    tile,
+                    z0,
+                    y0,
+                    *(m[0] for m in maps),
+                    *maps[2][1:],
+                    *lines,
+                    buffer(
+                        "z", (z1 - z0, (y1 - y0 + lines[1].size - 1) * x.shape[2]), self.dtype
+                    ),
+                    buffer("y", (y1 - y0) * row, self.dtype),
+                    buffer("padded", (y1 - y0) * pitch, self.dtype),
+                    buffer("partial", loops.BLOCK, self.dtype),
+                )
+                for z in range(z0, z1):
+                    finish(tile[z - z0].reshape(-1), (z * height + y0) * width)
+
+        _pool.run(len(tiles), chain._threads, filter_tile)
+
+
+class DirectPlan(_ArrayPlan):
+    """Boxes of an operator that is summed tap by tap, for small PSFs of any shape."""
+
+    def transfer(self, psf: np.ndarray, centre: tuple[int, ...], num_threads: int | None = None) -> Any:
+        return np.array(psf, self.dtype), tuple(int(c) for c in centre)
+
+    def apply(
+        self, source: np.ndarray, transfer: Any, adjoint: bool, finish: _Finish, chain: ArrayChain
+    ) -> None:
+        """On a copy of the source that is continued by the PSF's reach, each tap is a place in one long line."""
+        loops = _loops()
+        psf, centre = transfer
+        maps = self._maps(psf.shape, centre, adjoint)
+        padded_shape = tuple(len(m[0]) for m in maps)
+        padded = chain._padded_buffer(math.prod(padded_shape))
+        x, volume = source.reshape(_three(source.shape, 1)), padded.reshape(padded_shape)
+        slabs = _blocks(padded_shape[0], max(1, (1 << 16) // math.prod(padded_shape[1:])))
+
+        def fill(unit: int) -> None:
+            start, stop = slabs[unit]
+            loops.gather(x, volume[start:stop], start, *(m[0] for m in maps), *maps[2][1:])
+
+        _pool.run(len(slabs), chain._threads, fill)
+        taps = psf.reshape(_three(psf.shape, 1))
+        pitch = padded_shape[2]
+        places = np.array(list(np.ndindex(taps.shape)), np.int64).reshape(-1, 3)
+        offsets = places @ np.array([padded_shape[1] * pitch, pitch, 1])
+        weights = np.ascontiguousarray((taps if adjoint else np.flip(taps)).reshape(-1))
+        depth, height, width = _three(_shape(self._sides(adjoint)[1]), 1)
+        rows = max(1, min(height, (1 << 13) // pitch))
+        tiles = [(z, y) for z in range(depth) for y in _blocks(height, rows)]
+
+        def sum_taps(unit: int) -> None:
+            z, (y0, y1) = tiles[unit]
+            with chain._scratch.lend() as buffer:
+                line = buffer("line", (y1 - y0 - 1) * pitch + width, self.dtype)
+                partial = buffer("partial", loops.BLOCK, self.dtype)
+                at = (z * padded_shape[1] + y0) * pitch
+                loops.taps_along_line(line, padded, at, offsets, weights, partial)
+                tile = buffer("tile", (y1 - y0, width), self.dtype)
+                loops.crop_rows(line, pitch, 0, tile)
+                finish(tile.reshape(-1), (z * height + y0) * width)
+
+        _pool.run(len(tiles), chain._threads, sum_taps)
+
+
+class OverlapPlan(_ArrayPlan):
+    """Boxes of which one axis is longer than 1: cut into overlapping segments, transformed together."""
+
+    _SEGMENTS = 8  # per unit
+
+    @property
+    def _axis(self) -> int:
+        lengths = _shape(self.estimate_box)
+        return lengths.index(max(lengths))
+
+    def transfer(self, psf: np.ndarray, centre: tuple[int, ...], num_threads: int | None = None) -> Any:
+        taps = psf.reshape(-1)
+        longest = max(max(_shape(self.estimate_box)), max(_shape(self.image_box))) + taps.size - 1
+        length = good_size(min(max(8 * taps.size, 1 << 12), longest), even=True)
+        otf = _fft().rfft(taps.astype(np.float64), length)
+        kind = np.complex64 if self.dtype == np.float32 else np.complex128
+        return otf.astype(kind), length, taps.size, int(centre[self._axis])
+
+    def apply(
+        self, source: np.ndarray, transfer: Any, adjoint: bool, finish: _Finish, chain: ArrayChain
+    ) -> None:
+        loops, fft = _loops(), _fft()
+        otf, length, taps, centre = transfer
+        factor = otf.conj() if adjoint else otf
+        source_box, box = (side[self._axis] for side in self._sides(adjoint))
+        before = centre if adjoint else taps - 1 - centre
+        size = box[1] - box[0]
+        step = length - taps + 1
+        units = _blocks(-(-size // step), self._SEGMENTS)
+        segments = units[-1][1]
+        places = _map(box[0] - before, size + taps - 1, source_box, self.periodic)
+        padded = chain._padded_buffer((segments - 1) * step + length)
+        one = np.zeros(1, np.int64)
+        loops.gather(
+            source.reshape(1, 1, -1),
+            padded[: size + taps - 1].reshape(1, 1, -1),
+            0,
+            one,
+            one,
+            places[0],
+            *places[1:],
+        )
+        padded[size + taps - 1 :] = 0
+        lines = np.lib.stride_tricks.sliding_window_view(padded, length)[::step]
+        valid = slice(0, step) if adjoint else slice(taps - 1, length)
+
+        def transform(unit: int) -> None:
+            start, stop = units[unit]
+            blurred = fft.irfft(fft.rfft(lines[start:stop]) * factor, length)[:, valid]
+            values = np.ascontiguousarray(blurred).reshape(-1)[: size - start * step]
+            finish(values, start * step)
+
+        _pool.run(len(units), chain._threads, transform)
+
+
+def _sources(n: int, low: int, high: int, boundary: str) -> np.ndarray:
+    """For each index of the padded axis, the index inside it that it repeats."""
+    i = np.arange(-low, n + high)
+    if boundary == "nearest" or (boundary == "mirror" and n == 1):
+        return np.clip(i, 0, n - 1)
+    if boundary == "wrap":
+        return i % n
+    if boundary == "reflect":  # d c b a | a b c d | d c b a
+        i = i % (2 * n)
+        return np.where(i < n, i, 2 * n - 1 - i)
+    if boundary == "mirror":  # d c b | a b c d | c b a
+        i = i % (2 * n - 2)
+        return np.where(i < n, i, 2 * n - 2 - i)
+    raise ValueError(f"boundary: got {boundary!r}, expected reflect, nearest, mirror or wrap")
+
+
+def pad(
+    x: np.ndarray, low: tuple[int, ...], high: tuple[int, ...], boundary: str, num_threads: int | None = None
+) -> np.ndarray:
+    """`x` continued by `low` voxels before and `high` behind each axis, as `boundary` says."""
+    loops = _loops()
+    shape = _three(x.shape, 1)
+    low, high = _three(low, 0), _three(high, 0)
+    maps = [_sources(n, a, b, boundary) for n, a, b in zip(shape, low, high, strict=True)]
+    out = np.empty([len(m) for m in maps], x.dtype)
+    blocks = _blocks(len(out), max(1, (1 << 16) // max(1, math.prod(out.shape[1:]))))
+
+    def fill(unit: int) -> None:
+        start, stop = blocks[unit]
+        loops.gather(x.reshape(shape), out[start:stop], start, *maps, low[2], low[2] + shape[2])
+
+    _run(len(blocks), num_threads, fill)
+    return out.reshape(out.shape[3 - x.ndim :])
+
+
+def fold(
+    y: np.ndarray, low: tuple[int, ...], high: tuple[int, ...], boundary: str, num_threads: int | None = None
+) -> np.ndarray:
+    """The exact transpose of `pad`: every padded voxel is added to the one that it repeats."""
+    for axis, (a, b) in enumerate(zip(low, high, strict=True)):
+        n = y.shape[axis] - a - b
+        y = _folded(y, axis, _sources(n, a, b, boundary), n, num_threads)
+    return y
+
+
+def _folded(y: np.ndarray, axis: int, sources: np.ndarray, n: int, num_threads: int | None) -> np.ndarray:
+    """out[sources[m]] += y[m] along `axis`; an index of -1 is left out."""
+    loops = _loops()
+    before, after = y.shape[:axis], y.shape[axis + 1 :]
+    x = y.reshape(math.prod(before), y.shape[axis], math.prod(after))
+    out = np.empty((x.shape[0], n, x.shape[2]), y.dtype)
+    # Along the axes before this one where they give enough units, else along those behind it.
+    rows = _blocks(x.shape[0], max(1, (1 << 16) // (x.shape[1] * x.shape[2])))
+    columns = _blocks(x.shape[2], 1 << 11 if len(rows) < 16 else x.shape[2])
+    units = [(row, column) for row in rows for column in columns]
+
+    def add(unit: int) -> None:
+        (first, last), (start, stop) = units[unit]
+        loops.fold_middle(x[first:last], sources, out[first:last], start, stop)
+
+    _run(len(units), num_threads, add)
+    return out.reshape(*before, n, *after)
