@@ -3,6 +3,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <array>
 #include <cstring>
 #include <optional>
 #include <string>
@@ -79,72 +80,109 @@ void without_gil(F call) {
     if (interrupted) throw py::error_already_set();
 }
 
+// What a sweep is given by keyword: arrays of `size` values that the formula reads or writes, numbers, and whether sums are
+// wanted. Owns what must live until the sweep is over.
 template <class T>
-T* optional_data(const std::optional<Array<T>>& a, int64_t size, const char* name) {
-    if (!a) return nullptr;
-    if (a->size() != size)
-        throw std::invalid_argument(std::string(name) + ": got " + std::to_string(a->size()) + " values, expected " + std::to_string(size));
-    return const_cast<T*>(a->data());
-}
-template <class T>
-T* writable_data(std::optional<Array<T>>& a, int64_t size, const char* name) {
-    T* p = optional_data(a, size, name);
-    if (a && !a->writeable()) throw std::invalid_argument(std::string(name) + ": the array is read-only");
-    return p;
-}
+class SweepOperands {
+public:
+    Operands<T> plain;
+    std::optional<Array<T>> out, extrapolated;
 
-template <class T>
-Operands<T> operands_of(Formula formula, int64_t size, std::optional<Array<T>>& out, const std::optional<Array<T>>& image,
-                        const std::optional<Array<T>>& weights, const std::optional<Array<T>>& estimate,
-                        const std::optional<Array<T>>& gain, double background, double eps, double step, bool positive,
-                        const std::optional<Array<T>>& previous, double alpha, std::optional<Array<T>>& extrapolated) {
-    Operands<T> o;
-    o.image = optional_data(image, size, "image");
-    o.weights = optional_data(weights, size, "weights");
-    o.estimate = optional_data(estimate, size, "estimate");
-    o.gain = optional_data(gain, size, "gain");
-    o.previous = optional_data(previous, size, "previous");
-    o.out = writable_data(out, size, "out");
-    o.extrapolated = writable_data(extrapolated, size, "extrapolated");
-    o.background = T(background), o.eps = T(eps), o.step = T(step), o.alpha = T(alpha), o.positive = positive;
-    const bool of_image = formula == Formula::ratio || formula == Formula::residual;
-    const bool of_estimate = formula == Formula::multiply || formula == Formula::add;
-    if (of_image && !o.image) throw std::invalid_argument("image: the formula needs it");
-    if (of_estimate && !o.estimate) throw std::invalid_argument("estimate: the formula needs it");
-    if (o.extrapolated && !o.previous) throw std::invalid_argument("extrapolated: needs previous");
-    if (o.extrapolated && o.extrapolated == o.out) throw std::invalid_argument("extrapolated: must not be out");
-    return o;
-}
+    SweepOperands(Formula formula, int64_t size, const py::kwargs& given) {
+        for (const auto& [key, value] : given) {
+            const std::string name = py::cast<std::string>(key);
+            if (!take_array(name, value, size) && !take_number(name, value))
+                throw py::type_error(name + ": no formula takes it");
+        }
+        const bool of_image = formula == Formula::ratio || formula == Formula::residual;
+        const bool of_estimate = formula == Formula::multiply || formula == Formula::add;
+        if (of_image && !plain.image) throw std::invalid_argument("image: the formula needs it");
+        if (of_estimate && !plain.estimate) throw std::invalid_argument("estimate: the formula needs it");
+        if (plain.extrapolated && !plain.previous) throw std::invalid_argument("extrapolated: needs previous");
+        if (plain.extrapolated && plain.extrapolated == plain.out) throw std::invalid_argument("extrapolated: must not be out");
+    }
+    SweepOperands(const SweepOperands&) = delete;
+
+    // None, or the sums in the order of operands.hpp.
+    py::object sums() const {
+        if (!plain.sums) return py::none();
+        return py::make_tuple(totals_[0], totals_[1], totals_[2]);
+    }
+
+private:
+    bool take_array(const std::string& name, py::handle value, int64_t size) {
+        Operands<T>& o = plain;
+        const std::pair<const char*, const T**> read[] = {{"image", &o.image}, {"weights", &o.weights}, {"estimate", &o.estimate},
+            {"gain", &o.gain}, {"factor", &o.factor}, {"damping", &o.damping}, {"held_out", &o.held_out}, {"previous", &o.previous}};
+        const std::pair<const char*, T**> written[] = {{"out", &o.out}, {"extrapolated", &o.extrapolated}, {"change", &o.change}};
+        for (const auto& [known, pointer] : read)
+            if (name == known) {
+                if (!value.is_none()) *pointer = checked(name, value, size).data();
+                return true;
+            }
+        for (const auto& [known, pointer] : written)
+            if (name == known) {
+                if (value.is_none()) return true;
+                Array<T> array = checked(name, value, size);
+                if (!array.writeable()) throw std::invalid_argument(name + ": the array is read-only");
+                *pointer = const_cast<T*>(array.data());
+                if (name == "out") out = array;
+                if (name == "extrapolated") extrapolated = array;
+                return true;
+            }
+        return false;
+    }
+    bool take_number(const std::string& name, py::handle value) {
+        Operands<T>& o = plain;
+        const std::pair<const char*, T*> numbers[] = {{"background", &o.background}, {"eps", &o.eps}, {"step", &o.step},
+            {"alpha", &o.alpha}, {"held_out_scale", &o.held_out_scale}, {"unit", &o.unit}};
+        for (const auto& [known, number] : numbers)
+            if (name == known) {
+                *number = T(py::cast<double>(value));
+                return true;
+            }
+        if (name == "positive") o.positive = py::cast<bool>(value);
+        else if (name == "sums") o.sums = py::cast<bool>(value) ? totals_.data() : nullptr;
+        else return false;
+        return true;
+    }
+    Array<T> checked(const std::string& name, py::handle value, int64_t size) {
+        if (!py::isinstance<Array<T>>(value))
+            throw py::type_error(name + ": expected a C-contiguous array of the plan's dtype, got " + std::string(py::repr(py::type::of(value))));
+        Array<T> array = py::reinterpret_borrow<Array<T>>(value);
+        if (array.size() != size)
+            throw std::invalid_argument(name + ": got " + std::to_string(array.size()) + " values, expected " + std::to_string(size));
+        return array;
+    }
+    std::array<double, sums_of_a_sweep> totals_{};
+};
 
 template <class T>
 class Chain {  // one spectrum in flight
 public:
     Chain(std::shared_ptr<SpectralPlan<T>> plan, int threads) : plan_(std::move(plan)), threads_(threads) {}
 
-    void load(const Array<T>& x, bool adjoint) {
-        const Box& box = adjoint ? plan_->image_box : plan_->estimate_box;
-        if (x.size() != size_of(box))
-            throw std::invalid_argument("x: got " + std::to_string(x.size()) + " values, expected " + std::to_string(size_of(box)));
+    py::object load(const Array<T>& x, bool adjoint, const py::kwargs& given) {
+        const int64_t size = size_of(adjoint ? plan_->image_box : plan_->estimate_box);
+        if (x.size() != size) throw std::invalid_argument("x: got " + std::to_string(x.size()) + " values, expected " + std::to_string(size));
+        const SweepOperands<T> operands(Formula::copy, size, given);
         if (!spectrum_) spectrum_ = plan_->new_spectrum();
         const T* data = x.data();
         loaded_ = false;
-        without_gil([&](const Poll& poll) { plan_->load(spectrum_.get(), data, adjoint, threads_, poll); });
+        without_gil([&](const Poll& poll) { plan_->load(spectrum_.get(), data, adjoint, operands.plain, threads_, poll); });
         loaded_ = true;
+        return operands.sums();
     }
-    void sweep(const StoredTransfer<T>& transfer, const std::string& formula_name, bool adjoint, bool keep, std::optional<Array<T>> out,
-               const std::optional<Array<T>>& image, const std::optional<Array<T>>& weights, const std::optional<Array<T>>& estimate,
-               const std::optional<Array<T>>& gain, double background, double eps, double step, bool positive,
-               const std::optional<Array<T>>& previous, double alpha, std::optional<Array<T>> extrapolated) {
+    py::object sweep(const StoredTransfer<T>& transfer, const std::string& formula_name, bool adjoint, bool keep, const py::kwargs& given) {
         if (!loaded_) throw std::runtime_error("nothing is loaded: call load() first, or keep=True in the sweep before");
         const Formula formula = formula_of(formula_name);
-        const int64_t size = size_of(adjoint ? plan_->estimate_box : plan_->image_box);
-        Operands<T> operands = operands_of<T>(formula, size, out, image, weights, estimate, gain, background, eps, step, positive,
-                                               previous, alpha, extrapolated);
+        const SweepOperands<T> operands(formula, size_of(adjoint ? plan_->estimate_box : plan_->image_box), given);
         loaded_ = false;  // stays so if interrupted half-way
         without_gil([&](const Poll& poll) {
-            plan_->sweep(spectrum_.get(), transfer, adjoint, formula, operands, keep, threads_, poll);
+            plan_->sweep(spectrum_.get(), transfer, adjoint, formula, operands.plain, keep, threads_, poll);
         });
         loaded_ = keep;
+        return operands.sums();
     }
 
 private:
@@ -160,37 +198,43 @@ class ArrayChain {
 public:
     ArrayChain(std::shared_ptr<Plan> plan, int threads) : plan_(std::move(plan)), threads_(threads) {}
 
-    void load(const Array<T>& x, bool adjoint) {
-        const Box& box = adjoint ? plan_->image_box : plan_->estimate_box;
-        if (x.size() != size_of(box))
-            throw std::invalid_argument("x: got " + std::to_string(x.size()) + " values, expected " + std::to_string(size_of(box)));
-        owner_ = x;
-        source_ = x.data();
+    py::object load(const Array<T>& x, bool adjoint, const py::kwargs& given) {
+        const int64_t size = size_of(adjoint ? plan_->image_box : plan_->estimate_box);
+        if (x.size() != size) throw std::invalid_argument("x: got " + std::to_string(x.size()) + " values, expected " + std::to_string(size));
+        const SweepOperands<T> operands(Formula::copy, size, given);
+        if (operands.plain.previous) {
+            if (!operands.extrapolated) throw std::invalid_argument("extrapolated: an engine without transforms needs it here");
+            const T* data = x.data();
+            without_gil([&](const Poll&) { apply_formula(Formula::copy, data, operands.plain, size, threads_); });
+            owner_ = *operands.extrapolated;
+            source_ = operands.plain.extrapolated;
+        } else {
+            owner_ = x;
+            source_ = x.data();
+        }
+        return operands.sums();
     }
-    void sweep(const typename Plan::Filters& filters, const std::string& formula_name, bool adjoint, bool keep,
-               std::optional<Array<T>> out, const std::optional<Array<T>>& image, const std::optional<Array<T>>& weights,
-               const std::optional<Array<T>>& estimate, const std::optional<Array<T>>& gain, double background, double eps, double step, bool positive,
-               const std::optional<Array<T>>& previous, double alpha, std::optional<Array<T>> extrapolated) {
+    py::object sweep(const typename Plan::Filters& filters, const std::string& formula_name, bool adjoint, bool keep, const py::kwargs& given) {
         if (!source_) throw std::runtime_error("nothing is loaded: call load() first, or keep=True in the sweep before");
         const Formula formula = formula_of(formula_name);
         const int64_t size = size_of(adjoint ? plan_->estimate_box : plan_->image_box);
-        Operands<T> operands = operands_of<T>(formula, size, out, image, weights, estimate, gain, background, eps, step, positive,
-                                               previous, alpha, extrapolated);
+        const SweepOperands<T> operands(formula, size, given);
         const T* source = std::exchange(source_, nullptr);  // stays so if interrupted half-way
         // The result's own place is needed only where no array of the caller's can serve as the next source.
-        std::optional<Array<T>>& next = previous ? extrapolated : out;
+        const std::optional<Array<T>>& next = operands.plain.previous ? operands.extrapolated : operands.out;
         const bool own = keep && !next;
         Buffer<T> result = own ? acquire<T>(plan_->largest_box()) : Buffer<T>();
         // What goes where the sweep still reads waits elsewhere.
-        T* const targets[] = {operands.out, operands.extrapolated};
+        Operands<T> moved = operands.plain;
+        T* const targets[] = {moved.out, moved.extrapolated};
         Buffer<T> waiting[2];
         for (int i = 0; i < 2; ++i)
             if (targets[i] && targets[i] == source) {
                 waiting[i] = acquire<T>(plan_->largest_box());
-                (i ? operands.extrapolated : operands.out) = waiting[i].get();
+                (i ? moved.extrapolated : moved.out) = waiting[i].get();
             }
         without_gil([&](const Poll& poll) {
-            plan_->sweep(source, result.get(), filters, adjoint, formula, operands, threads_, poll);
+            plan_->sweep(source, result.get(), filters, adjoint, formula, moved, threads_, poll);
             for (int i = 0; i < 2; ++i)
                 if (waiting[i]) std::memcpy(targets[i], waiting[i].get(), size_t(size) * sizeof(T));
         });
@@ -205,6 +249,7 @@ public:
             owner_ = *next;
             source_ = next->data();
         }
+        return operands.sums();
     }
 
 private:
@@ -231,11 +276,7 @@ py::class_<Plan, std::shared_ptr<Plan>> bind_array_engine(py::module_& m, const 
         .def(py::init<std::shared_ptr<Plan>, int>(), py::arg("plan"), py::arg("num_threads"))
         .def("load", &Chain::load, py::arg("x").noconvert(), py::arg("adjoint") = false)
         .def("sweep", &Chain::sweep, py::arg("filters"), py::arg("formula"), py::kw_only(), py::arg("adjoint") = false,
-             py::arg("keep") = true, py::arg("out").noconvert() = py::none(), py::arg("image").noconvert() = py::none(),
-             py::arg("weights").noconvert() = py::none(), py::arg("estimate").noconvert() = py::none(),
-             py::arg("gain").noconvert() = py::none(), py::arg("background") = 0.0, py::arg("eps") = 0.0,
-             py::arg("step") = 1.0, py::arg("positive") = false, py::arg("previous").noconvert() = py::none(), py::arg("alpha") = 0.0,
-             py::arg("extrapolated").noconvert() = py::none());
+             py::arg("keep") = true);
     return plan;
 }
 
@@ -335,11 +376,7 @@ void bind(py::module_& m, const std::string& suffix) {
         .def(py::init<std::shared_ptr<Plan>, int>(), py::arg("plan"), py::arg("num_threads"))
         .def("load", &Chain<T>::load, py::arg("x").noconvert(), py::arg("adjoint") = false)
         .def("sweep", &Chain<T>::sweep, py::arg("transfer"), py::arg("formula"), py::kw_only(), py::arg("adjoint") = false,
-             py::arg("keep") = true, py::arg("out").noconvert() = py::none(), py::arg("image").noconvert() = py::none(),
-             py::arg("weights").noconvert() = py::none(), py::arg("estimate").noconvert() = py::none(),
-             py::arg("gain").noconvert() = py::none(), py::arg("background") = 0.0, py::arg("eps") = 0.0,
-             py::arg("step") = 1.0, py::arg("positive") = false, py::arg("previous").noconvert() = py::none(), py::arg("alpha") = 0.0,
-             py::arg("extrapolated").noconvert() = py::none());
+             py::arg("keep") = true);
     m.def("pad",
           [](const Array<T>& x, const std::vector<int64_t>& low, const std::vector<int64_t>& high, const std::string& boundary,
              int num_threads) {
@@ -369,24 +406,16 @@ void bind(py::module_& m, const std::string& suffix) {
           },
           py::arg("y").noconvert(), py::arg("low"), py::arg("high"), py::arg("boundary"), py::arg("num_threads"));
     m.def("apply_formula",
-          [](const std::string& formula_name, const Array<T>& c, std::optional<Array<T>> out, const std::optional<Array<T>>& image,
-             const std::optional<Array<T>>& weights, const std::optional<Array<T>>& estimate, const std::optional<Array<T>>& gain,
-             double background, double eps, double step, bool positive, const std::optional<Array<T>>& previous, double alpha,
-             std::optional<Array<T>> extrapolated, int num_threads) {
+          [](const std::string& formula_name, const Array<T>& c, int num_threads, const py::kwargs& given) {
               const Formula formula = formula_of(formula_name);
-              Operands<T> operands = operands_of<T>(formula, c.size(), out, image, weights, estimate, gain, background, eps, step,
-                                                     positive, previous, alpha, extrapolated);
-              if (!out) throw std::invalid_argument("out: needed");
-              const T* from = c.data();
               const int64_t n = c.size();
-              without_gil([&](const Poll&) { apply_formula(formula, from, operands, n, num_threads); });
+              const SweepOperands<T> operands(formula, n, given);
+              if (!operands.out) throw std::invalid_argument("out: needed");
+              const T* from = c.data();
+              without_gil([&](const Poll&) { apply_formula(formula, from, operands.plain, n, num_threads); });
+              return operands.sums();
           },
-          py::arg("formula"), py::arg("c").noconvert(), py::arg("out").noconvert(), py::kw_only(),
-          py::arg("image").noconvert() = py::none(), py::arg("weights").noconvert() = py::none(),
-          py::arg("estimate").noconvert() = py::none(), py::arg("gain").noconvert() = py::none(), py::arg("background") = 0.0,
-          py::arg("eps") = 0.0,
-             py::arg("step") = 1.0, py::arg("positive") = false, py::arg("previous").noconvert() = py::none(), py::arg("alpha") = 0.0,
-             py::arg("extrapolated").noconvert() = py::none(), py::arg("num_threads") = 1);
+          py::arg("formula"), py::arg("c").noconvert(), py::kw_only(), py::arg("num_threads") = 1);
 }
 
 }  // namespace

@@ -2,6 +2,7 @@
 #include <stdexcept>
 
 #include "direct_plan.hpp"
+#include "sums.hpp"
 
 namespace medeconv {
 namespace {
@@ -84,8 +85,10 @@ void DirectPlan<T>::sweep(const T* input, T* result, const Filters& filters, boo
     cut(pass, threads);
     const int64_t size = ceil_div(kernels_.scratch(pass), 64) * 64;
     Buffer<T> scratch = acquire<T>(size * threads);
+    const Sums<T> sums(pass.operands, pass.z.destination * pass.y.destination * pass.x.blocks());
     parallel_for(pass.z.blocks() * pass.y.blocks() * pass.x.blocks(), threads,
                  [&](int64_t unit, int worker) { kernels_.block(pass, unit, scratch.get() + worker * size); }, poll);
+    sums.finish();
 }
 
 template <class T>

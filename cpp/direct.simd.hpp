@@ -166,8 +166,8 @@ template <class T>
 MEDECONV_INLINE void prefetch_operands(const DirectPass<T>& p, int64_t at, int64_t n) {
     constexpr int64_t line = 64 / int64_t(sizeof(T));
     const Operands<T>& o = p.operands;
-    const T* const reads[] = {o.image, o.weights, o.estimate, o.gain, o.previous};
-    const T* const writes[] = {o.out, o.extrapolated, p.kept};
+    const T* const reads[] = {o.image, o.weights, o.estimate, o.gain, o.factor, o.damping, o.held_out, o.previous};
+    const T* const writes[] = {o.out, o.extrapolated, o.change, p.kept};
     for (const T* read : reads)
         for (int64_t i = 0; read && i < n; i += line) __builtin_prefetch(read + at + i, 0, 2);
     for (const T* written : writes)
@@ -235,7 +235,8 @@ void direct_block(const DirectPass<T>& p, int64_t unit, T* scratch) {
             else sum_tiles<false>(tile, ceil_div(width, lanes<T>) * lanes<T>);
             for (int64_t r = 0; r < tile.rows; ++r)
                 finish_row(p.formula, p.operands, p.kept, tile.out + r * tile.out_pitch,
-                           (z * p.y.destination + y + r) * p.x.destination + xs.start, width);
+                           (z * p.y.destination + y + r) * p.x.destination + xs.start, width,
+                           (z * p.y.destination + y + r) * p.x.blocks() + unit % p.x.blocks());
             for (int64_t m = 0; m < tile.count; ++m) s.slices[m].rows += tile.rows * s.pitch;
         }
     }

@@ -3,6 +3,9 @@
 #include <algorithm>
 #include <cstring>
 
+#include "formula_step.hpp"
+#include "sums.hpp"
+
 namespace medeconv {
 namespace {
 
@@ -48,35 +51,54 @@ void fold(const T* y, Shape shape, Shape low, Shape high, Boundary boundary, T* 
     });
 }
 
+namespace {
+
+template <Formula formula, bool plain, class T>
+void formula_run(const Operands<T>& o, const T* blurred, int64_t start, int64_t stop, double* slot) {
+    constexpr int64_t block = 1 << 10;  // of sums in T, before they are added in double
+    const scalar::Numbers<T> number(o, [](T x) { return x; });
+    for (int64_t first = start; first < stop; first += block) {
+        T sums[sums_of_a_sweep]{};
+        for (int64_t i = first; i < std::min(stop, first + block); ++i)
+            scalar::formula_step<formula, plain>(o, blurred[i], number, [&](const T* q) MEDECONV_BODY { return q[i]; },
+                                                 [&](T* q, T v) MEDECONV_BODY { q[i] = v; }, sums);
+        if (slot)
+            for (int k = 0; k < sums_of_a_sweep; ++k) slot[k] += double(sums[k]);
+    }
+}
 template <class T>
-void apply_formula(Formula formula, const T* blurred, const Operands<T>& o, int64_t n, int threads) {
+void formula_run(Formula formula, const Operands<T>& o, const T* blurred, int64_t start, int64_t stop, double* slot) {
+#define MEDECONV_CASE(F)                                                                 \
+    case Formula::F:                                                                     \
+        return o.plain() ? formula_run<Formula::F, true>(o, blurred, start, stop, slot)  \
+                         : formula_run<Formula::F, false>(o, blurred, start, stop, slot);
+    switch (formula) {
+        MEDECONV_CASE(copy)
+        MEDECONV_CASE(ratio)
+        MEDECONV_CASE(multiply)
+        MEDECONV_CASE(residual)
+        MEDECONV_CASE(add)
+    }
+#undef MEDECONV_CASE
+}
+
+}  // namespace
+
+template <class T>
+void apply_formula(Formula formula, const T* blurred, Operands<T> o, int64_t n, int threads) {
     constexpr int64_t chunk = 1 << 16;
-    parallel_for((n + chunk - 1) / chunk, threads, [&](int64_t unit, int) {
-        const int64_t stop = std::min(n, (unit + 1) * chunk);
-        for (int64_t i = unit * chunk; i < stop; ++i) {
-            T value = blurred[i];
-            if (formula == Formula::ratio) {
-                value = scalar::ratio<T>(value, o.image[i], o.background, o.eps);
-                if (o.weights) value *= o.weights[i];
-            } else if (formula == Formula::multiply) {
-                value = scalar::multiply<T>(value, o.estimate[i], o.gain ? o.gain[i] : T(1));
-            } else if (formula == Formula::residual) {
-                value = scalar::residual<T>(value, o.image[i], o.background);
-                if (o.weights) value *= o.weights[i];
-            } else if (formula == Formula::add) {
-                value = scalar::add<T>(value, o.estimate[i], o.gain ? o.gain[i] : T(1), o.step, o.positive);
-            }
-            const T next = o.previous ? scalar::extrapolate<T>(value, o.previous[i], o.alpha) : value;
-            o.out[i] = value;
-            if (o.extrapolated) o.extrapolated[i] = next;
-        }
+    const int64_t chunks = (n + chunk - 1) / chunk;
+    const Sums<T> sums(o, chunks);
+    parallel_for(chunks, threads, [&](int64_t unit, int) {
+        formula_run(formula, o, blurred, unit * chunk, std::min(n, (unit + 1) * chunk), o.sums ? o.sums + unit * sums_of_a_sweep : nullptr);
     });
+    sums.finish();
 }
 
 #define INSTANTIATE(T)                                                                        \
     template void pad<T>(const T*, Shape, Shape, Shape, Boundary, T*, int);                   \
     template void fold<T>(const T*, Shape, Shape, Shape, Boundary, T*, int);                  \
-    template void apply_formula<T>(Formula, const T*, const Operands<T>&, int64_t, int);
+    template void apply_formula<T>(Formula, const T*, Operands<T>, int64_t, int);
 INSTANTIATE(float)
 INSTANTIATE(double)
 #undef INSTANTIATE

@@ -15,6 +15,6 @@ template <class T>
 void fold(const T* y, Shape shape, Shape low, Shape high, Boundary boundary, T* out, int threads);
 // The formulas of a sweep on whole arrays of n values; `blurred` is c, the result goes to operands.out.
 template <class T>
-void apply_formula(Formula formula, const T* blurred, const Operands<T>& operands, int64_t n, int threads);
+void apply_formula(Formula formula, const T* blurred, Operands<T> operands, int64_t n, int threads);
 
 }  // namespace medeconv

@@ -1,63 +1,71 @@
 // The formulas of shared/formulas.hpp on a row in L1, for every engine's last step.
 #pragma once
-#include "operands.hpp"
+#include "formula_step.hpp"
 #include "simd.hpp"
 
 namespace medeconv::MEDECONV_ISA_NS {
 namespace {
 
-template <class V>
-struct Numbers {
-    V background, eps, step, alpha;
+// Lane by lane, so that short rows of the same piece of work cost no sums across lanes.
+template <class T>
+struct LaneSums {
+    Vec<T> lane[sums_of_a_sweep]{};
+    MEDECONV_INLINE void add_to(double* slot) const {
+        for (int k = 0; k < sums_of_a_sweep; ++k)
+            for (int i = 0; i < lanes<T>; ++i) slot[k] += double(lane[k][i]);
+    }
 };
 
-// `row` holds the blurred values (or the correction) and receives what the next sweep gets. All is read before anything
-// is written: operands may be destinations.
-template <class V, class T, class Load, class Store>
-MEDECONV_INLINE void formula_step(Formula formula, const Operands<T>& o, T* row, int64_t at, int64_t i, const Numbers<V>& numbers,
-                                  Load get, Store put) {
-    const V one = (numbers.eps - numbers.eps) + T(1);
-    V c = get(row + i);
-    if (formula == Formula::ratio) {
-        c = ratio<V>(c, get(o.image + at + i), numbers.background, numbers.eps);
-        if (o.weights) c = c * get(o.weights + at + i);
-    } else if (formula == Formula::multiply) {
-        c = multiply<V>(c, get(o.estimate + at + i), o.gain ? get(o.gain + at + i) : one);
-    } else if (formula == Formula::residual) {
-        c = residual<V>(c, get(o.image + at + i), numbers.background);
-        if (o.weights) c = c * get(o.weights + at + i);
-    } else if (formula == Formula::add) {
-        c = add<V>(c, get(o.estimate + at + i), o.gain ? get(o.gain + at + i) : one, numbers.step, o.positive);
-    }
-    V next = c;
-    if (o.previous) next = extrapolate<V>(c, get(o.previous + at + i), numbers.alpha);
-    if (o.out) put(o.out + at + i, c);
-    if (o.extrapolated) put(o.extrapolated + at + i, next);
-    if (formula != Formula::copy || o.previous) put(row + i, next);
-}
-template <Formula formula, class T>
-void formula_row(const Operands<T>& o, T* row, int64_t at, int64_t n) {
+template <Formula formula, bool plain, class T>
+void formula_row(const Operands<T>& o, T* row, int64_t at, int64_t n, LaneSums<T>* sums) {
     constexpr int L = lanes<T>;
-    const Numbers<T> number{o.background, o.eps, o.step, o.alpha};
-    const Numbers<Vec<T>> vector{splat<T>(o.background), splat<T>(o.eps), splat<T>(o.step), splat<T>(o.alpha)};
+    const Numbers<T> number(o, [](T x) MEDECONV_BODY { return x; });
+    const Numbers<Vec<T>> vector(o, [](T x) MEDECONV_BODY { return splat<T>(x); });
+    constexpr bool writes = formula != Formula::copy || !plain;
+    Vec<T> of_lanes[sums_of_a_sweep]{};
+    T of_rest[sums_of_a_sweep]{};
     int64_t i = 0;
-    for (; i + L <= n; i += L)
-        formula_step<Vec<T>>(formula, o, row, at, i, vector,
-                             [](const T* q) MEDECONV_BODY { return load_unaligned(q); },
-                             [](T* q, Vec<T> v) MEDECONV_BODY { store_unaligned(q, v); });
-    for (; i < n; ++i)
-        formula_step<T>(formula, o, row, at, i, number,
-                        [](const T* q) MEDECONV_BODY { return *q; }, [](T* q, T v) MEDECONV_BODY { *q = v; });
-}
-template <class T>
-void apply_formula(Formula formula, const Operands<T>& o, T* row, int64_t at, int64_t n) {
-    switch (formula) {
-    case Formula::copy: return formula_row<Formula::copy>(o, row, at, n);
-    case Formula::ratio: return formula_row<Formula::ratio>(o, row, at, n);
-    case Formula::multiply: return formula_row<Formula::multiply>(o, row, at, n);
-    case Formula::residual: return formula_row<Formula::residual>(o, row, at, n);
-    case Formula::add: return formula_row<Formula::add>(o, row, at, n);
+    for (; i + L <= n; i += L) {
+        const Vec<T> next = formula_step<formula, plain>(
+            o, load_unaligned(row + i), vector, [&](const T* q) MEDECONV_BODY { return load_unaligned(q + at + i); },
+            [&](T* q, Vec<T> v) MEDECONV_BODY { store_unaligned(q + at + i, v); }, of_lanes);
+        if (writes) store_unaligned(row + i, next);
     }
+    for (; i < n; ++i) {
+        const T next = formula_step<formula, plain>(
+            o, row[i], number, [&](const T* q) MEDECONV_BODY { return q[at + i]; },
+            [&](T* q, T v) MEDECONV_BODY { q[at + i] = v; }, of_rest);
+        if (writes) row[i] = next;
+    }
+    if (!plain && sums)
+        for (int k = 0; k < sums_of_a_sweep; ++k) {
+            sums->lane[k] += of_lanes[k];
+            sums->lane[k][0] += of_rest[k];
+        }
+}
+// `row` holds the blurred values (or the correction), which lie at `at` in the operands, and receives what the next sweep gets.
+template <class T>
+void apply_formula(Formula formula, const Operands<T>& o, T* row, int64_t at, int64_t n, LaneSums<T>* sums = nullptr) {
+#define MEDECONV_CASE(F)                                                     \
+    case Formula::F:                                                         \
+        return o.plain() ? formula_row<Formula::F, true>(o, row, at, n, sums) \
+                         : formula_row<Formula::F, false>(o, row, at, n, sums);
+    switch (formula) {
+        MEDECONV_CASE(copy)
+        MEDECONV_CASE(ratio)
+        MEDECONV_CASE(multiply)
+        MEDECONV_CASE(residual)
+        MEDECONV_CASE(add)
+    }
+#undef MEDECONV_CASE
+}
+// The same for rows that are a piece of work each; slot: where its sums go, counted in slots.
+template <class T>
+MEDECONV_INLINE void apply_formula(Formula formula, const Operands<T>& o, T* row, int64_t at, int64_t n, int64_t slot) {
+    if (!o.sums) return apply_formula<T>(formula, o, row, at, n);
+    LaneSums<T> sums;
+    apply_formula<T>(formula, o, row, at, n, &sums);
+    sums.add_to(o.sums + slot * sums_of_a_sweep);
 }
 
 }  // namespace

@@ -3,6 +3,7 @@
 #include <stdexcept>
 
 #include "overlap_plan.hpp"
+#include "sums.hpp"
 
 namespace medeconv {
 namespace {
@@ -67,12 +68,14 @@ void OverlapPlan<T>::sweep(const T* input, T* result, const Filters& filters, bo
                            const Operands<T>& operands, int threads, const Poll& poll) const {
     const Range from = (adjoint ? image_box : estimate_box)[2], to = (adjoint ? estimate_box : image_box)[2];
     const int64_t before = adjoint ? filters.centre : filters.taps - 1 - filters.centre;
-    const OverlapPass<T> pass{&filters.segment, (adjoint ? filters.adjoint : filters.forward).data(), extent(from), extent(to),
+    OverlapPass<T> pass{&filters.segment, (adjoint ? filters.adjoint : filters.forward).data(), extent(from), extent(to),
                               to.start - from.start - before, filters.taps, periodic_, input, result, formula, operands};
     const int64_t size = (kernels_.scratch(filters.segment) + 63) / 64 * 64, group = pass.step() * kernels_.lanes;
     Buffer<T> scratch = acquire<T>(size * threads);
+    const Sums<T> sums(pass.operands, (pass.destination + group - 1) / group * kernels_.lanes);
     parallel_for((pass.destination + group - 1) / group, threads,
                  [&](int64_t unit, int worker) { kernels_.group(pass, unit, scratch.get() + worker * size); }, poll);
+    sums.finish();
 }
 
 template <class T>

@@ -57,7 +57,7 @@ void overlap_group(const OverlapPass<T>& pass, int64_t unit, T* scratch) {
     for (int64_t r = 0; r < L; ++r) {
         const int64_t at = first + r * step, rest = pass.destination - at;
         if (rest <= 0) break;
-        finish_row(pass.formula, pass.operands, pass.kept, s.rows + r * pitch, at, rest < step ? rest : step);
+        finish_row(pass.formula, pass.operands, pass.kept, s.rows + r * pitch, at, rest < step ? rest : step, unit * L + r);
     }
 }
 

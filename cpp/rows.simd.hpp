@@ -39,13 +39,14 @@ MEDECONV_INLINE void extend_row(const T* row, int64_t n, int64_t base, bool peri
 }
 
 // The formula on n blurred values in `row`, which lie at `at` in the result; `kept`, if not null, receives it as well.
+// slot: of the row's sums.
 template <class T>
-MEDECONV_INLINE void finish_row(Formula formula, const Operands<T>& operands, T* kept, T* row, int64_t at, int64_t n) {
+MEDECONV_INLINE void finish_row(Formula formula, const Operands<T>& operands, T* kept, T* row, int64_t at, int64_t n, int64_t slot) {
     if (kept) {
         std::memcpy(kept + at, row, size_t(n) * sizeof(T));
         row = kept + at;
     }
-    apply_formula(formula, operands, row, at, n);
+    apply_formula<T>(formula, operands, row, at, n, slot);
 }
 
 }  // namespace

@@ -2,6 +2,7 @@
 #include <stdexcept>
 
 #include "separable_plan.hpp"
+#include "sums.hpp"
 
 namespace medeconv {
 namespace {
@@ -54,8 +55,10 @@ void SeparablePlan<T>::sweep(const T* input, T* result, const Filters& filters, 
     pass.band = std::max(step, std::min(in_ring / step * step, multiple((rows + bands - 1) / bands, step)));
     const int64_t size = (kernels_.scratch(pass) + 63) / 64 * 64;
     Buffer<T> scratch = acquire<T>(size * threads);
+    const Sums<T> sums(pass.operands, pass.z.destination * pass.y.destination);
     parallel_for((pass.y.destination + pass.band - 1) / pass.band, threads,
                  [&](int64_t unit, int worker) { kernels_.band(pass, unit, scratch.get() + worker * size); }, poll);
+    sums.finish();
 }
 
 template <class T>

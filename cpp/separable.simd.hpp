@@ -250,9 +250,11 @@ void separable_band(const SeparablePass<T>& p, int64_t unit, T* scratch) {
     T** out = const_cast<T**>(from + p.z.taps + O);
 
     // Where results go at once; null: through `results`, as the formula needs a place that is not the caller's.
-    T* const place = p.kept ? p.kept : p.formula == Formula::copy ? p.operands.out : nullptr;
-    const T* const operand = p.formula == Formula::ratio ? p.operands.image : p.operands.estimate;
+    const bool copies = p.formula == Formula::copy && p.operands.plain();
+    T* const place = p.kept ? p.kept : copies ? p.operands.out : nullptr;
+    const T* const operand = p.operands.image ? p.operands.image : p.operands.estimate;
     auto row_at = [&](int64_t z, int64_t y) MEDECONV_BODY { return (z * p.y.destination + y) * p.x.destination; };
+    auto slot = [&](int64_t z, int64_t y) MEDECONV_BODY { return z * p.y.destination + y; };
     auto ring_row = [&](int64_t z, int64_t y) MEDECONV_BODY {
         return s.ring + z % s.ring_slots * s.slot_size + (y - first) * s.ring_pitch;
     };
@@ -271,7 +273,7 @@ void separable_band(const SeparablePass<T>& p, int64_t unit, T* scratch) {
         for (int64_t y = first; y < last; ++y) {
             if (p.z.taps == 1 && p.z.weight[0] == T(1)) {  // an image, or no blur along z
                 for (int64_t o = 0; o < outputs; ++o)
-                    finish_row(p.formula, p.operands, p.kept, ring_row(z + o, y), row_at(z + o, y), p.x.destination);
+                    finish_row(p.formula, p.operands, p.kept, ring_row(z + o, y), row_at(z + o, y), p.x.destination, slot(z + o, y));
                 continue;
             }
             for (int64_t line = 0; line < O + p.z.taps - 1; ++line)
@@ -286,7 +288,7 @@ void separable_band(const SeparablePass<T>& p, int64_t unit, T* scratch) {
                           : filter_lines<false>(from, out, p.z, p.x.destination);
             if (place && !p.kept) continue;
             for (int64_t o = 0; o < outputs; ++o)
-                apply_formula(p.formula, p.operands, out[o], row_at(z + o, y), p.x.destination);
+                apply_formula<T>(p.formula, p.operands, out[o], row_at(z + o, y), p.x.destination, slot(z + o, y));
         }
     }
 }

@@ -94,6 +94,21 @@ MEDECONV_INLINE V in_register(V v) {
     return v;
 }
 
+#define MEDECONV_EXPONENT(T, I, root_half, mantissa_bits)                                      \
+    template <>                                                                               \
+    struct Exponent<Vec<T>> {                                                                 \
+        typedef T Scalar;                                                                     \
+        static MEDECONV_INLINE Vec<T> split(Vec<T> x, Vec<T>& mantissa) {                      \
+            typedef VectorOf<T>::index Bits;                                                  \
+            const Bits bits = (Bits)x, e = (bits - I(root_half)) >> mantissa_bits;            \
+            mantissa = (Vec<T>)(bits - (e << mantissa_bits));                                 \
+            return (Vec<T>)__builtin_convertvector(e, Vec<T>);                                \
+        }                                                                                     \
+    };
+MEDECONV_EXPONENT(float, int32_t, 0x3f3504f3, 23)
+MEDECONV_EXPONENT(double, int64_t, 0x3fe6a09e667f3bcd, 52)
+#undef MEDECONV_EXPONENT
+
 MEDECONV_INLINE int64_t ceil_div(int64_t a, int64_t b) {
     return (a + b - 1) / b;
 }

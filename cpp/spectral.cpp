@@ -4,6 +4,7 @@
 #include <stdexcept>
 
 #include "spectral_plan.hpp"
+#include "sums.hpp"
 
 namespace medeconv {
 namespace {
@@ -103,17 +104,27 @@ typename SpectralPlan<T>::Reach SpectralPlan<T>::continued(bool adjoint) const {
 }
 
 template <class T>
-void SpectralPlan<T>::forward_slabs(T* spectrum, const T* input, const Box& box, const Reach& beyond, int threads, const Poll& poll) const {
-    const SlabPass<T> pass{&view_, spectrum, box[2], box[1], box[0], false, true, input, Formula::copy, {}, beyond[2], beyond[1]};
-    const int64_t size = kernels_.slab_scratch(view_);
-    Buffer<T> scratch = acquire<T>(size * threads);
-    parallel_for(kernels_.slab_units(view_, pass.col), threads,
-                 [&](int64_t unit, int worker) { kernels_.slab(pass, unit, scratch.get() + worker * size); }, poll);
+void SpectralPlan<T>::run_slabs(SlabPass<T> pass, T* scratch, int64_t scratch_size, int threads, const Poll& poll) const {
+    const int64_t units = kernels_.slab_units(view_, pass.col);
+    const Range across = image_ ? pass.col : pass.mid;
+    const int64_t pieces = image_ ? across.stop - across.start : units * ((across.stop - across.start + kernels_.lanes - 1) / kernels_.lanes);
+    const Sums<T> sums(pass.operands, pieces);
+    parallel_for(units, threads, [&](int64_t unit, int worker) { kernels_.slab(pass, unit, scratch + worker * scratch_size); }, poll);
+    sums.finish();
 }
 
 template <class T>
-void SpectralPlan<T>::load(T* spectrum, const T* input, bool adjoint, int threads, const Poll& poll) const {
-    forward_slabs(spectrum, input, by_role(adjoint ? image_box : estimate_box), continued(adjoint), threads, poll);
+void SpectralPlan<T>::forward_slabs(T* spectrum, const T* input, const Box& box, const Reach& beyond, const Operands<T>& operands,
+                                    int threads, const Poll& poll) const {
+    const int64_t size = kernels_.slab_scratch(view_);
+    const Buffer<T> scratch = acquire<T>(size * threads);
+    run_slabs({&view_, spectrum, box[2], box[1], box[0], false, true, input, Formula::copy, operands, beyond[2], beyond[1]},
+              scratch.get(), size, threads, poll);
+}
+
+template <class T>
+void SpectralPlan<T>::load(T* spectrum, const T* input, bool adjoint, const Operands<T>& operands, int threads, const Poll& poll) const {
+    forward_slabs(spectrum, input, by_role(adjoint ? image_box : estimate_box), continued(adjoint), operands, threads, poll);
 }
 
 template <class T>
@@ -122,14 +133,12 @@ void SpectralPlan<T>::sweep(T* spectrum, const StoredTransfer<T>& transfer, bool
     const Box from = by_role(adjoint ? image_box : estimate_box), to = by_role(adjoint ? estimate_box : image_box);
     const Reach beyond = continued(adjoint), next = continued(!adjoint);
     const ColumnPass<T> columns{&view_, spectrum, transfer.view(), adjoint, from[0], to[0], beyond[0]};
-    const SlabPass<T> slabs{&view_, spectrum, to[2], to[1], to[0], true, keep, nullptr, formula, operands, next[2], next[1]};
-    const int64_t column_size = kernels_.column_scratch(view_), slab_size = kernels_.slab_scratch(view_);
-    const int64_t size = std::max(column_size, slab_size);
-    Buffer<T> scratch = acquire<T>(size * threads);
+    const int64_t size = std::max(kernels_.column_scratch(view_), kernels_.slab_scratch(view_));
+    const Buffer<T> scratch = acquire<T>(size * threads);
     parallel_for(kernels_.column_units(view_), threads,
                  [&](int64_t unit, int worker) { kernels_.column(columns, unit, scratch.get() + worker * size); }, poll);
-    parallel_for(kernels_.slab_units(view_, slabs.col), threads,
-                 [&](int64_t unit, int worker) { kernels_.slab(slabs, unit, scratch.get() + worker * size); }, poll);
+    run_slabs({&view_, spectrum, to[2], to[1], to[0], true, keep, nullptr, formula, operands, next[2], next[1]},
+              scratch.get(), size, threads, poll);
 }
 
 template <class T>
@@ -164,10 +173,10 @@ std::shared_ptr<StoredTransfer<T>> SpectralPlan<T>::transfer(const T* psf, Shape
     Buffer<T> spectrum = new_spectrum();
     Box box = by_role({Range{0, grid[0]}, Range{0, grid[1]}, Range{0, grid[2]}});
     box[0] = {first, first + before_end};
-    forward_slabs(spectrum.get(), real.get(), box, {}, threads, {});
+    forward_slabs(spectrum.get(), real.get(), box, {}, {}, threads, {});
     if (before_end < slabs) {
         box[0] = {0, slabs - before_end};
-        forward_slabs(spectrum.get(), real.get() + before_end * slab_size, box, {}, threads, {});
+        forward_slabs(spectrum.get(), real.get() + before_end * slab_size, box, {}, {}, threads, {});
     }
     real.reset();
 
@@ -256,7 +265,7 @@ void SpectralPlan<T>::gcv(const T* image, const StoredTransfer<T>& psf, const St
                           const Poll& poll) const {
     if (psf.real || regularizer.real) throw std::invalid_argument("transfer: expected a complete one, got one of a symmetric psf");
     Buffer<T> spectrum = new_spectrum();
-    load(spectrum.get(), image, true, threads, poll);
+    load(spectrum.get(), image, true, {}, threads, poll);
     const Buffer<T> transformed = finished(spectrum.get(), by_role(image_box)[0], T(1), threads, poll);
     spectrum.reset();
 

@@ -144,13 +144,11 @@ template <class T>
 void row_group(const SlabPass<T>& pass, const ImageScratch<T>& s, T* base, int64_t at, int64_t row_count) {
     const SpectralView<T>& p = *pass.plan;
     const int64_t pitch = row_pitch(p), width = pass.half.stop - pass.half.start;
-    if (pass.inverse) {
-        rows_inverse(p, s, base, row_count);
-        for (int64_t r = 0; r < row_count; ++r)
-            apply_formula(pass.formula, pass.operands, s.rows + r * pitch + pass.half.start, at + r * width, width);
-    } else {
-        for (int64_t r = 0; r < row_count; ++r)
-            std::memcpy(s.rows + r * pitch + pass.half.start, pass.input + at + r * width, size_t(width) * sizeof(T));
+    if (pass.inverse) rows_inverse(p, s, base, row_count);
+    for (int64_t r = 0; r < row_count; ++r) {
+        T* row = s.rows + r * pitch + pass.half.start;
+        if (!pass.inverse) std::memcpy(row, pass.input + at + r * width, size_t(width) * sizeof(T));
+        if (pass.inverse || pass.operands.previous) apply_formula<T>(pass.formula, pass.operands, row, at + r * width, width, at / width + r);
     }
     if (!pass.forward) return;
     for (int64_t r = 0; r < lanes<T>; ++r) {  // what lies outside the box is zero

@@ -64,7 +64,8 @@ public:
 
     // A chain's spectrum.
     Buffer<T> new_spectrum() const { return acquire<T>(spectrum_elements_); }
-    void load(T* spectrum, const T* input, bool adjoint, int threads, const Poll& poll) const;
+    // With operands.previous what is loaded lies beyond `input` (formula copy).
+    void load(T* spectrum, const T* input, bool adjoint, const Operands<T>& operands, int threads, const Poll& poll) const;
     void sweep(T* spectrum, const StoredTransfer<T>& transfer, bool adjoint, Formula formula, const Operands<T>& operands,
                bool keep, int threads, const Poll& poll) const;
 
@@ -81,7 +82,9 @@ private:
     Buffer<T> finished(T* spectrum, Range source, T scale, int threads, const Poll& poll) const;
     void split_packed(StoredTransfer<T>& made) const;
     // Transform of slabs [start, stop) of the role `col` from `input`; boxes by role.
-    void forward_slabs(T* spectrum, const T* input, const Box& box, const Reach& beyond, int threads, const Poll& poll) const;
+    void forward_slabs(T* spectrum, const T* input, const Box& box, const Reach& beyond, const Operands<T>& operands, int threads,
+                       const Poll& poll) const;
+    void run_slabs(SlabPass<T> pass, T* scratch, int64_t scratch_size, int threads, const Poll& poll) const;
 
     const SpectralKernels<T>& kernels_;
     Reach reach_;

@@ -40,27 +40,27 @@ template <class T>
 struct PlaneRows {
     const SlabPass<T>* pass;
     int64_t first, rows, width, at, count;
+    int64_t slot;            // of its sums
 };
 
-// The formula on the L values of one row at offset `at` of the operands.
-template <Formula formula, bool careful, class T>
-MEDECONV_INLINE Vec<T> formula_on(const Operands<T>& o, int64_t at, int64_t count, Vec<T> c, Vec<T> background, Vec<T> eps) {
-    auto get = [&](const T* p) MEDECONV_BODY {
+// How the formula reaches L neighbouring values at offset `at` of the operands; careful: only the first `count` exist.
+template <bool careful, class T>
+struct Reached {
+    int64_t at, count;
+    MEDECONV_INLINE Vec<T> operator()(const T* p) const {
         __builtin_prefetch(p + at + lanes<T>, 0, 2);  // the same row of the next plane
         if constexpr (careful) return load_first(p + at, count);
         else return load_unaligned(p + at);
-    };
-    if constexpr (formula == Formula::ratio) {
-        c = ratio<Vec<T>>(c, get(o.image), background, eps);
-        if (o.weights) c = c * get(o.weights);
-    } else if constexpr (formula == Formula::multiply) {
-        c = multiply<Vec<T>>(c, get(o.estimate), o.gain ? get(o.gain) : splat<T>(T(1)));
     }
-    if (formula == Formula::multiply || o.out) {
-        if constexpr (careful) store_first(o.out + at, c, count);
-        else store_unaligned(o.out + at, c);
+    MEDECONV_INLINE void operator()(T* p, Vec<T> v) const {
+        if constexpr (careful) store_first(p + at, v, count);
+        else store_unaligned(p + at, v);
     }
-    return c;
+};
+template <Formula formula, bool careful, class T>
+MEDECONV_INLINE Vec<T> formula_on(const Operands<T>& o, int64_t at, int64_t count, Vec<T> c, const Numbers<Vec<T>>& numbers) {
+    const Reached<careful, T> here{at, count};
+    return formula_step<formula, true>(o, c, numbers, here, here, static_cast<Vec<T>*>(nullptr));
 }
 
 // Last stage of the inverse, formula, first stage of the forward transform, which work on the same elements. careful: not
@@ -68,7 +68,7 @@ MEDECONV_INLINE Vec<T> formula_on(const Operands<T>& o, int64_t at, int64_t coun
 template <int R, Formula formula, bool careful, class T>
 MEDECONV_NOINLINE void turn_of(const PlaneRows<T>& rows, T* line, int64_t n, const T* w) {
     const Operands<T> o = rows.pass->operands;  // a copy: stores through vectors might alias the original
-    const Vec<T> background = splat<T>(o.background), eps = splat<T>(o.eps);
+    const Numbers<Vec<T>> numbers(o, [](T x) MEDECONV_BODY { return splat<T>(x); });
     const int64_t part = n / R, width = rows.width, count = rows.count, first = rows.first, total = rows.rows;
     const int64_t step = 2 * part * width;      // from row y to the row of the next element
     const bool twiddled = part > 1;
@@ -87,13 +87,13 @@ MEDECONV_NOINLINE void turn_of(const PlaneRows<T>& rows, T* line, int64_t n, con
         unroll<R>([&](auto q) MEDECONV_BODY {
             if constexpr (careful) {
                 const int64_t row = 2 * (k + decltype(q)::value * part) - first;
-                if (row >= 0 && row < total) v[q].re = formula_on<formula, true>(o, here, count, v[q].re, background, eps);
+                if (row >= 0 && row < total) v[q].re = formula_on<formula, true>(o, here, count, v[q].re, numbers);
                 else v[q].re = Vec<T>{};
-                if (row + 1 >= 0 && row + 1 < total) v[q].im = formula_on<formula, true>(o, here + width, count, v[q].im, background, eps);
+                if (row + 1 >= 0 && row + 1 < total) v[q].im = formula_on<formula, true>(o, here + width, count, v[q].im, numbers);
                 else v[q].im = Vec<T>{};
             } else {
-                v[q].re = formula_on<formula, false>(o, here, count, v[q].re, background, eps);
-                v[q].im = formula_on<formula, false>(o, here + width, count, v[q].im, background, eps);
+                v[q].re = formula_on<formula, false>(o, here, count, v[q].re, numbers);
+                v[q].im = formula_on<formula, false>(o, here + width, count, v[q].im, numbers);
             }
             here += step;
         });
@@ -115,8 +115,7 @@ bool has_turn(const SlabPass<T>& pass) {
     const SpectralView<T>& p = *pass.plan;
     if (!pass.inverse || !pass.forward) return false;
     // The formulas of plain Richardson-Lucy only: each costs code for every radix.
-    if ((pass.formula != Formula::ratio && pass.formula != Formula::multiply) || pass.operands.previous) return false;
-    if (pass.formula == Formula::multiply && !pass.operands.out) return false;
+    if ((pass.formula != Formula::ratio && pass.formula != Formula::multiply) || !pass.operands.plain()) return false;
     if (!p.packed || p.half.inner || p.half.stages == 0 || pass.beyond_half.any()) return false;
     switch (p.half.radix[0]) {
 #define CASE(R) case R:
@@ -154,6 +153,44 @@ MEDECONV_INLINE T* row_in_line(const SpectralView<T>& p, T* line, int64_t y) {
     return p.packed ? line + (y >> 1) * element<T> + (y & 1) * lanes<T> : line + y * element<T>;
 }
 
+// The formula, with all that may be asked of it, on the rows of a plane; without an inverse before it, on what is loaded.
+template <Formula formula, bool careful, class T>
+MEDECONV_NOINLINE void formula_rows(const PlaneRows<T>& rows, T* line) {
+    const SlabPass<T>& pass = *rows.pass;
+    const SpectralView<T>& p = *pass.plan;
+    const Operands<T> o = pass.operands;
+    const Numbers<Vec<T>> numbers(o, [](T x) MEDECONV_BODY { return splat<T>(x); });
+    LaneSums<T> sums;
+    Vec<T> of_rows[sums_of_a_sweep]{};
+    for (int64_t y = 0; y < rows.rows; ++y) {
+        T* row = row_in_line(p, line, rows.first + y);
+        const Reached<careful, T> here{rows.at + y * rows.width, rows.count};
+        const Vec<T> c = pass.inverse ? load(row) : here(pass.input);
+        store(row, formula_step<formula, false>(o, c, numbers, here, here, of_rows));
+    }
+    if (!o.sums) return;
+    for (int k = 0; k < sums_of_a_sweep; ++k) {
+        sums.lane[k] = of_rows[k];
+        for (int i = 0; i < lanes<T>; ++i)
+            if (i >= rows.count) sums.lane[k][i] = 0;  // lanes beyond the box hold anything, not numbers included
+    }
+    sums.add_to(o.sums + rows.slot * sums_of_a_sweep);
+}
+template <class T>
+void formula_rows(const PlaneRows<T>& rows, T* line) {
+    const bool careful = rows.count != lanes<T>;
+#define MEDECONV_CASE(F) \
+    case Formula::F: return careful ? formula_rows<Formula::F, true>(rows, line) : formula_rows<Formula::F, false>(rows, line);
+    switch (rows.pass->formula) {
+        MEDECONV_CASE(copy)
+        MEDECONV_CASE(ratio)
+        MEDECONV_CASE(multiply)
+        MEDECONV_CASE(residual)
+        MEDECONV_CASE(add)
+    }
+#undef MEDECONV_CASE
+}
+
 // One plane: y frequencies -> y -> formula -> y frequencies, in place.
 template <class T>
 void plane_pass(const SlabPass<T>& pass, const VolumeScratch<T>& s, T* plane, const PlaneRows<T>& rows) {
@@ -176,11 +213,11 @@ void plane_pass(const SlabPass<T>& pass, const VolumeScratch<T>& s, T* plane, co
         inner_stages<+1>(p.half, line);
     } else {
         const Line<T> all = whole(line, element<T>, p.half.n);
-        if (pass.inverse) {
-            transform<-1>(p.half, all, all, s.more);
+        if (pass.inverse) transform<-1>(p.half, all, all, s.more);
+        if (pass.inverse || pass.operands.previous) formula_rows(rows, line);
+        else
             for (int64_t y = 0; y < rows.rows; ++y)
-                apply_formula(pass.formula, pass.operands, row_in_line(p, line, rows.first + y), rows.at + y * rows.width, rows.count);
-        }
+                store(row_in_line(p, line, rows.first + y), load_first(pass.input + rows.at + y * rows.width, rows.count));
         if (!pass.forward) return;
         for (int64_t y = 0; y < p.real; ++y) {
             T* row = row_in_line(p, line, y);
@@ -189,7 +226,6 @@ void plane_pass(const SlabPass<T>& pass, const VolumeScratch<T>& s, T* plane, co
             if (from >= rows.rows && from < rows.rows + pass.beyond_half.high) store(row, load(row_in_line(p, line, y - rows.rows)));
             else if (y >= p.real - pass.beyond_half.low) store(row, load(row_in_line(p, line, y - p.real + rows.rows)));
             else if (!inside) store(row, Vec<T>{});
-            else if (!pass.inverse) store(row, load_first(pass.input + rows.at + from * rows.width, rows.count));
             if (!p.packed) store(row + lanes<T>, Vec<T>{});
         }
         transform<+1>(p.half, all, all, s.more);
@@ -218,7 +254,8 @@ void volume_slab(const SlabPass<T>& pass, int64_t unit, T* scratch) {
         }
     for (int64_t i = 0; i < planes; ++i) {
         const int64_t count = width - i * L < L ? width - i * L : L;
-        const PlaneRows<T> here{&pass, pass.half.start, rows, width, unit * rows * width + i * L, count};
+        const PlaneRows<T> here{&pass, pass.half.start, rows, width, unit * rows * width + i * L, count,
+                                 unit * planes + i};
         plane_pass(pass, s, s.plane + i * s.plane_pitch, here);
     }
     if (!pass.forward) return;

@@ -478,7 +478,9 @@ def test_sweep_operands():
         blur.sweep(IMAGE, "divide")
     with pytest.raises(TypeError, match="image: missing; the formula 'ratio' needs it"):
         blur.sweep(IMAGE, "ratio")
-    with pytest.raises(TypeError, match="gain: the formula 'ratio' takes image, weights, background, eps"):
+    with pytest.raises(
+        TypeError, match="gain: the formula 'ratio' takes image, weights, damping, held_out, back"
+    ):
         blur.sweep(IMAGE, "ratio", image=IMAGE, gain=IMAGE)
     with pytest.raises(TypeError, match="image: the formula 'copy' takes no operands"):
         blur.sweep(IMAGE, "copy", image=IMAGE)

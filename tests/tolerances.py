@@ -21,6 +21,15 @@ TABLE = {
         "log2(size)",
     ),
     "forward": Tolerance(2e-6, 1e-13, "one convolution against a direct sum in float64"),
+    "formula": Tolerance(
+        1e-5,
+        1e-12,
+        "a formula of one sweep against float64: the blur's own error, enlarged by divisors down to a tenth "
+        "of the mean and by damping's tenth powers",
+    ),
+    "sums": Tolerance(
+        1e-5, 1e-11, "sums over a sweep against float64: rounding of rows summed in the dtype, of either sign"
+    ),
     "same_grid": Tolerance(2e-6, 1e-13, "the same operator by another route: transforms of other sizes"),
     "convolution": Tolerance(
         2e-6, 1e-12, "the contract's bound against scipy.signal (float32 inputs widened for scipy)"

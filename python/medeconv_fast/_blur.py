@@ -37,16 +37,25 @@ ENGINES = ("auto", "spectral", "separable", "direct")
 # Formula -> the operand arrays that it must have, and may have.
 FORMULAS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "copy": ((), ()),
-    "ratio": (("image",), ("weights",)),
-    "multiply": (("estimate",), ("gain",)),
+    "ratio": (("image",), ("weights", "damping", "held_out")),
+    "multiply": (("estimate",), ("gain", "factor")),
     "residual": (("image",), ("weights",)),
-    "add": (("estimate",), ("gain",)),
+    "add": (("estimate",), ("gain", "factor")),
 }
 # Formula -> the numbers and switches that it may have.
 FORMULA_NUMBERS: dict[str, tuple[str, ...]] = {
-    "ratio": ("background", "eps"),
+    "ratio": ("background", "eps", "held_out_scale"),
     "residual": ("background",),
     "add": ("step", "positive"),
+}
+
+# Formula -> what its sums are called, in the backends' order.
+SUMS: dict[str, tuple[str, str, str]] = {
+    "copy": ("squared_change", "squared_result", ""),
+    "ratio": ("i_divergence", "squared_residual", "held_out_i_divergence"),
+    "multiply": ("squared_change", "squared_result", "change_product"),
+    "residual": ("", "squared_residual", ""),
+    "add": ("squared_change", "squared_result", "change_product"),
 }
 
 Box = tuple[tuple[int, int], ...]
@@ -366,10 +375,20 @@ class SweepChain:
         self._chain = operator.plan.chain(operator.num_threads)
         self.load(x, adjoint=adjoint)
 
-    def load(self, x: np.ndarray, *, adjoint: bool = False) -> None:
-        """Start again from `x`, in the same workspace."""
-        self._chain.load(x if adjoint else self._operator.pad(x), adjoint=adjoint)
+    def load(self, x: np.ndarray, *, adjoint: bool = False, **operands: Any) -> dict[str, float] | None:
+        """Start again from `x`, in the same workspace.
+
+        With operands previous, alpha, extrapolated (see `sweep`) from where `x` moves to beyond ``previous``;
+        with sums=True returns squared_change, of x - previous, and squared_result.
+        """
+        operator = self._operator
+        if operands and not adjoint and operator.folded:
+            sums = operator.backend.apply_formula("copy", x, x, num_threads=operator.num_threads, **operands)
+            self._chain.load(operator.pad(operands.get("extrapolated", x)))
+        else:
+            sums = self._chain.load(x if adjoint else operator.pad(x), adjoint=adjoint, **operands)
         self._next_adjoint: bool | None = adjoint
+        return _named_sums("copy", sums, operands)
 
     def sweep(
         self,
@@ -379,7 +398,7 @@ class SweepChain:
         keep: bool = True,
         out: np.ndarray | None = None,
         **operands: Any,
-    ) -> None:
+    ) -> dict[str, float] | None:
         """Apply H (or its adjoint) and then `formula`.
 
         Parameters
@@ -392,10 +411,20 @@ class SweepChain:
         out : ndarray, optional
             Where the result goes as well; under ``multiply`` it may be the estimate itself.
         **operands
-            image, weights, background, eps (``ratio``; without eps ``residual``); estimate, gain
-            (``multiply``), and step, positive (``add``). With an array ``previous`` and a number ``alpha``
-            the next sweep gets max(new + alpha * (new - previous), 0), new being what goes to `out`; an array
-            ``extrapolated`` receives it as well. `out` may be ``previous``, ``extrapolated`` the estimate.
+            ``ratio``, ``residual``: image, weights, background, and for ``ratio`` eps, damping, held_out,
+            held_out_scale. ``multiply``, ``add``: estimate, gain, factor, change, and for ``add`` step, positive.
+            An array ``change`` gets new - estimate; what an earlier sweep left there enters the sums.
+            With an array ``previous`` and a number ``alpha`` the next sweep gets
+            max(new + alpha * (new - previous), 0), new being what goes to `out`; an array ``extrapolated``
+            receives it as well. `out` may be ``previous``, ``extrapolated`` the estimate.
+            sums=True: return the sums, of values times ``unit`` (default 1).
+
+        Returns
+        -------
+        dict or None
+            ``ratio``: i_divergence, squared_residual and held_out_i_divergence, each times the weights;
+            ``residual``: squared_residual; ``multiply`` and ``add``: squared_change, squared_result and
+            change_product; ``copy``: squared_change (with ``previous``) and squared_result.
         """
         if self._next_adjoint is not adjoint:
             state = "nothing is kept" if self._next_adjoint is None else "the kept array is on the other side"
@@ -404,15 +433,18 @@ class SweepChain:
         operator = self._operator
         begun = time.perf_counter()
         if adjoint and operator.folded:
-            self._folded_sweep(formula, keep, out, operands)
+            sums = self._folded_sweep(formula, keep, out, operands)
         else:
-            self._chain.sweep(operator.transfer, formula, adjoint=adjoint, keep=keep, out=out, **operands)
+            sums = self._chain.sweep(
+                operator.transfer, formula, adjoint=adjoint, keep=keep, out=out, **operands
+            )
             self._next_adjoint = (not adjoint) if keep else None
         operator.seconds.append(time.perf_counter() - begun)
+        return _named_sums(formula, sums, operands)
 
     def _folded_sweep(
         self, formula: str, keep: bool, out: np.ndarray | None, operands: dict[str, Any]
-    ) -> None:
+    ) -> tuple[float, float, float] | None:
         operator = self._operator
         padded = np.empty(operator.padded_shape, operator.dtype)
         self._chain.sweep(operator.transfer, "copy", adjoint=True, keep=False, out=padded)
@@ -420,10 +452,25 @@ class SweepChain:
         result = folded if out is None else out
         if keep and operands.get("previous") is not None and operands.get("extrapolated") is None:
             operands["extrapolated"] = np.empty_like(folded)
-        operator.backend.apply_formula(formula, folded, result, num_threads=operator.num_threads, **operands)
+        sums: tuple[float, float, float] | None = operator.backend.apply_formula(
+            formula, folded, result, num_threads=operator.num_threads, **operands
+        )
         if keep:
             ahead = operands.get("extrapolated")
             self.load(result if ahead is None else ahead)
+        return sums
+
+
+def _named_sums(
+    formula: str, sums: tuple[float, float, float] | None, operands: dict[str, Any]
+) -> dict[str, float] | None:
+    if sums is None:
+        return None
+    named = dict(zip(SUMS[formula], sums, strict=True))
+    needs = {"": "", "held_out_i_divergence": "held_out", "change_product": "change"}
+    if formula == "copy":
+        needs["squared_change"] = "previous"
+    return {n: v for n, v in named.items() if n not in needs or operands.get(needs[n]) is not None}
 
 
 class Blur:
@@ -631,7 +678,16 @@ class Blur:
         _validate.non_negative(data, "weights", float(data.min()))
         return restore(self._operator(data.dtype).apply(data, adjoint=True))
 
-    def sweep(self, x: Any, formula: str, *, adjoint: bool = False, out: Any = None, **operands: Any) -> Any:
+    def sweep(
+        self,
+        x: Any,
+        formula: str,
+        *,
+        adjoint: bool = False,
+        out: Any = None,
+        return_sums: bool = False,
+        **operands: Any,
+    ) -> Any:
         """Apply H (or its adjoint) to `x` and then a pointwise formula, in one go.
 
         With c = Hx (or the adjoint of x):
@@ -639,9 +695,9 @@ class Blur:
         ========  ================================================================================
         copy      c
         ratio     weights * image / max(c + background, eps)
-        multiply  max(estimate * c * gain, 0) where gain > 0, estimate elsewhere
+        multiply  max(estimate * c * factor * gain, 0) where gain > 0, estimate elsewhere
         residual  weights * (image - (c + background))
-        add       estimate + step * c * gain, clipped at 0 if positive
+        add       estimate + step * c * factor * gain, clipped at 0 if positive
         ========  ================================================================================
 
         Parameters
@@ -652,17 +708,27 @@ class Blur:
         adjoint : bool
         out : numpy.ndarray, optional
             C-contiguous, of the result's shape and dtype; may be the array passed as ``estimate``.
+        return_sums : bool
+            Return ``(result, sums)``, sums over all voxels that cost no pass of their own.
         **operands
             Arrays of the result's shape: ``image`` and optionally ``weights`` (ratio, residual),
-            ``estimate`` and optionally ``gain`` (multiply, add). Numbers: ``background`` (default 0),
-            ``eps`` (ratio; default: the library's smallest divisor for the image's largest value), ``step``
-            (add; default 1). ``positive`` (add; default False).
+            ``estimate`` and optionally ``gain`` and ``factor`` (multiply, add). Numbers: ``background``
+            (default 0), ``eps`` (ratio; default: the library's smallest divisor for the image's largest
+            value), ``step`` (add; default 1). ``positive`` (add; default False). ratio also takes
+            ``damping``, 2 / threshold² per voxel: quotients that fit to within the threshold are drawn to 1
+            (White 1994, N = 10), and ``held_out``, an image whose model is ``held_out_scale`` times that of
+            `image`.
 
         Returns
         -------
         array of `shape` (of `estimate_shape` if `adjoint`); `out` if given
+        sums : dict of str to float
+            With `return_sums`. ratio: i_divergence (image·log(image/model) - image + model),
+            squared_residual, held_out_i_divergence, each times the weights. residual: squared_residual.
+            multiply, add: squared_change, squared_result. copy: squared_result.
         """
         formula = _validate.choice(formula, "formula", tuple(FORMULAS))
+        return_sums = _validate.flag(return_sums, "return_sums")
         adjoint = _validate.flag(adjoint, "adjoint")
         source, target = (self.shape, self.estimate_shape) if adjoint else (self.estimate_shape, self.shape)
         names = ("image", "estimate") if adjoint else ("estimate", "image")
@@ -706,10 +772,15 @@ class Blur:
                 f"out: got {_validate.shown(out)}, expected a writable C-contiguous NumPy array of shape "
                 f"{target} and dtype {dtype}"
             )
-        operator.begin(data, adjoint=adjoint).sweep(
-            formula, adjoint=adjoint, keep=False, out=result, **prepared
+        if "held_out_scale" in operands:
+            prepared["held_out_scale"] = _validate.number(
+                operands["held_out_scale"], "held_out_scale", minimum=0
+            )
+        sums = operator.begin(data, adjoint=adjoint).sweep(
+            formula, adjoint=adjoint, keep=False, out=result, sums=return_sums, **prepared
         )
-        return out if out is not None else restore(result)
+        made = out if out is not None else restore(result)
+        return (made, sums) if return_sums else made
 
     def begin(self, x: np.ndarray, *, adjoint: bool = False) -> SweepChain:
         """Start a chain of sweeps from a checked, C-contiguous array; for algorithms (see `SweepChain`)."""

@@ -93,27 +93,10 @@ class ChainF32:
     def __init__(
         self, plan: SpectralPlanF32, num_threads: typing.SupportsInt | typing.SupportsIndex
     ) -> None: ...
-    def load(self, x: numpy.typing.NDArray[numpy.float32], adjoint: bool = False) -> None: ...
+    def load(self, x: numpy.typing.NDArray[numpy.float32], adjoint: bool = False, **kwargs) -> typing.Any: ...
     def sweep(
-        self,
-        transfer: TransferF32,
-        formula: str,
-        *,
-        adjoint: bool = False,
-        keep: bool = True,
-        out: numpy.typing.NDArray[numpy.float32] | None = None,
-        image: numpy.typing.NDArray[numpy.float32] | None = None,
-        weights: numpy.typing.NDArray[numpy.float32] | None = None,
-        estimate: numpy.typing.NDArray[numpy.float32] | None = None,
-        gain: numpy.typing.NDArray[numpy.float32] | None = None,
-        background: typing.SupportsFloat | typing.SupportsIndex = 0.0,
-        eps: typing.SupportsFloat | typing.SupportsIndex = 0.0,
-        step: typing.SupportsFloat | typing.SupportsIndex = 1.0,
-        positive: bool = False,
-        previous: numpy.typing.NDArray[numpy.float32] | None = None,
-        alpha: typing.SupportsFloat | typing.SupportsIndex = 0.0,
-        extrapolated: numpy.typing.NDArray[numpy.float32] | None = None,
-    ) -> None: ...
+        self, transfer: TransferF32, formula: str, *, adjoint: bool = False, keep: bool = True, **kwargs
+    ) -> typing.Any: ...
 
 class TransferF64:
     pass
@@ -161,27 +144,10 @@ class ChainF64:
     def __init__(
         self, plan: SpectralPlanF64, num_threads: typing.SupportsInt | typing.SupportsIndex
     ) -> None: ...
-    def load(self, x: numpy.typing.NDArray[numpy.float64], adjoint: bool = False) -> None: ...
+    def load(self, x: numpy.typing.NDArray[numpy.float64], adjoint: bool = False, **kwargs) -> typing.Any: ...
     def sweep(
-        self,
-        transfer: TransferF64,
-        formula: str,
-        *,
-        adjoint: bool = False,
-        keep: bool = True,
-        out: numpy.typing.NDArray[numpy.float64] | None = None,
-        image: numpy.typing.NDArray[numpy.float64] | None = None,
-        weights: numpy.typing.NDArray[numpy.float64] | None = None,
-        estimate: numpy.typing.NDArray[numpy.float64] | None = None,
-        gain: numpy.typing.NDArray[numpy.float64] | None = None,
-        background: typing.SupportsFloat | typing.SupportsIndex = 0.0,
-        eps: typing.SupportsFloat | typing.SupportsIndex = 0.0,
-        step: typing.SupportsFloat | typing.SupportsIndex = 1.0,
-        positive: bool = False,
-        previous: numpy.typing.NDArray[numpy.float64] | None = None,
-        alpha: typing.SupportsFloat | typing.SupportsIndex = 0.0,
-        extrapolated: numpy.typing.NDArray[numpy.float64] | None = None,
-    ) -> None: ...
+        self, transfer: TransferF64, formula: str, *, adjoint: bool = False, keep: bool = True, **kwargs
+    ) -> typing.Any: ...
 
 class SeparableFiltersF32:
     pass
@@ -207,7 +173,7 @@ class SeparableChainF32:
     def __init__(
         self, plan: SeparablePlanF32, num_threads: typing.SupportsInt | typing.SupportsIndex
     ) -> None: ...
-    def load(self, x: numpy.typing.NDArray[numpy.float32], adjoint: bool = False) -> None: ...
+    def load(self, x: numpy.typing.NDArray[numpy.float32], adjoint: bool = False, **kwargs) -> typing.Any: ...
     def sweep(
         self,
         filters: SeparableFiltersF32,
@@ -215,19 +181,8 @@ class SeparableChainF32:
         *,
         adjoint: bool = False,
         keep: bool = True,
-        out: numpy.typing.NDArray[numpy.float32] | None = None,
-        image: numpy.typing.NDArray[numpy.float32] | None = None,
-        weights: numpy.typing.NDArray[numpy.float32] | None = None,
-        estimate: numpy.typing.NDArray[numpy.float32] | None = None,
-        gain: numpy.typing.NDArray[numpy.float32] | None = None,
-        background: typing.SupportsFloat | typing.SupportsIndex = 0.0,
-        eps: typing.SupportsFloat | typing.SupportsIndex = 0.0,
-        step: typing.SupportsFloat | typing.SupportsIndex = 1.0,
-        positive: bool = False,
-        previous: numpy.typing.NDArray[numpy.float32] | None = None,
-        alpha: typing.SupportsFloat | typing.SupportsIndex = 0.0,
-        extrapolated: numpy.typing.NDArray[numpy.float32] | None = None,
-    ) -> None: ...
+        **kwargs,
+    ) -> typing.Any: ...
 
 class SeparableFiltersF64:
     pass
@@ -253,7 +208,7 @@ class SeparableChainF64:
     def __init__(
         self, plan: SeparablePlanF64, num_threads: typing.SupportsInt | typing.SupportsIndex
     ) -> None: ...
-    def load(self, x: numpy.typing.NDArray[numpy.float64], adjoint: bool = False) -> None: ...
+    def load(self, x: numpy.typing.NDArray[numpy.float64], adjoint: bool = False, **kwargs) -> typing.Any: ...
     def sweep(
         self,
         filters: SeparableFiltersF64,
@@ -261,19 +216,8 @@ class SeparableChainF64:
         *,
         adjoint: bool = False,
         keep: bool = True,
-        out: numpy.typing.NDArray[numpy.float64] | None = None,
-        image: numpy.typing.NDArray[numpy.float64] | None = None,
-        weights: numpy.typing.NDArray[numpy.float64] | None = None,
-        estimate: numpy.typing.NDArray[numpy.float64] | None = None,
-        gain: numpy.typing.NDArray[numpy.float64] | None = None,
-        background: typing.SupportsFloat | typing.SupportsIndex = 0.0,
-        eps: typing.SupportsFloat | typing.SupportsIndex = 0.0,
-        step: typing.SupportsFloat | typing.SupportsIndex = 1.0,
-        positive: bool = False,
-        previous: numpy.typing.NDArray[numpy.float64] | None = None,
-        alpha: typing.SupportsFloat | typing.SupportsIndex = 0.0,
-        extrapolated: numpy.typing.NDArray[numpy.float64] | None = None,
-    ) -> None: ...
+        **kwargs,
+    ) -> typing.Any: ...
 
 class DirectFiltersF32:
     pass
@@ -299,27 +243,10 @@ class DirectChainF32:
     def __init__(
         self, plan: DirectPlanF32, num_threads: typing.SupportsInt | typing.SupportsIndex
     ) -> None: ...
-    def load(self, x: numpy.typing.NDArray[numpy.float32], adjoint: bool = False) -> None: ...
+    def load(self, x: numpy.typing.NDArray[numpy.float32], adjoint: bool = False, **kwargs) -> typing.Any: ...
     def sweep(
-        self,
-        filters: DirectFiltersF32,
-        formula: str,
-        *,
-        adjoint: bool = False,
-        keep: bool = True,
-        out: numpy.typing.NDArray[numpy.float32] | None = None,
-        image: numpy.typing.NDArray[numpy.float32] | None = None,
-        weights: numpy.typing.NDArray[numpy.float32] | None = None,
-        estimate: numpy.typing.NDArray[numpy.float32] | None = None,
-        gain: numpy.typing.NDArray[numpy.float32] | None = None,
-        background: typing.SupportsFloat | typing.SupportsIndex = 0.0,
-        eps: typing.SupportsFloat | typing.SupportsIndex = 0.0,
-        step: typing.SupportsFloat | typing.SupportsIndex = 1.0,
-        positive: bool = False,
-        previous: numpy.typing.NDArray[numpy.float32] | None = None,
-        alpha: typing.SupportsFloat | typing.SupportsIndex = 0.0,
-        extrapolated: numpy.typing.NDArray[numpy.float32] | None = None,
-    ) -> None: ...
+        self, filters: DirectFiltersF32, formula: str, *, adjoint: bool = False, keep: bool = True, **kwargs
+    ) -> typing.Any: ...
 
 class DirectFiltersF64:
     pass
@@ -345,27 +272,10 @@ class DirectChainF64:
     def __init__(
         self, plan: DirectPlanF64, num_threads: typing.SupportsInt | typing.SupportsIndex
     ) -> None: ...
-    def load(self, x: numpy.typing.NDArray[numpy.float64], adjoint: bool = False) -> None: ...
+    def load(self, x: numpy.typing.NDArray[numpy.float64], adjoint: bool = False, **kwargs) -> typing.Any: ...
     def sweep(
-        self,
-        filters: DirectFiltersF64,
-        formula: str,
-        *,
-        adjoint: bool = False,
-        keep: bool = True,
-        out: numpy.typing.NDArray[numpy.float64] | None = None,
-        image: numpy.typing.NDArray[numpy.float64] | None = None,
-        weights: numpy.typing.NDArray[numpy.float64] | None = None,
-        estimate: numpy.typing.NDArray[numpy.float64] | None = None,
-        gain: numpy.typing.NDArray[numpy.float64] | None = None,
-        background: typing.SupportsFloat | typing.SupportsIndex = 0.0,
-        eps: typing.SupportsFloat | typing.SupportsIndex = 0.0,
-        step: typing.SupportsFloat | typing.SupportsIndex = 1.0,
-        positive: bool = False,
-        previous: numpy.typing.NDArray[numpy.float64] | None = None,
-        alpha: typing.SupportsFloat | typing.SupportsIndex = 0.0,
-        extrapolated: numpy.typing.NDArray[numpy.float64] | None = None,
-    ) -> None: ...
+        self, filters: DirectFiltersF64, formula: str, *, adjoint: bool = False, keep: bool = True, **kwargs
+    ) -> typing.Any: ...
 
 class OverlapFiltersF32:
     pass
@@ -391,27 +301,10 @@ class OverlapChainF32:
     def __init__(
         self, plan: OverlapPlanF32, num_threads: typing.SupportsInt | typing.SupportsIndex
     ) -> None: ...
-    def load(self, x: numpy.typing.NDArray[numpy.float32], adjoint: bool = False) -> None: ...
+    def load(self, x: numpy.typing.NDArray[numpy.float32], adjoint: bool = False, **kwargs) -> typing.Any: ...
     def sweep(
-        self,
-        filters: OverlapFiltersF32,
-        formula: str,
-        *,
-        adjoint: bool = False,
-        keep: bool = True,
-        out: numpy.typing.NDArray[numpy.float32] | None = None,
-        image: numpy.typing.NDArray[numpy.float32] | None = None,
-        weights: numpy.typing.NDArray[numpy.float32] | None = None,
-        estimate: numpy.typing.NDArray[numpy.float32] | None = None,
-        gain: numpy.typing.NDArray[numpy.float32] | None = None,
-        background: typing.SupportsFloat | typing.SupportsIndex = 0.0,
-        eps: typing.SupportsFloat | typing.SupportsIndex = 0.0,
-        step: typing.SupportsFloat | typing.SupportsIndex = 1.0,
-        positive: bool = False,
-        previous: numpy.typing.NDArray[numpy.float32] | None = None,
-        alpha: typing.SupportsFloat | typing.SupportsIndex = 0.0,
-        extrapolated: numpy.typing.NDArray[numpy.float32] | None = None,
-    ) -> None: ...
+        self, filters: OverlapFiltersF32, formula: str, *, adjoint: bool = False, keep: bool = True, **kwargs
+    ) -> typing.Any: ...
 
 class OverlapFiltersF64:
     pass
@@ -437,66 +330,27 @@ class OverlapChainF64:
     def __init__(
         self, plan: OverlapPlanF64, num_threads: typing.SupportsInt | typing.SupportsIndex
     ) -> None: ...
-    def load(self, x: numpy.typing.NDArray[numpy.float64], adjoint: bool = False) -> None: ...
+    def load(self, x: numpy.typing.NDArray[numpy.float64], adjoint: bool = False, **kwargs) -> typing.Any: ...
     def sweep(
-        self,
-        filters: OverlapFiltersF64,
-        formula: str,
-        *,
-        adjoint: bool = False,
-        keep: bool = True,
-        out: numpy.typing.NDArray[numpy.float64] | None = None,
-        image: numpy.typing.NDArray[numpy.float64] | None = None,
-        weights: numpy.typing.NDArray[numpy.float64] | None = None,
-        estimate: numpy.typing.NDArray[numpy.float64] | None = None,
-        gain: numpy.typing.NDArray[numpy.float64] | None = None,
-        background: typing.SupportsFloat | typing.SupportsIndex = 0.0,
-        eps: typing.SupportsFloat | typing.SupportsIndex = 0.0,
-        step: typing.SupportsFloat | typing.SupportsIndex = 1.0,
-        positive: bool = False,
-        previous: numpy.typing.NDArray[numpy.float64] | None = None,
-        alpha: typing.SupportsFloat | typing.SupportsIndex = 0.0,
-        extrapolated: numpy.typing.NDArray[numpy.float64] | None = None,
-    ) -> None: ...
+        self, filters: OverlapFiltersF64, formula: str, *, adjoint: bool = False, keep: bool = True, **kwargs
+    ) -> typing.Any: ...
 
 @typing.overload
 def apply_formula(
     formula: str,
     c: numpy.typing.NDArray[numpy.float32],
-    out: numpy.typing.NDArray[numpy.float32] | None,
     *,
-    image: numpy.typing.NDArray[numpy.float32] | None = None,
-    weights: numpy.typing.NDArray[numpy.float32] | None = None,
-    estimate: numpy.typing.NDArray[numpy.float32] | None = None,
-    gain: numpy.typing.NDArray[numpy.float32] | None = None,
-    background: typing.SupportsFloat | typing.SupportsIndex = 0.0,
-    eps: typing.SupportsFloat | typing.SupportsIndex = 0.0,
-    step: typing.SupportsFloat | typing.SupportsIndex = 1.0,
-    positive: bool = False,
-    previous: numpy.typing.NDArray[numpy.float32] | None = None,
-    alpha: typing.SupportsFloat | typing.SupportsIndex = 0.0,
-    extrapolated: numpy.typing.NDArray[numpy.float32] | None = None,
     num_threads: typing.SupportsInt | typing.SupportsIndex = 1,
-) -> None: ...
+    **kwargs,
+) -> typing.Any: ...
 @typing.overload
 def apply_formula(
     formula: str,
     c: numpy.typing.NDArray[numpy.float64],
-    out: numpy.typing.NDArray[numpy.float64] | None,
     *,
-    image: numpy.typing.NDArray[numpy.float64] | None = None,
-    weights: numpy.typing.NDArray[numpy.float64] | None = None,
-    estimate: numpy.typing.NDArray[numpy.float64] | None = None,
-    gain: numpy.typing.NDArray[numpy.float64] | None = None,
-    background: typing.SupportsFloat | typing.SupportsIndex = 0.0,
-    eps: typing.SupportsFloat | typing.SupportsIndex = 0.0,
-    step: typing.SupportsFloat | typing.SupportsIndex = 1.0,
-    positive: bool = False,
-    previous: numpy.typing.NDArray[numpy.float64] | None = None,
-    alpha: typing.SupportsFloat | typing.SupportsIndex = 0.0,
-    extrapolated: numpy.typing.NDArray[numpy.float64] | None = None,
     num_threads: typing.SupportsInt | typing.SupportsIndex = 1,
-) -> None: ...
+    **kwargs,
+) -> typing.Any: ...
 def cached_bytes() -> int: ...
 def factorise(n: typing.SupportsInt | typing.SupportsIndex) -> list[int]: ...
 @typing.overload

@@ -67,6 +67,42 @@ void compare(const char* what, const std::vector<T>& got, const std::vector<doub
     expect(error < tolerance, what, error);
 }
 
+// All that a sweep may be asked for at once: every operand of exactly its size, so that a sanitizer sees a step too far;
+// sums of the same bits for any number of threads. run(adjoint, formula, operands, threads) starts from the same source.
+template <class T, class Run>
+void everything(const char* engine, int64_t image, int64_t estimate, std::mt19937& random, Run run) {
+    std::uniform_real_distribution<double> uniform(0.5, 1.5);
+    for (Formula formula : {Formula::ratio, Formula::residual, Formula::multiply, Formula::add}) {
+        const bool adjoint = formula == Formula::multiply || formula == Formula::add;
+        const size_t n = size_t(adjoint ? estimate : image);
+        std::array<std::vector<T>, 8> drawn;
+        for (auto& v : drawn)
+            for (size_t i = 0; i < n; ++i) v.push_back(T(uniform(random)));
+        std::array<double, sums_of_a_sweep> first{};
+        for (int threads : {1, 3}) {
+            auto a = drawn;
+            std::vector<T> out(n), extrapolated(n);
+            std::array<double, sums_of_a_sweep> sums{};
+            Operands<T> o;
+            o.image = a[0].data(), o.weights = a[1].data(), o.damping = a[2].data(), o.held_out = a[3].data();
+            o.estimate = a[0].data(), o.gain = a[1].data(), o.factor = a[2].data(), o.change = a[4].data();
+            o.previous = a[5].data(), o.alpha = T(0.5), o.out = out.data(), o.extrapolated = extrapolated.data();
+            o.background = T(0.25), o.eps = T(1e-6), o.sums = sums.data();
+            run(adjoint, formula, o, threads);
+            for (size_t i = 0; i < n; ++i) {
+                const T ahead = std::max(out[i] + o.alpha * (out[i] - a[5][i]), T(0));
+                if (std::fabs(ahead - extrapolated[i]) > T(1e-5) * (std::fabs(ahead) + 1)) {
+                    expect(false, engine, double(i));
+                    break;
+                }
+            }
+            expect(sums[1] > 0 && std::isfinite(sums[0] + sums[2]), engine, sums[1]);
+            if (threads == 1) first = sums;
+            else expect(first == sums, engine, sums[0]);
+        }
+    }
+}
+
 // symmetric: a psf that is symmetric about its centre, where it can be. continued: a periodic case in a longer grid.
 template <class T>
 void spectral(const Case& c, bool symmetric, bool continued, std::mt19937& random) {
@@ -119,11 +155,11 @@ void spectral(const Case& c, bool symmetric, bool continued, std::mt19937& rando
         std::vector<T> blurred(yt.size()), result(xt);
         Operands<T> o;
         o.out = blurred.data();
-        plan.load(spectrum.get(), xt.data(), false, threads, {});
+        plan.load(spectrum.get(), xt.data(), false, {}, threads, {});
         plan.sweep(spectrum.get(), *transfer, false, Formula::copy, o, false, threads, {});
         compare("forward", blurred, hx, tolerance);
 
-        plan.load(spectrum.get(), xt.data(), false, threads, {});
+        plan.load(spectrum.get(), xt.data(), false, {}, threads, {});
         Operands<T> r;
         r.image = yt.data(), r.weights = wt.data(), r.background = T(0.25), r.eps = T(1e-6);
         plan.sweep(spectrum.get(), *transfer, false, Formula::ratio, r, true, threads, {});
@@ -138,6 +174,11 @@ void spectral(const Case& c, bool symmetric, bool continued, std::mt19937& rando
         if (threads == 1) first = result;
         else expect(std::memcmp(first.data(), result.data(), first.size() * sizeof(T)) == 0, "same bits with 3 threads");
     }
+    everything<T>("spectral: everything", size(c.image), size(estimate), random, [&](bool adjoint, Formula f, const Operands<T>& o, int threads) {
+        Buffer<T> spectrum = plan.new_spectrum();
+        plan.load(spectrum.get(), adjoint ? yt.data() : xt.data(), adjoint, {}, threads, {});
+        plan.sweep(spectrum.get(), *transfer, adjoint, f, o, true, threads, {});
+    });
 }
 
 // The line engine: forward, its transpose, and formulas; in as many segments as the psf asks for.
@@ -181,6 +222,10 @@ void line(int64_t n, int64_t k, Case::Boundary boundary, std::mt19937& random) {
         if (threads == 1) first = result;
         else expect(std::memcmp(first.data(), result.data(), first.size() * sizeof(T)) == 0, "line: same bits with 3 threads");
     }
+    everything<T>("line: everything", n, estimate[2], random, [&](bool adjoint, Formula f, const Operands<T>& o, int threads) {
+        std::vector<T> kept(size_t(std::max(n, estimate[2])));
+        plan.sweep(adjoint ? yt.data() : xt.data(), kept.data(), *filters, adjoint, f, o, threads, {});
+    });
 }
 
 // The direct engine: forward, the two sweeps of an iteration, and the kept result; `symmetric`: bits for z and x.
@@ -241,6 +286,10 @@ void taps(const Case& c, int symmetric, std::mt19937& random) {
         if (threads == 1) first = result;
         else expect(std::memcmp(first.data(), result.data(), first.size() * sizeof(T)) == 0, "direct: same bits with 3 threads");
     }
+    everything<T>("direct: everything", size(c.image), size(estimate), random, [&](bool adjoint, Formula f, const Operands<T>& o, int threads) {
+        std::vector<T> kept(size_t(std::max(size(c.image), size(estimate))));
+        plan.sweep(adjoint ? yt.data() : xt.data(), kept.data(), filters, adjoint, f, o, threads, {});
+    });
 }
 
 // The separable engine, the same way.
@@ -300,6 +349,10 @@ void products(const Case& c, bool symmetric, std::mt19937& random) {
         if (threads == 1) first = result;
         else expect(std::memcmp(first.data(), result.data(), first.size() * sizeof(T)) == 0, "separable: same bits with 3 threads");
     }
+    everything<T>("separable: everything", size(c.image), size(estimate), random, [&](bool adjoint, Formula f, const Operands<T>& o, int threads) {
+        std::vector<T> kept(size_t(std::max(size(c.image), size(estimate))));
+        plan.sweep(adjoint ? y.data() : x.data(), kept.data(), filters, adjoint, f, o, threads, {});
+    });
 }
 
 void padding(std::mt19937& random) {

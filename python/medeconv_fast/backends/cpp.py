@@ -202,5 +202,9 @@ def fold(
 
 def apply_formula(
     formula: str, c: np.ndarray, out: np.ndarray, *, num_threads: int | None = None, **operands: Any
-) -> None:
-    _native().apply_formula(formula, c, out, num_threads=resolve_num_threads(num_threads), **operands)
+) -> tuple[float, float, float] | None:
+    threads = resolve_num_threads(num_threads)
+    sums: tuple[float, float, float] | None = _native().apply_formula(
+        formula, c, num_threads=threads, out=out, **operands
+    )
+    return sums

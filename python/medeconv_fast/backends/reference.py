@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 NAME = "reference"
+Sums = tuple[float, float, float]
 
 
 def is_available() -> bool:
@@ -157,8 +158,9 @@ class Chain:
         self._plan = plan
         self._loaded: np.ndarray | None = None
 
-    def load(self, x: np.ndarray, *, adjoint: bool = False) -> None:
-        """Take `x`: an estimate, or (adjoint) an image."""
+    def load(self, x: np.ndarray, *, adjoint: bool = False, **operands: Any) -> Sums | None:
+        """Take `x`, an estimate or (adjoint) an image; with `previous`, what lies beyond it."""
+        x, sums = _finish("copy", x, np.empty_like(x), **operands)
         plan = self._plan
         box = plan.image_box if adjoint else plan.estimate_box
         self._loaded = np.zeros(plan.grid)
@@ -170,6 +172,7 @@ class Chain:
             if low + high:
                 lines[stop : stop + high] = lines[:high]
                 lines[n - low :] = lines[stop - low : stop]
+        return sums
 
     def sweep(
         self,
@@ -180,7 +183,7 @@ class Chain:
         keep: bool = True,
         out: np.ndarray | None = None,
         **operands: Any,
-    ) -> None:
+    ) -> Sums | None:
         """Apply `transfer` (its adjoint), then `formula`; the result goes to `out` and the next sweep."""
         if self._loaded is None:
             raise RuntimeError("nothing is loaded: call load() first, or keep=True in the sweep before")
@@ -190,10 +193,11 @@ class Chain:
         blurred = np.fft.irfftn(np.fft.rfftn(self._loaded) * otf, plan.grid, axes)
         box = plan.estimate_box if adjoint else plan.image_box
         result = np.ascontiguousarray(blurred[_window(box)], dtype=plan.dtype)
-        kept = _finish(formula, result, result if out is None else out, **operands)
+        kept, sums = _finish(formula, result, result if out is None else out, **operands)
         self._loaded = None
         if keep:
             self.load(kept, adjoint=not adjoint)
+        return sums
 
 
 class SeparablePlan:
@@ -330,8 +334,10 @@ class ArrayChain:
         self._plan = plan
         self._loaded: np.ndarray | None = None
 
-    def load(self, x: np.ndarray, *, adjoint: bool = False) -> None:
-        self._loaded = x
+    def load(self, x: np.ndarray, *, adjoint: bool = False, **operands: Any) -> Sums | None:
+        """Take `x`, an estimate or (adjoint) an image; with `previous`, what lies beyond it."""
+        self._loaded, sums = _finish("copy", x, np.empty_like(x), **operands)
+        return sums
 
     def sweep(
         self,
@@ -342,21 +348,22 @@ class ArrayChain:
         keep: bool = True,
         out: np.ndarray | None = None,
         **operands: Any,
-    ) -> None:
+    ) -> Sums | None:
         """Apply `transfer` (its adjoint), then `formula`; the result goes to `out` and the next sweep."""
         if self._loaded is None:
             raise RuntimeError("nothing is loaded: call load() first, or keep=True in the sweep before")
         blurred = self._plan.apply(self._loaded, transfer, adjoint)
         result = np.ascontiguousarray(blurred, dtype=self._plan.dtype)
-        kept = _finish(formula, result, result if out is None else out, **operands)
+        kept, sums = _finish(formula, result, result if out is None else out, **operands)
         self._loaded = kept if keep else None
+        return sums
 
 
 def apply_formula(
     formula: str, c: np.ndarray, out: np.ndarray, *, num_threads: int | None = None, **operands: Any
-) -> None:
+) -> Sums | None:
     """The pointwise formula alone; `c` is the blurred array, or under ``multiply`` the correction."""
-    _finish(formula, c, out, **operands)
+    return _finish(formula, c, out, **operands)[1]
 
 
 def _finish(
@@ -367,24 +374,68 @@ def _finish(
     previous: np.ndarray | None = None,
     alpha: float = 0.0,
     extrapolated: np.ndarray | None = None,
+    sums: bool = False,
+    unit: float = 1.0,
     **operands: Any,
-) -> np.ndarray:
-    """The formula, and what the next sweep gets: the result, or where it moves to beyond `previous`."""
+) -> tuple[np.ndarray, Sums | None]:
+    """The formula; what the next sweep gets: the result, or where it moves to beyond `previous`; the sums.
+
+    Sums are of values times `unit`. ratio: I-divergence, squared residual, I-divergence of the held-out
+    image, times the weights; residual: 0 and the squared residual; multiply, add: squared change, squared
+    result, change times earlier change; copy: squared difference from `previous`, squared result.
+    """
     if extrapolated is not None and previous is None:
         raise ValueError("extrapolated: needs previous")
     earlier = None if previous is None else previous.copy()  # it may be `out`
-    _FORMULAS[formula](c, out, **operands)
-    if earlier is None:
-        return out
-    ahead = np.maximum(out + c.dtype.type(alpha) * (out - earlier), 0)
-    if extrapolated is None:
-        return ahead
-    extrapolated[...] = ahead
-    return extrapolated
+    terms = _FORMULAS[formula](c, out, **operands)
+    ahead = out
+    if earlier is not None:
+        ahead = np.maximum(out + c.dtype.type(alpha) * (out - earlier), 0)
+        if extrapolated is not None:
+            extrapolated[...] = ahead
+            ahead = extrapolated
+    if not sums:
+        return ahead, None
+    if formula == "copy":
+        return ahead, Terms(squares=((0.0 if earlier is None else out - earlier), out)).summed(unit)
+    return ahead, terms().summed(unit)
 
 
-def _copy(c: np.ndarray, out: np.ndarray) -> None:
+class Terms(NamedTuple):
+    """What a formula has to say to stopping rules, voxel by voxel; squares and products of pairs."""
+
+    linear: Any = 0.0
+    squares: tuple[Any, Any] = (0.0, 0.0)
+    held_out: Any = 0.0
+    product: tuple[Any, Any] = (0.0, 0.0)
+    weights: Any = 1.0
+
+    def summed(self, unit: float) -> Sums:
+        def total(values: Any) -> float:
+            return float(np.sum(np.asarray(values, np.float64) * self.weights))
+
+        squares = [total(np.square(np.multiply(x, unit, dtype=np.float64))) for x in self.squares]
+        if np.ndim(self.linear):
+            return total(self.linear) * unit, squares[1], total(self.held_out) * unit
+        a, b = self.product
+        product = np.multiply(a, unit, dtype=np.float64) * np.multiply(b, unit, dtype=np.float64)
+        return squares[0], squares[1], float(np.sum(product))
+
+
+def _divergence(image: np.ndarray, model: np.ndarray) -> np.ndarray:
+    """image log(image / model) - image + model, without cancellation where they agree."""
+    image, model = image.astype(np.float64), model.astype(np.float64)
+    difference = (image - model) / model
+    with np.errstate(divide="ignore", invalid="ignore"):
+        far = np.where(image > 0, (1 + difference) * np.log1p(difference), 0.0) - difference
+    # (1 + d) log(1 + d) - d = d²/2 - d³/6 + d⁴/12 - ...
+    near = difference**2 * (1 / 2 - difference / 6 + difference**2 / 12)
+    return model * np.where(np.abs(difference) < 1e-4, near, far)
+
+
+def _copy(c: np.ndarray, out: np.ndarray) -> Callable[[], Terms]:
     out[...] = c
+    return Terms
 
 
 def _ratio(
@@ -395,18 +446,50 @@ def _ratio(
     weights: np.ndarray | None = None,
     background: float = 0.0,
     eps: float = 0.0,
-) -> None:
+    damping: np.ndarray | None = None,
+    held_out: np.ndarray | None = None,
+    held_out_scale: float = 1.0,
+) -> Callable[[], Terms]:
     kind = c.dtype.type
-    ratio = image / np.maximum(c + kind(background), kind(eps))
+    model = np.maximum(c + kind(background), kind(eps))
+    ratio = image / model
+    if damping is not None:  # R. L. White, ASP Conf. Ser. 61, 292 (1994), with N = 10
+        u = np.minimum(_divergence(image, model) * damping, 1)
+        ratio = (1 + u**9 * (10 - 9 * u) * (ratio - 1)).astype(c.dtype)
     out[...] = ratio if weights is None else weights * ratio
+    return lambda: Terms(
+        linear=_divergence(image, model),
+        squares=(0.0, image - model),
+        held_out=0.0 if held_out is None else _divergence(held_out, model * kind(held_out_scale)),
+        weights=1.0 if weights is None else weights,
+    )
 
 
 def _multiply(
-    c: np.ndarray, out: np.ndarray, *, estimate: np.ndarray, gain: np.ndarray | None = None
-) -> None:
+    c: np.ndarray,
+    out: np.ndarray,
+    *,
+    estimate: np.ndarray,
+    gain: np.ndarray | None = None,
+    factor: np.ndarray | None = None,
+    change: np.ndarray | None = None,
+) -> Callable[[], Terms]:
+    if factor is not None:
+        c = c * factor
     # FFT rounding can push a correction slightly below zero; the estimate stays non-negative.
     updated = np.maximum(estimate * (c if gain is None else c * gain), 0)
-    out[...] = updated if gain is None else np.where(gain > 0, updated, estimate)
+    return _moved(updated if gain is None else np.where(gain > 0, updated, estimate), estimate, change, out)
+
+
+def _moved(
+    updated: np.ndarray, estimate: np.ndarray, change: np.ndarray | None, out: np.ndarray
+) -> Callable[[], Terms]:
+    now = updated - estimate
+    earlier = 0.0 if change is None else change.copy()
+    if change is not None:
+        change[...] = now
+    out[...] = updated
+    return lambda: Terms(squares=(now, updated), product=(now, earlier))
 
 
 def _residual(
@@ -416,9 +499,10 @@ def _residual(
     image: np.ndarray,
     weights: np.ndarray | None = None,
     background: float = 0.0,
-) -> None:
+) -> Callable[[], Terms]:
     residual = image - (c + c.dtype.type(background))
     out[...] = residual if weights is None else weights * residual
+    return lambda: Terms(squares=(0.0, residual), weights=1.0 if weights is None else weights)
 
 
 def _add(
@@ -427,14 +511,18 @@ def _add(
     *,
     estimate: np.ndarray,
     gain: np.ndarray | None = None,
+    factor: np.ndarray | None = None,
+    change: np.ndarray | None = None,
     step: float = 1.0,
     positive: bool = False,
-) -> None:
+) -> Callable[[], Terms]:
+    if factor is not None:
+        c = c * factor
     updated = estimate + c.dtype.type(step) * (c if gain is None else c * gain)
-    out[...] = np.maximum(updated, 0) if positive else updated
+    return _moved(np.maximum(updated, 0) if positive else updated, estimate, change, out)
 
 
-_FORMULAS: dict[str, Callable[..., None]] = {
+_FORMULAS: dict[str, Callable[..., Callable[[], Terms]]] = {
     "copy": _copy,
     "ratio": _ratio,
     "multiply": _multiply,
