@@ -491,7 +491,7 @@ class Blur:
         How H is applied: by fused FFT passes; by one filter per axis, for a PSF that is the product of such
         filters (a Gaussian, a box); or as a sum over the taps, for small PSFs. "auto" takes what is predicted
         to be fastest.
-    backend : {"auto", "cpp", "reference"}
+    backend : {"auto", "cpp", "numba", "reference"}
         What computes it.
     dtype : {None, "float32", "float64"}
         Dtype of the work and of results. None: that of each array, by the library's rule (float64, 32- and

@@ -3,8 +3,9 @@
 Everything runs without the GIL, on one thread, over arrays that the caller has laid out; threads are the
 business of ``numba.py``. Compiled code is cached beside this file (or where ``NUMBA_CACHE_DIR`` says).
 
-No fast-math: each value is a sum in the order that is written here, whatever the compiler vectorises, so a block's
-borders change no bit. Scalars come in the arrays' dtype: Python's floats would widen float32 arithmetic.
+No fast-math: each value is a sum in the order that is written here, whatever the compiler vectorises, so a
+block's borders change no bit. Scalars come in the arrays' dtype: Python's floats would widen float32
+arithmetic.
 """
 
 from __future__ import annotations
@@ -24,12 +25,12 @@ def _kernel(function: Callable[..., Any]) -> Any:
 
 
 @_kernel
-def _accumulate(acc, source, at, offsets, weights, first, last):  # type: ignore[no-untyped-def]
+def _accumulate(acc, source, at, offsets, weights, first, last):
     """acc[i] += sum over taps first <= t < last of weights[t] * source[at + offsets[t] + i]."""
     n = acc.size
     t = first
-    # Eight taps per pass over `acc`: fewer loads and stores of it. Views start at 0, so that indices are known
-    # not to be negative, which would keep the loops from being vectorised.
+    # Eight taps per pass over `acc`: fewer loads and stores of it. Views start at 0, so that indices are
+    # known not to be negative, which would keep the loops from being vectorised.
     while t + 8 <= last:
         a0 = source[at + offsets[t] :][:n]
         a1 = source[at + offsets[t + 1] :][:n]
@@ -63,8 +64,10 @@ def _accumulate(acc, source, at, offsets, weights, first, last):  # type: ignore
 
 
 @_kernel
-def taps_along_line(out, source, at, offsets, weights, partial):  # type: ignore[no-untyped-def]
-    """out[i] = sum over the taps of weights[t] * source[at + offsets[t] + i]; `partial` is BLOCK values of scratch."""
+def taps_along_line(out, source, at, offsets, weights, partial):
+    """out[i] = sum over the taps of weights[t] * source[at + offsets[t] + i]; `partial` is BLOCK values of
+    scratch.
+    """
     taps = offsets.size
     for start in range(0, out.size, BLOCK):
         acc = out[start : start + BLOCK]
@@ -81,7 +84,7 @@ def taps_along_line(out, source, at, offsets, weights, partial):  # type: ignore
 
 
 @_kernel
-def gather(x, out, first, map_z, map_y, map_x, run_start, run_stop):  # type: ignore[no-untyped-def]
+def gather(x, out, first, map_z, map_y, map_x, run_start, run_stop):
     """out[z, y, i] = x[map_z[first + z], map_y[y], map_x[i]]; an index of -1 stands for 0.
 
     From run_start to run_stop map_x counts up by one: a copy.
@@ -104,14 +107,14 @@ def gather(x, out, first, map_z, map_y, map_x, run_start, run_stop):  # type: ig
 
 
 @_kernel
-def crop_rows(line, pitch, at, out):  # type: ignore[no-untyped-def]
+def crop_rows(line, pitch, at, out):
     """out[y] = line[at + y * pitch :]"""
     for y in range(out.shape[0]):
         out[y, :] = line[at + y * pitch :][: out.shape[1]]
 
 
 @_kernel
-def fold_middle(x, sources, out, start, stop):  # type: ignore[no-untyped-def]
+def fold_middle(x, sources, out, start, stop):
     """out[a, sources[m], start:stop] += x[a, m, start:stop] for all m in turn; an index of -1 is left out."""
     for a in range(out.shape[0]):
         out[a, :, start:stop] = 0
@@ -124,10 +127,27 @@ def fold_middle(x, sources, out, start, stop):  # type: ignore[no-untyped-def]
 
 
 @_kernel
-def separable_tile(  # type: ignore[no-untyped-def]
-    x, tile, z0, y0, map_z, map_y, map_x, run_start, run_stop, taps_z, taps_y, taps_x, after_z, after_y, padded, partial
+def separable_tile(
+    x,
+    tile,
+    z0,
+    y0,
+    map_z,
+    map_y,
+    map_x,
+    run_start,
+    run_stop,
+    taps_z,
+    taps_y,
+    taps_x,
+    after_z,
+    after_y,
+    padded,
+    partial,
 ):
-    """tile[z, y, x] of the product of three filters: tap t of an axis reads place i + t of its map into `x`."""
+    """tile[z, y, x] of the product of three filters: tap t of an axis reads place i + t of its map into
+    `x`.
+    """
     depth, height, width = tile.shape
     source_height, source_width = x.shape[1], x.shape[2]
     flat = x.reshape(-1)
@@ -181,7 +201,7 @@ def separable_tile(  # type: ignore[no-untyped-def]
 
 
 @_kernel
-def multiply_spectrum(block, otf, start, conjugate):  # type: ignore[no-untyped-def]
+def multiply_spectrum(block, otf, start, conjugate):
     """block[k, j] *= otf[k, start + j], or its conjugate."""
     for k in range(block.shape[0]):
         row, factor = block[k], otf[k][start:][: block.shape[1]]
@@ -193,12 +213,13 @@ def multiply_spectrum(block, otf, start, conjugate):  # type: ignore[no-untyped-
                 row[j] *= factor[j]
 
 
-# The formulas, in place on a private copy of the blurred values, so that no operand can be the same memory. An
-# operand that is not given has no elements. A comparison with NaN is false: NaN stays, as in numpy.maximum.
+# The formulas, in place on a private copy of the blurred values, so that no operand can be the same memory.
+# An operand that is not given has no elements. A comparison with NaN is false: NaN stays, as in
+# numpy.maximum.
 
 
 @_kernel
-def ratio(c, image, weights, background, eps):  # type: ignore[no-untyped-def]
+def ratio(c, image, weights, background, eps):
     for i in range(c.size):
         divisor = c[i] + background
         c[i] = image[i] / (eps if divisor < eps else divisor)
@@ -208,8 +229,96 @@ def ratio(c, image, weights, background, eps):  # type: ignore[no-untyped-def]
 
 
 @_kernel
-def multiply(c, estimate, gain):  # type: ignore[no-untyped-def]
+def _divergences(image, model, out, quotient, bits, exponent):
+    """out = model * (q log q - q + 1) with q = image / model, in float64; see `divergence` in formulas.hpp.
+
+    Without a call of log: the loops are vectorised. `quotient` and `bits` are the same memory.
+    """
+    n = image.size
+    for i in range(n):
+        quotient[i] = np.float64(image[i]) / np.float64(model[i])
+    for i in range(n):  # mantissa * 2^e, the mantissa in [sqrt(1/2), sqrt(2))
+        e = (bits[i] - np.int64(0x3FE6A09E667F3BCD)) >> np.int64(52)
+        exponent[i] = e
+        bits[i] -= e << np.int64(52)
+    for i in range(n):
+        model_i = np.float64(model[i])
+        q, m, e = np.float64(image[i]) / model_i, quotient[i], exponent[i]
+        s = (m - 1.0) / (m + 1.0)
+        s2 = s * s
+        series = s2 * (1.0 / 21) + 1.0 / 19
+        series = series * s2 + 1.0 / 17
+        series = series * s2 + 1.0 / 15
+        series = series * s2 + 1.0 / 13
+        series = series * s2 + 1.0 / 11
+        series = series * s2 + 1.0 / 9
+        series = series * s2 + 1.0 / 7
+        series = series * s2 + 1.0 / 5
+        series = series * s2 + 1.0 / 3
+        rest = s * s2 * series
+        near = (m + 1.0) * (s2 + (1.0 + s) * rest)
+        far = q * (e * 0.6931471805599453094 + (s + rest) * 2.0) - (q - 1.0)
+        value = near if e == 0.0 else far
+        out[i] = model_i * (value if q > 1e-37 else 1.0)
+
+
+@_kernel
+def ratio_with_sums(c, image, weights, damping, held_out, background, eps, held_out_scale, unit, sums):
+    """`ratio` with damping, and the sums: I-divergence, squared residual, I-divergence of the held-out
+    image.
+    """
+    one = c.dtype.type(1)
+    model, expected = np.empty(BLOCK, c.dtype), np.empty(BLOCK, c.dtype)
+    misfit, quotient, exponent = np.empty(BLOCK), np.empty(BLOCK), np.empty(BLOCK)
+    bits = quotient.view(np.int64)
+    totals = np.zeros((3, BLOCK))
+    for start in range(0, c.size, BLOCK):
+        block, measured = c[start : start + BLOCK], image[start : start + BLOCK]
+        n = block.size
+        for i in range(n):
+            divisor = block[i] + background
+            model[i] = eps if divisor < eps else divisor
+            block[i] = measured[i] / model[i]
+        _divergences(measured, model[:n], misfit[:n], quotient[:n], bits[:n], exponent[:n])
+        if damping.size:
+            sharpness = damping[start : start + BLOCK]
+            for i in range(n):
+                u = misfit[i] * sharpness[i]
+                u = 1.0 if u > 1.0 else u
+                u4 = u * u * u * u
+                block[i] = one + u4 * u4 * u * (10.0 - u * 9.0) * (block[i] - one)
+        for i in range(n):
+            difference = np.float64(measured[i] - model[i]) * unit
+            quotient[i] = difference * difference
+        if weights.size:
+            weight = weights[start : start + BLOCK]
+            for i in range(n):
+                misfit[i] *= weight[i]
+                quotient[i] *= weight[i]
+                block[i] *= weight[i]
+        for i in range(n):
+            totals[0, i] += misfit[i]
+            totals[1, i] += quotient[i]
+        if held_out.size:
+            for i in range(n):
+                expected[i] = model[i] * held_out_scale
+            kept = held_out[start : start + BLOCK]
+            _divergences(kept, expected[:n], misfit[:n], quotient[:n], bits[:n], exponent[:n])
+            if weights.size:
+                weight = weights[start : start + BLOCK]
+                for i in range(n):
+                    misfit[i] *= weight[i]
+            for i in range(n):
+                totals[2, i] += misfit[i]
+    sums[0], sums[1], sums[2] = totals[0].sum() * unit, totals[1].sum(), totals[2].sum() * unit
+
+
+@_kernel
+def multiply(c, estimate, gain, factor):
     zero = c.dtype.type(0)
+    if factor.size:
+        for i in range(c.size):
+            c[i] *= factor[i]
     if gain.size:
         for i in range(c.size):
             updated = estimate[i] * (c[i] * gain[i])
@@ -222,7 +331,7 @@ def multiply(c, estimate, gain):  # type: ignore[no-untyped-def]
 
 
 @_kernel
-def residual(c, image, weights, background):  # type: ignore[no-untyped-def]
+def residual(c, image, weights, background):
     for i in range(c.size):
         c[i] = image[i] - (c[i] + background)
     if weights.size:
@@ -231,8 +340,29 @@ def residual(c, image, weights, background):  # type: ignore[no-untyped-def]
 
 
 @_kernel
-def add(c, estimate, gain, step, positive):  # type: ignore[no-untyped-def]
+def residual_sums(c, image, weights, background, unit, sums):
+    """Of the blurred values that `residual` has not seen yet: 0 and the squared residual."""
+    totals = np.zeros(BLOCK)
+    for start in range(0, c.size, BLOCK):
+        block, measured = c[start : start + BLOCK], image[start : start + BLOCK]
+        if weights.size:
+            weight = weights[start : start + BLOCK]
+            for i in range(block.size):
+                difference = np.float64(measured[i] - (block[i] + background)) * unit
+                totals[i] += difference * difference * weight[i]
+        else:
+            for i in range(block.size):
+                difference = np.float64(measured[i] - (block[i] + background)) * unit
+                totals[i] += difference * difference
+    sums[0], sums[1], sums[2] = 0.0, totals.sum(), 0.0
+
+
+@_kernel
+def add(c, estimate, gain, factor, step, positive):
     zero = c.dtype.type(0)
+    if factor.size:
+        for i in range(c.size):
+            c[i] *= factor[i]
     if gain.size:
         for i in range(c.size):
             c[i] *= gain[i]
@@ -244,7 +374,32 @@ def add(c, estimate, gain, step, positive):  # type: ignore[no-untyped-def]
 
 
 @_kernel
-def extrapolate(c, previous, alpha):  # type: ignore[no-untyped-def]
+def movement(c, origin, change, unit, sums):
+    """Sums of a step from `origin` (none: not a step) to `c`: its square, the square of `c`, the product
+    with the
+    step before, which is in `change` and is replaced."""
+    totals = np.zeros((3, BLOCK))
+    for start in range(0, c.size, BLOCK):
+        block = c[start : start + BLOCK]
+        for i in range(block.size):
+            value = np.float64(block[i]) * unit
+            totals[1, i] += value * value
+        if origin.size:
+            before = origin[start : start + BLOCK]
+            for i in range(block.size):
+                moved = np.float64(block[i] - before[i]) * unit
+                totals[0, i] += moved * moved
+            if change.size:
+                earlier = change[start : start + BLOCK]
+                for i in range(block.size):
+                    moved = block[i] - before[i]
+                    totals[2, i] += (np.float64(moved) * unit) * (np.float64(earlier[i]) * unit)
+                    earlier[i] = moved
+    sums[0], sums[1], sums[2] = totals[0].sum(), totals[1].sum(), totals[2].sum()
+
+
+@_kernel
+def extrapolate(c, previous, alpha):
     zero = c.dtype.type(0)
     for i in range(c.size):
         ahead = c[i] + alpha * (c[i] - previous[i])
@@ -252,7 +407,7 @@ def extrapolate(c, previous, alpha):  # type: ignore[no-untyped-def]
 
 
 @_kernel
-def gcv_sums(spectrum, h2, r2, counts, balances, sums):  # type: ignore[no-untyped-def]
+def gcv_sums(spectrum, h2, r2, counts, balances, sums):
     """For each balance b the sums of g^2 |Y|^2 and of g, g = b r2 / (h2 + b r2), in float64."""
     for b in range(balances.size):
         numerator, denominator = 0.0, 0.0

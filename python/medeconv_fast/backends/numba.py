@@ -1,10 +1,10 @@
 """The backend without a compiler: loops compiled by Numba, transforms by scipy.fft.
 
-The same kernels as the C++ backend in the same blocks: a sweep transforms slices, multiplies columns by the OTF and
-finishes slices with the formula while they are in cache. Threads are this module's own, Python threads around
-kernels that release the GIL, and not Numba's: its OpenMP layer kills forked children, its workqueue layer must not be
-entered twice, and neither shares its threads among callers. Units of work are laid out by shape alone, so results
-have the same bits for any number of threads.
+The same kernels as the C++ backend in the same blocks: a sweep transforms slices, multiplies columns by the
+OTF and finishes slices with the formula while they are in cache. Threads are this module's own, Python
+threads around kernels that release the GIL, and not Numba's: its OpenMP layer kills forked children, its
+workqueue layer must not be entered twice, and neither shares its threads among callers. Units of work are
+laid out by shape alone, so results have the same bits for any number of threads.
 
 Numba and SciPy are imported when the backend is first asked whether it is available.
 """
@@ -30,6 +30,7 @@ from .._threads import MOST, resolve_num_threads
 NAME = "numba"
 
 Box = tuple[tuple[int, int], ...]
+Sums = tuple[float, float, float]
 
 
 @functools.cache
@@ -203,12 +204,13 @@ def _blocks(total: int, size: int) -> list[tuple[int, int]]:
     return [(start, min(start + size, total)) for start in range(0, total, size)]
 
 
+# Formula -> its operand arrays in the order of its kernel, and its numbers.
 _OPERANDS = {
     "copy": (),
     "ratio": ("image", "weights"),
-    "multiply": ("estimate", "gain"),
+    "multiply": ("estimate", "gain", "factor"),
     "residual": ("image", "weights"),
-    "add": ("estimate", "gain"),
+    "add": ("estimate", "gain", "factor"),
 }
 _NUMBERS: dict[str, dict[str, float]] = {
     "copy": {},
@@ -217,10 +219,11 @@ _NUMBERS: dict[str, dict[str, float]] = {
     "residual": {"background": 0.0},
     "add": {"step": 1.0},
 }
+_FOR_RATIO = ("damping", "held_out")
 
 
 class _Finish:
-    """The formula, and what the next sweep gets: the result, or where it moves to beyond `previous`."""
+    """The formula; what the next sweep gets: the result, or where it moves to beyond `previous`; the sums."""
 
     def __init__(
         self,
@@ -231,43 +234,89 @@ class _Finish:
         previous: np.ndarray | None = None,
         alpha: float = 0.0,
         extrapolated: np.ndarray | None = None,
-        positive: bool = False,
+        sums: bool = False,
+        unit: float = 1.0,
+        change: np.ndarray | None = None,
+        held_out_scale: float = 1.0,
         **operands: Any,
     ) -> None:
         if extrapolated is not None and previous is None:
             raise ValueError("extrapolated: needs previous")
-        if positive and formula != "add":
-            raise TypeError(f"positive: not an operand of {formula}")
+        loops = _loops()
         kind = dtype.type
         nothing = np.empty(0, dtype)
-        arrays = [operands.pop(name, None) for name in _OPERANDS[formula]]
-        numbers = [kind(operands.pop(name, default)) for name, default in _NUMBERS[formula].items()]
-        if operands:
-            raise TypeError(f"{', '.join(operands)}: not an operand of {formula}")
-        self._kernel = None if formula == "copy" else getattr(_loops(), formula)
-        self._arrays = [nothing if a is None else a.reshape(-1) for a in arrays]
-        self._numbers = [*numbers, positive] if formula == "add" else numbers
-        self._previous, self._extrapolated, self._out = (
-            None if a is None else a.reshape(-1) for a in (previous, extrapolated, out)
+
+        def flat(array: np.ndarray | None) -> np.ndarray:
+            return nothing if array is None else array.reshape(-1)
+
+        self._arrays = [flat(operands.pop(name, None)) for name in _OPERANDS[formula]]
+        self._numbers = [kind(operands.pop(name, default)) for name, default in _NUMBERS[formula].items()]
+        if formula == "add":
+            self._numbers.append(bool(operands.pop("positive", False)))
+        # Damping needs each voxel's share of the I-divergence, which is what the sums are made of.
+        self._damping, self._held_out = (
+            flat(operands.pop(name, None) if formula == "ratio" else None) for name in _FOR_RATIO
         )
-        self._alpha = kind(alpha)
-        self._extrapolate = None if previous is None else _loops().extrapolate
+        if operands or (change is not None and formula not in ("multiply", "add")):
+            raise TypeError(f"{', '.join(operands) or 'change'}: not an operand of {formula}")
+        self._formula, self._loops = formula, loops
+        self._previous, self._extrapolated, self._out = previous, extrapolated, out
+        if previous is not None:
+            self._previous = previous.reshape(-1)
+        if extrapolated is not None:
+            self._extrapolated = extrapolated.reshape(-1)
+        if out is not None:
+            self._out = out.reshape(-1)
+        self._change = flat(change)
+        self._alpha, self._scale, self._unit = kind(alpha), kind(held_out_scale), float(unit)
+        self._nothing = nothing
+        self._sums: dict[int, np.ndarray] | None = {} if sums else None
 
     def __call__(self, c: np.ndarray, start: int) -> np.ndarray:
         """Finish the values from `start` on, which are in `c`; it is private and serves as scratch."""
         part = slice(start, start + c.size)
-        if self._kernel is not None:
-            self._kernel(c, *(a[part] for a in self._arrays), *self._numbers)
+        loops, wanted = self._loops, self._sums is not None
+        sums = np.zeros(3)
+        arrays = [a[part] for a in self._arrays]
+        if self._formula == "ratio" and (wanted or self._damping.size):
+            loops.ratio_with_sums(
+                c,
+                *arrays,
+                self._damping[part],
+                self._held_out[part],
+                *self._numbers,
+                self._scale,
+                self._unit,
+                sums,
+            )
+        elif self._formula != "copy":
+            if self._formula == "residual" and wanted:
+                loops.residual_sums(c, *arrays, *self._numbers, self._unit, sums)
+            getattr(loops, self._formula)(c, *arrays, *self._numbers)
+        if self._formula in ("multiply", "add"):
+            if wanted or self._change.size:
+                loops.movement(c, arrays[0], self._change[part], self._unit, sums)
+        elif self._formula == "copy" and wanted:
+            origin = self._nothing if self._previous is None else self._previous[part]
+            loops.movement(c, origin, self._nothing, self._unit, sums)
+        if self._sums is not None:
+            self._sums[start] = sums
         ahead = c
-        if self._extrapolate is not None:
-            assert self._previous is not None
+        if self._previous is not None:
             ahead = c.copy()
-            self._extrapolate(ahead, self._previous[part], self._alpha)  # before `out`, which it may be
+            loops.extrapolate(ahead, self._previous[part], self._alpha)  # before `out`, which it may be
         if self._out is not None:
             self._out[part] = c
         if self._extrapolated is not None:
             self._extrapolated[part] = ahead
         return ahead
+
+    def summed(self) -> Sums | None:
+        """The blocks' sums, added in the order of the blocks."""
+        if self._sums is None:
+            return None
+        total = np.sum([self._sums[start] for start in sorted(self._sums)], axis=0)
+        return float(total[0]), float(total[1]), float(total[2])
 
 
 _FORMULA_BLOCK = 1 << 16
@@ -275,7 +324,14 @@ _FORMULA_BLOCK = 1 << 16
 
 def apply_formula(
     formula: str, c: np.ndarray, out: np.ndarray, *, num_threads: int | None = None, **operands: Any
-) -> None:
+) -> Sums | None:
+    """The pointwise formula alone; `c` is the blurred array, or under ``multiply`` the correction."""
+    return _finished(formula, c, out, resolve_num_threads(num_threads), operands)
+
+
+def _finished(
+    formula: str, c: np.ndarray, out: np.ndarray | None, threads: int, operands: dict[str, Any]
+) -> Sums | None:
     finish = _Finish(formula, c.dtype, out, **operands)
     flat = c.reshape(-1)
     blocks = _blocks(flat.size, _FORMULA_BLOCK)
@@ -284,11 +340,12 @@ def apply_formula(
         start, stop = blocks[unit]
         finish(flat[start:stop].copy(), start)
 
-    _run(len(blocks), num_threads, finish_block)
+    _pool.run(len(blocks), threads, finish_block)
+    return finish.summed()
 
 
 def _map(start: int, length: int, box: tuple[int, int], periodic: bool) -> tuple[np.ndarray, int, int]:
-    """For each of `length` places from `start` on the index in the box, -1 outside; where a run of it lies."""
+    """For each of `length` places from `start` on the index in the box, -1 outside; and where a run is."""
     first, stop = box
     at = np.arange(start - first, start - first + length)
     inside = (at >= 0) & (at < stop - first)
@@ -306,7 +363,7 @@ def _shape(box: Box) -> tuple[int, ...]:
 
 
 class _Transfer:
-    """A transfer function on the half spectrum of the plan's grid: complex, or its real part where that is all."""
+    """A transfer function on the half spectrum of the plan's grid: complex, or real where it is that."""
 
     def __init__(self, values: np.ndarray) -> None:
         self.values = values
@@ -315,8 +372,8 @@ class _Transfer:
 class SpectralPlan:
     """Grid and boxes; makes transfers (OTFs) and chains.
 
-    Axes of length 1 are dropped. What is left is slices (all axes but the first; each is transformed as a whole)
-    and columns across them.
+    Axes of length 1 are dropped. What is left is slices (all axes but the first; each is transformed as a
+    whole) and columns across them.
     """
 
     def __init__(
@@ -377,10 +434,8 @@ class SpectralPlan:
         otf = self._complex.itemsize // (2 if self._symmetric else 1)
         return self._columns * (self._depth * otf + self._slots * self._complex.itemsize)
 
-    def transfer(
-        self, psf: np.ndarray, centre: tuple[int, ...], num_threads: int | None = None
-    ) -> _Transfer:
-        """OTF of `psf`: tap j at grid index (j - centre) mod grid, summed where taps meet; made in float64."""
+    def transfer(self, psf: np.ndarray, centre: tuple[int, ...], num_threads: int | None = None) -> _Transfer:
+        """OTF of `psf`: tap j at grid index (j - centre) mod grid, summed where taps meet; in float64."""
         fft = _fft()
         at = [(np.arange(k) - c) % n for k, c, n in zip(psf.shape, centre, self.grid, strict=True)]
         # Of the slices only those that have taps.
@@ -447,9 +502,7 @@ class SpectralPlan:
 
         def add_up(unit: int) -> None:
             start, stop = self._column_blocks[unit]
-            h2, r2 = (
-                np.abs(t.values[:, start:stop]) ** 2 for t in (psf_transfer, regularizer_transfer)
-            )
+            h2, r2 = (np.abs(t.values[:, start:stop]) ** 2 for t in (psf_transfer, regularizer_transfer))
             loops.gcv_sums(
                 chain._columns_forward(start, stop), h2, r2, counts[start:stop], balances, sums[unit]
             )
@@ -472,9 +525,11 @@ class Chain:
         self._direction: bool | None = None  # adjoint, of what is loaded; None: nothing is
         self._scratch = _Scratch()
 
-    def load(self, x: np.ndarray, *, adjoint: bool = False) -> None:
-        """Take `x`: an estimate, or (adjoint) an image."""
+    def load(self, x: np.ndarray, *, adjoint: bool = False, **operands: Any) -> Sums | None:
+        """Take `x`, an estimate or (adjoint) an image; with `previous`, what lies beyond it."""
         plan = self._plan
+        finish = _Finish("copy", plan.dtype, None, **operands) if operands else None
+        slice_size = math.prod(_shape(plan._boxes[adjoint][1:]))
         if self._slices is None:
             self._slices = np.empty((plan._slots, plan._columns), plan._complex)
         box = plan._boxes[adjoint]
@@ -483,12 +538,16 @@ class Chain:
 
         def transform(unit: int) -> None:
             start, stop = units[unit]
+            values = source[start:stop]
+            if finish is not None:
+                values = finish(values.reshape(-1).copy(), start * slice_size).reshape(values.shape)
             with self._scratch.lend() as buffer:
-                self._slices_forward(source[start:stop], start, adjoint, buffer)
+                self._slices_forward(values, start, adjoint, buffer)
 
         self._direction = None
         _pool.run(len(units), self._threads, transform)
         self._direction = adjoint
+        return None if finish is None else finish.summed()
 
     def _slices_forward(
         self, values: np.ndarray, first: int, adjoint: bool, buffer: Callable[..., np.ndarray]
@@ -541,7 +600,7 @@ class Chain:
         keep: bool = True,
         out: np.ndarray | None = None,
         **operands: Any,
-    ) -> None:
+    ) -> Sums | None:
         """Apply `transfer` (its adjoint), then `formula`; the result goes to `out` and the next sweep."""
         if self._direction is None:
             raise RuntimeError("nothing is loaded: call load() first, or keep=True in the sweep before")
@@ -580,6 +639,7 @@ class Chain:
         self._direction = None
         _pool.run(len(units), self._threads, back)
         self._direction = not adjoint if keep else None
+        return finish.summed()
 
 
 class _ArrayPlan:
@@ -613,7 +673,7 @@ class _ArrayPlan:
             maps.append(_map(start - before, stop - start + k - 1, side, self.periodic))
         return maps
 
-    def apply(
+    def _sweep(
         self, source: np.ndarray, transfer: Any, adjoint: bool, finish: _Finish, chain: ArrayChain
     ) -> None:
         raise NotImplementedError
@@ -632,8 +692,16 @@ class ArrayChain:
         self._scratch = _Scratch()
         self._padded: np.ndarray | None = None
 
-    def load(self, x: np.ndarray, *, adjoint: bool = False) -> None:
-        self._loaded = x
+    def load(self, x: np.ndarray, *, adjoint: bool = False, **operands: Any) -> Sums | None:
+        """Take `x`, an estimate or (adjoint) an image; with `previous`, what lies beyond it."""
+        if not operands:
+            self._loaded = x
+            return None
+        if operands.get("previous") is not None and operands.get("extrapolated") is None:
+            operands["extrapolated"] = np.empty_like(x)
+        sums = _finished("copy", x, None, self._threads, operands)
+        self._loaded = operands.get("extrapolated", x)
+        return sums
 
     def _padded_buffer(self, size: int) -> np.ndarray:
         if self._padded is None or self._padded.size < size:
@@ -651,7 +719,7 @@ class ArrayChain:
         previous: np.ndarray | None = None,
         extrapolated: np.ndarray | None = None,
         **operands: Any,
-    ) -> None:
+    ) -> Sums | None:
         """Apply `transfer` (its adjoint), then `formula`; the result goes to `out` and the next sweep."""
         if self._loaded is None:
             raise RuntimeError("nothing is loaded: call load() first, or keep=True in the sweep before")
@@ -670,8 +738,9 @@ class ArrayChain:
             if written is not None and np.may_share_memory(source, written):
                 source = source.copy()
         self._loaded = None
-        plan.apply(source, transfer, adjoint, finish, self)
+        plan._sweep(source, transfer, adjoint, finish, self)
         self._loaded = kept
+        return finish.summed()
 
 
 class SeparablePlan(_ArrayPlan):
@@ -687,7 +756,7 @@ class SeparablePlan(_ArrayPlan):
     ) -> tuple[list[np.ndarray], tuple[int, ...]]:
         return [np.array(line, self.dtype) for line in taps], tuple(int(c) for c in centre)
 
-    def apply(
+    def _sweep(
         self, source: np.ndarray, transfer: Any, adjoint: bool, finish: _Finish, chain: ArrayChain
     ) -> None:
         loops = _loops()
@@ -719,9 +788,7 @@ class SeparablePlan(_ArrayPlan):
                     *(m[0] for m in maps),
                     *maps[2][1:],
                     *lines,
-                    buffer(
-                        "z", (z1 - z0, (y1 - y0 + lines[1].size - 1) * x.shape[2]), self.dtype
-                    ),
+                    buffer("z", (z1 - z0, (y1 - y0 + lines[1].size - 1) * x.shape[2]), self.dtype),
                     buffer("y", (y1 - y0) * row, self.dtype),
                     buffer("padded", (y1 - y0) * pitch, self.dtype),
                     buffer("partial", loops.BLOCK, self.dtype),
@@ -738,10 +805,10 @@ class DirectPlan(_ArrayPlan):
     def transfer(self, psf: np.ndarray, centre: tuple[int, ...], num_threads: int | None = None) -> Any:
         return np.array(psf, self.dtype), tuple(int(c) for c in centre)
 
-    def apply(
+    def _sweep(
         self, source: np.ndarray, transfer: Any, adjoint: bool, finish: _Finish, chain: ArrayChain
     ) -> None:
-        """On a copy of the source that is continued by the PSF's reach, each tap is a place in one long line."""
+        """On a copy of the source continued by the PSF's reach, each tap being a shift of one line."""
         loops = _loops()
         psf, centre = transfer
         maps = self._maps(psf.shape, centre, adjoint)
@@ -796,7 +863,7 @@ class OverlapPlan(_ArrayPlan):
         kind = np.complex64 if self.dtype == np.float32 else np.complex128
         return otf.astype(kind), length, taps.size, int(centre[self._axis])
 
-    def apply(
+    def _sweep(
         self, source: np.ndarray, transfer: Any, adjoint: bool, finish: _Finish, chain: ArrayChain
     ) -> None:
         loops, fft = _loops(), _fft()
