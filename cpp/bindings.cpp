@@ -418,6 +418,104 @@ void bind(py::module_& m, const std::string& suffix) {
           py::arg("formula"), py::arg("c").noconvert(), py::kw_only(), py::arg("num_threads") = 1);
 }
 
+ConvPadding conv_padding_of(const std::string& name) {
+    if (name == "zeros") return ConvPadding::zeros;
+    if (name == "reflect") return ConvPadding::reflect;
+    if (name == "replicate") return ConvPadding::replicate;
+    if (name == "circular") return ConvPadding::circular;
+    throw std::invalid_argument("padding_mode: got '" + name + "', expected zeros, reflect, replicate or circular");
+}
+ConvShape conv_shape_of(const std::vector<int64_t>& input, const std::vector<int64_t>& weight, const std::vector<int64_t>& stride,
+                        const std::vector<std::pair<int64_t, int64_t>>& padding, const std::vector<int64_t>& dilation, int64_t groups,
+                        const std::string& padding_mode, bool exact) {
+    const size_t axes = stride.size();
+    if (axes < 1 || axes > 3 || input.size() != axes + 2 || weight.size() != axes + 2 || padding.size() != axes || dilation.size() != axes)
+        throw std::invalid_argument("expected 1 to 3 spatial axes, the same number in every argument");
+    if (groups < 1 || weight[1] * groups != input[1])
+        throw std::invalid_argument("weight_shape: got " + std::to_string(weight[1]) + " channels per group in " + std::to_string(groups) +
+                                    " groups, the input has " + std::to_string(input[1]));
+    std::vector<int64_t> low, high;
+    for (auto [before, after] : padding) low.push_back(before), high.push_back(after);
+    auto spatial = [](const std::vector<int64_t>& shape) { return shape3(std::vector<int64_t>(shape.begin() + 2, shape.end())); };
+    return {input[0], input[1], weight[0], groups, spatial(input), spatial(weight), shape3(stride), shape3(dilation), zeros3(low), zeros3(high),
+            conv_padding_of(padding_mode), exact};
+}
+
+// Memory that is kept for reuse once the array is gone: fresh pages cost more than most kernels that fill them.
+template <class T>
+Array<T> empty_array(const std::vector<int64_t>& shape) {
+    int64_t size = 1;
+    for (int64_t n : shape) {
+        if (n < 0 || __builtin_mul_overflow(size, n, &size) || size > INT64_MAX / int64_t(sizeof(T)))
+            throw std::invalid_argument("shape: negative or too large");
+    }
+    T* data = acquire<T>(size).release();
+    return Array<T>(shape, data, py::capsule(data, [](void* p) { ReleaseBuffer()(p); }));
+}
+
+template <class T>
+void bind_conv(py::module_& m, const std::string& suffix) {
+    using Plan = ConvPlan<T>;
+    auto expect_size = [](const Array<T>& a, int64_t size, const char* name) { optional_data(std::optional<Array<T>>(a), size, name); };
+    auto result = [](Array<T>& out, int64_t size) {
+        std::optional<Array<T>> checked(out);
+        return writable_data(checked, size, "out");
+    };
+    auto input_size = [](const Plan& p) { return p.shape.batch * p.shape.sources * p.shape.input[0] * p.shape.input[1] * p.shape.input[2]; };
+    auto output_size = [](const Plan& p) { return p.shape.batch * p.shape.destinations * p.output[0] * p.output[1] * p.output[2]; };
+    auto weight_size = [](const Plan& p) {
+        return p.shape.destinations * (p.shape.sources / p.shape.groups) * p.shape.kernel[0] * p.shape.kernel[1] * p.shape.kernel[2];
+    };
+    py::class_<Plan>(m, ("ConvPlan" + suffix).c_str())
+        .def(py::init([](const std::vector<int64_t>& input, const std::vector<int64_t>& weight, const std::vector<int64_t>& stride,
+                         const std::vector<std::pair<int64_t, int64_t>>& padding, const std::vector<int64_t>& dilation, int64_t groups,
+                         const std::string& padding_mode, bool exact) {
+                 return std::make_unique<Plan>(conv_shape_of(input, weight, stride, padding, dilation, groups, padding_mode, exact));
+             }),
+             py::arg("input_shape"), py::arg("weight_shape"), py::arg("stride"), py::arg("padding"), py::arg("dilation"), py::arg("groups"),
+             py::arg("padding_mode"), py::arg("exact"))
+        .def("forward",
+             [=](const Plan& plan, const Array<T>& x, const Array<T>& w, const std::optional<Array<T>>& bias, Array<T> out, bool relu,
+                 int num_threads) {
+                 expect_size(x, input_size(plan), "x"), expect_size(w, weight_size(plan), "w");
+                 const T *from = x.data(), *weight = w.data(), *b = optional_data(bias, plan.shape.destinations, "bias");
+                 T* to = result(out, output_size(plan));
+                 without_gil([&](const Poll& poll) { plan.forward(from, weight, b, to, relu, num_threads, poll); });
+             },
+             py::arg("x").noconvert(), py::arg("w").noconvert(), py::arg("bias").noconvert().none(true), py::arg("out").noconvert(),
+             py::arg("relu"), py::arg("num_threads"))
+        .def("input_grad",
+             [=](const Plan& plan, const Array<T>& grad, const Array<T>& w, const std::optional<Array<T>>& bias, Array<T> out, bool relu,
+                 int num_threads) {
+                 expect_size(grad, output_size(plan), "grad"), expect_size(w, weight_size(plan), "w");
+                 const T *from = grad.data(), *weight = w.data(), *b = optional_data(bias, plan.shape.sources, "bias");
+                 T* to = result(out, input_size(plan));
+                 without_gil([&](const Poll& poll) { plan.input_grad(from, weight, b, to, relu, num_threads, poll); });
+             },
+             py::arg("grad").noconvert(), py::arg("w").noconvert(), py::arg("bias").noconvert().none(true), py::arg("out").noconvert(),
+             py::arg("relu"), py::arg("num_threads"))
+        .def("weight_grad",
+             [=](const Plan& plan, const Array<T>& grad, const Array<T>& x, Array<T> out, int num_threads) {
+                 expect_size(grad, output_size(plan), "grad"), expect_size(x, input_size(plan), "x");
+                 const T *gradient = grad.data(), *from = x.data();
+                 T* to = result(out, weight_size(plan));
+                 without_gil([&](const Poll& poll) { plan.weight_grad(gradient, from, to, num_threads, poll); });
+             },
+             py::arg("grad").noconvert(), py::arg("x").noconvert(), py::arg("out").noconvert(), py::arg("num_threads"))
+        .def_property_readonly("family", &Plan::family)
+        .def("workspace_bytes", &Plan::workspace_bytes, py::arg("num_threads"));
+    m.def("sum_channels",
+          [=](const Array<T>& x, Array<T> out, int num_threads) {
+              if (x.ndim() < 2) throw std::invalid_argument("x: expected (batch, channels, ...)");
+              const int64_t batch = x.shape(0), channels = x.shape(1), size = batch > 0 && channels > 0 ? x.size() / (batch * channels) : 0;
+              const T* from = x.data();
+              T* to = result(out, channels);
+              without_gil([&](const Poll& poll) { sum_channels(from, batch, channels, size, to, num_threads, poll); });
+          },
+          py::arg("x").noconvert(), py::arg("out").noconvert(), py::arg("num_threads"));
+    m.def(("empty_" + suffix).c_str(), &empty_array<T>, py::arg("shape"));
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_cpp, m, py::mod_gil_not_used()) {
@@ -430,6 +528,8 @@ PYBIND11_MODULE(_cpp, m, py::mod_gil_not_used()) {
     bind_direct<double>(m, "F64");
     bind_overlap<float>(m, "F32");
     bind_overlap<double>(m, "F64");
+    bind_conv<float>(m, "F32");
+    bind_conv<double>(m, "F64");
     m.def("good_size", &good_size, py::arg("n"), py::arg("even") = false);
     m.def("factorise", &factorise, py::arg("n"));
     m.def("isa", [] { return std::string(active_isa()); });

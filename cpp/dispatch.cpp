@@ -77,7 +77,9 @@ const IsaKernels<double>& active_kernels<double>() { return *supported().kernels
     template <>                                                                                  \
     const DirectKernels<T>& direct_kernels<T>() { return active_kernels<T>().direct; }           \
     template <>                                                                                  \
-    const OverlapKernels<T>& overlap_kernels<T>() { return active_kernels<T>().overlap; }
+    const OverlapKernels<T>& overlap_kernels<T>() { return active_kernels<T>().overlap; }        \
+    template <>                                                                                  \
+    const ConvKernels<T>& conv_kernels<T>() { return active_kernels<T>().conv; }
 EACH_DTYPE(float)
 EACH_DTYPE(double)
 

@@ -1,5 +1,6 @@
 // The kernels of one ISA, and the choice among them.
 #pragma once
+#include "conv.hpp"
 #include "direct.hpp"
 #include "overlap.hpp"
 #include "separable.hpp"
@@ -13,6 +14,7 @@ struct IsaKernels {
     SeparableKernels<T> separable;
     DirectKernels<T> direct;
     OverlapKernels<T> overlap;
+    ConvKernels<T> conv;
 };
 
 // Names of the ISAs this build has and this machine runs, slowest first.

@@ -1,6 +1,7 @@
 // The double kernels of one ISA, built with its flags, MEDECONV_ISA_NS and MEDECONV_VECTOR_BYTES; twin: isa_f32.cpp (two
 // files, so that two cores build them). Each exports exactly one table; everything else has internal linkage, so that no
 // AVX code can be merged into the baseline by the linker.
+#include "conv_weight.simd.hpp"
 #include "direct.simd.hpp"
 #include "isa.hpp"
 #include "overlap.simd.hpp"
@@ -10,6 +11,7 @@
 namespace medeconv::MEDECONV_ISA_NS {
 
 extern const IsaKernels<double> kernels_f64;
-constinit const IsaKernels<double> kernels_f64 = {spectral_table<double>, separable_table<double>, direct_table<double>, overlap_table<double>};
+constinit const IsaKernels<double> kernels_f64 = {spectral_table<double>, separable_table<double>, direct_table<double>,
+                                                 overlap_table<double>,  conv_table<double>};
 
 }  // namespace medeconv::MEDECONV_ISA_NS

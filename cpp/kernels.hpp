@@ -11,6 +11,10 @@
 //   SeparablePlan<T>::sweep           the same for a psf that is a product of one filter per axis. separable_plan.hpp
 //   DirectPlan<T>::sweep              the same for a small psf of any shape, as a sum over its taps. direct_plan.hpp
 //   OverlapPlan<T>::sweep             the same for a line, in overlapping segments that fit the cache. overlap_plan.hpp
+//   ConvPlan<T>::forward              convolution of networks, (batch, channel, z, y, x): out overwritten. conv_plan.hpp
+//   ConvPlan<T>::input_grad           its transpose in the input, which transposed convolution is. conv_plan.hpp
+//   ConvPlan<T>::weight_grad          its gradient in the weight. conv_plan.hpp; bands and tiles of all three: conv.hpp
+//   sum_channels                      the gradient in the bias. conv_plan.hpp
 //   pad, fold                         boundary padding and its exact transpose; out is overwritten and aliases nothing.
 //                                     elementwise.hpp
 //   apply_formula                     a sweep's formula on whole arrays; out may alias any operand. elementwise.hpp
@@ -18,6 +22,7 @@
 //   parallel_for                      the thread pool: threads.hpp
 //   acquire, release_cached           reused memory: memory.hpp
 #pragma once
+#include "conv_plan.hpp"
 #include "direct_plan.hpp"
 #include "elementwise.hpp"
 #include "isa.hpp"

@@ -6,7 +6,7 @@
 #include <cstdint>
 #include <cstring>
 
-#if defined(__AVX512F__)
+#if defined(__SSE2__)
 #include <immintrin.h>
 #endif
 
@@ -81,6 +81,28 @@ MEDECONV_INLINE void store_first(T* p, Vec<T> v, int64_t count) {
 template <class T>
 MEDECONV_INLINE Vec<T> splat(T x) {
     return x - Vec<T>{};  // x - 0 is x for every x, -0 included, so that no subtraction is left
+}
+
+// To an aligned place past the cache, which what is written need not enter; `stream_fence` before others read it.
+template <class T>
+MEDECONV_INLINE void stream(T* p, Vec<T> v) {
+#if defined(__AVX512F__)
+    if constexpr (sizeof(T) == 4) _mm512_stream_ps(p, (__m512)v);
+    else _mm512_stream_pd(p, (__m512d)v);
+#elif defined(__AVX__)
+    if constexpr (sizeof(T) == 4) _mm256_stream_ps(p, (__m256)v);
+    else _mm256_stream_pd(p, (__m256d)v);
+#elif defined(__SSE2__)
+    if constexpr (sizeof(T) == 4) _mm_stream_ps(p, (__m128)v);
+    else _mm_stream_pd(p, (__m128d)v);
+#else
+    store(p, v);
+#endif
+}
+MEDECONV_INLINE void stream_fence() {
+#if defined(__SSE2__)
+    _mm_sfence();
+#endif
 }
 
 // The value in a register: without it GCC repeats the load in every instruction that uses it, and loads set the speed.

@@ -3,6 +3,7 @@
 import ast
 import importlib
 import inspect
+import operator
 import pkgutil
 import subprocess
 import sys
@@ -113,13 +114,13 @@ def test_no_public_function_shares_a_modules_name():
         if not any(part.startswith("_") for part in info.name.split(".")[:-1])
     }
     assert {"backends", "_blur", "reference"} <= modules
-    for module in (mf, mf.psf, mf.io, mf.metrics, mf.backends):
+    for module in (mf, mf.psf, mf.io, mf.metrics, mf.backends, mf.ops):
         for name, value in public(module).items():
             if callable(value):
                 assert name not in modules, f"{module.__name__}.{name}"
 
 
-@pytest.mark.parametrize("name", ["", ".psf", ".io", ".backends", ".algorithms"])
+@pytest.mark.parametrize("name", ["", ".psf", ".io", ".backends", ".algorithms", ".ops"])
 def test_all_is_correct(name):
     module = importlib.import_module("medeconv_fast" + name)
     assert sorted(set(module.__all__)) == sorted(module.__all__)
@@ -141,13 +142,23 @@ CONTRACT = {
     "wiener": "image psf balance='auto' * regularizer='laplacian' boundary='reflect'",
     "convolve": "a b mode='full' boundary='zero' method='auto'",
     "correlate": "a b mode='full' boundary='zero' method='auto'",
+    "ops.conv": "x w bias=None stride=1 padding=0 dilation=1 groups=1 * padding_mode='zeros'",
+    "ops.conv_transpose": "x w bias=None stride=1 padding=0 output_padding=0 groups=1 dilation=1 * "
+    "padding_mode='zeros'",
+    "ops.conv_input_grad": "grad w input_shape stride=1 padding=0 dilation=1 groups=1 * padding_mode='zeros'",
+    "ops.conv_weight_grad": "grad x weight_shape stride=1 padding=0 dilation=1 groups=1 * "
+    "padding_mode='zeros'",
+    "ops.conv_transpose_input_grad": "grad w input_shape stride=1 padding=0 output_padding=0 groups=1 "
+    "dilation=1 * padding_mode='zeros'",
+    "ops.conv_transpose_weight_grad": "grad x weight_shape stride=1 padding=0 output_padding=0 groups=1 "
+    "dilation=1 * padding_mode='zeros'",
 }
 
 
 @pytest.mark.parametrize("name", CONTRACT)
 def test_signature_is_the_contracts(name):
     words, star = [], False
-    for parameter in inspect.signature(getattr(mf, name)).parameters.values():
+    for parameter in inspect.signature(operator.attrgetter(name)(mf)).parameters.values():
         if parameter.kind is parameter.KEYWORD_ONLY and not star:
             words.append("*")
             star = True
@@ -160,9 +171,12 @@ def test_signature_is_the_contracts(name):
         assert words == expected
 
 
-@pytest.mark.parametrize("name", [n for n in mf.__all__ if callable(getattr(mf, n))])
+DOCUMENTED = [n for n in mf.__all__ if callable(getattr(mf, n))] + [f"ops.{n}" for n in mf.ops.__all__]
+
+
+@pytest.mark.parametrize("name", DOCUMENTED)
 def test_public_functions_are_documented(name):
-    text = inspect.getdoc(getattr(mf, name)) or ""
+    text = inspect.getdoc(operator.attrgetter(name)(mf)) or ""
     assert len(text) > 60
     if name not in ("get_num_threads", "release_memory"):
         assert "Parameters\n----------" in text

@@ -58,4 +58,21 @@ TABLE = {
         1e-10,
         "the filter amplifies rounding by up to 1 / (2 sqrt(balance)); balances of 1e-2 and more are tested",
     ),
+    "conv": Tolerance(
+        1e-6,
+        1e-14,
+        "largest error over the largest sum of the terms' absolute values: rounding of up to some thousand "
+        "products, added in blocks",
+    ),
+    "conv_adjoint": Tolerance(
+        1e-6, 1e-14, "|<Hx,y> - <x,H'y>| over <|H||x|,|y|>: rounding of the two sums that are compared"
+    ),
+    "winograd": Tolerance(
+        2e-5,
+        1e-13,
+        "64 and more channels: the transformation's constants amplify rounding (measured 6e-6 at 64, "
+        "2e-5 at 512 channels)",
+    ),
+    "conv_torch": Tolerance(1e-5, 1e-11, "the contract's bound against torch's own sample inputs"),
+    "conv_onnx": Tolerance(1e-5, 1e-11, "largest error over the largest expected value; stored in float32"),
 }

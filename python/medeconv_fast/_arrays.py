@@ -83,11 +83,14 @@ def to_numpy(value: Any, name: str) -> tuple[np.ndarray, Restore]:
         raise TypeError(
             f"{name}: got a torch tensor that requires a gradient, which is not followed; pass .detach()"
         )
+    if is_torch and value.device.type == "meta":
+        raise TypeError(f"{name}: got a torch tensor on the device 'meta', which has no values")
     if hasattr(value, "__dlpack__") and hasattr(value, "__dlpack_device__"):
         if int(value.__dlpack_device__()[0]) != _DLPACK_CPU:
             _refuse_device(name, f"a {library} array")
         try:
-            array = np.from_dlpack(value)
+            # A tensor that is negated lazily (the imaginary part of a conjugate) would lose its sign.
+            array = np.from_dlpack(value.resolve_neg() if is_torch else value)
         except (BufferError, RuntimeError, TypeError) as error:
             raise TypeError(
                 f"{name}: the {library} array of dtype {getattr(value, 'dtype', '?')} cannot be viewed as "

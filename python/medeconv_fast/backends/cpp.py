@@ -188,6 +188,89 @@ class OverlapPlan(_ArrayPlan):
         return self._plan.filters(psf, [int(centre[self._axis])])
 
 
+class ConvPlan:
+    """Convolution of one shape as networks mean it: forward, its transpose, and the gradient in the weight."""
+
+    def __init__(
+        self,
+        input_shape: tuple[int, ...],
+        weight_shape: tuple[int, ...],
+        stride: tuple[int, ...],
+        padding: Any,
+        dilation: tuple[int, ...],
+        groups: int,
+        padding_mode: str,
+        dtype: Any,
+        exact: bool = False,
+    ) -> None:
+        self.input_shape = tuple(int(n) for n in input_shape)
+        self.weight_shape = tuple(int(n) for n in weight_shape)
+        self.dtype = np.dtype(dtype)
+        pairs = [(int(low), int(high)) for low, high in padding]
+        self._plan = getattr(_native(), "ConvPlan" + _suffix(dtype))(
+            self.input_shape, self.weight_shape, stride, pairs, dilation, int(groups), padding_mode, bool(exact)
+        )
+        spatial = zip(self.input_shape[2:], self.weight_shape[2:], stride, pairs, dilation, strict=True)
+        self.output_shape = (self.input_shape[0], self.weight_shape[0]) + tuple(
+            (n + low + high - (k - 1) * d - 1) // s + 1 for n, k, s, (low, high), d in spatial
+        )
+
+    @property
+    def family(self) -> str:
+        """Of the forward kernel."""
+        return str(self._plan.family)
+
+    @property
+    def workspace_bytes(self) -> int:
+        """The most that one call takes beside its arrays."""
+        return int(self._plan.workspace_bytes(resolve_num_threads(None)))
+
+    def forward(
+        self,
+        x: np.ndarray,
+        w: np.ndarray,
+        bias: np.ndarray | None,
+        out: np.ndarray,
+        *,
+        relu: bool = False,
+        num_threads: int | None = None,
+    ) -> None:
+        self._plan.forward(x, w, bias, out, relu, resolve_num_threads(num_threads))
+
+    def input_grad(
+        self,
+        grad: np.ndarray,
+        w: np.ndarray,
+        bias: np.ndarray | None,
+        out: np.ndarray,
+        *,
+        relu: bool = False,
+        num_threads: int | None = None,
+    ) -> None:
+        self._plan.input_grad(grad, w, bias, out, relu, resolve_num_threads(num_threads))
+
+    def weight_grad(
+        self, grad: np.ndarray, x: np.ndarray, out: np.ndarray, *, num_threads: int | None = None
+    ) -> None:
+        self._plan.weight_grad(grad, x, out, resolve_num_threads(num_threads))
+
+
+def sum_channels(x: np.ndarray, out: np.ndarray, *, num_threads: int | None = None) -> None:
+    """The sum over all but axis 1: a convolution's gradient in its bias."""
+    _native().sum_channels(x, out, resolve_num_threads(num_threads))
+
+
+_SMALL = 1 << 16  # bytes; below, malloc reuses its own
+
+
+def empty(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """An array on memory that is kept for reuse once the array is gone (`release_memory` gives it back)."""
+    dtype = np.dtype(dtype)
+    if math.prod(shape) * dtype.itemsize < _SMALL:
+        return np.empty(shape, dtype)
+    return getattr(_native(), "empty_" + _suffix(dtype))(shape)
+
+
 def pad(
     x: np.ndarray, low: tuple[int, ...], high: tuple[int, ...], boundary: str, num_threads: int | None = None
 ) -> np.ndarray:

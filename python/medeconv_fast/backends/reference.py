@@ -568,3 +568,181 @@ def fold(
             folded[source] += padded[i]
         y = np.moveaxis(folded, 0, axis)
     return np.ascontiguousarray(y)
+
+
+_NUMPY_MODES: dict[str, Any] = {"reflect": "reflect", "replicate": "edge", "circular": "wrap"}
+
+
+def empty(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """Memory for a result."""
+    return np.empty(shape, dtype)
+
+
+# NaN and Inf spread through convolutions as they do through any sum, without a warning.
+_quiet = np.errstate(over="ignore", invalid="ignore")
+
+
+class ConvPlan:
+    """Convolution of networks (cross-correlation) and its two transposes.
+
+    ``out[n, o, p] = bias[o] + sum over c, k of w[o, c, k] * padded[n, c, p * stride + k * dilation]``
+
+    Parameters
+    ----------
+    input_shape : tuple of int
+        (N, C, *spatial), 1 to 3 spatial axes.
+    weight_shape : tuple of int
+        (O, C / groups, *kernel).
+    stride, dilation : tuple of int
+        Per spatial axis.
+    padding : tuple of (low, high)
+        Per spatial axis, not negative.
+    groups : int
+    padding_mode : {"zeros", "reflect", "replicate", "circular"}
+        "reflect" does not repeat the edge.
+    dtype : dtype
+        float32 or float64: of all arrays.
+    exact : bool
+        Other backends then keep to kernel families that sum the products as they are.
+    """
+
+    family = "reference"
+
+    def __init__(
+        self,
+        input_shape: tuple[int, ...],
+        weight_shape: tuple[int, ...],
+        stride: tuple[int, ...],
+        padding: tuple[tuple[int, int], ...],
+        dilation: tuple[int, ...],
+        groups: int,
+        padding_mode: str,
+        dtype: Any,
+        exact: bool = False,
+    ) -> None:
+        self.input_shape = tuple(input_shape)
+        self.weight_shape = tuple(weight_shape)
+        self.dtype = np.dtype(dtype)
+        self._stride, self._padding, self._dilation = tuple(stride), tuple(padding), tuple(dilation)
+        self._groups, self._mode = groups, padding_mode
+        self._padded = tuple(
+            low + n + high for n, (low, high) in zip(self.input_shape[2:], self._padding, strict=True)
+        )
+        self._lengths = tuple(
+            (n - d * (k - 1) - 1) // s + 1
+            for n, d, k, s in zip(
+                self._padded, self._dilation, self.weight_shape[2:], self._stride, strict=True
+            )
+        )
+        self.output_shape = (self.input_shape[0], self.weight_shape[0], *self._lengths)
+
+    @property
+    def workspace_bytes(self) -> int:
+        """Padded input and result in float64."""
+        padded = math.prod((*self.input_shape[:2], *self._padded))
+        return 8 * (padded + math.prod(self.output_shape))
+
+    def _taps(self) -> Any:
+        """Each tap of the kernel, and the window of the padded input that it is multiplied with."""
+        for tap in np.ndindex(self.weight_shape[2:]):
+            yield (
+                tap,
+                tuple(
+                    slice(k * d, k * d + s * (n - 1) + 1, s)
+                    for k, d, s, n in zip(tap, self._dilation, self._stride, self._lengths, strict=True)
+                ),
+            )
+
+    def _grouped(self, x: np.ndarray) -> np.ndarray:
+        """(N, channels, *spatial) -> (N, groups, channels per group, *spatial), in float64."""
+        groups = self._groups
+        return x.astype(np.float64).reshape(len(x), groups, x.shape[1] // groups, *x.shape[2:])
+
+    def _sources(self, axis: int) -> np.ndarray:
+        """For each index of the padded axis, the index inside it that it repeats."""
+        return np.pad(np.arange(self.input_shape[2 + axis]), self._padding[axis], _NUMPY_MODES[self._mode])
+
+    def _pad(self, x: np.ndarray) -> np.ndarray:
+        before = x.ndim - len(self._padding)
+        if self._mode == "zeros":
+            return np.pad(x, ((0, 0),) * before + self._padding)
+        for axis in range(len(self._padding)):
+            x = np.take(x, self._sources(axis), axis=before + axis)
+        return x
+
+    def _fold(self, y: np.ndarray) -> np.ndarray:
+        """The exact transpose of `_pad`."""
+        before = y.ndim - len(self._padding)
+        for axis, (low, _) in enumerate(self._padding):
+            n = self.input_shape[2 + axis]
+            padded = np.moveaxis(y, before + axis, 0)
+            if self._mode == "zeros":
+                folded = padded[low : low + n]
+            else:
+                folded = np.zeros((n, *padded.shape[1:]))
+                np.add.at(folded, self._sources(axis), padded)
+            y = np.moveaxis(folded, 0, before + axis)
+        return y
+
+    @_quiet
+    def forward(
+        self,
+        x: np.ndarray,
+        w: np.ndarray,
+        bias: np.ndarray | None,
+        out: np.ndarray,
+        *,
+        relu: bool = False,
+        num_threads: int | None = None,
+    ) -> None:
+        """The convolution of `x`; `out` is overwritten."""
+        padded = self._pad(self._grouped(x))
+        weight = w.astype(np.float64).reshape(self._groups, -1, *w.shape[1:])
+        total = np.zeros((len(x), self._groups, w.shape[0] // self._groups, *self._lengths))
+        for tap, window in self._taps():
+            total += np.einsum("ngc...,goc->ngo...", padded[(..., *window)], weight[(..., *tap)])
+        _store(total, bias, relu, out)
+
+    @_quiet
+    def input_grad(
+        self,
+        grad: np.ndarray,
+        w: np.ndarray,
+        bias: np.ndarray | None,
+        out: np.ndarray,
+        *,
+        relu: bool = False,
+        num_threads: int | None = None,
+    ) -> None:
+        """The exact transpose of `forward` in `x`: a transposed convolution, with a bias of its own."""
+        y = self._grouped(grad)
+        weight = w.astype(np.float64).reshape(self._groups, -1, *w.shape[1:])
+        total = np.zeros((len(grad), self._groups, w.shape[1], *self._padded))
+        for tap, window in self._taps():
+            total[(..., *window)] += np.einsum("ngo...,goc->ngc...", y, weight[(..., *tap)])
+        _store(self._fold(total), bias, relu, out)
+
+    @_quiet
+    def weight_grad(
+        self, grad: np.ndarray, x: np.ndarray, out: np.ndarray, *, num_threads: int | None = None
+    ) -> None:
+        """The gradient of ``sum(forward(x) * grad)`` to `w`."""
+        padded, y = self._pad(self._grouped(x)), self._grouped(grad)
+        total = np.empty((self._groups, out.shape[0] // self._groups, *out.shape[1:]))
+        axes = "xyz"[: len(self._lengths)]
+        for tap, window in self._taps():
+            total[(..., *tap)] = np.einsum(f"ngo{axes},ngc{axes}->goc", y, padded[(..., *window)])
+        out[...] = total.reshape(out.shape)
+
+
+def _store(total: np.ndarray, bias: np.ndarray | None, relu: bool, out: np.ndarray) -> None:
+    result = total.reshape(out.shape)
+    if bias is not None:
+        result = result + bias.astype(np.float64).reshape(-1, *(1,) * (out.ndim - 2))
+    out[...] = np.maximum(result, 0) if relu else result
+
+
+@_quiet
+def sum_channels(x: np.ndarray, out: np.ndarray, *, num_threads: int | None = None) -> None:
+    """Sum over all axes but the second: (N, C, *spatial) -> (C,)."""
+    out[...] = x.sum(axis=(0, *range(2, x.ndim)), dtype=np.float64)

@@ -1,0 +1,560 @@
+#include "conv_plan.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <stdexcept>
+
+#include "shared/boundary.hpp"
+
+namespace medeconv {
+namespace {
+
+// Tuned on 2 cores of an AMD EPYC 9004 (Zen 4: 32 kB L1, 1 MB L2).
+constexpr int64_t band_bytes = 448 << 10;        // of a core's L2: the band; the rest is for weights and results
+constexpr int64_t weight_band_bytes = 640 << 10; // band and gradient together
+constexpr int64_t shared_bytes = 1536 << 10;     // all bands of a pass whose units are blocks of channels
+constexpr int64_t winograd_bytes = 640 << 10;    // of a core's L2: transformed source and products
+constexpr int64_t winograd_shared_bytes = 8 << 20;
+constexpr int64_t many_weight_bytes = 512 << 10; // worth packing where they are used
+constexpr int64_t stream_bytes = 8 << 20;        // results that no cache would keep until they are read
+constexpr int64_t stream_taps = 64;              // more arithmetic than this hides the stores
+constexpr int64_t wanted_units = 8;
+constexpr int64_t longest_block = 1024;
+constexpr int64_t positions_at_once = 2048;      // of the weight gradient: a row of them stays in L1
+constexpr int64_t channels_at_once = 64;
+constexpr int64_t least_channels = 16;
+
+int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+int64_t product(const std::array<int64_t, 3>& v) { return v[0] * v[1] * v[2]; }
+
+Boundary boundary_of(ConvPadding padding) {
+    return padding == ConvPadding::reflect ? Boundary::mirror : padding == ConvPadding::replicate ? Boundary::nearest : Boundary::wrap;
+}
+
+// Axes that nothing but a copy happens on become one: a 1×1 convolution has long rows whatever the image's shape.
+void merge_axes(ConvShape& s) {
+    auto plain = [&](size_t a) { return s.kernel[a] == 1 && s.stride[a] == 1 && s.low[a] == 0 && s.high[a] == 0; };
+    for (size_t a : {size_t(1), size_t(0)})
+        if (plain(a) && plain(2) && (a == 1 || s.input[1] == 1) && s.input[2] * s.input[a] < (int64_t(1) << 30)) {
+            s.input[2] *= s.input[a];
+            s.input[a] = 1;
+        }
+}
+
+// Every position's source, and the part that is copied as a piece.
+template <class T>
+void index_axis(ConvTables<T>& t, size_t a, int64_t first, bool zeros, ConvPadding padding) {
+    ConvAxis& axis = t.pass.axis[a];
+    const int64_t positions = axis.reach(axis.count);
+    auto& index = t.index[a];
+    for (int64_t r = 0; r < positions; ++r) {
+        const int64_t i = r + first;
+        index.push_back(int32_t(i >= 0 && i < axis.length ? i
+                                : zeros                   ? -1
+                                                          : scalar::source_index(i, axis.length, boundary_of(padding))));
+    }
+    axis.index = index.data();
+    axis.inner = std::clamp<int64_t>(-first, 0, positions);
+    axis.outer = std::clamp<int64_t>(axis.length - first, axis.inner, positions);
+    axis.used = t.used[a].data();
+}
+
+template <class T>
+void layout(const ConvAxis* axis, bool flat, ConvBand& band) {
+    constexpr int64_t line = 64 / int64_t(sizeof(T));
+    auto odd_lines = [](int64_t n) { return (ceil_div(n, line) | 1) * line; };   // else rows compete for the same sets
+    const int64_t columns = axis[2].block - 1 + ceil_div(axis[2].span, axis[2].step);
+    band.flat = flat;
+    band.row = flat ? columns : odd_lines(columns);
+    band.part = (axis[1].block - 1 + ceil_div(axis[1].span, axis[1].step)) * band.row;
+    band.plane = band.part * axis[1].step * axis[2].step;
+    band.channel = odd_lines(axis[0].reach(axis[0].block) * band.plane);
+}
+
+// The band that is copied with the least excess, fits, and leaves enough units. `others`: units per band; `copying`: what a
+// copied element costs beside the arithmetic of an output.
+template <class T>
+void cut(ConvAxis* axis, ConvBand& band, int64_t channels, int64_t bytes, int64_t most_positions, int64_t others, int64_t lanes,
+         int64_t rows_of_tile, bool may_be_flat, double copying) {
+    int64_t best[3] = {1, 1, std::min<int64_t>(axis[2].count, 64)};
+    double least = INFINITY;
+    auto sizes = [](const ConvAxis& a, int64_t smallest, int64_t most, int64_t multiple) {   // even cuts of the axis
+        std::vector<int64_t> list;
+        for (int64_t n = 1, last = 0; n <= a.count; ++n) {
+            const int64_t size = std::min(a.count, ceil_div(ceil_div(a.count, n), multiple) * multiple);
+            if (size <= most && (last == 0 || 5 * size <= 4 * last)) list.push_back(size), last = size;
+            if (size <= smallest) break;
+        }
+        if (list.empty()) list.push_back(std::min(a.count, most));
+        return list;
+    };
+    const auto xs = sizes(axis[2], 64, longest_block, lanes), ys = sizes(axis[1], 1, 64, rows_of_tile), zs = sizes(axis[0], 1, 16, 1);
+    bool flat = false;
+    for (int64_t x : xs)
+        for (int64_t y : ys)
+            for (int64_t z : zs) {
+                axis[2].block = x, axis[1].block = y, axis[0].block = z;
+                for (int flattened = 0; flattened < (may_be_flat && x == axis[2].count && axis[1].count > 1 ? 2 : 1); ++flattened) {
+                    ConvBand trial{};
+                    layout<T>(axis, flattened, trial);
+                    const double size = double(channels * trial.channel) * sizeof(T);
+                    const int64_t units = others * axis[0].blocks() * axis[1].blocks() * axis[2].blocks();
+                    const double outputs = double(x * y * z);
+                    const double copied = double(axis[0].reach(z) * axis[1].reach(y) * axis[2].reach(x)) / outputs;
+                    const double vectors = double(flattened ? ceil_div((y - 1) * trial.row + x, lanes) : y * ceil_div(x, lanes)) * double(z) *
+                                           double(lanes) / outputs;
+                    double cost = vectors * (flattened ? 1.05 : 1) + copying * copied;
+                    if (size > double(bytes)) cost += 4 * size / double(bytes);
+                    if (units < wanted_units) cost += 0.1 * double(wanted_units) / double(units);
+                    if (x * y * z > most_positions) cost += 0.1 * double(x * y * z) / double(most_positions);
+                    if (cost < least) least = cost, best[0] = z, best[1] = y, best[2] = x, flat = flattened;
+                }
+            }
+    for (int a = 0; a < 3; ++a) axis[a].block = best[a];
+    layout<T>(axis, flat, band);
+}
+
+// A tap of an axis: where it reads, and which of the kernel's elements it is for each merged phase (-1: none).
+struct AxisTap {
+    int64_t at;
+    std::vector<int64_t> element;
+};
+
+// What a tile costs per tap, in multiplications of a row: few rows are bound by loads.
+double tile_cost(int64_t rows) { return rows >= 8 ? double(rows) : rows == 4 ? 4.4 : rows == 2 ? 3 : 2; }
+
+// Blocks of `channels` channels, then of what is left; rows are powers of 2.
+std::vector<ConvBlock> blocks_of(int64_t destinations, int64_t merged, int64_t most_rows) {
+    std::vector<ConvBlock> blocks;
+    int64_t rows_before = 0, channels = std::max<int64_t>(1, most_rows / merged);
+    for (int64_t first = 0; first < destinations; first += channels) {
+        while (channels > destinations - first) channels = merged > 1 ? destinations - first : channels / 2;
+        int64_t rows = 1;
+        while (rows < channels * merged) rows *= 2;
+        blocks.push_back({first, channels, rows, rows_before});
+        rows_before += rows;
+    }
+    return blocks;
+}
+
+// Which output phases become rows of a tile, and every tap of those that do not.
+template <class T>
+void choose_taps(ConvTables<T>& t, const std::array<std::vector<std::vector<AxisTap>>, 3>& merged_taps,
+                 const std::array<std::vector<std::vector<AxisTap>>, 3>& single_taps, int64_t most_rows,
+                 const std::array<int64_t, 3>& kernel) {
+    ConvPass<T>& p = t.pass;
+    double least = INFINITY;
+    std::array<bool, 3> chosen{};
+    for (int level = 0; level < 4; ++level) {        // none, x, x and y, all
+        std::array<bool, 3> merge{level > 2, level > 1, level > 0};
+        int64_t merged = 1;
+        double taps = 1;
+        for (size_t a = 0; a < 3; ++a) {
+            merge[a] = merge[a] && p.axis[a].phases > 1;
+            const auto& list = merge[a] ? merged_taps[a] : single_taps[a];
+            if (merge[a]) merged *= p.axis[a].phases;
+            double sum = 0;
+            for (const auto& phase : list) sum += double(phase.size());
+            taps *= sum;
+        }
+        if (merged > most_rows) break;
+        double rows = 0;
+        for (const ConvBlock& b : blocks_of(p.destinations, merged, most_rows)) rows += tile_cost(b.rows);
+        if (taps * rows < least) least = taps * rows, chosen = merge;
+    }
+    std::array<const std::vector<std::vector<AxisTap>>*, 3> lists{};
+    int64_t merged = 1;
+    for (size_t a = 0; a < 3; ++a) {
+        lists[a] = chosen[a] ? &merged_taps[a] : &single_taps[a];
+        p.merged[a] = chosen[a] ? p.axis[a].phases : 1;
+        merged *= p.merged[a];
+    }
+    t.blocks = blocks_of(p.destinations, merged, most_rows);
+    p.blocks = t.blocks.data();
+    p.block_count = int64_t(t.blocks.size());
+    p.block_rows = t.blocks.empty() ? 0 : t.blocks.back().rows_before + t.blocks.back().rows;
+    for (const auto& z : *lists[0])
+        for (const auto& y : *lists[1])
+            for (const auto& x : *lists[2]) {
+                std::vector<int32_t> weights;
+                for (const AxisTap& tz : z)
+                    for (const AxisTap& ty : y)
+                        for (const AxisTap& tx : x)
+                            for (int64_t ez : tz.element)
+                                for (int64_t ey : ty.element)
+                                    for (int64_t ex : tx.element)
+                                        weights.push_back(ez < 0 || ey < 0 || ex < 0 ? -1 : int32_t((ez * kernel[1] + ey) * kernel[2] + ex));
+                t.variants.push_back({nullptr, nullptr, int64_t(z.size() * y.size() * x.size()), p.variant_taps});
+                p.variant_taps += t.variants.back().taps;
+                t.weights.push_back(std::move(weights));
+            }
+    // Offsets follow from the band, whose layout is known by now.
+    size_t v = 0;
+    for (const auto& z : *lists[0])
+        for (const auto& y : *lists[1])
+            for (const auto& x : *lists[2]) {
+                std::vector<int32_t> offsets;
+                for (int64_t c = 0; c < p.sources; ++c)
+                    for (const AxisTap& tz : z)
+                        for (const AxisTap& ty : y)
+                            for (const AxisTap& tx : x)
+                                offsets.push_back(int32_t(c * p.band.channel + band_offset(p.band, p.axis, tz.at, ty.at, tx.at)));
+                t.offsets.push_back(std::move(offsets));
+                t.variants[v].offsets = t.offsets.back().data();
+                t.variants[v].weights = t.weights[v].data();
+                ++v;
+            }
+    p.variants = t.variants.data();
+}
+
+// Whether Winograd's products take less time than sums over taps, and how they are cut. In cycles of one core, from counts:
+// what a transform of a vector of tiles takes is measured.
+template <class T>
+void consider_winograd(ConvPass<T>& p, int64_t lanes) {
+    constexpr double of_source = 200, of_result = 160, of_weights = 12;
+    constexpr int64_t least = 16, elements = 36;
+    if (sizeof(T) != 4 || p.sources < least || p.destinations < least) return;
+    const ConvAxis &z = p.axis[0], &y = p.axis[1], &x = p.axis[2];
+    const double products = double(p.sources) * double(p.destinations) * double(p.z_taps), images = double(p.batch * p.groups);
+    const int64_t across = ceil_div(x.count, 4), down = ceil_div(y.count, 4), span = z.span;
+    const double weights = of_weights * products * double(p.groups);
+    const int64_t vectors = std::min(y.count * ceil_div(x.count, lanes), ceil_div((y.count - 1) * (x.count + 2) + x.count, lanes));
+    double best = 0.85 * (9 * products * double(vectors) * double(z.count) * images + weights / 8);
+    int64_t rows = 0, columns = 0, slices = 0;
+    bool shared = false;
+    auto time = [&](double row, double per_slice, double units) {   // of all slices of an image; transforms once per unit
+        return double(z.count) * row / double(lanes) * units *
+               (elements * products + of_source * double(p.sources) * per_slice + of_result * double(p.destinations));
+    };
+    for (int64_t cx = 1; cx <= across; ++cx) {
+        const int64_t tx = ceil_div(across, cx);
+        if (cx > 1 && (tx < 16 || tx == ceil_div(across, cx - 1))) continue;
+        for (int64_t cy = 1; cy <= down; ++cy) {
+            const int64_t ty = ceil_div(down, cy);
+            if (cy > 1 && ty == ceil_div(down, cy - 1)) continue;
+            for (int64_t tz = 1; tz <= std::min<int64_t>(z.count, span > 1 ? 16 : 1); ++tz) {
+                const int64_t row = ceil_div(tx * ty, lanes) * lanes;
+                const int64_t bytes = elements * row * (p.sources * (tz - 1 + span) + p.block_rows) * int64_t(sizeof(T));
+                const int64_t units = cx * cy * ceil_div(z.count, tz);
+                double t = weights + images * time(double(row), double(tz - 1 + span) / double(tz), double(cx * cy));
+                if (bytes > winograd_bytes) t *= 1 + 0.3 * double(bytes - winograd_bytes) / double(winograd_bytes);
+                if (units * p.batch * p.groups < wanted_units) t *= 1 + 0.5 / double(units * p.batch * p.groups);
+                if (row == 16 * lanes / 16) t *= 1.1;   // one vector: a loaded value is used once
+                if (t < best) best = t, rows = ty, columns = tx, slices = tz;
+            }
+        }
+    }
+    if (p.groups * p.block_count >= wanted_units) {
+        const int64_t row = ceil_div(p.batch * across * down, lanes) * lanes;
+        const int64_t bytes = elements * row * p.sources * p.groups * (z.count - 1 + span) * int64_t(sizeof(T));
+        const double t = weights + double(p.groups) * time(double(row), 1, 1) * 1.05;
+        if (bytes <= winograd_shared_bytes && t < best) best = t, rows = down, columns = across, slices = z.count, shared = true;
+    }
+    if (rows == 0) return;
+    p.winograd = true, p.toeplitz = p.stream = false, p.shared = shared;
+    p.axis[0].block = slices, p.axis[1].block = 4 * rows, p.axis[2].block = 4 * columns;
+}
+
+// The rest of a pass, once its axes are known but for their blocks.
+template <class T>
+void finish(ConvTables<T>& t, const ConvShape& s, const ConvKernels<T>& kernels,
+            const std::array<std::vector<std::vector<AxisTap>>, 3>& merged_taps,
+            const std::array<std::vector<std::vector<AxisTap>>, 3>& single_taps) {
+    ConvPass<T>& p = t.pass;
+    ConvAxis* axis = p.axis;
+    p.batch = s.batch, p.groups = s.groups;
+    p.source_size = axis[0].length * axis[1].length * axis[2].length;
+    p.destination_size = axis[0].destination * axis[1].destination * axis[2].destination;
+    bool phases = false;
+    for (const ConvAxis& a : {axis[0], axis[1], axis[2]}) phases = phases || a.phases > 1;
+    p.toeplitz = p.destinations == 1 && !phases && axis[1].step == 1 && axis[2].step == 1 && s.dilation[1] == 1 && s.dilation[2] == 1 &&
+                 s.kernel[1] > 1 && axis[2].count >= 24;
+    p.y_taps = s.kernel[1], p.x_taps = s.kernel[2], p.z_taps = s.kernel[0], p.z_step = s.dilation[0];
+    const int64_t weights = p.destinations * p.sources * product(s.kernel) * s.groups;
+    const double copying = 5 / double(std::max<int64_t>(5, p.destinations * product(s.kernel)));
+    cut<T>(axis, p.band, p.sources, band_bytes, INT64_MAX, s.batch * s.groups, kernels.lanes, p.toeplitz ? 6 : 1, !p.toeplitz, copying);
+    const int64_t units = s.batch * s.groups * p.positions();
+    const int64_t blocks = s.groups * ceil_div(p.destinations, kernels.rows);
+    if (!p.toeplitz && blocks >= wanted_units && (weights * int64_t(sizeof(T)) >= many_weight_bytes || units < wanted_units)) {
+        ConvAxis whole[3] = {axis[0], axis[1], axis[2]};
+        for (ConvAxis& a : whole) a.block = a.count;
+        ConvBand band{};
+        const int64_t row = axis[2].block - 1 + ceil_div(axis[2].span, axis[2].step);
+        const bool flat = ceil_div((axis[1].count - 1) * row + axis[2].count, kernels.lanes) * 20 <
+                          axis[1].count * ceil_div(axis[2].count, kernels.lanes) * 19;
+        layout<T>(whole, flat && axis[1].count > 1, band);
+        if (s.batch * s.groups * p.sources * band.channel * int64_t(sizeof(T)) <= shared_bytes) {
+            for (int a = 0; a < 3; ++a) axis[a].block = axis[a].count;
+            p.band = band;
+            p.shared = true;
+        }
+    }
+    p.stream = !phases && !p.toeplitz && !p.band.flat && !p.shared && axis[2].block == axis[2].count &&
+               s.batch * s.groups * p.destinations * p.destination_size * int64_t(sizeof(T)) >= stream_bytes &&
+               p.sources * product(s.kernel) <= stream_taps;
+    choose_taps(t, merged_taps, single_taps, kernels.rows, s.kernel);
+    if (!s.exact && !phases && s.kernel[1] == 3 && s.kernel[2] == 3 && s.dilation[1] == 1 && s.dilation[2] == 1 && axis[0].step == 1 &&
+        axis[1].step == 1 && axis[2].step == 1)
+        consider_winograd(p, kernels.lanes);
+}
+
+template <class T>
+ConvTables<T> forward_tables(const ConvShape& s, const std::array<int64_t, 3>& output, const ConvKernels<T>& kernels) {
+    ConvTables<T> t;
+    std::array<std::vector<std::vector<AxisTap>>, 3> taps;
+    for (size_t a = 0; a < 3; ++a) {
+        ConvAxis& axis = t.pass.axis[a];
+        axis.length = s.input[a], axis.count = axis.destination = output[a];
+        axis.step = s.stride[a], axis.span = (s.kernel[a] - 1) * s.dilation[a] + 1, axis.phases = 1, axis.crop = 0;
+        t.used[a].assign(size_t(axis.step), 0);
+        taps[a].emplace_back();
+        for (int64_t k = 0; k < s.kernel[a]; ++k) {
+            taps[a][0].push_back({k * s.dilation[a], {k}});
+            t.used[a][size_t(k * s.dilation[a] % axis.step)] = 1;
+        }
+        index_axis(t, a, -s.low[a], s.padding == ConvPadding::zeros, s.padding);
+    }
+    ConvPass<T>& p = t.pass;
+    p.sources = s.sources / s.groups, p.destinations = s.destinations / s.groups;
+    const int64_t kernel = product(s.kernel);
+    p.destination_stride = p.sources * kernel, p.source_stride = kernel, p.group_stride = p.destinations * p.sources * kernel;
+    finish(t, s, kernels, taps, taps);
+    return t;
+}
+
+// Destination i lies at i + low = q · stride + phase; tap k reaches it from q - floor(k · dilation / stride).
+template <class T>
+ConvTables<T> backward_tables(const ConvShape& s, const std::array<int64_t, 3>& output, const std::array<int64_t, 3>& padded,
+                              const ConvKernels<T>& kernels) {
+    ConvTables<T> t;
+    t.pass.flipped = true;
+    const bool zeros = s.padding == ConvPadding::zeros;
+    std::array<std::vector<std::vector<AxisTap>>, 3> merged, single;
+    for (size_t a = 0; a < 3; ++a) {
+        ConvAxis& axis = t.pass.axis[a];
+        const int64_t stride = s.stride[a], low = zeros ? s.low[a] : 0;
+        axis.length = output[a], axis.destination = zeros ? s.input[a] : padded[a];
+        const int64_t first = low / stride, last = (low + axis.destination - 1) / stride, farthest = (s.kernel[a] - 1) * s.dilation[a] / stride;
+        axis.count = last - first + 1, axis.step = 1, axis.span = farthest + 1;
+        axis.phases = stride, axis.crop = low - first * stride;
+        t.used[a].assign(1, 1);
+        single[a].resize(size_t(stride));
+        merged[a].emplace_back();
+        for (int64_t k = 0; k < s.kernel[a]; ++k) {
+            const int64_t at = farthest - k * s.dilation[a] / stride, phase = k * s.dilation[a] % stride;
+            single[a][size_t(phase)].push_back({at, {k}});
+            auto& list = merged[a][0];
+            auto found = std::find_if(list.begin(), list.end(), [&](const AxisTap& tap) { return tap.at == at; });
+            if (found == list.end()) found = list.insert(list.end(), {at, std::vector<int64_t>(size_t(stride), -1)});
+            found->element[size_t(phase)] = k;
+        }
+        index_axis(t, a, first - farthest, true, s.padding);
+    }
+    ConvPass<T>& p = t.pass;
+    p.sources = s.destinations / s.groups, p.destinations = s.sources / s.groups;
+    const int64_t kernel = product(s.kernel);
+    p.destination_stride = kernel, p.source_stride = p.destinations * kernel, p.group_stride = p.destinations * p.sources * kernel;
+    finish(t, s, kernels, merged, single);
+    return t;
+}
+
+template <class T>
+ConvWeightPass<T> weight_pass(const ConvShape& s, const ConvTables<T>& forward, const ConvKernels<T>& kernels) {
+    ConvWeightPass<T> p{};
+    std::copy_n(forward.pass.axis, 3, p.axis);
+    p.batch = s.batch, p.groups = s.groups;
+    p.sources = s.sources / s.groups, p.destinations = s.destinations / s.groups;
+    p.source_size = forward.pass.source_size, p.gradient_size = forward.pass.destination_size;
+    for (size_t a = 0; a < 3; ++a) p.taps[a] = s.kernel[a], p.dilation[a] = s.dilation[a];
+    p.channels = p.sources >= kernels.lanes / 2 && p.destinations >= kernels.rows / 2;
+    p.toeplitz = p.destinations == 1 && p.axis[1].step == 1 && s.dilation[1] == 1 && p.taps[1] > 1;
+    // Few units: parts of the positions, as far as their results take little memory, then smaller blocks of channels.
+    p.sources_at_once = std::min(p.sources, channels_at_once), p.destinations_at_once = std::min(p.destinations, channels_at_once);
+    const int64_t blocks_at_once = s.groups * ceil_div(p.sources, p.sources_at_once) * ceil_div(p.destinations, p.destinations_at_once);
+    cut<T>(p.axis, p.band, p.sources_at_once, weight_band_bytes / 2, p.channels ? positions_at_once / 2 : positions_at_once,
+           s.batch * blocks_at_once, p.channels ? 1 : kernels.lanes, 1, !p.toeplitz && !p.channels, 0.05);
+    const int64_t line = 64 / int64_t(sizeof(T));
+    p.gradient_row = p.band.flat ? p.band.row : (ceil_div(p.axis[2].block, line) | 1) * line;
+    const int64_t values = s.batch * (s.sources * p.source_size + s.destinations * p.gradient_size);
+    const int64_t affordable = std::max<int64_t>(1, std::max<int64_t>(values / 10, 65536) / std::max<int64_t>(1, p.size()));
+    auto blocks = [&] {
+        p.source_blocks = ceil_div(p.sources, p.sources_at_once), p.destination_blocks = ceil_div(p.destinations, p.destinations_at_once);
+        return s.groups * p.source_blocks * p.destination_blocks;
+    };
+    p.parts = std::clamp<int64_t>(ceil_div(2 * wanted_units, blocks()), 1, std::max<int64_t>(1, std::min(affordable, p.bands())));
+    while (p.parts * blocks() < wanted_units && std::max(p.destinations_at_once, p.sources_at_once) > least_channels) {
+        int64_t& larger = p.destinations_at_once >= p.sources_at_once ? p.destinations_at_once : p.sources_at_once;
+        larger = ceil_div(larger, 2);
+    }
+    return p;
+}
+
+}  // namespace
+
+template <class T>
+ConvPlan<T>::ConvPlan(const ConvShape& given) : shape(given), kernels_(conv_kernels<T>()) {
+    merge_axes(shape);
+    for (size_t a = 0; a < 3; ++a) {
+        padded_[a] = shape.input[a] + shape.low[a] + shape.high[a];
+        const int64_t span = (shape.kernel[a] - 1) * shape.dilation[a] + 1;
+        if (shape.input[a] < 1 || shape.kernel[a] < 1 || shape.stride[a] < 1 || shape.dilation[a] < 1 || shape.low[a] < 0 || shape.high[a] < 0)
+            throw std::invalid_argument("conv: sizes, strides and dilations must be at least 1, padding at least 0");
+        if (padded_[a] < span)
+            throw std::invalid_argument("conv: the kernel's extent " + std::to_string(span) + " exceeds the padded input's " + std::to_string(padded_[a]));
+        if (std::max(padded_[a], shape.stride[a]) >= int64_t(1) << 30) throw std::invalid_argument("conv: an axis is longer than 2^30");
+        output[a] = (padded_[a] - span) / shape.stride[a] + 1;
+    }
+    if (shape.groups < 1 || shape.sources % shape.groups || shape.destinations % shape.groups)
+        throw std::invalid_argument("conv: channels must be a multiple of groups");
+    forward_ = forward_tables(shape, output, kernels_);
+    backward_ = backward_tables(shape, output, padded_, kernels_);
+    weight_ = weight_pass(shape, forward_, kernels_);
+}
+
+template <class T>
+const char* ConvPlan<T>::family() const {
+    return forward_.pass.winograd ? "winograd" : forward_.pass.toeplitz ? "toeplitz" : forward_.pass.band.flat ? "flat" : "direct";
+}
+
+template <class T>
+int64_t ConvPlan<T>::workspace_bytes(int threads) const {
+    int64_t most = 0;
+    for (const ConvTables<T>* t : {&forward_, &backward_}) {
+        const ConvPass<T>& p = t->pass;
+        int64_t elements = threads * kernels_.scratch(p);
+        elements += p.shared ? kernels_.bands_size(p) : kernels_.packed_size(p);
+        if (t == &backward_ && shape.padding != ConvPadding::zeros) elements += p.batch * p.groups * p.destinations * p.destination_size;
+        most = std::max(most, elements);
+    }
+    most = std::max(most, threads * kernels_.weight_scratch(weight_) + (weight_.parts > 1 || weight_.channels ? weight_.parts * weight_.size() : 0));
+    return most * int64_t(sizeof(T));
+}
+
+template <class T>
+void ConvPlan<T>::run(const ConvTables<T>& tables, const T* source, const T* weight, const T* bias, T* destination, bool relu, int threads,
+                      const Poll& poll) const {
+    ConvPass<T> pass = tables.pass;
+    pass.source = source, pass.destination = destination, pass.bias = bias, pass.relu = relu, pass.weight = weight;
+    const int64_t size = ceil_div(kernels_.scratch(pass), 64) * 64;
+    Buffer<T> scratch = acquire<T>(size * threads), shared;
+    if (pass.shared) {
+        shared = acquire<T>(kernels_.bands_size(pass));
+        parallel_for(kernels_.band_units(pass), threads, [&](int64_t unit, int worker) {
+            kernels_.copy_band(pass, unit, shared.get(), scratch.get() + worker * size);
+        });
+        pass.bands = shared.get();
+    } else if (pass.toeplitz) {
+        const int64_t kernel = pass.z_taps * pass.y_taps * pass.x_taps;
+        shared = acquire<T>(pass.groups * pass.sources * kernel);
+        T* to = shared.get();
+        for (int64_t c = 0; c < pass.groups * pass.sources; ++c, weight += kernel)
+            for (int64_t z = 0; z < pass.z_taps; ++z)
+                for (int64_t x = 0; x < pass.x_taps; ++x)
+                    for (int64_t y = 0; y < pass.y_taps; ++y) {
+                        const int64_t at = (z * pass.y_taps + y) * pass.x_taps + x;
+                        *to++ = weight[pass.flipped ? kernel - 1 - at : at];
+                    }
+        pass.packed = shared.get();
+    } else {
+        shared = acquire<T>(kernels_.packed_size(pass));
+        parallel_for(pass.groups * pass.block_count, threads, [&](int64_t unit, int) {
+            kernels_.pack(pass, unit / pass.block_count, unit % pass.block_count, shared.get());
+        });
+        pass.packed = shared.get();
+    }
+    parallel_for(pass.units(), threads, [&](int64_t unit, int worker) { kernels_.unit(pass, unit, scratch.get() + worker * size); }, poll);
+}
+
+template <class T>
+void ConvPlan<T>::forward(const T* x, const T* weight, const T* bias, T* out, bool relu, int threads, const Poll& poll) const {
+    run(forward_, x, weight, bias, out, relu, threads, poll);
+}
+
+template <class T>
+void ConvPlan<T>::input_grad(const T* gradient, const T* weight, const T* bias, T* out, bool relu, int threads, const Poll& poll) const {
+    if (shape.padding == ConvPadding::zeros) {
+        run(backward_, gradient, weight, bias, out, relu, threads, poll);
+        return;
+    }
+    // The gradient in the padded input, folded: what the padding repeats is added where it was taken from.
+    const ConvPass<T>& p = backward_.pass;
+    Buffer<T> whole = acquire<T>(shape.batch * shape.sources * p.destination_size);
+    run(backward_, gradient, weight, nullptr, whole.get(), false, threads, poll);
+    std::array<std::vector<int64_t>, 3> to;
+    for (size_t a = 0; a < 3; ++a)
+        for (int64_t i = 0; i < padded_[a]; ++i)
+            to[a].push_back(scalar::source_index(i - shape.low[a], shape.input[a], boundary_of(shape.padding)));
+    const int64_t size = product(shape.input), row = shape.input[2];
+    parallel_for(shape.batch * shape.sources, threads, [&](int64_t channel, int) {
+        T* result = out + channel * size;
+        std::fill_n(result, size, bias ? bias[channel % shape.sources] : T(0));
+        const T* from = whole.get() + channel * p.destination_size;
+        for (int64_t z : to[0])
+            for (int64_t y : to[1]) {
+                T* line = result + (z * shape.input[1] + y) * row;
+                for (int64_t x = 0; x < shape.low[2]; ++x) line[to[2][size_t(x)]] += from[x];
+                for (int64_t x = 0; x < row; ++x) line[x] += from[shape.low[2] + x];
+                for (int64_t x = shape.low[2] + row; x < padded_[2]; ++x) line[to[2][size_t(x)]] += from[x];
+                from += padded_[2];
+            }
+        if (relu)
+            for (int64_t i = 0; i < size; ++i) result[i] = result[i] < T(0) ? T(0) : result[i];
+    }, poll);
+}
+
+template <class T>
+void ConvPlan<T>::weight_grad(const T* gradient, const T* x, T* out, int threads, const Poll& poll) const {
+    ConvWeightPass<T> pass = weight_;
+    pass.gradient = gradient, pass.source = x;
+    const int64_t size = pass.size();
+    const bool in_place = pass.parts == 1 && !pass.channels;
+    Buffer<T> partial;
+    if (!in_place) partial = acquire<T>(pass.parts * size);
+    pass.partial = in_place ? out : partial.get();
+    const int64_t scratch_size = ceil_div(kernels_.weight_scratch(pass), 64) * 64;
+    Buffer<T> scratch = acquire<T>(scratch_size * threads);
+    parallel_for(pass.units(), threads, [&](int64_t unit, int worker) { kernels_.weight_unit(pass, unit, scratch.get() + worker * scratch_size); },
+                 poll);
+    if (in_place) return;
+    // The parts in their order, one destination channel at a time.
+    const int64_t taps = pass.kernel(), row = pass.sources * taps;
+    parallel_for(pass.groups * pass.destinations, threads, [&](int64_t channel, int) {
+        const int64_t group = channel / pass.destinations, o = channel % pass.destinations;
+        T* to = out + channel * row;
+        for (int64_t k = 0; k < taps; ++k) {
+            const T* from = pass.partial + (pass.channels ? ((group * taps + k) * pass.destinations + o) * pass.sources : channel * row + k);
+            const int64_t step = pass.channels ? 1 : taps;
+            for (int64_t c = 0; c < pass.sources; ++c) {
+                T sum = from[c * step];
+                for (int64_t part = 1; part < pass.parts; ++part) sum += from[part * size + c * step];
+                to[c * taps + k] = sum;
+            }
+        }
+    });
+}
+
+template <class T>
+void sum_channels(const T* x, int64_t batch, int64_t channels, int64_t size, T* out, int threads, const Poll& poll) {
+    constexpr int64_t chunk = 1 << 16;
+    const ConvKernels<T>& kernels = conv_kernels<T>();
+    const int64_t chunks = ceil_div(size, chunk), per_channel = batch * chunks;
+    std::vector<double> sums(size_t(channels * per_channel));
+    parallel_for(channels * per_channel, threads, [&](int64_t unit, int) {
+        const int64_t channel = unit / per_channel, image = unit / chunks % batch, start = unit % chunks * chunk;
+        sums[size_t(unit)] = kernels.sum(x + (image * channels + channel) * size + start, std::min(chunk, size - start));
+    }, poll);
+    for (int64_t c = 0; c < channels; ++c) {
+        double sum = 0;
+        for (int64_t i = 0; i < per_channel; ++i) sum += sums[size_t(c * per_channel + i)];
+        out[c] = T(sum);
+    }
+}
+
+#define INSTANTIATE(T)         \
+    template class ConvPlan<T>; \
+    template void sum_channels<T>(const T*, int64_t, int64_t, int64_t, T*, int, const Poll&);
+INSTANTIATE(float)
+INSTANTIATE(double)
+#undef INSTANTIATE
+
+}  // namespace medeconv

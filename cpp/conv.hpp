@@ -1,0 +1,132 @@
+// Network convolution: what its kernels work on, shared by the plan (conv.cpp) and the inner rows (conv*.simd.hpp).
+//
+// Forward and input gradient are one *pass*: destination channel o at position q = (z, y, x) is a sum over source channels c
+// and taps t of weight[o, c, t] · source[c, q · step + e(t)], the source continued by the padding rule. The input gradient
+// of a stride s has s output phases per axis: destination i = q · s + phase - crop, every phase with taps of its own. It
+// is computed as that many extra channels, then interleaved: nothing is ever scattered.
+//
+// A unit copies the part of the source that its outputs need (a *band*) into cache, with what lies outside written out
+// beside it and strides split into phases, so that inner loops read contiguous vectors and check no bounds. Then
+//   tap table   a tile of channels × vectors is summed over all taps in registers; a tap is an offset into the band
+//   Toeplitz    for one channel per group: a tile of rows × vectors (direct.simd.hpp)
+//   Winograd    for 3 × 3 kernels: fewer multiplications (conv_winograd.simd.hpp)
+//   weights     for the weight gradient: the tap table again, whose taps are now positions and whose vectors run along the
+//               source's channels; with few channels a tile of channels × taps, vectors along x
+// Narrow images are laid out so that a whole band is one line ("flat"): vectors run over the ends of the rows, and what
+// they compute there is not delivered.
+#pragma once
+#include <cstdint>
+
+#include "shared/formulas.hpp"
+
+namespace medeconv {
+
+// One axis of a pass. Position r in [0, (count - 1) · step + span) of the continued source is source element index[r], or
+// zero where index[r] < 0. On [inner, outer) index[r] = r + index[inner] - inner: copied as a piece.
+struct ConvAxis {
+    int64_t length;                  // of the source
+    const int32_t* index;
+    int64_t inner, outer;
+    int64_t count, step, span;
+    int64_t block;                   // of count, per unit
+    const uint8_t* used;             // [step]: whether any tap reads positions r with r % step = i
+    int64_t phases, crop, destination;
+    MEDECONV_INLINE int64_t blocks() const { return (count + block - 1) / block; }
+    MEDECONV_INLINE int64_t stop(int64_t start) const { return start + block < count ? start + block : count; }
+    MEDECONV_INLINE int64_t reach(int64_t counted) const { return (counted - 1) * step + span; }  // positions that they read
+};
+
+// Where a band's element (c, z, y, x) lies: c · channel + z · plane + phase(y, x) · part + (y / step) · row + x / step.
+struct ConvBand {
+    int64_t row, part, plane, channel;
+    bool flat;
+};
+MEDECONV_INLINE int64_t band_offset(const ConvBand& b, const ConvAxis* axis, int64_t z, int64_t y, int64_t x) {
+    const int64_t sy = axis[1].step, sx = axis[2].step;
+    return z * b.plane + (y % sy * sx + x % sx) * b.part + y / sy * b.row + x / sx;
+}
+
+// The taps of one choice of those output phases that are not merged into the tile's channels.
+struct ConvVariant {
+    const int32_t* offsets;          // [channels][taps], into a band
+    const int32_t* weights;          // [taps][merged]: element of the weight's kernel, or -1: zero
+    int64_t taps;
+    int64_t packed_before;           // taps of the variants before it
+};
+// Neighbouring destination channels that share a tile of `rows` = channels · merged phases, rounded up to a power of 2.
+struct ConvBlock {
+    int64_t first, channels, rows, rows_before;
+};
+
+template <class T>
+struct ConvPass {
+    ConvAxis axis[3];                // z, y, x
+    ConvBand band;
+    int64_t batch, groups, sources, destinations;   // channels per group
+    int64_t source_size, destination_size;          // elements of a channel
+    const T* source;
+    T* destination;
+    const T* bias;                   // per destination channel, or null
+    bool relu;
+    bool stream;                     // results past the cache
+    bool toeplitz, winograd;
+    bool shared;                     // `bands` is used, and a unit is a block of channels of all images
+    bool flipped;                    // Toeplitz, Winograd: taps are read from the last to the first
+    const T* weight;                 // as given: destination_stride, source_stride, kernel elements
+    int64_t destination_stride, source_stride, group_stride;
+    const T* packed;                 // [groups][variants][blocks][sources][taps][rows]; where shared, units pack their own
+    const T* bands;                  // shared: every image's band, or its transform; else units copy their own
+    int64_t merged[3];               // output phases per axis that are rows of the tile: axis.phases or 1
+    const ConvVariant* variants;     // [z][y][x] of the phases not merged
+    int64_t variant_taps;            // of all variants
+    const ConvBlock* blocks;
+    int64_t block_count, block_rows; // of all blocks
+    int64_t y_taps, x_taps, y_step;  // toeplitz: weight [groups][sources][z taps][x taps][y taps]
+    int64_t z_taps, z_step;
+    MEDECONV_INLINE int64_t group_packed() const { return sources * variant_taps * block_rows; }
+    MEDECONV_INLINE int64_t positions() const { return axis[0].blocks() * axis[1].blocks() * axis[2].blocks(); }
+    MEDECONV_INLINE int64_t units() const { return shared ? groups * block_count : batch * groups * positions(); }
+};
+
+// The weight gradient: weight[o, c, k] = sum over images and q of gradient[o, q] · source[c, q · step + k · dilation].
+// Images and bands are cut into `parts`, each summed in order into a partial result of its own.
+template <class T>
+struct ConvWeightPass {
+    ConvAxis axis[3];
+    ConvBand band;
+    int64_t batch, groups, sources, destinations;
+    int64_t source_size, gradient_size;
+    const T* source;
+    const T* gradient;
+    int64_t taps[3], dilation[3];
+    int64_t gradient_row;            // in scratch
+    bool channels;                   // vectors along the source's channels, else along x
+    bool toeplitz;                   // one destination channel: tiles of y taps × x taps
+    int64_t parts, source_blocks, destination_blocks, sources_at_once, destinations_at_once;
+    T* partial;                      // [parts][groups · destinations][sources][taps]; channels: [parts][groups][taps]
+                                     // [destinations][sources]
+    MEDECONV_INLINE int64_t kernel() const { return taps[0] * taps[1] * taps[2]; }
+    MEDECONV_INLINE int64_t size() const { return groups * destinations * sources * kernel(); }
+    MEDECONV_INLINE int64_t bands() const { return batch * axis[0].blocks() * axis[1].blocks() * axis[2].blocks(); }
+    MEDECONV_INLINE int64_t units() const { return parts * groups * source_blocks * destination_blocks; }
+};
+
+template <class T>
+struct ConvKernels {
+    int64_t lanes, rows;             // of a vector; the most rows of a tile
+    int64_t (*scratch)(const ConvPass<T>&);                     // elements per worker
+    int64_t (*packed_size)(const ConvPass<T>&);
+    void (*pack)(const ConvPass<T>&, int64_t group, int64_t block, T* packed);   // a block's weights, for every variant
+    int64_t (*bands_size)(const ConvPass<T>&);
+    int64_t (*band_units)(const ConvPass<T>&);
+    void (*copy_band)(const ConvPass<T>&, int64_t unit, T* bands, T* scratch);   // what `bands` holds
+    void (*unit)(const ConvPass<T>&, int64_t unit, T* scratch);
+    int64_t (*weight_scratch)(const ConvWeightPass<T>&);
+    void (*weight_unit)(const ConvWeightPass<T>&, int64_t unit, T* scratch);
+    double (*sum)(const T*, int64_t n);
+};
+
+template <class T>
+const ConvKernels<T>& conv_kernels();                          // of the active ISA (dispatch.cpp)
+
+}  // namespace medeconv

@@ -1,0 +1,403 @@
+// Passes of the network convolution, built once per ISA. Structure: conv.hpp.
+#pragma once
+#include "conv.hpp"
+#include "direct.simd.hpp"
+
+namespace medeconv::MEDECONV_ISA_NS {
+namespace {
+
+// A tile's sums take at most this many registers; the rest hold the loaded vectors and a weight.
+#if MEDECONV_VECTOR_BYTES == 64 || defined(__aarch64__)
+constexpr int conv_sums = 24, conv_rows = 8;
+#else
+constexpr int conv_sums = 12, conv_rows = 4;
+#endif
+template <int R>
+constexpr int conv_width = conv_sums / R < 6 ? conv_sums / R : 6;
+
+// ---- copying a band
+
+template <class T>
+MEDECONV_INLINE void prefetch_row(const T* row, int64_t n) {
+    for (int64_t i = 0; i < n; i += 64 / int64_t(sizeof(T))) __builtin_prefetch(row + i, 0, 2);
+}
+
+// Two rows of every second value: even[i] = from[2i], odd[i] = from[2i + 1] for i in [0, n).
+template <class T>
+MEDECONV_INLINE int64_t deinterleave(const T* from, int64_t n, T* even, T* odd) {
+    constexpr int L = lanes<T>;
+    typename VectorOf<T>::index evens{}, odds{};
+    for (int i = 0; i < L; ++i) evens[i] = 2 * i, odds[i] = 2 * i + 1;
+    int64_t i = 0;
+    for (; i + L <= n; i += L) {
+        const Vec<T> a = load_unaligned(from + 2 * i), b = load_unaligned(from + 2 * i + L);
+        store_unaligned(even + i, __builtin_shuffle(a, b, evens));
+        store_unaligned(odd + i, __builtin_shuffle(a, b, odds));
+    }
+    return i;
+}
+
+// Positions [start, start + reach) of a continued row, sorted by phase: to[phase · part + i] is position start + i · step
+// + phase. What is left of a row is zero.
+template <class T>
+MEDECONV_INLINE void copy_row(const ConvAxis& x, const T* row, int64_t start, int64_t reach, T* to, int64_t part, int64_t pitch) {
+    const int32_t* index = x.index + start;
+    if (x.step == 1) {
+        const int64_t inner = x.inner - start < 0 ? 0 : x.inner - start < reach ? x.inner - start : reach;
+        const int64_t outer = x.outer - start < inner ? inner : x.outer - start < reach ? x.outer - start : reach;
+        for (int64_t i = 0; i < inner; ++i) to[i] = index[i] < 0 ? T(0) : row[index[i]];
+        if (inner < outer) std::memcpy(to + inner, row + index[inner], size_t(outer - inner) * sizeof(T));
+        for (int64_t i = outer; i < reach; ++i) to[i] = index[i] < 0 ? T(0) : row[index[i]];
+        for (int64_t i = reach; i < pitch; ++i) to[i] = T(0);
+        return;
+    }
+    const int64_t s = x.step;
+    for (int64_t phase = 0; phase < s; ++phase) {
+        if (!x.used[phase]) continue;
+        T* out = to + phase * part;
+        const int64_t n = phase < reach ? (reach - phase + s - 1) / s : 0;
+        int64_t i = 0;
+        // Where all is used, both phases of stride 2 are sorted at once, by the first.
+        if (s == 2 && x.used[0] && x.used[1]) {
+            int64_t first = at_least((x.inner - start + 1) / 2, 0), stop = ((x.outer - start < reach ? x.outer - start : reach)) / 2;
+            if (stop - first < lanes<T>) first = stop = 0;
+            const int64_t sorted = first + (stop - first) / lanes<T> * lanes<T>;
+            if (phase == 0 && first < sorted) deinterleave(row + index[2 * first], sorted - first, to + first, to + part + first);
+            for (; i < first; ++i) out[i] = index[i * s + phase] < 0 ? T(0) : row[index[i * s + phase]];
+            i = sorted;
+        }
+        for (; i < n; ++i) out[i] = index[i * s + phase] < 0 ? T(0) : row[index[i * s + phase]];
+        for (; i < pitch; ++i) out[i] = T(0);
+    }
+}
+
+// Channels of one image and group, at the positions that outputs [z), [y), [x) read. Pass: axis, band, source_size.
+template <class Pass, class T>
+MEDECONV_INLINE void copy_channels(const Pass& p, const T* channel, int64_t count, Range zs, Range ys, Range xs, T* to) {
+    const ConvAxis &z = p.axis[0], &y = p.axis[1], &x = p.axis[2];
+    const int64_t planes = z.reach(zs.stop - zs.start), rows = y.reach(ys.stop - ys.start), reach = x.reach(xs.stop - xs.start);
+    const int64_t at = xs.start * x.step + (x.inner < x.outer ? x.index[x.inner] - x.inner : 0);
+    const int64_t left = at_least(at, 0), right = at + reach < x.length ? at + reach : x.length;
+    for (int64_t c = 0; c < count; ++c, channel += p.source_size, to += p.band.channel)
+        for (int64_t a = 0; a < planes; ++a) {
+            if (!z.used[a % z.step]) continue;
+            const int32_t slice = z.index[zs.start * z.step + a];
+            for (int64_t b = 0; b < rows; ++b) {
+                if (!y.used[b % y.step]) continue;
+                const int32_t line = y.index[ys.start * y.step + b];
+                T* row = to + a * p.band.plane + b % y.step * x.step * p.band.part + b / y.step * p.band.row;
+                if (slice < 0 || line < 0) {
+                    for (int64_t phase = 0; phase < x.step; ++phase)
+                        if (x.used[phase]) std::memset(row + phase * p.band.part, 0, size_t(p.band.row) * sizeof(T));
+                    continue;
+                }
+                const T* from = channel + (slice * y.length + line) * x.length;
+                // The next channel's row, far enough ahead for memory: rows are too short for the hardware to see them coming.
+                if (c + 1 < count) prefetch_row(from + p.source_size + left, right - left);
+                copy_row(x, from, xs.start * x.step, reach, row, p.band.part, p.band.row);
+            }
+        }
+}
+
+// ---- a tile of channels × vectors, summed over taps
+
+template <class T>
+struct ConvTile {
+    const T* band;                   // at the tile's first position
+    const int32_t* offsets;
+    int64_t taps;
+    const T* weight;                 // [taps][rows]
+    const T* start;                  // per row; null: added to what `out` holds
+    bool relu;
+    T* out;
+    int64_t pitch;
+    int64_t weight_pitch;            // of a tap
+};
+
+// `last` values of the last vector are stored.
+template <int R, int W, class T>
+MEDECONV_NOINLINE void sum_taps(const ConvTile<T>& tile, int64_t x, int64_t last) {
+    constexpr int L = lanes<T>;
+    Vec<T> sum[R * W];
+    unroll<R>([&](auto r) MEDECONV_BODY {
+        const Vec<T> start = tile.start ? splat<T>(tile.start[r]) : Vec<T>{};
+        unroll<W>([&](auto w) MEDECONV_BODY { sum[r * W + w] = start; });
+    });
+    const T *band = tile.band + x, *weight = tile.weight;
+    for (const int32_t *offset = tile.offsets, *end = offset + tile.taps; offset < end; ++offset, weight += tile.weight_pitch) {
+        const T* from = band + *offset;
+        Vec<T> v[W];
+        unroll<W>([&](auto w) MEDECONV_BODY { v[w] = in_register(load_unaligned(from + w * L)); });
+        unroll<R>([&](auto r) MEDECONV_BODY {
+            const Vec<T> t = in_register(splat<T>(weight[r]));
+            unroll<W>([&](auto w) MEDECONV_BODY { sum[r * W + w] += v[w] * t; });
+        });
+    }
+    if (tile.relu) unroll<R * W>([&](auto i) MEDECONV_BODY { sum[i] = sum[i] < Vec<T>{} ? Vec<T>{} : sum[i]; });  // keeps NaN
+    unroll<R>([&](auto r) MEDECONV_BODY {
+        T* to = tile.out + r * tile.pitch + x;
+        if (!tile.start) {
+            unroll<W - 1>([&](auto w) MEDECONV_BODY { sum[r * W + w] += load_unaligned(to + w * L); });
+            sum[r * W + W - 1] += last == L ? load_unaligned(to + (W - 1) * L) : load_first(to + (W - 1) * L, last);
+        }
+        unroll<W - 1>([&](auto w) MEDECONV_BODY { store_unaligned(to + w * L, sum[r * W + w]); });
+        constexpr int end = W - 1;
+        if (last == L) store_unaligned(to + end * L, sum[r * W + end]);
+        else store_first(to + end * L, sum[r * W + end], last);
+    });
+}
+
+template <int R, int W, class T>
+MEDECONV_INLINE void sum_taps_of_width(int64_t width, const ConvTile<T>& tile, int64_t x, int64_t last) {
+    if (width == W) sum_taps<R, W>(tile, x, last);
+    else if constexpr (W > 1) sum_taps_of_width<R, W - 1>(width, tile, x, last);
+}
+
+// Positions [0, n) of a line, in tiles of about the same width.
+template <int R, class T>
+void sum_line(const ConvTile<T>& tile, int64_t n) {
+    constexpr int64_t L = lanes<T>;
+    const int64_t vectors = ceil_div(n, L), tiles = ceil_div(vectors, conv_width<R>);
+    for (int64_t i = 0, v = 0; i < tiles; ++i) {
+        const int64_t stop = vectors * (i + 1) / tiles;
+        sum_taps_of_width<R, conv_width<R>>(stop - v, tile, v * L, stop == vectors ? n - (vectors - 1) * L : L);
+        v = stop;
+    }
+}
+template <class T>
+MEDECONV_INLINE void sum_line(int64_t rows, const ConvTile<T>& tile, int64_t n) {
+    if (rows == 1) sum_line<1>(tile, n);
+    else if (rows == 2) sum_line<2>(tile, n);
+    else if (rows == 4) sum_line<4>(tile, n);
+    else if constexpr (conv_rows == 8) sum_line<8>(tile, n);
+}
+
+// ---- delivery of what was summed in scratch
+
+template <class T>
+MEDECONV_INLINE void stream_row(T* to, const T* from, int64_t n) {
+    constexpr int64_t L = lanes<T>;
+    int64_t i = 0;
+    for (; i < n && reinterpret_cast<uintptr_t>(to + i) % sizeof(Vec<T>); ++i) to[i] = from[i];
+    for (; i + L <= n; i += L) stream(to + i, load_unaligned(from + i));
+    for (; i < n; ++i) to[i] = from[i];
+}
+
+// to[i · phases + phase - crop] = rows[phase · pitch + i] for i in [0, n), as far as it lies in [0, length).
+template <class T>
+MEDECONV_INLINE void interleave(const T* rows, int64_t pitch, int64_t phases, int64_t n, T* to, int64_t crop, int64_t length) {
+    int64_t i = 0;
+    auto one = [&](int64_t at) MEDECONV_BODY {
+        for (int64_t phase = 0; phase < phases; ++phase) {
+            const int64_t place = at * phases + phase - crop;
+            if (place >= 0 && place < length) to[place] = rows[phase * pitch + at];
+        }
+    };
+    if (phases == 2) {
+        constexpr int L = lanes<T>;
+        typename VectorOf<T>::index low{}, high{};
+        for (int k = 0; k < L; ++k) low[k] = k / 2 + k % 2 * L, high[k] = (k + L) / 2 + k % 2 * L;
+        for (; i < n && 2 * i < crop; ++i) one(i);
+        for (; i + L <= n && 2 * (i + L) - crop <= length; i += L) {
+            const Vec<T> a = load_unaligned(rows + i), b = load_unaligned(rows + pitch + i);
+            store_unaligned(to + 2 * i - crop, __builtin_shuffle(a, b, low));
+            store_unaligned(to + 2 * i - crop + L, __builtin_shuffle(a, b, high));
+        }
+    }
+    for (; i < n; ++i) one(i);
+}
+
+// ---- units
+
+template <class T>
+struct ConvScratch {
+    T *band, *results, *start, *packed;
+    DirectSlice<T>* slices;
+    T* aside;
+    int64_t pitch;                   // of a row of results
+    int64_t total;
+};
+template <class T>
+ConvScratch<T> conv_buffers(const ConvPass<T>& p, T* scratch) {
+    constexpr int64_t L = lanes<T>, line = 64 / int64_t(sizeof(T));
+    const int64_t slack = 8 * L + p.axis[2].span;   // what vectors read beyond the last row
+    ConvScratch<T> s{};
+    auto take = [&](int64_t elements) MEDECONV_BODY {
+        T* at = scratch + s.total;
+        s.total += ceil_div(elements, line) * line;
+        return at;
+    };
+    s.band = take(p.shared ? 0 : p.sources * p.band.channel + slack);
+    const int64_t x = p.axis[2].block, y = p.axis[1].block;
+    const int64_t length = p.band.flat ? (y - 1) * p.band.row + x : p.stream ? x * y : x;
+    s.pitch = (ceil_div(length + L, line) | 1) * line;
+    s.results = take((p.toeplitz ? tile_rows : conv_rows * (p.merged[2] > 1 ? 1 : p.axis[2].phases)) * s.pitch);
+    s.start = take(conv_rows);
+    s.packed = take(!p.shared ? 0 : p.sources * p.variant_taps * conv_rows);
+    if (p.toeplitz) {
+        s.aside = take(tile_rows * tile_vectors * L);
+        s.slices = reinterpret_cast<DirectSlice<T>*>(take(p.sources * p.z_taps * int64_t(sizeof(DirectSlice<T>) / sizeof(T))));
+    }
+    return s;
+}
+
+// Where a block's packed weights lie: for every variant in turn, those of its group's blocks.
+template <class T>
+struct ConvPacked {
+    T* base;
+    int64_t rows, rows_before;       // of all blocks; of those before
+    MEDECONV_INLINE T* variant(const ConvPass<T>& p, const ConvVariant& v) const {
+        return base + p.sources * (v.packed_before * rows + v.taps * rows_before);
+    }
+};
+
+template <class T>
+MEDECONV_NOINLINE void pack_block(const ConvPass<T>& p, int64_t group, int64_t block_number, const ConvPacked<T>& packed) {
+    const ConvBlock& block = p.blocks[block_number];
+    const int64_t merged = p.merged[0] * p.merged[1] * p.merged[2];
+    const int64_t variants = p.axis[0].phases / p.merged[0] * (p.axis[1].phases / p.merged[1]) * (p.axis[2].phases / p.merged[2]);
+    const T* const weight = p.weight + group * p.group_stride + block.first * p.destination_stride;
+    for (int64_t v = 0; v < variants; ++v) {
+        const ConvVariant& variant = p.variants[v];
+        T* to = packed.variant(p, variant);
+        for (int64_t c = 0; c < p.sources; ++c)
+            for (int64_t t = 0; t < variant.taps; ++t, to += block.rows) {
+                int64_t row = 0;
+                for (int64_t o = 0; o < block.channels; ++o)
+                    for (int64_t m = 0; m < merged; ++m, ++row) {
+                        const int32_t at = variant.weights[t * merged + m];
+                        to[row] = at < 0 ? T(0) : weight[o * p.destination_stride + c * p.source_stride + at];
+                    }
+                for (; row < block.rows; ++row) to[row] = T(0);
+            }
+    }
+}
+// One block of channels at the positions of a band.
+template <class T>
+MEDECONV_NOINLINE void sum_block(const ConvPass<T>& p, const ConvScratch<T>& s, int64_t image, int64_t group, const ConvBlock& block,
+                                 const T* band, const ConvPacked<const T>& packed, Range zs, Range ys, Range xs) {
+    const ConvAxis &z = p.axis[0], &y = p.axis[1], &x = p.axis[2];
+    const int64_t merged = p.merged[0] * p.merged[1] * p.merged[2];
+    const int64_t width = xs.stop - xs.start, height = ys.stop - ys.start;
+    const int64_t left_z = z.phases / p.merged[0], left_y = y.phases / p.merged[1], left_x = x.phases / p.merged[2];
+    const int64_t lines = p.band.flat ? 1 : height, length = p.band.flat ? (height - 1) * p.band.row + width : width;
+    const int64_t row_size = x.destination, slice_size = y.destination * row_size;
+    const int64_t first = group * p.destinations + block.first;
+    T* const destination = p.destination + (image * p.groups * p.destinations + first) * p.destination_size;
+    for (int64_t r = 0; r < block.rows; ++r) s.start[r] = p.bias && r < block.channels * merged ? p.bias[first + r / merged] : T(0);
+    const bool straight = !p.band.flat && !p.stream && x.phases == 1 && merged == 1 && block.channels == block.rows;
+
+    for (int64_t qz = zs.start; qz < zs.stop; ++qz)
+        for (int64_t line = 0; line < lines; ++line)
+            for (int64_t pz = 0; pz < left_z; ++pz)
+                for (int64_t py = 0; py < left_y; ++py) {
+                    const int64_t qy = ys.start + line;
+                    const int64_t to_z = qz * z.phases + pz - z.crop, to_y = qy * y.phases + py - y.crop;
+                    // Merged phases are looked at one by one below; a flat band's lines too.
+                    if (left_z > 1 && (to_z < 0 || to_z >= z.destination)) continue;
+                    if (!p.band.flat && left_y > 1 && (to_y < 0 || to_y >= y.destination)) continue;
+                    for (int64_t px = 0; px < left_x; ++px) {
+                        const ConvVariant& v = p.variants[(pz * left_y + py) * left_x + px];
+                        ConvTile<T> tile{band + (qz - zs.start) * z.step * p.band.plane + line * p.band.row, v.offsets, p.sources * v.taps,
+                                         packed.base + p.sources * (v.packed_before * packed.rows + v.taps * packed.rows_before), s.start,
+                                         p.relu, s.results + px * block.rows * s.pitch, s.pitch, block.rows};
+                        if (straight) {
+                            tile.out = destination + to_z * slice_size + to_y * row_size + xs.start;
+                            tile.pitch = p.destination_size;
+                        } else if (p.stream) {
+                            tile.out = s.results + line * width;
+                        }
+                        sum_line(block.rows, tile, length);
+                    }
+                    if (straight) continue;
+                    if (p.stream) {
+                        if (line + 1 < lines) continue;
+                        T* to = destination + to_z * slice_size + ys.start * row_size + xs.start;
+                        for (int64_t o = 0; o < block.channels; ++o) stream_row(to + o * p.destination_size, s.results + o * s.pitch, lines * width);
+                        continue;
+                    }
+                    for (int64_t o = 0; o < block.channels; ++o)
+                        for (int64_t mz = 0; mz < p.merged[0]; ++mz)
+                            for (int64_t my = 0; my < p.merged[1]; ++my) {
+                                const int64_t at_z = qz * z.phases + pz + mz - z.crop;
+                                if (at_z < 0 || at_z >= z.destination) continue;
+                                // One x phase per row of results if they are merged, else per run of rows.
+                                const int64_t row = (o * p.merged[0] + mz) * p.merged[1] + my;
+                                const T* from = s.results + (left_x > 1 ? row : row * p.merged[2]) * s.pitch;
+                                const int64_t phase_pitch = (left_x > 1 ? block.rows : 1) * s.pitch;
+                                for (int64_t i = 0; i < (p.band.flat ? height : 1); ++i) {
+                                    const int64_t at_y = (qy + i) * y.phases + py + my - y.crop;
+                                    if (at_y < 0 || at_y >= y.destination) continue;
+                                    interleave(from + i * p.band.row, phase_pitch, x.phases, width,
+                                               destination + o * p.destination_size + at_z * slice_size + at_y * row_size,
+                                               x.crop - xs.start * x.phases, x.destination);
+                                }
+                            }
+                }
+}
+
+// Rows of the only channel of a group, from the weights' Toeplitz matrix in y.
+template <class T>
+MEDECONV_NOINLINE void sum_rows(const ConvPass<T>& p, const ConvScratch<T>& s, int64_t image, int64_t group, const T* band, Range zs,
+                                Range ys, Range xs) {
+    constexpr int64_t terms = terms_at_once;
+    const ConvAxis &z = p.axis[0], &y = p.axis[1], &x = p.axis[2];
+    const int64_t kernel = p.y_taps * p.x_taps, width = xs.stop - xs.start;
+    T* const destination = p.destination + (image * p.groups + group) * p.destination_size;
+    const T bias = p.bias ? p.bias[group] : T(0);
+    DirectTile<T> tile{s.slices, p.sources * p.z_taps, at_least(terms / kernel, 1), p.band.row, 0, p.y_taps, p.x_taps, s.results, s.pitch,
+                       s.aside};
+    for (int64_t qz = zs.start; qz < zs.stop; ++qz)
+        for (int64_t qy = ys.start; qy < ys.stop; qy += tile_rows) {
+            for (int64_t c = 0, i = 0; c < p.sources; ++c)
+                for (int64_t t = 0; t < p.z_taps; ++t, ++i)
+                    s.slices[i] = {band + c * p.band.channel + ((qz - zs.start) * z.step + t * p.z_step) * p.band.plane +
+                                       (qy - ys.start) * p.band.row,
+                                   p.packed + (group * p.sources * p.z_taps + i) * kernel};
+            tile.rows = ys.stop - qy < tile_rows ? ys.stop - qy : tile_rows;
+            sum_tiles<false>(tile, ceil_div(width, lanes<T>) * lanes<T>);
+            for (int64_t r = 0; r < tile.rows; ++r) {
+                const T* from = s.results + r * s.pitch;
+                T* to = destination + (qz * y.destination + qy + r) * x.destination + xs.start;
+                if (p.relu)
+                    for (int64_t i = 0; i < width; ++i) {
+                        const T value = from[i] + bias;
+                        to[i] = value < T(0) ? T(0) : value;
+                    }
+                else
+                    for (int64_t i = 0; i < width; ++i) to[i] = from[i] + bias;
+            }
+        }
+}
+
+template <class T>
+void direct_unit(const ConvPass<T>& p, int64_t unit, T* scratch) {
+    const ConvScratch<T> s = conv_buffers(p, scratch);
+    const ConvAxis &z = p.axis[0], &y = p.axis[1], &x = p.axis[2];
+    if (p.shared) {
+        const int64_t group = unit / p.block_count, number = unit % p.block_count;
+        const ConvBlock& block = p.blocks[number];
+        const Range all[3] = {{0, z.count}, {0, y.count}, {0, x.count}};
+        pack_block(p, group, number, ConvPacked<T>{s.packed, block.rows, 0});
+        for (int64_t image = 0; image < p.batch; ++image)
+            sum_block(p, s, image, group, block, p.bands + (image * p.groups + group) * p.sources * p.band.channel,
+                      ConvPacked<const T>{s.packed, block.rows, 0}, all[0], all[1], all[2]);
+        return;
+    }
+    const int64_t position = unit % p.positions(), group = unit / p.positions() % p.groups, image = unit / p.positions() / p.groups;
+    auto range = [](const ConvAxis& axis, int64_t block) MEDECONV_BODY { return Range{block * axis.block, axis.stop(block * axis.block)}; };
+    const Range xs = range(x, position % x.blocks()), ys = range(y, position / x.blocks() % y.blocks());
+    const Range zs = range(z, position / x.blocks() / y.blocks());
+    copy_channels(p, p.source + (image * p.groups + group) * p.sources * p.source_size, p.sources, zs, ys, xs, s.band);
+    if (p.toeplitz) {
+        sum_rows(p, s, image, group, s.band, zs, ys, xs);
+        return;
+    }
+    for (int64_t b = 0; b < p.block_count; ++b)
+        sum_block(p, s, image, group, p.blocks[b], s.band,
+                  ConvPacked<const T>{p.packed + group * p.group_packed(), p.block_rows, p.blocks[b].rows_before}, zs, ys, xs);
+    if (p.stream) stream_fence();
+}
+
+}  // namespace
+}  // namespace medeconv::MEDECONV_ISA_NS

@@ -1,0 +1,208 @@
+"""What every function of this package does around a backend's kernel: operands, result, empty shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from .. import _arrays, _validate, backends
+from .._threads import resolve_num_threads
+from ._geometry import Layer
+
+
+class Call:
+    """One call's backend, threads and dtype, and the arrays that it was given.
+
+    Parameters
+    ----------
+    first : array_like
+        The argument that decides about the result's kind and dtype.
+    name : str
+        Its name.
+    exact, backend, num_threads
+        As the public functions take them.
+    """
+
+    def __init__(self, first: Any, name: str, exact: Any, backend: Any, num_threads: Any) -> None:
+        self.exact = _validate.flag(exact, "exact")
+        self.kernels = _with_convolution(backends.resolve(backend))
+        # Resolved by the backend again: here, so that a bad number is refused for empty arrays too.
+        resolve_num_threads(num_threads)
+        self.num_threads = num_threads
+        array, self._restore = _arrays.to_numpy(first, name)
+        self.dtype = _arrays.result_dtype(array.dtype)
+        self._given: dict[str, np.ndarray] = {name: array}
+
+    def operand(self, value: Any, name: str) -> np.ndarray:
+        """The array of an argument, as it came; its dtype does not promote."""
+        if name not in self._given:
+            self._given[name] = _arrays.to_numpy(value, name)[0]
+        return self._given[name]
+
+    def bias(self, value: Any, channels: int) -> np.ndarray | None:
+        if value is None:
+            return None
+        array = self.operand(value, "bias")
+        if array.shape != (channels,):
+            raise ValueError(
+                f"bias: got shape {array.shape}, expected ({channels},), one value per output channel"
+            )
+        if array.dtype.kind == "f" and all(self._given[n].dtype.kind != "f" for n in ("x", "w")):
+            raise TypeError(
+                f"bias: got {array.dtype} with x of {self._given['x'].dtype} and w of "
+                f"{self._given['w'].dtype}, expected integers as they are, or a w of floats"
+            )
+        return self.ready("bias")
+
+    def ready(self, name: str) -> np.ndarray:
+        """An argument as the kernels want it."""
+        return _arrays.computable(self._given[name], self.dtype)
+
+    def result(self, out: Any, shape: tuple[int, ...]) -> tuple[np.ndarray, Any]:
+        """Where the kernel writes, and what the caller gets: the same memory."""
+        if out is None:
+            array = self.kernels.empty(shape, self.dtype)
+            return array, self._restore(array)
+        return _destination(out, shape, self.dtype, self._given), out
+
+    def _plan(self, layer: Layer) -> Any:
+        return self.kernels.ConvPlan(
+            layer.input_shape,
+            layer.weight_shape,
+            layer.stride,
+            layer.padding,
+            layer.dilation,
+            layer.groups,
+            layer.padding_mode,
+            self.dtype,
+            self.exact,
+        )
+
+    def forward(
+        self,
+        layer: Layer,
+        x: np.ndarray,
+        w: np.ndarray,
+        bias: np.ndarray | None,
+        out: np.ndarray,
+        relu: bool = False,
+    ) -> None:
+        """`layer` applied to `x`, into `out`."""
+        x, out = x.reshape(layer.input_shape), out.reshape(layer.output_shape)
+        if layer.is_empty:
+            _fill(out, bias, relu)
+            return
+        whole = out
+        if any(layer.beyond):
+            whole = self.kernels.empty(layer.plan_output_shape, self.dtype)
+        self._plan(layer).forward(x, w, bias, whole, relu=relu, num_threads=self.num_threads)
+        if whole is not out:
+            out[...] = whole[_corner(layer)]
+
+    def adjoint(
+        self,
+        layer: Layer,
+        y: np.ndarray,
+        w: np.ndarray,
+        bias: np.ndarray | None,
+        out: np.ndarray,
+        relu: bool = False,
+    ) -> None:
+        """The transpose of `layer` applied to `y`, into `out`."""
+        out = out.reshape(layer.input_shape)
+        if layer.is_empty:
+            _fill(out, bias, relu)
+            return
+        y = self._extended(layer, y)
+        self._plan(layer).input_grad(y, w, bias, out, relu=relu, num_threads=self.num_threads)
+
+    def weight_grad(self, layer: Layer, y: np.ndarray, x: np.ndarray, out: np.ndarray) -> None:
+        """The gradient of <`layer` applied to `x`, `y`> to the weight, into `out`."""
+        if layer.is_empty:
+            out[...] = 0
+            return
+        y = self._extended(layer, y)
+        x = x.reshape(layer.input_shape)
+        self._plan(layer).weight_grad(y, x, out, num_threads=self.num_threads)
+
+    def _extended(self, layer: Layer, y: np.ndarray) -> np.ndarray:
+        y = y.reshape(layer.output_shape)
+        if not any(layer.beyond):
+            return y
+        whole = np.zeros(layer.plan_output_shape, self.dtype)
+        whole[_corner(layer)] = y
+        return whole
+
+
+def _with_convolution(kernels: ModuleType) -> ModuleType:
+    if not hasattr(kernels, "ConvPlan"):
+        raise NotImplementedError(
+            f"backend: {kernels.NAME!r} has no ConvPlan in this version of medeconv_fast"
+        )
+    return kernels
+
+
+def _corner(layer: Layer) -> tuple[slice, ...]:
+    return tuple(slice(0, n) for n in layer.output_shape)
+
+
+def _fill(out: np.ndarray, bias: np.ndarray | None, relu: bool) -> None:
+    """A sum without terms is zero; the bias stays."""
+    out[...] = 0 if bias is None else bias.reshape(1, -1, *(1,) * (out.ndim - 2))
+    if relu:
+        np.maximum(out, 0, out=out)
+
+
+def _destination(
+    out: Any, shape: tuple[int, ...], dtype: np.dtype, given: Mapping[str, np.ndarray]
+) -> np.ndarray:
+    """The memory of `out`, which must be fit to be written by a kernel."""
+    expected = f"expected a C-contiguous, writable array of shape {shape} and dtype {dtype}"
+    if type(out).__module__.partition(".")[0] == "torch" and hasattr(out, "requires_grad"):
+        if out.requires_grad:
+            raise TypeError("out: got a torch tensor that requires a gradient, which is not followed")
+        if out.device.type != "cpu":
+            _arrays.to_numpy(out, "out")  # refuses it, as any other argument there
+        try:
+            array = out.numpy()  # not through DLPack, which may say that the memory is read-only
+        except (RuntimeError, TypeError) as error:
+            raise TypeError(
+                f"out: the tensor has no memory to be written to ({error}), {expected}"
+            ) from error
+    elif isinstance(out, np.ndarray) and not isinstance(out, np.ma.MaskedArray):
+        array = np.asarray(out)
+    else:
+        raise TypeError(f"out: got {_validate.shown(out)}, {expected}")
+    if array.dtype != dtype or not array.dtype.isnative:
+        raise TypeError(f"out: got dtype {array.dtype}, {expected}")
+    if array.shape != shape:
+        raise ValueError(f"out: got shape {array.shape}, {expected}")
+    flags = array.flags
+    if not (flags.c_contiguous and flags.aligned and flags.writeable):
+        got = [
+            text
+            for text, wrong in (
+                ("not C-contiguous", not flags.c_contiguous),
+                ("misaligned", not flags.aligned),
+                ("read-only", not flags.writeable),
+            )
+            if wrong
+        ]
+        raise ValueError(f"out: got an array that is {' and '.join(got)}, {expected}")
+    for name, operand in given.items():
+        if _overlap(array, operand):
+            raise ValueError(f"out: shares memory with {name}, expected memory of its own")
+    return array
+
+
+_EFFORT: Any = 1000  # candidates that np.shares_memory may try: microseconds
+
+
+def _overlap(one: np.ndarray, other: np.ndarray) -> bool:
+    try:
+        return np.shares_memory(one, other, max_work=_EFFORT)
+    except np.exceptions.TooHardError:  # strides so odd that only a search could tell
+        return True
