@@ -285,14 +285,17 @@ void bind_separable(py::module_& m, const std::string& suffix) {
     using Plan = SeparablePlan<T>;
     bind_array_engine<T, Plan>(m, "Separable", suffix)
         .def("filters",
-             [](const Plan& plan, const std::vector<std::vector<T>>& taps, const std::vector<int64_t>& centre) {
-                 if (taps.empty() || taps.size() > 3 || taps.size() != centre.size())
-                     throw std::invalid_argument("taps: expected one filter per axis, 1 to 3 of them, and a centre for each");
-                 std::array<std::vector<T>, 3> all{{{T(1)}, {T(1)}, {T(1)}}};
-                 for (size_t i = 0; i < taps.size(); ++i) all[3 - taps.size() + i] = taps[i];
+             [](const Plan& plan, const std::vector<std::vector<std::vector<T>>>& terms, const std::vector<int64_t>& centre) {
+                 std::vector<typename Plan::Taps> all;
+                 for (const auto& taps : terms) {
+                     if (taps.empty() || taps.size() > 3 || taps.size() != centre.size())
+                         throw std::invalid_argument("terms: expected one filter per axis, 1 to 3 of them, and a centre for each");
+                     all.push_back({{{T(1)}, {T(1)}, {T(1)}}});
+                     for (size_t i = 0; i < taps.size(); ++i) all.back()[3 - taps.size() + i] = taps[i];
+                 }
                  return std::make_shared<typename Plan::Filters>(plan.filters(all, zeros3(centre)));
              },
-             py::arg("taps"), py::arg("centre"));
+             py::arg("terms"), py::arg("centre"));
 }
 
 template <class T>

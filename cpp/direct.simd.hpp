@@ -166,7 +166,7 @@ template <class T>
 MEDECONV_INLINE void prefetch_operands(const DirectPass<T>& p, int64_t at, int64_t n) {
     constexpr int64_t line = 64 / int64_t(sizeof(T));
     const Operands<T>& o = p.operands;
-    const T* const reads[] = {o.image, o.weights, o.estimate, o.gain, o.factor, o.damping, o.held_out, o.previous};
+    const T* const reads[] = {o.image, o.weights, o.estimate, o.gain, o.factor, o.damping, o.held_out, o.previous, o.partial};
     const T* const writes[] = {o.out, o.extrapolated, o.change, p.kept};
     for (const T* read : reads)
         for (int64_t i = 0; read && i < n; i += line) __builtin_prefetch(read + at + i, 0, 2);

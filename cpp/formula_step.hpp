@@ -22,6 +22,8 @@ MEDECONV_INLINE V formula_step(const Operands<T>& o, V c, const Numbers<V>& numb
     constexpr bool of_estimate = formula == Formula::multiply || formula == Formula::add;
     const V one = (number.eps - number.eps) + T(1);
     V change = one - one;
+    if constexpr (!plain)
+        if (o.partial) c = c + get(o.partial);
     if constexpr (of_image) {
         const V image = get(o.image), weight = o.weights ? get(o.weights) : one, blurred = c;
         c = formula == Formula::ratio ? ratio<V>(c, image, number.background, number.eps) : residual<V>(c, image, number.background);

@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <stdexcept>
+#include <utility>
 
 #include "separable_plan.hpp"
 #include "sums.hpp"
@@ -20,15 +21,21 @@ SeparablePlan<T>::SeparablePlan(Box estimate, Box image, bool periodic)
     : estimate_box(estimate), image_box(image), kernels_(separable_kernels<T>()), periodic_(periodic) {}
 
 template <class T>
-typename SeparablePlan<T>::Filters SeparablePlan<T>::filters(const std::array<std::vector<T>, 3>& taps, Shape centre) const {
+typename SeparablePlan<T>::Filters SeparablePlan<T>::filters(const std::vector<Taps>& terms, Shape centre) const {
+    if (terms.empty()) throw std::invalid_argument("taps: expected at least one term");
     Filters made;
-    for (size_t a = 0; a < 3; ++a) {
-        const int64_t k = int64_t(taps[a].size());
-        if (k < 1 || centre[a] < 0 || centre[a] >= k) throw std::invalid_argument("taps: the centre must lie among them");
-        made.taps[a] = k, made.centre[a] = centre[a];
-        made.adjoint[a] = taps[a];
-        made.forward[a].assign(taps[a].rbegin(), taps[a].rend());
-        made.symmetric[a] = made.forward[a] == made.adjoint[a];
+    for (const Taps& taps : terms) {
+        Term term;
+        for (size_t a = 0; a < 3; ++a) {
+            const int64_t k = int64_t(taps[a].size());
+            if (k < 1 || centre[a] < 0 || centre[a] >= k) throw std::invalid_argument("taps: the centre must lie among them");
+            if (!made.terms.empty() && made.taps[a] != k) throw std::invalid_argument("taps: all terms must have the same shape");
+            made.taps[a] = k, made.centre[a] = centre[a];
+            term.adjoint[a] = taps[a];
+            term.forward[a].assign(taps[a].rbegin(), taps[a].rend());
+            term.symmetric[a] = term.forward[a] == term.adjoint[a];
+        }
+        made.terms.push_back(std::move(term));
     }
     return made;
 }
@@ -36,14 +43,30 @@ typename SeparablePlan<T>::Filters SeparablePlan<T>::filters(const std::array<st
 template <class T>
 void SeparablePlan<T>::sweep(const T* input, T* result, const Filters& filters, bool adjoint, Formula formula,
                              const Operands<T>& operands, int threads, const Poll& poll) const {
+    Operands<T> last = operands;
+    Buffer<T> sum;  // of all terms but the last, which the formula then takes with it
+    for (size_t i = 0; i + 1 < filters.terms.size(); ++i) {
+        if (!sum) sum = acquire<T>(largest_box());
+        Operands<T> summing;
+        summing.out = sum.get();
+        summing.partial = i ? sum.get() : nullptr;
+        apply(input, nullptr, filters, filters.terms[i], adjoint, Formula::copy, summing, threads, poll);
+        last.partial = sum.get();
+    }
+    apply(input, result, filters, filters.terms.back(), adjoint, formula, last, threads, poll);
+}
+
+template <class T>
+void SeparablePlan<T>::apply(const T* input, T* result, const Filters& filters, const Term& term, bool adjoint, Formula formula,
+                             const Operands<T>& operands, int threads, const Poll& poll) const {
     const Box& from = adjoint ? image_box : estimate_box;
     const Box& to = adjoint ? estimate_box : image_box;
     auto axis = [&](size_t a) {
         // y[i] = sum_j h[j] x[i - (j - c)]; its transpose reads at i + (j - c)
         const int64_t before = adjoint ? filters.centre[a] : filters.taps[a] - 1 - filters.centre[a];
-        const T* weight = (adjoint ? filters.adjoint : filters.forward)[a].data();
+        const T* weight = (adjoint ? term.adjoint : term.forward)[a].data();
         return AxisFilter<T>{extent(from[a]), extent(to[a]), to[a].start - from[a].start - before, filters.taps[a], weight,
-                             filters.symmetric[a]};
+                             term.symmetric[a]};
     };
     SeparablePass<T> pass{axis(0), axis(1), axis(2), periodic_, input, result, formula, operands, 0};
     // The rows that the y filter reads beyond a band are read again by the next one, so bands are as wide as the ring and the

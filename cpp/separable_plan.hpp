@@ -18,13 +18,17 @@ public:
 
     Box estimate_box, image_box;
 
-    // `taps[a]`, centred at `centre[a]`: psf[z, y, x] = taps[0][z] taps[1][y] taps[2][x].
-    struct Filters {
-        std::array<std::vector<T>, 3> forward, adjoint;   // as AxisFilter's weight
-        std::array<int64_t, 3> taps, centre;
+    using Taps = std::array<std::vector<T>, 3>;
+    struct Term {
+        Taps forward, adjoint;                            // as AxisFilter's weight
         std::array<bool, 3> symmetric;
     };
-    Filters filters(const std::array<std::vector<T>, 3>& taps, Shape centre) const;
+    struct Filters {
+        std::vector<Term> terms;
+        std::array<int64_t, 3> taps, centre;
+    };
+    // psf[z, y, x] = sum over terms of taps[0][z] taps[1][y] taps[2][x], each as long as the others' and centred at `centre`.
+    Filters filters(const std::vector<Taps>& terms, Shape centre) const;
 
     // `result`: kept, destination-shaped, must not overlap `input`; null: not kept.
     void sweep(const T* input, T* result, const Filters& filters, bool adjoint, Formula formula, const Operands<T>& operands,
@@ -32,6 +36,8 @@ public:
     int64_t largest_box() const;
 
 private:
+    void apply(const T* input, T* result, const Filters& filters, const Term& term, bool adjoint, Formula formula,
+               const Operands<T>& operands, int threads, const Poll& poll) const;
     const SeparableKernels<T>& kernels_;
     bool periodic_;
 };

@@ -23,6 +23,7 @@ LAYERS = [
     {"psf", "preprocess", "io", "metrics"},
     {"backends"},
     {"_costs"},
+    {"_taps"},
     {"_blur", "_convolution"},
     {"_planner"},
     {"algorithms", "ops"},
@@ -194,9 +195,12 @@ INTERFACE = [
     "SeparablePlan",
     "DirectPlan",
     "OverlapPlan",
+    "ConvPlan",
     "pad",
     "fold",
     "apply_formula",
+    "sum_channels",
+    "empty",
 ]
 
 

@@ -1,10 +1,14 @@
 """The separable engine against the dense matrix, against the spectral engine, and the choice between them."""
 
+import pickle
+from itertools import pairwise
+
 import numpy as np
 import pytest
+from scipy import ndimage
 
 import medeconv_fast as mf
-from medeconv_fast import _blur
+from medeconv_fast import _taps
 
 BOUNDARIES = ["extended", "zero", "reflect", "nearest", "mirror", "wrap"]
 CASES = [
@@ -104,7 +108,7 @@ def test_separable_refuses_other_psfs(rng):
 @pytest.mark.parametrize("shape", [(5,), (4, 7), (3, 8, 5)])
 def test_product_is_detected_to_rounding(shape, dtype):
     psf = product_psf(shape).astype(dtype)
-    lines = _blur.product_taps(psf)
+    lines = _taps.product_taps(psf)
     product = np.ones(())
     for line in lines:
         product = np.multiply.outer(product, line.astype(float))
@@ -112,7 +116,7 @@ def test_product_is_detected_to_rounding(shape, dtype):
     assert product.sum() == pytest.approx(float(psf.sum(dtype=float)), rel=8 * float(np.finfo(dtype).eps))
     if len(shape) > 1:
         psf[(0,) * len(shape)] *= 1.001
-        assert _blur.product_taps(psf) is None
+        assert _taps.product_taps(psf) is None
 
 
 @pytest.mark.parametrize("boundary", BOUNDARIES)
@@ -131,3 +135,68 @@ def test_symmetric_taps(shape, taps, boundary, dtype, tol, relative_error, rng):
     x, y = rng.standard_normal(a.estimate_shape).astype(dtype), rng.standard_normal(shape).astype(dtype)
     assert relative_error(a.forward(x), b.forward(x.astype(float))) < tol("forward", dtype)
     assert relative_error(a.adjoint(y), b.adjoint(y.astype(float))) < tol("forward", dtype)
+
+
+def tilted(shape, tilt=0.35):
+    """A Gaussian whose axes are not the grid's: no product of filters, but close to a short sum of them."""
+    axes = np.meshgrid(*(np.arange(k) - k // 2 for k in shape), indexing="ij")
+    form = 0.25 * sum(a.astype(float) ** 2 for a in axes)
+    for a, b in pairwise(axes):
+        form += tilt * 0.25 * a * b
+    return np.exp(-form)
+
+
+@pytest.mark.parametrize("boundary", ["extended", "zero", "reflect", "wrap"])
+@pytest.mark.parametrize(
+    ("shape", "taps"), [((14, 15, 33), (5, 7, 6)), ((31, 40), (9, 8)), ((1, 20, 17), (1, 5, 5))]
+)
+def test_sum_of_products(shape, taps, boundary, backend, dtype, rng, tol, relative_error, dense_blur):
+    """The operator is exactly that of `Blur.psf`, its transpose included, and that as close as asked for."""
+    psf = tilted(taps)
+    blur = mf.Blur(psf, shape, boundary=boundary, engine=("separable", 1e-2), backend=backend)
+    assert blur.engine == "separable" and "products of filters; they leave out" in blur.explain()
+    given = psf / psf.sum()
+    assert 0 < np.abs(blur.psf - given).sum() <= 1e-2
+    assert abs(blur.psf.sum() - 1) < 1e-12
+    matrix, estimate_shape, _ = dense_blur(blur.psf, shape, boundary)
+    x = rng.random(estimate_shape).astype(dtype)
+    y = rng.random(shape).astype(dtype)
+    forward, adjoint = blur.forward(x), blur.adjoint(y)
+    assert relative_error(forward, (matrix @ x.ravel()).reshape(shape)) < tol("forward", dtype)
+    assert relative_error(adjoint, (matrix.T @ y.ravel()).reshape(estimate_shape)) < tol("forward", dtype)
+    left, right = np.vdot(forward, y.astype(np.float64)), np.vdot(x, adjoint.astype(np.float64))
+    assert abs(left - right) < tol("adjoint", dtype) * np.linalg.norm(x) * np.linalg.norm(y)
+    ratio, sums = blur.sweep(x, "ratio", image=y, eps=1e-3, return_sums=True)
+    model = np.maximum((matrix @ x.ravel()).reshape(shape), 1e-3)
+    assert relative_error(ratio, y / model) < tol("formula", dtype)
+    assert sums["squared_residual"] == pytest.approx(((y - model) ** 2).sum(), rel=tol("sums", dtype))
+    copy = pickle.loads(pickle.dumps(blur))
+    np.testing.assert_array_equal(copy.psf, blur.psf)
+    np.testing.assert_array_equal(copy.forward(x), forward)
+
+
+def test_two_gaussians_are_two_products(rng):
+    """A core and a halo, as many point spread functions have them."""
+    core, halo = (mf.psf.gaussian(fwhm=(f, f, f), voxel_size=(1, 1, 1), shape=(15, 15, 15)) for f in (2, 6))
+    blur = mf.Blur(core + 0.3 * halo, (20, 20, 20), engine=("separable", 1e-6))
+    assert ", 2 products" in blur.explain()
+
+
+def test_restoration_with_a_sum_of_products(backend, rng, relative_error):
+    psf = tilted((5, 7, 7))
+    truth = ndimage.gaussian_filter(rng.random((16, 24, 24)), 1.5) * 100
+    image = mf.Blur(psf, truth.shape, boundary="reflect").forward(truth)
+    exact = mf.richardson_lucy(image, psf, 10, backend=backend, engine="spectral")
+    close = mf.richardson_lucy(image, psf, 10, backend=backend, engine=("separable", 1e-3))
+    assert 1e-9 < relative_error(close, exact) < 2e-3
+
+
+def test_sum_of_products_refusals(rng):
+    with pytest.raises(ValueError, match=r"engine: got \('separable', 1e-06\), but no sum of at most 8 prod"):
+        mf.Blur(rng.random((9, 9, 9)), (30, 30, 30), engine=("separable", 1e-6))
+    with pytest.raises(ValueError, match=r"engine\[1\]: got 2\.0, expected a tolerance between 0 and 1"):
+        mf.Blur(rng.random((3, 3)), (30, 30), engine=("separable", 2.0))
+    with pytest.raises(ValueError, match=r"engine: got \('direct', 0\.1\), expected a name"):
+        mf.Blur(rng.random((3, 3)), (30, 30), engine=("direct", 0.1))
+    with pytest.raises(ValueError, match="takes a short sum of such products"):
+        mf.Blur(rng.random((3, 3)), (30, 30), engine="separable")

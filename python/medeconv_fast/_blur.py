@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 
 from . import _arrays, _costs, _validate, backends
+from ._taps import MOST_TERMS, point_symmetric, product_terms, symmetrised, taps_of
 from ._threads import resolve_num_threads
 
 BOUNDARIES = ("extended", "zero", "reflect", "nearest", "mirror", "wrap")
@@ -63,72 +64,19 @@ Box = tuple[tuple[int, int], ...]
 LONGEST_LINE_PSF = 1 << 15  # a longer one takes one long transform: its segments would not fit the cache
 
 
-def check_engine(engine: Any) -> str:
-    """The engine that a call's ``engine=`` names."""
-    return _validate.choice(engine, "engine", ENGINES)
-
-
-def product_taps(psf: np.ndarray) -> tuple[np.ndarray, ...] | None:
-    """One filter per axis whose outer product is `psf` to within its own rounding, or None."""
-    peak = np.unravel_index(int(np.argmax(np.abs(psf))), psf.shape)
-    highest = float(psf[peak])
-    if highest == 0:
-        return tuple(np.zeros(k, psf.dtype) for k in psf.shape)
-    lines = []
-    for axis in range(psf.ndim):
-        line = psf[tuple(slice(None) if a == axis else int(peak[a]) for a in range(psf.ndim))]
-        lines.append(line.astype(np.float64) / highest)
-    lines[0] = lines[0] * highest
-    product = lines[0]
-    for line in lines[1:]:
-        product = np.multiply.outer(product, line)
-    if float(np.abs(psf - product).max()) > 8 * np.finfo(psf.dtype).eps * abs(highest):
-        return None
-    # The rounded peak is in every line: restore the sum, which an iteration would otherwise see drift.
-    total = float(product.sum())
-    if total != 0:
-        lines[0] = lines[0] * (float(psf.sum(dtype=np.float64)) / total)
-    return tuple(_symmetrised_line(line.astype(psf.dtype)) for line in lines)
-
-
-def _symmetrised_line(line: np.ndarray) -> np.ndarray:
-    """`line` made symmetric where it is so to within its own rounding: two taps then cost one product."""
-    mirrored = line[::-1]
-    tolerance = 8 * np.finfo(line.dtype).eps * float(np.abs(line).max())
-    return (line + mirrored) / 2 if float(np.abs(line - mirrored).max()) <= tolerance else line
-
-
-def symmetrised(psf: np.ndarray) -> tuple[np.ndarray, tuple[int, ...]]:
-    """`psf` made symmetric along z and x where it is so to within its own rounding, and the shape of what is
-    left of its taps when the direct engine adds before it multiplies."""
-    left = list(psf.shape)
-    tolerance = 8 * np.finfo(psf.dtype).eps * float(np.abs(psf).max())
-    for axis in (psf.ndim - 3, psf.ndim - 1):
-        if axis < 0 or psf.shape[axis] == 1:
-            continue
-        mirrored = np.flip(psf, axis)
-        if float(np.abs(psf - mirrored).max()) <= tolerance:
-            psf = (psf + mirrored) / 2
-            left[axis] = (left[axis] + 1) // 2
-    return np.ascontiguousarray(psf), tuple(left)
-
-
-def taps_of(psf: np.ndarray) -> _costs.Taps:
-    """What the cost model needs to know of the PSF's taps."""
-    return _costs.Taps(psf.shape, symmetrised(psf)[1], product_taps(psf) is not None)
-
-
-def point_symmetric(psf: np.ndarray, centre: tuple[int, ...]) -> tuple[np.ndarray, bool]:
-    """`psf`, made exactly symmetric about its centre where it is so to within its own rounding, and whether.
-
-    Its OTF is then real: a spectral sweep moves half as much of it.
-    """
-    if any(k != 2 * c + 1 for k, c in zip(psf.shape, centre, strict=True)):
-        return psf, False
-    mirrored = np.flip(psf)
-    if float(np.abs(psf - mirrored).max()) > 8 * np.finfo(psf.dtype).eps * float(np.abs(psf).max()):
-        return psf, False
-    return np.ascontiguousarray((psf + mirrored) / 2), True
+def check_engine(engine: Any) -> tuple[str, float]:
+    """The engine that a call's ``engine=`` names, and how far its PSF may be from the one given."""
+    if isinstance(engine, tuple):
+        if len(engine) != 2 or engine[0] != "separable":
+            raise ValueError(
+                f"engine: got {engine!r}, expected a name, or ('separable', tolerance) to let the PSF be "
+                "replaced by a short sum of products of filters"
+            )
+        tolerance = _validate.number(engine[1], "engine[1]", minimum=0)
+        if not 0 < tolerance < 1:
+            raise ValueError(f"engine[1]: got {tolerance!r}, expected a tolerance between 0 and 1")
+        return "separable", tolerance
+    return _validate.choice(engine, "engine", ENGINES), 0.0
 
 
 def predicted_costs(taps: _costs.Taps, layout: Geometry) -> dict[str, float]:
@@ -137,15 +85,35 @@ def predicted_costs(taps: _costs.Taps, layout: Geometry) -> dict[str, float]:
     return _costs.predicted_ns(taps, layout.grid, shape, line=is_line(layout))
 
 
+def approximated(psf: np.ndarray, tolerance: float) -> tuple[np.ndarray, list[tuple[np.ndarray, ...]]]:
+    """The shortest sum of products of filters within `tolerance` (see `product_terms`), and its terms."""
+    terms = product_terms(psf, tolerance)
+    if terms is None:
+        raise ValueError(
+            f"engine: got ('separable', {tolerance:g}), but no sum of at most {MOST_TERMS} products of "
+            "filters is that close to the psf; expected a larger tolerance or another engine"
+        )
+    total = np.zeros(psf.shape)
+    for term in terms:
+        product = np.asarray(term[0], np.float64)
+        for line in term[1:]:
+            product = np.multiply.outer(product, line)
+        total += product
+    return total.astype(psf.dtype), terms
+
+
 def choose_engine(engine: str, taps: _costs.Taps, layout: Geometry) -> tuple[str, str]:
     """The engine for these taps and layout, and why. Depends on shapes, PSF and constants only."""
-    if engine == "separable" and not taps.product:
-        raise ValueError("engine: got 'separable', but the psf is not a product of one filter per axis")
+    if engine == "separable" and not taps.terms:
+        raise ValueError(
+            "engine: got 'separable', but the psf is not a product of one filter per axis; "
+            "('separable', tolerance) takes a short sum of such products within a tolerance"
+        )
     if engine != "auto":
         return engine, "as asked for"
     costs = predicted_costs(taps, layout)
     best = min(costs, key=costs.__getitem__)
-    kind = "a product of filters" if taps.product else "not a product of one filter per axis"
+    kind = "a product of filters" if taps.terms == 1 else "not a product of one filter per axis"
     others = ", ".join(f"{name} {cost / costs[best]:.2f}" for name, cost in costs.items() if name != best)
     return best, f"the psf is {kind}; predicted times of the others relative to it: {others}"
 
@@ -214,21 +182,6 @@ def periodic_grid(
         grid.append(n if own or n == 1 else cheap[axis])
         reach.append((0, 0) if own or n == 1 else (k - 1 - c, c))
     return tuple(grid), tuple(reach)
-
-
-def wrapped_taps(
-    psf: np.ndarray, centre: tuple[int, ...], shape: tuple[int, ...]
-) -> tuple[np.ndarray, tuple[int, ...]]:
-    """The PSF that acts like `psf` on a periodic grid of `shape` but is not larger, and its centre."""
-    if all(k <= n for k, n in zip(psf.shape, shape, strict=True)):
-        return psf, centre
-    small = np.zeros([min(k, n) for k, n in zip(psf.shape, shape, strict=True)], psf.dtype)
-    at, new_centre = [], []
-    for k, c, n in zip(psf.shape, centre, shape, strict=True):
-        at.append(np.arange(k) if k <= n else (np.arange(k) - c) % n)
-        new_centre.append(c if k <= n else 0)
-    np.add.at(small, np.ix_(*at), psf)
-    return small, tuple(new_centre)
 
 
 @dataclass(frozen=True)
@@ -304,6 +257,7 @@ class Operator:
         backend: ModuleType,
         num_threads: int | None,
         engine: str = "spectral",
+        terms: list[tuple[np.ndarray, ...]] | None = None,
     ):
         self.layout = layout
         self.boundary = boundary
@@ -317,7 +271,14 @@ class Operator:
             engine, layout, boundary, backend, psf.dtype, symmetric=symmetric
         )
         if engine == "separable":
-            self.transfer = self.plan.transfer(product_taps(used), layout.centre, num_threads)
+            if terms is None:
+                terms = product_terms(used)
+            else:
+                terms = [
+                    tuple(line[t].astype(psf.dtype) for line, t in zip(term, layout.taps, strict=True))
+                    for term in terms
+                ]
+            self.transfer = self.plan.transfer(terms, layout.centre, num_threads)
         elif engine == "direct":
             self.transfer = self.plan.transfer(symmetrised(used)[0], layout.centre, num_threads)
         else:
@@ -412,7 +373,8 @@ class SweepChain:
             Where the result goes as well; under ``multiply`` it may be the estimate itself.
         **operands
             ``ratio``, ``residual``: image, weights, background, and for ``ratio`` eps, damping, held_out,
-            held_out_scale. ``multiply``, ``add``: estimate, gain, factor, change, and for ``add`` step, positive.
+            held_out_scale. ``multiply``, ``add``: estimate, gain, factor, change, and for ``add`` step,
+            positive.
             An array ``change`` gets new - estimate; what an earlier sweep left there enters the sums.
             With an array ``previous`` and a number ``alpha`` the next sweep gets
             max(new + alpha * (new - previous), 0), new being what goes to `out`; an array ``extrapolated``
@@ -490,7 +452,9 @@ class Blur:
     engine : {"auto", "spectral", "separable", "direct"}
         How H is applied: by fused FFT passes; by one filter per axis, for a PSF that is the product of such
         filters (a Gaussian, a box); or as a sum over the taps, for small PSFs. "auto" takes what is predicted
-        to be fastest.
+        to be fastest. ``("separable", tolerance)`` replaces the PSF by the shortest sum, of at most 8 terms,
+        of products of filters that leaves out no more than the share `tolerance` of its absolute values: no
+        blurred value then moves by more than ``tolerance * sum(abs(psf)) * max(abs(image))``.
     backend : {"auto", "cpp", "numba", "reference"}
         What computes it.
     dtype : {None, "float32", "float64"}
@@ -550,7 +514,7 @@ class Blur:
     ) -> None:
         self.shape = _validate.shape(shape, "shape")
         self.boundary = _validate.choice(boundary, "boundary", BOUNDARIES)
-        check_engine(engine)
+        name, self._tolerance = check_engine(engine)
         self._backend = backends.resolve(backend)
         self.backend: str = self._backend.NAME
         if dtype is not None and np.dtype(dtype) not in (np.float32, np.float64):
@@ -563,11 +527,22 @@ class Blur:
         values, self.psf_sum = _arrays.as_psf(
             psf, len(self.shape), normalize=normalize, dtype=self.dtype or np.float64
         )
+        self._given = values
+        self._terms: list[tuple[np.ndarray, ...]] | None = None
+        if self._tolerance:
+            values, self._terms = approximated(values, self._tolerance)
         self.psf = values.view()
         self.psf.flags.writeable = False
         self._layout = geometry(values.shape, self.shape, self.boundary, self._backend)
         taps = taps_of(self.psf[self._layout.taps])
-        self.engine, self._engine_reason = choose_engine(engine, taps, self._layout)
+        if self._terms is not None:
+            taps = taps._replace(terms=len(self._terms))
+        self.engine, self._engine_reason = choose_engine(name, taps, self._layout)
+        if self._terms is not None:
+            left_out = float(np.abs(self._given - self.psf).sum() / np.abs(self._given).sum())
+            self._engine_reason += (
+                f", {taps.terms} products of filters; they leave out {left_out:.2g} of the psf"
+            )
         self._predicted = predicted_costs(taps, self._layout)
         self.estimate_shape = self._layout.estimate_shape
         self.frame = self._layout.frame
@@ -584,13 +559,13 @@ class Blur:
         # Plans are made anew where the copy is used.
         options = {
             "boundary": self.boundary,
-            "engine": self.engine,
+            "engine": (self.engine, self._tolerance) if self._tolerance else self.engine,
             "backend": self.backend,
             "dtype": self.dtype,
             "normalize_psf": False,
             "num_threads": self._num_threads,
         }
-        return _rebuild, (np.array(self.psf), self.shape, options)
+        return _rebuild, (np.array(self._given), self.shape, options)
 
     def _operator(self, dtype: np.dtype) -> Operator:
         dtype = self.dtype or dtype
@@ -598,7 +573,13 @@ class Blur:
             if dtype not in self._operators:
                 psf = _arrays.computable(self.psf, dtype)
                 self._operators[dtype] = Operator(
-                    psf, self._layout, self.boundary, self._backend, self._num_threads, self.engine
+                    psf,
+                    self._layout,
+                    self.boundary,
+                    self._backend,
+                    self._num_threads,
+                    self.engine,
+                    self._terms,
                 )
             return self._operators[dtype]
 
@@ -814,7 +795,11 @@ class Blur:
             ("overlapping segments of the line" if is_line(layout) else f"transform {layout.grid}: {why}")
             if self.engine == "spectral"
             else "no transform: "
-            + ("one filter per axis" if self.engine == "separable" else "a sum over the taps"),
+            + (
+                "one filter per axis" + ("" if self._terms is None else f", {len(self._terms)} times")
+                if self.engine == "separable"
+                else "a sum over the taps"
+            ),
             f"workspace {self.workspace_bytes / 1e6:.1f} MB",
             self._predictions(),
             *self._measurements(),

@@ -15,9 +15,8 @@ from ._blur import (
     choose_engine,
     choose_grid,
     geometry,
-    taps_of,
-    wrapped_taps,
 )
+from ._taps import taps_of, wrapped_taps
 from ._threads import resolve_num_threads
 
 MODES = ("full", "same", "valid")
@@ -132,7 +131,7 @@ def _run(
     work = _same if mode == "same" else _full if mode == "full" else _valid
     kernel, layout, image = work(image, kernel, boundary, engine)
     taps = taps_of(kernel[layout.taps])
-    if kind == "separable" and not taps.product:
+    if kind == "separable" and not taps.terms:
         raise ValueError("method: got 'separable', but b is not a product of one filter per axis")
     if kind == "auto" and math.prod(taps.shape) <= EXACT_TAPS:
         kind = "direct"

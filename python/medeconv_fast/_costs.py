@@ -48,7 +48,7 @@ class Taps(NamedTuple):
 
     shape: tuple[int, ...]
     left: tuple[int, ...]  # after symmetric taps were added in pairs (direct engine)
-    product: bool  # of one filter per axis
+    terms: int  # of a sum of products of one filter per axis; 0: none is known
 
 
 def _bits(n: int) -> float:
@@ -89,10 +89,10 @@ def predicted_ns(
     each, per_product = DIRECT[long]
     products = math.prod(taps.left) * (PAIRS[long] if taps.left[-1] < taps.shape[-1] else 1.0)
     costs = {"spectral": spectral, "direct": _time("direct", each + per_product * products, shape, voxels)}
-    if taps.product:
+    if taps.terms:
         each, per_tap = SEPARABLE[long]
         number = sum(k for k in taps.shape if k > 1)
-        costs["separable"] = _time("separable", each + per_tap * number, shape, voxels)
+        costs["separable"] = taps.terms * _time("separable", each + per_tap * number, shape, voxels)
     return costs
 
 

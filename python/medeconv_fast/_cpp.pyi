@@ -165,7 +165,9 @@ class SeparablePlanF32:
     ) -> None: ...
     def filters(
         self,
-        taps: collections.abc.Sequence[collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex]],
+        terms: collections.abc.Sequence[
+            collections.abc.Sequence[collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex]]
+        ],
         centre: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex],
     ) -> SeparableFiltersF32: ...
 
@@ -200,7 +202,9 @@ class SeparablePlanF64:
     ) -> None: ...
     def filters(
         self,
-        taps: collections.abc.Sequence[collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex]],
+        terms: collections.abc.Sequence[
+            collections.abc.Sequence[collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex]]
+        ],
         centre: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex],
     ) -> SeparableFiltersF64: ...
 

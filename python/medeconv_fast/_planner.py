@@ -11,14 +11,14 @@ import numpy as np
 from . import _arrays, _costs, _validate, backends
 from ._blur import (
     BOUNDARIES,
+    approximated,
     check_engine,
     choose_engine,
     geometry,
     make_plan,
-    point_symmetric,
     predicted_costs,
-    taps_of,
 )
+from ._taps import point_symmetric, taps_of
 from ._threads import resolve_num_threads
 
 _UNITS = {"": 1, "B": 1} | {
@@ -173,7 +173,7 @@ def plan(
     """
     shape = _validate.shape(shape, "shape")
     boundary = _validate.choice(boundary, "boundary", BOUNDARIES)
-    check_engine(engine)
+    name, tolerance = check_engine(engine)
     kernels = backends.resolve(backend)
     try:
         kind = np.dtype(dtype).newbyteorder("=")
@@ -188,10 +188,12 @@ def plan(
     layout = geometry(psf_shape, shape, boundary, kernels)
     if values is None:
         used = tuple(len(range(k)[taps]) for k, taps in zip(psf_shape, layout.taps, strict=True))
-        taps = _costs.Taps(used, used, sum(k > 1 for k in used) <= 1)
+        taps = _costs.Taps(used, used, int(sum(k > 1 for k in used) <= 1))
     else:
         taps = taps_of(values[layout.taps])
-    chosen, reason = choose_engine(engine, taps, layout)
+        if tolerance:
+            taps = taps._replace(terms=len(approximated(values, tolerance)[1]))
+    chosen, reason = choose_engine(name, taps, layout)
     isa = kernels.describe().get("isa")
     predicted = {
         name: _costs.milliseconds(ns, dtype=kind, isa=isa, threads=threads)

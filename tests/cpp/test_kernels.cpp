@@ -328,7 +328,7 @@ void products(const Case& c, bool symmetric, std::mt19937& random) {
     for (size_t i = 0; i < updated.size(); ++i) updated[i] *= double(x[i]);
 
     SeparablePlan<T> plan(estimate_box, image_box, periodic);
-    const auto filters = plan.filters(lines, centre);
+    const auto filters = plan.filters({lines}, centre);
     std::vector<T> first;
     for (int threads : {1, 3}) {
         std::vector<T> blurred(y.size()), kept(y.size()), kept_ratio(y.size()), result(x);

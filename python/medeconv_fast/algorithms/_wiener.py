@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from .. import _arrays, _validate, backends
-from .._blur import check_engine, choose_grid, wrapped_taps
+from .._blur import check_engine, choose_grid
+from .._taps import wrapped_taps
 from .._threads import resolve_num_threads
 from . import _options
 
@@ -109,7 +110,7 @@ def wiener(
             f"expected one of {', '.join(map(repr, BOUNDARIES))}"
         )
     boundary = _validate.choice(boundary, "boundary", BOUNDARIES)
-    if check_engine(engine) in ("separable", "direct"):
+    if check_engine(engine)[0] in ("separable", "direct"):
         raise ValueError(
             f"engine: got {engine!r}, but a Wiener filter needs transforms; expected 'spectral' or 'auto'"
         )

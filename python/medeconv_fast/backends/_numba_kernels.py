@@ -420,3 +420,175 @@ def gcv_sums(spectrum, h2, r2, counts, balances, sums):
                     numerator += counts[j] * g * g * (real * real + imag * imag)
                     denominator += counts[j] * g
         sums[b, 0], sums[b, 1] = numerator, denominator
+
+
+@_kernel
+def _accumulate_four(acc, n, source, at, offsets, weights, first, last):
+    """acc[o * BLOCK + i] += sum over taps first <= t < last of weights[o, t] * source[at + offsets[t] + i].
+
+    Four outputs at a time, in one buffer at constant distances: what is read serves all of them, and the
+    compiler sees that they do not overlap.
+    """
+    w = weights
+    t = first
+    while t + 4 <= last:
+        a0 = source[at + offsets[t] :][:n]
+        a1 = source[at + offsets[t + 1] :][:n]
+        a2 = source[at + offsets[t + 2] :][:n]
+        a3 = source[at + offsets[t + 3] :][:n]
+        w00, w01, w02, w03 = w[0, t], w[0, t + 1], w[0, t + 2], w[0, t + 3]
+        w10, w11, w12, w13 = w[1, t], w[1, t + 1], w[1, t + 2], w[1, t + 3]
+        w20, w21, w22, w23 = w[2, t], w[2, t + 1], w[2, t + 2], w[2, t + 3]
+        w30, w31, w32, w33 = w[3, t], w[3, t + 1], w[3, t + 2], w[3, t + 3]
+        for i in range(n):
+            x0, x1, x2, x3 = a0[i], a1[i], a2[i], a3[i]
+            acc[i] = acc[i] + w00 * x0 + w01 * x1 + w02 * x2 + w03 * x3
+            acc[i + BLOCK] = acc[i + BLOCK] + w10 * x0 + w11 * x1 + w12 * x2 + w13 * x3
+            acc[i + 2 * BLOCK] = acc[i + 2 * BLOCK] + w20 * x0 + w21 * x1 + w22 * x2 + w23 * x3
+            acc[i + 3 * BLOCK] = acc[i + 3 * BLOCK] + w30 * x0 + w31 * x1 + w32 * x2 + w33 * x3
+        t += 4
+    while t < last:
+        a0 = source[at + offsets[t] :][:n]
+        w00, w10, w20, w30 = w[0, t], w[1, t], w[2, t], w[3, t]
+        for i in range(n):
+            x0 = a0[i]
+            acc[i] = acc[i] + w00 * x0
+            acc[i + BLOCK] = acc[i + BLOCK] + w10 * x0
+            acc[i + 2 * BLOCK] = acc[i + 2 * BLOCK] + w20 * x0
+            acc[i + 3 * BLOCK] = acc[i + 3 * BLOCK] + w30 * x0
+        t += 1
+
+
+@_kernel
+def _four_lines(lines, length, source, at, offsets, weights, acc, partial):
+    """lines[o, i] = sum over the taps of weights[o, t] * source[at + offsets[t] + i], for four outputs."""
+    taps = offsets.size
+    for start in range(0, length, BLOCK):
+        n = min(BLOCK, length - start)
+        acc[:] = 0
+        if taps <= PARTIAL:
+            _accumulate_four(acc, n, source, at + start, offsets, weights, 0, taps)
+        else:
+            for first in range(0, taps, PARTIAL):
+                partial[:] = 0
+                last = min(first + PARTIAL, taps)
+                _accumulate_four(partial, n, source, at + start, offsets, weights, first, last)
+                for i in range(acc.size):
+                    acc[i] += partial[i]
+        for o in range(4):
+            lines[o, start : start + n] = acc[o * BLOCK :][:n]
+
+
+@_kernel
+def conv_tile(
+    source,
+    at,
+    pitch,
+    rows,
+    width,
+    offsets,
+    weights,
+    bias,
+    relu,
+    out,
+    channel,
+    z,
+    y,
+    step_y,
+    x,
+    step_x,
+    lines,
+    acc,
+    partial,
+):
+    """Rows of one plane of some outputs: every tap is a shift of one long line, which holds all rows.
+
+    Row r of the line goes to row y + r * step_y of out[channel + o, z], value i to x + i * step_x, as far as
+    they are inside.
+    """
+    zero = out.dtype.type(0)
+    length = (rows - 1) * pitch + width
+    first = max(0, -(x // step_x))
+    last = min(width, (out.shape[3] - 1 - x) // step_x + 1)
+    outputs = weights.shape[0]
+    o = 0
+    while o < outputs:
+        count = 4 if o + 4 <= outputs else 1
+        if count == 4:
+            _four_lines(lines, length, source, at, offsets, weights[o : o + 4], acc, partial)
+        else:
+            taps_along_line(lines[0][:length], source, at, offsets, weights[o], partial[:BLOCK])
+        for j in range(count):
+            b = bias[o + j] if bias.size else zero
+            for r in range(rows):
+                target = y + r * step_y
+                if target < 0 or target >= out.shape[2] or last <= first:
+                    continue
+                values = lines[j][r * pitch + first :][: last - first]
+                row = out[channel + o + j, z, target]
+                if step_x == 1:
+                    to = row[x + first :][: last - first]
+                    for i in range(values.size):
+                        to[i] = values[i] + b
+                    if relu:
+                        for i in range(values.size):
+                            to[i] = zero if to[i] < zero else to[i]
+                else:
+                    for i in range(values.size):
+                        v = values[i] + b
+                        row[x + (first + i) * step_x] = zero if relu and v < zero else v
+        o += count
+
+
+@_kernel
+def weight_products(grad, source, at, plane, pitch, width, offsets, rows, first, last, totals, lanes):
+    """totals[t] += sum over rows first <= r < last and i of grad[r, i] * source[line r + offsets[t] + i].
+
+    Row r is row r % rows of plane r // rows. Summed in lanes of the dtype, a few hundred rows at a time, and
+    then in float64.
+    """
+    size = lanes.shape[1]
+    flush = 256
+    for begin in range(first, last, flush):
+        lanes[:, :] = 0
+        for r in range(begin, min(begin + flush, last)):
+            line = at + (r // rows) * plane + (r % rows) * pitch
+            for start in range(0, width, size):
+                n = min(size, width - start)
+                g = grad[r][start:][:n]
+                for t in range(offsets.size):
+                    s = source[line + start + offsets[t] :][:n]
+                    lane = lanes[t][:n]
+                    for i in range(n):
+                        lane[i] += g[i] * s[i]
+        for t in range(offsets.size):
+            total = 0.0
+            for i in range(size):
+                total += lanes[t, i]
+            totals[t] += total
+
+
+@_kernel
+def sum_lines(x, out):
+    """out[c] = sum of x[n, c, i] over n and i, in float64."""
+    lanes = np.zeros(BLOCK)
+    for c in range(x.shape[1]):
+        lanes[:] = 0
+        for n in range(x.shape[0]):
+            for start in range(0, x.shape[2], BLOCK):
+                values = x[n, c][start : start + BLOCK]
+                for i in range(values.size):
+                    lanes[i] += values[i]
+        out[c] = lanes.sum()
+
+
+@_kernel
+def bias_and_relu(x, bias, relu):
+    """x[c] += bias[c], and what is negative becomes 0."""
+    zero = x.dtype.type(0)
+    for c in range(x.shape[0]):
+        b = bias[c % bias.size] if bias.size else zero
+        row = x[c]
+        for i in range(row.size):
+            v = row[i] + b
+            row[i] = zero if relu and v < zero else v

@@ -154,12 +154,13 @@ class _ArrayPlan:
 
 
 class SeparablePlan(_ArrayPlan):
-    """Boxes of an operator whose PSF is a product of one filter per axis."""
+    """Boxes of an operator whose PSF is a sum of products of one filter per axis."""
 
     _engine = "Separable"
 
-    def transfer(self, taps: Any, centre: tuple[int, ...], num_threads: int | None = None) -> Any:
-        return self._plan.filters([line.tolist() for line in taps], [int(c) for c in centre])
+    def transfer(self, terms: Any, centre: tuple[int, ...], num_threads: int | None = None) -> Any:
+        taps = [[line.tolist() for line in term] for term in terms]
+        return self._plan.filters(taps, [int(c) for c in centre])
 
 
 class DirectPlan(_ArrayPlan):
@@ -208,7 +209,14 @@ class ConvPlan:
         self.dtype = np.dtype(dtype)
         pairs = [(int(low), int(high)) for low, high in padding]
         self._plan = getattr(_native(), "ConvPlan" + _suffix(dtype))(
-            self.input_shape, self.weight_shape, stride, pairs, dilation, int(groups), padding_mode, bool(exact)
+            self.input_shape,
+            self.weight_shape,
+            stride,
+            pairs,
+            dilation,
+            int(groups),
+            padding_mode,
+            bool(exact),
         )
         spatial = zip(self.input_shape[2:], self.weight_shape[2:], stride, pairs, dilation, strict=True)
         self.output_shape = (self.input_shape[0], self.weight_shape[0]) + tuple(

@@ -201,7 +201,7 @@ class Chain:
 
 
 class SeparablePlan:
-    """Boxes of an operator whose PSF is a product of one filter per axis; each is a dense matrix here.
+    """Boxes of an operator whose PSF is a sum of products of one filter per axis, each a dense matrix here.
 
     Parameters
     ----------
@@ -225,9 +225,15 @@ class SeparablePlan:
         return 2 * 8 * math.prod(stop - start for start, stop in self.estimate_box)
 
     def transfer(
-        self, taps: Any, centre: tuple[int, ...], num_threads: int | None = None
-    ) -> list[np.ndarray]:
-        """One matrix per axis: image from estimate. psf[z, y, x] = taps[0][z] taps[1][y] taps[2][x]."""
+        self, terms: Any, centre: tuple[int, ...], num_threads: int | None = None
+    ) -> list[list[np.ndarray]]:
+        """Per term one matrix for each axis: image from estimate.
+
+        psf[z, y, x] = sum over terms of taps[0][z] taps[1][y] taps[2][x].
+        """
+        return [self._matrices(taps, centre) for taps in terms]
+
+    def _matrices(self, taps: Any, centre: tuple[int, ...]) -> list[np.ndarray]:
         matrices = []
         for line, c, (e0, e1), (i0, i1) in zip(taps, centre, self.estimate_box, self.image_box, strict=True):
             matrix = np.zeros((i1 - i0, e1 - e0))
@@ -241,12 +247,16 @@ class SeparablePlan:
             matrices.append(matrix)
         return matrices
 
-    def apply(self, x: np.ndarray, transfer: list[np.ndarray], adjoint: bool) -> np.ndarray:
-        """The filters (their transposes) axis by axis, in float64."""
-        blurred = x.astype(np.float64)
-        for axis, matrix in enumerate(transfer):
-            blurred = np.moveaxis(np.tensordot(matrix.T if adjoint else matrix, blurred, (1, axis)), 0, axis)
-        return blurred
+    def apply(self, x: np.ndarray, transfer: list[list[np.ndarray]], adjoint: bool) -> np.ndarray:
+        """The filters (their transposes) axis by axis, in float64; summed over terms."""
+        total: Any = 0.0
+        for term in transfer:
+            blurred = x.astype(np.float64)
+            for axis, matrix in enumerate(term):
+                matrix = matrix.T if adjoint else matrix
+                blurred = np.moveaxis(np.tensordot(matrix, blurred, (1, axis)), 0, axis)
+            total = total + blurred
+        return np.asarray(total)
 
     def chain(self, num_threads: int | None = None) -> ArrayChain:
         return ArrayChain(self)
