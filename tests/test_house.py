@@ -92,8 +92,11 @@ def test_backends_do_not_import_one_another(module):
     others = {"cpp", "reference", "numba", "cuda"} - {module.NAME}
     for path in imports(Path(module.__file__)):
         assert not (path[0] == "backends" and len(path) > 1 and path[1] in others)
-    # Nor anything of the package but what says how many threads there are.
-    assert {path[0] for path in imports(Path(module.__file__))} <= {"_threads", "_cpp"}
+    # Nor anything of the package but what says how many threads there are, and its own files.
+    own = {("backends", path.stem) for path in Path(module.__file__).parent.glob(f"_{module.NAME}_*.py")}
+    for file in [Path(module.__file__), *Path(module.__file__).parent.glob(f"_{module.NAME}_*.py")]:
+        used = {path[:2] for path in imports(file)} - own
+        assert {path[0] for path in used} <= {"_threads", "_cpp"}
 
 
 def public(module):

@@ -201,6 +201,27 @@ def separable_tile(
 
 
 @_kernel
+def direct_tile(
+    x, tile, z0, y0, map_z, map_y, map_x, run_start, run_stop, offsets, weights, source, line, partial
+):
+    """tile[z, y, i] = sum over the taps of weights[t] * source[z, y, i at an offset].
+
+    `source` receives what the tile reads, continued by the PSF's reach: there each tap is a shift of one long
+    line.
+    """
+    depth, height, width = tile.shape
+    planes = map_z.size - z0 if map_z.size - z0 < source.shape[0] else source.shape[0]
+    rows = map_y.size - y0 if map_y.size - y0 < source.shape[1] else source.shape[1]
+    pitch = source.shape[2]
+    gather(x, source[:planes, :rows], z0, map_z, map_y[y0 : y0 + rows], map_x, run_start, run_stop)
+    flat = source.reshape(-1)
+    values = line[: (height - 1) * pitch + width]
+    for z in range(depth):
+        taps_along_line(values, flat, z * source.shape[1] * pitch, offsets, weights, partial)
+        crop_rows(values, pitch, 0, tile[z])
+
+
+@_kernel
 def multiply_spectrum(block, otf, start, conjugate):
     """block[k, j] *= otf[k, start + j], or its conjugate."""
     for k in range(block.shape[0]):
@@ -548,24 +569,44 @@ def weight_products(grad, source, at, plane, pitch, width, offsets, rows, first,
     then in float64.
     """
     size = lanes.shape[1]
-    flush = 256
-    for begin in range(first, last, flush):
+    begin = first
+    while begin < last:
+        # Not beyond the plane: its rows are equally far from one another.
+        end = min(begin + 256, last, (begin // rows + 1) * rows)
+        line = at + (begin // rows) * plane + (begin % rows) * pitch
         lanes[:, :] = 0
-        for r in range(begin, min(begin + flush, last)):
-            line = at + (r // rows) * plane + (r % rows) * pitch
-            for start in range(0, width, size):
-                n = min(size, width - start)
-                g = grad[r][start:][:n]
-                for t in range(offsets.size):
-                    s = source[line + start + offsets[t] :][:n]
-                    lane = lanes[t][:n]
-                    for i in range(n):
-                        lane[i] += g[i] * s[i]
+        for start in range(0, width, size):
+            n = min(size, width - start)
+            r = begin
+            while r < end:
+                here = line + (r - begin) * pitch + start
+                # Four rows per pass over the lanes.
+                if r + 4 <= end:
+                    g0, g1 = grad[r][start:][:n], grad[r + 1][start:][:n]
+                    g2, g3 = grad[r + 2][start:][:n], grad[r + 3][start:][:n]
+                    for t in range(offsets.size):
+                        s0 = source[here + offsets[t] :][:n]
+                        s1 = source[here + offsets[t] + pitch :][:n]
+                        s2 = source[here + offsets[t] + 2 * pitch :][:n]
+                        s3 = source[here + offsets[t] + 3 * pitch :][:n]
+                        lane = lanes[t][:n]
+                        for i in range(n):
+                            lane[i] = lane[i] + g0[i] * s0[i] + g1[i] * s1[i] + g2[i] * s2[i] + g3[i] * s3[i]
+                    r += 4
+                else:
+                    g = grad[r][start:][:n]
+                    for t in range(offsets.size):
+                        s = source[here + offsets[t] :][:n]
+                        lane = lanes[t][:n]
+                        for i in range(n):
+                            lane[i] += g[i] * s[i]
+                    r += 1
         for t in range(offsets.size):
             total = 0.0
             for i in range(size):
                 total += lanes[t, i]
             totals[t] += total
+        begin = end
 
 
 @_kernel
