@@ -118,15 +118,6 @@ class Pool:
 _pool = Pool()
 
 
-def _new_pool() -> None:  # a forked child has none of the parent's threads, and its locks may be held by them
-    global _pool
-    _pool = Pool()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_new_pool)
-
-
 def run(units: int, threads: int, body: Callable[[int], None]) -> None:
     """body(unit) for every unit in [0, units), on at most `threads` threads, the caller's included."""
     _pool.run(units, threads, body)
@@ -137,6 +128,59 @@ def aligned(size: int, dtype: np.dtype) -> np.ndarray:
     raw = np.empty(size * dtype.itemsize + 64, np.uint8)
     start = -raw.ctypes.data % 64
     return raw[start : start + size * dtype.itemsize].view(dtype)
+
+
+class Kept:
+    """A few large buffers kept for reuse: the first touch of fresh memory takes longer than filling it."""
+
+    MOST = 1 << 28  # bytes
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._free: deque[np.ndarray] = deque()
+
+    def take(self, size: int) -> np.ndarray:
+        """At least `size` bytes; whoever takes them owns them."""
+        with self._lock:
+            fitting = [b for b in self._free if size <= b.size <= 4 * size]
+            if fitting:
+                best = min(fitting, key=lambda b: b.size)
+                self._free = deque(b for b in self._free if b is not best)
+                return best
+        return aligned(size, np.dtype(np.uint8))
+
+    def give(self, buffer: np.ndarray) -> None:
+        """For the next one who takes; too many go back to the system, the oldest first."""
+        with self._lock:
+            self._free.append(buffer)
+            while sum(b.size for b in self._free) > self.MOST:
+                self._free.popleft()
+
+    @property
+    def size(self) -> int:
+        with self._lock:
+            return sum(b.size for b in self._free)
+
+    def release(self) -> None:
+        with self._lock:
+            self._free.clear()
+
+    def start_anew(self) -> None:
+        self._lock = threading.Lock()
+        self._free = deque()
+
+
+kept = Kept()
+
+
+def _start_anew() -> None:  # a forked child has none of the parent's threads, which may have held locks
+    global _pool
+    _pool = Pool()
+    kept.start_anew()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_start_anew)
 
 
 class Scratch:

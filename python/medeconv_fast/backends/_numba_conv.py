@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from .._threads import resolve_num_threads
-from ._numba_base import Scratch, compiled_loops, cut, folded, run, sources_of, three
+from ._numba_base import Scratch, compiled_loops, cut, folded, kept, run, sources_of, three
 
 
 def empty(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
@@ -72,6 +74,15 @@ def _run_of(places: np.ndarray) -> tuple[int, int]:
 
 
 _BATCH_BYTES = 1 << 26  # padded inputs of as many items as this holds are made at a time
+
+
+class _Part(NamedTuple):
+    """Places of a result that are sums over the same taps: place p of an axis is index first + p * step."""
+
+    offsets: np.ndarray  # of the taps, in the padded source
+    weights: np.ndarray  # groups, outputs per group, taps
+    size: tuple[int, ...]  # places per axis
+    to: tuple[tuple[int, int], ...]  # (first, step) per axis
 
 
 class ConvPlan:
@@ -142,14 +153,17 @@ class ConvPlan:
             back += 2 * math.prod((*self.input_shape[:2], *(axis.padded for axis in self._axes)))
         return self.dtype.itemsize * max(forward, back)
 
+    @contextmanager
     def _padded(
         self, x: np.ndarray, shape: tuple[int, ...], maps: list[list[np.ndarray]], threads: int
-    ) -> np.ndarray:
+    ) -> Iterator[np.ndarray]:
         """Items of `x`, laid out in `shape` per item: maps[axis][phase] says what each place holds."""
         loops = compiled_loops()
         channels = x.shape[1]
         values = x.reshape(-1, *three(x.shape[2:], 1))
-        padded = np.empty((len(values), *shape[1:]), self.dtype)
+        size = (len(values), *shape[1:])
+        memory = kept.take(math.prod(size) * self.dtype.itemsize)
+        padded = memory[: math.prod(size) * self.dtype.itemsize].view(self.dtype).reshape(size)
         runs = [_run_of(places) for places in maps[2]]
         per_unit = max(1, (1 << 16) // math.prod(shape[1:]))
         units = cut(len(values), per_unit)
@@ -169,9 +183,10 @@ class ConvPlan:
                     )
 
         run(len(units), threads, fill)
-        return padded.reshape(len(x), channels, *shape[1:])
+        yield padded.reshape(len(x), channels, *shape[1:])
+        kept.give(memory)
 
-    def _source(self, x: np.ndarray, threads: int) -> np.ndarray:
+    def _source(self, x: np.ndarray, threads: int) -> AbstractContextManager[np.ndarray]:
         maps = [[axis.map(phase) for phase in axis.used] for axis in self._axes]
         return self._padded(x, self._source_shape, maps, threads)
 
@@ -209,51 +224,52 @@ class ConvPlan:
     def _sum(
         self,
         source: np.ndarray,
-        offsets: np.ndarray,
-        weights: np.ndarray,
+        parts: list[_Part],
         bias: np.ndarray,
         relu: bool,
         out: np.ndarray,
-        size: tuple[int, ...],
-        to: tuple[tuple[int, int], ...],
         threads: int,
     ) -> None:
-        """Sums over the taps, for `size` places; place p of an axis goes to index first + p * step of `out`.
-
-        weights: (groups, outputs per group, taps); `to`: (first, step) per axis.
-        """
+        """Sums over the taps of every part of the result."""
         loops = compiled_loops()
         flat = source.reshape(-1)
         per_item, pitch, plane = source[0].size, source.shape[-1], math.prod(source.shape[-2:])
-        outputs = weights.shape[1]
+        outputs = out.shape[1] // self._groups
         result = out.reshape(-1, *three(out.shape[2:], 1))
-        tiles = self._tiles(len(source), outputs, source.shape[1] // self._groups, size[0], size[1], pitch)
+        channels = source.shape[1] // self._groups
+        tiles = [
+            (part, tile)
+            for part in parts
+            for tile in self._tiles(len(source), outputs, channels, part.size[0], part.size[1], pitch)
+        ]
         scratch = Scratch()
 
         def sum_tile(unit: int) -> None:
-            item, group, z, (y0, y1), (o0, o1) = tiles[unit]
-            target = to[0][0] + z * to[0][1]
+            part, (item, group, z, (y0, y1), (o0, o1)) = tiles[unit]
+            (first_z, step_z), (first_y, step_y), (first_x, step_x) = part.to
+            target = first_z + z * step_z
             if not 0 <= target < result.shape[1]:
                 return
+            channel = group * outputs + o0
             with scratch.lend() as buffer:
-                channel = group * outputs + o0
                 loops.conv_tile(
                     flat,
                     item * per_item + group * (per_item // self._groups) + z * plane + y0 * pitch,
                     pitch,
                     y1 - y0,
-                    size[2],
-                    offsets,
-                    weights[group, o0:o1],
+                    part.size[2],
+                    part.offsets,
+                    part.weights[group, o0:o1],
                     bias[channel : channel + o1 - o0],
                     relu,
                     result,
                     item * outputs * self._groups + channel,
                     target,
-                    to[1][0] + y0 * to[1][1],
-                    to[1][1],
-                    *to[2],
-                    buffer("lines", (4, (y1 - y0 - 1) * pitch + size[2]), self.dtype),
+                    first_y + y0 * step_y,
+                    step_y,
+                    first_x,
+                    step_x,
+                    buffer("lines", (4, (y1 - y0 - 1) * pitch + part.size[2]), self.dtype),
                     buffer("acc", 4 * loops.BLOCK, self.dtype),
                     buffer("partial", 4 * loops.BLOCK, self.dtype),
                 )
@@ -288,11 +304,35 @@ class ConvPlan:
         weights = w.reshape(self._groups, w.shape[0] // self._groups, -1)
         places = self._nothing if bias is None else bias
         size = tuple(axis.out for axis in self._axes)
+        whole = _Part(self._offsets(), weights, size, ((0, 1),) * 3)
         for first, last in cut(len(x), self._items(self._source_shape)):
-            source = self._source(x[first:last], threads)
-            self._sum(
-                source, self._offsets(), weights, places, relu, out[first:last], size, ((0, 1),) * 3, threads
-            )
+            with self._source(x[first:last], threads) as source:
+                self._sum(source, [whole], places, relu, out[first:last], threads)
+
+    def _phases(self, w: np.ndarray) -> list[_Part]:
+        """Of the transpose: the places of each remainder by the strides, and the taps that reach them."""
+        groups, axes, lengths = self._groups, self._axes, self._grad_shape[2:]
+        weights = w.reshape(groups, w.shape[0] // groups, w.shape[1], *(len(a.shifts) for a in axes))
+        channels = np.arange(w.shape[0] // groups) * math.prod(lengths)
+        parts = []
+        for phase in np.ndindex(*(axis.stride for axis in axes)):
+            taps = [
+                [j for j in range(len(a.shifts)) if a.used[a.phases[j]] == r]
+                for a, r in zip(axes, phase, strict=True)
+            ]
+            shifts = [
+                np.array([a.reach - a.shifts[j] for j in js], np.int64)
+                for a, js in zip(axes, taps, strict=True)
+            ]
+            place = np.add.outer(shifts[0] * lengths[1], shifts[1])
+            place = np.add.outer(place * lengths[2], shifts[2]).reshape(-1)
+            chosen = np.moveaxis(weights[(slice(None),) * 3 + np.ix_(*taps)], 2, 1)
+            size = tuple(-(-(a.padded - r) // a.stride) for a, r in zip(axes, phase, strict=True))
+            to = tuple((r if self._folds else r - a.low, a.stride) for a, r in zip(axes, phase, strict=True))
+            if min(size) > 0:
+                chosen = np.ascontiguousarray(chosen).reshape(groups, w.shape[1], -1)
+                parts.append(_Part(np.add.outer(channels, place).reshape(-1), chosen, size, to))
+        return parts
 
     def input_grad(
         self,
@@ -308,51 +348,18 @@ class ConvPlan:
         if self._without_taps(bias, relu, out):
             return
         threads = resolve_num_threads(num_threads)
-        groups = self._groups
-        axes = self._axes
         now = self._nothing if bias is None or self._folds else bias
-        weights = w.reshape(groups, w.shape[0] // groups, w.shape[1], *(len(a.shifts) for a in axes))
-        maps = [[axis.grad_map()] for axis in axes]
-        lengths = self._grad_shape[2:]
-        outputs = np.arange(w.shape[0] // groups) * math.prod(lengths)
+        padded_shape = (self.input_shape[1], *(axis.padded for axis in self._axes))
+        maps = [[axis.grad_map()] for axis in self._axes]
+        parts = self._phases(w)
         for first, last in cut(len(grad), self._items(self._grad_shape)):
-            source = self._padded(grad[first:last], self._grad_shape, maps, threads)
             result = out[first:last]
             if self._folds:
-                result = np.empty((last - first, w.shape[1] * groups, *(a.padded for a in axes)), self.dtype)
-            for phase in np.ndindex(*(axis.stride for axis in axes)):
-                taps = [
-                    [j for j in range(len(a.shifts)) if a.used[a.phases[j]] == r]
-                    for a, r in zip(axes, phase, strict=True)
-                ]
-                shifts = [
-                    np.array([a.reach - a.shifts[j] for j in js], np.int64)
-                    for a, js in zip(axes, taps, strict=True)
-                ]
-                place = np.add.outer(shifts[0] * lengths[1], shifts[1])
-                place = np.add.outer(place * lengths[2], shifts[2]).reshape(-1)
-                offsets = np.add.outer(outputs, place).reshape(-1)
-                chosen = weights[(slice(None),) * 3 + np.ix_(*taps)]
-                chosen = np.moveaxis(chosen, 2, 1).reshape(groups, w.shape[1], -1)
-                size, to = [], []
-                for axis, r in zip(axes, phase, strict=True):
-                    size.append(-(-(axis.padded - r) // axis.stride))
-                    to.append((r if self._folds else r - axis.low, axis.stride))
-                if min(size) < 1:
-                    continue
-                self._sum(
-                    source,
-                    offsets,
-                    np.ascontiguousarray(chosen),
-                    now,
-                    relu and not self._folds,
-                    result,
-                    tuple(size),
-                    tuple(to),
-                    threads,
-                )
+                result = np.empty((last - first, *padded_shape), self.dtype)
+            with self._padded(grad[first:last], self._grad_shape, maps, threads) as source:
+                self._sum(source, parts, now, relu and not self._folds, result, threads)
             if self._folds:
-                for number, axis in enumerate(axes):
+                for number, axis in enumerate(self._axes):
                     result = folded(result, 2 + number, axis.sources, axis.n, threads)
                 if bias is not None or relu:
                     values = result.reshape(result.shape[0] * result.shape[1], -1)
@@ -374,46 +381,44 @@ class ConvPlan:
         row_blocks = cut(depth * rows, max(1, -(-depth * rows * outputs // 32)))
         lanes_per_tap = min(-(-width // 16) * 16, max(16, (1 << 17) // taps))
         totals = np.zeros((len(row_blocks), outputs, channels, taps))
+        units = [(o, b) for o in range(outputs) for b in range(len(row_blocks))]
         scratch = Scratch()
         for first, last in cut(len(x), self._items(self._source_shape)):
-            source = self._source(x[first:last], threads)
             lines = grad[first:last].reshape(last - first, outputs, depth * rows, width)
-            pitch, plane = source.shape[-1], math.prod(source.shape[-2:])
-            per_item = source[0].size
-            flat = source.reshape(-1)
-            units = [(o, b) for o in range(outputs) for b in range(len(row_blocks))]
+            with self._source(x[first:last], threads) as source:
+                flat, per_item, pitch = source.reshape(-1), source[0].size, source.shape[-1]
+                plane = math.prod(source.shape[-2:])
 
-            def products(
-                unit: int,
-                units: list[tuple[int, int]] = units,
-                lines: np.ndarray = lines,
-                flat: np.ndarray = flat,
-                per_item: int = per_item,
-                plane: int = plane,
-                pitch: int = pitch,
-            ) -> None:
-                o, b = units[unit]
-                group = o // (outputs // groups)
-                with scratch.lend() as buffer:
-                    lanes = buffer("lanes", (taps, lanes_per_tap), self.dtype)
-                    for item in range(len(lines)):
-                        at = item * per_item + group * (per_item // groups)
-                        for c in range(channels):
-                            loops.weight_products(
-                                lines[item, o],
-                                flat,
-                                at,
-                                plane,
-                                pitch,
-                                width,
-                                offsets[c],
-                                rows,
-                                *row_blocks[b],
-                                totals[b, o, c],
-                                lanes,
-                            )
+                def products(
+                    unit: int,
+                    lines: np.ndarray = lines,
+                    flat: np.ndarray = flat,
+                    per_item: int = per_item,
+                    pitch: int = pitch,
+                    plane: int = plane,
+                ) -> None:
+                    o, b = units[unit]
+                    group = o // (outputs // groups)
+                    with scratch.lend() as buffer:
+                        lanes = buffer("lanes", (taps, lanes_per_tap), self.dtype)
+                        for item in range(len(lines)):
+                            at = item * per_item + group * (per_item // groups)
+                            for c in range(channels):
+                                loops.weight_products(
+                                    lines[item, o],
+                                    flat,
+                                    at,
+                                    plane,
+                                    pitch,
+                                    width,
+                                    offsets[c],
+                                    rows,
+                                    *row_blocks[b],
+                                    totals[b, o, c],
+                                    lanes,
+                                )
 
-            run(len(units), threads, products)
+                run(len(units), threads, products)
         out[...] = totals.sum(0).reshape(out.shape)
 
 

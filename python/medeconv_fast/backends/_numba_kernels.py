@@ -21,7 +21,10 @@ PARTIAL = 128  # taps summed by themselves, so that rounding does not grow with 
 
 
 def _kernel(function: Callable[..., Any]) -> Any:
-    return njit(nogil=True, cache=True)(function)
+    try:
+        return njit(nogil=True, cache=True)(function)
+    except RuntimeError:  # no place to cache: a read-only installation and no home
+        return njit(nogil=True)(function)
 
 
 @_kernel

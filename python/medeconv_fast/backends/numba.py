@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from .._threads import resolve_num_threads
-from ._numba_base import Scratch, compiled_loops, cut, folded, run, scipy_fft, sources_of, three
+from ._numba_base import Scratch, compiled_loops, cut, folded, kept, run, scipy_fft, sources_of, three
 from ._numba_base import unavailable_reason as _unavailable_reason
 from ._numba_conv import ConvPlan as ConvPlan
 from ._numba_conv import empty as empty
@@ -41,11 +41,13 @@ def unavailable_reason() -> str | None:
 
 def describe() -> dict[str, Any]:
     compiled_loops()
-    return {name: importlib.import_module(name).__version__ for name in ("numba", "scipy")}
+    versions = {name: importlib.import_module(name).__version__ for name in ("numba", "scipy")}
+    return {**versions, "cached_bytes": kept.size}
 
 
 def release_memory() -> None:
-    """Nothing is kept: buffers live as long as the chain or plan that uses them."""
+    """Give buffers that are kept for reuse back to the system."""
+    kept.release()
 
 
 def good_size(n: int, *, even: bool = False) -> int:
@@ -638,7 +640,7 @@ class SeparablePlan(_ArrayPlan):
         # A tile and what it reads fit the second cache. Slices together share what the z filter reads.
         z_step = min(depth, 8)
         room = (1 << 20) // (z_step * x.shape[2] * self.dtype.itemsize) - taps_y
-        y_step = min(height, max(8, min(64, room)))
+        y_step = min(height, max(8, min(128, room)))
         tiles = [(z, y) for z in cut(depth, z_step) for y in cut(height, y_step)]
         pitch = width + taps_x - 1
         row = max(x.shape[2], pitch)
