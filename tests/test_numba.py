@@ -202,3 +202,27 @@ def test_compiled_when_needed_and_once(tmp_path):
     assert compiled > 0 and unused > 10  # what the call did not need is not compiled
     assert again == 0 and hits > 0
     assert list(tmp_path.rglob("*.nbc"))
+
+
+def test_read_only_arrays_compile_nothing():
+    from medeconv_fast.backends import _numba_kernels
+
+    rng = np.random.default_rng(5)
+    image, psf = rng.random((12, 20), np.float32), rng.random((3, 4))
+    x, w = rng.random((2, 3, 9, 8), np.float32), rng.random((4, 3, 3, 2), np.float32)
+    runs = [
+        lambda: mf.richardson_lucy(image, psf, 2, boundary="reflect", weights=image, backend="numba"),
+        lambda: mf.richardson_lucy(image, psf, 2, engine="direct", backend="numba"),
+        lambda: mf.ops.conv(x, w, w[:, 0, 0, 0], padding=1, backend="numba"),
+        lambda: mf.ops.conv_transpose(x, w[:3], padding_mode="circular", padding=1, backend="numba"),
+        lambda: mf.ops.conv_weight_grad(x, x, (3, 3, 1, 1), backend="numba"),
+    ]
+    expected = [run() for run in runs]
+    kernels = [v for v in vars(_numba_kernels).values() if hasattr(v, "signatures")]
+    before = sum(len(k.signatures) for k in kernels)
+    for array in (image, psf, x, w):
+        array.flags.writeable = False
+    for run, wanted in zip(runs, expected, strict=True):
+        assert np.array_equal(run(), wanted)
+    assert sum(len(k.signatures) for k in kernels) == before
+    assert not image.flags.writeable

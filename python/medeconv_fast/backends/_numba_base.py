@@ -130,6 +130,21 @@ def aligned(size: int, dtype: np.dtype) -> np.ndarray:
     return raw[start : start + size * dtype.itemsize].view(dtype)
 
 
+class _Writable:
+    def __init__(self, array: np.ndarray) -> None:
+        self._array = array  # lives as long as what is made of this
+        interface = array.__array_interface__
+        self.__array_interface__ = {**interface, "data": (interface["data"][0], False)}
+
+
+def unlocked(array: np.ndarray) -> np.ndarray:
+    """The same memory, not marked read-only: Numba would compile every loop once more for such arrays.
+
+    For what is only read.
+    """
+    return array if array.flags.writeable else np.asarray(_Writable(array))
+
+
 class Kept:
     """A few large buffers kept for reuse: the first touch of fresh memory takes longer than filling it."""
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .._threads import resolve_num_threads
-from ._numba_base import Scratch, compiled_loops, cut, folded, kept, run, sources_of, three
+from ._numba_base import Scratch, compiled_loops, cut, folded, kept, run, sources_of, three, unlocked
 
 
 def empty(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
@@ -160,7 +160,7 @@ class ConvPlan:
         """Items of `x`, laid out in `shape` per item: maps[axis][phase] says what each place holds."""
         loops = compiled_loops()
         channels = x.shape[1]
-        values = x.reshape(-1, *three(x.shape[2:], 1))
+        values = unlocked(x).reshape(-1, *three(x.shape[2:], 1))
         size = (len(values), *shape[1:])
         memory = kept.take(math.prod(size) * self.dtype.itemsize)
         padded = memory[: math.prod(size) * self.dtype.itemsize].view(self.dtype).reshape(size)
@@ -301,8 +301,8 @@ class ConvPlan:
         if self._without_taps(bias, relu, out):
             return
         threads = resolve_num_threads(num_threads)
-        weights = w.reshape(self._groups, w.shape[0] // self._groups, -1)
-        places = self._nothing if bias is None else bias
+        weights = unlocked(w).reshape(self._groups, w.shape[0] // self._groups, -1)
+        places = self._nothing if bias is None else unlocked(bias)
         size = tuple(axis.out for axis in self._axes)
         whole = _Part(self._offsets(), weights, size, ((0, 1),) * 3)
         for first, last in cut(len(x), self._items(self._source_shape)):
@@ -348,7 +348,8 @@ class ConvPlan:
         if self._without_taps(bias, relu, out):
             return
         threads = resolve_num_threads(num_threads)
-        now = self._nothing if bias is None or self._folds else bias
+        bias = self._nothing if bias is None else unlocked(bias)
+        now = self._nothing if self._folds else bias
         padded_shape = (self.input_shape[1], *(axis.padded for axis in self._axes))
         maps = [[axis.grad_map()] for axis in self._axes]
         parts = self._phases(w)
@@ -361,9 +362,9 @@ class ConvPlan:
             if self._folds:
                 for number, axis in enumerate(self._axes):
                     result = folded(result, 2 + number, axis.sources, axis.n, threads)
-                if bias is not None or relu:
+                if bias.size or relu:
                     values = result.reshape(result.shape[0] * result.shape[1], -1)
-                    compiled_loops().bias_and_relu(values, self._nothing if bias is None else bias, relu)
+                    compiled_loops().bias_and_relu(values, bias, relu)
                 out[first:last] = result.reshape(out[first:last].shape)
 
     def weight_grad(
@@ -384,7 +385,7 @@ class ConvPlan:
         units = [(o, b) for o in range(outputs) for b in range(len(row_blocks))]
         scratch = Scratch()
         for first, last in cut(len(x), self._items(self._source_shape)):
-            lines = grad[first:last].reshape(last - first, outputs, depth * rows, width)
+            lines = unlocked(grad)[first:last].reshape(last - first, outputs, depth * rows, width)
             with self._source(x[first:last], threads) as source:
                 flat, per_item, pitch = source.reshape(-1), source[0].size, source.shape[-1]
                 plane = math.prod(source.shape[-2:])
@@ -425,7 +426,7 @@ class ConvPlan:
 def sum_channels(x: np.ndarray, out: np.ndarray, *, num_threads: int | None = None) -> None:
     """Sum over all axes but the second: (N, C, *spatial) -> (C,)."""
     loops = compiled_loops()
-    values = x.reshape(x.shape[0], x.shape[1], math.prod(x.shape[2:]))
+    values = unlocked(x).reshape(x.shape[0], x.shape[1], math.prod(x.shape[2:]))
 
     def add(unit: int) -> None:
         loops.sum_lines(values[:, unit : unit + 1], out[unit : unit + 1])

@@ -19,7 +19,18 @@ from typing import Any
 import numpy as np
 
 from .._threads import resolve_num_threads
-from ._numba_base import Scratch, compiled_loops, cut, folded, kept, run, scipy_fft, sources_of, three
+from ._numba_base import (
+    Scratch,
+    compiled_loops,
+    cut,
+    folded,
+    kept,
+    run,
+    scipy_fft,
+    sources_of,
+    three,
+    unlocked,
+)
 from ._numba_base import unavailable_reason as _unavailable_reason
 from ._numba_conv import ConvPlan as ConvPlan
 from ._numba_conv import empty as empty
@@ -111,7 +122,7 @@ class _Finish:
         nothing = np.empty(0, dtype)
 
         def flat(array: np.ndarray | None) -> np.ndarray:
-            return nothing if array is None else array.reshape(-1)
+            return nothing if array is None else unlocked(array).reshape(-1)
 
         self._arrays = [flat(operands.pop(name, None)) for name in _OPERANDS[formula]]
         self._numbers = [kind(operands.pop(name, default)) for name, default in _NUMBERS[formula].items()]
@@ -126,7 +137,7 @@ class _Finish:
         self._formula, self._loops = formula, loops
         self._previous, self._extrapolated, self._out = previous, extrapolated, out
         if previous is not None:
-            self._previous = previous.reshape(-1)
+            self._previous = flat(previous)
         if extrapolated is not None:
             self._extrapolated = extrapolated.reshape(-1)
         if out is not None:
@@ -393,7 +404,7 @@ class Chain:
         if self._slices is None:
             self._slices = np.empty((plan._slots, plan._columns), plan._complex)
         box = plan._boxes[adjoint]
-        source = x.reshape(_shape(box))
+        source = unlocked(x).reshape(_shape(box))
         units = cut(len(source), plan._slices_per_unit)
 
         def transform(unit: int) -> None:
@@ -554,6 +565,7 @@ class ArrayChain:
 
     def load(self, x: np.ndarray, *, adjoint: bool = False, **operands: Any) -> Sums | None:
         """Take `x`, an estimate or (adjoint) an image; with `previous`, what lies beyond it."""
+        x = unlocked(x)
         if not operands:
             self._loaded = x
             return None
@@ -784,6 +796,7 @@ def pad(
 ) -> np.ndarray:
     """`x` continued by `low` voxels before and `high` behind each axis, as `boundary` says."""
     loops = compiled_loops()
+    x = unlocked(x)
     shape = three(x.shape, 1)
     low, high = three(low, 0), three(high, 0)
     maps = [sources_of(n, a, b, boundary) for n, a, b in zip(shape, low, high, strict=True)]
@@ -802,6 +815,7 @@ def fold(
     y: np.ndarray, low: tuple[int, ...], high: tuple[int, ...], boundary: str, num_threads: int | None = None
 ) -> np.ndarray:
     """The exact transpose of `pad`: every padded voxel is added to the one that it repeats."""
+    y = unlocked(y)
     for axis, (a, b) in enumerate(zip(low, high, strict=True)):
         n = y.shape[axis] - a - b
         y = folded(y, axis, sources_of(n, a, b, boundary), n, num_threads)
