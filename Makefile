@@ -75,7 +75,7 @@ stubs: $(VENV)/installed-test
 	$(PY) -m ruff check --quiet --fix python/medeconv_fast/_cpp.pyi
 	$(PY) -m ruff format --quiet python/medeconv_fast/_cpp.pyi
 
-# Without a compiler: builds the pure wheel, installs it alone, imports it and restores a small image.
+# Without a compiler: builds the pure wheel, installs it alone, imports it and restores a small image; then with Numba.
 pure-wheel: $(VENV)/created
 	rm -rf build/pure && mkdir -p build/pure
 	CC=/bin/false CXX=/bin/false MEDECONV_NATIVE=OFF $(PY) -m pip wheel --quiet --no-deps -w build/pure .
@@ -83,6 +83,8 @@ pure-wheel: $(VENV)/created
 	$(PYTHON) -m venv build/pure/venv
 	build/pure/venv/bin/python -m pip install --quiet build/pure/medeconv_fast-*.whl
 	build/pure/venv/bin/python tests/check_pure_wheel.py
+	build/pure/venv/bin/python -m pip install --quiet "$$(ls build/pure/medeconv_fast-*.whl)[numba]"
+	build/pure/venv/bin/python tests/check_pure_wheel.py numba
 
 clean:
 	rm -rf build dist $(VENV) demo_output

@@ -25,7 +25,7 @@ import medeconv_fast as mf
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 BEGIN, END = "<!-- table: docs/make_tables.py --write -->", "<!-- end of table -->"
-BACKENDS = ("cpp", "reference")
+BACKENDS = ("cpp", "numba", "reference")
 BOUNDARIES = ("extended", "zero", "reflect", "nearest", "mirror", "wrap")
 ENGINES = ("spectral", "separable", "direct")
 TOLERANCE = {np.float32: 5e-5, np.float64: 1e-10}

@@ -1,11 +1,16 @@
 """Which backend computes: the call, use_backend, MEDECONV_BACKEND, and no silent fallback."""
 
+import os
+import subprocess
+import sys
+import warnings
+
 import numpy as np
 import pytest
 
 import medeconv_fast as mf
 from medeconv_fast import backends
-from medeconv_fast.backends import cpp, reference
+from medeconv_fast.backends import cpp, numba, reference
 
 
 @pytest.fixture
@@ -27,8 +32,71 @@ def test_reference_is_always_there():
 def test_auto_takes_the_first_available(clean):
     assert used() == mf.backends.available()[0]
     clean.setattr(cpp, "is_available", lambda: False)
+    clean.setattr(numba, "is_available", lambda: True)
+    assert mf.backends.available() == ("numba", "reference")
+    assert backends.resolve() is numba
+    clean.setattr(numba, "is_available", lambda: False)
     assert mf.backends.available() == ("reference",)
-    assert used() == "reference"
+    with pytest.warns(RuntimeWarning):
+        assert used() == "reference"
+
+
+def test_the_reference_warns_once_when_nobody_asked_for_it(clean):
+    clean.setattr(backends, "_warned", False)
+    clean.setattr(cpp, "is_available", lambda: False)
+    clean.setattr(cpp, "unavailable_reason", lambda: "no compiler that day")
+    clean.setattr(numba, "is_available", lambda: False)
+    clean.setattr(numba, "unavailable_reason", lambda: "no Numba either")
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        assert used(backend="reference") == "reference"
+        assert not seen
+        assert used() == used() == "reference"
+    (one,) = seen
+    assert one.category is RuntimeWarning
+    for text in ("NumPy alone", "no compiler that day", "no Numba either"):
+        assert text in str(one.message)
+
+
+@pytest.mark.parametrize("missing", ["numba", "scipy"])
+def test_without_numba(missing):
+    """Named: the error says what to install. Left to auto: the next one, and Numba is not missed."""
+    code = f"""
+import sys, warnings
+sys.modules[{missing!r}] = None  # import raises ImportError
+sys.modules["medeconv_fast._cpp"] = None
+import numpy as np
+import medeconv_fast as mf
+assert mf.backends.available() == ("reference",)
+image, psf = np.ones((8, 9)), np.ones((3, 3))
+try:
+    mf.convolve(image, psf, backend="numba")
+except ImportError as error:
+    assert 'pip install "medeconv-fast[numba]"' in str(error), error
+    assert "backend: 'numba' is not available here" in str(error), error
+else:
+    raise AssertionError("not refused")
+with warnings.catch_warnings(record=True) as seen:
+    warnings.simplefilter("always")
+    for _ in range(3):
+        mf.convolve(image, psf)
+assert [w.category for w in seen] == [RuntimeWarning], seen
+assert 'pip install "medeconv-fast[numba]"' in str(seen[0].message)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_numba_is_asked_only_when_it_is_needed():
+    """Its import takes half a second: not paid by those who have the compiled module."""
+    if not cpp.is_available():
+        pytest.skip("SKIPPED: the compiled module is not available here")
+    code = (
+        "import sys, numpy as np, medeconv_fast as mf; mf.convolve(np.ones((8, 9)), np.ones((3, 3))); "
+        "assert not {'numba', 'scipy'} & set(sys.modules)"
+    )
+    environment = {k: v for k, v in os.environ.items() if k != "MEDECONV_BACKEND"}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
 
 
 def test_order_of_settings(clean):
@@ -55,7 +123,7 @@ def test_unavailable_backend_raises_with_the_reason(clean):
 
 def test_bad_names(clean):
     with pytest.raises(
-        ValueError, match="name: got 'gpu', expected one of 'auto', 'cpp', 'reference', 'numba', 'cuda'"
+        ValueError, match="name: got 'gpu', expected one of 'auto', 'cpp', 'numba', 'reference', 'cuda'"
     ):
         mf.use_backend("gpu")
     with pytest.raises(TypeError, match="name: got None"):
@@ -81,6 +149,6 @@ def test_release_memory(backend, rng):
     image = rng.random((40, 50)).astype(np.float32) + 1
     before = mf.richardson_lucy(image, np.ones((3, 3)), 2, backend=backend)
     mf.release_memory()
-    if backend == "cpp":
-        assert cpp.describe()["cached_bytes"] == 0
+    if backend != "reference":
+        assert mf.backends.resolve(backend).describe()["cached_bytes"] == 0
     assert np.array_equal(mf.richardson_lucy(image, np.ones((3, 3)), 2, backend=backend), before)

@@ -376,7 +376,7 @@ def test_bad_psf_files(scan, run):
         (["--boundary", "beyond"], ["--boundary", "beyond"]),
         (["--negative", "ignore"], ["--negative", "ignore"]),
         (["--backend", "fortran"], ["backend", "fortran"]),
-        (["--backend", "numba"], ["backend", "numba", "not built yet"]),
+        (["--backend", "cuda"], ["backend", "cuda", "not built yet"]),
         (["--device", "cuda"], ["--device cuda", "not built yet"]),
         (["--device", "cuda:1"], ["--device cuda:1", "not built yet"]),
         (["--device", "tpu"], ["--device", "tpu"]),
@@ -1001,10 +1001,10 @@ def test_backends_marks_what_auto_is_here(run, monkeypatch):
     assert marked() == [mf.backends.resolve("auto").NAME]
     monkeypatch.setenv("MEDECONV_BACKEND", "reference")
     assert marked() == ["reference"]
-    monkeypatch.setenv("MEDECONV_BACKEND", "numba")
+    monkeypatch.setenv("MEDECONV_BACKEND", "cuda")
     status, out, err = run("backends")
     assert status == 0 and "<- auto" not in out
-    assert "MEDECONV_BACKEND='numba' is not built yet" in err
+    assert "MEDECONV_BACKEND='cuda' is not built yet" in err
     assert json.loads(run("backends", "--json", "-")[1])["auto"] is None
 
 

@@ -9,7 +9,7 @@ import pytest
 from scipy.special import kl_div
 
 import medeconv_fast as mf
-from medeconv_fast.backends import cpp, reference
+from medeconv_fast.backends import cpp, numba, reference
 
 # Engine, shape, psf shape; "line" is what a long 1-D spectral operator becomes.
 CASES = [
@@ -201,7 +201,7 @@ def divergence_of(backend, image, blurred):
     return backend.apply_formula("ratio", blurred, out, image=image, sums=True)[0]
 
 
-@pytest.mark.parametrize("module", [cpp, reference], ids=lambda m: m.NAME)
+@pytest.mark.parametrize("module", [cpp, numba, reference], ids=lambda m: m.NAME)
 def test_divergence_is_exact_value_by_value(module, dtype):
     """Near agreement, where the terms cancel, far from it, and for voxels without counts."""
     if not module.is_available():
@@ -219,9 +219,7 @@ def test_divergence_is_exact_value_by_value(module, dtype):
 
 
 def test_flat_agreement_has_no_divergence(backend, dtype):
-    module = {"cpp": cpp, "reference": reference}.get(backend)
-    if module is None:
-        pytest.skip(f"SKIPPED: {backend} has no apply_formula of its own")
+    module = mf.backends.resolve(backend)
     values = np.linspace(0.1, 1e4, 1000).astype(dtype)
     assert divergence_of(module, values, values.copy()) == 0.0
 

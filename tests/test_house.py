@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import medeconv_fast as mf
-from medeconv_fast.backends import cpp, reference
+from medeconv_fast.backends import cpp, numba, reference
 
 PACKAGE = Path(mf.__file__).parent
 # From the bottom up; a module imports from its own layer's package or from below. Private command-line
@@ -88,13 +88,16 @@ def test_import_rule_sees_a_violation(tmp_path, monkeypatch):
         test_imports_run_one_way(bad)
 
 
-@pytest.mark.parametrize("module", [cpp, reference], ids=lambda m: m.NAME)
+@pytest.mark.parametrize("module", [cpp, numba, reference], ids=lambda m: m.NAME)
 def test_backends_do_not_import_one_another(module):
     others = {"cpp", "reference", "numba", "cuda"} - {module.NAME}
     for path in imports(Path(module.__file__)):
         assert not (path[0] == "backends" and len(path) > 1 and path[1] in others)
-    # Nor anything of the package but what says how many threads there are.
-    assert {path[0] for path in imports(Path(module.__file__))} <= {"_threads", "_cpp"}
+    # Nor anything of the package but what says how many threads there are, and its own files.
+    own = {("backends", path.stem) for path in Path(module.__file__).parent.glob(f"_{module.NAME}_*.py")}
+    for file in [Path(module.__file__), *Path(module.__file__).parent.glob(f"_{module.NAME}_*.py")]:
+        used = {path[:2] for path in imports(file)} - own
+        assert {path[0] for path in used} <= {"_threads", "_cpp"}
 
 
 def public(module):
@@ -206,9 +209,10 @@ INTERFACE = [
 ]
 
 
+@pytest.mark.parametrize("module", [cpp, numba], ids=lambda m: m.NAME)
 @pytest.mark.parametrize("name", INTERFACE)
-def test_backends_have_the_same_interface(name):
-    ours, theirs = getattr(reference, name), getattr(cpp, name)
+def test_backends_have_the_same_interface(name, module):
+    ours, theirs = getattr(reference, name), getattr(module, name)
     if inspect.isclass(ours):
         members = [n for n in dir(theirs) if not n.startswith("_")]  # inherited ones too
         assert members

@@ -168,6 +168,12 @@ RUNS = {
         )
         for boundary in ("extended", "wrap", "reflect")
     },
+    **{
+        f"direct-{boundary}": lambda image, psf, b=boundary, **o: mf.richardson_lucy(
+            image, psf, 3, boundary=b, engine="direct", **o
+        )
+        for boundary in ("extended", "wrap", "reflect")
+    },
     "wiener": lambda image, psf, **o: mf.wiener(image, psf, **o),
     "convolve": lambda image, psf, **o: mf.convolve(image, psf, **o),
 }

@@ -369,7 +369,8 @@ def test_torch_data_loader(script, method, persistent):
 @native
 @needs("numba", "numba")
 @pytest.mark.parametrize("layer", ["omp", "workqueue"])
-def test_numba_parallel_regions(script, layer):
+@pytest.mark.parametrize("ours", ["cpp", "numba"])
+def test_numba_parallel_regions(script, layer, ours):
     """Called from the threads of a parallel region, and beside one: right, no deadlock, one pool."""
     out = script(
         """
@@ -419,13 +420,13 @@ def test_numba_parallel_regions(script, layer):
         print(watch.mean)
         """,
         layer,
-        MEDECONV_BACKEND="cpp",
+        MEDECONV_BACKEND=ours,
         NUMBA_NUM_THREADS="4",
         OMP_WAIT_POLICY="PASSIVE",  # else libgomp's own threads spin while they wait, and count as runnable
     )
     if out.strip() == "no layer":
         pytest.skip(f"SKIPPED: Numba has no {layer} layer here")
-    assert float(out) <= 4.7
+    assert float(out) <= (4.7 if ours == "cpp" else 5.2)  # longer units: a helper is slower to make room
 
 
 def test_numbers_of_threads_are_only_speed(backend):

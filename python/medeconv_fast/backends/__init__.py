@@ -2,24 +2,31 @@
 
 A call's ``backend=`` counts first, then `use_backend`, then the environment variable ``MEDECONV_BACKEND``,
 then "auto": the first available one of cpp, numba, reference. A backend that was asked for by name and is not
-available raises with the reason; nothing falls back silently.
+available raises with the reason; nothing falls back silently: the first call that "auto" leaves to the
+reference warns.
 """
 
 from __future__ import annotations
 
 import os
+import warnings
 from types import ModuleType
 from typing import Any
 
 from .. import _validate
-from . import cpp, reference
+from . import cpp, numba, reference
 
 __all__ = ["available", "release_memory", "resolve", "use_backend"]
 
-_BUILT: dict[str, ModuleType] = {"cpp": cpp, "reference": reference}  # in the order of "auto"
-_UNBUILT = ("numba", "cuda")
+_BUILT: dict[str, ModuleType] = {
+    "cpp": cpp,
+    "numba": numba,
+    "reference": reference,
+}  # in the order of "auto"
+_UNBUILT = ("cuda",)
 _VARIABLE = "MEDECONV_BACKEND"
 _chosen = "auto"
+_warned = False  # once per process
 
 
 def available() -> tuple[str, ...]:
@@ -27,10 +34,25 @@ def available() -> tuple[str, ...]:
     return tuple(name for name, module in _BUILT.items() if module.is_available())
 
 
+def _automatic() -> ModuleType:
+    # In turn: asking Numba means importing it, which is not needed where the compiled module is.
+    module = next(module for module in _BUILT.values() if module.is_available())
+    global _warned
+    if module is reference and not _warned:
+        _warned = True
+        warnings.warn(
+            "computing with NumPy alone, which is many times slower than the other backends. cpp: "
+            f"{cpp.unavailable_reason()}. numba: {numba.unavailable_reason()}",
+            RuntimeWarning,
+            stacklevel=4,
+        )
+    return module
+
+
 def _named(name: Any, argument: str) -> ModuleType:
     name = _validate.choice(name, argument, ("auto", *_BUILT), unbuilt=_UNBUILT)
     if name == "auto":
-        return _BUILT[available()[0]]
+        return _automatic()
     module = _BUILT[name]
     if not module.is_available():
         raise ImportError(f"{argument}: {name!r} is not available here: {module.unavailable_reason()}")
@@ -42,7 +64,7 @@ def use_backend(name: str) -> None:
 
     Parameters
     ----------
-    name : {"auto", "cpp", "reference"}
+    name : {"auto", "cpp", "numba", "reference"}
         "auto" returns to ``MEDECONV_BACKEND`` or the first available one.
 
     Raises
