@@ -13,6 +13,8 @@ import numpy.typing
 __all__: list[str] = [
     "ChainF32",
     "ChainF64",
+    "ConvPlanF32",
+    "ConvPlanF64",
     "DirectChainF32",
     "DirectChainF64",
     "DirectFiltersF32",
@@ -37,6 +39,8 @@ __all__: list[str] = [
     "TransferF64",
     "apply_formula",
     "cached_bytes",
+    "empty_F32",
+    "empty_F64",
     "factorise",
     "fold",
     "good_size",
@@ -44,6 +48,7 @@ __all__: list[str] = [
     "pad",
     "release_memory",
     "smallest_divisor",
+    "sum_channels",
     "supported_isas",
 ]
 
@@ -459,6 +464,92 @@ class OverlapChainF64:
         extrapolated: numpy.typing.NDArray[numpy.float64] | None = None,
     ) -> None: ...
 
+class ConvPlanF32:
+    def __init__(
+        self,
+        input_shape: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex],
+        weight_shape: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex],
+        stride: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex],
+        padding: collections.abc.Sequence[
+            tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex]
+        ],
+        dilation: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex],
+        groups: typing.SupportsInt | typing.SupportsIndex,
+        padding_mode: str,
+        exact: bool,
+    ) -> None: ...
+    def forward(
+        self,
+        x: numpy.typing.NDArray[numpy.float32],
+        w: numpy.typing.NDArray[numpy.float32],
+        bias: numpy.typing.NDArray[numpy.float32] | None,
+        out: numpy.typing.NDArray[numpy.float32],
+        relu: bool,
+        num_threads: typing.SupportsInt | typing.SupportsIndex,
+    ) -> None: ...
+    def input_grad(
+        self,
+        grad: numpy.typing.NDArray[numpy.float32],
+        w: numpy.typing.NDArray[numpy.float32],
+        bias: numpy.typing.NDArray[numpy.float32] | None,
+        out: numpy.typing.NDArray[numpy.float32],
+        relu: bool,
+        num_threads: typing.SupportsInt | typing.SupportsIndex,
+    ) -> None: ...
+    def weight_grad(
+        self,
+        grad: numpy.typing.NDArray[numpy.float32],
+        x: numpy.typing.NDArray[numpy.float32],
+        out: numpy.typing.NDArray[numpy.float32],
+        num_threads: typing.SupportsInt | typing.SupportsIndex,
+    ) -> None: ...
+    def workspace_bytes(self, num_threads: typing.SupportsInt | typing.SupportsIndex) -> int: ...
+    @property
+    def family(self) -> str: ...
+
+class ConvPlanF64:
+    def __init__(
+        self,
+        input_shape: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex],
+        weight_shape: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex],
+        stride: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex],
+        padding: collections.abc.Sequence[
+            tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex]
+        ],
+        dilation: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex],
+        groups: typing.SupportsInt | typing.SupportsIndex,
+        padding_mode: str,
+        exact: bool,
+    ) -> None: ...
+    def forward(
+        self,
+        x: numpy.typing.NDArray[numpy.float64],
+        w: numpy.typing.NDArray[numpy.float64],
+        bias: numpy.typing.NDArray[numpy.float64] | None,
+        out: numpy.typing.NDArray[numpy.float64],
+        relu: bool,
+        num_threads: typing.SupportsInt | typing.SupportsIndex,
+    ) -> None: ...
+    def input_grad(
+        self,
+        grad: numpy.typing.NDArray[numpy.float64],
+        w: numpy.typing.NDArray[numpy.float64],
+        bias: numpy.typing.NDArray[numpy.float64] | None,
+        out: numpy.typing.NDArray[numpy.float64],
+        relu: bool,
+        num_threads: typing.SupportsInt | typing.SupportsIndex,
+    ) -> None: ...
+    def weight_grad(
+        self,
+        grad: numpy.typing.NDArray[numpy.float64],
+        x: numpy.typing.NDArray[numpy.float64],
+        out: numpy.typing.NDArray[numpy.float64],
+        num_threads: typing.SupportsInt | typing.SupportsIndex,
+    ) -> None: ...
+    def workspace_bytes(self, num_threads: typing.SupportsInt | typing.SupportsIndex) -> int: ...
+    @property
+    def family(self) -> str: ...
+
 @typing.overload
 def apply_formula(
     formula: str,
@@ -498,6 +589,12 @@ def apply_formula(
     num_threads: typing.SupportsInt | typing.SupportsIndex = 1,
 ) -> None: ...
 def cached_bytes() -> int: ...
+def empty_F32(
+    shape: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex],
+) -> numpy.typing.NDArray[numpy.float32]: ...
+def empty_F64(
+    shape: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex],
+) -> numpy.typing.NDArray[numpy.float64]: ...
 def factorise(n: typing.SupportsInt | typing.SupportsIndex) -> list[int]: ...
 @typing.overload
 def fold(
@@ -535,4 +632,16 @@ def pad(
 ) -> numpy.typing.NDArray[numpy.float64]: ...
 def release_memory() -> None: ...
 def smallest_divisor(scale: typing.SupportsFloat | typing.SupportsIndex, single: bool) -> float: ...
+@typing.overload
+def sum_channels(
+    x: numpy.typing.NDArray[numpy.float32],
+    out: numpy.typing.NDArray[numpy.float32],
+    num_threads: typing.SupportsInt | typing.SupportsIndex,
+) -> None: ...
+@typing.overload
+def sum_channels(
+    x: numpy.typing.NDArray[numpy.float64],
+    out: numpy.typing.NDArray[numpy.float64],
+    num_threads: typing.SupportsInt | typing.SupportsIndex,
+) -> None: ...
 def supported_isas() -> list[str]: ...

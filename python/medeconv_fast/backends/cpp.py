@@ -189,7 +189,7 @@ class OverlapPlan(_ArrayPlan):
 
 
 class ConvPlan:
-    """Convolution of one shape as networks mean it: forward, its transpose, and the gradient in the weight."""
+    """Convolution of one shape as networks mean it: forward, its transpose and its gradient in the weight."""
 
     def __init__(
         self,
@@ -208,7 +208,7 @@ class ConvPlan:
         self.dtype = np.dtype(dtype)
         pairs = [(int(low), int(high)) for low, high in padding]
         self._plan = getattr(_native(), "ConvPlan" + _suffix(dtype))(
-            self.input_shape, self.weight_shape, stride, pairs, dilation, int(groups), padding_mode, bool(exact)
+            self.input_shape, self.weight_shape, stride, pairs, dilation, groups, padding_mode, exact
         )
         spatial = zip(self.input_shape[2:], self.weight_shape[2:], stride, pairs, dilation, strict=True)
         self.output_shape = (self.input_shape[0], self.weight_shape[0]) + tuple(
