@@ -6,7 +6,7 @@ is.
 """
 
 from ._measured import from_beads
-from ._models import airy, born_wolf, gaussian, gibson_lanni
+from ._models import airy, born_wolf, gaussian, gibson_lanni, light_sheet
 from ._sampling import fwhm, resample
 
-__all__ = ["airy", "born_wolf", "from_beads", "fwhm", "gaussian", "gibson_lanni", "resample"]
+__all__ = ["airy", "born_wolf", "from_beads", "fwhm", "gaussian", "gibson_lanni", "light_sheet", "resample"]
