@@ -249,12 +249,13 @@ def _lateral(
     for row, heights in enumerate(y):
         squared = (heights[None, :, None] ** 2 + x[:, None, :] ** 2).reshape(half[1] + 1, -1)
         twice = 2 * (2 * squared / reach**2 - 1)
-        before, now = np.ones_like(twice), twice / 2
+        before, now, product = np.ones_like(twice), twice / 2, np.empty_like(twice)
         means = np.empty((terms, half[1] + 1))
         means[0] = 1
         for n in range(1, terms):  # T_2n(r) = T_n(2 r² - 1), by the three-term recurrence
             means[n] = now @ weights
-            before, now = now, twice * now - before
+            np.subtract(np.multiply(twice, now, out=product), before, out=before)
+            before, now = now, before
         quadrant[:, row] = coefficients @ means
     rows, columns = (np.abs(np.arange(n) - n // 2) for n in shape)
     # Rounding leaves a few -1e-18 in dark rings.
