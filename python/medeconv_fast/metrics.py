@@ -64,6 +64,16 @@ def psnr(truth: Any, image: Any, *, data_range: float | None = None) -> float:
 def nrmse(truth: Any, image: Any) -> float:
     """Root-mean-square error over the root-mean-square of the truth (scikit-image's "euclidean").
 
+    Parameters
+    ----------
+    truth, image : array_like
+        Same shape, any number of axes.
+
+    Returns
+    -------
+    float
+        0 for identical arrays.
+
     Raises
     ------
     ValueError
@@ -135,6 +145,11 @@ def ssim(truth: Any, image: Any, *, data_range: float | None = None, window: int
     window : int
         Odd side of the uniform window; 7 and the sample covariance are scikit-image's defaults, whose values
         these are.
+
+    Returns
+    -------
+    float
+        At most 1, for identical arrays.
 
     Raises
     ------
