@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, overload
 
@@ -147,6 +148,11 @@ def from_edge(
     edge integrated over the pixel; nothing is binned, so nothing widens it. For "line" the derivative is the
     slope of a local cubic through the pixels around each distance.
 
+    Warns
+    -----
+    UserWarning
+        The edge bends by more than a tenth of its width.
+
     References
     ----------
     ISO 12233:2017, annex D (slanted edge); E. Samei, M. J. Flynn and D. A. Reimann, Med. Phys. 25, 102 (1998)
@@ -166,6 +172,13 @@ def from_edge(
     across = _direction(data, sizes)
     turned, turned_sizes = (data, sizes) if across == 1 else (data.T, sizes[::-1])
     fit, error, residual = _fitted(turned, turned_sizes)
+    bend = _bend(turned, turned_sizes, fit)
+    if bend > 0.1 * max(fit.sigma / SIGMA_PER_FWHM, turned_sizes[1]):
+        warnings.warn(
+            f"image: the edge bends by {bend:.2g}, which widens the PSF; expected a straight one, cut the "
+            "image shorter along it",
+            stacklevel=2,
+        )
     width = _footprint(turned_sizes, fit.slope)
     sharp = fit.sigma < 0.02 * width  # the fit cannot tell it from none
     fwhm = 0.0 if sharp else fit.sigma / SIGMA_PER_FWHM
@@ -270,10 +283,30 @@ def _fitted(data: np.ndarray, sizes: tuple[float, ...]) -> tuple[_Fit, float, fl
     ):
         raise ValueError(
             f"image: the best edge has a full width of {fit.sigma / SIGMA_PER_FWHM:.3g} in a field of "
-            f"{extent:.3g}, levels {fit.low:.4g} and {fit.high:.4g} and a residual of {residual:.2g}; expected one clear "
-            "edge with an even region on both sides"
+            f"{extent:.3g}, levels {fit.low:.4g} and {fit.high:.4g} and a residual of {residual:.2g}; "
+            "expected one clear edge with an even region on both sides"
         )
     return fit, error, residual
+
+
+def _bend(data: np.ndarray, sizes: tuple[float, ...], fit: _Fit) -> float:
+    """How far the middle of the edge lies off the line through its ends; 0 where noise explains it."""
+    d = _distances(data.shape, sizes, fit.offset, fit.slope)
+    width = _footprint(sizes, fit.slope)
+    sigma = max(fit.sigma, 0.3 * width)  # an infinitely sharp one has no slope to measure a shift by
+    h = 0.05 * sigma
+    slope = (
+        (fit.high - fit.low) * (_edge_model(d + h, sigma, width) - _edge_model(d - h, sigma, width)) / (2 * h)
+    )
+    left = data - fit.low - (fit.high - fit.low) * _edge_model(d, sigma, width)
+    weight = (slope**2).sum(axis=1)
+    rows = weight > 0.1 * weight.max()
+    if np.count_nonzero(rows) < 6:
+        return 0.0
+    shift = (left * slope).sum(axis=1)[rows] / weight[rows]
+    y = np.linspace(-1, 1, data.shape[0])[rows]
+    terms, covariance = np.polyfit(y, shift, 2, cov=True)
+    return abs(float(terms[0])) if abs(terms[0]) > 4 * math.sqrt(covariance[0, 0]) else 0.0
 
 
 def _least_squares(

@@ -197,7 +197,7 @@ def _found(
     """Beads bright enough to use, and all that are bright enough to disturb another one."""
     smooth = _smoothed(data, [k / 16 for k in lengths])
     height = float(smooth.max()) - floor
-    if height <= 0:
+    if height <= 1e-9 * abs(floor):  # rounding of a flat image
         return [], []
     noise = 1.4826 * float(np.median(np.abs(smooth - np.median(smooth))))
     low = floor + max(threshold * height / 2, min(5 * noise, threshold * height))

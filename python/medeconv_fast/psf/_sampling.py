@@ -200,15 +200,19 @@ def _moved(array: np.ndarray, shift: tuple[float, ...]) -> np.ndarray:
 
 
 def _peak(array: np.ndarray) -> tuple[float, ...]:
-    """Maximum relative to shape // 2, by a parabola through the three highest voxels along each axis."""
+    """Maximum relative to shape // 2: one Newton step along each axis from the brightest voxel.
+
+    Derivatives over five voxels: those over three see a skew PSF's maximum a tenth of a voxel off.
+    """
     at = [int(i) for i in np.unravel_index(int(np.argmax(array)), array.shape)]
     place = []
     for axis, n in enumerate(array.shape):
         i, step = at[axis], 0.0
-        if 0 < i < n - 1:
+        if n > 1:
             line = array[tuple(slice(None) if a == axis else at[a] for a in range(array.ndim))]
-            bend = float(line[i - 1] - 2 * line[i] + line[i + 1])
-            step = float(line[i - 1] - line[i + 1]) / (2 * bend) if bend < 0 else 0.0
+            a, b, c, d, e = np.pad(line, 2, mode="edge")[i : i + 5]
+            slope, bend = (a - 8 * b + 8 * d - e) / 12, (-a + 16 * b - 30 * c + 16 * d - e) / 12
+            step = min(max(-float(slope / bend), -0.5), 0.5) if bend < 0 else 0.0
         place.append(i - n // 2 + step)
     return tuple(place)
 
