@@ -224,7 +224,7 @@ def _direction(data: np.ndarray, sizes: tuple[float, ...]) -> int:
 
 
 def _first_guess(data: np.ndarray, sizes: tuple[float, ...]) -> _Fit:
-    """By area: of a row from low to high, the part that is bright tells where its edge is, however blurred."""
+    """By area: of a row from low to high, the bright part tells where its edge is, however blurred."""
     rows, columns = data.shape
     side = max(2, columns // 10)
     left, right = data[:, :side], data[:, -side:]
