@@ -141,7 +141,7 @@ def test_from_beads(run, refused, here):
     refused([*words, 15, 17, 17, "--threshold", 1], "--threshold", "0 to less than 1")
     refused([*words, 15, 17], "--shape: got 2 numbers")
     refused([*words, 25, 17, 17], "shape: got (25, 17, 17)")
-    refused([*words, 15, 41, 41], "no usable bead among 5", "too near another bead")
+    refused([*words, 15, 31, 31], "no usable bead among 5", "too near another bead")
     refused(words[:-1], "--shape")
     refused([*words, 15, 17, 17, "--voxel-size-um", 1], "beads.tif says")
 

@@ -10,7 +10,8 @@ import numpy as np
 from .. import _validate
 from ._sampling import _checked, fwhm
 
-_COLOURS = {"z": "#0072b2", "y": "#d55e00", "x": "#000000"}
+_COLOURS = {"z": "#0072b2", "y": "#f0a060", "x": "#000000"}
+_WIDTHS = {"z": 1.1, "y": 3.0, "x": 1.0}  # most PSFs are round: x lies on y, which must be seen behind it
 # A PSF's rings carry much light and are faint: this exponent shows a hundredth of the maximum as a fifth.
 _GAMMA = 0.35
 
@@ -66,12 +67,18 @@ def plot(psf: Any, voxel_size: Any = None, *, unit: str | None = None, title: st
     centre = tuple(n // 2 for n in array.shape)
     extent = [(-(c + 0.5) * d, (n - c - 0.5) * d) for n, c, d in zip(array.shape, centre, size, strict=True)]
     planes = {1: [], 2: [(0, 1)], 3: [(1, 2), (0, 2), (0, 1)]}[ndim]  # (vertical, horizontal)
+    # Panels of one height, as wide as what they show.
+    spans = [high - low for low, high in extent]
+    ratios = [2.3 * min(max(spans[across] / spans[down], 0.4), 2.0) for down, across in planes]
     figure = figures.Figure(
-        figsize=(3.0 * len(planes) + 3.9, 3.3), dpi=100, facecolor="white", layout="constrained"
+        figsize=(sum(ratios) + 0.7 * len(ratios) + 3.6, 3.3),
+        dpi=100,
+        facecolor="white",
+        layout="constrained",
     )
-    panels = figure.subplots(
-        1, len(planes) + 1, squeeze=False, gridspec_kw={"width_ratios": [3.0] * len(planes) + [3.6]}
-    )[0]
+    panels = figure.subplots(1, len(planes) + 1, squeeze=False, gridspec_kw={"width_ratios": [*ratios, 3.0]})[
+        0
+    ]
     for panel, (vertical, horizontal) in zip(panels, planes, strict=False):
         others = [a for a in range(ndim) if a not in (vertical, horizontal)]
         plane = array[tuple(centre[a] if a in others else slice(None) for a in range(ndim))]
@@ -88,6 +95,7 @@ def plot(psf: Any, voxel_size: Any = None, *, unit: str | None = None, title: st
         panel.set_ylabel(f"{names[vertical]}{suffix}", fontsize=8)
         panel.set_title(f"{names[vertical]}{names[horizontal]}", fontsize=9)
         panel.tick_params(labelsize=7)
+        panel.locator_params(axis="x", nbins=4)
     profile = panels[-1]
     try:
         widths: tuple[float, ...] | None = fwhm(array, size)
@@ -104,14 +112,14 @@ def plot(psf: Any, voxel_size: Any = None, *, unit: str | None = None, title: st
             position,
             np.where(visible, line, np.nan),
             color=_COLOURS[name],
-            lw=1.1,
+            lw=_WIDTHS[name],
             marker="." if line.size <= 41 else "",
-            ms=3,
+            ms=3 + _WIDTHS[name],
             label=label,
         )
     profile.set_yscale("log")
     # Five decades show rings and noise; what lies below is not a PSF any more.
-    profile.set_ylim(max(10 ** math.floor(math.log10(lowest)), 1e-5) / 1.5, 1.5)
+    profile.set_ylim(max(10 ** math.floor(math.log10(lowest)), 1e-5), 1.5)
     profile.set_xlabel(f"distance from the centre{suffix}", fontsize=8)
     profile.set_ylabel("value over the maximum", fontsize=8)
     profile.tick_params(labelsize=7)
