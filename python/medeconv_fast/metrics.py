@@ -201,28 +201,42 @@ def _shells(
     sizes = _validate.voxel_size(1.0 if voxel_size is None else voxel_size, "voxel_size", first.ndim)
     if _validate.flag(taper, "taper"):
         first, second = _tapered(first), _tapered(second)
-    fa, fb = np.fft.fftn(first - first.mean()), np.fft.fftn(second - second.mean())
-    axes = [np.fft.fftfreq(n, d) for n, d in zip(first.shape, sizes, strict=True)]
-    radius = np.sqrt(sum(f**2 for f in np.meshgrid(*axes, indexing="ij")))
     long_axes = [(n, d) for n, d in zip(first.shape, sizes, strict=True) if n > 1]
     if not long_axes:
         raise ValueError("a: one voxel has no spectrum to compare")
     limit = min(0.5 / d for _, d in long_axes)
     step = max(1 / (n * d) for n, d in long_axes)
     shells = max(1, int(limit / step))
-    which = np.floor(radius / limit * shells).astype(int).ravel()
-    keep = (which < shells) & (radius.ravel() > 0)
+    # Half the spectrum of a real image says all; what it leaves out counts by doubling its mirror image.
+    n, d = first.shape[-1], sizes[-1]
+    twice = np.full(n // 2 + 1, 2.0)
+    twice[0] = 1
+    if n % 2 == 0:
+        twice[-1] = 1
+    frequencies = [np.fft.fftfreq(m, e) for m, e in zip(first.shape[:-1], sizes[:-1], strict=True)]
+    frequencies.append(np.fft.rfftfreq(n, d))
+    radius = np.sqrt(sum(f**2 for f in np.meshgrid(*frequencies, indexing="ij", sparse=True)))
+    which = np.floor(radius / limit * shells).astype(np.int64)
+    keep = (which < shells) & (radius > 0)
     which = which[keep]
+    fa = np.fft.rfftn(first - first.mean())[keep]
+    fb = np.fft.rfftn(second - second.mean())[keep]
+    multiplicity = np.broadcast_to(twice, radius.shape)[keep]
 
     def total(values: np.ndarray) -> np.ndarray:
-        return np.bincount(which, values.ravel()[keep], shells)
+        return np.bincount(which, values * multiplicity, shells)
 
-    counts = np.bincount(which, minlength=shells)
+    counts = np.bincount(which, multiplicity, shells)
     cross = total((fa * fb.conj()).real)
     norm = np.sqrt(total(np.abs(fa) ** 2) * total(np.abs(fb) ** 2))
     filled = (counts > 0) & (norm > 0)
     # Half of them: a real image's spectrum is its own mirror image.
-    return total(radius)[filled] / counts[filled], cross[filled] / norm[filled], counts[filled] / 2, sizes
+    return (
+        total(radius[keep])[filled] / counts[filled],
+        cross[filled] / norm[filled],
+        counts[filled] / 2,
+        sizes,
+    )
 
 
 def fourier_shell_correlation(

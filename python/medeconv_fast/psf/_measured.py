@@ -30,7 +30,7 @@ class BeadsInfo:
     positions : tuple of tuple of float
         Their centres, voxel indices with fractions, in the image's axis order.
     weights : tuple of float
-        Their parts in the average, sum 1.
+        Their parts in the average, sum 1, before the robust mean's own weights in each voxel.
     deviations : tuple of float
         Norm of each bead's difference from the PSF over the PSF's norm, noise included.
     rejected : tuple of (position, reason)
