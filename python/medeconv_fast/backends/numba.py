@@ -112,6 +112,7 @@ class _Finish:
         sums: bool = False,
         unit: float = 1.0,
         change: np.ndarray | None = None,
+        partial: np.ndarray | None = None,
         held_out_scale: float = 1.0,
         **operands: Any,
     ) -> None:
@@ -142,7 +143,7 @@ class _Finish:
             self._extrapolated = extrapolated.reshape(-1)
         if out is not None:
             self._out = out.reshape(-1)
-        self._change = flat(change)
+        self._change, self._partial = flat(change), flat(partial)
         self._alpha, self._scale, self._unit = kind(alpha), kind(held_out_scale), float(unit)
         self._nothing = nothing
         self._sums: dict[int, np.ndarray] | None = {} if sums else None
@@ -152,6 +153,8 @@ class _Finish:
         part = slice(start, start + c.size)
         loops, wanted = self._loops, self._sums is not None
         sums = np.zeros(3)
+        if self._partial.size:
+            c += self._partial[part]
         arrays = [a[part] for a in self._arrays]
         if self._formula == "ratio" and (wanted or self._damping.size):
             loops.ratio_with_sums(
@@ -217,6 +220,47 @@ def _finished(
 
     run(len(blocks), threads, finish_block)
     return finish.summed()
+
+
+_PENALTY_SLICES = 4  # each block computes part of the slice before it again
+
+
+def penalty(
+    kind: str,
+    x: np.ndarray,
+    out: np.ndarray,
+    spacing: tuple[float, ...],
+    weight: float,
+    level: float,
+    *,
+    num_threads: int | None = None,
+) -> None:
+    """What a regularizer multiplies a correction by; kinds and formulas as in the reference."""
+    loops = compiled_loops()
+    if kind not in ("tv", "tikhonov", "good-roughness", "entropy"):
+        raise ValueError(f"kind: got {kind!r}, expected tv, tikhonov, good-roughness or entropy")
+    shape = (1,) * (3 - x.ndim) + x.shape
+    wide, target = unlocked(x).reshape(shape), out.reshape(shape)
+    sizes = (1.0,) * (3 - x.ndim) + tuple(spacing)
+    smallest = min((s for s, n in zip(sizes, shape, strict=True) if n > 1), default=1.0)
+    inverse = np.array(
+        [smallest / s if n > 1 else 0.0 for s, n in zip(sizes, shape, strict=True)], dtype=x.dtype
+    )
+    w, scale = x.dtype.type(weight), x.dtype.type(level)
+    blocks = cut(shape[0], _PENALTY_SLICES)
+
+    def slices(unit: int) -> None:
+        start, stop = blocks[unit]
+        if kind == "tv":
+            buffers = np.empty((7, shape[2] + 1), x.dtype)
+            loops.tv_slices(wide, target, start, stop, inverse, w, scale, buffers)
+        elif kind == "entropy":
+            loops.entropy_slices(wide, target, start, stop, w, scale)
+        else:
+            of_root = kind == "good-roughness"
+            loops.laplacian_slices(wide, target, start, stop, inverse, w, scale, of_root)
+
+    run(len(blocks), resolve_num_threads(num_threads), slices)
 
 
 def _map(start: int, length: int, box: tuple[int, int], periodic: bool) -> tuple[np.ndarray, int, int]:
