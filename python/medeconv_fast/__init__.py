@@ -4,7 +4,7 @@ Arrays are (z, y, x), (y, x) or (x). A PSF's centre is at ``shape // 2``. See `r
 `restore`.
 """
 
-from . import backends, io, metrics, psf
+from . import backends, compat, io, metrics, psf
 from ._blur import Blur
 from ._convolution import convolve, correlate
 from ._planner import plan
@@ -19,6 +19,7 @@ __all__ = [
     "Blur",
     "__version__",
     "backends",
+    "compat",
     "convolve",
     "correlate",
     "get_num_threads",

@@ -1,0 +1,169 @@
+"""What the stand-ins compute with: convolution in a window, filters under a boundary, one filter per axis.
+
+Arrays that arrive here are real, of one dtype (float32 or float64), of one to three axes and not empty.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from .. import backends
+from .._blur import Geometry, Operator, choose_engine, choose_grid, geometry, make_plan, predicted_costs
+from .._convolution import EXACT_TAPS
+from .._taps import taps_of, wrapped_taps
+from ._calls import HandBack
+
+Window = Sequence[tuple[int, int]]
+MOST_AXES = 3
+_NUMBERS = (list, tuple, int, float, complex, np.generic)
+
+
+def numeric_array(value: Any) -> np.ndarray:
+    """`value` as the peer's ``np.asarray`` sees it, where it holds real numbers that kernels can take."""
+    if type(value) not in (np.ndarray, np.memmap) and not isinstance(value, _NUMBERS):
+        raise HandBack("array kind")
+    try:
+        array = np.asarray(value)
+    except ValueError as error:  # a ragged list
+        raise HandBack("arguments") from error
+    if array.dtype.kind == "c":
+        raise HandBack("complex")
+    if array.dtype.kind not in "biuf":
+        raise HandBack("object")
+    if array.dtype.kind == "f" and array.dtype.itemsize > 8:
+        raise HandBack("longdouble")
+    return array
+
+
+def is_float(array: np.ndarray) -> bool:
+    return array.dtype.kind == "f" and array.dtype.itemsize >= 4
+
+
+def check_axes(array: np.ndarray) -> None:
+    if not 1 <= array.ndim <= MOST_AXES:
+        raise HandBack("dimensions")
+    if array.size == 0:
+        raise HandBack("empty")
+
+
+def computable(array: np.ndarray, dtype: Any) -> np.ndarray:
+    return np.require(array, np.dtype(dtype), ["C", "A"])
+
+
+def is_finite(array: np.ndarray) -> bool:
+    """Whether every value is finite; one pass over the array where all is well."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        total = float(array.sum())
+    # Finite values may overflow their sum.
+    return math.isfinite(total) or bool(np.isfinite(array).all())
+
+
+def _engine(taps: np.ndarray, layout: Geometry, *, by_sums: bool) -> str:
+    """The engine; `by_sums`: one that sums over taps, as exact for each voxel as the peer's own sum."""
+    known = taps_of(taps)
+    if by_sums:
+        costs = predicted_costs(known, layout)
+        del costs["spectral"]
+        return min(costs, key=costs.__getitem__)
+    # Sums of few products keep small whole numbers exact, as the peer does.
+    if math.prod(known.shape) <= EXACT_TAPS:
+        return "direct"
+    return choose_engine("auto", known, layout)[0]
+
+
+def convolve_window(
+    x: np.ndarray, h: np.ndarray, window: Window, *, by_sums: bool = False, finite: bool = True
+) -> np.ndarray:
+    """Full convolution of `x` and `h` (zeros outside both), restricted to `window` on every axis.
+
+    `finite`: whether all values of `x` and `h` are; else they are summed tap by tap, which keeps NaN and Inf
+    where they belong.
+    """
+    backend = backends.resolve()
+    if finite and h.size > x.size:
+        x, h = h, x  # convolution commutes; the smaller one makes the taps
+    full = [n + k - 1 for n, k in zip(x.shape, h.shape, strict=True)]
+    # Long enough that nothing wraps around into the window.
+    lengths = tuple(
+        max(n, k, stop, whole - start)
+        for n, k, whole, (start, stop) in zip(x.shape, h.shape, full, window, strict=True)
+    )
+    nothing = (0,) * x.ndim
+    layout = Geometry(
+        shape=tuple(stop - start for start, stop in window),
+        estimate_shape=x.shape,
+        taps=tuple(slice(0, k) for k in h.shape),
+        centre=nothing,
+        low=nothing,
+        high=nothing,
+        grid=choose_grid(lengths, backend),
+        estimate_box=tuple((0, n) for n in x.shape),
+        image_box=tuple((int(start), int(stop)) for start, stop in window),
+        frame=tuple(slice(0, n) for n in x.shape),
+    )
+    engine = _engine(h, layout, by_sums=by_sums) if finite else "direct"
+    return Operator(h, layout, "zero", backend, None, engine).apply(x)
+
+
+def filter_array(
+    x: np.ndarray, h: np.ndarray, centre: tuple[int, ...], boundary: str, cval: float, *, finite: bool
+) -> np.ndarray:
+    """y[i] = sum of h[m] x[i - (m - centre)], `x` continued by `boundary` ("constant": by `cval`)."""
+    backend = backends.resolve()
+    if boundary == "constant":
+        if cval != 0:
+            before = [k - 1 - c for k, c in zip(h.shape, centre, strict=True)]
+            padded = np.pad(x, list(zip(before, centre, strict=True)), constant_values=x.dtype.type(cval))
+            window = [(k - 1, n + k - 1) for n, k in zip(x.shape, h.shape, strict=True)]
+            return convolve_window(padded, h, window, finite=finite and math.isfinite(cval))
+        boundary = "zero"
+    if boundary == "wrap":
+        h, centre = wrapped_taps(h, centre, x.shape)
+    layout = geometry(h.shape, x.shape, boundary, backend, centre)
+    engine = _engine(h[layout.taps], layout, by_sums=False) if finite else "direct"
+    return Operator(h, layout, boundary, backend, None, engine).apply(x)
+
+
+class _Lines(Operator):
+    """An operator given by one filter per axis: the product of them, which may be huge, is never formed."""
+
+    def __init__(
+        self,
+        lines: Sequence[np.ndarray],
+        centre: tuple[int, ...],
+        shape: tuple[int, ...],
+        boundary: str,
+        backend: ModuleType,
+    ) -> None:
+        self.layout = geometry(tuple(len(line) for line in lines), shape, boundary, backend, centre)
+        self.boundary = boundary
+        self.backend = backend
+        self.num_threads = None
+        self.dtype = lines[0].dtype
+        self.folded = boundary in ("reflect", "nearest", "mirror")
+        self.plan, self.workspace_bytes = make_plan("separable", self.layout, boundary, backend, self.dtype)
+        used = tuple(line[taps] for line, taps in zip(lines, self.layout.taps, strict=True))
+        self.transfer = self.plan.transfer([used], self.layout.centre, None)
+        self.seconds = deque(maxlen=1)
+
+
+def filter_lines(
+    x: np.ndarray, lines: Sequence[np.ndarray], centre: Sequence[int], boundary: str
+) -> np.ndarray:
+    """`filter_array` with the product of one filter per axis; "constant" means zeros here.
+
+    Never by transforms: sums over taps keep a positive array positive, zeros zero, and NaN where it is.
+    """
+    if boundary == "constant":
+        boundary = "zero"
+    lines, centre = list(lines), list(centre)
+    if boundary == "wrap":
+        for axis, n in enumerate(x.shape):
+            lines[axis], (centre[axis],) = wrapped_taps(lines[axis], (centre[axis],), (n,))
+    return _Lines(lines, tuple(centre), x.shape, boundary, backends.resolve()).apply(x)
