@@ -14,13 +14,14 @@ from typing import Any
 import numpy as np
 
 from .. import backends
-from .._blur import Geometry, Operator, choose_engine, choose_grid, geometry, make_plan, predicted_costs
+from .._blur import Geometry, Operator, choose_grid, geometry, make_plan, predicted_costs
 from .._convolution import EXACT_TAPS
 from .._taps import taps_of, wrapped_taps
 from ._calls import HandBack
 
 Window = Sequence[tuple[int, int]]
 MOST_AXES = 3
+NO_TIME = 25e3  # ns, predicted: an application that takes less is a sum
 _NUMBERS = (list, tuple, int, float, complex, np.generic)
 
 
@@ -64,17 +65,21 @@ def is_finite(array: np.ndarray) -> bool:
     return math.isfinite(total) or bool(np.isfinite(array).all())
 
 
-def _engine(taps: np.ndarray, layout: Geometry, *, by_sums: bool) -> str:
-    """The engine; `by_sums`: one that sums over taps, as exact for each voxel as the peer's own sum."""
+def engine_for(taps: np.ndarray, layout: Geometry, *, by_sums: bool = False) -> str:
+    """The engine; `by_sums`: one that sums over taps, as exact for each voxel as the peer's own sum.
+
+    The peers sum where there is little to sum, and whole numbers come out exact then. So do we, for few taps
+    and where the sum takes no time.
+    """
     known = taps_of(taps)
-    if by_sums:
-        costs = predicted_costs(known, layout)
-        del costs["spectral"]
-        return min(costs, key=costs.__getitem__)
-    # Sums of few products keep small whole numbers exact, as the peer does.
-    if math.prod(known.shape) <= EXACT_TAPS:
+    if math.prod(known.shape) <= EXACT_TAPS and not by_sums:
         return "direct"
-    return choose_engine("auto", known, layout)[0]
+    costs = predicted_costs(known, layout)
+    sums = {engine: cost for engine, cost in costs.items() if engine != "spectral"}
+    best = min(sums, key=sums.__getitem__)
+    if by_sums or sums[best] <= NO_TIME:
+        return best
+    return min(costs, key=costs.__getitem__)
 
 
 def convolve_window(
@@ -107,7 +112,7 @@ def convolve_window(
         image_box=tuple((int(start), int(stop)) for start, stop in window),
         frame=tuple(slice(0, n) for n in x.shape),
     )
-    engine = _engine(h, layout, by_sums=by_sums) if finite else "direct"
+    engine = engine_for(h, layout, by_sums=by_sums) if finite else "direct"
     return Operator(h, layout, "zero", backend, None, engine).apply(x)
 
 
@@ -124,9 +129,11 @@ def filter_array(
             return convolve_window(padded, h, window, finite=finite and math.isfinite(cval))
         boundary = "zero"
     if boundary == "wrap":
+        if not finite and any(k > n for n, k in zip(x.shape, h.shape, strict=True)):
+            raise HandBack("not finite")  # taps that meet are added first: that loses Inf - Inf
         h, centre = wrapped_taps(h, centre, x.shape)
     layout = geometry(h.shape, x.shape, boundary, backend, centre)
-    engine = _engine(h[layout.taps], layout, by_sums=False) if finite else "direct"
+    engine = engine_for(h[layout.taps], layout) if finite else "direct"
     return Operator(h, layout, boundary, backend, None, engine).apply(x)
 
 
@@ -164,6 +171,8 @@ def filter_lines(
         boundary = "zero"
     lines, centre = list(lines), list(centre)
     if boundary == "wrap":
+        if any(len(line) > n for n, line in zip(x.shape, lines, strict=True)) and not is_finite(x):
+            raise HandBack("not finite")  # as in `filter_array`
         for axis, n in enumerate(x.shape):
             lines[axis], (centre[axis],) = wrapped_taps(lines[axis], (centre[axis],), (n,))
     return _Lines(lines, tuple(centre), x.shape, boundary, backends.resolve()).apply(x)

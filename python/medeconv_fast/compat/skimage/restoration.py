@@ -14,10 +14,9 @@ from typing import Any
 import numpy as np
 
 from ... import backends
-from ..._blur import Geometry, Operator, choose_engine, geometry
-from ..._taps import taps_of
+from ..._blur import Geometry, Operator, geometry
 from .._calls import HandBack, stand_in
-from .._kernels import check_axes, computable, is_finite
+from .._kernels import check_axes, computable, engine_for, is_finite
 
 __all__ = ["richardson_lucy", "unsupervised_wiener", "wiener"]
 
@@ -59,7 +58,9 @@ def _clipped(result: np.ndarray, clip: Any) -> np.ndarray:
 
 
 def _blur(psf: np.ndarray, layout: Geometry) -> Operator:
-    engine, _ = choose_engine("auto", taps_of(psf[layout.taps]), layout)
+    # Rounding of a transform is relative to the largest value, and an iteration that drifts (an even-sized
+    # psf) soon spans many orders of magnitude: few taps are summed, as in scikit-image's own convolutions.
+    engine = engine_for(psf[layout.taps], layout)
     return Operator(psf, layout, "zero", backends.resolve(), None, engine)
 
 
