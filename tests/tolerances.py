@@ -58,4 +58,15 @@ TABLE = {
         1e-10,
         "the filter amplifies rounding by up to 1 / (2 sqrt(balance)); balances of 1e-2 and more are tested",
     ),
+    "compat": Tolerance(
+        5e-6,
+        1e-12,
+        "a stand-in against scipy: largest difference over what the weights can make of the array; scipy "
+        "sums or transforms float32 in float32 as well (ndimage: in float64, rounded between axes)",
+    ),
+    "compat_restoration": Tolerance(
+        1e-4,
+        1e-9,
+        "a stand-in against scikit-image, largest difference over the largest value: its own rtol is 1e-3",
+    ),
 }
