@@ -112,7 +112,7 @@ def dense_blur():
 
 @pytest.fixture
 def run_patched(tmp_path):
-    """run_patched(peer, *pytest_arguments, **environment) -> compat.calls() of that run as {name: [own, delegated]}.
+    """run_patched(peer, *pytest_arguments, **environment) -> {name: [own, delegated]} of `compat.calls`.
 
     Runs a peer's own tests in a process of their own with our stand-ins in its place; all must pass.
     """

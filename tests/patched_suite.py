@@ -1,9 +1,9 @@
-"""pytest plugin: a peer's own tests, run with our stand-ins in the peer's place (`run_patched` in conftest.py).
+"""pytest plugin: a peer's own tests, run with our stand-ins in the peer's place; see `run_patched`.
 
 The swap happens after collection: scipy's decorators look its functions up by identity. Environment:
 MEDECONV_PATCHED names the peer, MEDECONV_CALLS the file that the counts of `compat.calls` are written to,
-MEDECONV_SKIMAGE_DATA where what scikit-image's tests download lies, and MEDECONV_SAMPLE=n keeps one in n of the
-cases of a test that has more than a hundred.
+MEDECONV_SKIMAGE_DATA where what scikit-image's tests download lies, and MEDECONV_SAMPLE=n keeps one in n of
+the cases of a test that has more than a hundred.
 """
 
 import json

@@ -221,7 +221,7 @@ def test_scikit_images_own_tests(shared_data, run_patched):
     root = shared_data / "skimage_ref"
     tests = root / "tests" / "skimage" / "restoration" / "test_restoration.py"
     counts = run_patched("skimage", "--noconftest", str(tests), MEDECONV_SKIMAGE_DATA=str(root / "data"))
-    # Every real call that is not of the listed kinds is ours: three dtypes in 1-D to 3-D, and a test of shapes.
+    # All real calls that are not of the listed kinds are ours: three dtypes in 1-D to 3-D, a test of shapes.
     assert counts["skimage.restoration.richardson_lucy"] == [9, {}]
     assert counts["skimage.restoration.wiener"] == [10, {"transfer function": 9}]
     own, delegated = counts["skimage.restoration.unsupervised_wiener"]
