@@ -3,8 +3,8 @@ written for scipy and scikit-image that nobody touches.
 
     python examples/integrations.py
 
-Each part is about ten lines to copy. The transform needs nothing but this library (and goes into monai's Compose);
-the others need dask[array], scipy and scikit-image. For research, not a medical device.
+Each part is about ten lines to copy. The transform needs nothing but this library, and goes into monai's
+Compose; the others need dask[array], scipy and scikit-image. For research, not a medical device.
 """
 
 import sys

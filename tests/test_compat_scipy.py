@@ -324,7 +324,7 @@ HANDED_BACK = [
     ("empty", "signal.fftconvolve", (np.ones(0), np.ones(3))),
     ("empty", "ndimage.gaussian_filter", (np.ones((0, 3)), 1)),
     ("array kind", "signal.convolve", (np.ma.masked_array(ONES, ONES > 2), THREE)),
-    ("array kind", "ndimage.uniform_filter", (np.matrix(ONES), 3)),
+    ("array kind", "ndimage.uniform_filter", (ONES.view(type("Kind", (np.ndarray,), {})), 3)),
     ("not finite", "signal.fftconvolve", (NAN, THREE)),
     ("not finite", "signal.convolve", (ONES, NAN)),
     ("not finite", "ndimage.uniform_filter", (NAN, 3)),
@@ -403,6 +403,36 @@ def test_random_calls(rng, agree, counted):
         sigma, order = rng.uniform(0.2, 3, ndim), [int(o) for o in rng.integers(0, 3, ndim)]
         number += agree("ndimage.gaussian_filter", a, sigma, order, mode=edge, cval=cval, scale=4.0)
     assert sum(c.own for c in counted().values()) == number
+
+
+@pytest.mark.parametrize("function", ["fftconvolve", "oaconvolve"])
+@pytest.mark.parametrize("lengths", [(40, 8), (8, 40), (300, 200)], ids=str)
+def test_many_pairs(rng, dtype, function, lengths, agree):
+    """Multiplied along an axis, convolved along others: one plan serves all pairs."""
+    for mode in MODES:
+        a, b = (rng.standard_normal((30, n)).astype(dtype) for n in lengths)
+        agree(f"signal.{function}", a, b, mode, axes=1)
+        agree(f"signal.{function}", a.T, b.T, mode, axes=0)
+        a, b = (rng.standard_normal((n // 4, 5, n)).astype(dtype) for n in lengths)
+        agree(f"signal.{function}", a, b, mode, axes=(0, 2), scale=100.0)
+
+
+@pytest.fixture
+def on(backend):
+    mf.use_backend(backend)
+    yield
+    mf.use_backend("auto")
+
+
+def test_every_backend(rng, dtype, on, agree):
+    a, b = pair(rng, [(14, 15), (4, 5)], dtype)
+    for name in ("convolve", "fftconvolve", "correlate2d"):
+        agree(f"signal.{name}", a, b, "same")
+    agree("signal.fftconvolve", a, b[:1].repeat(14, 0), "full", axes=1)
+    for mode in EDGES:
+        agree("ndimage.convolve", a, b, mode=mode, cval=1.0, scale=5.0)
+        agree("ndimage.gaussian_filter", a, 1.3, mode=mode, cval=1.0, scale=5.0)
+    agree("ndimage.uniform_filter", a, 5, scale=1.0)
 
 
 CLASSES = "TestConvolve or TestFFTConvolve or TestOAConvolve or TestAllFreqConvolves or TestCorrelate"

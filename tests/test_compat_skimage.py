@@ -215,6 +215,20 @@ def test_random_calls(rng, agree, counted):
     assert counted()["skimage.restoration.richardson_lucy"] == mf.compat.Calls(number, {})
 
 
+def test_every_backend(rng, dtype, backend, agree):
+    mf.use_backend(backend)
+    try:
+        image, reg = observed(rng, (14, 15), dtype), rng.standard_normal((2, 3))
+        for size in ((3, 5), (2, 3)):
+            psf = kernel(rng, size, dtype)
+            for options in ({}, {"filter_epsilon": 0.3}):
+                got = ours.richardson_lucy(image, psf, 4, **options)
+                agree(got, theirs.richardson_lucy(image, psf, 4, **options))
+            agree(ours.wiener(image, psf, 0.2, reg), theirs.wiener(image, psf, 0.2, reg))
+    finally:
+        mf.use_backend("auto")
+
+
 @pytest.mark.shared
 def test_scikit_images_own_tests(shared_data, run_patched):
     """From its source distribution, with our stand-ins in its place."""

@@ -80,8 +80,8 @@ def calls(*, reset: bool = False) -> dict[str, Calls]:
     dict of str to Calls
         By the peer's name (``"scipy.signal.convolve"``), of functions called at least once: ``own``, the
         calls that our kernels computed, and ``delegated``, the number of calls handed back for each reason
-        (see `DELEGATED`). A call that raised counts where it was when it did. What the peer calls in its turn
-        while it serves a call that was handed back does not count.
+        (see `DELEGATED`), also where the peer then refused it. What the peer calls in its turn while it
+        serves a call that was handed back does not count.
 
     Raises
     ------

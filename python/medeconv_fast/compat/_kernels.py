@@ -16,6 +16,7 @@ import numpy as np
 from .. import backends
 from .._blur import Geometry, Operator, choose_grid, geometry, make_plan, predicted_costs
 from .._convolution import EXACT_TAPS
+from .._costs import Taps
 from .._taps import taps_of, wrapped_taps
 from ._calls import HandBack
 
@@ -71,10 +72,9 @@ def engine_for(taps: np.ndarray, layout: Geometry, *, by_sums: bool = False) -> 
     The peers sum where there is little to sum, and whole numbers come out exact then. So do we, for few taps
     and where the sum takes no time.
     """
-    known = taps_of(taps)
-    if math.prod(known.shape) <= EXACT_TAPS and not by_sums:
+    if taps.size <= EXACT_TAPS:
         return "direct"
-    costs = predicted_costs(known, layout)
+    costs = predicted_costs(taps_of(taps), layout)
     sums = {engine: cost for engine, cost in costs.items() if engine != "spectral"}
     best = min(sums, key=sums.__getitem__)
     if by_sums or sums[best] <= NO_TIME:
@@ -90,9 +90,33 @@ def convolve_window(
     `finite`: whether all values of `x` and `h` are; else they are summed tap by tap, which keeps NaN and Inf
     where they belong.
     """
-    backend = backends.resolve()
     if finite and h.size > x.size:
         x, h = h, x  # convolution commutes; the smaller one makes the taps
+    layout = _window_layout(x, h, window)
+    engine = engine_for(h, layout, by_sums=by_sums) if finite else "direct"
+    return Operator(h, layout, "zero", backends.resolve(), None, engine).apply(x)
+
+
+def convolve_each(xs: np.ndarray, hs: np.ndarray, window: Window) -> np.ndarray:
+    """`convolve_window` of every pair along the first axis; all values are finite."""
+    if hs[0].size > xs[0].size:
+        xs, hs = hs, xs
+    backend, dtype = backends.resolve(), xs.dtype
+    layout = _window_layout(xs[0], hs[0], window)
+    # What the taps of one pair allow (a product, symmetry) need not hold for the next.
+    costs = predicted_costs(Taps(hs[0].shape, hs[0].shape, 0), layout)
+    few = hs[0].size <= EXACT_TAPS or costs["direct"] <= NO_TIME
+    engine = "direct" if few else min(costs, key=costs.__getitem__)
+    plan, _ = make_plan(engine, layout, "zero", backend, dtype)
+    out = np.empty((len(xs), *layout.shape), dtype)
+    chain = plan.chain(None)
+    for x, h, result in zip(xs, hs, out, strict=True):
+        chain.load(x)
+        chain.sweep(plan.transfer(h, layout.centre, None), "copy", keep=False, out=result)
+    return out
+
+
+def _window_layout(x: np.ndarray, h: np.ndarray, window: Window) -> Geometry:
     full = [n + k - 1 for n, k in zip(x.shape, h.shape, strict=True)]
     # Long enough that nothing wraps around into the window.
     lengths = tuple(
@@ -100,20 +124,18 @@ def convolve_window(
         for n, k, whole, (start, stop) in zip(x.shape, h.shape, full, window, strict=True)
     )
     nothing = (0,) * x.ndim
-    layout = Geometry(
+    return Geometry(
         shape=tuple(stop - start for start, stop in window),
         estimate_shape=x.shape,
         taps=tuple(slice(0, k) for k in h.shape),
         centre=nothing,
         low=nothing,
         high=nothing,
-        grid=choose_grid(lengths, backend),
+        grid=choose_grid(lengths, backends.resolve()),
         estimate_box=tuple((0, n) for n in x.shape),
         image_box=tuple((int(start), int(stop)) for start, stop in window),
         frame=tuple(slice(0, n) for n in x.shape),
     )
-    engine = engine_for(h, layout, by_sums=by_sums) if finite else "direct"
-    return Operator(h, layout, "zero", backend, None, engine).apply(x)
 
 
 def filter_array(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import operator
 from collections.abc import Iterable
 from typing import Any
@@ -15,6 +14,7 @@ from .._kernels import (
     Window,
     check_axes,
     computable,
+    convolve_each,
     convolve_window,
     is_finite,
     is_float,
@@ -142,15 +142,19 @@ def _by_transforms(in1: Any, in2: Any, mode: Any, axes: Any) -> np.ndarray:
 
 
 def _item_by_item(x: np.ndarray, h: np.ndarray, window: Window, each: list[int]) -> np.ndarray:
-    out = np.empty([stop - start for start, stop in window], x.dtype)
-    rest = [w for axis, w in enumerate(window) if axis not in each]
-    for index in itertools.product(*(range(x.shape[axis]) for axis in each)):
-        at = tuple(index[each.index(a)] if a in each else slice(None) for a in range(x.ndim))
-        if rest:
-            out[at] = convolve_window(np.ascontiguousarray(x[at]), np.ascontiguousarray(h[at]), rest)
-        else:
-            out[at] = x[at] * h[at]
-    return out
+    """Convolve along the axes that are not in `each`, one item after the other."""
+    rest = [axis for axis in range(x.ndim) if axis not in each]
+    if not rest:
+        return x * h
+    items = [x.shape[axis] for axis in each]
+
+    def in_front(array: np.ndarray) -> np.ndarray:
+        moved = np.moveaxis(array, each, range(len(each)))
+        return np.ascontiguousarray(moved).reshape(-1, *moved.shape[len(each) :])
+
+    out = convolve_each(in_front(x), in_front(h), [window[axis] for axis in rest])
+    moved = np.moveaxis(out.reshape(*items, *out.shape[1:]), range(len(each)), each)
+    return np.ascontiguousarray(moved)
 
 
 @stand_in("scipy.signal")
