@@ -122,13 +122,17 @@ def test_no_public_function_shares_a_modules_name():
         if not any(part.startswith("_") for part in info.name.split(".")[:-1])
     }
     assert {"backends", "_blur", "reference"} <= modules
-    for module in (mf, mf.psf, mf.io, mf.metrics, mf.backends, mf.ops):
+    compat = (mf.compat, mf.compat.skimage.restoration, mf.compat.scipy.signal, mf.compat.scipy.ndimage)
+    for module in (mf, mf.psf, mf.io, mf.metrics, mf.backends, mf.ops, *compat):
         for name, value in public(module).items():
             if callable(value):
                 assert name not in modules, f"{module.__name__}.{name}"
 
 
-@pytest.mark.parametrize("name", ["", ".psf", ".io", ".backends", ".algorithms", ".ops"])
+COMPAT = (".compat", ".compat.skimage.restoration", ".compat.scipy.signal", ".compat.scipy.ndimage")
+
+
+@pytest.mark.parametrize("name", ["", ".psf", ".io", ".backends", ".algorithms", ".ops", *COMPAT])
 def test_all_is_correct(name):
     module = importlib.import_module("medeconv_fast" + name)
     assert sorted(set(module.__all__)) == sorted(module.__all__)
