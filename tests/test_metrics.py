@@ -90,6 +90,12 @@ def test_i_divergence_of_close_images_keeps_its_digits():
     assert mf.metrics.i_divergence(truth, truth * (1 + 1e-6)) == pytest.approx(1000 * 1e6 * 5e-13, rel=1e-5)
 
 
+def test_i_divergence_of_values_far_apart():
+    # Their quotient is beyond float64; 1 + (310 ln 10 - 1) is not.
+    expected = 310 * np.log(10)
+    assert mf.metrics.i_divergence([1e-310, 1.0], [1.0, 1e-310]) == pytest.approx(expected, rel=1e-12)
+
+
 def test_i_divergence_refuses_negative_values():
     with pytest.raises(ValueError, match="truth: 1 of 3 values are negative"):
         mf.metrics.i_divergence([-1.0, 2, 3], [1.0, 2, 3])
@@ -130,6 +136,7 @@ def test_resolution_at_the_ends():
     assert (
         mf.metrics.resolution(rng.normal(size=(64, 64)), rng.normal(size=(64, 64)), threshold=0.5) == np.inf
     )
+    assert mf.metrics.resolution(np.ones((9, 9)), rng.normal(size=(9, 9))) == np.inf
     with pytest.raises(ValueError, match="threshold: got 1, expected less than 1"):
         mf.metrics.resolution(a, b, threshold=1)
     with pytest.raises(ValueError, match="threshold: got 'two-bit'"):

@@ -120,9 +120,12 @@ def i_divergence(truth: Any, image: Any) -> float:
         return math.inf
     x, y = a[seen], b[seen]
     # x log(x/y) - x + y is the small difference of large terms where x and y are close: with d = y/x - 1 it
-    # is x (d - log1p(d)), which keeps its digits.
-    d = (y - x) / x
-    return float(np.sum(x * (d - np.log1p(d))) + np.sum(b[~seen]))
+    # is x (d - log1p(d)), which keeps its digits; far apart the quotient could overflow.
+    close = np.abs(y - x) < 0.5 * x
+    d = (y[close] - x[close]) / x[close]
+    total = float(np.sum(x[close] * (d - np.log1p(d)))) + float(np.sum(b[~seen]))
+    x, y = x[~close], y[~close]
+    return total + float(np.sum(x * (np.log(x) - np.log(y)) - x + y))
 
 
 def _window_mean(a: np.ndarray, size: int) -> np.ndarray:
@@ -229,14 +232,11 @@ def _shells(
     counts = np.bincount(which, multiplicity, shells)
     cross = total((fa * fb.conj()).real)
     norm = np.sqrt(total(np.abs(fa) ** 2) * total(np.abs(fb) ** 2))
-    filled = (counts > 0) & (norm > 0)
+    filled = counts > 0
+    # Where one image has nothing at all, nothing agrees.
+    correlation = np.divide(cross, norm, out=np.zeros(shells), where=norm > 0)
     # Half of them: a real image's spectrum is its own mirror image.
-    return (
-        total(radius[keep])[filled] / counts[filled],
-        cross[filled] / norm[filled],
-        counts[filled] / 2,
-        sizes,
-    )
+    return total(radius[keep])[filled] / counts[filled], correlation[filled], counts[filled] / 2, sizes
 
 
 def fourier_shell_correlation(
@@ -261,7 +261,7 @@ def fourier_shell_correlation(
         Mean frequency of each shell, in cycles per unit of `voxel_size`, up to the smallest Nyquist frequency
         of the axes.
     correlation : numpy.ndarray
-        Between -1 and 1.
+        Between -1 and 1; 0 where one of the images has nothing in the shell.
 
     Raises
     ------

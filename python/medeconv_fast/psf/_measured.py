@@ -128,7 +128,7 @@ def from_beads(
                 f"positions: got {_validate.shown(positions)}, "
                 f"expected integer indices of shape (beads, {data.ndim})"
             )
-        candidates = [tuple(int(i) for i in p) for p in given]
+        candidates = list(dict.fromkeys(tuple(int(i) for i in p) for p in given))
         neighbours = candidates
     rejected: list[tuple[tuple[float, ...], str]] = []
     beads: list[_Bead] = []
