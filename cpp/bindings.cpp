@@ -3,6 +3,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <array>
 #include <cstring>
 #include <optional>
@@ -80,6 +81,20 @@ void without_gil(F call) {
     if (interrupted) throw py::error_already_set();
 }
 
+template <class T>
+T* optional_data(const std::optional<Array<T>>& a, int64_t size, const char* name) {
+    if (!a) return nullptr;
+    if (a->size() != size)
+        throw std::invalid_argument(std::string(name) + ": got " + std::to_string(a->size()) + " values, expected " + std::to_string(size));
+    return const_cast<T*>(a->data());
+}
+template <class T>
+T* writable_data(std::optional<Array<T>>& a, int64_t size, const char* name) {
+    T* p = optional_data(a, size, name);
+    if (a && !a->writeable()) throw std::invalid_argument(std::string(name) + ": the array is read-only");
+    return p;
+}
+
 // What a sweep is given by keyword: arrays of `size` values that the formula reads or writes, numbers, and whether sums are
 // wanted. Owns what must live until the sweep is over.
 template <class T>
@@ -113,7 +128,7 @@ private:
     bool take_array(const std::string& name, py::handle value, int64_t size) {
         Operands<T>& o = plain;
         const std::pair<const char*, const T**> read[] = {{"image", &o.image}, {"weights", &o.weights}, {"estimate", &o.estimate},
-            {"gain", &o.gain}, {"factor", &o.factor}, {"damping", &o.damping}, {"held_out", &o.held_out}, {"previous", &o.previous}};
+            {"gain", &o.gain}, {"factor", &o.factor}, {"damping", &o.damping}, {"held_out", &o.held_out}, {"partial", &o.partial}, {"previous", &o.previous}};
         const std::pair<const char*, T**> written[] = {{"out", &o.out}, {"extrapolated", &o.extrapolated}, {"change", &o.change}};
         for (const auto& [known, pointer] : read)
             if (name == known) {
@@ -421,6 +436,29 @@ void bind(py::module_& m, const std::string& suffix) {
           py::arg("formula"), py::arg("c").noconvert(), py::kw_only(), py::arg("num_threads") = 1);
 }
 
+template <class T>
+void bind_penalty(py::module_& m) {
+    m.def("penalty",
+          [](const std::string& name, const Array<T>& x, Array<T> out, const std::vector<double>& spacing, double weight, double level,
+             int num_threads) {
+              const char* const names[] = {"tv", "tikhonov", "good-roughness", "entropy"};
+              const auto found = std::find(std::begin(names), std::end(names), name);
+              if (found == std::end(names)) throw std::invalid_argument("kind: got '" + name + "', expected tv, tikhonov, good-roughness or entropy");
+              const Penalty kind = Penalty(found - std::begin(names));
+              if (out.size() != x.size() || !out.writeable() || out.data() == x.data())
+                  throw std::invalid_argument("out: must be another writable array of the shape of x");
+              if (spacing.size() != size_t(x.ndim())) throw std::invalid_argument("spacing: expected one value per axis");
+              std::array<double, 3> sizes{1, 1, 1};
+              for (size_t i = 0; i < spacing.size(); ++i) sizes[3 - spacing.size() + i] = spacing[i];
+              const Shape shape = shape_of(x);
+              const T* from = x.data();
+              T* to = out.mutable_data();
+              without_gil([&](const Poll&) { penalty(kind, from, shape, sizes, weight, level, to, num_threads); });
+          },
+          py::arg("kind"), py::arg("x").noconvert(), py::arg("out").noconvert(), py::arg("spacing"), py::arg("weight"), py::arg("level"),
+          py::arg("num_threads"));
+}
+
 ConvPadding conv_padding_of(const std::string& name) {
     if (name == "zeros") return ConvPadding::zeros;
     if (name == "reflect") return ConvPadding::reflect;
@@ -457,20 +495,12 @@ Array<T> empty_array(const std::vector<int64_t>& shape) {
 }
 
 template <class T>
-const T* optional_data(const std::optional<Array<T>>& a, int64_t size, const char* name) {
-    if (!a) return nullptr;
-    if (a->size() != size)
-        throw std::invalid_argument(std::string(name) + ": got " + std::to_string(a->size()) + " values, expected " + std::to_string(size));
-    return a->data();
-}
-
-template <class T>
 void bind_conv(py::module_& m, const std::string& suffix) {
     using Plan = ConvPlan<T>;
     auto expect_size = [](const Array<T>& a, int64_t size, const char* name) { optional_data(std::optional<Array<T>>(a), size, name); };
     auto result = [](Array<T>& out, int64_t size) {
-        optional_data(std::optional<Array<T>>(out), size, "out");
-        return out.mutable_data();  // raises for a read-only array
+        std::optional<Array<T>> checked(out);
+        return writable_data(checked, size, "out");
     };
     auto input_size = [](const Plan& p) { return p.shape.batch * p.shape.sources * p.shape.input[0] * p.shape.input[1] * p.shape.input[2]; };
     auto output_size = [](const Plan& p) { return p.shape.batch * p.shape.destinations * p.output[0] * p.output[1] * p.output[2]; };
@@ -539,6 +569,8 @@ PYBIND11_MODULE(_cpp, m, py::mod_gil_not_used()) {
     bind_direct<double>(m, "F64");
     bind_overlap<float>(m, "F32");
     bind_overlap<double>(m, "F64");
+    bind_penalty<float>(m);
+    bind_penalty<double>(m);
     bind_conv<float>(m, "F32");
     bind_conv<double>(m, "F64");
     m.def("good_size", &good_size, py::arg("n"), py::arg("even") = false);

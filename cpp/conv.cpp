@@ -15,9 +15,14 @@ constexpr int64_t weight_band_bytes = 640 << 10; // band and gradient together
 constexpr int64_t shared_bytes = 1536 << 10;     // all bands of a pass whose units are blocks of channels
 constexpr int64_t winograd_bytes = 640 << 10;    // of a core's L2: transformed source and products
 constexpr int64_t winograd_shared_bytes = 8 << 20;
+constexpr int64_t winograd_weight_bytes = 3 << 20;   // of both cores' L2 and more
 constexpr int64_t many_weight_bytes = 512 << 10; // worth packing where they are used
 constexpr int64_t stream_bytes = 8 << 20;        // results that no cache would keep until they are read
 constexpr int64_t stream_taps = 64;              // more arithmetic than this hides the stores
+constexpr int64_t waiting_bytes = 160 << 10;     // results that wait to be streamed
+constexpr int64_t terms_at_once = 64;
+constexpr int64_t toeplitz_positions = 32768;
+constexpr int64_t little_weight = 1 << 15;         // elements that one thread packs before another wakes
 constexpr int64_t wanted_units = 8;
 constexpr int64_t longest_block = 1024;
 constexpr int64_t positions_at_once = 2048;      // of the weight gradient: a row of them stays in L1
@@ -43,19 +48,19 @@ void merge_axes(ConvShape& s) {
 
 // Every position's source, and the part that is copied as a piece.
 template <class T>
-void index_axis(ConvTables<T>& t, size_t a, int64_t first, bool zeros, ConvPadding padding) {
+void index_axis(ConvTables<T>& t, size_t a, int64_t first, int64_t skip, bool zeros, ConvPadding padding) {
     ConvAxis& axis = t.pass.axis[a];
     const int64_t positions = axis.reach(axis.count);
     auto& index = t.index[a];
     for (int64_t r = 0; r < positions; ++r) {
-        const int64_t i = r + first;
+        const int64_t i = r * skip + first;
         index.push_back(int32_t(i >= 0 && i < axis.length ? i
                                 : zeros                   ? -1
                                                           : scalar::source_index(i, axis.length, boundary_of(padding))));
     }
     axis.index = index.data();
-    axis.inner = std::clamp<int64_t>(-first, 0, positions);
-    axis.outer = std::clamp<int64_t>(axis.length - first, axis.inner, positions);
+    axis.inner = skip > 1 ? 0 : std::clamp<int64_t>(-first, 0, positions);
+    axis.outer = skip > 1 ? 0 : std::clamp<int64_t>(axis.length - first, axis.inner, positions);
     axis.used = t.used[a].data();
 }
 
@@ -75,7 +80,7 @@ void layout(const ConvAxis* axis, bool flat, ConvBand& band) {
 // copied element costs beside the arithmetic of an output.
 template <class T>
 void cut(ConvAxis* axis, ConvBand& band, int64_t channels, int64_t bytes, int64_t most_positions, int64_t others, int64_t lanes,
-         int64_t rows_of_tile, bool may_be_flat, double copying) {
+         int64_t rows_of_tile, int64_t columns_of_tile, int64_t rows_summed, bool may_be_flat, double copying) {
     int64_t best[3] = {1, 1, std::min<int64_t>(axis[2].count, 64)};
     double least = INFINITY;
     auto sizes = [](const ConvAxis& a, int64_t smallest, int64_t most, int64_t multiple) {   // even cuts of the axis
@@ -88,7 +93,7 @@ void cut(ConvAxis* axis, ConvBand& band, int64_t channels, int64_t bytes, int64_
         if (list.empty()) list.push_back(std::min(a.count, most));
         return list;
     };
-    const auto xs = sizes(axis[2], 64, longest_block, lanes), ys = sizes(axis[1], 1, 64, rows_of_tile), zs = sizes(axis[0], 1, 16, 1);
+    const auto xs = sizes(axis[2], 64, longest_block, lanes * columns_of_tile), ys = sizes(axis[1], 1, 64, rows_of_tile), zs = sizes(axis[0], 1, 16, 1);
     bool flat = false;
     for (int64_t x : xs)
         for (int64_t y : ys)
@@ -103,7 +108,9 @@ void cut(ConvAxis* axis, ConvBand& band, int64_t channels, int64_t bytes, int64_
                     const double copied = double(axis[0].reach(z) * axis[1].reach(y) * axis[2].reach(x)) / outputs;
                     const double vectors = double(flattened ? ceil_div((y - 1) * trial.row + x, lanes) : y * ceil_div(x, lanes)) * double(z) *
                                            double(lanes) / outputs;
-                    double cost = vectors * (flattened ? 1.05 : 1) + copying * copied;
+                    // Fewer sums at once than hide the latency of one.
+                    const int64_t sums = rows_summed * std::min<int64_t>(6, ceil_div(flattened ? (y - 1) * trial.row + x : x, lanes));
+                    double cost = vectors * (flattened ? 1.05 : 1) * (sums < 8 ? 8 / double(sums) : 1) + copying * copied;
                     if (size > double(bytes)) cost += 4 * size / double(bytes);
                     if (units < wanted_units) cost += 0.1 * double(wanted_units) / double(units);
                     if (x * y * z > most_positions) cost += 0.1 * double(x * y * z) / double(most_positions);
@@ -272,7 +279,13 @@ void finish(ConvTables<T>& t, const ConvShape& s, const ConvKernels<T>& kernels,
     p.y_taps = s.kernel[1], p.x_taps = s.kernel[2], p.z_taps = s.kernel[0], p.z_step = s.dilation[0];
     const int64_t weights = p.destinations * p.sources * product(s.kernel) * s.groups;
     const double copying = 5 / double(std::max<int64_t>(5, p.destinations * product(s.kernel)));
-    cut<T>(axis, p.band, p.sources, band_bytes, INT64_MAX, s.batch * s.groups, kernels.lanes, p.toeplitz ? 6 : 1, !p.toeplitz, copying);
+    // Enough taps at once that adding the sums of the channels before costs little.
+    p.sources_at_once = std::clamp<int64_t>(ceil_div(terms_at_once, product(s.kernel)), 1, std::max<int64_t>(1, p.sources));
+    if (p.toeplitz)
+        cut<T>(axis, p.band, p.sources_at_once, band_bytes, toeplitz_positions, s.batch * s.groups, kernels.lanes, 6, 4, 8, false, copying);
+    else
+        cut<T>(axis, p.band, p.sources, band_bytes, INT64_MAX, s.batch * s.groups, kernels.lanes, 1, 1,
+               std::min(kernels.rows, p.destinations), true, copying);
     const int64_t units = s.batch * s.groups * p.positions();
     const int64_t blocks = s.groups * ceil_div(p.destinations, kernels.rows);
     if (!p.toeplitz && blocks >= wanted_units && (weights * int64_t(sizeof(T)) >= many_weight_bytes || units < wanted_units)) {
@@ -289,9 +302,14 @@ void finish(ConvTables<T>& t, const ConvShape& s, const ConvKernels<T>& kernels,
             p.shared = true;
         }
     }
-    p.stream = !phases && !p.toeplitz && !p.band.flat && !p.shared && axis[2].block == axis[2].count &&
+    p.stream = !phases && !p.band.flat && !p.shared && axis[2].block == axis[2].count &&
                s.batch * s.groups * p.destinations * p.destination_size * int64_t(sizeof(T)) >= stream_bytes &&
                p.sources * product(s.kernel) <= stream_taps;
+    if (p.stream && !p.toeplitz) {   // what waits to be streamed stays in the cache
+        const int64_t rows = std::max<int64_t>(1, waiting_bytes / (kernels.rows * axis[2].count * int64_t(sizeof(T))));
+        axis[1].block = ceil_div(axis[1].count, ceil_div(axis[1].count, std::min(rows, axis[1].block)));
+        layout<T>(axis, false, p.band);
+    }
     choose_taps(t, merged_taps, single_taps, kernels.rows, s.kernel);
     if (!s.exact && !phases && s.kernel[1] == 3 && s.kernel[2] == 3 && s.dilation[1] == 1 && s.dilation[2] == 1 && axis[0].step == 1 &&
         axis[1].step == 1 && axis[2].step == 1)
@@ -305,14 +323,16 @@ ConvTables<T> forward_tables(const ConvShape& s, const std::array<int64_t, 3>& o
     for (size_t a = 0; a < 3; ++a) {
         ConvAxis& axis = t.pass.axis[a];
         axis.length = s.input[a], axis.count = axis.destination = output[a];
-        axis.step = s.stride[a], axis.span = (s.kernel[a] - 1) * s.dilation[a] + 1, axis.phases = 1, axis.crop = 0;
+        // A single tap skips what no output reads.
+        const int64_t skip = s.kernel[a] == 1 ? s.stride[a] : 1;
+        axis.step = s.stride[a] / skip, axis.span = (s.kernel[a] - 1) * s.dilation[a] + 1, axis.phases = 1, axis.crop = 0;
         t.used[a].assign(size_t(axis.step), 0);
         taps[a].emplace_back();
         for (int64_t k = 0; k < s.kernel[a]; ++k) {
             taps[a][0].push_back({k * s.dilation[a], {k}});
             t.used[a][size_t(k * s.dilation[a] % axis.step)] = 1;
         }
-        index_axis(t, a, -s.low[a], s.padding == ConvPadding::zeros, s.padding);
+        index_axis(t, a, -s.low[a], skip, s.padding == ConvPadding::zeros, s.padding);
     }
     ConvPass<T>& p = t.pass;
     p.sources = s.sources / s.groups, p.destinations = s.destinations / s.groups;
@@ -348,7 +368,7 @@ ConvTables<T> backward_tables(const ConvShape& s, const std::array<int64_t, 3>& 
             if (found == list.end()) found = list.insert(list.end(), {at, std::vector<int64_t>(size_t(stride), -1)});
             found->element[size_t(phase)] = k;
         }
-        index_axis(t, a, first - farthest, true, s.padding);
+        index_axis(t, a, first - farthest, 1, true, s.padding);
     }
     ConvPass<T>& p = t.pass;
     p.sources = s.destinations / s.groups, p.destinations = s.sources / s.groups;
@@ -356,6 +376,40 @@ ConvTables<T> backward_tables(const ConvShape& s, const std::array<int64_t, 3>& 
     p.destination_stride = kernel, p.source_stride = p.destinations * kernel, p.group_stride = p.destinations * p.sources * kernel;
     finish(t, s, kernels, merged, single);
     return t;
+}
+
+// The same for the weight gradient; bands as large as memory allows, because their products are added to sums in memory.
+template <class T>
+void consider_winograd(ConvWeightPass<T>& p, int64_t lanes) {
+    constexpr double of_channel = 430;   // transform and transpose: cycles per vector of channels and vector of tiles, over lanes
+    constexpr int64_t least = 16, elements = 36;
+    if (p.sources < least || p.destinations < least) return;
+    const ConvAxis &z = p.axis[0], &y = p.axis[1], &x = p.axis[2];
+    const int64_t across = ceil_div(x.count, 4), down = ceil_div(y.count, 4), sources = ceil_div(p.sources, lanes) * lanes;
+    const int64_t destinations = ceil_div(p.destinations, lanes) * lanes;
+    auto tile_bytes = [&](int64_t slices) {
+        return elements * int64_t(sizeof(T)) * p.groups * (sources * (slices - 1 + z.span) + destinations * slices);
+    };
+    int64_t rows = std::clamp<int64_t>(winograd_weight_bytes / (tile_bytes(1) * across), 1, down), slices = 1;
+    rows = ceil_div(down, ceil_div(down, rows));
+    while (slices < z.count && tile_bytes(slices + 1) * across * rows <= winograd_weight_bytes) ++slices;
+    if (z.span > 1 && slices < 4 && z.count >= 4) {
+        slices = 4;
+        rows = std::clamp<int64_t>(winograd_weight_bytes / (tile_bytes(4) * across), 1, down);
+    }
+    if (tile_bytes(slices) * across * rows > 4 * winograd_weight_bytes) return;   // an image that is too wide
+    slices = ceil_div(z.count, ceil_div(z.count, slices));
+    const int64_t bands = p.batch * ceil_div(down, rows) * ceil_div(z.count, slices);
+    const int64_t at_once = std::clamp<int64_t>(winograd_weight_bytes / (tile_bytes(slices) * across * rows), 1, std::max<int64_t>(1, bands));
+    const double products = double(p.sources) * double(p.destinations) * double(p.taps[0] * p.groups);
+    const double tiles = double(bands * slices * rows * across), chunks = double(ceil_div(bands, at_once));
+    const double transforms = of_channel * double(p.groups) *
+                              (double(sources) * double(slices - 1 + z.span) / double(slices) + double(destinations)) / double(lanes);
+    const double time = tiles / double(lanes) * elements * products + tiles * transforms + elements * products * (1 + chunks);
+    const double direct = 9 * products * double(p.batch * z.count * y.count * x.count) / double(lanes) * 1.15;
+    if (time > 0.85 * direct) return;
+    p.winograd = true, p.bands_at_once = at_once;
+    p.axis[0].block = slices, p.axis[1].block = 4 * rows, p.axis[2].block = 4 * across;
 }
 
 template <class T>
@@ -366,13 +420,13 @@ ConvWeightPass<T> weight_pass(const ConvShape& s, const ConvTables<T>& forward, 
     p.sources = s.sources / s.groups, p.destinations = s.destinations / s.groups;
     p.source_size = forward.pass.source_size, p.gradient_size = forward.pass.destination_size;
     for (size_t a = 0; a < 3; ++a) p.taps[a] = s.kernel[a], p.dilation[a] = s.dilation[a];
-    p.channels = p.sources >= kernels.lanes / 2 && p.destinations >= kernels.rows / 2;
+    p.channels = p.sources >= 2 * kernels.lanes && p.destinations >= kernels.rows / 2;
     p.toeplitz = p.destinations == 1 && p.axis[1].step == 1 && s.dilation[1] == 1 && p.taps[1] > 1;
     // Few units: parts of the positions, as far as their results take little memory, then smaller blocks of channels.
     p.sources_at_once = std::min(p.sources, channels_at_once), p.destinations_at_once = std::min(p.destinations, channels_at_once);
     const int64_t blocks_at_once = s.groups * ceil_div(p.sources, p.sources_at_once) * ceil_div(p.destinations, p.destinations_at_once);
     cut<T>(p.axis, p.band, p.sources_at_once, weight_band_bytes / 2, p.channels ? positions_at_once / 2 : positions_at_once,
-           s.batch * blocks_at_once, p.channels ? 1 : kernels.lanes, 1, !p.toeplitz && !p.channels, 0.05);
+           s.batch * blocks_at_once, p.channels ? 1 : kernels.lanes, 1, 1, 8, !p.toeplitz && !p.channels, 0.05);
     const int64_t line = 64 / int64_t(sizeof(T));
     p.gradient_row = p.band.flat ? p.band.row : (ceil_div(p.axis[2].block, line) | 1) * line;
     const int64_t values = s.batch * (s.sources * p.source_size + s.destinations * p.gradient_size);
@@ -386,6 +440,9 @@ ConvWeightPass<T> weight_pass(const ConvShape& s, const ConvTables<T>& forward, 
         int64_t& larger = p.destinations_at_once >= p.sources_at_once ? p.destinations_at_once : p.sources_at_once;
         larger = ceil_div(larger, 2);
     }
+    if (!s.exact && sizeof(T) == 4 && p.axis[0].step == 1 && p.axis[1].step == 1 && p.axis[2].step == 1 && s.dilation[1] == 1 &&
+        s.dilation[2] == 1 && p.taps[1] == 3 && p.taps[2] == 3)
+        consider_winograd(p, kernels.lanes);
     return p;
 }
 
@@ -457,7 +514,8 @@ void ConvPlan<T>::run(const ConvTables<T>& tables, const T* source, const T* wei
         pass.packed = shared.get();
     } else {
         shared = acquire<T>(kernels_.packed_size(pass));
-        parallel_for(pass.groups * pass.block_count, threads, [&](int64_t unit, int) {
+        const bool little = kernels_.packed_size(pass) < little_weight;
+        parallel_for(pass.groups * pass.block_count, little ? 1 : threads, [&](int64_t unit, int) {
             kernels_.pack(pass, unit / pass.block_count, unit % pass.block_count, shared.get());
         });
         pass.packed = shared.get();
@@ -507,6 +565,25 @@ void ConvPlan<T>::weight_grad(const T* gradient, const T* x, T* out, int threads
     ConvWeightPass<T> pass = weight_;
     pass.gradient = gradient, pass.source = x;
     const int64_t size = pass.size();
+    if (pass.winograd) {
+        int64_t sums_size = 0;
+        Buffer<T> transformed = acquire<T>(kernels_.winograd_weight_size(pass, &sums_size)), sums = acquire<T>(sums_size);
+        const int64_t scratch_size = ceil_div(kernels_.weight_scratch(pass), 64) * 64, units = pass.groups * pass.taps[0] * 36;
+        Buffer<T> scratch = acquire<T>(scratch_size * threads);
+        std::fill_n(sums.get(), sums_size, T(0));
+        for (int64_t first = 0; first < pass.bands(); first += pass.bands_at_once) {
+            const int64_t bands = std::min(pass.bands_at_once, pass.bands() - first);
+            parallel_for(kernels_.winograd_weight_units(pass, bands), threads, [&](int64_t unit, int worker) {
+                kernels_.winograd_weight_transform(pass, first, unit, transformed.get(), scratch.get() + worker * scratch_size);
+            }, poll);
+            parallel_for(units, threads, [&](int64_t unit, int worker) {
+                kernels_.winograd_weight_products(pass, bands, unit, transformed.get(), sums.get(), scratch.get() + worker * scratch_size);
+            }, poll);
+        }
+        parallel_for(pass.groups * pass.destinations, threads,
+                     [&](int64_t unit, int) { kernels_.winograd_weight_collect(pass, unit, sums.get(), out); });
+        return;
+    }
     const bool in_place = pass.parts == 1 && !pass.channels;
     Buffer<T> partial;
     if (!in_place) partial = acquire<T>(pass.parts * size);

@@ -83,6 +83,7 @@ struct ConvPass {
     int64_t block_count, block_rows; // of all blocks
     int64_t y_taps, x_taps, y_step;  // toeplitz: weight [groups][sources][z taps][x taps][y taps]
     int64_t z_taps, z_step;
+    int64_t sources_at_once;         // toeplitz
     MEDECONV_INLINE int64_t group_packed() const { return sources * variant_taps * block_rows; }
     MEDECONV_INLINE int64_t positions() const { return axis[0].blocks() * axis[1].blocks() * axis[2].blocks(); }
     MEDECONV_INLINE int64_t units() const { return shared ? groups * block_count : batch * groups * positions(); }
@@ -101,6 +102,8 @@ struct ConvWeightPass {
     int64_t taps[3], dilation[3];
     int64_t gradient_row;            // in scratch
     bool channels;                   // vectors along the source's channels, else along x
+    bool winograd;                   // the same, in the transform's elements: conv_winograd_weight.simd.hpp
+    int64_t bands_at_once;           // winograd: whose transforms lie in memory at the same time
     bool toeplitz;                   // one destination channel: tiles of y taps × x taps
     int64_t parts, source_blocks, destination_blocks, sources_at_once, destinations_at_once;
     T* partial;                      // [parts][groups · destinations][sources][taps]; channels: [parts][groups][taps]
@@ -124,6 +127,13 @@ struct ConvKernels {
     int64_t (*weight_scratch)(const ConvWeightPass<T>&);
     void (*weight_unit)(const ConvWeightPass<T>&, int64_t unit, T* scratch);
     double (*sum)(const T*, int64_t n);
+    // The weight gradient by Winograd's transform, for `bands` bands from `first` on after one another: transform, then
+    // products added to `sums`; in the end collect. Units of each may be done in any order.
+    int64_t (*winograd_weight_size)(const ConvWeightPass<T>&, int64_t* sums);   // of `transformed`, and of `sums`
+    int64_t (*winograd_weight_units)(const ConvWeightPass<T>&, int64_t bands);  // of the transform
+    void (*winograd_weight_transform)(const ConvWeightPass<T>&, int64_t first, int64_t unit, T* transformed, T* scratch);
+    void (*winograd_weight_products)(const ConvWeightPass<T>&, int64_t bands, int64_t unit, const T* transformed, T* sums, T* scratch);
+    void (*winograd_weight_collect)(const ConvWeightPass<T>&, int64_t unit, const T* sums, T* out);   // [groups][destinations]
 };
 
 template <class T>

@@ -212,6 +212,7 @@ MEDECONV_INLINE void interleave(const T* rows, int64_t pitch, int64_t phases, in
 template <class T>
 struct ConvScratch {
     T *band, *results, *start, *packed;
+    T* sums;                         // Toeplitz: of the channels so far
     DirectSlice<T>* slices;
     T* aside;
     int64_t pitch;                   // of a row of results
@@ -227,16 +228,17 @@ ConvScratch<T> conv_buffers(const ConvPass<T>& p, T* scratch) {
         s.total += ceil_div(elements, line) * line;
         return at;
     };
-    s.band = take(p.shared ? 0 : p.sources * p.band.channel + slack);
+    s.band = take(p.shared ? 0 : (p.toeplitz ? p.sources_at_once : p.sources) * p.band.channel + slack);
     const int64_t x = p.axis[2].block, y = p.axis[1].block;
-    const int64_t length = p.band.flat ? (y - 1) * p.band.row + x : p.stream ? x * y : x;
+    s.sums = take(p.toeplitz ? p.axis[0].block * y * x : 0);
+    const int64_t length = p.band.flat ? (y - 1) * p.band.row + x : p.stream && !p.toeplitz ? x * y : x;
     s.pitch = (ceil_div(length + L, line) | 1) * line;
     s.results = take((p.toeplitz ? tile_rows : conv_rows * (p.merged[2] > 1 ? 1 : p.axis[2].phases)) * s.pitch);
     s.start = take(conv_rows);
     s.packed = take(!p.shared ? 0 : p.sources * p.variant_taps * conv_rows);
     if (p.toeplitz) {
         s.aside = take(tile_rows * tile_vectors * L);
-        s.slices = reinterpret_cast<DirectSlice<T>*>(take(p.sources * p.z_taps * int64_t(sizeof(DirectSlice<T>) / sizeof(T))));
+        s.slices = reinterpret_cast<DirectSlice<T>*>(take(p.sources_at_once * p.z_taps * int64_t(sizeof(DirectSlice<T>) / sizeof(T))));
     }
     return s;
 }
@@ -251,6 +253,15 @@ struct ConvPacked {
     }
 };
 
+template <int R, class T>
+MEDECONV_INLINE void pack_rows(const ConvPass<T>& p, const ConvVariant& variant, const T* weight, T* to) {
+    for (int64_t c = 0; c < p.sources; ++c, weight += p.source_stride)
+        for (int64_t t = 0; t < variant.taps; ++t, to += R) {
+            const T* from = weight + variant.weights[t];
+            unroll<R>([&](auto r) MEDECONV_BODY { to[r] = from[r * p.destination_stride]; });
+        }
+}
+
 template <class T>
 MEDECONV_NOINLINE void pack_block(const ConvPass<T>& p, int64_t group, int64_t block_number, const ConvPacked<T>& packed) {
     const ConvBlock& block = p.blocks[block_number];
@@ -260,6 +271,13 @@ MEDECONV_NOINLINE void pack_block(const ConvPass<T>& p, int64_t group, int64_t b
     for (int64_t v = 0; v < variants; ++v) {
         const ConvVariant& variant = p.variants[v];
         T* to = packed.variant(p, variant);
+        if (merged == 1 && block.channels == block.rows) {
+            if (block.rows == 1) pack_rows<1>(p, variant, weight, to);
+            else if (block.rows == 2) pack_rows<2>(p, variant, weight, to);
+            else if (block.rows == 4) pack_rows<4>(p, variant, weight, to);
+            else if constexpr (conv_rows == 8) pack_rows<8>(p, variant, weight, to);
+            continue;
+        }
         for (int64_t c = 0; c < p.sources; ++c)
             for (int64_t t = 0; t < variant.taps; ++t, to += block.rows) {
                 int64_t row = 0;
@@ -336,38 +354,57 @@ MEDECONV_NOINLINE void sum_block(const ConvPass<T>& p, const ConvScratch<T>& s, 
                 }
 }
 
-// Rows of the only channel of a group, from the weights' Toeplitz matrix in y.
+// to = from + bias, or to += from; then, if asked for, without what is negative (but NaN stays).
 template <class T>
-MEDECONV_NOINLINE void sum_rows(const ConvPass<T>& p, const ConvScratch<T>& s, int64_t image, int64_t group, const T* band, Range zs,
-                                Range ys, Range xs) {
-    constexpr int64_t terms = terms_at_once;
+MEDECONV_INLINE void finish_sums(const T* from, bool add, T bias, bool relu, int64_t n, T* to) {
+    constexpr int64_t L = lanes<T>;
+    for (int64_t i = 0; i < n; i += L) {
+        const int64_t valid = n - i < L ? n - i : L;
+        Vec<T> v = load_unaligned(from + i);   // a row of results is padded
+        v += !add ? splat<T>(bias) : valid == L ? load_unaligned(to + i) : load_first(to + i, valid);
+        if (relu) v = v < Vec<T>{} ? Vec<T>{} : v;
+        if (valid == L) store_unaligned(to + i, v);
+        else store_first(to + i, v, valid);
+    }
+}
+
+// Rows of the only channel of a group, from the weights' Toeplitz matrix in y; a few source channels at a time, so that bands
+// may be large, and what they share with their neighbours small.
+template <class T>
+MEDECONV_NOINLINE void toeplitz_unit(const ConvPass<T>& p, const ConvScratch<T>& s, int64_t image, int64_t group, Range zs, Range ys, Range xs) {
     const ConvAxis &z = p.axis[0], &y = p.axis[1], &x = p.axis[2];
-    const int64_t kernel = p.y_taps * p.x_taps, width = xs.stop - xs.start;
+    const int64_t kernel = p.y_taps * p.x_taps, width = xs.stop - xs.start, height = ys.stop - ys.start;
+    const T* const source = p.source + (image * p.groups + group) * p.sources * p.source_size;
     T* const destination = p.destination + (image * p.groups + group) * p.destination_size;
     const T bias = p.bias ? p.bias[group] : T(0);
-    DirectTile<T> tile{s.slices, p.sources * p.z_taps, at_least(terms / kernel, 1), p.band.row, 0, p.y_taps, p.x_taps, s.results, s.pitch,
-                       s.aside};
-    for (int64_t qz = zs.start; qz < zs.stop; ++qz)
-        for (int64_t qy = ys.start; qy < ys.stop; qy += tile_rows) {
-            for (int64_t c = 0, i = 0; c < p.sources; ++c)
-                for (int64_t t = 0; t < p.z_taps; ++t, ++i)
-                    s.slices[i] = {band + c * p.band.channel + ((qz - zs.start) * z.step + t * p.z_step) * p.band.plane +
-                                       (qy - ys.start) * p.band.row,
-                                   p.packed + (group * p.sources * p.z_taps + i) * kernel};
-            tile.rows = ys.stop - qy < tile_rows ? ys.stop - qy : tile_rows;
-            sum_tiles<false>(tile, ceil_div(width, lanes<T>) * lanes<T>);
-            for (int64_t r = 0; r < tile.rows; ++r) {
-                const T* from = s.results + r * s.pitch;
-                T* to = destination + (qz * y.destination + qy + r) * x.destination + xs.start;
-                if (p.relu)
-                    for (int64_t i = 0; i < width; ++i) {
-                        const T value = from[i] + bias;
-                        to[i] = value < T(0) ? T(0) : value;
-                    }
-                else
-                    for (int64_t i = 0; i < width; ++i) to[i] = from[i] + bias;
+    DirectTile<T> tile{s.slices, 0, at_least(terms_at_once / kernel, 1), p.band.row, 0, p.y_taps, p.x_taps, s.results, s.pitch, s.aside};
+    for (int64_t c0 = 0; c0 < p.sources; c0 += p.sources_at_once) {
+        const int64_t cs = p.sources - c0 < p.sources_at_once ? p.sources - c0 : p.sources_at_once;
+        const bool last = c0 + cs == p.sources;
+        copy_channels(p, source + c0 * p.source_size, cs, zs, ys, xs, s.band);
+        tile.count = cs * p.z_taps;
+        for (int64_t qz = zs.start; qz < zs.stop; ++qz)
+            for (int64_t qy = ys.start; qy < ys.stop; qy += tile_rows) {
+                for (int64_t c = 0, i = 0; c < cs; ++c)
+                    for (int64_t t = 0; t < p.z_taps; ++t, ++i)
+                        s.slices[i] = {s.band + c * p.band.channel + ((qz - zs.start) * z.step + t * p.z_step) * p.band.plane +
+                                           (qy - ys.start) * p.band.row,
+                                       p.packed + ((group * p.sources + c0 + c) * p.z_taps + t) * kernel};
+                tile.rows = ys.stop - qy < tile_rows ? ys.stop - qy : tile_rows;
+                sum_tiles<false>(tile, ceil_div(width, lanes<T>) * lanes<T>);
+                // Rows without gaps, as they lie in the destination where it is as wide.
+                T* const sums = s.sums + ((qz - zs.start) * height + qy - ys.start) * width;
+                for (int64_t r = 0; r < tile.rows; ++r) {
+                    const T* from = s.results + r * s.pitch;
+                    T* to = p.stream || !last || c0 > 0 ? sums + r * width
+                                                        : destination + (qz * y.destination + qy + r) * x.destination + xs.start;
+                    finish_sums(from, c0 > 0, bias, p.relu && last, width, to);
+                    if (last && !p.stream && c0 > 0)
+                        std::memcpy(destination + (qz * y.destination + qy + r) * x.destination + xs.start, to, size_t(width) * sizeof(T));
+                }
+                if (last && p.stream) stream_row(destination + (qz * y.destination + qy) * x.destination, sums, tile.rows * width);
             }
-        }
+    }
 }
 
 template <class T>
@@ -388,11 +425,12 @@ void direct_unit(const ConvPass<T>& p, int64_t unit, T* scratch) {
     auto range = [](const ConvAxis& axis, int64_t block) MEDECONV_BODY { return Range{block * axis.block, axis.stop(block * axis.block)}; };
     const Range xs = range(x, position % x.blocks()), ys = range(y, position / x.blocks() % y.blocks());
     const Range zs = range(z, position / x.blocks() / y.blocks());
-    copy_channels(p, p.source + (image * p.groups + group) * p.sources * p.source_size, p.sources, zs, ys, xs, s.band);
     if (p.toeplitz) {
-        sum_rows(p, s, image, group, s.band, zs, ys, xs);
+        toeplitz_unit(p, s, image, group, zs, ys, xs);
+        if (p.stream) stream_fence();
         return;
     }
+    copy_channels(p, p.source + (image * p.groups + group) * p.sources * p.source_size, p.sources, zs, ys, xs, s.band);
     for (int64_t b = 0; b < p.block_count; ++b)
         sum_block(p, s, image, group, p.blocks[b], s.band,
                   ConvPacked<const T>{p.packed + group * p.group_packed(), p.block_rows, p.blocks[b].rows_before}, zs, ys, xs);

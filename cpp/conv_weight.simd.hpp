@@ -3,7 +3,7 @@
 // With many channels: band and gradient are transposed, channels fastest, and each of the kernel's taps is a product of two
 // matrices over all positions of the band. With few: tiles of channels × taps, vectors along x, their lanes added at the end.
 #pragma once
-#include "conv_winograd.simd.hpp"
+#include "conv.simd.hpp"
 
 namespace medeconv::MEDECONV_ISA_NS {
 namespace {
@@ -376,60 +376,6 @@ double conv_sum(const T* values, int64_t n) {
     for (; i < n; ++i) sum[i % 8] += double(values[i]);
     return ((sum[0] + sum[1]) + (sum[2] + sum[3])) + ((sum[4] + sum[5]) + (sum[6] + sum[7]));
 }
-
-// ---- the table
-
-template <class T>
-int64_t conv_scratch(const ConvPass<T>& p) {
-    return p.winograd ? winograd_buffers<T>(p, nullptr).total : conv_buffers<T>(p, nullptr).total;
-}
-template <class T>
-int64_t conv_packed_size(const ConvPass<T>& p) {
-    return p.winograd ? winograd_elements * winograd_weight_stride(p) : p.groups * p.group_packed();
-}
-template <class T>
-void conv_pack(const ConvPass<T>& p, int64_t group, int64_t block, T* packed) {
-    if (p.winograd) winograd_pack(p, group, block, packed);
-    else pack_block(p, group, block, ConvPacked<T>{packed + group * p.group_packed(), p.block_rows, p.blocks[block].rows_before});
-}
-template <class T>
-int64_t conv_bands_size(const ConvPass<T>& p) {
-    constexpr int64_t slack = 8 * lanes<T>;
-    return slack + (p.winograd ? p.groups * winograd_elements * winograd_buffers<T>(p, nullptr).element
-                               : p.batch * p.groups * p.sources * p.band.channel + p.axis[2].span);
-}
-template <class T>
-int64_t conv_band_units(const ConvPass<T>& p) {
-    return p.groups * p.sources * (p.winograd ? p.axis[0].reach(p.axis[0].count) : p.batch);
-}
-template <class T>
-void conv_copy_band(const ConvPass<T>& p, int64_t unit, T* bands, T* scratch) {
-    if (p.winograd) {
-        winograd_copy_band(p, unit, bands, scratch);
-        return;
-    }
-    const Range zs{0, p.axis[0].count}, ys{0, p.axis[1].count}, xs{0, p.axis[2].count};
-    copy_channels(p, p.source + unit * p.source_size, 1, zs, ys, xs, bands + unit * p.band.channel);   // unit: image, group, channel
-}
-template <class T>
-int64_t conv_weight_scratch(const ConvWeightPass<T>& p) {
-    return p.channels ? channel_buffers<T>(p, nullptr).total : weight_buffers<T>(p, nullptr).total;
-}
-template <class T>
-void conv_weight_unit(const ConvWeightPass<T>& p, int64_t unit, T* scratch) {
-    if (p.channels) channel_weight_unit(p, unit, scratch);
-    else row_weight_unit(p, unit, scratch);
-}
-template <class T>
-void conv_unit(const ConvPass<T>& p, int64_t unit, T* scratch) {
-    if (p.winograd) winograd_unit(p, unit, scratch);
-    else direct_unit(p, unit, scratch);
-}
-
-template <class T>
-constexpr ConvKernels<T> conv_table = {
-    lanes<T>,          conv_rows,          conv_scratch<T>, conv_packed_size<T>,    conv_pack<T>,        conv_bands_size<T>,
-    conv_band_units<T>, conv_copy_band<T>, conv_unit<T>,    conv_weight_scratch<T>, conv_weight_unit<T>, conv_sum<T>};
 
 }  // namespace
 }  // namespace medeconv::MEDECONV_ISA_NS

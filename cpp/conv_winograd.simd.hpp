@@ -12,14 +12,21 @@ namespace {
 
 constexpr int winograd_elements = 36;
 
+// A row of the source, and rows transformed along x: [6][4][line], row r of element column j at (j · 4 + r % 4) lines.
+template <class T>
+struct WinogradRows {
+    T *row, *columns;
+    int64_t line;
+};
+
 template <class T>
 struct WinogradScratch {
     int64_t tiles;                   // of a slice; all images' if their transforms are shared
     int64_t row;                     // transformed tiles of a channel
     int64_t plane, element;          // of transformed sources: [element][slice][channel][row]
     int64_t product_element;         // of products: [element][channel][row]
-    int64_t line, column_line;       // of a row of the source; of its transform's tiles
-    T *transformed, *products, *rows, *columns, *results, *start, *packed;
+    WinogradRows<T> rows;
+    T *transformed, *products, *results, *start, *packed;
     int32_t* offsets;                // [slices of the kernel][channels]
     int64_t total;
 };
@@ -41,12 +48,11 @@ WinogradScratch<T> winograd_buffers(const ConvPass<T>& p, T* scratch) {
     s.plane = p.sources * s.row;
     s.element = (up(slices * s.plane, line) / line | 1) * line;
     s.product_element = (up((shared ? conv_rows : p.block_rows) * s.row, line) / line | 1) * line;
-    s.line = 4 * up(across, L) + 2 * L;
-    s.column_line = (down + 1) * across + 2 * L;
+    s.rows.line = (down + 1) * across + 2 * L;
     s.transformed = take(shared ? 0 : winograd_elements * s.element);
     s.products = take(winograd_elements * s.product_element);
-    s.rows = take(s.line);
-    s.columns = take(24 * s.column_line);
+    s.rows.row = take(4 * up(across, L) + 2 * L);
+    s.rows.columns = take(24 * s.rows.line);
     s.results = take(16 * s.row);
     s.start = take(conv_rows);
     s.offsets = reinterpret_cast<int32_t*>(take(p.sources * p.z_taps));
@@ -98,39 +104,40 @@ MEDECONV_INLINE void split_row(const T* row, Vec<T>* p) {
 
 // One channel's tiles of a slice (null: zeros): to[element · stride + tile].
 template <class T>
-MEDECONV_NOINLINE void transform_source(const ConvPass<T>& p, const WinogradScratch<T>& s, const T* slice, Range ys, Range xs, T* to) {
+MEDECONV_NOINLINE void transform_source(const ConvAxis* axis, const WinogradRows<T>& s, const T* slice, Range ys, Range xs, T* to,
+                                        int64_t stride) {
     constexpr int L = lanes<T>;
-    const ConvAxis &y = p.axis[1], &x = p.axis[2];
+    const ConvAxis &y = axis[1], &x = axis[2];
     const int64_t across = ceil_div(xs.stop - xs.start, 4), down = ceil_div(ys.stop - ys.start, 4);
     if (!slice) {
-        for (int64_t e = 0; e < winograd_elements; ++e) std::memset(to + e * s.element, 0, size_t(across * down) * sizeof(T));
+        for (int64_t e = 0; e < winograd_elements; ++e) std::memset(to + e * stride, 0, size_t(across * down) * sizeof(T));
         return;
     }
     const int64_t reach = x.reach(x.count), length = 4 * ceil_div(across, L) * L + 2;
     for (int64_t r = 0; r < 4 * down + 2; ++r) {
-        T* column = s.columns + r % 4 * s.column_line + r / 4 * across;
+        T* column = s.columns + r % 4 * s.line + r / 4 * across;
         const int32_t line = ys.start + r < y.reach(y.count) ? y.index[ys.start + r] : -1;
-        const T* row = s.rows;
+        const T* row = s.row;
         if (line < 0) {
-            for (int j = 0; j < 6; ++j) std::memset(column + 4 * j * s.column_line, 0, size_t(across) * sizeof(T));
+            for (int j = 0; j < 6; ++j) std::memset(column + 4 * j * s.line, 0, size_t(across) * sizeof(T));
             continue;
         }
         if (xs.start >= x.inner && xs.start + length <= x.outer) row = slice + line * x.length + x.index[xs.start];
-        else copy_row(x, slice + line * x.length, xs.start, reach - xs.start < length ? reach - xs.start : length, s.rows, 0, length);
+        else copy_row(x, slice + line * x.length, xs.start, reach - xs.start < length ? reach - xs.start : length, s.row, 0, length);
         for (int64_t t = 0; t < across; t += L) {
             Vec<T> d[6], transformed[6];
             split_row(row + 4 * t, d);
             winograd_source<T>(d, 1, transformed);
-            unroll<6>([&](auto j) MEDECONV_BODY { store_unaligned(column + 4 * j * s.column_line + t, transformed[j]); });
+            unroll<6>([&](auto j) MEDECONV_BODY { store_unaligned(column + 4 * j * s.line + t, transformed[j]); });
         }
     }
     // Rows 4 and 5 of a tile are rows 0 and 1 of the one below.
     for (int64_t t = 0; t < across * down; t += L)
         unroll<6>([&](auto j) MEDECONV_BODY {
             Vec<T> d[6], transformed[6];
-            unroll<6>([&](auto i) MEDECONV_BODY { d[i] = load_unaligned(s.columns + (4 * j + i % 4) * s.column_line + i / 4 * across + t); });
+            unroll<6>([&](auto i) MEDECONV_BODY { d[i] = load_unaligned(s.columns + (4 * j + i % 4) * s.line + i / 4 * across + t); });
             winograd_source<T>(d, 1, transformed);
-            unroll<6>([&](auto i) MEDECONV_BODY { store_unaligned(to + (i * 6 + j) * s.element + t, transformed[i]); });
+            unroll<6>([&](auto i) MEDECONV_BODY { store_unaligned(to + (i * 6 + j) * stride + t, transformed[i]); });
         });
 }
 
@@ -258,8 +265,8 @@ void winograd_unit(const ConvPass<T>& p, int64_t unit, T* scratch) {
     for (int64_t a = 0; a < slices; ++a)
         for (int64_t c = 0; c < p.sources; ++c) {
             const int32_t at = z.index[zs.start + a];
-            transform_source(p, s, at < 0 ? nullptr : source + c * p.source_size + at * y.length * x.length, ys, xs,
-                             s.transformed + a * s.plane + c * s.row);
+            transform_source(p.axis, s.rows, at < 0 ? nullptr : source + c * p.source_size + at * y.length * x.length, ys, xs,
+                             s.transformed + a * s.plane + c * s.row, s.element);
         }
     const T* const packed = p.packed + group * p.block_rows * p.sources * p.z_taps;
     for (int64_t qz = zs.start; qz < zs.stop; ++qz) {
@@ -286,8 +293,9 @@ void winograd_copy_band(const ConvPass<T>& p, int64_t unit, T* bands, T* scratch
     const int32_t at = p.axis[0].index[a];
     for (int64_t image = 0; image < p.batch; ++image) {
         const T* source = p.source + ((image * p.groups + group) * p.sources + c) * p.source_size;
-        transform_source(p, s, at < 0 ? nullptr : source + at * p.axis[1].length * p.axis[2].length, Range{0, p.axis[1].count},
-                         Range{0, p.axis[2].count}, bands + group * winograd_elements * s.element + a * s.plane + c * s.row + image * of_image);
+        transform_source(p.axis, s.rows, at < 0 ? nullptr : source + at * p.axis[1].length * p.axis[2].length, Range{0, p.axis[1].count},
+                         Range{0, p.axis[2].count}, bands + group * winograd_elements * s.element + a * s.plane + c * s.row + image * of_image,
+                         s.element);
     }
 }
 

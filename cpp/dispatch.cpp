@@ -79,6 +79,8 @@ const IsaKernels<double>& active_kernels<double>() { return *supported().kernels
     template <>                                                                                  \
     const OverlapKernels<T>& overlap_kernels<T>() { return active_kernels<T>().overlap; }        \
     template <>                                                                                  \
+    const PenaltyKernels<T>& penalty_kernels<T>() { return active_kernels<T>().penalty; }        \
+    template <>                                                                                  \
     const ConvKernels<T>& conv_kernels<T>() { return active_kernels<T>().conv; }
 EACH_DTYPE(float)
 EACH_DTYPE(double)

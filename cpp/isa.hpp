@@ -3,6 +3,7 @@
 #include "conv.hpp"
 #include "direct.hpp"
 #include "overlap.hpp"
+#include "penalty.hpp"
 #include "separable.hpp"
 #include "spectral.hpp"
 
@@ -14,6 +15,7 @@ struct IsaKernels {
     SeparableKernels<T> separable;
     DirectKernels<T> direct;
     OverlapKernels<T> overlap;
+    PenaltyKernels<T> penalty;
     ConvKernels<T> conv;
 };
 

@@ -18,6 +18,7 @@
 //   pad, fold                         boundary padding and its exact transpose; out is overwritten and aliases nothing.
 //                                     elementwise.hpp
 //   apply_formula                     a sweep's formula on whole arrays; out may alias any operand. elementwise.hpp
+//   penalty                           a regularizer's factor for each voxel, in one pass; x and out must not overlap. penalty.hpp
 //   Formula                           copy, ratio, multiply, residual, add: shared/formulas.hpp
 //   parallel_for                      the thread pool: threads.hpp
 //   acquire, release_cached           reused memory: memory.hpp
@@ -27,5 +28,6 @@
 #include "elementwise.hpp"
 #include "isa.hpp"
 #include "overlap_plan.hpp"
+#include "penalty.hpp"
 #include "separable_plan.hpp"
 #include "spectral_plan.hpp"

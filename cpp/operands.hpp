@@ -26,7 +26,7 @@ struct Operands {
     const T* gain = nullptr;
     const T* factor = nullptr;    // of a correction, as a regularizer gives it
     const T* damping = nullptr;   // 2/threshold² (formulas.hpp)
-    const T* partial = nullptr;   // added before the formula: what other terms of a sum of filters gave; may be `out`
+    const T* partial = nullptr;   // added before the formula: other terms of a sum of filters, a background that varies; may be `out`
     const T* held_out = nullptr;  // counts that the estimate does not see, whose model is `held_out_scale` times the image's
     const T* previous = nullptr;  // given: what the next sweep gets is extrapolated from it
     T* change = nullptr;          // new - estimate: what an earlier sweep left there is read, then overwritten

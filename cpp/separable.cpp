@@ -49,7 +49,7 @@ void SeparablePlan<T>::sweep(const T* input, T* result, const Filters& filters, 
         if (!sum) sum = acquire<T>(largest_box());
         Operands<T> summing;
         summing.out = sum.get();
-        summing.partial = i ? sum.get() : nullptr;
+        summing.partial = i ? sum.get() : operands.partial;
         apply(input, nullptr, filters, filters.terms[i], adjoint, Formula::copy, summing, threads, poll);
         last.partial = sum.get();
     }

@@ -116,6 +116,17 @@ MEDECONV_INLINE V in_register(V v) {
     return v;
 }
 
+template <class T>
+MEDECONV_INLINE Vec<T> square_root(Vec<T> v) {
+#if defined(__AVX512F__)
+    if constexpr (sizeof(T) == 4) return (Vec<T>)_mm512_maskz_sqrt_ps(0xffff, (__m512)v);
+    else return (Vec<T>)_mm512_maskz_sqrt_pd(0xff, (__m512d)v);
+#else
+    for (int i = 0; i < lanes<T>; ++i) v[i] = sizeof(T) == 4 ? T(__builtin_sqrtf(float(v[i]))) : T(__builtin_sqrt(double(v[i])));
+    return v;
+#endif
+}
+
 #define MEDECONV_EXPONENT(T, I, root_half, mantissa_bits)                                      \
     template <>                                                                               \
     struct Exponent<Vec<T>> {                                                                 \

@@ -2,6 +2,7 @@
 reference backend and themselves. Against torch: test_conv_torch.py; ONNX's cases: test_conv_onnx.py.
 """
 
+import concurrent.futures
 import inspect
 import itertools
 import math
@@ -325,6 +326,19 @@ def test_threads_on_larger_arrays(shape, w_shape, options, backend, rng):
     expected = grad.sum(axis=(0, *range(2, grad.ndim)), dtype=float)
     assert sums[0].shape == (channels,)
     assert abs(sums[0] - expected).max() < 1e-6 * abs(grad).sum() / channels
+
+
+def test_calls_from_several_python_threads(backend, rng):
+    """They share the plan of a layer, and nothing else."""
+    inputs = [case_arrays("2d-wide", rng, np.float32)[:3] for _ in range(6)]
+    options = {"padding": 1}
+    expected = [everything(*arrays, options, backend=backend) for arrays in inputs]
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        for _ in range(3):
+            futures = [pool.submit(everything, *a, options, backend=backend, num_threads=2) for a in inputs]
+            for future, results in zip(futures, expected, strict=True):
+                for name, result in future.result().items():
+                    assert np.array_equal(result, results[name]), name
 
 
 # Bias, ReLU, batches

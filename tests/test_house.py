@@ -26,6 +26,7 @@ LAYERS = [
     {"_taps"},
     {"_blur", "_convolution"},
     {"_planner"},
+    {"stop"},
     {"algorithms", "ops"},
     {"volumes", "nn", "compat"},
 ]
@@ -199,11 +200,12 @@ INTERFACE = [
     "DirectPlan",
     "OverlapPlan",
     "ConvPlan",
+    "sum_channels",
+    "empty",
     "pad",
     "fold",
     "apply_formula",
-    "sum_channels",
-    "empty",
+    "penalty",
 ]
 
 

@@ -65,18 +65,13 @@ struct Exponent<double> {
     }
 };
 
-// q·log q - (q - 1) for q >= 0, without cancellation near 1; times the model, a voxel's share of the I-divergence
-// (Csiszar 1991): blurred·divergence(image/blurred) = image·log(image/blurred) - image + blurred.
-// log m = 2·atanh(s), s = (m - 1)/(m + 1); |s| < 0.172, so the series ends with s^9 in float, s^21 in double.
+// atanh(s) - s for |s| < 0.172, where the series ends with s^9 in float, s^21 in double.
 template <class V>
-MEDECONV_INLINE V divergence(V q) {
+MEDECONV_INLINE V rest_of_atanh(V s, V s2) {
     typedef typename Exponent<V>::Scalar T;
-    V m;
-    const V e = Exponent<V>::split(q, m), zero = e - e, one = zero + T(1);
-    const V s = (m - one) / (m + one), s2 = s * s;
-    V series = zero;
+    V series = s2 - s2;
     if (sizeof(T) == 8) {
-        series = one * T(1.0 / 21);
+        series = series + T(1.0 / 21);
         series = series * s2 + T(1.0 / 19);
         series = series * s2 + T(1.0 / 17);
         series = series * s2 + T(1.0 / 15);
@@ -87,7 +82,26 @@ MEDECONV_INLINE V divergence(V q) {
     series = series * s2 + T(1.0 / 7);
     series = series * s2 + T(1.0 / 5);
     series = series * s2 + T(1.0 / 3);
-    const V rest = s * s2 * series;  // atanh(s) - s
+    return s * s2 * series;
+}
+
+// log x for positive normal x: x = m·2^e, log m = 2·atanh((m - 1)/(m + 1)).
+template <class V>
+MEDECONV_INLINE V logarithm(V x) {
+    typedef typename Exponent<V>::Scalar T;
+    V m;
+    const V e = Exponent<V>::split(x, m), one = (e - e) + T(1), s = (m - one) / (m + one);
+    return e * T(0.6931471805599453094) + (s + rest_of_atanh<V>(s, s * s)) * T(2);
+}
+
+// q·log q - (q - 1) for q >= 0, without cancellation near 1; times the model, a voxel's share of the I-divergence
+// (Csiszar 1991): blurred·divergence(image/blurred) = image·log(image/blurred) - image + blurred.
+template <class V>
+MEDECONV_INLINE V divergence(V q) {
+    typedef typename Exponent<V>::Scalar T;
+    V m;
+    const V e = Exponent<V>::split(q, m), zero = e - e, one = zero + T(1);
+    const V s = (m - one) / (m + one), s2 = s * s, rest = rest_of_atanh<V>(s, s2);
     const V near = (m + one) * (s2 + (one + s) * rest);
     const V far = q * (e * T(0.6931471805599453094) + (s + rest) * T(2)) - (q - one);
     const V value = e == zero ? near : far;

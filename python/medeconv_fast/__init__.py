@@ -4,7 +4,7 @@ Arrays are (z, y, x), (y, x) or (x). A PSF's centre is at ``shape // 2``. See `r
 `restore`.
 """
 
-from . import backends, compat, io, metrics, ops, psf
+from . import backends, compat, io, metrics, ops, psf, stop
 from ._blur import Blur
 from ._convolution import convolve, correlate
 from ._planner import plan
@@ -33,6 +33,7 @@ __all__ = [
     "richardson_lucy",
     "set_num_threads",
     "simulate",
+    "stop",
     "use_backend",
     "wiener",
 ]

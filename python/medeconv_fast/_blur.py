@@ -258,7 +258,9 @@ class Operator:
         num_threads: int | None,
         engine: str = "spectral",
         terms: list[tuple[np.ndarray, ...]] | None = None,
+        back: np.ndarray | None = None,
     ):
+        self.engine = engine
         self.layout = layout
         self.boundary = boundary
         self.backend = backend
@@ -267,6 +269,22 @@ class Operator:
         self.folded = boundary in FOLDED
         used = np.ascontiguousarray(psf[layout.taps])
         centred, symmetric = point_symmetric(used, layout.centre)
+        if back is not None:
+            # What an adjoint sweep applies is the transpose of what is stored. Of an even length the offset
+            # farthest before the centre is 0: the transpose of the blur does not reach it.
+            inner = tuple(slice(1 - k % 2, None) for k in back.shape)
+            mirrored = np.flip(back[inner].astype(psf.dtype))
+            reach = [
+                min(k // 2, c, u - 1 - c)
+                for k, c, u in zip(mirrored.shape, layout.centre, used.shape, strict=True)
+            ]
+            middle = tuple(
+                slice(k // 2 - r, k // 2 + r + 1) for k, r in zip(mirrored.shape, reach, strict=True)
+            )
+            opposite = tuple(reach)
+            mirrored, also = point_symmetric(np.ascontiguousarray(mirrored[middle]), opposite)
+            symmetric = symmetric and also
+            centred = centred if symmetric else used
         self.plan, self.workspace_bytes = make_plan(
             engine, layout, boundary, backend, psf.dtype, symmetric=symmetric
         )
@@ -283,6 +301,9 @@ class Operator:
             self.transfer = self.plan.transfer(symmetrised(used)[0], layout.centre, num_threads)
         else:
             self.transfer = self.plan.transfer(centred, layout.centre, num_threads)
+        self.back_transfer = self.transfer
+        if back is not None:
+            self.back_transfer = self.plan.transfer(mirrored, opposite, num_threads)
         # Wall times of the latest applications, for explain(). Appending is atomic: no lock in a sweep.
         self.seconds: deque[float] = deque(maxlen=64)
 
@@ -397,9 +418,8 @@ class SweepChain:
         if adjoint and operator.folded:
             sums = self._folded_sweep(formula, keep, out, operands)
         else:
-            sums = self._chain.sweep(
-                operator.transfer, formula, adjoint=adjoint, keep=keep, out=out, **operands
-            )
+            transfer = operator.back_transfer if adjoint else operator.transfer
+            sums = self._chain.sweep(transfer, formula, adjoint=adjoint, keep=keep, out=out, **operands)
             self._next_adjoint = (not adjoint) if keep else None
         operator.seconds.append(time.perf_counter() - begun)
         return _named_sums(formula, sums, operands)
@@ -409,7 +429,7 @@ class SweepChain:
     ) -> tuple[float, float, float] | None:
         operator = self._operator
         padded = np.empty(operator.padded_shape, operator.dtype)
-        self._chain.sweep(operator.transfer, "copy", adjoint=True, keep=False, out=padded)
+        self._chain.sweep(operator.back_transfer, "copy", adjoint=True, keep=False, out=padded)
         folded = operator.fold(padded)
         result = folded if out is None else out
         if keep and operands.get("previous") is not None and operands.get("extrapolated") is None:
@@ -566,6 +586,18 @@ class Blur:
             "num_threads": self._num_threads,
         }
         return _rebuild, (np.array(self._given), self.shape, options)
+
+    def operator(self, dtype: np.dtype, back: np.ndarray | None = None) -> Operator:
+        """The plan and OTF of a dtype, for algorithms.
+
+        With `back` (of the PSF's shape, its centre at ``shape // 2``) adjoint sweeps convolve with it instead
+        of applying the transpose.
+        """
+        if back is None:
+            return self._operator(dtype)
+        psf = _arrays.computable(self.psf, dtype)
+        options = (self.boundary, self._backend, self._num_threads)
+        return Operator(psf, self._layout, *options, "spectral", back=back)
 
     def _operator(self, dtype: np.dtype) -> Operator:
         dtype = self.dtype or dtype

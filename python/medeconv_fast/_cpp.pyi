@@ -46,6 +46,7 @@ __all__: list[str] = [
     "good_size",
     "isa",
     "pad",
+    "penalty",
     "release_memory",
     "smallest_divisor",
     "sum_channels",
@@ -488,6 +489,26 @@ def pad(
     boundary: str,
     num_threads: typing.SupportsInt | typing.SupportsIndex,
 ) -> numpy.typing.NDArray[numpy.float64]: ...
+@typing.overload
+def penalty(
+    kind: str,
+    x: numpy.typing.NDArray[numpy.float32],
+    out: numpy.typing.NDArray[numpy.float32],
+    spacing: collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex],
+    weight: typing.SupportsFloat | typing.SupportsIndex,
+    level: typing.SupportsFloat | typing.SupportsIndex,
+    num_threads: typing.SupportsInt | typing.SupportsIndex,
+) -> None: ...
+@typing.overload
+def penalty(
+    kind: str,
+    x: numpy.typing.NDArray[numpy.float64],
+    out: numpy.typing.NDArray[numpy.float64],
+    spacing: collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex],
+    weight: typing.SupportsFloat | typing.SupportsIndex,
+    level: typing.SupportsFloat | typing.SupportsIndex,
+    num_threads: typing.SupportsInt | typing.SupportsIndex,
+) -> None: ...
 def release_memory() -> None: ...
 def smallest_divisor(scale: typing.SupportsFloat | typing.SupportsIndex, single: bool) -> float: ...
 @typing.overload

@@ -61,6 +61,8 @@ def flag(value: Any, name: str) -> bool:
 
 def integer(value: Any, name: str, *, minimum: int, maximum: int | None = None) -> int:
     """An int (or NumPy integer) of at least `minimum`; True, 3.0 and "3" are refused."""
+    if type(value) is int and minimum <= value and (maximum is None or value <= maximum):
+        return value  # nothing to say: messages cost more than the check
     expected = f"expected an integer of at least {minimum}"
     expected += "" if maximum is None else f" and at most {maximum}"
     if isinstance(value, bool | np.bool_):

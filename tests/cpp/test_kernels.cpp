@@ -373,6 +373,105 @@ void padding(std::mt19937& random) {
         }
 }
 
+// Network convolution against the plain sum, and its two transposes; every array as long as it must be and no longer.
+template <class T>
+void convolution(const ConvShape& c, bool integers, std::mt19937& random) {
+    std::uniform_real_distribution<double> uniform(-1, 1);
+    std::uniform_int_distribution<int> whole(-3, 3);
+    auto draw = [&](int64_t n) {
+        std::vector<T> v(static_cast<size_t>(n));
+        for (T& x : v) x = integers ? T(whole(random)) : T(uniform(random));
+        return v;
+    };
+    const ConvPlan<T> plan(c);
+    std::array<int64_t, 3> out{};
+    for (size_t a = 0; a < 3; ++a) out[a] = (c.input[a] + c.low[a] + c.high[a] - (c.kernel[a] - 1) * c.dilation[a] - 1) / c.stride[a] + 1;
+    auto volume = [](const std::array<int64_t, 3>& v) { return v[0] * v[1] * v[2]; };
+    const int64_t cs = c.sources / c.groups, os = c.destinations / c.groups, kernel = volume(c.kernel);
+    const auto x = draw(c.batch * c.sources * volume(c.input)), w = draw(c.destinations * cs * kernel);
+    const auto g = draw(c.batch * c.destinations * volume(out)), bias = draw(c.destinations), source_bias = draw(c.sources);
+    std::vector<double> y(g.size()), dx(x.size()), dw(w.size()), db(bias.size());
+    const Boundary boundary = c.padding == ConvPadding::reflect     ? Boundary::mirror
+                              : c.padding == ConvPadding::replicate ? Boundary::nearest
+                                                                    : Boundary::wrap;
+    auto source = [&](size_t a, int64_t i) -> int64_t {
+        return c.padding == ConvPadding::zeros ? (i >= 0 && i < c.input[a] ? i : -1) : scalar::source_index(i, c.input[a], boundary);
+    };
+    for (int64_t n = 0; n < c.batch; ++n) for (int64_t o = 0; o < c.destinations; ++o)
+        for (int64_t p = 0; p < out[0]; ++p) for (int64_t q = 0; q < out[1]; ++q) for (int64_t r = 0; r < out[2]; ++r) {
+            const size_t to = size_t((((n * c.destinations + o) * out[0] + p) * out[1] + q) * out[2] + r);
+            y[to] += double(bias[size_t(o)]), db[size_t(o)] += double(g[to]);
+            for (int64_t i = 0; i < cs; ++i) for (int64_t k = 0; k < kernel; ++k) {
+                const int64_t kz = k / (c.kernel[1] * c.kernel[2]), ky = k / c.kernel[2] % c.kernel[1], kx = k % c.kernel[2];
+                const int64_t iz = source(0, p * c.stride[0] + kz * c.dilation[0] - c.low[0]);
+                const int64_t iy = source(1, q * c.stride[1] + ky * c.dilation[1] - c.low[1]);
+                const int64_t ix = source(2, r * c.stride[2] + kx * c.dilation[2] - c.low[2]);
+                if (iz < 0 || iy < 0 || ix < 0) continue;
+                const size_t from = size_t((((n * c.sources + o / os * cs + i) * c.input[0] + iz) * c.input[1] + iy) * c.input[2] + ix);
+                const size_t at = size_t((o * cs + i) * kernel + k);
+                y[to] += double(w[at]) * double(x[from]);
+                dx[from] += double(w[at]) * double(g[to]);
+                dw[at] += double(x[from]) * double(g[to]);
+            }
+        }
+    std::vector<double> transposed(dx);   // with bias and ReLU: the transposed convolution
+    for (size_t i = 0; i < dx.size(); ++i)
+        transposed[i] = std::max(0.0, dx[i] + double(source_bias[i / size_t(volume(c.input)) % size_t(c.sources)]));
+    const bool exact = integers && c.exact;
+    const double tolerance = exact ? 1e-300 : sizeof(T) == 8 ? 1e-13 : c.exact ? 1e-6 : 1e-5;
+    std::vector<T> first;
+    for (int threads : {1, 3}) {
+        std::vector<T> y1(y.size()), dx1(dx.size()), dx2(dx.size()), dw1(dw.size()), db1(db.size());
+        plan.forward(x.data(), w.data(), bias.data(), y1.data(), false, threads, {});
+        plan.input_grad(g.data(), w.data(), nullptr, dx1.data(), false, threads, {});
+        plan.input_grad(g.data(), w.data(), source_bias.data(), dx2.data(), true, threads, {});
+        plan.weight_grad(g.data(), x.data(), dw1.data(), threads, {});
+        sum_channels(g.data(), c.batch, c.destinations, volume(out), db1.data(), threads, {});
+        compare("convolution", y1, y, tolerance);
+        compare("convolution, input gradient", dx1, dx, tolerance);
+        compare("convolution, transposed", dx2, transposed, tolerance);
+        compare("convolution, weight gradient", dw1, dw, tolerance);
+        compare("convolution, bias gradient", db1, db, sizeof(T) == 4 ? 1e-6 : 1e-13);
+        std::vector<T> all;
+        for (const auto* part : {&y1, &dx1, &dx2, &dw1, &db1}) all.insert(all.end(), part->begin(), part->end());
+        if (threads == 1) first = all;
+        else expect(std::memcmp(first.data(), all.data(), all.size() * sizeof(T)) == 0, "convolution: same bits with 3 threads");
+    }
+}
+
+void convolutions(std::mt19937& random) {
+    using enum ConvPadding;
+    const ConvShape list[] = {
+        // batch, channels in, out, groups; input, kernel, stride, dilation, low, high; padding, exact
+        {2, 3, 5, 1, {1, 9, 21}, {1, 3, 3}, {1, 1, 1}, {1, 1, 1}, {0, 1, 1}, {0, 1, 1}, zeros, true},
+        {1, 1, 8, 1, {1, 1, 130}, {1, 1, 9}, {1, 1, 1}, {1, 1, 1}, {0, 0, 4}, {0, 0, 4}, zeros, true},
+        {1, 2, 12, 2, {6, 7, 40}, {3, 2, 3}, {1, 2, 1}, {1, 1, 2}, {1, 0, 2}, {0, 1, 1}, zeros, true},
+        {2, 6, 6, 6, {1, 40, 50}, {1, 7, 5}, {1, 1, 1}, {1, 1, 1}, {0, 3, 2}, {0, 3, 2}, zeros, true},        // depthwise
+        {1, 9, 1, 1, {5, 20, 70}, {3, 3, 3}, {1, 1, 1}, {1, 1, 1}, {1, 0, 1}, {1, 2, 1}, zeros, true},        // one channel out
+        {1, 20, 17, 1, {1, 15, 33}, {1, 4, 4}, {1, 2, 2}, {1, 1, 1}, {0, 1, 1}, {0, 1, 1}, zeros, true},      // two phases
+        {1, 3, 1, 1, {4, 9, 31}, {2, 3, 3}, {2, 2, 2}, {1, 1, 1}, {0, 1, 1}, {0, 0, 1}, zeros, true},         // phases merged
+        {1, 2, 3, 1, {1, 17, 25}, {1, 5, 2}, {1, 3, 4}, {1, 2, 1}, {0, 2, 0}, {0, 1, 1}, zeros, true},        // three and four
+        {3, 40, 36, 1, {1, 7, 7}, {1, 3, 3}, {1, 1, 1}, {1, 1, 1}, {0, 1, 1}, {0, 1, 1}, zeros, true},        // flat
+        {1, 33, 70, 1, {3, 11, 13}, {1, 1, 1}, {1, 1, 1}, {1, 1, 1}, {0, 0, 0}, {0, 0, 0}, zeros, true},      // 1 × 1
+        {1, 33, 70, 1, {1, 11, 13}, {1, 1, 1}, {1, 2, 2}, {1, 1, 1}, {0, 0, 1}, {0, 0, 0}, zeros, true},
+        {1, 4, 3, 1, {4, 6, 9}, {3, 3, 3}, {1, 2, 1}, {1, 1, 2}, {2, 3, 4}, {1, 2, 3}, reflect, true},
+        {1, 4, 3, 1, {4, 6, 9}, {3, 3, 3}, {2, 1, 1}, {1, 1, 1}, {3, 3, 2}, {1, 2, 5}, replicate, true},
+        {1, 4, 3, 1, {1, 6, 9}, {1, 3, 3}, {1, 1, 2}, {1, 2, 1}, {0, 4, 2}, {0, 2, 5}, circular, true},
+        {1, 16, 16, 1, {1, 22, 75}, {1, 3, 3}, {1, 1, 1}, {1, 1, 1}, {0, 1, 1}, {0, 1, 1}, zeros, false},     // Winograd
+        {2, 19, 70, 1, {1, 13, 14}, {1, 3, 3}, {1, 1, 1}, {1, 1, 1}, {0, 2, 0}, {0, 1, 1}, zeros, false},
+        {1, 17, 18, 1, {7, 13, 21}, {3, 3, 3}, {1, 1, 1}, {1, 1, 1}, {1, 1, 1}, {1, 1, 0}, zeros, false},
+        {2, 64, 128, 2, {1, 8, 9}, {1, 3, 3}, {1, 1, 1}, {1, 1, 1}, {0, 1, 1}, {0, 1, 1}, circular, false},
+    };
+    for (const ConvShape& c : list)
+        for (bool integers : {false, true}) {
+            convolution<float>(c, integers, random);
+            convolution<double>(c, integers, random);
+        }
+    ConvShape empty = list[0];
+    empty.batch = 0;
+    convolution<float>(empty, false, random);
+}
+
 int64_t sum_with_pool() {
     std::atomic<int64_t> sum{0};
     parallel_for(1000, 4, [&](int64_t unit, int) {
@@ -457,6 +556,7 @@ int main() {
     for (const Case& c : list) both(c);
     for (const Case& c : more) both(c);
     padding(random);
+    convolutions(random);
     pool();
     release_cached();
     expect(cached_bytes() == 0, "release_memory");

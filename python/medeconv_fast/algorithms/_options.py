@@ -1,4 +1,4 @@
-"""What the algorithms share: the record of a run, PSFs on the image's grid, options not built yet."""
+"""What the algorithms share: the record of a run, PSFs on the image's grid, regularizers."""
 
 from __future__ import annotations
 
@@ -8,10 +8,7 @@ import numpy as np
 
 from .. import _arrays, _validate
 
-ACCELERATIONS = ("biggs-andrews", "heavy-ball")
-BACK_PROJECTORS = ("gaussian", "butterworth", "wiener-butterworth", "otf-masked-wiener")
 REGULARIZERS = ("tv", "tikhonov", "good-roughness", "entropy")
-STOPS = ("relative-change", "i-divergence", "discrepancy", "thinning")
 
 
 class Info(dict[str, Any]):
@@ -24,7 +21,9 @@ class Info(dict[str, Any]):
     stopped_by : str
         What ended the run.
     trace : list of dict
-        One entry per iteration: iteration (from 1) and seconds.
+        One entry per iteration: iteration (from 1) and seconds; what the rule for stopping needs (of
+        i_divergence, squared_residual, both of the estimate that the iteration began with, relative_change);
+        alpha of the acceleration.
     settings : dict
         Every option as it was resolved.
     engine, backend : str
@@ -43,46 +42,18 @@ class Info(dict[str, Any]):
             raise AttributeError(f"no entry {name!r}; there are {', '.join(self)}") from None
 
 
-def refuse_unbuilt(
-    *,
-    readout_variance: Any = None,
-    damping: Any = None,
-    regularizer: Any = None,
-    acceleration: Any = None,
-    back_projector: Any = "matched",
-    stop: Any = None,
-) -> None:
-    """Options that no algorithm has yet: valid values raise NotImplementedError, others ValueError."""
-    for name, value in (("readout_variance", readout_variance), ("damping", damping)):
-        if value is not None:
-            if np.ndim(value) == 0:
-                _validate.number(value, name, minimum=0)
-            _validate.planned(name, value)
-    if acceleration is not None:
-        _validate.choice(acceleration, "acceleration", (), unbuilt=ACCELERATIONS)
-    if isinstance(back_projector, str):
-        _validate.choice(back_projector, "back_projector", ("matched",), unbuilt=BACK_PROJECTORS)
-    else:
-        _arrays.to_numpy(back_projector, "back_projector")
-        _validate.planned("back_projector", back_projector)
-    _refuse_pair(regularizer, "regularizer", REGULARIZERS, "weight")
-    if isinstance(stop, str):
-        _validate.choice(stop, "stop", (), unbuilt=STOPS)
-    _refuse_pair(stop, "stop", ("time",), "seconds")
-
-
-def _refuse_pair(value: Any, name: str, kinds: tuple[str, ...], unit: str) -> None:
+def regularizer_of(value: Any) -> tuple[str, float] | None:
+    """Kind and weight of a call's ``regularizer=``."""
     if value is None:
-        return
+        return None
     if not isinstance(value, tuple) or len(value) != 2:
         raise TypeError(
-            f"{name}: got {_validate.shown(value)}, expected None or a pair (kind, {unit}) with kind one of "
-            + ", ".join(repr(kind) for kind in kinds)
+            f"regularizer: got {_validate.shown(value)}, expected None or a pair (kind, weight), the "
+            "kind one of " + ", ".join(repr(kind) for kind in REGULARIZERS)
         )
-    if value[0] not in kinds:
-        _validate.choice(value[0], f"{name}[0]", kinds)
-    _validate.number(value[1], f"{name}[1]", minimum=0)
-    _validate.planned(name, value)
+    kind = _validate.choice(value[0], "regularizer[0]", REGULARIZERS)
+    weight = _validate.number(value[1], "regularizer[1]", minimum=0)
+    return (kind, weight) if weight else None
 
 
 def psf_on_grid(psf: Any, ndim: int, voxel_size: Any, psf_voxel_size: Any) -> tuple[Any, dict[str, Any]]:

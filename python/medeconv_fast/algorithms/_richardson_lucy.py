@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import time
+import warnings as python_warnings
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from .. import _arrays, _validate
-from .._blur import Blur
+from .._blur import Blur, Operator, check_engine
 from .._threads import resolve_num_threads
+from ..stop import Rule, Run, Thinning, noise_level, rule_of
+from . import _back_projectors as unmatched
 from . import _options
+from ._acceleration import acceleration_of
+from ._back_projectors import back_projector_of
+from ._iteration import Model, Penalty, iterate, unit_of
 
 DEFAULT_ITERATIONS = 30
+SMALLEST_THRESHOLD = 1e-14  # of damping; below it nothing is damped, and its square still fits float32
+MOST_ITERATIONS = 200  # with a rule for stopping
 # Below this share of the largest possible normalizer a voxel is hardly seen by the image: its corrections are
 # noise divided by almost nothing, so it keeps its initial value.
 SMALLEST_NORMALIZER = 0.01
@@ -62,7 +72,8 @@ def richardson_lucy(
         Point spread function with as many axes, its centre at ``shape // 2``; it may be larger than the
         image, except under boundary="wrap".
     num_iter : int, optional
-        Iterations; default 30.
+        Iterations, or the most of them with `stop`; default 30, with `stop` 200, 2 with an unmatched back
+        projector.
     boundary : {"extended", "zero", "reflect", "nearest", "mirror", "wrap"}
         What lies outside the image. "extended" assumes nothing: the estimate covers the image plus the PSF's
         reach, and is cropped at the end.
@@ -71,8 +82,30 @@ def richardson_lucy(
         not part of the estimate.
     weights : array_like, optional
         Trust in each image voxel, not negative; 0 for dead voxels. Only their ratios count.
-    readout_variance, damping, regularizer, acceleration, back_projector, stop
-        Part of the interface, not built yet: anything but the default raises NotImplementedError.
+    readout_variance : float or array_like, optional
+        Variance of the camera's Gaussian noise, in counts squared, the image being in counts (Snyder et al.
+        1993; as READOUT of MATLAB's deconvlucy): added to image and model.
+    damping : float or array_like, optional
+        Threshold in standard deviations of Poisson noise, the image being in counts: voxels that differ from
+        the model by less, as judged by their I-divergence, are corrected less (White 1994; DAMPAR of MATLAB's
+        deconvlucy). For an image of another `gain` in units per count, times sqrt(gain). 0 damps nothing.
+    regularizer : tuple (kind, weight), optional
+        Each correction is divided by ``max(1 + weight * dU/dx, 0.1)`` with the penalty U: "tv", total
+        variation (Dey et al. 2006; weights around 0.002); "tikhonov", squared gradients relative to the mean
+        (Dey et al. 2004); "good-roughness" (Verveer and Jovin 1997); "entropy" relative to the mean (Frieden
+        1972).
+        Gradients are per `voxel_size`, in units of the smallest; per voxel without it.
+    acceleration : {None, "biggs-andrews", "heavy-ball"}
+        Start each iteration from a point beyond the estimate (Biggs and Andrews 1997; Wang and Miller 2014):
+        a third to a half of the iterations for about 1.2 times the work of each, and 3 or 2 more arrays.
+    back_projector : str or array_like
+        "matched", "gaussian", "butterworth", "wiener-butterworth", "otf-masked-wiener" or an array: what
+        carries the ratio back. Anything but "matched", the transpose, needs very few iterations and does not
+        converge: more than 5 warn. An array of the PSF's shape, its centre at ``shape // 2``; its sum does
+        not count. See Guo et al. 2020, Ruan et al. 2024.
+    stop : str, tuple or object of `medeconv_fast.stop`, optional
+        "relative-change", "i-divergence", "discrepancy", "thinning", ("time", seconds), or a rule with its
+        own settings.
     initial : {"flat", "image"} or array_like
         First estimate. "flat": the image's weighted mean less the background. "image": the image itself, its
         edge repeated outside; voxels that start at zero stay zero. An array of the image's shape (edge
@@ -110,8 +143,11 @@ def richardson_lucy(
         whose sum is not positive, unknown option values.
     TypeError
         Complex, object, string or masked arrays; options of the wrong type.
-    NotImplementedError
-        Options that are not built yet.
+
+    Warns
+    -----
+    UserWarning
+        More than 5 iterations with an unmatched back projector.
 
     Notes
     -----
@@ -122,7 +158,9 @@ def richardson_lucy(
     References
     ----------
     W. H. Richardson, J. Opt. Soc. Am. 62, 55 (1972); L. B. Lucy, Astron. J. 79, 745 (1974). Extended boundary
-    with normalizer: M. Bertero and P. Boccacci, Astron. Astrophys. 437, 369 (2005).
+    with normalizer: M. Bertero and P. Boccacci, Astron. Astrophys. 437, 369 (2005). Readout noise: D. L.
+    Snyder et al., J. Opt. Soc. Am. A 10, 1014 (1993). Total variation: N. Dey et al., Microsc. Res. Tech. 69,
+    260 (2006). Roughness: P. J. Verveer and T. M. Jovin, J. Opt. Soc. Am. A 14, 1696 (1997).
 
     Examples
     --------
@@ -132,20 +170,13 @@ def richardson_lucy(
     (24, 32)
     """
     started = time.perf_counter()
-    _options.refuse_unbuilt(
-        readout_variance=readout_variance,
-        damping=damping,
-        regularizer=regularizer,
-        acceleration=acceleration,
-        back_projector=back_projector,
-        stop=stop,
-    )
-    iterations = (
-        DEFAULT_ITERATIONS if num_iter is None else _validate.integer(num_iter, "num_iter", minimum=1)
-    )
+    iterations = None if num_iter is None else _validate.integer(num_iter, "num_iter", minimum=1)
     background = _validate.number(background, "background", minimum=0)
     negative = _validate.choice(negative, "negative", NEGATIVE)
     return_info = _validate.flag(return_info, "return_info")
+    rule = rule_of(stop)
+    scheme = acceleration_of(acceleration)
+    smoothing = _options.regularizer_of(regularizer)
     if isinstance(initial, str):
         _validate.choice(initial, "initial", INITIAL)
     if callback is not None and not callable(callback):
@@ -165,23 +196,53 @@ def richardson_lucy(
         normalize_psf=normalize_psf,
         num_threads=num_threads,
     )
+    projector, back = back_projector_of(back_projector, blur.psf)
+    warnings: list[str] = []
+    if back is None:
+        iterations = iterations or (DEFAULT_ITERATIONS if rule is None else MOST_ITERATIONS)
+    else:
+        iterations = iterations or unmatched.DEFAULT_ITERATIONS
+        _check_unmatched(projector, iterations, acceleration, regularizer, rule, engine, warnings)
+    operator = blur.operator(data.dtype, back)
+
     trust = _weights(weights, data)
+    readout = _operand(readout_variance, "readout_variance", data)
+    threshold = _operand(damping, "damping", data)
     data, offset, clipped = _treat_negative(data, lowest, negative)
     highest = highest + offset if offset else max(highest, 0.0)
     _validate.scale(highest, "image", data.dtype)
-
-    warnings: list[str] = []
     if clipped:
         warnings.append(f"image: {clipped} negative values (smallest {lowest:g}) were set to zero")
     if offset:
         warnings.append(f"image: shifted by {offset:g} to be non-negative; the estimate was shifted back")
-    eps = blur.smallest_divisor(highest)
-    gain = _gain(
-        blur, trust
-    )  # before the estimate is there: what it takes meanwhile adds nothing to the peak
+    # What is needed for the gain adds nothing to the peak before the estimate is there.
+    gain = _gain(blur, operator, trust, matched=back is None)
     estimate, level = _first_estimate(initial, data, trust, background, offset, blur)
+    model = Model(
+        image=data if readout is None else data + readout,
+        weights=trust,
+        background=background + (readout if isinstance(readout, float) else 0.0),
+        partial=readout if isinstance(readout, np.ndarray) else None,
+        damping=None if threshold is None else _sharpness(threshold, data),
+        eps=blur.smallest_divisor(highest),
+        unit=unit_of(highest),
+    )
+
+    def cropped(estimate: np.ndarray, *, copy: bool = False) -> np.ndarray:
+        part = estimate[blur.frame]
+        inside = np.array(part, order="C") if copy else np.ascontiguousarray(part)
+        if offset:
+            inside -= inside.dtype.type(offset / blur.psf_sum)
+        return inside
+
+    def report(iteration: int, estimate: np.ndarray) -> bool:
+        assert callback is not None
+        answer = callback(iteration, restore(cropped(estimate, copy=True)))
+        return isinstance(answer, bool | np.bool_) and bool(answer)
 
     trace: list[dict[str, Any]] = []
+    thinned: dict[str, Any] | None = None
+    held = [a for a in (estimate, gain, model.partial, model.damping) if a is not None]
     if estimate is None:
         # No voxel rises above the background: zero is the maximum-likelihood estimate itself.
         if highest > 0:
@@ -191,42 +252,40 @@ def richardson_lucy(
         result = np.full(data.shape, -offset / blur.psf_sum if offset else 0.0, data.dtype)
         stopped_by = "nothing above background"
     else:
-
-        def cropped(copy: bool) -> np.ndarray:
-            inside = (
-                np.array(estimate[blur.frame], order="C")
-                if copy
-                else np.ascontiguousarray(estimate[blur.frame])
-            )
-            if offset:
-                inside -= inside.dtype.type(offset / blur.psf_sum)
-            return inside
-
-        stopped_by = "num_iter"
-        chain = blur.begin(estimate)
-        for iteration in range(1, iterations + 1):
-            begun = time.perf_counter()
-            chain.sweep("ratio", image=data, weights=trust, background=background, eps=eps)
-            chain.sweep(
-                "multiply",
-                adjoint=True,
-                keep=iteration < iterations,
-                out=estimate,
-                estimate=estimate,
-                gain=gain,
-            )
-            trace.append({"iteration": iteration, "seconds": time.perf_counter() - begun})
-            if callback is not None:
-                answer = callback(iteration, restore(cropped(copy=True)))
-                if isinstance(answer, bool | np.bool_) and answer and iteration < iterations:
-                    stopped_by = "callback"
-                    break
-        del chain
-        result = cropped(copy=False)
+        penalty = None
+        if smoothing is not None:
+            scale = _level(data, trust, background) / blur.psf_sum
+            penalty = Penalty(*smoothing, scale, psf_settings["voxel_size"], operator)
+        extra = {None: 0, "heavy-ball": 2, "biggs-andrews": 3}[acceleration] + (penalty is not None)
+        held += [estimate] * extra
+        counted = float(data.size) if trust is None else float(trust.sum(dtype=np.float64))
+        run = Run(counted, functools.partial(noise_level, data), started)
+        loop = functools.partial(iterate, operator, gain=gain, penalty=penalty, run=run)
+        if isinstance(rule, Thinning):
+            if offset or readout is not None:
+                raise ValueError(
+                    "stop: thinning splits Poisson counts; it goes with neither negative='shift' nor "
+                    "readout_variance"
+                )
+            thinned = _thin(rule, run, model, estimate, iterations, loop, acceleration)
+            iterations = thinned["num_iter"]
+        watched = None if thinned is not None else rule
+        estimate, stopped_by = loop(
+            model,
+            estimate,
+            iterations,
+            trace,
+            scheme=scheme,
+            rule=watched,
+            watch=None if watched is None else watched.watch(run),
+            report=None if callback is None else report,
+        )
+        if thinned is not None and stopped_by == "num_iter":
+            stopped_by = "thinning"
+        result = cropped(estimate)
 
     if not return_info:
         return restore(result)
-    held = [a for a in (estimate, gain) if a is not None]
     info = _options.Info(
         num_iter=len(trace),
         stopped_by=stopped_by,
@@ -237,13 +296,20 @@ def richardson_lucy(
             "boundary": boundary,
             "background": background,
             "weights": None if trust is None else "array",
+            "readout_variance": "array" if isinstance(readout, np.ndarray) else readout,
+            "damping": "array" if isinstance(threshold, np.ndarray) else threshold,
+            "regularizer": regularizer,
+            "acceleration": acceleration,
+            "back_projector": projector,
+            "stop": None if rule is None else repr(rule),
+            "thinning": thinned,
             "initial": initial if isinstance(initial, str) else "array",
             "initial_level": level,
             "negative": negative,
             "clipped": clipped,
             "offset": offset,
-            "eps": eps,
-            "smallest_normalizer": SMALLEST_NORMALIZER,
+            "eps": model.eps,
+            "smallest_normalizer": SMALLEST_NORMALIZER if back is None else unmatched.SMALLEST_DIVISOR,
             "normalize_psf": bool(normalize_psf),
             "psf_sum": blur.psf_sum,
             "psf_shape": blur.psf.shape,
@@ -254,13 +320,86 @@ def richardson_lucy(
             "dtype": str(data.dtype),
             "num_threads": resolve_num_threads(num_threads),
         },
-        engine=blur.engine,
+        engine=operator.engine,
         backend=blur.backend,
-        bytes=blur.workspace_bytes + sum(a.nbytes for a in held),
+        bytes=operator.workspace_bytes + sum(a.nbytes for a in held),
         seconds=time.perf_counter() - started,
         warnings=warnings,
     )
     return restore(result), info
+
+
+def _check_unmatched(
+    projector: str,
+    iterations: int,
+    acceleration: Any,
+    regularizer: Any,
+    rule: Rule | None,
+    engine: Any,
+    notes: list[str],
+) -> None:
+    for name, value in (("acceleration", acceleration), ("regularizer", regularizer)):
+        if value is not None:
+            raise ValueError(
+                f"{name}: got {value!r} together with back_projector={projector!r}, whose iterations do not "
+                "converge; expected None"
+            )
+    if isinstance(rule, Thinning):
+        raise ValueError(f"stop: thinning does not go with back_projector={projector!r}")
+    if check_engine(engine)[0] in ("separable", "direct"):
+        raise ValueError(f"engine: got {engine!r}, but back_projector={projector!r} needs transforms")
+    if iterations > unmatched.MOST_ITERATIONS:
+        note = (
+            f"num_iter: {iterations} iterations with back_projector={projector!r}; it needs about "
+            f"{unmatched.DEFAULT_ITERATIONS}, and beyond {unmatched.MOST_ITERATIONS} noise runs away"
+        )
+        notes.append(note)
+        python_warnings.warn(note, UserWarning, stacklevel=3)
+
+
+def _thin(
+    rule: Thinning,
+    run: Run,
+    model: Model,
+    estimate: np.ndarray,
+    iterations: int,
+    loop: Callable[..., tuple[np.ndarray, str]],
+    acceleration: str | None,
+) -> dict[str, Any]:
+    """The number of iterations after which a part of the counts predicts the others best."""
+    kept, held = rule.split(model.image)
+    share = 1 - rule.fraction
+    part = dataclasses.replace(
+        model,
+        image=kept,
+        background=model.background * share,
+        held_out=held,
+        held_out_scale=rule.fraction / share,
+    )
+    watch = rule.watch(run)
+    trace: list[dict[str, Any]] = []
+    scheme = acceleration_of(acceleration)
+    loop(
+        part, estimate * estimate.dtype.type(share), iterations, trace, scheme=scheme, rule=rule, watch=watch
+    )
+    return {"num_iter": max(watch.num_iter, 1), "trace": trace}
+
+
+def _operand(value: Any, name: str, data: np.ndarray) -> float | np.ndarray | None:
+    """A number or an array of the image's shape, not negative; None and 0 are nothing."""
+    if value is None:
+        return None
+    if np.ndim(value) == 0:
+        return _validate.number(value, name, minimum=0) or None
+    array, (lowest, highest) = _arrays.as_operand(value, name, data.shape, data.dtype)
+    _validate.non_negative(array, name, lowest)
+    return array if highest > 0 else None
+
+
+def _sharpness(threshold: float | np.ndarray, data: np.ndarray) -> np.ndarray:
+    """2 / threshold², as the formula takes it; where the threshold is 0 nothing is damped."""
+    wide = np.broadcast_to(np.asarray(threshold, np.float64), data.shape)
+    return (2 / np.maximum(wide, SMALLEST_THRESHOLD) ** 2).astype(data.dtype)
 
 
 def _weights(weights: Any, data: np.ndarray) -> np.ndarray | None:
@@ -298,13 +437,19 @@ def _weighted_mean(data: np.ndarray, weights: np.ndarray | None) -> float:
     return float(total) / float(weights.sum(dtype=np.float64))
 
 
+def _level(data: np.ndarray, weights: np.ndarray | None, background: float) -> float:
+    """Weighted mean above the background; of what rises above it where the mean does not."""
+    level = _weighted_mean(data, weights) - background
+    if level <= 0:
+        level = _weighted_mean(np.maximum(data - data.dtype.type(background), 0), weights)
+    return level
+
+
 def _first_estimate(
     initial: Any, data: np.ndarray, weights: np.ndarray | None, background: float, offset: float, blur: Blur
 ) -> tuple[np.ndarray | None, float | None]:
     """A new array of the estimate's shape, and the level of a flat one; None if the estimate must be zero."""
-    level = _weighted_mean(data, weights) - background
-    if level <= 0:
-        level = _weighted_mean(np.maximum(data - data.dtype.type(background), 0), weights)
+    level = _level(data, weights, background)
     if level == 0:
         return None, 0.0
     if isinstance(initial, str) and initial == "flat":
@@ -333,8 +478,16 @@ def _first_estimate(
     return np.pad(first, around, mode="edge"), None
 
 
-def _gain(blur: Blur, weights: np.ndarray | None) -> np.ndarray | None:
-    """1 / normalizer, 0 where the estimate is to keep its initial value; None if it is 1 everywhere."""
+def _gain(blur: Blur, operator: Operator, weights: np.ndarray | None, *, matched: bool) -> np.ndarray | None:
+    """1 / normalizer, 0 where the estimate is to keep its initial value; None if it is 1 everywhere.
+
+    Of an unmatched back projector the divisor has a lower bound instead.
+    """
+    if not matched:
+        trust = np.ones(blur.shape, operator.dtype) if weights is None else weights
+        divisor = operator.apply(trust, adjoint=True)
+        smallest = divisor.dtype.type(unmatched.SMALLEST_DIVISOR * float(divisor.max()))
+        return 1 / np.maximum(divisor, smallest)
     if blur.boundary == "wrap" and weights is None and blur.psf_sum == 1:
         return None
     largest = blur.psf_sum * (1.0 if weights is None else float(weights.max()))

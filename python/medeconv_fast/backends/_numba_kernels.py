@@ -636,3 +636,53 @@ def bias_and_relu(x, bias, relu):
         for i in range(row.size):
             v = row[i] + b
             row[i] = zero if relu and v < zero else v
+
+
+@_kernel
+def _differences(a, following, steep, along, inverse):
+    """Forward differences of one plane: to the `following` one, in its place, along y (`steep`) and along x.
+
+    Beyond the array lies its edge.
+    """
+    height, width = a.shape
+    for y in range(height):
+        row, below = a[y], a[y + 1 if y + 1 < height else y]
+        for i in range(width):
+            steep[y, i] = (below[i] - row[i]) * inverse[1]
+        for i in range(width - 1):
+            along[y, i] = (row[i + 1] - row[i]) * inverse[2]
+        along[y, width - 1] = 0
+    for y in range(height):
+        for i in range(width):
+            following[y, i] = (following[y, i] - a[y, i]) * inverse[0]
+
+
+@_kernel
+def slopes(u, slope, first, last, inverse, total_variation, floor):
+    """Of planes first <= z < last of `u` the divergence of the gradient, of which total_variation takes the
+    direction only: divided by its length, with `floor` added to the square of that."""
+    one = u.dtype.type(1)
+    depth, height, width = u.shape
+    across, earlier = np.zeros((height, width), u.dtype), np.zeros((height, width), u.dtype)
+    steep, along = np.empty_like(across), np.empty_like(across)
+    for z in range(max(first - 1, 0), last):
+        across[:, :] = u[z + 1 if z + 1 < depth else z]
+        _differences(u[z], across, steep, along, inverse)
+        if total_variation:
+            for y in range(height):
+                for i in range(width):
+                    a, b, c = across[y, i], steep[y, i], along[y, i]
+                    scale = one / np.sqrt(a * a + b * b + c * c + floor)
+                    across[y, i], steep[y, i], along[y, i] = a * scale, b * scale, c * scale
+        if z >= first:
+            for y in range(height):
+                row = slope[z - first, y]
+                for i in range(width):
+                    row[i] = (across[y, i] - earlier[y, i]) * inverse[0] + steep[y, i] * inverse[1]
+                if y > 0:
+                    for i in range(width):
+                        row[i] -= steep[y - 1, i] * inverse[1]
+                row[0] += along[y, 0] * inverse[2]
+                for i in range(1, width):
+                    row[i] += (along[y, i] - along[y, i - 1]) * inverse[2]
+        across, earlier = earlier, across

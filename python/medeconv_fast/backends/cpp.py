@@ -190,7 +190,7 @@ class OverlapPlan(_ArrayPlan):
 
 
 class ConvPlan:
-    """Convolution of one shape as networks mean it: forward, its transpose, and the gradient in the weight."""
+    """Convolution of one shape as networks mean it: forward, its transpose and its gradient in the weight."""
 
     def __init__(
         self,
@@ -209,14 +209,7 @@ class ConvPlan:
         self.dtype = np.dtype(dtype)
         pairs = [(int(low), int(high)) for low, high in padding]
         self._plan = getattr(_native(), "ConvPlan" + _suffix(dtype))(
-            self.input_shape,
-            self.weight_shape,
-            stride,
-            pairs,
-            dilation,
-            int(groups),
-            padding_mode,
-            bool(exact),
+            self.input_shape, self.weight_shape, stride, pairs, dilation, groups, padding_mode, exact
         )
         spatial = zip(self.input_shape[2:], self.weight_shape[2:], stride, pairs, dilation, strict=True)
         self.output_shape = (self.input_shape[0], self.weight_shape[0]) + tuple(
@@ -289,6 +282,19 @@ def fold(
     y: np.ndarray, low: tuple[int, ...], high: tuple[int, ...], boundary: str, num_threads: int | None = None
 ) -> np.ndarray:
     return _native().fold(y, list(low), list(high), boundary, resolve_num_threads(num_threads))
+
+
+def penalty(
+    kind: str,
+    x: np.ndarray,
+    out: np.ndarray,
+    spacing: tuple[float, ...],
+    weight: float,
+    level: float,
+    *,
+    num_threads: int | None = None,
+) -> None:
+    _native().penalty(kind, x, out, list(spacing), weight, level, resolve_num_threads(num_threads))
 
 
 def apply_formula(

@@ -109,6 +109,7 @@ class _Finish:
         previous: np.ndarray | None = None,
         alpha: float = 0.0,
         extrapolated: np.ndarray | None = None,
+        partial: np.ndarray | None = None,
         sums: bool = False,
         unit: float = 1.0,
         change: np.ndarray | None = None,
@@ -143,6 +144,7 @@ class _Finish:
         if out is not None:
             self._out = out.reshape(-1)
         self._change = flat(change)
+        self._partial = None if partial is None else flat(partial)
         self._alpha, self._scale, self._unit = kind(alpha), kind(held_out_scale), float(unit)
         self._nothing = nothing
         self._sums: dict[int, np.ndarray] | None = {} if sums else None
@@ -153,6 +155,8 @@ class _Finish:
         loops, wanted = self._loops, self._sums is not None
         sums = np.zeros(3)
         arrays = [a[part] for a in self._arrays]
+        if self._partial is not None:  # known before: other terms, a background that varies
+            c += self._partial[part]
         if self._formula == "ratio" and (wanted or self._damping.size):
             loops.ratio_with_sums(
                 c,
@@ -789,6 +793,54 @@ class OverlapPlan(_ArrayPlan):
             finish(values, start * step)
 
         run(len(units), chain._threads, transform)
+
+
+def penalty(
+    kind: str,
+    x: np.ndarray,
+    out: np.ndarray,
+    spacing: tuple[float, ...],
+    weight: float,
+    level: float,
+    *,
+    num_threads: int | None = None,
+) -> None:
+    """What a regularizer multiplies a correction by: out = 1 / max(1 + weight dU/dx, 0.1)."""
+    if kind not in ("tv", "tikhonov", "good-roughness", "entropy"):
+        raise ValueError(f"kind: got {kind!r}, expected tv, tikhonov, good-roughness or entropy")
+    loops, number = compiled_loops(), x.dtype.type
+    volume, result = (a.reshape(three(a.shape, 1)) for a in (unlocked(x), out))
+    lengths = three(tuple(float(s) for s in spacing), 1.0)
+    real = [length for length, n in zip(lengths, volume.shape, strict=True) if n > 1]
+    inverse = np.array([min(real, default=1.0) / length for length in lengths], x.dtype)
+    planes = cut(len(volume), max(1, (1 << 16) // math.prod(volume.shape[1:])))
+
+    def write(unit: int) -> None:
+        first, last = planes[unit]
+        if kind == "entropy":
+            slope = np.log(np.maximum(volume[first:last] / number(level), number(1e-6)))
+        else:
+            # One plane before and one behind, as far as there are any.
+            start, stop = max(first - 1, 0), min(last + 1, len(volume))
+            u = volume[start:stop]
+            if kind == "good-roughness":
+                u = np.sqrt(np.maximum(u, number(1e-6 * level)))
+            slope = np.empty((last - first, *volume.shape[1:]), x.dtype)
+            floor = number((1e-5 * level) ** 2)
+            loops.slopes(u, slope, first - start, last - start, inverse, kind == "tv", floor)
+            if kind == "tv":
+                np.negative(slope, out=slope)
+            elif kind == "tikhonov":
+                slope *= number(-2 / level)
+            else:
+                slope *= number(-4)
+                slope /= u[first - start : last - start]
+        slope *= number(weight)
+        slope += number(1)
+        np.maximum(slope, number(0.1), out=slope)
+        np.divide(number(1), slope, out=result[first:last])
+
+    run(len(planes), resolve_num_threads(num_threads), write)
 
 
 def pad(

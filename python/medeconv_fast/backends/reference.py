@@ -384,6 +384,7 @@ def _finish(
     previous: np.ndarray | None = None,
     alpha: float = 0.0,
     extrapolated: np.ndarray | None = None,
+    partial: np.ndarray | None = None,
     sums: bool = False,
     unit: float = 1.0,
     **operands: Any,
@@ -397,6 +398,8 @@ def _finish(
     if extrapolated is not None and previous is None:
         raise ValueError("extrapolated: needs previous")
     earlier = None if previous is None else previous.copy()  # it may be `out`
+    if partial is not None:  # known before: other terms, a background that varies
+        c = c + partial
     terms = _FORMULAS[formula](c, out, **operands)
     ahead = out
     if earlier is not None:
@@ -539,6 +542,60 @@ _FORMULAS: dict[str, Callable[..., Callable[[], Terms]]] = {
     "residual": _residual,
     "add": _add,
 }
+
+
+def penalty(
+    kind: str,
+    x: np.ndarray,
+    out: np.ndarray,
+    spacing: tuple[float, ...],
+    weight: float,
+    level: float,
+    *,
+    num_threads: int | None = None,
+) -> None:
+    """What a regularizer multiplies a correction by: out = 1 / max(1 + weight dU/dx, 0.1).
+
+    Gradients are in units of the smallest of `spacing`, the voxel size; beyond the array lies its edge.
+
+    ==============  ========================  ============================  ======================
+    kind            U                         dU/dx
+    ==============  ========================  ============================  ======================
+    tv              sum |grad x|              -div(grad x / |grad x|)       Dey et al. 2006
+    tikhonov        sum |grad x|² / level     -2 laplacian(x) / level       Dey et al. 2004
+    good-roughness  sum |grad x|² / x         -4 laplacian(sqrt x) / sqrt x Verveer and Jovin 1997
+    entropy         sum x log(x / level) - x  log(x / level)                Frieden 1972
+    ==============  ========================  ============================  ======================
+    """
+    wide = x.astype(np.float64)
+    real = [axis for axis in range(x.ndim) if x.shape[axis] > 1]
+    smallest = min((spacing[axis] for axis in real), default=1.0)
+    inverse = {axis: smallest / spacing[axis] for axis in real}
+
+    def forward(a: np.ndarray, axis: int) -> np.ndarray:  # 0 at the far edge
+        return np.diff(a, axis=axis, append=np.take(a, [-1], axis)) * inverse[axis]
+
+    def backward(g: np.ndarray, axis: int) -> np.ndarray:  # minus the transpose of `forward`
+        return np.diff(g, axis=axis, prepend=0.0) * inverse[axis]
+
+    def laplacian(a: np.ndarray) -> Any:
+        return sum(backward(forward(a, axis), axis) for axis in real)
+
+    slope: Any
+    if kind == "tv":
+        gradient = [forward(wide, axis) for axis in real]
+        length = np.sqrt(sum((g**2 for g in gradient), (1e-5 * level) ** 2))
+        slope = -sum((backward(g / length, axis) for g, axis in zip(gradient, real, strict=True)), 0.0)
+    elif kind == "tikhonov":
+        slope = -2 / level * laplacian(wide)
+    elif kind == "good-roughness":
+        root = np.sqrt(np.maximum(wide, 1e-6 * level))
+        slope = -4 * laplacian(root) / root
+    elif kind == "entropy":
+        slope = np.log(np.maximum(wide / level, 1e-6))
+    else:
+        raise ValueError(f"kind: got {kind!r}, expected tv, tikhonov, good-roughness or entropy")
+    out[...] = 1 / np.maximum(1 + weight * slope, 0.1)
 
 
 def _sources(n: int, low: int, high: int, boundary: str) -> np.ndarray:

@@ -311,108 +311,147 @@ def _convolve_transposed(
 
 
 def conv1d(
-    input,
-    weight,
-    bias=None,
-    stride=1,
-    padding=0,
-    dilation=1,
-    groups=1,
+    input: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
     *,
-    padding_mode="zeros",
-    exact=False,
-):
-    """torch.nn.functional.conv1d on our kernels; keyword-only arguments as in `medeconv_fast.ops.conv`."""
+    padding_mode: str = "zeros",
+    exact: bool = False,
+) -> torch.Tensor:
     return _convolve(1, input, weight, bias, stride, padding, dilation, groups, padding_mode, exact)
 
 
 def conv2d(
-    input,
-    weight,
-    bias=None,
-    stride=1,
-    padding=0,
-    dilation=1,
-    groups=1,
+    input: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
     *,
-    padding_mode="zeros",
-    exact=False,
-):
-    """torch.nn.functional.conv2d on our kernels; keyword-only arguments as in `medeconv_fast.ops.conv`."""
+    padding_mode: str = "zeros",
+    exact: bool = False,
+) -> torch.Tensor:
     return _convolve(2, input, weight, bias, stride, padding, dilation, groups, padding_mode, exact)
 
 
 def conv3d(
-    input,
-    weight,
-    bias=None,
-    stride=1,
-    padding=0,
-    dilation=1,
-    groups=1,
+    input: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
     *,
-    padding_mode="zeros",
-    exact=False,
-):
-    """torch.nn.functional.conv3d on our kernels; keyword-only arguments as in `medeconv_fast.ops.conv`."""
+    padding_mode: str = "zeros",
+    exact: bool = False,
+) -> torch.Tensor:
     return _convolve(3, input, weight, bias, stride, padding, dilation, groups, padding_mode, exact)
 
 
 def conv_transpose1d(
-    input,
-    weight,
-    bias=None,
-    stride=1,
-    padding=0,
-    output_padding=0,
-    groups=1,
-    dilation=1,
+    input: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    output_padding: Any = 0,
+    groups: int = 1,
+    dilation: Any = 1,
     *,
-    padding_mode="zeros",
-    exact=False,
-):
-    """torch.nn.functional.conv_transpose1d on our kernels; see `medeconv_fast.ops.conv_transpose`."""
+    padding_mode: str = "zeros",
+    exact: bool = False,
+) -> torch.Tensor:
     return _convolve_transposed(
         1, input, weight, bias, stride, padding, output_padding, groups, dilation, padding_mode, exact
     )
 
 
 def conv_transpose2d(
-    input,
-    weight,
-    bias=None,
-    stride=1,
-    padding=0,
-    output_padding=0,
-    groups=1,
-    dilation=1,
+    input: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    output_padding: Any = 0,
+    groups: int = 1,
+    dilation: Any = 1,
     *,
-    padding_mode="zeros",
-    exact=False,
-):
-    """torch.nn.functional.conv_transpose2d on our kernels; see `medeconv_fast.ops.conv_transpose`."""
+    padding_mode: str = "zeros",
+    exact: bool = False,
+) -> torch.Tensor:
     return _convolve_transposed(
         2, input, weight, bias, stride, padding, output_padding, groups, dilation, padding_mode, exact
     )
 
 
 def conv_transpose3d(
-    input,
-    weight,
-    bias=None,
-    stride=1,
-    padding=0,
-    output_padding=0,
-    groups=1,
-    dilation=1,
+    input: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    output_padding: Any = 0,
+    groups: int = 1,
+    dilation: Any = 1,
     *,
-    padding_mode="zeros",
-    exact=False,
-):
-    """torch.nn.functional.conv_transpose3d on our kernels; see `medeconv_fast.ops.conv_transpose`."""
+    padding_mode: str = "zeros",
+    exact: bool = False,
+) -> torch.Tensor:
     return _convolve_transposed(
         3, input, weight, bias, stride, padding, output_padding, groups, dilation, padding_mode, exact
     )
+
+
+def _document(function: Any, ndim: int, transposed: bool) -> None:
+    axes = _validate.AXES[ndim].strip("()")
+    general = "conv_transpose" if transposed else "conv"
+    function.__doc__ = f"""torch.nn.functional.{function.__name__} on our kernels.
+
+    Parameters
+    ----------
+    input : torch.Tensor
+        (N, C, {axes}) or (C, {axes}), on the CPU, float32 or float64.
+    weight : torch.Tensor
+        {"(C, out / groups" if transposed else "(out, C / groups"}, {axes}), of the input's dtype.
+    bias : torch.Tensor, optional
+        (out,), of the input's dtype.
+    stride, padding, {"output_padding, groups, dilation" if transposed else "dilation, groups"}
+        As torch's; padding also {"as a (low, high) pair per axis" if ndim > 1 else "as ((low, high),)"}.
+    padding_mode, exact
+        As in `medeconv_fast.ops.{general}`.
+
+    Returns
+    -------
+    torch.Tensor
+        (N, out, {axes}), without N where `input` has none. Autograd and torch.compile follow it.
+
+    Raises
+    ------
+    TypeError
+        Not a tensor, or a dtype that is not float32 or float64 or not the input's.
+    ValueError
+        Shapes or options that do not fit; the message names the argument.
+    NotImplementedError
+        A tensor on a GPU.
+
+    See Also
+    --------
+    medeconv_fast.ops.{general} : the operation, with its formula and source.
+    """
+
+
+for _ndim, _pair in enumerate(
+    ((conv1d, conv_transpose1d), (conv2d, conv_transpose2d), (conv3d, conv_transpose3d)), 1
+):
+    for _transposed, _function in enumerate(_pair):
+        _document(_function, _ndim, bool(_transposed))
 
 
 class _Layer(torch.nn.Module):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
@@ -29,9 +30,7 @@ class Call:
     def __init__(self, first: Any, name: str, exact: Any, backend: Any, num_threads: Any) -> None:
         self.exact = _validate.flag(exact, "exact")
         self.kernels = _with_convolution(backends.resolve(backend))
-        # Resolved by the backend again: here, so that a bad number is refused for empty arrays too.
-        resolve_num_threads(num_threads)
-        self.num_threads = num_threads
+        self.num_threads = resolve_num_threads(num_threads)
         array, self._restore = _arrays.to_numpy(first, name)
         self.dtype = _arrays.result_dtype(array.dtype)
         self._given: dict[str, np.ndarray] = {name: array}
@@ -69,7 +68,8 @@ class Call:
         return _destination(out, shape, self.dtype, self._given), out
 
     def _plan(self, layer: Layer) -> Any:
-        return self.kernels.ConvPlan(
+        return _plan(
+            self.kernels,
             layer.input_shape,
             layer.weight_shape,
             layer.stride,
@@ -135,6 +135,13 @@ class Call:
         whole = np.zeros(layer.plan_output_shape, self.dtype)
         whole[_corner(layer)] = y
         return whole
+
+
+# A plan is tables of indices that no call changes; a network asks for the same few in every step, each three
+# times. Making one takes half as long as a small convolution.
+@functools.lru_cache(maxsize=128)
+def _plan(kernels: ModuleType, *arguments: Any) -> Any:
+    return kernels.ConvPlan(*arguments)
 
 
 def _with_convolution(kernels: ModuleType) -> ModuleType:

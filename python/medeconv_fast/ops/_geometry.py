@@ -62,6 +62,8 @@ def _is_sequence(value: Any) -> bool:
 
 def per_axis(value: Any, name: str, ndim: int, *, minimum: int) -> tuple[int, ...]:
     """One integer for all axes, or one per axis; a sequence of one counts for all, as in torch."""
+    if type(value) is int and minimum <= value <= LONGEST:
+        return (value,) * ndim
     expected = f"expected an integer or {ndim}, one per axis {_validate.AXES[ndim]}"
     if isinstance(value, str | bytes):
         raise TypeError(f"{name}: got {value!r}, {expected}")

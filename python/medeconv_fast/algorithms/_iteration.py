@@ -1,0 +1,156 @@
+"""The Richardson-Lucy iteration over sweeps, with acceleration, regularizer and rule for stopping."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .._blur import Operator
+from ..stop import Rule, Run, Watch
+from ._acceleration import BiggsAndrews, HeavyBall
+
+
+@dataclass(frozen=True)
+class Model:
+    """The image and what is known of it; the ratio of an iteration is image / (blurred + background)."""
+
+    image: np.ndarray
+    weights: np.ndarray | None
+    background: float
+    eps: float
+    unit: float  # power of two by which values are multiplied before they are squared and summed
+    partial: np.ndarray | None = None  # part of the background that differs from voxel to voxel
+    damping: np.ndarray | None = None
+    held_out: np.ndarray | None = None
+    held_out_scale: float = 1.0
+
+    def operands(self) -> dict[str, Any]:
+        """Of the sweep with the formula ``ratio``."""
+        given = {
+            "image": self.image,
+            "weights": self.weights,
+            "partial": self.partial,
+            "damping": self.damping,
+            "held_out": self.held_out,
+        }
+        named: dict[str, Any] = {name: array for name, array in given.items() if array is not None}
+        if self.held_out is not None:
+            named["held_out_scale"] = self.held_out_scale
+        return named | {"background": self.background, "eps": self.eps}
+
+
+def unit_of(highest: float) -> float:
+    """The power of two that brings `highest` to between 1/2 and 1: squares of such values fit any dtype."""
+    return math.ldexp(1.0, -math.frexp(highest)[1]) if highest > 0 else 1.0
+
+
+class Penalty:
+    """A regularizer: the factor of each correction, from the estimate that is corrected."""
+
+    def __init__(
+        self, kind: str, weight: float, level: float, spacing: tuple[float, ...] | None, operator: Operator
+    ) -> None:
+        self._kind, self._weight, self._level = kind, weight, level
+        self._spacing = spacing
+        self._operator = operator
+        self._out: np.ndarray | None = None
+
+    def factor(self, estimate: np.ndarray) -> np.ndarray:
+        if self._out is None:
+            self._out = np.empty_like(estimate)
+        operator = self._operator
+        operator.backend.penalty(
+            self._kind,
+            estimate,
+            self._out,
+            self._spacing or (1.0,) * estimate.ndim,
+            self._weight,
+            self._level,
+            num_threads=operator.num_threads,
+        )
+        return self._out
+
+
+def iterate(
+    operator: Operator,
+    model: Model,
+    estimate: np.ndarray,
+    iterations: int,
+    trace: list[dict[str, Any]],
+    *,
+    gain: np.ndarray | None,
+    penalty: Penalty | None = None,
+    scheme: BiggsAndrews | HeavyBall | None = None,
+    rule: Rule | None = None,
+    watch: Watch | None = None,
+    run: Run | None = None,
+    report: Callable[[int, np.ndarray], bool] | None = None,
+) -> tuple[np.ndarray, str]:
+    """At most `iterations` updates; returns the estimate and what ended them, and appends to `trace`.
+
+    `estimate` is overwritten; the one returned may be another array. With a `rule`, `watch` is what it made.
+    """
+    of_ratio = rule is not None and rule.of_ratio
+    of_update = rule is not None and rule.of_update
+    from_beyond = scheme is not None
+    moving = estimate.copy() if from_beyond else estimate  # where H is applied
+    other = np.empty_like(estimate) if from_beyond else estimate
+    change = np.zeros_like(estimate) if isinstance(scheme, BiggsAndrews) else None
+    chain = operator.begin(moving)
+    for iteration in range(1, iterations + 1):
+        begun = time.perf_counter()
+        entry: dict[str, Any] = {"iteration": iteration}
+        sums = chain.sweep("ratio", sums=of_ratio, unit=model.unit, **model.operands())
+        if sums is not None:
+            entry |= {name: value / model.unit for name, value in sums.items() if name != "squared_residual"}
+            entry["squared_residual"] = sums["squared_residual"] / model.unit**2
+        if watch is not None and rule is not None and watch.before(entry):
+            return estimate, rule.name
+        last = iteration == iterations
+        operands: dict[str, Any] = {"estimate": moving, "gain": gain, "unit": model.unit}
+        if penalty is not None:
+            operands["factor"] = penalty.factor(moving)
+        if scheme is None:
+            sums = chain.sweep(
+                "multiply", adjoint=True, keep=not last, out=estimate, sums=of_update, **operands
+            )
+        elif isinstance(scheme, HeavyBall):
+            if not last:
+                operands |= {
+                    "previous": estimate,
+                    "alpha": scheme.alpha(iteration),
+                    "extrapolated": moving,
+                }
+            estimate, other = other, estimate
+            sums = chain.sweep(
+                "multiply", adjoint=True, keep=not last, out=estimate, sums=of_update, **operands
+            )
+        else:
+            estimate, other = other, estimate
+            sums = chain.sweep(
+                "multiply", adjoint=True, keep=False, out=estimate, change=change, sums=True, **operands
+            )
+            assert sums is not None
+            alpha = scheme.alpha(sums["change_product"], sums["squared_change"])
+            entry["alpha"] = alpha
+            if not last:
+                chain.load(estimate, previous=other, alpha=alpha, extrapolated=moving)
+        if of_update and sums is not None:
+            entry["relative_change"] = _root_of_ratio(sums["squared_change"], sums["squared_result"])
+        ended = time.perf_counter()
+        entry["seconds"] = ended - begun
+        trace.append(entry)
+        if report is not None and report(iteration, estimate) and not last:
+            return estimate, "callback"
+        if watch is not None and rule is not None and watch.after(entry | {"ended": ended}) and not last:
+            return estimate, rule.name
+    return estimate, "num_iter"
+
+
+def _root_of_ratio(a: float, b: float) -> float:
+    return math.sqrt(a / b) if b > 0 else 0.0

@@ -1,0 +1,412 @@
+"""When an iteration has done enough: rules for ``stop=`` of `richardson_lucy`, and a plot of what they saw.
+
+A rule holds settings only and may be used for any number of runs. What it needs is summed inside the sweeps
+and costs no pass over memory of its own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from . import _validate
+
+__all__ = [
+    "Discrepancy",
+    "IDivergenceSlope",
+    "RelativeChange",
+    "Rule",
+    "Thinning",
+    "TimeBudget",
+    "noise_level",
+    "plot",
+]
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a rule may know of the run that it watches."""
+
+    trust: float  # sum of the weights, or number of voxels
+    noise: Callable[[], float]  # standard deviation of white noise, estimated from the image
+    started: float  # time.perf_counter()
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Base of all rules.
+
+    A run calls `watch` once, and of what that returns ``before(entry)`` between the two sweeps of each
+    iteration, when the estimate as it stands has been blurred and compared with the image, and
+    ``after(entry)`` once it is updated; each says whether to stop. ``entry`` is the iteration's line of
+    ``info.trace``.
+    """
+
+    name = "rule"
+    of_ratio = False  # needs i_divergence and squared_residual
+    of_update = False  # needs relative_change
+
+    def watch(self, run: Run) -> Watch:
+        """A watcher for one run."""
+        raise NotImplementedError
+
+
+class Watch:
+    """Watches one run; stops it never."""
+
+    def before(self, entry: dict[str, Any]) -> bool:
+        """The estimate that the iteration starts from has been compared with the image: is it good enough?"""
+        return False
+
+    def after(self, entry: dict[str, Any]) -> bool:
+        """The estimate has been updated: was that the last time?"""
+        return False
+
+
+@dataclass(frozen=True)
+class RelativeChange(Rule):
+    """Stop when an iteration changes the estimate by less than a share of it.
+
+    Parameters
+    ----------
+    tolerance : float
+        Of ``norm(new - old) / norm(new)``; under an acceleration old is the point that was extrapolated.
+
+    Raises
+    ------
+    TypeError, ValueError
+        `tolerance` is not a positive number.
+    """
+
+    tolerance: float = 1e-3
+    name = "relative-change"
+    of_update = True
+
+    def __post_init__(self) -> None:
+        _validate.number(self.tolerance, "tolerance", above=0)
+
+    def watch(self, run: Run) -> Watch:
+        return _RelativeChange(self)
+
+
+class _RelativeChange(Watch):
+    def __init__(self, rule: RelativeChange) -> None:
+        self._tolerance = rule.tolerance
+
+    def after(self, entry: dict[str, Any]) -> bool:
+        return bool(entry["relative_change"] < self._tolerance)
+
+
+@dataclass(frozen=True)
+class IDivergenceSlope(Rule):
+    """Stop when an iteration brings the I-divergence down by less than a share of what all have brought.
+
+    The I-divergence between image and model, ``sum(image log(image / model) - image + model)``, is what
+    Richardson-Lucy descends (Csiszar 1991).
+
+    Parameters
+    ----------
+    tolerance : float
+        Share of the descent since the first estimate.
+
+    Raises
+    ------
+    TypeError, ValueError
+        `tolerance` is not a positive number.
+    """
+
+    tolerance: float = 1e-3
+    name = "i-divergence"
+    of_ratio = True
+
+    def __post_init__(self) -> None:
+        _validate.number(self.tolerance, "tolerance", above=0)
+
+    def watch(self, run: Run) -> Watch:
+        return _IDivergenceSlope(self)
+
+
+class _IDivergenceSlope(Watch):
+    def __init__(self, rule: IDivergenceSlope) -> None:
+        self._tolerance = rule.tolerance
+        self._seen: list[float] = []
+
+    def before(self, entry: dict[str, Any]) -> bool:
+        self._seen.append(entry["i_divergence"])
+        if len(self._seen) < 3:
+            return False
+        first, last, now = self._seen[0], self._seen[-2], self._seen[-1]
+        return last - now <= self._tolerance * (first - now)
+
+
+@dataclass(frozen=True)
+class Discrepancy(Rule):
+    """Stop when the model differs from the image by no more than the noise does.
+
+    Parameters
+    ----------
+    noise : {"gaussian", "poisson"}
+        "gaussian": the mean squared residual falls to ``factor * sigma**2`` (Morozov 1966). "poisson": twice
+        the mean I-divergence falls to ``factor * gain``, what counts of that gain are expected to leave
+        (Bertero et al. 2010); for images with fewer than about 5 counts per voxel that expectation is too
+        large, and the rule stops early.
+    sigma : float, optional
+        Standard deviation of the noise, in the image's units; estimated from the image (`noise_level`) if not
+        given.
+    gain : float
+        Image units per count ("poisson").
+    factor : float
+
+    Raises
+    ------
+    TypeError, ValueError
+        Unknown noise; numbers that are not positive.
+    """
+
+    noise: str = "gaussian"
+    sigma: float | None = None
+    gain: float = 1.0
+    factor: float = 1.0
+    name = "discrepancy"
+    of_ratio = True
+
+    def __post_init__(self) -> None:
+        _validate.choice(self.noise, "noise", ("gaussian", "poisson"))
+        if self.sigma is not None:
+            _validate.number(self.sigma, "sigma", above=0)
+        _validate.number(self.gain, "gain", above=0)
+        _validate.number(self.factor, "factor", above=0)
+
+    def watch(self, run: Run) -> Watch:
+        return _Discrepancy(self, run)
+
+
+class _Discrepancy(Watch):
+    def __init__(self, rule: Discrepancy, run: Run) -> None:
+        self._sum = "i_divergence" if rule.noise == "poisson" else "squared_residual"
+        if rule.noise == "poisson":
+            self.level = 0.5 * rule.gain
+        else:
+            self.level = (run.noise() if rule.sigma is None else rule.sigma) ** 2
+        self.level *= rule.factor * run.trust
+
+    def before(self, entry: dict[str, Any]) -> bool:
+        return bool(entry[self._sum] <= self.level)
+
+
+@dataclass(frozen=True)
+class Thinning(Rule):
+    """Find the number of iterations on one part of the counts by how well it predicts the other.
+
+    Each count goes to one of two images by the toss of a coin; they are independent Poisson images of the
+    same object. The run on the first ends where its model predicts the second best (least I-divergence); as
+    many iterations are then run on all counts.
+
+    Parameters
+    ----------
+    gain : float, optional
+        Image units per count. May be left out for images of integers.
+    fraction : float
+        Share of the counts that is held out.
+    seed : int
+
+    Raises
+    ------
+    TypeError, ValueError
+        A gain that is not positive, a fraction that is not between 0 and 1.
+    """
+
+    gain: float | None = None
+    fraction: float = 0.5
+    seed: int = 0
+    name = "thinning"
+    of_ratio = True
+    patience: int = field(default=5, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.gain is not None:
+            _validate.number(self.gain, "gain", above=0)
+        fraction = _validate.number(self.fraction, "fraction", above=0)
+        if fraction >= 1:
+            raise ValueError(f"fraction: got {fraction:g}, expected a share between 0 and 1")
+        _validate.integer(self.seed, "seed", minimum=0)
+        _validate.integer(self.patience, "patience", minimum=1)
+
+    def watch(self, run: Run) -> Prediction:
+        return Prediction(self.patience)
+
+    def split(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The image of the counts that are kept, and that of those held out, in the image's units."""
+        if self.gain is None and not np.array_equal(image, np.rint(image)):
+            raise ValueError(
+                "stop: thinning needs counts, but the image has values that are no integers; give the image "
+                "units per count, mf.stop.Thinning(gain=...)"
+            )
+        gain = 1.0 if self.gain is None else self.gain
+        counts = np.rint(image.astype(np.float64) / gain)
+        largest = float(counts.max())
+        if largest > 2**53:
+            raise ValueError(f"gain: got {gain:g}, which makes {largest:g} counts of a voxel: too many")
+        held = np.random.default_rng(self.seed).binomial(counts.astype(np.int64), self.fraction)
+        return ((counts - held) * gain).astype(image.dtype), (held * gain).astype(image.dtype)
+
+
+class Prediction(Watch):
+    """Keeps the number of updates whose model predicted best; stops when later ones do not any more."""
+
+    def __init__(self, patience: int) -> None:
+        self._patience = patience
+        self._least = math.inf
+        self.num_iter = 0
+
+    def before(self, entry: dict[str, Any]) -> bool:
+        updates = entry["iteration"] - 1
+        if entry["held_out_i_divergence"] < self._least:
+            self._least, self.num_iter = entry["held_out_i_divergence"], updates
+        return bool(updates - self.num_iter >= self._patience)
+
+
+@dataclass(frozen=True)
+class TimeBudget(Rule):
+    """Stop before the iteration that would end after so many seconds of the call.
+
+    Parameters
+    ----------
+    seconds : float
+        The result then depends on the machine and its load.
+
+    Raises
+    ------
+    TypeError, ValueError
+        `seconds` is not a positive number.
+    """
+
+    seconds: float = 10.0
+    name = "time"
+
+    def __post_init__(self) -> None:
+        _validate.number(self.seconds, "seconds", above=0)
+
+    def watch(self, run: Run) -> Watch:
+        return _TimeBudget(self, run)
+
+
+class _TimeBudget(Watch):
+    def __init__(self, rule: TimeBudget, run: Run) -> None:
+        self._seconds, self._started = rule.seconds, run.started
+        self._slowest = 0.0
+
+    def after(self, entry: dict[str, Any]) -> bool:
+        self._slowest = max(self._slowest, entry["seconds"])
+        return bool(entry["ended"] - self._started + self._slowest > self._seconds)
+
+
+_NAMED: dict[str, Callable[[], Rule]] = {
+    "relative-change": RelativeChange,
+    "i-divergence": IDivergenceSlope,
+    "discrepancy": Discrepancy,
+    "thinning": Thinning,
+}
+
+
+def rule_of(stop: Any) -> Rule | None:
+    """The rule that a call's ``stop=`` names."""
+    if stop is None or isinstance(stop, Rule):
+        return stop
+    if isinstance(stop, tuple):
+        if len(stop) != 2 or stop[0] != "time":
+            raise ValueError(f"stop: got {stop!r}, expected the pair ('time', seconds)")
+        _validate.number(stop[1], "stop[1]", above=0)
+        return TimeBudget(stop[1])
+    if not isinstance(stop, str):
+        raise TypeError(
+            f"stop: got {_validate.shown(stop)}, expected None, a name, ('time', seconds) or an object of "
+            "mf.stop"
+        )
+    return _NAMED[_validate.choice(stop, "stop", tuple(_NAMED))]()
+
+
+def noise_level(image: Any) -> float:
+    """Standard deviation of white noise in an image, robustly, from its finest details (a Haar wavelet's).
+
+    Details of an image that was blurred hold little but noise. Signal-dependent noise gives about its level
+    where most of the image lies.
+
+    Parameters
+    ----------
+    image : array_like
+        1 to 3 axes.
+
+    Returns
+    -------
+    float
+        In the image's units.
+
+    Raises
+    ------
+    TypeError, ValueError
+        No numeric array of 1 to 3 axes; no axis with two voxels.
+
+    References
+    ----------
+    D. L. Donoho and I. M. Johnstone, Biometrika 81, 425 (1994).
+    """
+    details = np.asarray(image)
+    _validate.numeric(details.dtype, "image")
+    _validate.rank(details, "image")
+    details = details.astype(np.float64)
+    axes = [axis for axis, n in enumerate(details.shape) if n > 1]
+    if not axes:
+        raise ValueError(f"image: got shape {details.shape}, expected an axis with at least two voxels")
+    for axis in axes:
+        lines = np.moveaxis(details, axis, 0)
+        pairs = len(lines) // 2
+        details = np.moveaxis((lines[0 : 2 * pairs : 2] - lines[1 : 2 * pairs : 2]) / math.sqrt(2), 0, axis)
+    return float(np.median(np.abs(details))) / 0.6744897501960817
+
+
+def plot(info: Any, values: Sequence[str] | None = None) -> Any:
+    """Plot the trace of a run.
+
+    Parameters
+    ----------
+    info : Info
+        As `richardson_lucy` returns it with ``return_info=True``.
+    values : sequence of str, optional
+        Entries of the trace; default: all that it has of i_divergence, squared_residual, relative_change and
+        held_out_i_divergence.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+
+    Raises
+    ------
+    ValueError
+        The trace has nothing to show: a rule for stopping records what it needs.
+    ImportError
+        matplotlib is missing (``pip install "medeconv-fast[report]"``).
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError('plot needs matplotlib: pip install "medeconv-fast[report]"') from error
+    known = ("i_divergence", "squared_residual", "relative_change", "held_out_i_divergence")
+    trace = info["trace"]
+    shown = [v for v in (known if values is None else values) if trace and v in trace[0]]
+    if not shown:
+        raise ValueError(
+            "info: its trace holds no sums; run with stop='i-divergence', 'relative-change' or another rule"
+        )
+    figure = Figure(figsize=(6, 2.2 * len(shown)), layout="constrained")
+    for axes, name in zip(np.atleast_1d(figure.subplots(len(shown), 1, sharex=True)), shown, strict=True):
+        at = [entry["iteration"] for entry in trace if name in entry]
+        axes.plot(at, [entry[name] for entry in trace if name in entry], marker=".")
+        axes.set_ylabel(name.replace("_", " "))
+        axes.set_yscale("log")
+    axes.set_xlabel(f"iteration (stopped by {info['stopped_by']})")
+    return figure

@@ -1,0 +1,193 @@
+"""Rules for stopping: each ends a run where it says, and the result is that of as many plain iterations."""
+
+import time
+
+import numpy as np
+import pytest
+from scipy import ndimage, stats
+from scipy.special import kl_div
+
+import medeconv_fast as mf
+
+
+@pytest.fixture(scope="module")
+def case():
+    rng = np.random.default_rng(5)
+    truth = np.zeros((48, 56))
+    truth[rng.integers(6, 42, 25), rng.integers(6, 50, 25)] = rng.random(25) * 4000 + 500
+    truth = ndimage.gaussian_filter(truth, 1.0) + 5
+    psf = mf.psf.gaussian(fwhm=(4.0, 4.0), voxel_size=(1.0, 1.0))
+    blurred = mf.Blur(psf, truth.shape, boundary="reflect").forward(truth)
+    return truth, psf, blurred, rng.poisson(blurred).astype(np.float64)
+
+
+def run(case, num_iter=None, **options):
+    return mf.richardson_lucy(case[3], case[1], num_iter, return_info=True, **options)
+
+
+@pytest.mark.parametrize("acceleration", [None, "biggs-andrews", "heavy-ball"])
+@pytest.mark.parametrize(
+    "stop",
+    [
+        "i-divergence",
+        mf.stop.Discrepancy("poisson"),
+        mf.stop.Discrepancy("gaussian", sigma=6.0),
+        mf.stop.RelativeChange(0.02),
+        mf.stop.RelativeChange(0.004),
+    ],
+    ids=lambda s: s if isinstance(s, str) else type(s).__name__,
+)
+def test_result_is_that_of_as_many_iterations(case, stop, acceleration, backend):
+    options = {"acceleration": acceleration, "backend": backend}
+    stopped, info = run(case, stop=stop, **options)
+    name = stop if isinstance(stop, str) else stop.name
+    assert info.stopped_by == name
+    assert 2 < info.num_iter < 200
+    assert len(info.trace) == info.num_iter
+    plain, _ = run(case, info.num_iter, **options)
+    np.testing.assert_allclose(stopped, plain, rtol=1e-9)
+
+
+def test_trace_holds_what_it_says(case, backend):
+    _, psf, _, image = case
+    estimates = []
+    weights = np.linspace(0.2, 1, image.size).reshape(image.shape)
+    options = {"boundary": "wrap", "backend": backend, "weights": weights}
+    mf.richardson_lucy(image, psf, 6, callback=lambda _, e: estimates.append(e), background=1.0, **options)
+    _, one = run(case, 6, stop=mf.stop.RelativeChange(1e-12), background=1.0, **options)
+    _, two = run(case, 6, stop=mf.stop.IDivergenceSlope(1e-12), background=1.0, **options)
+    blur = mf.Blur(psf, image.shape, boundary="wrap")
+    for k in range(1, 6):
+        before, after = estimates[k - 1], estimates[k]
+        change = np.linalg.norm(after - before) / np.linalg.norm(after)
+        assert one.trace[k]["relative_change"] == pytest.approx(change, rel=1e-6)
+        model = blur.forward(before) + 1.0
+        divergence = (weights * kl_div(image, model)).sum()
+        assert two.trace[k]["i_divergence"] == pytest.approx(divergence, rel=1e-6)
+        square = (weights * (image - model) ** 2).sum()
+        assert two.trace[k]["squared_residual"] == pytest.approx(square, rel=1e-6)
+    assert "i_divergence" not in one.trace[0] and "relative_change" not in two.trace[0]
+
+
+def test_relative_change_stops_at_the_first_below(case):
+    _, info = run(case, stop=mf.stop.RelativeChange(0.02))
+    changes = [t["relative_change"] for t in info.trace]
+    assert changes[-1] < 0.02 <= min(changes[:-1])
+
+
+def test_discrepancy_returns_the_first_estimate_within_the_noise(case):
+    _, psf, _, image = case
+    for stop, per_voxel in (
+        (mf.stop.Discrepancy("poisson"), lambda model: 2 * kl_div(image, model).mean()),
+        (mf.stop.Discrepancy("gaussian", sigma=6.0), lambda model: ((image - model) ** 2).mean() / 36),
+    ):
+        found = []
+        _, info = run(case, stop=stop, boundary="wrap", callback=lambda _, e: found.append(e))  # noqa: B023
+        blur = mf.Blur(psf, image.shape, boundary="wrap")
+        levels = [per_voxel(blur.forward(e)) for e in found]
+        assert len(found) == info.num_iter
+        assert levels[-1] <= 1 < min(levels[:-1])
+
+
+def test_discrepancy_estimates_the_noise(case):
+    _, psf, blurred, _ = case
+    noisy = blurred + np.random.default_rng(1).normal(0, 8.0, blurred.shape)
+    assert mf.stop.noise_level(noisy) == pytest.approx(8.0, rel=0.1)
+    assert mf.stop.noise_level(noisy.ravel()[:1000]) == pytest.approx(8.0, rel=0.3)
+    named = mf.richardson_lucy(noisy, psf, negative="clip", stop="discrepancy", return_info=True)[1]
+    sigma = mf.stop.noise_level(np.maximum(noisy, 0))
+    given = mf.richardson_lucy(
+        noisy, psf, negative="clip", stop=mf.stop.Discrepancy(sigma=sigma), return_info=True
+    )[1]
+    assert named.num_iter == given.num_iter
+
+
+def test_thinning_splits_counts(case):
+    image = case[3]
+    kept, held = mf.stop.Thinning(fraction=0.3, seed=4).split(image)
+    np.testing.assert_array_equal(kept + held, image)
+    assert held.sum() == pytest.approx(0.3 * image.sum(), rel=0.01)
+    # Independent images, each Poisson: variances as large as means.
+    mean = 0.3 * case[2]
+    assert ((held - mean) ** 2 / mean).mean() == pytest.approx(1, abs=0.1)
+    residuals = stats.pearsonr((held - mean).ravel(), (kept - 0.7 * case[2]).ravel())
+    assert abs(residuals.statistic) < 4 / np.sqrt(image.size)
+    again, other = mf.stop.Thinning(fraction=0.3, seed=4), mf.stop.Thinning(fraction=0.3, seed=5)
+    np.testing.assert_array_equal(again.split(image)[1], held)
+    assert (other.split(image)[1] != held).any()
+    scaled, _ = mf.stop.Thinning(gain=2.5, fraction=0.3, seed=4).split(image * 2.5)
+    np.testing.assert_allclose(scaled, kept * 2.5)
+
+
+@pytest.mark.parametrize("acceleration", [None, "biggs-andrews"])
+def test_thinning_stops_near_the_best(case, acceleration, backend):
+    truth, psf, _, image = case
+    errors = []
+    mf.richardson_lucy(
+        image,
+        psf,
+        120 if acceleration is None else 40,
+        acceleration=acceleration,
+        callback=lambda _, e: errors.append(np.linalg.norm(e - truth)),
+        backend=backend,
+    )
+    found, info = run(case, stop="thinning", acceleration=acceleration, backend=backend)
+    assert info.stopped_by == "thinning"
+    assert 1 < info.num_iter < len(errors)
+    # Half of the counts carry fewer iterations than all of them.
+    assert np.linalg.norm(found - truth) < (1.08 if acceleration is None else 1.25) * min(errors)
+    assert np.linalg.norm(found - truth) < 0.95 * errors[-1]  # it was worth stopping
+    held_out = [t["held_out_i_divergence"] for t in info.settings["thinning"]["trace"]]
+    assert np.argmin(held_out) == info.num_iter
+
+
+def test_time_budget(case):
+    begun = time.perf_counter()
+    _, info = run(case, 10**6, stop=("time", 0.2))
+    assert info.stopped_by == "time" and info.num_iter > 1
+    assert time.perf_counter() - begun < 5  # it ended; how exactly depends on the machine
+
+
+def test_image_within_the_noise_from_the_start():
+    flat = np.full((20, 20), 7.0)
+    estimate, info = mf.richardson_lucy(
+        flat, np.ones((3, 3)), stop=mf.stop.Discrepancy(sigma=1.0), return_info=True
+    )
+    assert info.num_iter == 0 and info.stopped_by == "discrepancy"
+    np.testing.assert_allclose(estimate, 7.0, rtol=1e-12)
+
+
+def test_plot(case):
+    pytest.importorskip("matplotlib", reason="SKIPPED: matplotlib is not installed")
+    info = run(case, 5, stop="i-divergence")[1]
+    figure = mf.stop.plot(info)
+    assert [a.get_ylabel() for a in figure.axes] == ["i divergence", "squared residual"]
+    assert len(figure.axes[0].lines[0].get_xdata()) == info.num_iter
+    with pytest.raises(ValueError, match="holds no sums"):
+        mf.stop.plot(run(case, 5)[1])
+
+
+def test_refusals(case):
+    _, psf, _, image = case
+    for stop, words in (
+        (("time",), r"stop: got \('time',\), expected the pair"),
+        (("time", -1.0), r"stop\[1\]"),
+        ("thining", "stop: got 'thining', expected one of"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            mf.richardson_lucy(image, psf, stop=stop)
+    with pytest.raises(ValueError, match="thinning needs counts"):
+        mf.richardson_lucy(image + 0.5, psf, stop="thinning")
+    with pytest.raises(ValueError, match="neither negative='shift' nor"):
+        mf.richardson_lucy(image - 3, psf, stop="thinning", negative="shift")
+    for make, words in (
+        (lambda: mf.stop.RelativeChange(0), "tolerance"),
+        (lambda: mf.stop.Thinning(fraction=1.0), "fraction"),
+        (lambda: mf.stop.Thinning(gain=-1), "gain"),
+        (lambda: mf.stop.Discrepancy("white"), "noise"),
+        (lambda: mf.stop.Discrepancy(sigma=0), "sigma"),
+        (lambda: mf.stop.TimeBudget(0), "seconds"),
+        (lambda: mf.stop.noise_level(np.ones((1, 1))), "image"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            make()
