@@ -481,20 +481,12 @@ Array<T> empty_array(const std::vector<int64_t>& shape) {
 }
 
 template <class T>
-const T* optional_data(const std::optional<Array<T>>& a, int64_t size, const char* name) {
-    if (!a) return nullptr;
-    if (a->size() != size)
-        throw std::invalid_argument(std::string(name) + ": got " + std::to_string(a->size()) + " values, expected " + std::to_string(size));
-    return a->data();
-}
-
-template <class T>
 void bind_conv(py::module_& m, const std::string& suffix) {
     using Plan = ConvPlan<T>;
     auto expect_size = [](const Array<T>& a, int64_t size, const char* name) { optional_data(std::optional<Array<T>>(a), size, name); };
     auto result = [](Array<T>& out, int64_t size) {
-        optional_data(std::optional<Array<T>>(out), size, "out");
-        return out.mutable_data();  // raises for a read-only array
+        std::optional<Array<T>> checked(out);
+        return writable_data(checked, size, "out");
     };
     auto input_size = [](const Plan& p) { return p.shape.batch * p.shape.sources * p.shape.input[0] * p.shape.input[1] * p.shape.input[2]; };
     auto output_size = [](const Plan& p) { return p.shape.batch * p.shape.destinations * p.output[0] * p.output[1] * p.output[2]; };
