@@ -105,12 +105,16 @@ void cut(ConvAxis* axis, ConvBand& band, int64_t channels, int64_t bytes, int64_
                     const double size = double(channels * trial.channel) * sizeof(T);
                     const int64_t units = others * axis[0].blocks() * axis[1].blocks() * axis[2].blocks();
                     const double outputs = double(x * y * z);
-                    const double copied = double(axis[0].reach(z) * axis[1].reach(y) * axis[2].reach(x)) / outputs;
-                    const double vectors = double(flattened ? ceil_div((y - 1) * trial.row + x, lanes) : y * ceil_div(x, lanes)) * double(z) *
-                                           double(lanes) / outputs;
+                    // A row takes as long as some columns more.
+                    const double copied = double(axis[0].reach(z) * axis[1].reach(y) * (axis[2].reach(x) + 24)) / outputs;
+                    // Vectors per vector of outputs; the last block of columns is narrower.
+                    const int64_t rest = axis[2].count % x, row_vectors = axis[2].count / x * ceil_div(x, lanes) + ceil_div(rest, lanes);
+                    const double vectors = flattened ? double(ceil_div((y - 1) * trial.row + x, lanes) * lanes) / double(x * y)
+                                                     : double(row_vectors * lanes) / double(axis[2].count);
                     // Fewer sums at once than hide the latency of one.
                     const int64_t sums = rows_summed * std::min<int64_t>(6, ceil_div(flattened ? (y - 1) * trial.row + x : x, lanes));
                     double cost = vectors * (flattened ? 1.05 : 1) * (sums < 8 ? 8 / double(sums) : 1) + copying * copied;
+                    if (x < axis[2].count) cost += 0.03;   // no streaming, shorter rows
                     if (size > double(bytes)) cost += 4 * size / double(bytes);
                     if (units < wanted_units) cost += 0.1 * double(wanted_units) / double(units);
                     if (x * y * z > most_positions) cost += 0.1 * double(x * y * z) / double(most_positions);
@@ -483,7 +487,13 @@ int64_t ConvPlan<T>::workspace_bytes(int threads) const {
         if (t == &backward_ && shape.padding != ConvPadding::zeros) elements += p.batch * p.groups * p.destinations * p.destination_size;
         most = std::max(most, elements);
     }
-    most = std::max(most, threads * kernels_.weight_scratch(weight_) + (weight_.parts > 1 || weight_.channels ? weight_.parts * weight_.size() : 0));
+    int64_t sums = 0;
+    if (weight_.winograd) {
+        const int64_t transformed = kernels_.winograd_weight_size(weight_, &sums);
+        most = std::max(most, threads * kernels_.weight_scratch(weight_) + transformed + sums);
+    } else {
+        most = std::max(most, threads * kernels_.weight_scratch(weight_) + (weight_.parts > 1 || weight_.channels ? weight_.parts * weight_.size() : 0));
+    }
     return most * int64_t(sizeof(T));
 }
 

@@ -22,6 +22,19 @@ MEDECONV_INLINE void prefetch_row(const T* row, int64_t n) {
     for (int64_t i = 0; i < n; i += 64 / int64_t(sizeof(T))) __builtin_prefetch(row + i, 0, 2);
 }
 
+// Short rows: a call of memcpy takes longer than they do.
+template <class T>
+MEDECONV_INLINE void copy_values(const T* from, int64_t n, T* to) {
+    constexpr int64_t L = lanes<T>;
+    int64_t i = 0;
+    for (; i + L <= n; i += L) store_unaligned(to + i, load_unaligned(from + i));
+#if defined(__AVX512F__)
+    if (i < n) store_first(to + i, load_first(from + i, n - i), n - i);
+#else
+    for (; i < n; ++i) to[i] = from[i];
+#endif
+}
+
 // Two rows of every second value: even[i] = from[2i], odd[i] = from[2i + 1] for i in [0, n).
 template <class T>
 MEDECONV_INLINE int64_t deinterleave(const T* from, int64_t n, T* even, T* odd) {
@@ -46,7 +59,7 @@ MEDECONV_INLINE void copy_row(const ConvAxis& x, const T* row, int64_t start, in
         const int64_t inner = x.inner - start < 0 ? 0 : x.inner - start < reach ? x.inner - start : reach;
         const int64_t outer = x.outer - start < inner ? inner : x.outer - start < reach ? x.outer - start : reach;
         for (int64_t i = 0; i < inner; ++i) to[i] = index[i] < 0 ? T(0) : row[index[i]];
-        if (inner < outer) std::memcpy(to + inner, row + index[inner], size_t(outer - inner) * sizeof(T));
+        if (inner < outer) copy_values(row + index[inner], outer - inner, to + inner);
         for (int64_t i = outer; i < reach; ++i) to[i] = index[i] < 0 ? T(0) : row[index[i]];
         for (int64_t i = reach; i < pitch; ++i) to[i] = T(0);
         return;
