@@ -608,14 +608,27 @@ void ConvPlan<T>::weight_grad(const T* gradient, const T* x, T* out, int threads
     parallel_for(pass.groups * pass.destinations, threads, [&](int64_t channel, int) {
         const int64_t group = channel / pass.destinations, o = channel % pass.destinations;
         T* to = out + channel * row;
-        for (int64_t k = 0; k < taps; ++k) {
-            const T* from = pass.partial + (pass.channels ? ((group * taps + k) * pass.destinations + o) * pass.sources : channel * row + k);
-            const int64_t step = pass.channels ? 1 : taps;
-            for (int64_t c = 0; c < pass.sources; ++c) {
-                T sum = from[c * step];
-                for (int64_t part = 1; part < pass.parts; ++part) sum += from[part * size + c * step];
-                to[c * taps + k] = sum;
+        if (!pass.channels) {
+            for (int64_t i = 0; i < row; ++i) {
+                T sum = pass.partial[channel * row + i];
+                for (int64_t part = 1; part < pass.parts; ++part) sum += pass.partial[part * size + channel * row + i];
+                to[i] = sum;
             }
+            return;
+        }
+        constexpr int64_t block = 16;    // a line of every tap
+        std::vector<T> sums(size_t(taps * block));
+        for (int64_t c0 = 0; c0 < pass.sources; c0 += block) {
+            const int64_t count = std::min(block, pass.sources - c0);
+            for (int64_t k = 0; k < taps; ++k) {
+                const T* from = pass.partial + ((group * taps + k) * pass.destinations + o) * pass.sources + c0;
+                T* sum = sums.data() + k * block;
+                std::copy_n(from, count, sum);
+                for (int64_t part = 1; part < pass.parts; ++part)
+                    for (int64_t c = 0; c < count; ++c) sum[c] += from[part * size + c];
+            }
+            for (int64_t c = 0; c < count; ++c)
+                for (int64_t k = 0; k < taps; ++k) to[(c0 + c) * taps + k] = sums[size_t(k * block + c)];
         }
     });
 }
