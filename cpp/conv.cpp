@@ -93,7 +93,8 @@ void cut(ConvAxis* axis, ConvBand& band, int64_t channels, int64_t bytes, int64_
         if (list.empty()) list.push_back(std::min(a.count, most));
         return list;
     };
-    const auto xs = sizes(axis[2], 64, longest_block, lanes * columns_of_tile), ys = sizes(axis[1], 1, 64, rows_of_tile), zs = sizes(axis[0], 1, 16, 1);
+    const auto xs = sizes(axis[2], 64, longest_block, lanes * columns_of_tile), ys = sizes(axis[1], 1, 64, rows_of_tile);
+    const auto zs = sizes(axis[0], 1, 16, 1);
     bool flat = false;
     for (int64_t x : xs)
         for (int64_t y : ys)
@@ -237,7 +238,10 @@ void consider_winograd(ConvPass<T>& p, int64_t lanes) {
         return double(z.count) * row / double(lanes) * units *
                (elements * products + of_source * double(p.sources) * per_slice + of_result * double(p.destinations));
     };
-    for (int64_t cx = 1; cx <= across; ++cx) {
+    // Transformed weights are four times as large; where they would be larger than the volumes, units transform their own.
+    const double volumes = images * double(p.sources * p.source_size + p.destinations * p.destination_size);
+    const bool affordable = elements * products * double(p.groups) <= 3 * volumes;
+    for (int64_t cx = 1; affordable && cx <= across; ++cx) {
         const int64_t tx = ceil_div(across, cx);
         if (cx > 1 && (tx < 16 || tx == ceil_div(across, cx - 1))) continue;
         for (int64_t cy = 1; cy <= down; ++cy) {
@@ -358,7 +362,8 @@ ConvTables<T> backward_tables(const ConvShape& s, const std::array<int64_t, 3>& 
         ConvAxis& axis = t.pass.axis[a];
         const int64_t stride = s.stride[a], low = zeros ? s.low[a] : 0;
         axis.length = output[a], axis.destination = zeros ? s.input[a] : padded[a];
-        const int64_t first = low / stride, last = (low + axis.destination - 1) / stride, farthest = (s.kernel[a] - 1) * s.dilation[a] / stride;
+        const int64_t first = low / stride, last = (low + axis.destination - 1) / stride;
+        const int64_t farthest = (s.kernel[a] - 1) * s.dilation[a] / stride;
         axis.count = last - first + 1, axis.step = 1, axis.span = farthest + 1;
         axis.phases = stride, axis.crop = low - first * stride;
         t.used[a].assign(1, 1);
@@ -404,14 +409,16 @@ void consider_winograd(ConvWeightPass<T>& p, int64_t lanes) {
     if (tile_bytes(slices) * across * rows > 4 * winograd_weight_bytes) return;   // an image that is too wide
     slices = ceil_div(z.count, ceil_div(z.count, slices));
     const int64_t bands = p.batch * ceil_div(down, rows) * ceil_div(z.count, slices);
-    const int64_t at_once = std::clamp<int64_t>(winograd_weight_bytes / (tile_bytes(slices) * across * rows), 1, std::max<int64_t>(1, bands));
+    const int64_t fitting = winograd_weight_bytes / (tile_bytes(slices) * across * rows);
+    const int64_t at_once = std::clamp<int64_t>(fitting, 1, std::max<int64_t>(1, bands));
     const double products = double(p.sources) * double(p.destinations) * double(p.taps[0] * p.groups);
     const double tiles = double(bands * slices * rows * across), chunks = double(ceil_div(bands, at_once));
     const double transforms = of_channel * double(p.groups) *
                               (double(sources) * double(slices - 1 + z.span) / double(slices) + double(destinations)) / double(lanes);
     const double time = tiles / double(lanes) * elements * products + tiles * transforms + elements * products * (1 + chunks);
     const double direct = 9 * products * double(p.batch * z.count * y.count * x.count) / double(lanes) * 1.15;
-    if (time > 0.85 * direct) return;
+    const double volumes = double(p.batch * p.groups * (p.sources * p.source_size + p.destinations * p.gradient_size));
+    if (time > 0.85 * direct || elements * products > 3 * volumes) return;
     p.winograd = true, p.bands_at_once = at_once;
     p.axis[0].block = slices, p.axis[1].block = 4 * rows, p.axis[2].block = 4 * across;
 }
@@ -458,10 +465,11 @@ ConvPlan<T>::ConvPlan(const ConvShape& given) : shape(given), kernels_(conv_kern
     for (size_t a = 0; a < 3; ++a) {
         padded_[a] = shape.input[a] + shape.low[a] + shape.high[a];
         const int64_t span = (shape.kernel[a] - 1) * shape.dilation[a] + 1;
-        if (shape.input[a] < 1 || shape.kernel[a] < 1 || shape.stride[a] < 1 || shape.dilation[a] < 1 || shape.low[a] < 0 || shape.high[a] < 0)
+        if (std::min({shape.input[a], shape.kernel[a], shape.stride[a], shape.dilation[a]}) < 1 || std::min(shape.low[a], shape.high[a]) < 0)
             throw std::invalid_argument("conv: sizes, strides and dilations must be at least 1, padding at least 0");
         if (padded_[a] < span)
-            throw std::invalid_argument("conv: the kernel's extent " + std::to_string(span) + " exceeds the padded input's " + std::to_string(padded_[a]));
+            throw std::invalid_argument("conv: the kernel's extent " + std::to_string(span) + " exceeds the padded input's " +
+                                        std::to_string(padded_[a]));
         if (std::max(padded_[a], shape.stride[a]) >= int64_t(1) << 30) throw std::invalid_argument("conv: an axis is longer than 2^30");
         output[a] = (padded_[a] - span) / shape.stride[a] + 1;
     }
@@ -492,7 +500,8 @@ int64_t ConvPlan<T>::workspace_bytes(int threads) const {
         const int64_t transformed = kernels_.winograd_weight_size(weight_, &sums);
         most = std::max(most, threads * kernels_.weight_scratch(weight_) + transformed + sums);
     } else {
-        most = std::max(most, threads * kernels_.weight_scratch(weight_) + (weight_.parts > 1 || weight_.channels ? weight_.parts * weight_.size() : 0));
+        const int64_t partial = weight_.parts > 1 || weight_.channels ? weight_.parts * weight_.size() : 0;
+        most = std::max(most, threads * kernels_.weight_scratch(weight_) + partial);
     }
     return most * int64_t(sizeof(T));
 }
@@ -600,8 +609,8 @@ void ConvPlan<T>::weight_grad(const T* gradient, const T* x, T* out, int threads
     pass.partial = in_place ? out : partial.get();
     const int64_t scratch_size = ceil_div(kernels_.weight_scratch(pass), 64) * 64;
     Buffer<T> scratch = acquire<T>(scratch_size * threads);
-    parallel_for(pass.units(), threads, [&](int64_t unit, int worker) { kernels_.weight_unit(pass, unit, scratch.get() + worker * scratch_size); },
-                 poll);
+    parallel_for(pass.units(), threads,
+                 [&](int64_t unit, int worker) { kernels_.weight_unit(pass, unit, scratch.get() + worker * scratch_size); }, poll);
     if (in_place) return;
     // The parts in their order, one destination channel at a time.
     const int64_t taps = pass.kernel(), row = pass.sources * taps;

@@ -349,7 +349,8 @@ MEDECONV_NOINLINE void sum_block(const ConvPass<T>& p, const ConvScratch<T>& s, 
                     if (p.stream) {
                         if (line + 1 < lines) continue;
                         T* to = destination + to_z * slice_size + ys.start * row_size + xs.start;
-                        for (int64_t o = 0; o < block.channels; ++o) stream_row(to + o * p.destination_size, s.results + o * s.pitch, lines * width);
+                        for (int64_t o = 0; o < block.channels; ++o)
+                            stream_row(to + o * p.destination_size, s.results + o * s.pitch, lines * width);
                         continue;
                     }
                     for (int64_t o = 0; o < block.channels; ++o)
@@ -389,7 +390,8 @@ MEDECONV_INLINE void finish_sums(const T* from, bool add, T bias, bool relu, int
 // Rows of the only channel of a group, from the weights' Toeplitz matrix in y; a few source channels at a time, so that bands
 // may be large, and what they share with their neighbours small.
 template <class T>
-MEDECONV_NOINLINE void toeplitz_unit(const ConvPass<T>& p, const ConvScratch<T>& s, int64_t image, int64_t group, Range zs, Range ys, Range xs) {
+MEDECONV_NOINLINE void toeplitz_unit(const ConvPass<T>& p, const ConvScratch<T>& s, int64_t image, int64_t group, Range zs, Range ys,
+                                     Range xs) {
     const ConvAxis &z = p.axis[0], &y = p.axis[1], &x = p.axis[2];
     const int64_t kernel = p.y_taps * p.x_taps, width = xs.stop - xs.start, height = ys.stop - ys.start;
     const T* const source = p.source + (image * p.groups + group) * p.sources * p.source_size;

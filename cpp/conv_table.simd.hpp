@@ -41,7 +41,8 @@ void conv_copy_band(const ConvPass<T>& p, int64_t unit, T* bands, T* scratch) {
 }
 template <class T>
 int64_t conv_weight_scratch(const ConvWeightPass<T>& p) {
-    return p.winograd ? winograd_weight_scratch(p) : p.channels ? channel_buffers<T>(p, nullptr).total : weight_buffers<T>(p, nullptr).total;
+    if (p.winograd) return winograd_weight_scratch(p);
+    return p.channels ? channel_buffers<T>(p, nullptr).total : weight_buffers<T>(p, nullptr).total;
 }
 template <class T>
 void conv_weight_unit(const ConvWeightPass<T>& p, int64_t unit, T* scratch) {
@@ -58,7 +59,8 @@ template <class T>
 constexpr ConvKernels<T> conv_table = {
     lanes<T>,          conv_rows,          conv_scratch<T>, conv_packed_size<T>,    conv_pack<T>,        conv_bands_size<T>,
     conv_band_units<T>, conv_copy_band<T>, conv_unit<T>,    conv_weight_scratch<T>, conv_weight_unit<T>, conv_sum<T>,
-    winograd_weight_size<T>, winograd_weight_units<T>, winograd_weight_transform<T>, winograd_weight_products<T>, winograd_weight_collect<T>};
+    winograd_weight_size<T>, winograd_weight_units<T>, winograd_weight_transform<T>, winograd_weight_products<T>,
+    winograd_weight_collect<T>};
 
 }  // namespace
 }  // namespace medeconv::MEDECONV_ISA_NS

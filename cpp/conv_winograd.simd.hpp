@@ -214,14 +214,14 @@ MEDECONV_NOINLINE void transform_result(const ConvPass<T>& p, const WinogradScra
     }
     for (int64_t qy = ys.start; qy < ys.stop; ++qy) {
         const int64_t r = qy - ys.start;
-        std::memcpy(slice + qy * p.axis[2].destination + xs.start, s.results + r % 4 * 4 * s.row + r / 4 * across * 4, size_t(width) * sizeof(T));
+        copy_values(s.results + r % 4 * 4 * s.row + r / 4 * across * 4, width, slice + qy * p.axis[2].destination + xs.start);
     }
 }
 
 // All elements' sums for one block of channels at slice `z` of the transformed sources.
 template <class T>
-MEDECONV_INLINE void sum_elements(const ConvPass<T>& p, const WinogradScratch<T>& s, int64_t e, const ConvBlock& block, const T* transformed,
-                                  const T* weight, int64_t row, int64_t tiles) {
+MEDECONV_INLINE void sum_elements(const ConvPass<T>& p, const WinogradScratch<T>& s, int64_t e, const ConvBlock& block,
+                                  const T* transformed, const T* weight, int64_t row, int64_t tiles) {
     const ConvTile<T> tile{transformed + e * s.element, s.offsets, p.sources * p.z_taps, weight, s.start, false,
                            s.products + e * s.product_element + row * s.row, s.row, block.rows};
     sum_line(block.rows, tile, tiles);
@@ -251,7 +251,8 @@ void winograd_unit(const ConvPass<T>& p, int64_t unit, T* scratch) {
             for (int64_t image = 0; image < p.batch; ++image)
                 for (int64_t o = 0; o < block.channels; ++o) {
                     const int64_t channel = group * p.destinations + block.first + o;
-                    transform_result(p, s, s.products + o * s.row + image * of_image, bias_of(channel), ys, xs, slice_of(image, channel, qz));
+                    transform_result(p, s, s.products + o * s.row + image * of_image, bias_of(channel), ys, xs,
+                                     slice_of(image, channel, qz));
                 }
         }
         return;
@@ -274,12 +275,13 @@ void winograd_unit(const ConvPass<T>& p, int64_t unit, T* scratch) {
         for (int64_t e = 0; e < winograd_elements; ++e)
             for (int64_t b = 0; b < p.block_count; ++b)
                 sum_elements(p, s, e, p.blocks[b], transformed,
-                             packed + e * winograd_weight_stride(p) + p.blocks[b].rows_before * p.sources * p.z_taps, p.blocks[b].rows_before,
-                             tiles);
+                             packed + e * winograd_weight_stride(p) + p.blocks[b].rows_before * p.sources * p.z_taps,
+                             p.blocks[b].rows_before, tiles);
         for (int64_t b = 0; b < p.block_count; ++b)
             for (int64_t o = 0; o < p.blocks[b].channels; ++o) {
                 const int64_t channel = group * p.destinations + p.blocks[b].first + o;
-                transform_result(p, s, s.products + (p.blocks[b].rows_before + o) * s.row, bias_of(channel), ys, xs, slice_of(image, channel, qz));
+                transform_result(p, s, s.products + (p.blocks[b].rows_before + o) * s.row, bias_of(channel), ys, xs,
+                                 slice_of(image, channel, qz));
             }
     }
 }
@@ -293,9 +295,9 @@ void winograd_copy_band(const ConvPass<T>& p, int64_t unit, T* bands, T* scratch
     const int32_t at = p.axis[0].index[a];
     for (int64_t image = 0; image < p.batch; ++image) {
         const T* source = p.source + ((image * p.groups + group) * p.sources + c) * p.source_size;
+        T* to = bands + group * winograd_elements * s.element + a * s.plane + c * s.row + image * of_image;
         transform_source(p.axis, s.rows, at < 0 ? nullptr : source + at * p.axis[1].length * p.axis[2].length, Range{0, p.axis[1].count},
-                         Range{0, p.axis[2].count}, bands + group * winograd_elements * s.element + a * s.plane + c * s.row + image * of_image,
-                         s.element);
+                         Range{0, p.axis[2].count}, to, s.element);
     }
 }
 

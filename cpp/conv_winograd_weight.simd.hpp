@@ -46,7 +46,8 @@ template <class T>
 int64_t winograd_weight_scratch(const ConvWeightPass<T>& p) {
     const WinogradWeight<T> w = winograd_weight(p);
     constexpr int64_t L = lanes<T>;
-    const int64_t transform = winograd_elements * L * w.row + 4 * ceil_div(w.across, L) * L + 2 * L + 24 * ((w.strip_rows + 1) * w.across + 2 * L);
+    const int64_t rows = 4 * ceil_div(w.across, L) * L + 2 * L, columns = 24 * ((w.strip_rows + 1) * w.across + 2 * L);
+    const int64_t transform = winograd_elements * L * w.row + rows + columns;
     const int64_t offsets = p.bands_at_once * w.slices * w.tiles;
     return (transform > offsets ? transform : offsets) + 8 * L;
 }
@@ -124,8 +125,8 @@ void winograd_weight_transform(const ConvWeightPass<T>& p, int64_t first, int64_
     const int64_t count = channels - c0 < L ? channels - c0 : L;
     const WeightBand b = weight_band_of(p, first + at);
     const int64_t stride = of_source ? w.source_element : w.gradient_element;
-    T* const to = transformed + group * w.group + (of_source ? at * w.source_band : winograd_elements * w.source_element + at * w.gradient_band) +
-                  slice * w.tiles * pitch + c0;
+    const int64_t band = of_source ? at * w.source_band : winograd_elements * w.source_element + at * w.gradient_band;
+    T* const to = transformed + group * w.group + band + slice * w.tiles * pitch + c0;
     const T* const from = of_source ? p.source + ((b.image * p.groups + group) * p.sources + c0) * p.source_size
                                     : p.gradient + ((b.image * p.groups + group) * p.destinations + c0) * p.gradient_size;
     // A short band's missing slices add nothing: its gradient is zero there.
@@ -174,8 +175,8 @@ void winograd_weight_products(const ConvWeightPass<T>& p, int64_t bands, int64_t
     const T* const source = transformed + group * w.group + e * w.source_element;
     const T* const gradient = transformed + group * w.group + winograd_elements * w.source_element + e * w.gradient_element;
     for (int64_t i = 0; i < n; i += tiles_at_once)
-        sum_matrix(source, offsets + i, n - i < tiles_at_once ? n - i : tiles_at_once, gradient + i * w.gradient_channels, w.gradient_channels,
-                   p.destinations, p.sources, static_cast<const T*>(nullptr), sums + unit * w.sums, p.sources);
+        sum_matrix(source, offsets + i, n - i < tiles_at_once ? n - i : tiles_at_once, gradient + i * w.gradient_channels,
+                   w.gradient_channels, p.destinations, p.sources, static_cast<const T*>(nullptr), sums + unit * w.sums, p.sources);
 }
 
 template <class T>
