@@ -26,12 +26,13 @@ ids = [f"{module}.{name}" for module, name in FUNCTIONS]
 
 
 def everything():
-    """Every name in every loaded module of the peers, with the object that it holds."""
+    """Every name of a callable in every loaded module of the peers, with the object that it holds."""
     return {
         (module, key): value
         for module, loaded in list(sys.modules.items())
         if module.partition(".")[0] in ("scipy", "skimage") and loaded is not None
         for key, value in vars(loaded).items()
+        if callable(value)
     }
 
 
