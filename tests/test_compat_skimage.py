@@ -121,9 +121,7 @@ def test_wiener(rng, dtype, shape, size, balance, agree, counted):
     assert counted()["skimage.restoration.wiener"] == mf.compat.Calls(2, {})
 
 
-@pytest.mark.parametrize(
-    "shape", [(1009,), (40_009,), (26, 20), (6, 17, 10), (13,), (22, 3)], ids=str
-)
+@pytest.mark.parametrize("shape", [(1009,), (40_009,), (26, 20), (6, 17, 10), (13,), (22, 3)], ids=str)
 def test_wiener_of_sizes_with_a_large_factor(rng, dtype, shape, agree, counted, monkeypatch):
     """They take another way: our transforms have small factors."""
     monkeypatch.setattr(ours, "LARGEST_FACTOR", 10)
