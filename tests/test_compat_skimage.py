@@ -121,6 +121,17 @@ def test_wiener(rng, dtype, shape, size, balance, agree, counted):
     assert counted()["skimage.restoration.wiener"] == mf.compat.Calls(2, {})
 
 
+@pytest.mark.parametrize("shape", [(1009,), (40_009,), (26, 20), (6, 17, 10), (13,), (22, 3)], ids=str)
+def test_wiener_of_sizes_with_a_large_factor(rng, dtype, shape, agree, counted, monkeypatch):
+    """They take another way: our transforms have small factors."""
+    monkeypatch.setattr(ours, "LARGEST_FACTOR", 10)
+    image, psf = observed(rng, shape, dtype), kernel(rng, (5, 3, 4)[: len(shape)], dtype)
+    reg = rng.standard_normal((3, 2, 2)[: len(shape)])
+    for given in (reg, None) if min(shape) > 2 else (reg,):
+        agree(ours.wiener(image, psf, 0.2, given), theirs.wiener(image, psf, 0.2, given))
+    assert set(counted()["skimage.restoration.wiener"].delegated) == set()
+
+
 @pytest.mark.parametrize("reg_shape", [(3, 3), (2, 4), (1, 1), (5, 2)], ids=str)
 def test_wiener_with_a_regularizer(rng, dtype, reg_shape, agree, counted):
     """Also without symmetry: scikit-image then drops the imaginary part of its transform."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import inspect
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -159,6 +160,12 @@ def stand_in(module: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
             with peers_own():
                 return original(module, own.__name__)(*args, **kwargs)
 
+        # The peers annotate nothing; with our annotations the two signatures would not be equal.
+        bare = inspect.signature(own)
+        parameters = [p.replace(annotation=p.empty) for p in bare.parameters.values()]
+        call.__signature__ = bare.replace(  # type: ignore[attr-defined]
+            parameters=parameters, return_annotation=bare.empty
+        )
         return call
 
     return decorate
