@@ -110,7 +110,7 @@ def i_divergence(truth: Any, image: Any) -> float:
 
     References
     ----------
-    I. Csiszár, Ann. Statist. 19, 2032 (1991), eq. 1.2.
+    I. Csiszár, Ann. Statist. 19, 2032 (1991).
     """
     a, b = _pair(truth, image)
     for array, name in ((a, "truth"), (b, "image")):

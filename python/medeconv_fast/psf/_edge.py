@@ -76,10 +76,20 @@ class _Fit(NamedTuple):
     high: float
 
 
-def _distances(shape: tuple[int, ...], sizes: tuple[float, ...], offset: float, slope: float) -> np.ndarray:
-    """From every pixel to the line, positive towards larger x."""
+def _places(shape: tuple[int, ...], sizes: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """y as a column, x as a row, from the middle of the image."""
     y, x = ((np.arange(n) - (n - 1) / 2) * d for n, d in zip(shape, sizes, strict=True))
-    return (x[None, :] - offset - slope * y[:, None]) / math.hypot(1, slope)
+    return y[:, None], x[None, :]
+
+
+def _from_line(y: np.ndarray, x: np.ndarray, offset: float, slope: float) -> np.ndarray:
+    """Distances from the line, positive towards larger x."""
+    return (x - offset - slope * y) / math.hypot(1, slope)
+
+
+def _distances(shape: tuple[int, ...], sizes: tuple[float, ...], offset: float, slope: float) -> np.ndarray:
+    """From every pixel to the line."""
+    return _from_line(*_places(shape, sizes), offset, slope)
 
 
 def _footprint(sizes: tuple[float, ...], slope: float) -> float:
@@ -314,11 +324,12 @@ def _least_squares(
 ) -> tuple[_Fit, float, float]:
     """Levenberg-Marquardt over the line, log sigma and the two levels."""
     wanted = data[near]
+    y, x = (np.broadcast_to(place, data.shape)[near] for place in _places(data.shape, sizes))
     parameters = np.array([start.offset, start.slope, math.log(start.sigma), start.low, start.high])
     scale = np.array([sizes[1] * 1e-4, 1e-5, 1e-4])
 
     def shape_of(p: np.ndarray) -> np.ndarray:
-        d = _distances(data.shape, sizes, p[0], p[1])[near]
+        d = _from_line(y, x, p[0], p[1])
         # Far below the pixel nothing changes any more but rounding.
         return _edge_model(d, max(math.exp(p[2]), 1e-3 * sizes[1]), _footprint(sizes, p[1]))
 

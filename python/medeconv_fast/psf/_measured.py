@@ -98,9 +98,11 @@ def from_beads(
     Each bead's frame loses the median of its border, is moved through the Fourier transform, and fitted by
     least squares to the average so far: its brightness, its offset, and by the average's gradient its shift,
     until they stay. The average weighs beads by their variance; from four beads on it is a Huber mean in each
-    voxel, so that a faint neighbour in one frame does no harm. With three or more, a bead that differs much
-    from their median (two beads seen as one, dirt) is left out. What is below 0 in the end is set to 0. The
-    size of the beads stays in the PSF: it widens it noticeably where it exceeds a third of the width.
+    voxel, so that a faint neighbour in one frame does little. With three or more, a bead that differs much
+    from their median (two beads seen as one, dirt) is left out. What is below 0 in the end is set to 0: of
+    the noise around the PSF the positive half stays, a pedestal that weighs the more the fewer photons and
+    the larger `shape`. The size of the beads stays in the PSF: it widens it noticeably where it exceeds a
+    third of the width.
 
     References
     ----------
@@ -225,14 +227,18 @@ def _valley(data: np.ndarray, one: tuple[int, ...], other: tuple[int, ...]) -> f
 def _maxima(data: np.ndarray, level: float) -> list[tuple[int, ...]]:
     """Voxels above `level` that no neighbour (diagonals included) exceeds; of a plateau, the first."""
     padded = np.pad(data, 1, constant_values=-np.inf)
-    is_maximum = data > level
+    # Few voxels are that bright, so they are looked at one by one, and fewer after every neighbour.
+    places = np.argwhere(data > level)
+    values = data[tuple(places.T)]
+    middle = (1,) * data.ndim
     for offset in np.ndindex(*(3,) * data.ndim):
-        if offset == (1,) * data.ndim:
+        if offset == middle:
             continue
-        neighbour = padded[tuple(slice(o, o + n) for o, n in zip(offset, data.shape, strict=True))]
+        neighbours = padded[tuple((places + offset).T)]
         # strict against earlier neighbours, so that a plateau counts once
-        is_maximum &= (data > neighbour) if offset < (1,) * data.ndim else (data >= neighbour)
-    return [tuple(int(i) for i in p) for p in np.argwhere(is_maximum)]
+        kept = values > neighbours if offset < middle else values >= neighbours
+        places, values = places[kept], values[kept]
+    return [tuple(int(i) for i in p) for p in places]
 
 
 def _cut(
