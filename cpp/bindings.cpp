@@ -81,20 +81,6 @@ void without_gil(F call) {
     if (interrupted) throw py::error_already_set();
 }
 
-template <class T>
-T* optional_data(const std::optional<Array<T>>& a, int64_t size, const char* name) {
-    if (!a) return nullptr;
-    if (a->size() != size)
-        throw std::invalid_argument(std::string(name) + ": got " + std::to_string(a->size()) + " values, expected " + std::to_string(size));
-    return const_cast<T*>(a->data());
-}
-template <class T>
-T* writable_data(std::optional<Array<T>>& a, int64_t size, const char* name) {
-    T* p = optional_data(a, size, name);
-    if (a && !a->writeable()) throw std::invalid_argument(std::string(name) + ": the array is read-only");
-    return p;
-}
-
 // What a sweep is given by keyword: arrays of `size` values that the formula reads or writes, numbers, and whether sums are
 // wanted. Owns what must live until the sweep is over.
 template <class T>

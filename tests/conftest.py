@@ -1,6 +1,10 @@
 """Fixtures of the whole suite. Every test that computes is run once per backend that is available here."""
 
 import importlib.util
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -104,3 +108,24 @@ def dense_blur():
         return matrix, estimate_shape, frame
 
     return dense
+
+
+@pytest.fixture
+def run_patched(tmp_path):
+    """run_patched(peer, *pytest_arguments, **environment) -> {name: [own, delegated]} of `compat.calls`.
+
+    Runs a peer's own tests in a process of their own with our stand-ins in its place; all must pass.
+    """
+
+    def run(peer, *arguments, **environment):
+        calls = tmp_path / "calls.json"
+        paths = [str(Path(__file__).parent), str(Path(mf.__file__).parents[1])]
+        env = os.environ | {"MEDECONV_PATCHED": peer, "MEDECONV_CALLS": str(calls)} | environment
+        env["PYTHONPATH"] = os.pathsep.join([*paths, *filter(None, [os.environ.get("PYTHONPATH")])])
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "patched_suite", "-p", "no:cacheprovider"]
+        command += ["--rootdir", str(tmp_path), "-c", os.devnull, *arguments]
+        done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-1000:]
+        return json.loads(calls.read_text())
+
+    return run

@@ -939,7 +939,22 @@ def test_compare_with_a_truth(scan, pair, run, here):
         assert row["psnr"] == pytest.approx(mf.metrics.psnr(scan.array, volume.array))
         assert row["ssim"] == pytest.approx(mf.metrics.ssim(scan.array, volume.array))
         assert row["nrmse"] == pytest.approx(mf.metrics.nrmse(scan.array, volume.array))
+        assert row["i_divergence"] == pytest.approx(mf.metrics.i_divergence(scan.array, volume.array))
+        assert row["resolution"] == pytest.approx(
+            mf.metrics.resolution(scan.array, volume.array, scan.voxel_size, threshold=0.5)
+        )
         assert f"{row['psnr']:9.2f}" in out
+        assert f"{row['i_divergence']:.5g}" in out and f"{row['resolution']:.4g}" in out
+    assert "resolution / mm" in out and record["resolution_unit"] == "mm"
+
+
+def test_compare_with_negative_values_has_no_i_divergence(here, run, rng):
+    np.save("a.npy", rng.normal(size=(20, 20)))
+    np.save("b.npy", rng.normal(size=(20, 20)))
+    status, out, err = run("compare", "a.npy", "b.npy")
+    assert status == 0 and "no I-divergence of b.npy" in err and "resolution / voxels" in out
+    status, out, _ = run("compare", "a.npy", "b.npy", "--json", "-")
+    assert json.loads(out)["images"][0]["i_divergence"] is None
 
 
 def test_compare_two_and_draw(scan, pair, run, here):

@@ -152,12 +152,13 @@ def everything(x, w, grad, options, **more):
 def test_against_scipy(case, mode, dtype, backend, rng, tol):
     x, w, _, options = case_arrays(case, rng, dtype, mode)
     bias = rng.standard_normal(len(w)).astype(dtype)
-    got = ops.conv(x, w, bias, **options, backend=backend)
     expected = slow_conv(x, w, bias, **options)
-    assert got.dtype == dtype
-    assert got.shape == expected.shape
     scale = slow_conv(abs(x), abs(w), abs(bias), **options).max()
-    assert abs(got - expected).max() < tol("conv", dtype) * scale
+    for exact, bound in ((True, "conv"), (False, "winograd")):
+        got = ops.conv(x, w, bias, **options, exact=exact, backend=backend)
+        assert got.dtype == dtype
+        assert got.shape == expected.shape
+        assert abs(got - expected).max() < tol(bound, dtype) * scale
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -165,7 +166,7 @@ def test_against_scipy(case, mode, dtype, backend, rng, tol):
 def test_adjoint(case, mode, dtype, backend, rng, tol):
     """<Hx, y> = <x, H'y> = <w, the weight's gradient>, for the convolution and for the transposed one."""
     x, w, grad, options = case_arrays(case, rng, dtype, mode)
-    got = everything(x, w, grad, options, backend=backend)
+    got = everything(x, w, grad, options, backend=backend, exact=True)
     value = dot(got["conv"], grad)
     scale = dot(slow_conv(abs(x), abs(w), **options), abs(grad))
     for name, other in (
@@ -355,6 +356,7 @@ def test_bias_and_relu(case, dtype, backend, rng, tol):
         (ops.conv_transpose, grad, x.shape[1], through),
     ):
         bias = rng.standard_normal(channels).astype(dtype)
+        keywords = {**keywords, "exact": True}  # the same sums, whatever follows them
         plain = function(data, w, **keywords, backend=backend).astype(float)
         expected = plain + bias.reshape(-1, *(1,) * (x.ndim - 2))
         bound = tol("conv", dtype) * w[0].size * 10

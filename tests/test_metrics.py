@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy import special
 from skimage import metrics as peer
 
 import medeconv_fast as mf
@@ -71,7 +72,90 @@ def test_fourier_shell_correlation_uses_physical_frequency():
     assert np.abs(correlation[frequency > 0.12]).max() < 0.2
 
 
-@pytest.mark.parametrize("metric", ["psnr", "ssim", "nrmse", "fourier_shell_correlation"])
+def test_i_divergence_equals_scipy(pair):
+    truth, image = (np.abs(a) for a in pair)
+    truth.flat[::7] = 0
+    expected = special.kl_div(truth, image).sum()
+    assert mf.metrics.i_divergence(truth, image) == pytest.approx(expected, rel=1e-12)
+    assert mf.metrics.i_divergence(truth, truth) == 0
+    image.flat[0] = 0  # and truth too
+    assert np.isfinite(mf.metrics.i_divergence(truth, image))
+    image.flat[1] = 0
+    assert mf.metrics.i_divergence(truth, image) == np.inf == special.kl_div(truth, image).sum()
+
+
+def test_i_divergence_of_close_images_keeps_its_digits():
+    truth = np.full(1000, 1e6)
+    # For a small relative difference d it is truth d² / 2.
+    assert mf.metrics.i_divergence(truth, truth * (1 + 1e-6)) == pytest.approx(1000 * 1e6 * 5e-13, rel=1e-5)
+
+
+def test_i_divergence_of_values_far_apart():
+    # Their quotient is beyond float64; 1 + (310 ln 10 - 1) is not.
+    expected = 310 * np.log(10)
+    assert mf.metrics.i_divergence([1e-310, 1.0], [1.0, 1e-310]) == pytest.approx(expected, rel=1e-12)
+
+
+def test_i_divergence_refuses_negative_values():
+    with pytest.raises(ValueError, match="truth: 1 of 3 values are negative"):
+        mf.metrics.i_divergence([-1.0, 2, 3], [1.0, 2, 3])
+    with pytest.raises(ValueError, match="image: 2 of 3 values are negative"):
+        mf.metrics.i_divergence([1.0, 2, 3], [-1.0, -2, 3])
+
+
+def band_limited(shape, size, cutoff, seed):
+    """Two images with the same content below `cutoff` cycles per unit and independent noise above."""
+    rng = np.random.default_rng(seed)
+    axes = [np.fft.fftfreq(n, d) for n, d in zip(shape, size, strict=True)]
+    low = np.sqrt(sum(f**2 for f in np.meshgrid(*axes, indexing="ij"))) < cutoff
+    common = np.fft.fftn(rng.normal(size=shape)) * low
+    return [np.fft.ifftn(common + np.fft.fftn(rng.normal(size=shape)) * ~low).real + 100 for _ in range(2)]
+
+
+@pytest.mark.parametrize("taper", [False, True])
+@pytest.mark.parametrize("threshold", [1 / 7, 0.5, "half-bit", "one-bit"])
+@pytest.mark.parametrize(
+    ("shape", "size", "cutoff"),
+    [
+        ((256, 240), (0.5, 0.5), 0.4),
+        ((48, 64, 60), (2.0, 1.0, 1.0), 0.13),
+        ((256, 200), (0.1, 0.07), 3.0),
+    ],
+)
+def test_resolution_is_where_the_common_band_ends(shape, size, cutoff, threshold, taper):
+    a, b = band_limited(shape, size, cutoff, 3)
+    found = mf.metrics.resolution(a, b, size, threshold=threshold, taper=taper)
+    shell = max(1 / (n * d) for n, d in zip(shape, size, strict=True))
+    assert abs(1 / found - cutoff) < 1.5 * shell
+
+
+def test_resolution_at_the_ends():
+    a, b = band_limited((64, 64), (0.5, 0.25), 1.0, 1)
+    assert mf.metrics.resolution(a, 2 * a + 5, (0.5, 0.25)) == 1.0  # two voxels of the coarsest axis
+    rng = np.random.default_rng(4)
+    assert (
+        mf.metrics.resolution(rng.normal(size=(64, 64)), rng.normal(size=(64, 64)), threshold=0.5) == np.inf
+    )
+    assert mf.metrics.resolution(np.ones((9, 9)), rng.normal(size=(9, 9))) == np.inf
+    with pytest.raises(ValueError, match="threshold: got 1, expected less than 1"):
+        mf.metrics.resolution(a, b, threshold=1)
+    with pytest.raises(ValueError, match="threshold: got 'two-bit'"):
+        mf.metrics.resolution(a, b, threshold="two-bit")
+
+
+def test_taper_removes_agreement_that_the_frame_makes():
+    # A ramp jumps between its ends; with noise much larger than any fine structure, only that jump agrees.
+    rng = np.random.default_rng(6)
+    ramp = np.add.outer(np.linspace(0, 300, 128), np.zeros(128))
+    a, b = (ramp + rng.normal(size=ramp.shape) for _ in range(2))
+    _, bare = mf.metrics.fourier_shell_correlation(a, b)
+    _, tapered = mf.metrics.fourier_shell_correlation(a, b, taper=True)
+    assert bare[20:40].mean() > 0.5 and abs(tapered[20:40].mean()) < 0.1
+
+
+@pytest.mark.parametrize(
+    "metric", ["psnr", "ssim", "nrmse", "i_divergence", "fourier_shell_correlation", "resolution"]
+)
 def test_bad_input(metric):
     call = getattr(mf.metrics, metric)
     good = np.random.default_rng(0).random((9, 9))

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from scipy import special
+from scipy import integrate, interpolate, special
 
 import medeconv_fast as mf
 from medeconv_fast.psf import _models
@@ -59,7 +59,7 @@ def test_bessel(order):
 
 
 def test_airy_equals_the_formula():
-    psf = mf.psf.airy(0.52, 1.4, (0.05, 0.04), (41, 40))
+    psf = mf.psf.airy(0.52, 1.4, (0.05, 0.04), (41, 40), integrate=False)
     y, x = np.meshgrid((np.arange(41) - 20) * 0.05, (np.arange(40) - 20) * 0.04, indexing="ij")
     v = 2 * np.pi * 1.4 / 0.52 * np.hypot(y, x)
     v[20, 20] = 1
@@ -70,9 +70,10 @@ def test_airy_equals_the_formula():
 
 def test_born_wolf_in_focus_is_airy_and_along_the_axis_is_sinc():
     wavelength, na, index = 0.6, 0.9, 1.33
-    psf = mf.psf.born_wolf(wavelength, na, index, (0.2, 0.06, 0.06), (31, 25, 25))
+    psf = mf.psf.born_wolf(wavelength, na, index, (0.2, 0.06, 0.06), (31, 25, 25), integrate=False)
     focus = psf[15] / psf[15].sum()
-    np.testing.assert_allclose(focus, mf.psf.airy(wavelength, na, (0.06, 0.06), (25, 25)), atol=1e-13)
+    airy = mf.psf.airy(wavelength, na, (0.06, 0.06), (25, 25), integrate=False)
+    np.testing.assert_allclose(focus, airy, atol=1e-13)
     z = (np.arange(31) - 15) * 0.2
     u = z * na**2 / (2 * index * wavelength)
     np.testing.assert_allclose(psf[:, 12, 12] / psf[15, 12, 12], np.sinc(u) ** 2, atol=1e-12)
@@ -92,6 +93,121 @@ def test_gibson_lanni_depth_moves_and_widens():
     assert at_coverslip[:, 7, 7].argmax() == 30
     assert abs(int(deep[:, 7, 7].argmax()) - 30) > 1
     assert deep.max() < 0.8 * at_coverslip.max()
+
+
+# ---------------------------------------------------------------- integration over pixels
+
+
+def aperture_integral(phase, r, scale, points=20001):
+    """|∫ J0(scale r ρ) exp(i phase(ρ)) ρ dρ|² by Simpson's rule and SciPy's J0, for an array r."""
+    rho = np.linspace(0, 1, points)
+    field = special.j0(scale * r.reshape(-1, 1) * rho) * (np.exp(1j * phase(rho)) * rho)
+    return (np.abs(integrate.simpson(field, x=rho)) ** 2).reshape(r.shape)
+
+
+def over_pixels(intensity, shape, size, fine):
+    """Mean of intensity(r) over each pixel by the midpoint rule on fine x fine points."""
+    y, x = (
+        (np.arange(n * fine) - (n // 2 + 0.5) * fine + 0.5) * d / fine
+        for n, d in zip(shape, size, strict=True)
+    )
+    sampled = intensity(np.hypot(y[:, None], x[None, :]))
+    return sampled.reshape(shape[0], fine, shape[1], fine).mean(axis=(1, 3))
+
+
+@pytest.mark.parametrize(("size", "shape"), [((0.2, 0.15), (9, 8)), ((0.02, 0.6), (3, 6))])
+def test_airy_is_the_mean_over_each_pixel(size, shape):
+    def intensity(r):
+        v = 2 * np.pi * 1.1 / 0.52 * np.maximum(r, 1e-9)
+        return (2 * special.j1(v) / v) ** 2
+
+    fine = over_pixels(intensity, shape, size, 160)
+    np.testing.assert_allclose(mf.psf.airy(0.52, 1.1, size, shape), fine / fine.sum(), atol=2e-5)
+    # Richardson's extrapolation of the midpoint rule: the error falls with its fourth power.
+    better = (4 * fine - over_pixels(intensity, shape, size, 80)) / 3
+    np.testing.assert_allclose(mf.psf.airy(0.52, 1.1, size, shape), better / better.sum(), atol=2e-8)
+
+
+def test_born_wolf_and_gibson_lanni_are_the_mean_over_each_pixel():
+    wavelength, na, size, shape = 0.52, 1.1, (0.4, 0.16, 0.13), (3, 6, 5)
+    k = 2 * np.pi / wavelength
+    distance = np.linspace(0, 0.8, 161)  # a table, then a spline: the integral is dear
+    depth, ns, ni, ng, ti0, tg, tg0 = 5.0, 1.33, 1.515, 1.52, 150.0, 165.0, 170.0
+
+    def lanni(z):
+        ti = z + ni * (tg0 / ng - tg / ng + ti0 / ni - depth / ns)  # Gibson and Lanni, eq. 3
+
+        def phase(rho):
+            s = [np.sqrt(n**2 - (na * rho) ** 2) for n in (ns, ng, ni)]
+            return k * (depth * s[0] + (tg - tg0) * s[1] + (ti - ti0) * s[2])
+
+        return phase
+
+    options = dict(depth=depth, coverslip_index=ng, coverslip_thickness=tg, design_coverslip_thickness=tg0)
+    for psf, make in (
+        (mf.psf.gibson_lanni(wavelength, na, size, shape, **options), lanni),
+        (
+            mf.psf.born_wolf(wavelength, na, 1.33, size, shape),
+            lambda z: lambda rho: -k * z * na**2 * rho**2 / (2 * 1.33),
+        ),
+    ):
+        planes = []
+        for z in (np.arange(3) - 1) * size[0]:
+            curve = interpolate.CubicSpline(
+                distance, aperture_integral(make(z), distance, k * na, 2001), bc_type="natural"
+            )
+            # Richardson's extrapolation, as above.
+            fine, coarse = (over_pixels(curve, shape[1:], size[1:], n) for n in (60, 30))
+            planes.append((4 * fine - coarse) / 3)
+        exact = np.array(planes)
+        np.testing.assert_allclose(psf, exact / exact.sum(), atol=5e-7)
+
+
+def test_integration_keeps_small_pixels_and_widens_large_ones():
+    for size, close in ((0.01, True), (0.2, False)):
+        one = mf.psf.airy(0.5, 1.2, (size, size), (11, 11))
+        other = mf.psf.airy(0.5, 1.2, (size, size), (11, 11), integrate=False)
+        assert np.allclose(one, other, rtol=0.01, atol=1e-5) == close
+    assert one[5, 5] < 0.95 * other[5, 5]
+
+
+def test_gibson_lanni_of_an_oil_objective_on_water():
+    with pytest.warns(UserWarning, match=r"1\.4 .* index 1\.33.* ends at 1\.33"):
+        psf = mf.psf.gibson_lanni(0.5, 1.4, (0.2, 0.1, 0.1), (21, 11, 11), depth=2.0)
+    assert np.isfinite(psf).all() and psf.sum() == pytest.approx(1)
+    # Continuous in NA: nothing jumps at the index.
+    below = mf.psf.gibson_lanni(0.5, 1.3299, (0.2, 0.1, 0.1), (21, 11, 11), depth=2.0)
+    assert np.abs(psf - below).max() < 0.02 * psf.max()
+
+
+# ---------------------------------------------------------------- light sheet
+
+
+def test_light_sheet_is_the_product_with_a_diverging_gaussian():
+    size, shape = (0.3, 0.2, 0.2), (41, 9, 10)
+    detection = mf.psf.born_wolf(0.52, 0.8, 1.33, size, shape)
+    z = ((np.arange(41) - 20) * 0.3)[:, None, None]
+    for position, offset in ((0.0, 0.0), (60.0, 0.0), (-60.0, 0.6)):
+        psf = mf.psf.light_sheet(detection, size, 0.488, na=0.1, position=position, offset=offset)
+        w0 = 0.488 / (np.pi * 0.1)
+        w = w0 * np.sqrt(1 + (position * 0.488 / (np.pi * 1.33 * w0**2)) ** 2)
+        exact = detection * np.exp(-2 * (z - offset) ** 2 / w**2)
+        np.testing.assert_allclose(psf, exact / exact.sum(), rtol=1e-12, atol=1e-300)
+        np.testing.assert_array_equal(
+            psf, mf.psf.light_sheet(detection, size, 0.488, waist=w0, position=position, offset=offset)
+        )
+
+
+def test_light_sheet_alone_has_the_documented_width():
+    flat = np.ones((401, 1, 1))
+    psf = mf.psf.light_sheet(flat, (0.05, 1, 1), 0.488, waist=2.0)
+    assert mf.psf.fwhm(psf, (0.05, 1, 1))[0] == pytest.approx(1.1774 * 2.0, rel=1e-3)
+    rayleigh = np.pi * 1.33 * 4 / 0.488
+    wide = mf.psf.light_sheet(flat, (0.05, 1, 1), 0.488, waist=2.0, position=rayleigh)
+    assert mf.psf.fwhm(wide, (0.05, 1, 1))[0] == pytest.approx(1.1774 * 2.0 * np.sqrt(2), rel=1e-3)
+
+
+# ---------------------------------------------------------------- width and other grids
 
 
 def test_fwhm_of_known_profiles():
@@ -167,7 +283,12 @@ def test_from_beads_refuses_and_explains():
         (lambda: mf.psf.gaussian(1, (1, 1), (3,)), "shape"),
         (lambda: mf.psf.airy(0.5, 0, (1, 1)), "na"),
         (lambda: mf.psf.born_wolf(0.5, 1.4, 1.33, (1, 1, 1)), "na"),
-        (lambda: mf.psf.gibson_lanni(0.5, 1.4, (1, 1, 1)), "na"),
+        (lambda: mf.psf.gibson_lanni(0.5, 1.52, (1, 1, 1)), "na"),
+        (lambda: mf.psf.light_sheet(np.ones((3, 3)), (1, 1, 1), 0.5, na=0.1), "detection"),
+        (lambda: mf.psf.light_sheet(np.ones((3, 3, 3)), (1, 1, 1), 0.5), "na, waist"),
+        (lambda: mf.psf.light_sheet(np.ones((3, 3, 3)), (1, 1, 1), 0.5, na=0.1, waist=1.0), "na, waist"),
+        (lambda: mf.psf.light_sheet(np.ones((3, 3, 3)), (1, 1, 1), 0.5, na=1.4), "na"),
+        (lambda: mf.psf.light_sheet(np.ones((3, 3, 3)), (1, 1, 1), 0.5, waist=1.0, offset=99), "offset"),
         (lambda: mf.psf.resample(np.ones((3, 3)), (1, 1), (1, -1)), "new_voxel_size"),
         (lambda: mf.psf.fwhm(np.array([0.0, np.nan, 0.0])), "psf"),
         (lambda: mf.psf.from_beads(np.ones((5, 5)), (7, 7)), "shape"),

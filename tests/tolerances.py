@@ -75,4 +75,15 @@ TABLE = {
     ),
     "conv_torch": Tolerance(1e-5, 1e-11, "the contract's bound against torch's own sample inputs"),
     "conv_onnx": Tolerance(1e-5, 1e-11, "largest error over the largest expected value; stored in float32"),
+    "compat": Tolerance(
+        5e-6,
+        1e-12,
+        "a stand-in against scipy: largest difference over what the weights can make of the array; scipy "
+        "sums or transforms float32 in float32 as well (ndimage: in float64, rounded between axes)",
+    ),
+    "compat_restoration": Tolerance(
+        1e-4,
+        1e-9,
+        "a stand-in against scikit-image, largest difference over the largest value: its own rtol is 1e-3",
+    ),
 }

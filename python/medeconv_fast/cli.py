@@ -35,7 +35,7 @@ _MODULES = {
     "compare": "inspect",
     "backends": "inspect",
     "bench": "bench",
-    "psf": "make",
+    "psf": "psf",
     "simulate": "make",
     "demo": "demo",
 }

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 
 from . import _validate
 
-__all__ = ["fourier_shell_correlation", "nrmse", "psnr", "ssim"]
+__all__ = ["fourier_shell_correlation", "i_divergence", "nrmse", "psnr", "resolution", "ssim"]
 
 
 def _pair(truth: Any, image: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -63,6 +64,16 @@ def psnr(truth: Any, image: Any, *, data_range: float | None = None) -> float:
 def nrmse(truth: Any, image: Any) -> float:
     """Root-mean-square error over the root-mean-square of the truth (scikit-image's "euclidean").
 
+    Parameters
+    ----------
+    truth, image : array_like
+        Same shape, any number of axes.
+
+    Returns
+    -------
+    float
+        0 for identical arrays.
+
     Raises
     ------
     ValueError
@@ -73,6 +84,48 @@ def nrmse(truth: Any, image: Any) -> float:
     if norm == 0:
         raise ValueError("truth: all values are zero, so there is nothing to normalise by")
     return float(np.sqrt(np.mean((a - b) ** 2)) / norm)
+
+
+def i_divergence(truth: Any, image: Any) -> float:
+    """Csiszár's I-divergence, the sum over voxels of ``truth log(truth / image) - truth + image``.
+
+    The distance that Richardson-Lucy makes small when `truth` is the measured image and `image` the blurred
+    estimate: up to a constant the negative logarithm of the Poisson likelihood, so it wants counts.
+
+    Parameters
+    ----------
+    truth, image : array_like
+        Same shape, any number of axes, no negative values; their order matters.
+
+    Returns
+    -------
+    float
+        0 for identical arrays, in the images' unit; infinite where `image` is 0 and `truth` is not. The sum
+        of ``scipy.special.kl_div``.
+
+    Raises
+    ------
+    ValueError
+        Shapes that differ, NaN or Inf, negative values.
+
+    References
+    ----------
+    I. Csiszár, Ann. Statist. 19, 2032 (1991), eq. 1.2.
+    """
+    a, b = _pair(truth, image)
+    for array, name in ((a, "truth"), (b, "image")):
+        _validate.non_negative(array, name, float(array.min()))
+    seen = a > 0
+    if np.any(b[seen] == 0):
+        return math.inf
+    x, y = a[seen], b[seen]
+    # x log(x/y) - x + y is the small difference of large terms where x and y are close: with d = y/x - 1 it
+    # is x (d - log1p(d)), which keeps its digits; far apart the quotient could overflow.
+    close = np.abs(y - x) < 0.5 * x
+    d = (y[close] - x[close]) / x[close]
+    total = float(np.sum(x[close] * (d - np.log1p(d)))) + float(np.sum(b[~seen]))
+    x, y = x[~close], y[~close]
+    return total + float(np.sum(x * (np.log(x) - np.log(y)) - x + y))
 
 
 def _window_mean(a: np.ndarray, size: int) -> np.ndarray:
@@ -95,6 +148,11 @@ def ssim(truth: Any, image: Any, *, data_range: float | None = None, window: int
     window : int
         Odd side of the uniform window; 7 and the sample covariance are scikit-image's defaults, whose values
         these are.
+
+    Returns
+    -------
+    float
+        At most 1, for identical arrays.
 
     Raises
     ------
@@ -127,7 +185,63 @@ def ssim(truth: Any, image: Any, *, data_range: float | None = None, window: int
     return float(score.mean())
 
 
-def fourier_shell_correlation(a: Any, b: Any, voxel_size: Any = None) -> tuple[np.ndarray, np.ndarray]:
+def _tapered(array: np.ndarray) -> np.ndarray:
+    """Without its mean, times a Hann window along every axis."""
+    array = array - array.mean()
+    for axis, n in enumerate(array.shape):
+        if n > 1:
+            window = np.sin(np.pi * (np.arange(n) + 0.5) / n) ** 2
+            array = array * window.reshape([-1 if a == axis else 1 for a in range(array.ndim)])
+    return array
+
+
+def _shells(
+    a: Any, b: Any, voxel_size: Any, taper: Any
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, tuple[float, ...]]:
+    """Mean frequency, correlation and number of independent values of each shell; the voxel size."""
+    first, second = _pair(a, b)
+    _validate.rank(first, "a")
+    sizes = _validate.voxel_size(1.0 if voxel_size is None else voxel_size, "voxel_size", first.ndim)
+    if _validate.flag(taper, "taper"):
+        first, second = _tapered(first), _tapered(second)
+    long_axes = [(n, d) for n, d in zip(first.shape, sizes, strict=True) if n > 1]
+    if not long_axes:
+        raise ValueError("a: one voxel has no spectrum to compare")
+    limit = min(0.5 / d for _, d in long_axes)
+    step = max(1 / (n * d) for n, d in long_axes)
+    shells = max(1, int(limit / step))
+    # Half the spectrum of a real image says all; what it leaves out counts by doubling its mirror image.
+    n, d = first.shape[-1], sizes[-1]
+    twice = np.full(n // 2 + 1, 2.0)
+    twice[0] = 1
+    if n % 2 == 0:
+        twice[-1] = 1
+    frequencies = [np.fft.fftfreq(m, e) for m, e in zip(first.shape[:-1], sizes[:-1], strict=True)]
+    frequencies.append(np.fft.rfftfreq(n, d))
+    radius = np.sqrt(sum(f**2 for f in np.meshgrid(*frequencies, indexing="ij", sparse=True)))
+    which = np.floor(radius / limit * shells).astype(np.int64)
+    keep = (which < shells) & (radius > 0)
+    which = which[keep]
+    fa = np.fft.rfftn(first - first.mean())[keep]
+    fb = np.fft.rfftn(second - second.mean())[keep]
+    multiplicity = np.broadcast_to(twice, radius.shape)[keep]
+
+    def total(values: np.ndarray) -> np.ndarray:
+        return np.bincount(which, values * multiplicity, shells)
+
+    counts = np.bincount(which, multiplicity, shells)
+    cross = total((fa * fb.conj()).real)
+    norm = np.sqrt(total(np.abs(fa) ** 2) * total(np.abs(fb) ** 2))
+    filled = counts > 0
+    # Where one image has nothing at all, nothing agrees.
+    correlation = np.divide(cross, norm, out=np.zeros(shells), where=norm > 0)
+    # Half of them: a real image's spectrum is its own mirror image.
+    return total(radius[keep])[filled] / counts[filled], correlation[filled], counts[filled] / 2, sizes
+
+
+def fourier_shell_correlation(
+    a: Any, b: Any, voxel_size: Any = None, *, taper: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
     """Correlation of two images' spectra in shells of equal spatial frequency.
 
     Parameters
@@ -137,6 +251,9 @@ def fourier_shell_correlation(a: Any, b: Any, voxel_size: Any = None) -> tuple[n
     voxel_size : float or sequence of float, optional
         Default 1: frequencies per voxel. Shells are spherical in physical units; anisotropic voxels are
         accounted for.
+    taper : bool
+        Multiply both images by a Hann window first: where an image is not periodic, the jump between its
+        opposite sides reaches all frequencies and is the same in both, so that they seem to agree.
 
     Returns
     -------
@@ -144,7 +261,7 @@ def fourier_shell_correlation(a: Any, b: Any, voxel_size: Any = None) -> tuple[n
         Mean frequency of each shell, in cycles per unit of `voxel_size`, up to the smallest Nyquist frequency
         of the axes.
     correlation : numpy.ndarray
-        Between -1 and 1.
+        Between -1 and 1; 0 where one of the images has nothing in the shell.
 
     Raises
     ------
@@ -155,27 +272,79 @@ def fourier_shell_correlation(a: Any, b: Any, voxel_size: Any = None) -> tuple[n
     ----------
     G. Harauz and M. van Heel, Optik 73, 146 (1986).
     """
-    first, second = _pair(a, b)
-    _validate.rank(first, "a")
-    sizes = _validate.voxel_size(1.0 if voxel_size is None else voxel_size, "voxel_size", first.ndim)
-    fa, fb = np.fft.fftn(first - first.mean()), np.fft.fftn(second - second.mean())
-    axes = [np.fft.fftfreq(n, d) for n, d in zip(first.shape, sizes, strict=True)]
-    radius = np.sqrt(sum(f**2 for f in np.meshgrid(*axes, indexing="ij")))
-    long_axes = [(n, d) for n, d in zip(first.shape, sizes, strict=True) if n > 1]
-    if not long_axes:
-        raise ValueError("a: one voxel has no spectrum to compare")
-    limit = min(0.5 / d for _, d in long_axes)
-    step = max(1 / (n * d) for n, d in long_axes)
-    shells = max(1, int(limit / step))
-    which = np.floor(radius / limit * shells).astype(int).ravel()
-    keep = (which < shells) & (radius.ravel() > 0)
-    which = which[keep]
+    return _shells(a, b, voxel_size, taper)[:2]
 
-    def total(values: np.ndarray) -> np.ndarray:
-        return np.bincount(which, values.ravel()[keep], shells)
 
-    counts = np.bincount(which, minlength=shells)
-    cross = total((fa * fb.conj()).real)
-    norm = np.sqrt(total(np.abs(fa) ** 2) * total(np.abs(fb) ** 2))
-    filled = (counts > 0) & (norm > 0)
-    return total(radius)[filled] / counts[filled], cross[filled] / norm[filled]
+def resolution(
+    a: Any,
+    b: Any,
+    voxel_size: Any = None,
+    *,
+    threshold: float | str = 1 / 7,
+    taper: bool = True,
+) -> float:
+    """Resolution of two images: the length at which their Fourier ring (2-D) or shell (3-D) correlation falls
+    below a threshold.
+
+    Parameters
+    ----------
+    a, b : array_like
+        Two independent images of the same object, same shape, one to three axes; or a truth and an image, for
+        the length down to which the image is right.
+    voxel_size : float or sequence of float, optional
+        Default 1: the result is in voxels.
+    threshold : float or {"half-bit", "one-bit"}
+        Between 0 and 1 (1/7 is common for two independent halves of the data; 1/2 for an image and a truth),
+        or the curves of van Heel and Schatz, which rise where a shell holds few values.
+    taper : bool
+        As for `fourier_shell_correlation`.
+
+    Returns
+    -------
+    float
+        One over the frequency of the crossing, interpolated linearly, in the unit of `voxel_size`. The
+        crossing is the first shell below the threshold that another one below it follows: one alone is noise.
+        Where there is none, two voxels of the coarsest axis (the Nyquist limit): the resolution is that or
+        better. Infinite where already the first shells are below.
+
+    Raises
+    ------
+    ValueError, TypeError
+        Shapes that differ, NaN or Inf, more than three axes, a threshold that is neither.
+
+    References
+    ----------
+    G. Harauz and M. van Heel, Optik 73, 146 (1986); M. van Heel and M. Schatz, J. Struct. Biol. 151, 250
+    (2005); R. P. J. Nieuwenhuizen et al., Nat. Methods 10, 557 (2013) (1/7 for rings).
+    """
+    if isinstance(threshold, str):
+        bits = {"half-bit": 0.5, "one-bit": 1.0}[
+            _validate.choice(threshold, "threshold", ("half-bit", "one-bit"))
+        ]
+    else:
+        bits = 0.0
+        threshold = _validate.number(threshold, "threshold", above=0)
+        if threshold >= 1:
+            raise ValueError(f"threshold: got {threshold:g}, expected less than 1")
+    frequency, correlation, count, sizes = _shells(a, b, voxel_size, taper)
+    shape = np.shape(a)
+    finest = 2 * max(d for n, d in zip(shape, sizes, strict=True) if n > 1)
+    if bits:
+        # Two halves of the data: the ratio of signal to noise in each that gives `bits` per value.
+        ratio = (2**bits - 1) / 2
+        root = np.sqrt(np.maximum(count, 1))
+        level = (ratio + 2 * math.sqrt(ratio) / root + 1 / root) / (ratio + 1 + 2 * math.sqrt(ratio) / root)
+    else:
+        level = np.full(len(frequency), float(threshold))
+    excess = correlation - level
+    below = excess < 0
+    first = np.flatnonzero(below & np.append(below[1:], True))
+    if first.size == 0:
+        return finest
+    at = int(first[0])
+    if at == 0:
+        return math.inf
+    if excess[at - 1] < 0:  # the noise of one shell just before
+        return float(1 / frequency[at])
+    t = excess[at - 1] / (excess[at - 1] - excess[at])
+    return float(1 / (frequency[at - 1] + t * (frequency[at] - frequency[at - 1])))

@@ -129,10 +129,18 @@ def compare(arguments: argparse.Namespace, session: Session) -> None:
         rows.append({"image": name, **scores})
     session.say(f"against {reference}")
     width = max(len(row["image"]) for row in rows)
-    session.say(f"  {'':{width}}  PSNR / dB     SSIM    NRMSE")
+    unit = (truth.unit or "(no unit)") if truth.voxel_size is not None else "voxels"
+    heading = f"resolution / {unit}"
+    session.say(f"  {'':{width}}  PSNR / dB     SSIM    NRMSE  I-divergence  {heading}")
     for row in rows:
-        ssim = "-" if row["ssim"] is None else f"{row['ssim']:.4f}"
-        session.say(f"  {row['image']:{width}}  {row['psnr']:9.2f}  {ssim:>7}  {row['nrmse']:7.4f}")
+        ssim, divergence, resolution = (
+            "-" if row[name] is None else f"{row[name]:{form}}"
+            for name, form in (("ssim", ".4f"), ("i_divergence", ".5g"), ("resolution", ".4g"))
+        )
+        session.say(
+            f"  {row['image']:{width}}  {row['psnr']:9.2f}  {ssim:>7}  {row['nrmse']:7.4f}  "
+            f"{divergence:>12}  {resolution:>{len(heading)}}"
+        )
     if arguments.picture is not None:
         _picture(arguments, session, reference, truth, rows, volumes)
         session.say(f"wrote {arguments.picture}")
@@ -141,6 +149,7 @@ def compare(arguments: argparse.Namespace, session: Session) -> None:
             "command": "compare",
             "version": mf.__version__,
             "reference": reference,
+            "resolution_unit": unit,
             "images": rows,
             "picture": arguments.picture,
         }
@@ -168,7 +177,9 @@ def _same_grid(
 def _scores(
     reference: str, truth: mf.io.Volume, name: str, volume: mf.io.Volume, session: Session
 ) -> dict[str, float | None]:
-    """PSNR and NRMSE over all values; SSIM is the mean over channels and time points, in one data range."""
+    """PSNR, NRMSE and I-divergence over all values; SSIM in one data range and the resolution are means over
+    channels and time points.
+    """
     wanted, got = truth.array, volume.array
     try:
         psnr, nrmse = mf.metrics.psnr(wanted, got), mf.metrics.nrmse(wanted, got)
@@ -187,7 +198,22 @@ def _scores(
         ssim = float(
             np.mean([mf.metrics.ssim(wanted[i], got[i], data_range=data_range) for _, i in parts(truth)])
         )
-    return {"psnr": psnr, "ssim": ssim, "nrmse": nrmse}
+    divergence: float | None = None
+    if min(wanted.min(), got.min()) < 0:
+        session.note(f"no I-divergence of {name}: it needs values of 0 or more in both images")
+    else:
+        divergence = mf.metrics.i_divergence(wanted, got)
+    # 1/2: the reference counts as free of noise.
+    resolutions = [
+        mf.metrics.resolution(wanted[i], got[i], truth.voxel_size, threshold=0.5) for _, i in parts(truth)
+    ]
+    return {
+        "psnr": psnr,
+        "ssim": ssim,
+        "nrmse": nrmse,
+        "i_divergence": divergence,
+        "resolution": float(np.mean(resolutions)),
+    }
 
 
 def _picture(

@@ -18,6 +18,8 @@ _PER_AXIS = (
     "--fwhm-um",
     "--voxel-size-mm",
     "--voxel-size-um",
+    "--new-voxel-size-mm",
+    "--new-voxel-size-um",
     "--shape",
 )
 
@@ -107,6 +109,8 @@ def _number(accepts: Callable[[float], bool], expected: str) -> Callable[[str], 
 
 positive = _number(lambda value: value > 0, "a positive number")
 non_negative = _number(lambda value: value >= 0, "a number of 0 or more")
+fraction = _number(lambda value: 0 <= value < 1, "a number from 0 to less than 1")
+real = _number(lambda value: True, "a number")
 
 
 def count(text: str) -> int:
@@ -258,55 +262,181 @@ def _info(parser: argparse.ArgumentParser) -> None:
 def _psf_command(parser: argparse.ArgumentParser) -> None:
     kinds = parser.add_subparsers(dest="kind", metavar="MODEL", required=True)
 
-    def kind(name: str, text: str) -> argparse.ArgumentParser:
+    def kind(name: str, text: str, *, source: str | None = None) -> argparse.ArgumentParser:
         made = kinds.add_parser(name, help=text, description=f"{text}. {DISCLAIMER}")
+        if source is not None:
+            made.add_argument("input", metavar="FILE", help=source)
         _output(made)
+        made.add_argument("--plot", metavar="PNG", help="also draw planes and profiles of the PSF")
+        _general(made)
+        return made
+
+    def sampling(made: argparse.ArgumentParser, *, required: bool = True) -> None:
         group = made.add_argument_group("sampling, in the order of the axes (Z Y X), or one number for all")
-        one = group.add_mutually_exclusive_group(required=True)
+        one = group.add_mutually_exclusive_group(required=required)
         one.add_argument("--voxel-size-mm", metavar="Z Y X", type=lengths, help="voxel size in mm")
         one.add_argument("--voxel-size-um", metavar="Z Y X", type=lengths, help="voxel size in µm")
         group.add_argument(
             "--shape", metavar="Z Y X", type=voxel_counts, help="number of voxels (default: enough)"
         )
-        _general(made)
-        return made
+
+    def optics(made: argparse.ArgumentParser, *, index: float | None, required: bool = True) -> None:
+        group = made.add_argument_group("optics")
+        group.add_argument("--na", type=positive, required=required, help="numerical aperture")
+        group.add_argument(
+            "--wavelength-nm", type=positive, required=required, metavar="L", help="emission, in vacuum"
+        )
+        if index is not None:
+            group.add_argument(
+                "--refractive-index",
+                type=positive,
+                default=index,
+                metavar="N",
+                help=f"of the immersion (default: {index})",
+            )
+
+    def specimen(made: argparse.ArgumentParser) -> None:
+        made.add_argument(
+            "--specimen-index",
+            type=positive,
+            default=1.33,
+            metavar="N",
+            help="of the specimen (default: 1.33)",
+        )
+        made.add_argument(
+            "--depth-um",
+            type=non_negative,
+            default=0.0,
+            metavar="D",
+            help="depth of the source below the cover glass",
+        )
 
     gaussian = kind("gaussian", "Gaussian of given full width at half maximum")
     width = gaussian.add_mutually_exclusive_group(required=True)
     width.add_argument("--fwhm-mm", metavar="Z Y X", type=widths, help="full width at half maximum in mm")
     width.add_argument("--fwhm-um", metavar="Z Y X", type=widths, help="the same in µm")
+    sampling(gaussian)
 
-    def optics(made: argparse.ArgumentParser, *, index: bool = True) -> None:
-        group = made.add_argument_group("optics")
-        group.add_argument("--na", type=positive, required=True, help="numerical aperture")
-        group.add_argument(
-            "--wavelength-nm", type=positive, required=True, metavar="L", help="emission, in vacuum"
-        )
-        if index:
-            group.add_argument(
-                "--refractive-index",
-                type=positive,
-                default=1.515,
-                metavar="N",
-                help="of the immersion (default: 1.515)",
-            )
+    airy = kind("airy", "Airy pattern of a focused plane (2-D)")
+    optics(airy, index=None)
+    sampling(airy)
 
-    optics(kind("born-wolf", "Scalar widefield PSF of Born and Wolf"))
+    wolf = kind("born-wolf", "Scalar widefield PSF of Born and Wolf")
+    optics(wolf, index=1.515)
+    sampling(wolf)
+
     lanni = kind(
         "gibson-lanni", "Widefield PSF of Gibson and Lanni, with the aberration of a mismatched specimen"
     )
-    optics(lanni)
-    lanni.add_argument(
-        "--specimen-index", type=positive, default=1.33, metavar="N", help="of the specimen (default: 1.33)"
+    optics(lanni, index=1.515)
+    specimen(lanni)
+    sampling(lanni)
+
+    sheet = kind("light-sheet", "A detection PSF times the profile of a Gaussian light sheet")
+    sheet.add_argument(
+        "--detection",
+        metavar="born-wolf|gibson-lanni|FILE",
+        default="born-wolf",
+        help="PSF of the detection: a model, with --na, --wavelength-nm and a voxel size, or a file "
+        "(default: born-wolf)",
     )
-    lanni.add_argument(
-        "--depth-um",
-        type=non_negative,
+    group = sheet.add_argument_group("sheet")
+    group.add_argument(
+        "--excitation-nm", type=positive, required=True, metavar="L", help="wavelength in vacuum"
+    )
+    one = group.add_mutually_exclusive_group(required=True)
+    one.add_argument("--sheet-na", type=positive, metavar="NA", help="numerical aperture of the sheet")
+    one.add_argument(
+        "--sheet-waist-um",
+        type=positive,
+        metavar="W",
+        help="half thickness at the thinnest place, at exp(-2) of the intensity",
+    )
+    group.add_argument(
+        "--medium-index",
+        type=positive,
+        default=1.33,
+        metavar="N",
+        help="refractive index where the sheet runs (default: 1.33)",
+    )
+    group.add_argument(
+        "--position-um",
+        type=real,
         default=0.0,
-        metavar="D",
-        help="depth of the source below the cover glass",
+        metavar="X",
+        help="distance of the imaged place from the waist, along the sheet (default: 0)",
     )
-    optics(kind("airy", "Airy pattern of a focused plane (2-D)"), index=False)
+    group.add_argument(
+        "--offset-um",
+        type=real,
+        default=0.0,
+        metavar="Z",
+        help="distance of the sheet from the focal plane (default: 0)",
+    )
+    optics(sheet, index=1.33, required=False)
+    specimen(sheet)
+    sampling(sheet, required=False)
+    sheet.set_defaults(override_voxel_size=False)
+
+    beads = kind(
+        "from-beads", "Average of the beads in an image, aligned below the voxel", source="image of beads"
+    )
+    beads.add_argument(
+        "--shape", metavar="Z Y X", type=voxel_counts, required=True, help="voxels of the PSF, around a bead"
+    )
+    beads.add_argument(
+        "--threshold",
+        type=fraction,
+        default=0.3,
+        metavar="T",
+        help="least brightness of a bead, of the brightest's (default: 0.3)",
+    )
+    _voxel_size(beads)
+
+    edge = kind("from-edge", "From the image of a straight edge (2-D)", source="image of one edge")
+    edge.add_argument(
+        "--model",
+        choices=("gaussian", "line"),
+        default="gaussian",
+        help="the Gaussian that explains the edge, or the line spread function as measured "
+        "(default: gaussian)",
+    )
+    edge.add_argument(
+        "--isotropic",
+        action="store_true",
+        help="gaussian: a PSF of two axes, as wide along the edge as across it; without it, of one axis",
+    )
+    _voxel_size(edge)
+
+    resample = kind("resample", "A PSF on another grid, its sum kept", source="PSF")
+    group = resample.add_argument_group(
+        "new voxel size, in the order of the axes (Z Y X), or one number for all"
+    )
+    one = group.add_mutually_exclusive_group(required=True)
+    one.add_argument("--new-voxel-size-mm", metavar="Z Y X", type=lengths, help="in mm")
+    one.add_argument("--new-voxel-size-um", metavar="Z Y X", type=lengths, help="in µm")
+    _voxel_size(resample)
+
+    recentre = kind("recentre", "Move an off-centre PSF to the middle voxel, shape // 2", source="PSF")
+    recentre.add_argument(
+        "--method",
+        choices=("centroid", "peak"),
+        default="centroid",
+        help="what comes to the middle (default: centroid)",
+    )
+    recentre.add_argument(
+        "--threshold",
+        type=fraction,
+        default=0.0,
+        metavar="T",
+        help="centroid: count only what is above this part of the maximum (default: 0)",
+    )
+    recentre.add_argument(
+        "--remove-background",
+        action="store_true",
+        help="first subtract the level of the border, cut below 0 and bring the sum to 1",
+    )
+    _voxel_size(recentre)
 
 
 def _simulate(parser: argparse.ArgumentParser) -> None:
@@ -388,9 +518,12 @@ COMMANDS: dict[str, tuple[Callable[[argparse.ArgumentParser], None], str]] = {
         _info,
         "Say what is in an image file: geometry, range, and what stands in the way of restoring it",
     ),
-    "psf": (_psf_command, "Compute a point spread function and write it to a file"),
+    "psf": (
+        _psf_command,
+        "Make a point spread function: from a model, from beads or an edge, or from another one",
+    ),
     "simulate": (_simulate, "Blur an image and add seeded noise: y = x * h + e"),
-    "compare": (_compare, "PSNR, SSIM and NRMSE between images"),
+    "compare": (_compare, "PSNR, SSIM, NRMSE, I-divergence and resolution between images"),
     "backends": (_backends, "List what can compute on this machine, and why others cannot"),
     "bench": (_bench, "Time this library beside others on this machine, after checking that they agree"),
     "demo": (_demo, "Restore real scans from a simulated blur, and as they are"),

@@ -209,7 +209,14 @@ class ConvPlan:
         self.dtype = np.dtype(dtype)
         pairs = [(int(low), int(high)) for low, high in padding]
         self._plan = getattr(_native(), "ConvPlan" + _suffix(dtype))(
-            self.input_shape, self.weight_shape, stride, pairs, dilation, groups, padding_mode, exact
+            self.input_shape,
+            self.weight_shape,
+            stride,
+            pairs,
+            dilation,
+            int(groups),
+            padding_mode,
+            bool(exact),
         )
         spatial = zip(self.input_shape[2:], self.weight_shape[2:], stride, pairs, dilation, strict=True)
         self.output_shape = (self.input_shape[0], self.weight_shape[0]) + tuple(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
+import warnings
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -22,6 +24,101 @@ def _sizes(voxel_size: Any, ndims: tuple[int, ...]) -> tuple[float, ...]:
             f"voxel_size: got {_validate.shown(voxel_size)}, expected a sequence of lengths: {wanted}"
         )
     return _validate.voxel_size(voxel_size, "voxel_size", len(voxel_size))
+
+
+def light_sheet(
+    detection: Any,
+    voxel_size: Any,
+    wavelength: float,
+    *,
+    na: float | None = None,
+    waist: float | None = None,
+    refractive_index: float = 1.33,
+    position: float = 0.0,
+    offset: float = 0.0,
+) -> np.ndarray:
+    """PSF of a light-sheet microscope: a detection PSF times the profile of a Gaussian sheet along z.
+
+    Parameters
+    ----------
+    detection : array_like
+        PSF of the detection objective, (z, y, x), centre at ``shape // 2``: any model, or measured.
+    voxel_size : sequence of float
+        (z, y, x).
+    wavelength : float
+        Of the excitation in vacuum, in the unit of `voxel_size`.
+    na : float, optional
+        Numerical aperture of the sheet; gives ``waist = wavelength / (pi * na)``. Either this or `waist`.
+    waist : float, optional
+        Half thickness of the sheet at its thinnest, where the intensity has fallen to exp(-2); the full width
+        at half maximum is 1.177 times as large.
+    refractive_index : float
+        Of the medium in which the sheet runs.
+    position : float
+        Distance, along the sheet's direction x, of the imaged point from the waist: the sheet diverges, so
+        the PSF varies over the field of view; it does so slowly enough to be constant within one PSF.
+    offset : float
+        Distance along z of the sheet's middle from the focal plane of the detection.
+
+    Returns
+    -------
+    psf : numpy.ndarray
+        Three axes (z, y, x), float64, sum 1, of `detection`'s shape; its centre is the detection's focus.
+
+    Raises
+    ------
+    ValueError, TypeError
+        A detection PSF of other than three axes, none or both of `na` and `waist`, values that are not
+        positive, a sheet that does not overlap the detection PSF.
+
+    Notes
+    -----
+    With w₀ the waist, ``w(x)² = w₀² (1 + (x / x_R)²)``, ``x_R = π n w₀² / wavelength``, the point at x sees
+    the intensity ``(w₀ / w(x)) exp(-2 (z - offset)² / w(x)²)``, a beam focused in one direction only. A
+    fluorophore emits in proportion, so the PSF is the product; the factor before the exponential changes the
+    brightness over the field, not the PSF, and is lost in the sum of 1.
+
+    References
+    ----------
+    B. E. A. Saleh and M. C. Teich, Fundamentals of Photonics, 3.1 (Gaussian beam, eqs. 3.1-7 to 3.1-11);
+    C. J. Engelbrecht and E. H. K. Stelzer, Opt. Lett. 31, 1477 (2006) (PSF as the product).
+    """
+    array = np.asarray(detection)
+    _validate.numeric(array.dtype, "detection")
+    _validate.rank(array, "detection")
+    if array.ndim != 3:
+        raise ValueError(
+            f"detection: got {array.ndim} axes (shape {array.shape}), expected three axes (z, y, x)"
+        )
+    array = array.astype(np.float64)
+    _validate.finite(array, "detection")
+    _validate.psf_sum(array, "detection")
+    sizes = _sizes(voxel_size, (3,))
+    wavelength = _validate.number(wavelength, "wavelength", above=0)
+    index = _validate.number(refractive_index, "refractive_index", above=0)
+    if (na is None) == (waist is None):
+        raise ValueError(
+            f"na, waist: got {_validate.shown(na)} and {_validate.shown(waist)}, expected exactly one of them"
+        )
+    if na is not None:
+        na = _validate.number(na, "na", above=0)
+        if na >= index:
+            raise ValueError(f"na: got {na:g}, expected less than the refractive index {index:g}")
+        smallest = wavelength / (math.pi * na)
+    else:
+        smallest = _validate.number(waist, "waist", above=0)
+    position, offset = _validate.number(position, "position"), _validate.number(offset, "offset")
+    rayleigh = math.pi * index * smallest**2 / wavelength
+    width = smallest * math.hypot(1, position / rayleigh)
+    z = (np.arange(array.shape[0]) - array.shape[0] // 2) * sizes[0]
+    psf = array * np.exp(-2 * ((z - offset) / width) ** 2)[:, None, None]
+    total = float(psf.sum())
+    if not total > 1e-12 * float(np.abs(array).sum()):
+        raise ValueError(
+            f"offset: got {offset:g} with a sheet of half thickness {width:g}, which does not overlap the "
+            "detection PSF; expected one that does"
+        )
+    return psf / total
 
 
 def _shape(shape: Any, ndim: int, default: tuple[int, ...]) -> tuple[int, ...]:
@@ -59,7 +156,8 @@ def gaussian(fwhm: Any, voxel_size: Any, shape: Any = None) -> np.ndarray:
     -----
     Each value is the integral of the normal distribution over the voxel (a difference of error functions per
     axis), so that widths below a voxel keep their meaning; the sampled curve itself is therefore slightly
-    wider than `fwhm`.
+    wider than `fwhm`: its variance is larger by a twelfth of the voxel size squared. What lies outside
+    `shape` is left out and the rest brought to sum 1.
     """
     sizes = _sizes(voxel_size, (1, 2, 3))
     values = (fwhm,) * len(sizes) if np.ndim(fwhm) == 0 else tuple(fwhm)
@@ -114,15 +212,59 @@ def _optics(wavelength: Any, na: Any, refractive_index: Any) -> tuple[float, flo
     return wavelength, na, index
 
 
-def _radii(shape: tuple[int, int], sizes: tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:
-    """Distinct distances from the axis, and for each pixel which one it has."""
-    y, x = ((np.arange(n) - n // 2) * size for n, size in zip(shape, sizes, strict=True))
-    radius = np.hypot(y[:, None], x[None, :])
-    distinct, which = np.unique(radius.round(12), return_inverse=True)
-    return distinct, which.reshape(radius.shape)
+def _lateral(
+    profile: Callable[[np.ndarray], np.ndarray],
+    bandwidth: float,
+    shape: tuple[int, int],
+    sizes: tuple[float, float],
+    integrate: bool,
+) -> np.ndarray:
+    """An intensity that depends on the distance from the axis, on pixels: (planes, y, x).
+
+    `profile` maps distances (n,) to intensities (planes, n). An intensity has no angular frequency above
+    `bandwidth` and is even in the distance, so that a Chebyshev series in even terms holds it to rounding
+    with few values of `profile`, which are dear, and the mean over a pixel is a mean of polynomials.
+    """
+    half = [max(n // 2, n - 1 - n // 2) for n in shape]
+    if integrate:
+        reach = math.hypot(*((h + 0.5) * size for h, size in zip(half, sizes, strict=True)))
+        # Gauss-Legendre of a wave of phase a at the pixel's edge: 4 + a points leave 1e-8.
+        rules = [np.polynomial.legendre.leggauss(4 + math.ceil(bandwidth * size / 2)) for size in sizes]
+    else:
+        reach = max(math.hypot(*(h * size for h, size in zip(half, sizes, strict=True))), min(sizes))
+        rules = [(np.zeros(1), np.full(1, 2.0))] * 2
+    argument = bandwidth * reach
+    terms = math.ceil((argument + 12 * argument ** (1 / 3) + 40) / 2)
+    angle = (np.arange(terms) + 0.5) * (math.pi / (2 * terms))
+    cosines = np.cos(2 * np.outer(angle, np.arange(terms)))
+    coefficients = np.asarray(profile(reach * np.cos(angle))) @ cosines * (2 / terms)
+    coefficients[:, 0] /= 2
+    # One quadrant: the others mirror it.
+    y, x = (
+        (np.arange(h + 1)[:, None] + rule[0] / 2) * size
+        for h, size, rule in zip(half, sizes, rules, strict=True)
+    )
+    weights = np.multiply.outer(rules[0][1], rules[1][1]).ravel() / 4
+    quadrant = np.empty((coefficients.shape[0], half[0] + 1, half[1] + 1))
+    for row, heights in enumerate(y):
+        squared = (heights[None, :, None] ** 2 + x[:, None, :] ** 2).reshape(half[1] + 1, -1)
+        twice = 2 * (2 * squared / reach**2 - 1)
+        before, now, product = np.ones_like(twice), twice / 2, np.empty_like(twice)
+        means = np.empty((terms, half[1] + 1))
+        means[0] = 1
+        for n in range(1, terms):  # T_2n(r) = T_n(2 r² - 1), by the three-term recurrence
+            means[n] = now @ weights
+            np.subtract(np.multiply(twice, now, out=product), before, out=before)
+            before, now = now, before
+        quadrant[:, row] = coefficients @ means
+    rows, columns = (np.abs(np.arange(n) - n // 2) for n in shape)
+    # Rounding leaves a few -1e-18 in dark rings.
+    return np.maximum(quadrant[:, rows[:, None], columns[None, :]], 0)
 
 
-def airy(wavelength: float, na: float, voxel_size: Any, shape: Any = None) -> np.ndarray:
+def airy(
+    wavelength: float, na: float, voxel_size: Any, shape: Any = None, *, integrate: bool = True
+) -> np.ndarray:
     """In-focus PSF of an aberration-free wide-field microscope, (2 J1(v)/v)² with v = 2π NA r / wavelength.
 
     Parameters
@@ -134,12 +276,19 @@ def airy(wavelength: float, na: float, voxel_size: Any, shape: Any = None) -> np
     voxel_size : sequence of float
         Pixel size (y, x).
     shape : sequence of int, optional
-        Default: odd, out to the fifth dark ring.
+        Default: odd, out to the fifth dark ring; 4 % of the light falls beyond.
+    integrate : bool
+        Averaged over the area of each pixel, as a camera records it; False: taken at the pixel's centre.
 
     Returns
     -------
     psf : numpy.ndarray
-        Two axes, float64, sum 1.
+        Two axes (y, x), float64, sum 1, centre at ``shape // 2``.
+
+    Raises
+    ------
+    ValueError, TypeError
+        A wavelength, NA or pixel size that is not positive, a wrong number of values.
 
     References
     ----------
@@ -150,11 +299,21 @@ def airy(wavelength: float, na: float, voxel_size: Any, shape: Any = None) -> np
     sizes = _sizes(voxel_size, (2,))
     reach = 2.62 * wavelength / na
     lengths = _shape(shape, 2, tuple(2 * math.ceil(reach / s) + 1 for s in sizes))
-    distinct, which = _radii((lengths[0], lengths[1]), (sizes[0], sizes[1]))
-    v = 2 * math.pi * na / wavelength * distinct
-    amplitude = np.ones_like(v)
-    np.divide(2 * _bessel(1, v), v, out=amplitude, where=v > 1e-8)
-    psf = (amplitude**2)[which]
+    scale = 2 * math.pi * na / wavelength
+
+    def profile(radius: np.ndarray) -> np.ndarray:
+        v = scale * radius
+        amplitude = np.ones_like(v)
+        np.divide(2 * _bessel(1, v), v, out=amplitude, where=v > 1e-8)
+        return amplitude[None] ** 2
+
+    psf = _lateral(
+        profile,
+        2 * scale,
+        (lengths[0], lengths[1]),
+        (sizes[0], sizes[1]),
+        _validate.flag(integrate, "integrate"),
+    )[0]
     return psf / psf.sum()
 
 
@@ -174,6 +333,25 @@ def _aperture_integral(
     return np.abs(field) ** 2
 
 
+def _widefield(
+    wavenumber: float,
+    na: float,
+    phase: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    lengths: tuple[int, ...],
+    sizes: tuple[float, ...],
+    integrate: Any,
+) -> np.ndarray:
+    depths = (np.arange(lengths[0]) - lengths[0] // 2) * sizes[0]
+    psf = _lateral(
+        lambda radius: _aperture_integral(depths, radius, wavenumber, na, phase),
+        2 * wavenumber * na,
+        (lengths[1], lengths[2]),
+        (sizes[1], sizes[2]),
+        _validate.flag(integrate, "integrate"),
+    )
+    return psf / psf.sum()
+
+
 def _volume(
     sizes: tuple[float, ...], shape: Any, wavelength: float, na: float, index: float
 ) -> tuple[int, ...]:
@@ -183,7 +361,13 @@ def _volume(
 
 
 def born_wolf(
-    wavelength: float, na: float, refractive_index: float, voxel_size: Any, shape: Any = None
+    wavelength: float,
+    na: float,
+    refractive_index: float,
+    voxel_size: Any,
+    shape: Any = None,
+    *,
+    integrate: bool = True,
 ) -> np.ndarray:
     """Scalar PSF of a wide-field microscope without aberrations, in and out of focus.
 
@@ -198,12 +382,24 @@ def born_wolf(
     voxel_size : sequence of float
         (z, y, x).
     shape : sequence of int, optional
-        Default: odd, four axial periods and five dark rings.
+        Default: odd, to the second axial zero each way and out to the fifth dark ring in focus.
+    integrate : bool
+        Averaged over the area (y, x) of each pixel, as a camera records it, in planes at the positions of the
+        stage; False: taken at the voxel's centre.
 
     Returns
     -------
     psf : numpy.ndarray
-        Three axes, float64, sum 1.
+        Three axes (z, y, x), float64, sum 1, centre at ``shape // 2``.
+
+    Raises
+    ------
+    ValueError, TypeError
+        `na` of at least the refractive index, values that are not positive, a wrong number of values.
+
+    Notes
+    -----
+    Scalar and paraxial; `gibson_lanni` without aberrations keeps the exact path length of steep rays.
 
     References
     ----------
@@ -213,14 +409,11 @@ def born_wolf(
     sizes = _sizes(voxel_size, (3,))
     lengths = _volume(sizes, shape, wavelength, na, index)
     wavenumber = 2 * math.pi / wavelength
-    depths = (np.arange(lengths[0]) - lengths[0] // 2) * sizes[0]
-    distinct, which = _radii((lengths[1], lengths[2]), (sizes[1], sizes[2]))
 
     def phase(rho: np.ndarray, z: np.ndarray) -> np.ndarray:
         return -wavenumber * z * na**2 * rho**2 / (2 * index)
 
-    psf = _aperture_integral(depths, distinct, wavenumber, na, phase)[:, which]
-    return psf / psf.sum()
+    return _widefield(wavenumber, na, phase, lengths, sizes, integrate)
 
 
 def gibson_lanni(
@@ -238,6 +431,7 @@ def gibson_lanni(
     design_coverslip_index: float | None = None,
     coverslip_thickness: float = 170.0,
     design_coverslip_thickness: float | None = None,
+    integrate: bool = True,
 ) -> np.ndarray:
     """Scalar PSF of a wide-field microscope used off its design: wrong indices, thicknesses, a source below
     the coverslip.
@@ -245,7 +439,7 @@ def gibson_lanni(
     Parameters
     ----------
     wavelength, na, voxel_size, shape
-        As for `born_wolf`; `na` below every index.
+        As for `born_wolf`; `na` below the indices of immersion and coverslip.
     depth : float
         Of the source below the coverslip.
     specimen_index, immersion_index, coverslip_index : float
@@ -255,16 +449,31 @@ def gibson_lanni(
         (defaults: µm).
     design_immersion_index, design_coverslip_index, design_coverslip_thickness : float, optional
         What the objective was made for; default: the actual values.
+    integrate : bool
+        As for `born_wolf`.
 
     Returns
     -------
     psf : numpy.ndarray
-        Three axes, float64, sum 1. z counts the stage's displacement from the nominal focus of the design;
-        spherical aberration shifts the brightest plane away from the centre.
+        Three axes (z, y, x), float64, sum 1. z counts the stage's displacement from the nominal focus of the
+        design; spherical aberration shifts the brightest plane away from the centre (see `recentre`).
+
+    Raises
+    ------
+    ValueError, TypeError
+        `na` of at least an index of the immersion or the coverslip, negative lengths, a wrong number of
+        values.
+
+    Warns
+    -----
+    UserWarning
+        `na` above the specimen's index (an oil objective on water): such rays are reflected at the coverslip,
+        and the aperture is taken to end at the specimen's index, as Li, Xue and Blu do.
 
     References
     ----------
-    S. F. Gibson and F. Lanni, J. Opt. Soc. Am. A 8, 1601 (1991), eq. 5.
+    S. F. Gibson and F. Lanni, J. Opt. Soc. Am. A 8, 1601 (1991), eqs. 3 and 5; the aperture's limit: J. Li,
+    F. Xue and T. Blu, J. Opt. Soc. Am. A 34, 1029 (2017).
     """
     wavelength = _validate.number(wavelength, "wavelength", above=0)
     na = _validate.number(na, "na", above=0)
@@ -282,18 +491,24 @@ def gibson_lanni(
     ni0 = designed(design_immersion_index, "design_immersion_index", ni)
     ng0 = designed(design_coverslip_index, "design_coverslip_index", ng)
     tg0 = designed(design_coverslip_thickness, "design_coverslip_thickness", tg)
-    smallest = min(ns, ni, ng, ni0, ng0)
+    smallest = min(ni, ng, ni0, ng0)
     if na >= smallest:
         raise ValueError(
-            f"na: got {na:g}, expected less than every refractive index, the smallest is {smallest:g}"
+            f"na: got {na:g}, expected less than the indices of immersion and coverslip, the smallest is "
+            f"{smallest:g}"
+        )
+    aperture = min(na, ns)
+    if aperture < na:
+        warnings.warn(
+            f"na: {na:g} is more than the specimen's index {ns:g}; what lies beyond is reflected at the "
+            f"coverslip, so the aperture ends at {ns:g}",
+            stacklevel=2,
         )
     lengths = _volume(sizes, shape, wavelength, na, ni)
     wavenumber = 2 * math.pi / wavelength
-    depths = (np.arange(lengths[0]) - lengths[0] // 2) * sizes[0]
-    distinct, which = _radii((lengths[1], lengths[2]), (sizes[1], sizes[2]))
 
     def path(index: float, rho: np.ndarray) -> np.ndarray:
-        return np.sqrt(index**2 - (na * rho) ** 2)
+        return np.sqrt(np.maximum(index**2 - (aperture * rho) ** 2, 0))
 
     def phase(rho: np.ndarray, z: np.ndarray) -> np.ndarray:
         # Immersion thickness that puts the stage z away from the design's focus (Gibson and Lanni, eq. 3).
@@ -302,5 +517,4 @@ def gibson_lanni(
         difference = depth * path(ns, rho) + tg * path(ng, rho) - tg0 * path(ng0, rho)
         return wavenumber * (difference + ti * path(ni, rho) - ti0 * path(ni0, rho))
 
-    psf = _aperture_integral(depths, distinct, wavenumber, na, phase)[:, which]
-    return psf / psf.sum()
+    return _widefield(wavenumber, aperture, phase, lengths, sizes, integrate)

@@ -1,0 +1,200 @@
+"""What the stand-ins compute with: convolution in a window, filters under a boundary, one filter per axis.
+
+Arrays that arrive here are real, of one dtype (float32 or float64), of one to three axes and not empty.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from .. import backends
+from .._blur import Geometry, Operator, choose_grid, geometry, make_plan, predicted_costs
+from .._convolution import EXACT_TAPS
+from .._costs import Taps
+from .._taps import taps_of, wrapped_taps
+from ._calls import HandBack
+
+Window = Sequence[tuple[int, int]]
+MOST_AXES = 3
+NO_TIME = 25e3  # ns, predicted: an application that takes less is a sum
+_NUMBERS = (list, tuple, int, float, complex, np.generic)
+
+
+def numeric_array(value: Any) -> np.ndarray:
+    """`value` as the peer's ``np.asarray`` sees it, where it holds real numbers that kernels can take."""
+    if type(value) not in (np.ndarray, np.memmap) and not isinstance(value, _NUMBERS):
+        raise HandBack("array kind")
+    try:
+        array = np.asarray(value)
+    except ValueError as error:  # a ragged list
+        raise HandBack("arguments") from error
+    if array.dtype.kind == "c":
+        raise HandBack("complex")
+    if array.dtype.kind not in "biuf":
+        raise HandBack("object")
+    if array.dtype.kind == "f" and array.dtype.itemsize > 8:
+        raise HandBack("longdouble")
+    return array
+
+
+def is_float(array: np.ndarray) -> bool:
+    return array.dtype.kind == "f" and array.dtype.itemsize >= 4
+
+
+def check_axes(array: np.ndarray) -> None:
+    if not 1 <= array.ndim <= MOST_AXES:
+        raise HandBack("dimensions")
+    if array.size == 0:
+        raise HandBack("empty")
+
+
+def computable(array: np.ndarray, dtype: Any) -> np.ndarray:
+    return np.require(array, np.dtype(dtype), ["C", "A"])
+
+
+def is_finite(array: np.ndarray) -> bool:
+    """Whether every value is finite; one pass over the array where all is well."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        total = float(array.sum())
+    # Finite values may overflow their sum.
+    return math.isfinite(total) or bool(np.isfinite(array).all())
+
+
+def engine_for(taps: np.ndarray, layout: Geometry, *, by_sums: bool = False) -> str:
+    """The engine; `by_sums`: one that sums over taps, as exact for each voxel as the peer's own sum.
+
+    The peers sum where there is little to sum, and whole numbers come out exact then. So do we, for few taps
+    and where the sum takes no time.
+    """
+    if taps.size <= EXACT_TAPS:
+        return "direct"
+    costs = predicted_costs(taps_of(taps), layout)
+    sums = {engine: cost for engine, cost in costs.items() if engine != "spectral"}
+    best = min(sums, key=sums.__getitem__)
+    if by_sums or sums[best] <= NO_TIME:
+        return best
+    return min(costs, key=costs.__getitem__)
+
+
+def convolve_window(
+    x: np.ndarray, h: np.ndarray, window: Window, *, by_sums: bool = False, finite: bool = True
+) -> np.ndarray:
+    """Full convolution of `x` and `h` (zeros outside both), restricted to `window` on every axis.
+
+    `finite`: whether all values of `x` and `h` are; else they are summed tap by tap, which keeps NaN and Inf
+    where they belong.
+    """
+    if finite and h.size > x.size:
+        x, h = h, x  # convolution commutes; the smaller one makes the taps
+    layout = _window_layout(x, h, window)
+    engine = engine_for(h, layout, by_sums=by_sums) if finite else "direct"
+    return Operator(h, layout, "zero", backends.resolve(), None, engine).apply(x)
+
+
+def convolve_each(xs: np.ndarray, hs: np.ndarray, window: Window) -> np.ndarray:
+    """`convolve_window` of every pair along the first axis; all values are finite."""
+    if hs[0].size > xs[0].size:
+        xs, hs = hs, xs
+    backend, dtype = backends.resolve(), xs.dtype
+    layout = _window_layout(xs[0], hs[0], window)
+    # What the taps of one pair allow (a product, symmetry) need not hold for the next.
+    costs = predicted_costs(Taps(hs[0].shape, hs[0].shape, 0), layout)
+    few = hs[0].size <= EXACT_TAPS or costs["direct"] <= NO_TIME
+    engine = "direct" if few else min(costs, key=costs.__getitem__)
+    plan, _ = make_plan(engine, layout, "zero", backend, dtype)
+    out = np.empty((len(xs), *layout.shape), dtype)
+    chain = plan.chain(None)
+    for x, h, result in zip(xs, hs, out, strict=True):
+        chain.load(x)
+        chain.sweep(plan.transfer(h, layout.centre, None), "copy", keep=False, out=result)
+    return out
+
+
+def _window_layout(x: np.ndarray, h: np.ndarray, window: Window) -> Geometry:
+    full = [n + k - 1 for n, k in zip(x.shape, h.shape, strict=True)]
+    # Long enough that nothing wraps around into the window.
+    lengths = tuple(
+        max(n, k, stop, whole - start)
+        for n, k, whole, (start, stop) in zip(x.shape, h.shape, full, window, strict=True)
+    )
+    nothing = (0,) * x.ndim
+    return Geometry(
+        shape=tuple(stop - start for start, stop in window),
+        estimate_shape=x.shape,
+        taps=tuple(slice(0, k) for k in h.shape),
+        centre=nothing,
+        low=nothing,
+        high=nothing,
+        grid=choose_grid(lengths, backends.resolve()),
+        estimate_box=tuple((0, n) for n in x.shape),
+        image_box=tuple((int(start), int(stop)) for start, stop in window),
+        frame=tuple(slice(0, n) for n in x.shape),
+    )
+
+
+def filter_array(
+    x: np.ndarray, h: np.ndarray, centre: tuple[int, ...], boundary: str, cval: float, *, finite: bool
+) -> np.ndarray:
+    """y[i] = sum of h[m] x[i - (m - centre)], `x` continued by `boundary` ("constant": by `cval`)."""
+    backend = backends.resolve()
+    if boundary == "constant":
+        if cval != 0:
+            before = [k - 1 - c for k, c in zip(h.shape, centre, strict=True)]
+            padded = np.pad(x, list(zip(before, centre, strict=True)), constant_values=x.dtype.type(cval))
+            window = [(k - 1, n + k - 1) for n, k in zip(x.shape, h.shape, strict=True)]
+            return convolve_window(padded, h, window, finite=finite and math.isfinite(cval))
+        boundary = "zero"
+    if boundary == "wrap":
+        if not finite and any(k > n for n, k in zip(x.shape, h.shape, strict=True)):
+            raise HandBack("not finite")  # taps that meet are added first: that loses Inf - Inf
+        h, centre = wrapped_taps(h, centre, x.shape)
+    layout = geometry(h.shape, x.shape, boundary, backend, centre)
+    engine = engine_for(h[layout.taps], layout) if finite else "direct"
+    return Operator(h, layout, boundary, backend, None, engine).apply(x)
+
+
+class _Lines(Operator):
+    """An operator given by one filter per axis: the product of them, which may be huge, is never formed."""
+
+    def __init__(
+        self,
+        lines: Sequence[np.ndarray],
+        centre: tuple[int, ...],
+        shape: tuple[int, ...],
+        boundary: str,
+        backend: ModuleType,
+    ) -> None:
+        self.layout = geometry(tuple(len(line) for line in lines), shape, boundary, backend, centre)
+        self.boundary = boundary
+        self.backend = backend
+        self.num_threads = None
+        self.dtype = lines[0].dtype
+        self.folded = boundary in ("reflect", "nearest", "mirror")
+        self.plan, self.workspace_bytes = make_plan("separable", self.layout, boundary, backend, self.dtype)
+        used = tuple(line[taps] for line, taps in zip(lines, self.layout.taps, strict=True))
+        self.transfer = self.plan.transfer([used], self.layout.centre, None)
+        self.seconds = deque(maxlen=1)
+
+
+def filter_lines(
+    x: np.ndarray, lines: Sequence[np.ndarray], centre: Sequence[int], boundary: str
+) -> np.ndarray:
+    """`filter_array` with the product of one filter per axis; "constant" means zeros here.
+
+    Never by transforms: sums over taps keep a positive array positive, zeros zero, and NaN where it is.
+    """
+    if boundary == "constant":
+        boundary = "zero"
+    lines, centre = list(lines), list(centre)
+    if boundary == "wrap":
+        if any(len(line) > n for n, line in zip(x.shape, lines, strict=True)) and not is_finite(x):
+            raise HandBack("not finite")  # as in `filter_array`
+        for axis, n in enumerate(x.shape):
+            lines[axis], (centre[axis],) = wrapped_taps(lines[axis], (centre[axis],), (n,))
+    return _Lines(lines, tuple(centre), x.shape, boundary, backends.resolve()).apply(x)

@@ -1,0 +1,5 @@
+"""Stands in for ``skimage``: `restoration`."""
+
+from . import restoration
+
+__all__ = ["restoration"]

@@ -1,0 +1,219 @@
+"""Stands in for ``skimage.restoration``: deconvolution.
+
+Quirks are scikit-image's: Richardson-Lucy starts from 0.5, sees zeros outside the image, adds 1e-12 to the
+blurred estimate, does not divide by the normalizer and does not normalise the psf; results are clipped to
+[-1, 1]. The library's own `richardson_lucy` and `wiener` do none of this.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from typing import Any
+
+import numpy as np
+
+from ... import backends
+from ..._blur import Geometry, Operator, geometry
+from .._calls import HandBack, stand_in
+from .._kernels import check_axes, computable, engine_for, is_finite
+
+__all__ = ["richardson_lucy", "unsupervised_wiener", "wiener"]
+
+EPS = 1e-12  # scikit-image's, added to the blurred estimate
+
+
+def _array(value: Any) -> np.ndarray:
+    """scikit-image takes arrays only; every real dtype becomes float32 or float64 before anything else."""
+    if type(value) not in (np.ndarray, np.memmap):
+        raise HandBack("array kind")
+    if value.dtype.kind == "c":
+        raise HandBack("complex")
+    if value.dtype.kind not in "biuf":
+        raise HandBack("object")
+    if value.dtype.kind == "f" and value.dtype.itemsize > 8:
+        raise HandBack("longdouble")
+    return np.asarray(value)
+
+
+def _image_and_psf(image: Any, psf: Any) -> tuple[np.ndarray, np.ndarray]:
+    data, response = _array(image), _array(psf)
+    check_axes(data)
+    check_axes(response)
+    if data.ndim != response.ndim:
+        raise HandBack("arguments")
+    single = data.dtype.kind == "f" and data.dtype.itemsize <= 4
+    dtype = np.float32 if single else np.float64
+    with np.errstate(over="ignore"):
+        data, response = computable(data, dtype), computable(response, dtype)
+    if not (is_finite(data) and is_finite(response)):
+        raise HandBack("not finite")
+    return data, response
+
+
+def _clipped(result: np.ndarray, clip: Any) -> np.ndarray:
+    if clip:
+        np.clip(result, -1, 1, out=result)
+    return result
+
+
+def _blur(psf: np.ndarray, layout: Geometry) -> Operator:
+    # Rounding of a transform is relative to the largest value, and an iteration that drifts (an even-sized
+    # psf) soon spans many orders of magnitude: few taps are summed, as in scikit-image's own convolutions.
+    engine = engine_for(psf[layout.taps], layout)
+    return Operator(psf, layout, "zero", backends.resolve(), None, engine)
+
+
+@stand_in("skimage.restoration")
+def richardson_lucy(
+    image: Any, psf: Any, num_iter: int = 50, clip: bool = True, filter_epsilon: float | None = None
+) -> Any:
+    """Two fused sweeps per iteration; one that is not fused where values may be negative or are filtered."""
+    data, response = _image_and_psf(image, psf)
+    try:
+        iterations = operator.index(num_iter)
+    except TypeError as error:
+        raise HandBack("arguments") from error
+    if filter_epsilon is not None and not isinstance(filter_epsilon, int | float | np.number):
+        raise HandBack("arguments")
+    backend = backends.resolve()
+    # scikit-image convolves with the flipped psf instead of transposing: for even sizes that is the transpose
+    # of a psf whose centre lies one further on.
+    forward = _blur(
+        response,
+        geometry(response.shape, data.shape, "zero", backend, tuple((k - 1) // 2 for k in response.shape)),
+    )
+    backward = forward
+    if any(k % 2 == 0 for k in response.shape):
+        backward = _blur(response, geometry(response.shape, data.shape, "zero", backend))
+    estimate = np.full(data.shape, 0.5, data.dtype)
+    # The fused update clamps at zero, which only rounding can reach where nothing is negative.
+    if filter_epsilon or data.min() < 0 or response.min() < 0:
+        _iterate(data, forward, backward, estimate, iterations, filter_epsilon)
+    else:
+        _iterate_fused(data, forward, backward, estimate, iterations)
+    return _clipped(estimate, clip)
+
+
+# No lower bound of the divisor: scikit-image has none but the EPS that it adds.
+_RATIO: dict[str, Any] = {"background": EPS, "eps": -math.inf}
+
+
+def _iterate_fused(
+    data: np.ndarray, forward: Operator, backward: Operator, estimate: np.ndarray, iterations: int
+) -> None:
+    if iterations <= 0:
+        return
+    chain = forward.begin(estimate)
+    if forward is backward:
+        for left in range(iterations - 1, -1, -1):
+            chain.sweep("ratio", image=data, **_RATIO)
+            chain.sweep("multiply", adjoint=True, keep=left > 0, out=estimate, estimate=estimate)
+        return
+    quotient = np.empty_like(data)
+    back = None
+    for iteration in range(iterations):
+        if iteration:
+            chain.load(estimate)
+        chain.sweep("ratio", keep=False, out=quotient, image=data, **_RATIO)
+        if back is None:
+            back = backward.begin(quotient, adjoint=True)
+        else:
+            back.load(quotient, adjoint=True)
+        back.sweep("multiply", adjoint=True, keep=False, out=estimate, estimate=estimate)
+
+
+def _iterate(
+    data: np.ndarray,
+    forward: Operator,
+    backward: Operator,
+    estimate: np.ndarray,
+    iterations: int,
+    filter_epsilon: float | None,
+) -> None:
+    for _ in range(iterations):
+        blurred = forward.apply(estimate)
+        blurred += blurred.dtype.type(EPS)
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            quotient = data / blurred
+        if filter_epsilon:
+            quotient[blurred < filter_epsilon] = 0
+        estimate *= backward.apply(quotient, adjoint=True)
+
+
+def _transfer(plan: Any, response: np.ndarray) -> Any:
+    return plan.transfer(response, tuple(k // 2 for k in response.shape), None)
+
+
+def _even_part(reg: np.ndarray) -> np.ndarray:
+    """The part of an impulse response that is symmetric about ``shape // 2``: scikit-image drops what the
+    imaginary part of its transform stands for."""
+    odd = np.pad(reg, [(0, 1 - k % 2) for k in reg.shape])
+    return np.ascontiguousarray((odd + np.flip(odd)) / 2)
+
+
+def _laplacian(ndim: int) -> np.ndarray:
+    reg = np.zeros((3,) * ndim)
+    centre = np.array((1,) * ndim)
+    for axis in range(ndim):
+        for step in (-1, 1):
+            at = centre.copy()
+            at[axis] += step
+            reg[tuple(at)] = -1
+    reg[tuple(centre)] = 2.0 * ndim
+    return reg
+
+
+@stand_in("skimage.restoration")
+def wiener(
+    image: Any, psf: Any, balance: Any, reg: Any = None, is_real: bool = True, clip: bool = True
+) -> Any:
+    """One fused filter: transform, gain, and back."""
+    if isinstance(psf, np.ndarray) and np.iscomplexobj(psf):
+        raise HandBack("transfer function")
+    if isinstance(reg, np.ndarray) and np.iscomplexobj(reg):
+        raise HandBack("transfer function")
+    data, response = _image_and_psf(image, psf)
+    # A psf as large as half a spectrum passes for a transfer function.
+    if not is_real or response.shape == (*data.shape[:-1], data.shape[-1] // 2 + 1):
+        raise HandBack("transfer function")
+    if not isinstance(balance, int | float | np.integer | np.floating):
+        raise HandBack("arguments")
+    penalty = _laplacian(data.ndim) if reg is None else _array(reg)
+    if penalty.ndim != data.ndim or penalty.size == 0:
+        raise HandBack("arguments")
+    for taps in (response, penalty):
+        if any(k > n for n, k in zip(data.shape, taps.shape, strict=True)):
+            raise HandBack("arguments")
+    penalty = computable(penalty, data.dtype if penalty.dtype.kind == "f" else np.float64)
+    if not is_finite(penalty):
+        raise HandBack("not finite")
+    penalty = computable(_even_part(penalty), data.dtype)
+    # The Laplacian is blind to a constant; only the psf answers for it.
+    if not balance > 0 or abs(response.sum(dtype=np.float64)) <= 1e-6 * np.abs(response).sum(
+        dtype=np.float64
+    ):
+        raise HandBack("filter without bounds")
+    whole = tuple((0, n) for n in data.shape)
+    plan = backends.resolve().SpectralPlan(data.shape, whole, whole, data.dtype)
+    transfer = plan.wiener_transfer(_transfer(plan, response), _transfer(plan, penalty), float(balance))
+    result = np.empty_like(data)
+    chain = plan.chain(None)
+    chain.load(data)
+    chain.sweep(transfer, "copy", keep=False, out=result)
+    return _clipped(result, clip)
+
+
+@stand_in("skimage.restoration")
+def unsupervised_wiener(
+    image: Any,
+    psf: Any,
+    reg: Any = None,
+    user_params: Any = None,
+    is_real: bool = True,
+    clip: bool = True,
+    *,
+    rng: Any = None,
+) -> Any:
+    """Handed back always."""
+    raise HandBack("random spectrum")
