@@ -105,12 +105,16 @@ void cut(ConvAxis* axis, ConvBand& band, int64_t channels, int64_t bytes, int64_
                     const double size = double(channels * trial.channel) * sizeof(T);
                     const int64_t units = others * axis[0].blocks() * axis[1].blocks() * axis[2].blocks();
                     const double outputs = double(x * y * z);
-                    const double copied = double(axis[0].reach(z) * axis[1].reach(y) * axis[2].reach(x)) / outputs;
-                    const double vectors = double(flattened ? ceil_div((y - 1) * trial.row + x, lanes) : y * ceil_div(x, lanes)) * double(z) *
-                                           double(lanes) / outputs;
+                    // A row takes as long as some columns more.
+                    const double copied = double(axis[0].reach(z) * axis[1].reach(y) * (axis[2].reach(x) + 24)) / outputs;
+                    // Vectors per vector of outputs; the last block of columns is narrower.
+                    const int64_t rest = axis[2].count % x, row_vectors = axis[2].count / x * ceil_div(x, lanes) + ceil_div(rest, lanes);
+                    const double vectors = flattened ? double(ceil_div((y - 1) * trial.row + x, lanes) * lanes) / double(x * y)
+                                                     : double(row_vectors * lanes) / double(axis[2].count);
                     // Fewer sums at once than hide the latency of one.
                     const int64_t sums = rows_summed * std::min<int64_t>(6, ceil_div(flattened ? (y - 1) * trial.row + x : x, lanes));
                     double cost = vectors * (flattened ? 1.05 : 1) * (sums < 8 ? 8 / double(sums) : 1) + copying * copied;
+                    if (x < axis[2].count) cost += 0.03;   // no streaming, shorter rows
                     if (size > double(bytes)) cost += 4 * size / double(bytes);
                     if (units < wanted_units) cost += 0.1 * double(wanted_units) / double(units);
                     if (x * y * z > most_positions) cost += 0.1 * double(x * y * z) / double(most_positions);
@@ -483,7 +487,13 @@ int64_t ConvPlan<T>::workspace_bytes(int threads) const {
         if (t == &backward_ && shape.padding != ConvPadding::zeros) elements += p.batch * p.groups * p.destinations * p.destination_size;
         most = std::max(most, elements);
     }
-    most = std::max(most, threads * kernels_.weight_scratch(weight_) + (weight_.parts > 1 || weight_.channels ? weight_.parts * weight_.size() : 0));
+    int64_t sums = 0;
+    if (weight_.winograd) {
+        const int64_t transformed = kernels_.winograd_weight_size(weight_, &sums);
+        most = std::max(most, threads * kernels_.weight_scratch(weight_) + transformed + sums);
+    } else {
+        most = std::max(most, threads * kernels_.weight_scratch(weight_) + (weight_.parts > 1 || weight_.channels ? weight_.parts * weight_.size() : 0));
+    }
     return most * int64_t(sizeof(T));
 }
 
@@ -598,14 +608,27 @@ void ConvPlan<T>::weight_grad(const T* gradient, const T* x, T* out, int threads
     parallel_for(pass.groups * pass.destinations, threads, [&](int64_t channel, int) {
         const int64_t group = channel / pass.destinations, o = channel % pass.destinations;
         T* to = out + channel * row;
-        for (int64_t k = 0; k < taps; ++k) {
-            const T* from = pass.partial + (pass.channels ? ((group * taps + k) * pass.destinations + o) * pass.sources : channel * row + k);
-            const int64_t step = pass.channels ? 1 : taps;
-            for (int64_t c = 0; c < pass.sources; ++c) {
-                T sum = from[c * step];
-                for (int64_t part = 1; part < pass.parts; ++part) sum += from[part * size + c * step];
-                to[c * taps + k] = sum;
+        if (!pass.channels) {
+            for (int64_t i = 0; i < row; ++i) {
+                T sum = pass.partial[channel * row + i];
+                for (int64_t part = 1; part < pass.parts; ++part) sum += pass.partial[part * size + channel * row + i];
+                to[i] = sum;
             }
+            return;
+        }
+        constexpr int64_t block = 16;    // a line of every tap
+        std::vector<T> sums(size_t(taps * block));
+        for (int64_t c0 = 0; c0 < pass.sources; c0 += block) {
+            const int64_t count = std::min(block, pass.sources - c0);
+            for (int64_t k = 0; k < taps; ++k) {
+                const T* from = pass.partial + ((group * taps + k) * pass.destinations + o) * pass.sources + c0;
+                T* sum = sums.data() + k * block;
+                std::copy_n(from, count, sum);
+                for (int64_t part = 1; part < pass.parts; ++part)
+                    for (int64_t c = 0; c < count; ++c) sum[c] += from[part * size + c];
+            }
+            for (int64_t c = 0; c < count; ++c)
+                for (int64_t k = 0; k < taps; ++k) to[(c0 + c) * taps + k] = sums[size_t(k * block + c)];
         }
     });
 }

@@ -22,19 +22,30 @@ MEDECONV_INLINE void prefetch_row(const T* row, int64_t n) {
     for (int64_t i = 0; i < n; i += 64 / int64_t(sizeof(T))) __builtin_prefetch(row + i, 0, 2);
 }
 
-// Two rows of every second value: even[i] = from[2i], odd[i] = from[2i + 1] for i in [0, n).
+// Short rows: a call of memcpy takes longer than they do.
 template <class T>
-MEDECONV_INLINE int64_t deinterleave(const T* from, int64_t n, T* even, T* odd) {
+MEDECONV_INLINE void copy_values(const T* from, int64_t n, T* to) {
+    constexpr int64_t L = lanes<T>;
+    int64_t i = 0;
+    for (; i + L <= n; i += L) store_unaligned(to + i, load_unaligned(from + i));
+#if defined(__AVX512F__)
+    if (i < n) store_first(to + i, load_first(from + i, n - i), n - i);
+#else
+    for (; i < n; ++i) to[i] = from[i];
+#endif
+}
+
+// Two rows of every second value: even[i] = from[2i], odd[i] = from[2i + 1] for i in [0, n), in whole vectors.
+template <class T>
+MEDECONV_INLINE void deinterleave(const T* from, int64_t n, T* even, T* odd) {
     constexpr int L = lanes<T>;
     typename VectorOf<T>::index evens{}, odds{};
     for (int i = 0; i < L; ++i) evens[i] = 2 * i, odds[i] = 2 * i + 1;
-    int64_t i = 0;
-    for (; i + L <= n; i += L) {
+    for (int64_t i = 0; i + L <= n; i += L) {
         const Vec<T> a = load_unaligned(from + 2 * i), b = load_unaligned(from + 2 * i + L);
         store_unaligned(even + i, __builtin_shuffle(a, b, evens));
         store_unaligned(odd + i, __builtin_shuffle(a, b, odds));
     }
-    return i;
 }
 
 // Positions [start, start + reach) of a continued row, sorted by phase: to[phase · part + i] is position start + i · step
@@ -46,7 +57,7 @@ MEDECONV_INLINE void copy_row(const ConvAxis& x, const T* row, int64_t start, in
         const int64_t inner = x.inner - start < 0 ? 0 : x.inner - start < reach ? x.inner - start : reach;
         const int64_t outer = x.outer - start < inner ? inner : x.outer - start < reach ? x.outer - start : reach;
         for (int64_t i = 0; i < inner; ++i) to[i] = index[i] < 0 ? T(0) : row[index[i]];
-        if (inner < outer) std::memcpy(to + inner, row + index[inner], size_t(outer - inner) * sizeof(T));
+        if (inner < outer) copy_values(row + index[inner], outer - inner, to + inner);
         for (int64_t i = outer; i < reach; ++i) to[i] = index[i] < 0 ? T(0) : row[index[i]];
         for (int64_t i = reach; i < pitch; ++i) to[i] = T(0);
         return;
@@ -61,10 +72,13 @@ MEDECONV_INLINE void copy_row(const ConvAxis& x, const T* row, int64_t start, in
         if (s == 2 && x.used[0] && x.used[1]) {
             int64_t first = at_least((x.inner - start + 1) / 2, 0), stop = ((x.outer - start < reach ? x.outer - start : reach)) / 2;
             if (stop - first < lanes<T>) first = stop = 0;
-            const int64_t sorted = first + (stop - first) / lanes<T> * lanes<T>;
-            if (phase == 0 && first < sorted) deinterleave(row + index[2 * first], sorted - first, to + first, to + part + first);
+            if (phase == 0 && first < stop) {
+                deinterleave(row + index[2 * first], stop - first, to + first, to + part + first);
+                const int64_t last = stop - lanes<T>;   // again with some that are sorted
+                deinterleave(row + index[2 * last], int64_t(lanes<T>), to + last, to + part + last);
+            }
             for (; i < first; ++i) out[i] = index[i * s + phase] < 0 ? T(0) : row[index[i * s + phase]];
-            i = sorted;
+            i = stop;
         }
         for (; i < n; ++i) out[i] = index[i * s + phase] < 0 ? T(0) : row[index[i * s + phase]];
         for (; i < pitch; ++i) out[i] = T(0);
@@ -186,6 +200,10 @@ MEDECONV_INLINE void stream_row(T* to, const T* from, int64_t n) {
 // to[i · phases + phase - crop] = rows[phase · pitch + i] for i in [0, n), as far as it lies in [0, length).
 template <class T>
 MEDECONV_INLINE void interleave(const T* rows, int64_t pitch, int64_t phases, int64_t n, T* to, int64_t crop, int64_t length) {
+    if (phases == 1) {
+        copy_values(rows, n, to - crop);
+        return;
+    }
     int64_t i = 0;
     auto one = [&](int64_t at) MEDECONV_BODY {
         for (int64_t phase = 0; phase < phases; ++phase) {

@@ -258,13 +258,13 @@ MEDECONV_INLINE int64_t part_offset(const ConvWeightPass<T>& p, const WeightUnit
     return u.part * p.size() + u.group * p.kernel() * p.destinations * p.sources + u.o0 * p.sources + u.c0;
 }
 
-// sums[o · pitch + c] += sum over i of gradient[i · gradient_pitch + o] · source[offsets[i] + c].
+// sums[o · pitch + c] = or, without `start`, += sum over i of gradient[i · gradient_pitch + o] · source[offsets[i] + c].
 template <class T>
 MEDECONV_INLINE void sum_matrix(const T* source, const int32_t* offsets, int64_t n, const T* gradient, int64_t gradient_pitch, int64_t os,
-                                int64_t cs, T* sums, int64_t pitch) {
+                                int64_t cs, const T* start, T* sums, int64_t pitch) {
     for (int64_t o = 0, rows = conv_rows; o < os; o += rows) {
         while (rows > os - o) rows /= 2;
-        sum_line(rows, ConvTile<T>{source, offsets, n, gradient + o, nullptr, false, sums + o * pitch, pitch, gradient_pitch}, cs);
+        sum_line(rows, ConvTile<T>{source, offsets, n, gradient + o, start, false, sums + o * pitch, pitch, gradient_pitch}, cs);
     }
 }
 
@@ -275,8 +275,10 @@ void channel_weight_unit(const ConvWeightPass<T>& p, int64_t unit, T* scratch) {
     const ConvAxis &z = p.axis[0], &y = p.axis[1], &x = p.axis[2];
     const int64_t matrix = p.destinations * p.sources;
     T* const sums = p.partial + part_offset(p, u);
-    for (int64_t k = 0; k < p.kernel(); ++k)
-        for (int64_t o = 0; o < u.os; ++o) std::memset(sums + k * matrix + o * p.sources, 0, size_t(u.cs) * sizeof(T));
+    const T zero[conv_rows] = {};
+    if (u.first_band == u.last_band)
+        for (int64_t k = 0; k < p.kernel(); ++k)
+            for (int64_t o = 0; o < u.os; ++o) std::memset(sums + k * matrix + o * p.sources, 0, size_t(u.cs) * sizeof(T));
     for (int64_t at = u.first_band; at < u.last_band; ++at) {
         const WeightBand b = weight_band_of(p, at);
         transpose_band(p, s, u, b);
@@ -290,7 +292,7 @@ void channel_weight_unit(const ConvWeightPass<T>& p, int64_t unit, T* scratch) {
                 for (int64_t kx = 0; kx < p.taps[2]; ++kx, ++k) {
                     const int64_t shift = (kz * p.dilation[0] * s.rows + ky * p.dilation[1]) * s.columns + kx * p.dilation[2];
                     sum_matrix(s.source + shift * s.source_channels, s.offsets, positions, s.gradient, s.gradient_channels, u.os, u.cs,
-                               sums + k * matrix, p.sources);
+                               at == u.first_band ? zero : nullptr, sums + k * matrix, p.sources);
                 }
     }
 }

@@ -175,7 +175,7 @@ void winograd_weight_products(const ConvWeightPass<T>& p, int64_t bands, int64_t
     const T* const gradient = transformed + group * w.group + winograd_elements * w.source_element + e * w.gradient_element;
     for (int64_t i = 0; i < n; i += tiles_at_once)
         sum_matrix(source, offsets + i, n - i < tiles_at_once ? n - i : tiles_at_once, gradient + i * w.gradient_channels, w.gradient_channels,
-                   p.destinations, p.sources, sums + unit * w.sums, p.sources);
+                   p.destinations, p.sources, static_cast<const T*>(nullptr), sums + unit * w.sums, p.sources);
 }
 
 template <class T>

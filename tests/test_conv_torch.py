@@ -57,6 +57,15 @@ def backend(request):
     mf.use_backend("auto")
 
 
+@pytest.fixture(autouse=True, scope="module")
+def one_torch_thread():
+    """Torch's arrays here are tiny: with several threads most of the time goes into their waiting."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 # For what is slow and about the bridge, not about a backend's numbers.
 first_backend = pytest.mark.parametrize("backend", convolvers()[:1], indirect=True)
 

@@ -638,84 +638,51 @@ def bias_and_relu(x, bias, relu):
             row[i] = zero if relu and v < zero else v
 
 
-# Regularizers: `slopes` get dU/dx of a row from the rows around it, whose own edges are theirs repeated;
-# `before` and the like are rows of directions, with one value ahead of the first.
+@_kernel
+def _differences(a, following, steep, along, inverse):
+    """Forward differences of one plane: to the `following` one, in its place, along y (`steep`) and along x.
+
+    Beyond the array lies its edge.
+    """
+    height, width = a.shape
+    for y in range(height):
+        row, below = a[y], a[y + 1 if y + 1 < height else y]
+        for i in range(width):
+            steep[y, i] = (below[i] - row[i]) * inverse[1]
+        for i in range(width - 1):
+            along[y, i] = (row[i + 1] - row[i]) * inverse[2]
+        along[y, width - 1] = 0
+    for y in range(height):
+        for i in range(width):
+            following[y, i] = (following[y, i] - a[y, i]) * inverse[0]
 
 
 @_kernel
-def direction_row(here, below, behind, inverse, least, gz, gy, gx):
-    """Unit direction of the gradient of a row, by differences to the next voxel; gx[0] is 0."""
-    n = here.size
-    gx[0] = 0
-    for i in range(n):
-        x = here[i]
-        dx = (here[i + 1] - x) * inverse[2] if i + 1 < n else x - x
-        dz, dy = (behind[i] - x) * inverse[0], (below[i] - x) * inverse[1]
-        length = np.sqrt(dz * dz + dy * dy + dx * dx + least)
-        gz[i], gy[i], gx[i + 1] = dz / length, dy / length, dx / length
-
-
-@_kernel
-def tv_slices(x, out, start, stop, inverse, weight, level, buffers):
-    """Total variation on slices [start, stop): out = 1 / max(1 - weight div(direction), 0.1)."""
-    depth, height, width = x.shape
-    tiny = x.dtype.type(1e-5) * level
-    least, one, floor = tiny * tiny, x.dtype.type(1), x.dtype.type(0.1)
-    gz, gz_before, gy, gx, ignored_y, ignored_x = (
-        buffers[0], buffers[1], buffers[2:4], buffers[4], buffers[5], buffers[6],
-    )  # fmt: skip
-    for z in range(start, stop):
-        following = min(z + 1, depth - 1)
-        gy[1, :] = 0
-        for y in range(height):
-            below = min(y + 1, height - 1)
-            now, ago = gy[y % 2], gy[(y + 1) % 2]
-            direction_row(x[z, y], x[z, below], x[following, y], inverse, least, gz, now, gx)
-            if z > 0:
-                direction_row(
-                    x[z - 1, y], x[z - 1, below], x[z, y], inverse, least, gz_before, ignored_y, ignored_x
-                )
-            else:
-                gz_before[:] = 0
-            row = out[z, y]
-            for i in range(width):
-                divergence = (gz[i] - gz_before[i]) * inverse[0] + (now[i] - ago[i]) * inverse[1]
-                divergence += (gx[i + 1] - gx[i]) * inverse[2]
-                row[i] = one / max(one - weight * divergence, floor)
-
-
-@_kernel
-def laplacian_slices(x, out, start, stop, inverse, weight, level, of_root):
-    """Tikhonov's slope -2 laplacian(x) / level, or Good's -4 laplacian(sqrt x) / sqrt x."""
-    depth, height, width = x.shape
-    kind = x.dtype.type
-    one, floor, two, least = kind(1), kind(0.1), kind(2), kind(1e-6) * level
-    zz, yy, xx = inverse[0] * inverse[0], inverse[1] * inverse[1], inverse[2] * inverse[2]
-    scale = kind(-4) if of_root else kind(-2) / level
-    for z in range(start, stop):
-        for y in range(height):
-            here, row = x[z, y], out[z, y]
-            before, behind = x[max(z - 1, 0), y], x[min(z + 1, depth - 1), y]
-            above, below = x[z, max(y - 1, 0)], x[z, min(y + 1, height - 1)]
-            for i in range(width):
-                c, l, r = here[i], here[max(i - 1, 0)], here[min(i + 1, width - 1)]
-                a, b, f, g = before[i], behind[i], above[i], below[i]
-                if of_root:
-                    c, l, r = np.sqrt(max(c, least)), np.sqrt(max(l, least)), np.sqrt(max(r, least))
-                    a, b = np.sqrt(max(a, least)), np.sqrt(max(b, least))
-                    f, g = np.sqrt(max(f, least)), np.sqrt(max(g, least))
-                total = (a + b - two * c) * zz + (f + g - two * c) * yy + (l + r - two * c) * xx
-                slope = scale * total / c if of_root else scale * total
-                row[i] = one / max(one + weight * slope, floor)
-
-
-@_kernel
-def entropy_slices(x, out, start, stop, weight, level):
-    """Slope log(x / level)."""
-    kind = x.dtype.type
-    one, floor, least = kind(1), kind(0.1), kind(1e-6)
-    for z in range(start, stop):
-        for y in range(x.shape[1]):
-            from_row, row = x[z, y], out[z, y]
-            for i in range(x.shape[2]):
-                row[i] = one / max(one + weight * np.log(max(from_row[i] / level, least)), floor)
+def slopes(u, slope, first, last, inverse, total_variation, floor):
+    """Of planes first <= z < last of `u` the divergence of the gradient, of which total_variation takes the
+    direction only: divided by its length, with `floor` added to the square of that."""
+    one = u.dtype.type(1)
+    depth, height, width = u.shape
+    across, earlier = np.zeros((height, width), u.dtype), np.zeros((height, width), u.dtype)
+    steep, along = np.empty_like(across), np.empty_like(across)
+    for z in range(max(first - 1, 0), last):
+        across[:, :] = u[z + 1 if z + 1 < depth else z]
+        _differences(u[z], across, steep, along, inverse)
+        if total_variation:
+            for y in range(height):
+                for i in range(width):
+                    a, b, c = across[y, i], steep[y, i], along[y, i]
+                    scale = one / np.sqrt(a * a + b * b + c * c + floor)
+                    across[y, i], steep[y, i], along[y, i] = a * scale, b * scale, c * scale
+        if z >= first:
+            for y in range(height):
+                row = slope[z - first, y]
+                for i in range(width):
+                    row[i] = (across[y, i] - earlier[y, i]) * inverse[0] + steep[y, i] * inverse[1]
+                if y > 0:
+                    for i in range(width):
+                        row[i] -= steep[y - 1, i] * inverse[1]
+                row[0] += along[y, 0] * inverse[2]
+                for i in range(1, width):
+                    row[i] += (along[y, i] - along[y, i - 1]) * inverse[2]
+        across, earlier = earlier, across

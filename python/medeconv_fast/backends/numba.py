@@ -109,10 +109,10 @@ class _Finish:
         previous: np.ndarray | None = None,
         alpha: float = 0.0,
         extrapolated: np.ndarray | None = None,
+        partial: np.ndarray | None = None,
         sums: bool = False,
         unit: float = 1.0,
         change: np.ndarray | None = None,
-        partial: np.ndarray | None = None,
         held_out_scale: float = 1.0,
         **operands: Any,
     ) -> None:
@@ -143,7 +143,8 @@ class _Finish:
             self._extrapolated = extrapolated.reshape(-1)
         if out is not None:
             self._out = out.reshape(-1)
-        self._change, self._partial = flat(change), flat(partial)
+        self._change = flat(change)
+        self._partial = None if partial is None else flat(partial)
         self._alpha, self._scale, self._unit = kind(alpha), kind(held_out_scale), float(unit)
         self._nothing = nothing
         self._sums: dict[int, np.ndarray] | None = {} if sums else None
@@ -153,9 +154,9 @@ class _Finish:
         part = slice(start, start + c.size)
         loops, wanted = self._loops, self._sums is not None
         sums = np.zeros(3)
-        if self._partial.size:
-            c += self._partial[part]
         arrays = [a[part] for a in self._arrays]
+        if self._partial is not None:  # known before: other terms, a background that varies
+            c += self._partial[part]
         if self._formula == "ratio" and (wanted or self._damping.size):
             loops.ratio_with_sums(
                 c,
@@ -220,47 +221,6 @@ def _finished(
 
     run(len(blocks), threads, finish_block)
     return finish.summed()
-
-
-_PENALTY_SLICES = 4  # each block computes part of the slice before it again
-
-
-def penalty(
-    kind: str,
-    x: np.ndarray,
-    out: np.ndarray,
-    spacing: tuple[float, ...],
-    weight: float,
-    level: float,
-    *,
-    num_threads: int | None = None,
-) -> None:
-    """What a regularizer multiplies a correction by; kinds and formulas as in the reference."""
-    loops = compiled_loops()
-    if kind not in ("tv", "tikhonov", "good-roughness", "entropy"):
-        raise ValueError(f"kind: got {kind!r}, expected tv, tikhonov, good-roughness or entropy")
-    shape = (1,) * (3 - x.ndim) + x.shape
-    wide, target = unlocked(x).reshape(shape), out.reshape(shape)
-    sizes = (1.0,) * (3 - x.ndim) + tuple(spacing)
-    smallest = min((s for s, n in zip(sizes, shape, strict=True) if n > 1), default=1.0)
-    inverse = np.array(
-        [smallest / s if n > 1 else 0.0 for s, n in zip(sizes, shape, strict=True)], dtype=x.dtype
-    )
-    w, scale = x.dtype.type(weight), x.dtype.type(level)
-    blocks = cut(shape[0], _PENALTY_SLICES)
-
-    def slices(unit: int) -> None:
-        start, stop = blocks[unit]
-        if kind == "tv":
-            buffers = np.empty((7, shape[2] + 1), x.dtype)
-            loops.tv_slices(wide, target, start, stop, inverse, w, scale, buffers)
-        elif kind == "entropy":
-            loops.entropy_slices(wide, target, start, stop, w, scale)
-        else:
-            of_root = kind == "good-roughness"
-            loops.laplacian_slices(wide, target, start, stop, inverse, w, scale, of_root)
-
-    run(len(blocks), resolve_num_threads(num_threads), slices)
 
 
 def _map(start: int, length: int, box: tuple[int, int], periodic: bool) -> tuple[np.ndarray, int, int]:
@@ -833,6 +793,54 @@ class OverlapPlan(_ArrayPlan):
             finish(values, start * step)
 
         run(len(units), chain._threads, transform)
+
+
+def penalty(
+    kind: str,
+    x: np.ndarray,
+    out: np.ndarray,
+    spacing: tuple[float, ...],
+    weight: float,
+    level: float,
+    *,
+    num_threads: int | None = None,
+) -> None:
+    """What a regularizer multiplies a correction by: out = 1 / max(1 + weight dU/dx, 0.1)."""
+    if kind not in ("tv", "tikhonov", "good-roughness", "entropy"):
+        raise ValueError(f"kind: got {kind!r}, expected tv, tikhonov, good-roughness or entropy")
+    loops, number = compiled_loops(), x.dtype.type
+    volume, result = (a.reshape(three(a.shape, 1)) for a in (unlocked(x), out))
+    lengths = three(tuple(float(s) for s in spacing), 1.0)
+    real = [length for length, n in zip(lengths, volume.shape, strict=True) if n > 1]
+    inverse = np.array([min(real, default=1.0) / length for length in lengths], x.dtype)
+    planes = cut(len(volume), max(1, (1 << 16) // math.prod(volume.shape[1:])))
+
+    def write(unit: int) -> None:
+        first, last = planes[unit]
+        if kind == "entropy":
+            slope = np.log(np.maximum(volume[first:last] / number(level), number(1e-6)))
+        else:
+            # One plane before and one behind, as far as there are any.
+            start, stop = max(first - 1, 0), min(last + 1, len(volume))
+            u = volume[start:stop]
+            if kind == "good-roughness":
+                u = np.sqrt(np.maximum(u, number(1e-6 * level)))
+            slope = np.empty((last - first, *volume.shape[1:]), x.dtype)
+            floor = number((1e-5 * level) ** 2)
+            loops.slopes(u, slope, first - start, last - start, inverse, kind == "tv", floor)
+            if kind == "tv":
+                np.negative(slope, out=slope)
+            elif kind == "tikhonov":
+                slope *= number(-2 / level)
+            else:
+                slope *= number(-4)
+                slope /= u[first - start : last - start]
+        slope *= number(weight)
+        slope += number(1)
+        np.maximum(slope, number(0.1), out=slope)
+        np.divide(number(1), slope, out=result[first:last])
+
+    run(len(planes), resolve_num_threads(num_threads), write)
 
 
 def pad(
