@@ -1068,9 +1068,11 @@ def test_warning_filters_are_left_alone(scan, run):
 
 def test_plan_says_what_restore_would_take(scan, run, here):
     status, out, err = run("plan", "scan.nii", "--fwhm-mm", 3, 2, 2, "--json", "plan.json")
-    assert (status, err) == (0, "")
+    assert status == 0
     expected = mf.plan(SHAPE, mf.psf.gaussian((3, 2, 2), scan.voxel_size))
-    assert str(expected) in out
+    # The times are predicted for cpp; where another backend computes, a note says so.
+    assert (err == "") == (not expected.warnings) == (mf.backends.resolve("auto").NAME == "cpp")
+    assert str(expected).partition("\nwarning")[0] in out
     record = json.loads((here / "plan.json").read_text())
     assert record["command"] == "plan" and record["plan"]["engine"] == expected.engine
     assert record["plan"]["bytes"] == expected.bytes

@@ -208,7 +208,8 @@ class ConvPlan:
         self, items: int, outputs: int, channels: int, planes: int, rows: int, pitch: int
     ) -> list[tuple[int, int, int, tuple[int, int], tuple[int, int]]]:
         """(item, group, plane, rows, outputs): what the rows of a tile read stays in the second cache."""
-        step = max(1, min(rows, (1 << 13) // pitch, (1 << 17) // (pitch * max(1, channels))))
+        line = 1 << (13 if outputs >= 4 else 15)  # four lines at a time, or one; a call takes its time
+        step = max(1, min(rows, line // pitch, (1 << 17) // (pitch * max(1, channels))))
         row_blocks = cut(rows, step)
         few = items * self._groups * planes * len(row_blocks) < 32
         output_blocks = cut(outputs, 4 if few else outputs)
@@ -269,7 +270,11 @@ class ConvPlan:
                     step_y,
                     first_x,
                     step_x,
-                    buffer("lines", (4, (y1 - y0 - 1) * pitch + part.size[2]), self.dtype),
+                    buffer(
+                        "lines",
+                        (4 if o1 - o0 >= 4 else 1, (y1 - y0 - 1) * pitch + part.size[2]),
+                        self.dtype,
+                    ),
                     buffer("acc", 4 * loops.BLOCK, self.dtype),
                     buffer("partial", 4 * loops.BLOCK, self.dtype),
                 )

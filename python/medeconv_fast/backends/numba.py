@@ -704,9 +704,13 @@ class DirectPlan(_ArrayPlan):
         x = source.reshape(three(source.shape, 1))
         depth, height, width = three(_shape(self._sides(adjoint)[1]), 1)
         pitch = len(maps[2][0])
-        # A tile and what it reads fit the second cache, and it is large beside the cost of a call.
-        z_step = min(depth, 8)
-        y_step = min(height, max(4, (1 << 15) // (z_step * pitch)))
+        # A tile and what it reads fit the second cache, and it is large beside the cost of a call. Whole
+        # planes where they are small: the formula then takes a tile in one call.
+        if 2 * height * pitch <= 1 << 16:
+            y_step, z_step = height, min(depth, 8, (1 << 16) // (height * pitch))
+        else:
+            z_step = min(depth, 8)
+            y_step = min(height, max(4, (1 << 15) // (z_step * pitch)))
         tiles = [(z, y) for z in cut(depth, z_step) for y in cut(height, y_step)]
         read = (z_step + taps.shape[0] - 1, y_step + taps.shape[1] - 1, pitch)
         places = np.array(list(np.ndindex(taps.shape)), np.int64).reshape(-1, 3)
