@@ -81,6 +81,14 @@ void without_gil(F call) {
     if (interrupted) throw py::error_already_set();
 }
 
+template <class T>
+const T* optional_data(const std::optional<Array<T>>& a, int64_t size, const char* name) {
+    if (!a) return nullptr;
+    if (a->size() != size)
+        throw std::invalid_argument(std::string(name) + ": got " + std::to_string(a->size()) + " values, expected " + std::to_string(size));
+    return a->data();
+}
+
 // What a sweep is given by keyword: arrays of `size` values that the formula reads or writes, numbers, and whether sums are
 // wanted. Owns what must live until the sweep is over.
 template <class T>
@@ -485,8 +493,8 @@ void bind_conv(py::module_& m, const std::string& suffix) {
     using Plan = ConvPlan<T>;
     auto expect_size = [](const Array<T>& a, int64_t size, const char* name) { optional_data(std::optional<Array<T>>(a), size, name); };
     auto result = [](Array<T>& out, int64_t size) {
-        std::optional<Array<T>> checked(out);
-        return writable_data(checked, size, "out");
+        optional_data(std::optional<Array<T>>(out), size, "out");
+        return out.mutable_data();  // raises for a read-only array
     };
     auto input_size = [](const Plan& p) { return p.shape.batch * p.shape.sources * p.shape.input[0] * p.shape.input[1] * p.shape.input[2]; };
     auto output_size = [](const Plan& p) { return p.shape.batch * p.shape.destinations * p.output[0] * p.output[1] * p.output[2]; };
