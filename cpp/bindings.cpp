@@ -21,11 +21,10 @@ template <class T>
 using Array = py::array_t<T, py::array::c_style>;
 
 Formula formula_of(const std::string& name) {
-    if (name == "copy") return Formula::copy;
-    if (name == "ratio") return Formula::ratio;
-    if (name == "multiply") return Formula::multiply;
-    if (name == "residual") return Formula::residual;
-    if (name == "add") return Formula::add;
+#define MEDECONV_NAME(F) \
+    if (name == #F) return Formula::F;
+    MEDECONV_EACH_FORMULA(MEDECONV_NAME)
+#undef MEDECONV_NAME
     throw std::invalid_argument("formula: got '" + name + "', expected copy, ratio, multiply, residual or add");
 }
 Boundary boundary_of(const std::string& name) {

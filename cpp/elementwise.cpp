@@ -73,11 +73,7 @@ void formula_run(Formula formula, const Operands<T>& o, const T* blurred, int64_
         return o.plain() ? formula_run<Formula::F, true>(o, blurred, start, stop, slot)  \
                          : formula_run<Formula::F, false>(o, blurred, start, stop, slot);
     switch (formula) {
-        MEDECONV_CASE(copy)
-        MEDECONV_CASE(ratio)
-        MEDECONV_CASE(multiply)
-        MEDECONV_CASE(residual)
-        MEDECONV_CASE(add)
+        MEDECONV_EACH_FORMULA(MEDECONV_CASE)
     }
 #undef MEDECONV_CASE
 }

@@ -51,11 +51,7 @@ void apply_formula(Formula formula, const Operands<T>& o, T* row, int64_t at, in
         return o.plain() ? formula_row<Formula::F, true>(o, row, at, n, sums) \
                          : formula_row<Formula::F, false>(o, row, at, n, sums);
     switch (formula) {
-        MEDECONV_CASE(copy)
-        MEDECONV_CASE(ratio)
-        MEDECONV_CASE(multiply)
-        MEDECONV_CASE(residual)
-        MEDECONV_CASE(add)
+        MEDECONV_EACH_FORMULA(MEDECONV_CASE)
     }
 #undef MEDECONV_CASE
 }

@@ -182,11 +182,7 @@ void formula_rows(const PlaneRows<T>& rows, T* line) {
 #define MEDECONV_CASE(F) \
     case Formula::F: return careful ? formula_rows<Formula::F, true>(rows, line) : formula_rows<Formula::F, false>(rows, line);
     switch (rows.pass->formula) {
-        MEDECONV_CASE(copy)
-        MEDECONV_CASE(ratio)
-        MEDECONV_CASE(multiply)
-        MEDECONV_CASE(residual)
-        MEDECONV_CASE(add)
+        MEDECONV_EACH_FORMULA(MEDECONV_CASE)
     }
 #undef MEDECONV_CASE
 }

@@ -20,6 +20,7 @@ namespace medeconv {
 
 // The order is part of the binding: bindings.cpp maps names to these values.
 enum class Formula : int { copy = 0, ratio = 1, multiply = 2, residual = 3, add = 4 };
+#define MEDECONV_EACH_FORMULA(CASE) CASE(copy) CASE(ratio) CASE(multiply) CASE(residual) CASE(add)
 
 namespace MEDECONV_ISA_NS {
 namespace {
