@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import medeconv_fast as mf
+from medeconv_fast import _extras
 from medeconv_fast.io import Volume, _files, _units
 
 nib = pytest.importorskip("nibabel", reason="SKIPPED: nibabel is not installed (extra io)")
@@ -255,7 +256,7 @@ def test_missing_library_names_the_extra(tmp_path, monkeypatch):
         raise ImportError(name)
 
     (tmp_path / "a.nii").write_bytes(b"")
-    monkeypatch.setattr(_files.importlib, "import_module", nothing)
+    monkeypatch.setattr(_extras.importlib, "import_module", nothing)
     with pytest.raises(ImportError, match=r"pip install 'medeconv-fast\[io\]'"):
         mf.io.read(tmp_path / "a.nii")
 

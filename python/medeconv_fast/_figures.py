@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ._extras import matplotlib_figure
 from .io._files import write_whole
 
 # Truth, blurred, restored: apart for colour-blind readers too, and in print.
@@ -24,11 +25,7 @@ _OPPOSITE = {"L": "R", "R": "L", "P": "A", "A": "P", "I": "S", "S": "I"}
 
 def require_matplotlib() -> Any:
     """matplotlib.figure, or an ImportError that says how to get it."""
-    try:
-        import matplotlib.figure
-    except ImportError as error:
-        raise ImportError("pictures need matplotlib: pip install 'medeconv-fast[report]'") from error
-    return matplotlib.figure
+    return matplotlib_figure("a picture")
 
 
 class _View(NamedTuple):

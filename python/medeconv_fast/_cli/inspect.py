@@ -11,6 +11,7 @@ import numpy as np
 
 import medeconv_fast as mf
 
+from .._extras import matplotlib_figure
 from .images import SAME, UNITS, parts, shown_size
 from .session import Session, UserError
 
@@ -113,9 +114,7 @@ def compare(arguments: argparse.Namespace, session: Session) -> None:
             raise UserError(
                 f"--picture {arguments.picture}: pictures are PNG files, expected a name ending in .png"
             )
-        from .._figures import require_matplotlib
-
-        require_matplotlib()
+        matplotlib_figure("--picture")  # before anything is computed
     names = [arguments.first, arguments.second]
     reference = arguments.truth or arguments.first
     volumes = {name: mf.io.read(name) for name in {reference, *names}}

@@ -14,6 +14,7 @@ import numpy as np
 import medeconv_fast as mf
 
 from .._arrays import result_dtype
+from .._extras import matplotlib_figure
 from ..io._files import write_whole
 from .images import UNITS, broadcast, check_format, need_voxel_size, shown_size, with_geometry
 from .session import Session, UserError
@@ -37,9 +38,7 @@ def psf(arguments: argparse.Namespace, session: Session) -> None:
             raise UserError(
                 f"--plot {arguments.plot}: pictures are PNG files, expected a name ending in .png"
             )
-        from ..psf._plot import require_matplotlib
-
-        require_matplotlib()
+        matplotlib_figure("--plot")  # before anything is computed
     made = _KINDS[arguments.kind](arguments, session)
     array = made.array
     volume = mf.io.Volume(array, made.size, None, made.unit, "zyx"[3 - array.ndim :])

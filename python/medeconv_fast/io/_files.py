@@ -4,21 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import importlib
 import os
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
-
-
-def library(name: str, extra: str, purpose: str) -> ModuleType:
-    """Import an optional library, or say which command installs it."""
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise ImportError(f"{purpose} needs {name}: pip install 'medeconv-fast[{extra}]'") from error
 
 
 @contextlib.contextmanager

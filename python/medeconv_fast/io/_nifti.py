@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ._files import library
+from .._extras import library
 from ._volume import Volume, diagonal_affine
 
 # Space units of the format, as factor to the unit that the volume gets.

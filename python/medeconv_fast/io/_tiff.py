@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from ._files import library
+from .._extras import library
 from ._units import house_unit, in_um
 from ._volume import PER_MM, Volume
 

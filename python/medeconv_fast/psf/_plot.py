@@ -8,21 +8,13 @@ from typing import Any
 import numpy as np
 
 from .. import _validate
+from .._extras import matplotlib_figure
 from ._sampling import _checked, fwhm
 
 _COLOURS = {"z": "#0072b2", "y": "#f0a060", "x": "#000000"}
 _WIDTHS = {"z": 1.1, "y": 3.0, "x": 1.0}  # most PSFs are round: x lies on y, which must be seen behind it
 # A PSF's rings carry much light and are faint: this exponent shows a hundredth of the maximum as a fifth.
 _GAMMA = 0.35
-
-
-def require_matplotlib() -> Any:
-    """matplotlib.figure, or an ImportError that says how to get it."""
-    try:
-        import matplotlib.figure
-    except ImportError as error:
-        raise ImportError("mf.psf.plot needs matplotlib: pip install 'medeconv-fast[report]'") from error
-    return matplotlib.figure
 
 
 def plot(psf: Any, voxel_size: Any = None, *, unit: str | None = None, title: str = "") -> Any:
@@ -62,7 +54,7 @@ def plot(psf: Any, voxel_size: Any = None, *, unit: str | None = None, title: st
     # As Figure.text draws it: µm, not um.
     shown_unit = {"um": "µm"}.get(shown_unit, shown_unit)
     suffix = f" / {shown_unit}" if shown_unit else ""
-    figures = require_matplotlib()
+    figures = matplotlib_figure("mf.psf.plot")
     names = "zyx"[3 - ndim :]
     centre = tuple(n // 2 for n in array.shape)
     extent = [(-(c + 0.5) * d, (n - c - 0.5) * d) for n, c, d in zip(array.shape, centre, size, strict=True)]
