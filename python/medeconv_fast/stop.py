@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from . import _validate
+from ._extras import matplotlib_figure
 
 __all__ = [
     "Discrepancy",
@@ -56,7 +57,10 @@ class Rule:
 
 
 class Watch:
-    """Watches one run; stops it never."""
+    """Watches one run for a rule; stops it never."""
+
+    def __init__(self, rule: Rule) -> None:
+        self.rule = rule
 
     def before(self, entry: dict[str, Any]) -> bool:
         """The estimate that the iteration starts from has been compared with the image: is it good enough?"""
@@ -95,6 +99,7 @@ class RelativeChange(Rule):
 
 class _RelativeChange(Watch):
     def __init__(self, rule: RelativeChange) -> None:
+        super().__init__(rule)
         self._tolerance = rule.tolerance
 
     def after(self, entry: dict[str, Any]) -> bool:
@@ -132,6 +137,7 @@ class IDivergenceSlope(Rule):
 
 class _IDivergenceSlope(Watch):
     def __init__(self, rule: IDivergenceSlope) -> None:
+        super().__init__(rule)
         self._tolerance = rule.tolerance
         self._seen: list[float] = []
 
@@ -187,6 +193,7 @@ class Discrepancy(Rule):
 
 class _Discrepancy(Watch):
     def __init__(self, rule: Discrepancy, run: Run) -> None:
+        super().__init__(rule)
         self._sum = "i_divergence" if rule.noise == "poisson" else "squared_residual"
         if rule.noise == "poisson":
             self.level = 0.5 * rule.gain
@@ -237,7 +244,7 @@ class Thinning(Rule):
         _validate.integer(self.patience, "patience", minimum=1)
 
     def watch(self, run: Run) -> Prediction:
-        return Prediction(self.patience)
+        return Prediction(self)
 
     def split(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The image of the counts that are kept, and that of those held out, in the image's units."""
@@ -258,8 +265,9 @@ class Thinning(Rule):
 class Prediction(Watch):
     """Keeps the number of updates whose model predicted best; stops when later ones do not any more."""
 
-    def __init__(self, patience: int) -> None:
-        self._patience = patience
+    def __init__(self, rule: Thinning) -> None:
+        super().__init__(rule)
+        self._patience = rule.patience
         self._least = math.inf
         self.num_iter = 0
 
@@ -297,6 +305,7 @@ class TimeBudget(Rule):
 
 class _TimeBudget(Watch):
     def __init__(self, rule: TimeBudget, run: Run) -> None:
+        super().__init__(rule)
         self._seconds, self._started = rule.seconds, run.started
         self._slowest = 0.0
 
@@ -391,10 +400,7 @@ def plot(info: Any, values: Sequence[str] | None = None) -> Any:
     ImportError
         matplotlib is missing (``pip install "medeconv-fast[report]"``).
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError('plot needs matplotlib: pip install "medeconv-fast[report]"') from error
+    figures = matplotlib_figure("mf.stop.plot")
     known = ("i_divergence", "squared_residual", "relative_change", "held_out_i_divergence")
     trace = info["trace"]
     shown = [v for v in (known if values is None else values) if trace and v in trace[0]]
@@ -402,7 +408,7 @@ def plot(info: Any, values: Sequence[str] | None = None) -> Any:
         raise ValueError(
             "info: its trace holds no sums; run with stop='i-divergence', 'relative-change' or another rule"
         )
-    figure = Figure(figsize=(6, 2.2 * len(shown)), layout="constrained")
+    figure = figures.Figure(figsize=(6, 2.2 * len(shown)), layout="constrained")
     for axes, name in zip(np.atleast_1d(figure.subplots(len(shown), 1, sharex=True)), shown, strict=True):
         at = [entry["iteration"] for entry in trace if name in entry]
         axes.plot(at, [entry[name] for entry in trace if name in entry], marker=".")

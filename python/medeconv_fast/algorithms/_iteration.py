@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from .._blur import Operator
-from ..stop import Rule, Run, Watch
+from ..stop import Rule, Watch
 from ._acceleration import BiggsAndrews, HeavyBall
 
 
@@ -86,69 +86,59 @@ def iterate(
     gain: np.ndarray | None,
     penalty: Penalty | None = None,
     scheme: BiggsAndrews | HeavyBall | None = None,
-    rule: Rule | None = None,
     watch: Watch | None = None,
-    run: Run | None = None,
     report: Callable[[int, np.ndarray], bool] | None = None,
 ) -> tuple[np.ndarray, str]:
     """At most `iterations` updates; returns the estimate and what ended them, and appends to `trace`.
 
-    `estimate` is overwritten; the one returned may be another array. With a `rule`, `watch` is what it made.
+    `estimate` is overwritten; the one returned may be another array.
     """
-    of_ratio = rule is not None and rule.of_ratio
-    of_update = rule is not None and rule.of_update
-    from_beyond = scheme is not None
-    moving = estimate.copy() if from_beyond else estimate  # where H is applied
-    other = np.empty_like(estimate) if from_beyond else estimate
-    change = np.zeros_like(estimate) if isinstance(scheme, BiggsAndrews) else None
+    watch = Watch(Rule()) if watch is None else watch
+    measured = isinstance(scheme, BiggsAndrews)  # how far to go is known when the update is complete
+    moving = estimate if scheme is None else estimate.copy()  # where H is applied
+    other = estimate if scheme is None else np.empty_like(estimate)
+    change = np.zeros_like(estimate) if measured else None
     chain = operator.begin(moving)
     for iteration in range(1, iterations + 1):
         begun = time.perf_counter()
         entry: dict[str, Any] = {"iteration": iteration}
-        sums = chain.sweep("ratio", sums=of_ratio, unit=model.unit, **model.operands())
+        sums = chain.sweep("ratio", sums=watch.rule.of_ratio, unit=model.unit, **model.operands())
         if sums is not None:
             entry |= {name: value / model.unit for name, value in sums.items() if name != "squared_residual"}
             entry["squared_residual"] = sums["squared_residual"] / model.unit**2
-        if watch is not None and rule is not None and watch.before(entry):
-            return estimate, rule.name
+        if watch.before(entry):
+            return estimate, watch.rule.name
         last = iteration == iterations
         operands: dict[str, Any] = {"estimate": moving, "gain": gain, "unit": model.unit}
         if penalty is not None:
             operands["factor"] = penalty.factor(moving)
-        if scheme is None:
-            sums = chain.sweep(
-                "multiply", adjoint=True, keep=not last, out=estimate, sums=of_update, **operands
-            )
-        elif isinstance(scheme, HeavyBall):
-            if not last:
-                operands |= {
-                    "previous": estimate,
-                    "alpha": scheme.alpha(iteration),
-                    "extrapolated": moving,
-                }
-            estimate, other = other, estimate
-            sums = chain.sweep(
-                "multiply", adjoint=True, keep=not last, out=estimate, sums=of_update, **operands
-            )
-        else:
-            estimate, other = other, estimate
-            sums = chain.sweep(
-                "multiply", adjoint=True, keep=False, out=estimate, change=change, sums=True, **operands
-            )
+        if isinstance(scheme, HeavyBall) and not last:
+            operands |= {"previous": estimate, "alpha": scheme.alpha(iteration), "extrapolated": moving}
+        if measured:
+            operands["change"] = change
+        estimate, other = other, estimate
+        sums = chain.sweep(
+            "multiply",
+            adjoint=True,
+            keep=not (last or measured),
+            out=estimate,
+            sums=measured or watch.rule.of_update,
+            **operands,
+        )
+        if isinstance(scheme, BiggsAndrews):
             assert sums is not None
-            alpha = scheme.alpha(sums["change_product"], sums["squared_change"])
-            entry["alpha"] = alpha
+            entry["alpha"] = scheme.alpha(sums["change_product"], sums["squared_change"])
             if not last:
-                chain.load(estimate, previous=other, alpha=alpha, extrapolated=moving)
-        if of_update and sums is not None:
+                chain.load(estimate, previous=other, alpha=entry["alpha"], extrapolated=moving)
+        if watch.rule.of_update and sums is not None:
             entry["relative_change"] = _root_of_ratio(sums["squared_change"], sums["squared_result"])
         ended = time.perf_counter()
         entry["seconds"] = ended - begun
         trace.append(entry)
         if report is not None and report(iteration, estimate) and not last:
             return estimate, "callback"
-        if watch is not None and rule is not None and watch.after(entry | {"ended": ended}) and not last:
-            return estimate, rule.name
+        if watch.after(entry | {"ended": ended}) and not last:
+            return estimate, watch.rule.name
     return estimate, "num_iter"
 
 

@@ -260,7 +260,7 @@ def richardson_lucy(
         held += [estimate] * extra
         counted = float(data.size) if trust is None else float(trust.sum(dtype=np.float64))
         run = Run(counted, functools.partial(noise_level, data), started)
-        loop = functools.partial(iterate, operator, gain=gain, penalty=penalty, run=run)
+        loop = functools.partial(iterate, operator, gain=gain, penalty=penalty)
         if isinstance(rule, Thinning):
             if offset or readout is not None:
                 raise ValueError(
@@ -269,15 +269,13 @@ def richardson_lucy(
                 )
             thinned = _thin(rule, run, model, estimate, iterations, loop, acceleration)
             iterations = thinned["num_iter"]
-        watched = None if thinned is not None else rule
         estimate, stopped_by = loop(
             model,
             estimate,
             iterations,
             trace,
             scheme=scheme,
-            rule=watched,
-            watch=None if watched is None else watched.watch(run),
+            watch=None if rule is None or thinned is not None else rule.watch(run),
             report=None if callback is None else report,
         )
         if thinned is not None and stopped_by == "num_iter":
@@ -379,9 +377,7 @@ def _thin(
     watch = rule.watch(run)
     trace: list[dict[str, Any]] = []
     scheme = acceleration_of(acceleration)
-    loop(
-        part, estimate * estimate.dtype.type(share), iterations, trace, scheme=scheme, rule=rule, watch=watch
-    )
+    loop(part, estimate * estimate.dtype.type(share), iterations, trace, scheme=scheme, watch=watch)
     return {"num_iter": max(watch.num_iter, 1), "trace": trace}
 
 
