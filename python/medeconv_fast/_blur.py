@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 
 from . import _arrays, _costs, _validate, backends
-from ._taps import MOST_TERMS, point_symmetric, product_terms, symmetrised, taps_of
+from ._taps import MOST_TERMS, point_symmetric, product_of, product_terms, symmetrised, taps_of
 from ._threads import resolve_num_threads
 
 BOUNDARIES = ("extended", "zero", "reflect", "nearest", "mirror", "wrap")
@@ -93,13 +93,8 @@ def approximated(psf: np.ndarray, tolerance: float) -> tuple[np.ndarray, list[tu
             f"engine: got ('separable', {tolerance:g}), but no sum of at most {MOST_TERMS} products of "
             "filters is that close to the psf; expected a larger tolerance or another engine"
         )
-    total = np.zeros(psf.shape)
-    for term in terms:
-        product = np.asarray(term[0], np.float64)
-        for line in term[1:]:
-            product = np.multiply.outer(product, line)
-        total += product
-    return total.astype(psf.dtype), terms
+    total = sum(product_of([line.astype(np.float64) for line in term]) for term in terms)
+    return np.asarray(total, psf.dtype), terms
 
 
 def choose_engine(engine: str, taps: _costs.Taps, layout: Geometry) -> tuple[str, str]:

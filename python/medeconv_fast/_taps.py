@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -10,6 +11,11 @@ from . import _costs
 
 MOST_TERMS = 8  # of a sum of products: with more, transforms are faster
 LEAST_SQUARES_STEPS = 200
+
+
+def product_of(lines: Sequence[np.ndarray]) -> np.ndarray:
+    """The array that one filter per axis makes."""
+    return functools.reduce(np.multiply.outer, lines)
 
 
 def product_taps(psf: np.ndarray) -> tuple[np.ndarray, ...] | None:
@@ -23,9 +29,7 @@ def product_taps(psf: np.ndarray) -> tuple[np.ndarray, ...] | None:
         line = psf[tuple(slice(None) if a == axis else int(peak[a]) for a in range(psf.ndim))]
         lines.append(line.astype(np.float64) / highest)
     lines[0] = lines[0] * highest
-    product = lines[0]
-    for line in lines[1:]:
-        product = np.multiply.outer(product, line)
+    product = product_of(lines)
     if float(np.abs(psf - product).max()) > 8 * np.finfo(psf.dtype).eps * abs(highest):
         return None
     # The rounded peak is in every line: restore the sum, which an iteration would otherwise see drift.

@@ -34,13 +34,18 @@ def numeric_array(value: Any) -> np.ndarray:
         array = np.asarray(value)
     except ValueError as error:  # a ragged list
         raise HandBack("arguments") from error
+    check_dtype(array)
+    return array
+
+
+def check_dtype(array: np.ndarray) -> None:
+    """Real numbers of at most 64 bits are ours."""
     if array.dtype.kind == "c":
         raise HandBack("complex")
     if array.dtype.kind not in "biuf":
         raise HandBack("object")
     if array.dtype.kind == "f" and array.dtype.itemsize > 8:
         raise HandBack("longdouble")
-    return array
 
 
 def is_float(array: np.ndarray) -> bool:

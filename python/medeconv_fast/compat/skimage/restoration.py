@@ -16,7 +16,7 @@ import numpy as np
 from ... import backends
 from ..._blur import Geometry, Operator, geometry
 from .._calls import HandBack, stand_in
-from .._kernels import check_axes, computable, engine_for, is_finite
+from .._kernels import check_axes, check_dtype, computable, engine_for, is_finite
 
 __all__ = ["richardson_lucy", "unsupervised_wiener", "wiener"]
 
@@ -29,12 +29,7 @@ def _array(value: Any) -> np.ndarray:
     """scikit-image takes arrays only; every real dtype becomes float32 or float64 before anything else."""
     if type(value) not in (np.ndarray, np.memmap):
         raise HandBack("array kind")
-    if value.dtype.kind == "c":
-        raise HandBack("complex")
-    if value.dtype.kind not in "biuf":
-        raise HandBack("object")
-    if value.dtype.kind == "f" and value.dtype.itemsize > 8:
-        raise HandBack("longdouble")
+    check_dtype(value)
     return np.asarray(value)
 
 
