@@ -2,75 +2,142 @@
 
 ==============================  =============================================================================
 NIfTI                           .nii, .nii.gz (NIfTI-1, NIfTI-2, any byte order), extra ``io``
+DICOM                           a folder, or a file of any name; written as a derived series into a folder (a
+                                name without ending), extra ``io``
+NRRD, MetaImage                 .nrrd, .nhdr, .mha, .mhd, extra ``itk``
 OME-TIFF                        .ome.tif, .ome.tiff, extra ``io``
 TIFF, ImageJ TIFF               .tif, .tiff; written as ImageJ TIFF (uint8, uint16, float32), extra ``io``
 NumPy                           .npy; the geometry in NAME.npy.json beside it
 ==============================  =============================================================================
 
-A file appears under its final name only when whole; an existing one is replaced only with ``overwrite=True``.
+A file or folder appears under its final name only when whole; an existing one is replaced only with
+``overwrite=True``.
 """
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
-from . import _nifti, _npy, _tiff
-from ._files import check_writable, naming, write_whole
+from . import _dicom, _dicom_series, _itk, _nifti, _npy, _tiff
+from ._files import check_folder, check_writable, naming, write_whole, write_whole_folder
 from ._volume import Volume
 
-__all__ = ["Volume", "check_writable", "destinations", "formats", "read", "write"]
+__all__ = ["Volume", "check_destination", "check_writable", "destinations", "formats", "read", "write"]
 
-SUFFIXES = (".nii", ".nii.gz", ".ome.tif", ".ome.tiff", ".tif", ".tiff", ".npy")
-UNBUILT = (".dcm", ".dicom", ".ima", ".nrrd", ".nhdr", ".mha", ".mhd", ".zarr")
+SUFFIXES = (
+    ".nii", ".nii.gz", *_dicom.SUFFIXES, *_itk.SUFFIXES, ".ome.tif", ".ome.tiff", ".tif", ".tiff", ".npy",
+)  # fmt: skip
+UNBUILT = (".zarr",)
+FOLDER = "(folder)"  # in place of an ending: a DICOM series
 
 
 def formats() -> tuple[str, ...]:
-    """File name endings that `read` and `write` know."""
+    """File name endings that `read` and `write` know; a folder is a DICOM series."""
     return SUFFIXES
 
 
 def _suffix(path: Path) -> str:
+    """The ending that decides the format; where nothing of that name exists, no ending means a folder."""
     name = path.name.lower()
     for suffix in sorted(SUFFIXES, key=len, reverse=True):
         if name.endswith(suffix):
             return suffix
-    if any(name.endswith(s) for s in UNBUILT) or path.is_dir():
-        kind = "a directory (DICOM series, Zarr)" if path.is_dir() else path.suffix
-        raise NotImplementedError(f"{path}: {kind} is not built yet; supported are {', '.join(SUFFIXES)}")
+    if any(name.endswith(s) for s in UNBUILT):
+        raise NotImplementedError(
+            f"{path}: {path.suffix} is not built yet; supported are {', '.join(SUFFIXES)}"
+        )
+    if path.is_dir() or (not path.exists() and not path.suffix):
+        return FOLDER
+    if _dicom.has_prefix(path):
+        return _dicom.SUFFIXES[0]
     raise ValueError(
-        f"{path}: unknown file type {path.suffix or '(no ending)'!r}, expected one of {', '.join(SUFFIXES)}"
+        f"{path}: unknown file type {path.suffix or '(no ending)'!r}, expected one of {', '.join(SUFFIXES)}, "
+        "or a folder of DICOM files"
     )
 
 
 def destinations(path: Any) -> tuple[Path, ...]:
-    """The files that `write` makes under this name: the image, and for .npy its geometry."""
+    """What `write` makes: the image, and for .npy, .nhdr and .mhd the file that goes with it."""
     path = Path(path)
-    return (path, _npy.sidecar(path)) if path.name.lower().endswith(".npy") else (path,)
+    if path.name.lower().endswith(".npy"):
+        return path, _npy.sidecar(path)
+    return path, *_itk.beside(path)
 
 
-def read(path: Any, *, series: int = 0) -> Volume:
+def check_destination(path: Any, *, overwrite: bool = False) -> tuple[Path, ...]:
+    """Refuse a name now under which `write` could not write an image after the work is done.
+
+    Parameters
+    ----------
+    path : path-like
+    overwrite : bool
+        Allow what exists.
+
+    Returns
+    -------
+    tuple of pathlib.Path
+        `destinations`.
+
+    Raises
+    ------
+    FileExistsError, IsADirectoryError, FileNotFoundError, NotADirectoryError, PermissionError
+        As `check_writable`; for a DICOM series also a folder that holds anything but an earlier one.
+    """
+    paths = destinations(path)
+    if _is_folder(paths[0]):
+        check_folder(paths[0], overwrite=overwrite, replaceable=_dicom_series.replaceable)
+        return paths
+    for each in paths:
+        check_writable(each, overwrite=overwrite)
+    return paths
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return _suffix(path) == FOLDER
+    except (ValueError, NotImplementedError):
+        return False  # what is wrong with the name is for `write` to say
+
+
+def read(
+    path: Any, *, series: str | int | None = None, channel: str | None = None, frame: int | None = None
+) -> Volume:
     """Read an image.
 
     Parameters
     ----------
     path : path-like
-        Its ending decides the format; see `formats`.
-    series : int
-        Which image of a TIFF with several.
+        Its ending decides the format; see `formats`. A folder is a DICOM series, and so is a file of another
+        ending that is DICOM by its bytes.
+    series : str or int, optional
+        TIFF: which of several images, from 0 (the default). DICOM: the series of a folder with several, by
+        UID, number or description.
+    channel : {"red", "green", "blue", "luminance"}, optional
+        DICOM: what to read of a colour image; without it colour is refused. "luminance" is
+        0.299 R + 0.587 G + 0.114 B, whatever the file is stored as.
+    frame : int, optional
+        DICOM: one frame of a multi-frame file, counted from 0.
 
     Returns
     -------
     Volume
         Values as the file means them: scaled integers come as float32 (float64 where more than 16 bits are
-        stored), unscaled ones in their own dtype, in native byte order.
+        stored), unscaled ones in their own dtype, in native byte order. DICOM: each slice by its own slope
+        and intercept; `metadata` has ``intensity_unit`` ("HU", "BQML", …) and ``dicom``, from which `write`
+        makes a derived series. A single slice has the axes (y, x).
 
     Raises
     ------
     FileNotFoundError
     ValueError
         A file that is not what its ending says, is damaged or truncated, or holds something else than real
-        numbers; a .npy file of more than three axes without NAME.npy.json beside it.
+        numbers; a .npy file of more than three axes without NAME.npy.json beside it; a format without the
+        `series`, `channel` or `frame` that is asked for. DICOM: several series without a choice; slices that
+        are not one even stack (gaps, duplicates, several orientations or sizes, gantry tilt, localizers among
+        them, no positions); colour without `channel`, films without `frame`; files that are not images, are
+        encrypted or in a transfer syntax that pydicom does not read.
     NotImplementedError
         Formats that are not built yet.
     ImportError
@@ -79,7 +146,8 @@ def read(path: Any, *, series: int = 0) -> Volume:
     Warns
     -----
     UserWarning
-        The file gives a voxel size along some axes only: it is left out.
+        The file gives a voxel size along some axes only: it is left out. DICOM: there is no pixel size, or
+        only one at the detector; some values are padding; files of a folder were left out.
 
     Notes
     -----
@@ -87,17 +155,38 @@ def read(path: Any, *, series: int = 0) -> Volume:
     (qform and sform codes 0); `Volume.oriented` is then False, and no file that it is written to claims one.
     Sizes of 1 in no unit and without orientation are what NIfTI holds where none are known: `voxel_size` is
     then None.
+
+    The slices of a DICOM volume go along the normal of their orientation (its rows' direction times its
+    columns' direction), at the distances of their positions.
     """
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file")
     suffix = _suffix(path)
     with naming(path):
+        if suffix == FOLDER or suffix in _dicom.SUFFIXES:
+            return _dicom.read(path, series, channel, frame)
+        if channel is not None or frame is not None:
+            name = "channel" if channel is not None else "frame"
+            raise ValueError(f"{name}: is for DICOM, which {suffix} is not")
+        if suffix.startswith((".tif", ".ome")):
+            return _tiff.read(path, _number_of_series(series))
+        if series is not None:
+            raise ValueError(f"series: got {series!r}, but a file of the type {suffix} holds one image")
         if suffix.startswith(".nii"):
             return _nifti.read(path)
         if suffix == ".npy":
             return _npy.read(path)
-        return _tiff.read(path, series)
+        return _itk.read(path, suffix)
+
+
+def _number_of_series(series: str | int | None) -> int:
+    """TIFF's images have no names; the command line hands over text."""
+    if series is None:
+        return 0
+    if isinstance(series, str) and not series.isdigit():
+        raise ValueError(f"series: got {series!r}, expected the number of an image of the TIFF, from 0")
+    return int(series)
 
 
 def write(path: Any, volume: Volume, *, overwrite: bool = False) -> None:
@@ -106,28 +195,50 @@ def write(path: Any, volume: Volume, *, overwrite: bool = False) -> None:
     Parameters
     ----------
     path : path-like
+        A name without ending is that of a folder: a derived DICOM series, of a volume read from DICOM.
     volume : Volume
     overwrite : bool
-        Replace an existing file.
+        Replace an existing file, or the folder of an earlier derived series.
 
     Raises
     ------
     FileExistsError
-        The file exists and `overwrite` is False.
+        The file exists and `overwrite` is False; a folder holds something else than an earlier series.
     ValueError
-        A dtype or axis that the format cannot hold.
+        A dtype or axis that the format cannot hold; for DICOM a volume that was not read from DICOM, or is no
+        longer on its source's grid.
     OSError
         The directory is missing or not writable, or the disk is full: then nothing is left under the name,
         and an existing file stays as it was.
+
+    Notes
+    -----
+    A derived DICOM series holds 16-bit integers with one slope and intercept for all slices: values are kept
+    within half a slope, integers that fit exactly. ``volume.metadata["derivation"]`` is what its Derivation
+    Description says was done. Its UIDs depend on the source's, on that text and on the values only.
     """
     if not isinstance(volume, Volume):
         raise TypeError(
             f"volume: got {type(volume).__name__}, expected a Volume (mf.io.Volume(array, voxel_size=…))"
         )
+    folder = os.fspath(path).endswith(os.sep)
     path = Path(path)
-    suffix = _suffix(path)
+    suffix = FOLDER if folder and not path.is_file() else _suffix(path)
     with naming(path):
-        if suffix.startswith(".nii"):
+        if suffix == FOLDER:
+            _dicom_series.check_not_source(path, _dicom_series.source_of(volume))
+            write_whole_folder(
+                path,
+                lambda p: _dicom_series.save(p, volume),
+                overwrite=overwrite,
+                replaceable=_dicom_series.replaceable,
+            )
+        elif suffix in _dicom.SUFFIXES:
+            _dicom_series.check_not_source(path, _dicom_series.source_of(volume))
+            write_whole(path, lambda p: _dicom_series.save_file(p, volume), overwrite=overwrite)
+        elif suffix in _itk.SUFFIXES:
+            _itk.write(path, volume, overwrite=overwrite)
+        elif suffix.startswith(".nii"):
             write_whole(path, lambda p: _nifti.save(p, volume), overwrite=overwrite)
         elif suffix == ".npy":
             _write_npy(path, volume, overwrite)

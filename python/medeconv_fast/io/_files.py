@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -99,3 +100,103 @@ def write_whole(path: Path, save: Callable[[Path], object], *, overwrite: bool) 
     finally:
         with contextlib.suppress(FileNotFoundError):
             temporary.unlink()
+
+
+def write_whole_together(paths: Sequence[Path], save: Callable[[Path], object], *, overwrite: bool) -> None:
+    """Let `save` make files of these names in a temporary folder; all appear, the first last, or none."""
+    for path in paths:
+        check_writable(path, overwrite=overwrite)
+    with tempfile.TemporaryDirectory(prefix=".medeconv-", dir=paths[0].absolute().parent) as name:
+        temporary = Path(name)
+        save(temporary)
+        moved: list[Path] = []
+        try:
+            for path in reversed(paths):
+                moved.append(path)
+                if path.exists():
+                    os.replace(path, temporary / f"previous-{path.name}")
+                os.replace(temporary / path.name, path)
+        except BaseException:
+            for path in moved:
+                path.unlink(missing_ok=True)
+                with contextlib.suppress(FileNotFoundError):
+                    os.replace(temporary / f"previous-{path.name}", path)
+            raise
+
+
+def check_folder(
+    path: Path, *, overwrite: bool = False, replaceable: Callable[[Path], bool] = lambda _: False
+) -> Path:
+    """The same for a folder of files that one image becomes.
+
+    An empty folder is as good as none. One with files is replaced as a whole, so with `overwrite` it must
+    hold nothing but files that are `replaceable`.
+
+    Raises
+    ------
+    FileExistsError
+        It exists, and `overwrite` is False or something in it is not `replaceable`.
+    FileNotFoundError, NotADirectoryError, PermissionError
+        Its parent is missing, is a file or cannot be written to.
+    """
+    if path.exists():
+        if not path.is_dir():
+            raise FileExistsError(f"{path}: exists and is a file, expected the name of a new folder")
+        entries = list(path.iterdir())
+        if entries and not overwrite:
+            raise FileExistsError(
+                f"{path}: exists already and is not empty; overwrite=True (on the command line --overwrite) "
+                "replaces it"
+            )
+        kept = next((entry for entry in entries if not replaceable(entry)), None)
+        if kept is not None:
+            raise FileExistsError(
+                f"{path}: holds {kept.name}, which is not of a series written by this library; replacing the "
+                "folder would delete it, choose another name"
+            )
+    parent = path.absolute().parent
+    if not parent.exists():
+        raise FileNotFoundError(f"{path}: the directory {parent} does not exist")
+    if not parent.is_dir():
+        raise NotADirectoryError(f"{path}: {parent} is not a directory")
+    if not os.access(parent, os.W_OK):
+        raise PermissionError(f"{path}: no permission to write there")
+    return path
+
+
+def write_whole_folder(
+    path: Path,
+    save: Callable[[Path], object],
+    *,
+    overwrite: bool,
+    replaceable: Callable[[Path], bool] = lambda _: False,
+) -> None:
+    """Let `save` fill a temporary folder beside `path` and rename; no failure leaves anything behind."""
+    check_folder(path, overwrite=overwrite, replaceable=replaceable)
+    temporary = Path(tempfile.mkdtemp(prefix=".medeconv-", dir=path.absolute().parent))
+    try:
+        try:
+            save(temporary)
+            for file in temporary.iterdir():
+                with open(file, "rb") as written:
+                    os.fsync(written.fileno())
+        except OSError as error:
+            reason = error.strerror or str(error).replace(str(temporary), str(path))
+            raise OSError(error.errno or errno.EIO, reason, str(path)) from error
+        mask = os.umask(0)
+        os.umask(mask)
+        temporary.chmod(0o777 & ~mask)
+        previous = None
+        if path.exists() and any(path.iterdir()):
+            previous = Path(tempfile.mkdtemp(prefix=".medeconv-", dir=path.absolute().parent))
+            os.rename(path, previous)  # onto an empty folder
+        try:
+            os.rename(temporary, path)  # fails if somebody has put files there meanwhile
+        except BaseException:
+            if previous is not None:
+                os.rename(previous, path)
+            raise
+        if previous is not None:
+            shutil.rmtree(previous)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

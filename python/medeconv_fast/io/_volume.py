@@ -12,6 +12,8 @@ from .. import _validate
 
 PER_MM = {"mm": 1.0, "um": 1000.0}
 SPATIAL = "zyx"
+# DICOM and ITK count towards the left and the back, the affine towards the right and the front.
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 @dataclass

@@ -1,0 +1,193 @@
+"""NRRD and MetaImage by SimpleITK.
+
+Both hold a position and directions in LPS, the lengths in mm by ITK's convention. What they have no place for
+(unknown sizes, another unit, an unknown orientation, planes and channels) stands in a field
+``medeconv_geometry`` that other programs pass over.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .._extras import library
+from ._files import write_whole, write_whole_together
+from ._units import house_unit, in_um
+from ._volume import LPS_TO_RAS, PER_MM, Volume
+
+SUFFIXES = (".nrrd", ".nhdr", ".mha", ".mhd")
+DRIVERS = {"n": "NrrdImageIO", "m": "MetaImageIO"}
+FIELD = "medeconv_geometry"
+# ITK hands on neither: NRRD's unit per axis of space, MetaImage's unit.
+UNIT_FIELD = re.compile(rb'^(?:space units: *"([^"]*)"|DistanceUnits *= *(\S+))', re.MULTILINE)
+HEADER_BYTES = 1 << 16
+REFUSED = (np.float16,)
+
+
+def _simpleitk() -> Any:
+    return library("SimpleITK", "itk", "reading and writing NRRD and MetaImage")
+
+
+def beside(path: Path) -> tuple[Path, ...]:
+    """The file of values that a header of its own refers to."""
+    return (path.with_suffix(".raw"),) if path.suffix.lower() in (".nhdr", ".mhd") else ()
+
+
+def read(path: Path, suffix: str) -> Volume:
+    sitk = _simpleitk()
+    kind = "NRRD" if suffix[1] == "n" else "MetaImage"
+    try:
+        image = sitk.ReadImage(str(path), imageIO=DRIVERS[suffix[1]])
+    except RuntimeError as error:
+        said = str(error).rpartition("ITK ERROR: ")[2]
+        values = f", or {beside(path)[0].name} is missing" if beside(path) else ""
+        raise ValueError(
+            f"{path}: not a readable {kind} file, damaged or cut short{values} ({' '.join(said.split())})"
+        ) from error
+    array = sitk.GetArrayFromImage(image)
+    if array.dtype.kind not in "biuf":
+        raise ValueError(f"{path}: holds {array.dtype} values, expected real numbers")
+    if not 2 <= image.GetDimension() <= 4:
+        raise ValueError(f"{path}: {image.GetDimension()} axes, expected 2 to 4 (x, y, z, time)")
+    names = "tzyx"[4 - image.GetDimension() :]
+    if image.GetNumberOfComponentsPerPixel() > 1:
+        names += "s" if array.dtype == np.uint8 and array.shape[-1] in (3, 4) else "c"
+    stored = _stored(image)
+    array, axes = _arranged(array, names, str(stored.get("axes", "")))
+    voxel_size, affine, unit = _geometry(path, image, stored)
+    spatial = sum(a in "zyx" for a in axes)
+    if voxel_size is not None:
+        voxel_size = voxel_size[len(voxel_size) - spatial :]
+    return Volume(
+        array, voxel_size, affine, unit, axes, {"format": "NRRD" if suffix[1] == "n" else "MetaImage"}
+    )
+
+
+def _stored(image: Any) -> dict[str, Any]:
+    if not image.HasMetaDataKey(FIELD):
+        return {}
+    try:
+        entry = json.loads(image.GetMetaData(FIELD))
+        return entry if isinstance(entry, dict) else {}
+    except ValueError:
+        return {}
+
+
+def _arranged(array: np.ndarray, names: str, wanted: str) -> tuple[np.ndarray, str]:
+    """The array with the axes that were stored, as long as they fit: another program may have changed it."""
+    if names[-1] in "cs" and wanted and (set(wanted) & set("cs")):
+        names = names[:-1] + next(a for a in wanted if a in "cs")
+    length = dict(zip(names, array.shape, strict=True))
+    if not wanted or len(set(wanted)) != len(wanted) or not set(wanted) <= set(names):
+        return array, names
+    if any(length[a] > 1 for a in names if a not in wanted):
+        return array, names
+    kept = [a for a in names if a in wanted]
+    array = array.reshape([length[a] for a in kept])
+    return array.transpose([kept.index(a) for a in wanted]), wanted
+
+
+def _geometry(
+    path: Path, image: Any, stored: dict[str, Any]
+) -> tuple[tuple[float, ...] | None, np.ndarray | None, str | None]:
+    """Sizes (z, y, x), affine and unit."""
+    n = image.GetDimension()
+    spacing = np.array(image.GetSpacing()[:3])
+    is_nrrd = path.suffix.lower().startswith(".n")
+    if stored:
+        sized, oriented, unit = (stored.get(k) for k in ("sized", "oriented", "unit"))
+        factor = PER_MM.get(str(unit), 1.0)
+    else:
+        named = image.HasMetaDataKey("NRRD_space")
+        um = _unit_um(path, image)
+        oriented = n >= 3 and (named or not is_nrrd)
+        sized = oriented or um is not None or not is_nrrd or bool((spacing != 1).any())
+        # By ITK's convention, where nothing else is said; a NRRD without a space says nothing.
+        unit = house_unit(um) if um is not None else "mm" if oriented or not is_nrrd else None
+        factor = 1.0 if um is None or unit is None else um / 1000 * PER_MM[unit]
+    if not sized:
+        return None, None, unit
+    sizes = tuple(float(v) for v in (spacing * factor)[::-1])
+    if not oriented or n < 3:
+        return sizes, None, unit
+    affine = np.eye(4)
+    affine[:3, :3] = np.array(image.GetDirection()).reshape(n, n)[:3, :3] * spacing
+    affine[:3, 3] = image.GetOrigin()[:3]
+    affine[:3] *= factor
+    return sizes, LPS_TO_RAS @ affine + 0.0, unit
+
+
+def _unit_um(path: Path, image: Any) -> float | None:
+    with open(path, "rb") as file:
+        found = UNIT_FIELD.search(file.read(HEADER_BYTES))
+    if found is not None:
+        return in_um((found.group(1) or found.group(2)).decode("latin-1"))
+    keys = [f"NRRD_units[{i}]" for i in range(image.GetDimension())]
+    units = {in_um(image.GetMetaData(k)) if image.HasMetaDataKey(k) else None for k in keys[:3]}
+    return units.pop() if len(units) == 1 else None
+
+
+def write(path: Path, volume: Volume, *, overwrite: bool) -> None:
+    sitk = _simpleitk()
+    image = _image(sitk, volume)
+
+    def save(target: Path) -> None:
+        try:
+            sitk.WriteImage(image, str(target), imageIO=DRIVERS[path.suffix.lower()[1]])
+        except RuntimeError as error:
+            raise OSError(errno.EIO, " ".join(str(error).split()), str(path)) from error
+
+    if beside(path):
+        together: Sequence[Path] = (path, *beside(path))
+        write_whole_together(together, lambda folder: save(folder / path.name), overwrite=overwrite)
+    else:
+        write_whole(path, save, overwrite=overwrite)
+
+
+def _image(sitk: Any, volume: Volume) -> Any:
+    array = volume.array
+    if array.dtype == np.bool_:
+        array = array.astype(np.uint8)
+    if array.dtype in REFUSED:
+        raise ValueError(f"{array.dtype} cannot be written: the format has no such type; convert to float32")
+    if len(volume.spatial_axes) == 1 or {"c", "s"} <= set(volume.axes):
+        raise ValueError(
+            f"axes {volume.axes!r} cannot be written: the format has images of two and three axes, over "
+            "time, with channels or colours; choose a name ending in .npy"
+        )
+    length = dict(zip(volume.axes, volume.shape, strict=True))
+    # A plane that lies in space, or moves in time, is written as a volume of one slice.
+    flat = "z" not in length and volume.affine is None and "t" not in length
+    full = [a for a in "tzyxcs" if a in length or (a == "z" and not flat)]
+    data = array.transpose([volume.axes.index(a) for a in full if a in length])
+    data = data.reshape([length.get(a, 1) for a in full])
+    image = sitk.GetImageFromArray(data, isVector=full[-1] in "cs")
+    to_mm = 1.0 if volume.unit is None else 1 / PER_MM[volume.unit]
+    oriented = volume.affine is not None and volume.oriented and not flat
+    n = image.GetDimension()
+    spacing, origin, direction = np.ones(n), np.zeros(n), np.eye(n)
+    if volume.voxel_size is not None:
+        sizes = volume.voxel_size[::-1]
+        spacing[: len(sizes)] = np.array(sizes) * to_mm
+    if oriented and volume.affine is not None:
+        affine = LPS_TO_RAS @ volume.affine
+        lengths = np.linalg.norm(affine[:3, :3], axis=0)
+        spacing[:3], origin[:3] = lengths * to_mm, affine[:3, 3] * to_mm
+        direction[:3, :3] = affine[:3, :3] / lengths
+    image.SetSpacing(spacing.tolist())
+    image.SetOrigin(origin.tolist())
+    image.SetDirection(direction.ravel().tolist())
+    entry = {
+        "axes": volume.axes,
+        "unit": volume.unit,
+        "sized": volume.voxel_size is not None,
+        "oriented": bool(oriented),
+    }
+    image.SetMetaData(FIELD, json.dumps(entry))
+    return image
