@@ -32,12 +32,24 @@ def parts(volume: mf.io.Volume) -> list[tuple[str, tuple[Any, ...]]]:
     ]
 
 
+def read_image(path: str, arguments: argparse.Namespace) -> mf.io.Volume:
+    """The image of a command, with the options that choose among what a file or folder holds."""
+    return mf.io.read(path, series=arguments.series, channel=arguments.channel, frame=arguments.frame)
+
+
 def check_format(path: str, like: mf.io.Volume, dtype: Any) -> None:
     """Find out before computing whether the format of `path` can hold such an image in this dtype.
 
     Writes a tiny one of the same axes into a temporary directory: the format, its library, the dtype and the
-    axes are then known to be fine. Whether the name itself can be written is `Session.claim`'s business.
+    axes are then known to be fine. A DICOM series is derived from the image's own files and holds any dtype.
+    Whether the name itself can be written is `Session.claim`'s business.
     """
+    if mf.io.is_dicom(path):
+        try:
+            mf.io.check_derivable(like, path)
+        except ValueError as error:
+            raise UserError(str(error)) from error
+        return
     # As many colour samples as there are: their number decides how they are stored.
     shape = [n if a == "s" else min(n, 2) for a, n in zip(like.axes, like.shape, strict=True)]
     tiny = dataclasses.replace(like, array=np.zeros(shape, dtype=dtype))

@@ -12,7 +12,7 @@ import numpy as np
 import medeconv_fast as mf
 
 from .._extras import matplotlib_figure
-from .images import SAME, UNITS, parts, shown_size
+from .images import SAME, UNITS, parts, read_image, shown_size
 from .session import Session, UserError
 
 # Beyond this ratio of voxel edges a PSF given in voxels is surely wrong, and slices look stretched.
@@ -21,8 +21,9 @@ ANISOTROPIC = 1.5
 
 def info(arguments: argparse.Namespace, session: Session) -> None:
     session.claim(arguments, "json")
-    volume = mf.io.read(arguments.input)
+    volume = read_image(arguments.input, arguments)
     array = np.asarray(volume.array)
+    counted = volume.metadata.get("intensity_unit")
     record: dict[str, Any] = {
         "command": "info",
         "version": mf.__version__,
@@ -35,12 +36,16 @@ def info(arguments: argparse.Namespace, session: Session) -> None:
         "unit": volume.unit,
         "affine": volume.affine,
         "oriented": volume.oriented,
+        "intensity_unit": counted,
         **_values(array),
     }
     session.say(str(arguments.input))
     session.say(
         f"  shape       {' x '.join(map(str, array.shape))} ({', '.join(volume.axes)}), {array.dtype}"
     )
+    series = [volume.metadata.get(f"series_{name}") for name in ("number", "description")]
+    if any(series):
+        session.say(f"  series      {' '.join(filter(None, series))} ({volume.metadata['modality']})")
     session.say(f"  voxel size  {shown_size(volume.voxel_size, volume.unit)}")
     if volume.voxel_size is not None:
         counts = [
@@ -54,7 +59,7 @@ def info(arguments: argparse.Namespace, session: Session) -> None:
     if "minimum" in record:
         session.say(
             f"  values      {record['minimum']:.6g} to {record['maximum']:.6g}, mean {record['mean']:.6g}, "
-            f"standard deviation {record['std']:.6g}"
+            f"standard deviation {record['std']:.6g}" + (f" ({counted})" if counted else "")
         )
     session.say(f"  negative    {record['negative']} of {array.size}")
     session.say(f"  not finite  {record['nan']} NaN, {record['infinite']} infinite")

@@ -9,7 +9,7 @@ import numpy as np
 import medeconv_fast as mf
 
 from .._arrays import result_dtype
-from .images import check_format, parts, psf_for, with_geometry
+from .images import check_format, parts, psf_for, read_image, with_geometry
 from .session import Session, UserError
 
 
@@ -21,7 +21,7 @@ def simulate(arguments: argparse.Namespace, session: Session) -> None:
     if noise == "gaussian" and arguments.sigma is None:
         raise UserError("--noise gaussian: needs --sigma S")
     session.claim(arguments, "output", "json")
-    volume = with_geometry(mf.io.read(arguments.truth), arguments, arguments.truth)
+    volume = with_geometry(read_image(arguments.truth, arguments), arguments, arguments.truth)
     kernel = psf_for(volume, arguments, session, arguments.truth)
     result = np.empty(volume.shape, dtype=result_dtype(volume.dtype))
     check_format(arguments.output, volume, result.dtype)

@@ -134,7 +134,11 @@ def balance(text: str) -> str | float:
 
 def _output(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "-o", "--output", metavar="OUT", required=True, help="file to write; its name gives the format"
+        "-o",
+        "--output",
+        metavar="OUT",
+        required=True,
+        help="file to write; its name gives the format, without an ending a folder of DICOM files",
     )
 
 
@@ -148,6 +152,21 @@ def _general(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--overwrite", action="store_true", help="replace files that exist")
     group.add_argument("--quiet", action="store_true", help="print errors and warnings only")
     group.add_argument("--debug", action="store_true", help="on an error, show where it was raised")
+
+
+def _image(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("where a file or folder holds more than one image")
+    group.add_argument(
+        "--series", metavar="S", help="DICOM folder: UID, number or description; TIFF: number, from 0"
+    )
+    group.add_argument(
+        "--channel",
+        choices=("red", "green", "blue", "luminance"),
+        help="DICOM in colour: what to read of it (without it colour is refused)",
+    )
+    group.add_argument(
+        "--frame", type=seed, metavar="N", help="DICOM file of many frames: one of them, counted from 0"
+    )
 
 
 def _voxel_size(parser: argparse.ArgumentParser) -> None:
@@ -201,7 +220,9 @@ def _not_built(parser: argparse.ArgumentParser) -> None:
 
 
 def _restore(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("input", metavar="IN", help="image to restore: NIfTI, TIFF, OME-TIFF or .npy")
+    parser.add_argument(
+        "input", metavar="IN", help="image to restore: a file, or a folder of one DICOM series"
+    )
     _output(parser)
     group = parser.add_argument_group("method")
     group.add_argument("--method", choices=("auto", "rl", "wiener"), default="auto", help="default: auto")
@@ -229,6 +250,7 @@ def _restore(parser: argparse.ArgumentParser) -> None:
         help="Richardson-Lucy, negative values in the image: refuse them, set them to 0, or add a constant "
         "before and take it off after (default: raise; --method auto clips and says so)",
     )
+    _image(parser)
     _psf(parser)
     _voxel_size(parser)
     _compute(parser)
@@ -248,6 +270,7 @@ def _plan(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--memory", metavar="SIZE", help="memory that a run may take, such as 4GB; says if it is not enough"
     )
+    _image(parser)
     _psf(parser)
     _voxel_size(parser)
     _compute(parser)
@@ -255,7 +278,8 @@ def _plan(parser: argparse.ArgumentParser) -> None:
 
 
 def _info(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("input", metavar="IN")
+    parser.add_argument("input", metavar="IN", help="a file, or a folder of one DICOM series")
+    _image(parser)
     _general(parser)
 
 
@@ -442,6 +466,7 @@ def _psf_command(parser: argparse.ArgumentParser) -> None:
 def _simulate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("truth", metavar="TRUTH", help="volume taken as the truth")
     _output(parser)
+    _image(parser)
     _psf(parser)
     group = parser.add_argument_group("noise")
     group.add_argument(

@@ -10,7 +10,7 @@ import medeconv_fast as mf
 
 from .._arrays import result_dtype
 from .._planner import Plan
-from .images import parts, psf_for, shown_size, with_geometry
+from .images import parts, psf_for, read_image, shown_size, with_geometry
 from .restore import check_device
 from .session import Session, UserError
 
@@ -20,7 +20,9 @@ def _volume(arguments: argparse.Namespace) -> tuple[mf.io.Volume, str]:
     if (arguments.input is None) == (arguments.shape is None):
         raise UserError("plan: give either an image file IN or --shape Z Y X, and not both")
     if arguments.input is not None:
-        return with_geometry(mf.io.read(arguments.input), arguments, arguments.input), arguments.input
+        return with_geometry(
+            read_image(arguments.input, arguments), arguments, arguments.input
+        ), arguments.input
     shape = tuple(arguments.shape)
     blank = np.broadcast_to(np.float32(0), shape)
     volume = mf.io.Volume(blank, None, None, None, "zyx"[3 - len(shape) :])

@@ -11,7 +11,7 @@ import numpy as np
 import medeconv_fast as mf
 
 from .._arrays import result_dtype
-from .images import check_format, parts, psf_for, shown_size, with_geometry
+from .images import check_format, parts, psf_for, read_image, shown_size, with_geometry
 from .session import Progress, Session, UserError, peak_memory_bytes
 
 
@@ -53,7 +53,7 @@ def restore(arguments: argparse.Namespace, session: Session) -> None:
     check_device(arguments.device)
     options = options_of(arguments)
     session.claim(arguments, "output", "json")
-    volume = with_geometry(mf.io.read(arguments.input), arguments, arguments.input)
+    volume = with_geometry(read_image(arguments.input, arguments), arguments, arguments.input)
     psf = psf_for(volume, arguments, session, arguments.input)
     dtype = result_dtype(volume.dtype)
     check_format(arguments.output, volume, dtype)
@@ -90,24 +90,23 @@ def restore(arguments: argparse.Namespace, session: Session) -> None:
                 session.note(text)
     seconds = time.perf_counter() - started
 
-    with session.output(arguments.output):
-        mf.io.write(arguments.output, volume.with_array(estimate), overwrite=session.overwrite)
     first = runs[0]
     settings = first["settings"]
+    if settings["method"] == "wiener":
+        how = "by cross-validation" if settings["balance_searched"] else "given"
+        method = f"wiener, balance {settings['balance']:.4g} ({how}), boundary {settings['boundary']}"
+    else:
+        method = f"richardson-lucy, {first['num_iter']} iterations, boundary {settings['boundary']}"
+    restored = volume.with_array(estimate)
+    restored.metadata["derivation"] = f"version {mf.__version__}, restored by {method}; PSF {psf.text}"
+    with session.output(arguments.output):
+        mf.io.write(arguments.output, restored, overwrite=session.overwrite)
     size = " x ".join(map(str, image.shape))
     several = "" if len(every) == 1 else f" ({', '.join(volume.axes)}), {len(every)} parts"
     voxels = shown_size(volume.voxel_size, volume.unit)
     session.say(f"image     {arguments.input}: {size}{several}, voxels of {voxels}")
     session.say(f"PSF       {psf.text}")
-    if settings["method"] == "wiener":
-        how = "by cross-validation" if settings["balance_searched"] else "given"
-        session.say(
-            f"method    wiener, balance {settings['balance']:.4g} ({how}), boundary {settings['boundary']}"
-        )
-    else:
-        session.say(
-            f"method    richardson-lucy, {first['num_iter']} iterations, boundary {settings['boundary']}"
-        )
+    session.say(f"method    {method}")
     session.say(f"computed  backend {first['backend']}, {settings['num_threads']} threads, {seconds:.3g} s")
     session.say(f"wrote     {arguments.output} ({dtype})")
     session.write_json(

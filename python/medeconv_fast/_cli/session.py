@@ -19,6 +19,7 @@ import numpy as np
 from ..io._files import write_whole
 
 STDOUT = "standard output"
+WAY_OUT = "; overwrite=True (on the command line --overwrite) replaces it"
 
 
 class OutputError(Exception):
@@ -109,11 +110,14 @@ class Session:
             given = getattr(arguments, name)
             if given is None or given == "-":
                 continue
-            for path in io.destinations(given) if name == "output" else (Path(given),):
-                try:
-                    io.check_writable(path, overwrite=self.overwrite)
-                except FileExistsError as error:
-                    raise UserError(f"{path}: exists already; --overwrite replaces it") from error
+            paths = io.destinations(given) if name == "output" else (Path(given),)
+            check = io.check_destination if name == "output" else io.check_writable
+            try:
+                check(given, overwrite=self.overwrite)
+            except FileExistsError as error:
+                text = str(error).replace(WAY_OUT, "; --overwrite replaces it")
+                raise UserError(text) from error
+            for path in paths:
                 other = self._claimed.setdefault(
                     os.path.normcase(os.path.realpath(path)), f"--{name} {given}"
                 )

@@ -16,7 +16,6 @@ A file or folder appears under its final name only when whole; an existing one i
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,17 @@ from . import _dicom, _dicom_series, _itk, _nifti, _npy, _tiff
 from ._files import check_folder, check_writable, naming, write_whole, write_whole_folder
 from ._volume import Volume
 
-__all__ = ["Volume", "check_destination", "check_writable", "destinations", "formats", "read", "write"]
+__all__ = [
+    "Volume",
+    "check_derivable",
+    "check_destination",
+    "check_writable",
+    "destinations",
+    "formats",
+    "is_dicom",
+    "read",
+    "write",
+]
 
 SUFFIXES = (
     ".nii", ".nii.gz", *_dicom.SUFFIXES, *_itk.SUFFIXES, ".ome.tif", ".ome.tiff", ".tif", ".tiff", ".npy",
@@ -92,6 +101,26 @@ def check_destination(path: Any, *, overwrite: bool = False) -> tuple[Path, ...]
     for each in paths:
         check_writable(each, overwrite=overwrite)
     return paths
+
+
+def is_dicom(path: Any) -> bool:
+    """Whether `write` makes DICOM of this name: a folder, or a file ending in .dcm, .dicom or .ima."""
+    return _is_folder(Path(path)) or Path(path).name.lower().endswith(_dicom.SUFFIXES)
+
+
+def check_derivable(volume: Volume, path: Any) -> None:
+    """Refuse a volume now of which `write` could not make the derived DICOM series `path`.
+
+    Raises
+    ------
+    ValueError
+        It was not read from DICOM, is no longer on its source's grid, or the source is in `path`.
+    """
+    with naming(Path(path)):
+        source = _dicom_series.source_of(volume)
+        _dicom_series.check_not_source(Path(path), source)
+        if not _is_folder(Path(path)):
+            _dicom_series.check_single(source)
 
 
 def _is_folder(path: Path) -> bool:
@@ -221,12 +250,11 @@ def write(path: Any, volume: Volume, *, overwrite: bool = False) -> None:
         raise TypeError(
             f"volume: got {type(volume).__name__}, expected a Volume (mf.io.Volume(array, voxel_size=…))"
         )
-    folder = os.fspath(path).endswith(os.sep)
     path = Path(path)
-    suffix = FOLDER if folder and not path.is_file() else _suffix(path)
+    suffix = _suffix(path)
     with naming(path):
         if suffix == FOLDER:
-            _dicom_series.check_not_source(path, _dicom_series.source_of(volume))
+            check_derivable(volume, path)
             write_whole_folder(
                 path,
                 lambda p: _dicom_series.save(p, volume),
@@ -234,7 +262,7 @@ def write(path: Any, volume: Volume, *, overwrite: bool = False) -> None:
                 replaceable=_dicom_series.replaceable,
             )
         elif suffix in _dicom.SUFFIXES:
-            _dicom_series.check_not_source(path, _dicom_series.source_of(volume))
+            check_derivable(volume, path)
             write_whole(path, lambda p: _dicom_series.save_file(p, volume), overwrite=overwrite)
         elif suffix in _itk.SUFFIXES:
             _itk.write(path, volume, overwrite=overwrite)

@@ -112,7 +112,7 @@ def _check_spacing(planes: Sequence[Plane]) -> None:
 
 
 def _directions(planes: Sequence[Plane]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Unit vectors along the columns' index, along the rows' index, and their normal."""
+    """Directions of rising columns and rows, as the file has them, and their unit normal."""
     given = np.array([p.orientation for p in planes], np.float64).reshape(-1, 2, 3)
     lengths = np.linalg.norm(given, axis=2)
     skew = np.abs((given[:, 0] * given[:, 1]).sum(axis=1))
@@ -132,10 +132,9 @@ def _directions(planes: Sequence[Plane]) -> tuple[np.ndarray, np.ndarray, np.nda
         raise ValueError(
             f"slices of {len(groups)} orientations: {found}; keep those of one orientation in the folder"
         )
-    right = given[0, 0] / lengths[0, 0]
-    down = given[0, 1] - (given[0, 1] @ right) * right
-    down /= np.linalg.norm(down)
-    return right, down, np.cross(right, down)
+    right, down = given[0]
+    normal = np.cross(right, down)
+    return right, down, normal / np.linalg.norm(normal)
 
 
 def _groups(values: np.ndarray, tolerance: float) -> list[list[int]]:

@@ -19,6 +19,9 @@ READERS = (
     ("1.2.840.10008.1.2.4.94", "JPIP: the values are on a server, not in the file; fetch them first"),
     ("1.2.840.10008.1.2.4.95", "JPIP: the values are on a server, not in the file; fetch them first"),
 )
+# JPEG and JPEG-LS end with this marker, and their decoder fills up what a cut one lacks without a word.
+JPEG = range(50, 82)  # last number of the transfer syntax UID
+END_OF_IMAGE = b"\xff\xd9"
 # What a package that decodes raises for damaged data.
 DAMAGED = (ValueError, RuntimeError, OSError, EOFError, IndexError, AttributeError, TypeError, KeyError)
 
@@ -83,6 +86,7 @@ def frame_values(dataset: Any, index: int, channel: str | None) -> np.ndarray:
     ):
         raise ValueError("the file ends before its values (no PixelData): truncated, or headers only")
     try:
+        _check_end(dataset, index)
         array = np.asarray(_pixels().pixel_array(dataset, index=index))
         if kind == "PALETTE COLOR":
             array = np.asarray(_pixels().apply_color_lut(array, dataset))
@@ -95,6 +99,19 @@ def frame_values(dataset: Any, index: int, channel: str | None) -> np.ndarray:
             np.float32 if array.dtype.itemsize <= 2 else np.float64
         )
     return array[..., CHANNELS.index(channel)]
+
+
+def _check_end(dataset: Any, index: int) -> None:
+    family, _, number = str(dataset.file_meta.TransferSyntaxUID).rpartition(".")
+    if family != "1.2.840.10008.1.2.4" or int(number) not in JPEG:
+        return
+    frames = int(dataset.get("NumberOfFrames") or 1)
+    encaps = library("pydicom.encaps", "io", "reading DICOM")
+    tables = [dataset.get(f"ExtendedOffsetTable{end}") for end in ("", "Lengths")]
+    offsets = tuple(tables) if all(tables) else None
+    code = encaps.get_frame(dataset.PixelData, index, number_of_frames=frames, extended_offsets=offsets)
+    if END_OF_IMAGE not in code.rstrip(b"\0")[-8:]:
+        raise ValueError("the compressed image has no end")
 
 
 def is_colour(dataset: Any) -> bool:

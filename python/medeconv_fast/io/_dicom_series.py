@@ -127,19 +127,23 @@ def save(folder: Path, volume: Volume) -> None:
         _write(dataset, folder / f"IM{number:0{digits}}.dcm")
 
 
-def save_file(path: Path, volume: Volume) -> None:
-    """Write the one derived file of a volume that was read from one."""
-    source = source_of(volume)
+def check_single(source: Source) -> None:
     if len(source.files) > 1:
         raise ValueError(
             f"the volume was read from {len(source.files)} DICOM files and is written as as many: give the "
             "name of a folder, without an ending"
         )
+
+
+def save_file(path: Path, volume: Volume) -> None:
+    """Write the one derived file of a volume that was read from one."""
+    check_single(source_of(volume))
     _write(_derive(volume)[0], path)
 
 
 def _write(dataset: Any, path: Path) -> None:
-    dataset.save_as(path, implicit_vr=False, little_endian=True, enforce_file_format=True)
+    pydicom = library("pydicom", "io", "writing DICOM")
+    pydicom.dcmwrite(path, dataset, implicit_vr=False, little_endian=True, enforce_file_format=True)
 
 
 def encode(array: np.ndarray, *, modality: str = "") -> Stored:

@@ -26,7 +26,8 @@ def naming(path: Path) -> Iterator[None]:
             TypeError,
             ValueError,
         )  # a subclass may not take a text alone
-        raise next(kind for kind in kinds if isinstance(error, kind))(f"{path}: {error}") from error
+        text = str(error).removeprefix(f"{path.name}: ")
+        raise next(kind for kind in kinds if isinstance(error, kind))(f"{path}: {text}") from error
 
 
 def check_writable(path: Any, *, overwrite: bool = False) -> Path:
