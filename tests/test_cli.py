@@ -420,7 +420,7 @@ def test_bad_input_files(scan, run, here):
     (here / "picture.png").write_bytes(b"\x89PNG")
     attempt("picture.png", "unknown file type")
     (here / "folder").mkdir()
-    attempt("folder", "not built yet")
+    attempt("folder", "no DICOM image in this folder")
     assert "out.nii" not in files(here)
 
 
@@ -542,9 +542,10 @@ def test_outputs_are_checked_before_anything_is_computed(scan, run, here, monkey
     os.unlink("taken.npy")
     for name, text in (
         ("absent/out.nii", "does not exist"),
-        ("folder", "is a directory"),
+        ("folder", "this volume was read from none"),
         ("scan.nii", "exists already"),
-        ("out.dcm", "not built yet"),
+        ("out.dcm", "this volume was read from none"),
+        ("out.zarr", "not built yet"),
         ("out.jpg", "out.jpg: unknown file type"),
         ("taken.npy", "taken.npy.json: exists already"),
     ):

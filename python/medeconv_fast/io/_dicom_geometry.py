@@ -190,8 +190,8 @@ def _check_duplicates(
         )
     places = len(planes) - len(together)
     raise ValueError(
-        f"duplicate slices: {len(planes)} slices at {places} positions, such as {pair[0].name} and "
-        f"{pair[1].name}, both at {_listed(positions[first])} mm; {differences(first)}"
+        f"duplicate slices: {len(planes)} slices at {places} place{'s' if places > 1 else ''}, such as "
+        f"{pair[0].name} and {pair[1].name}, both at {_listed(positions[first])} mm; {differences(first)}"
     )
 
 

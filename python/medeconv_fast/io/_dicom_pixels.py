@@ -136,7 +136,8 @@ def _scale(item: Any) -> Scale:
     scale = Scale(1.0 if slope is None else float(slope), 0.0 if intercept is None else float(intercept))
     if not np.isfinite(scale).all() or scale.slope == 0:
         raise ValueError(
-            f"RescaleSlope {scale.slope:g} and RescaleIntercept {scale.intercept:g} have no meaning"
+            f"RescaleSlope {scale.slope:g}, RescaleIntercept {scale.intercept:g}: expected a finite slope "
+            "other than 0"
         )
     return scale
 

@@ -141,8 +141,6 @@ def check_folder(
         Its parent is missing, is a file or cannot be written to.
     """
     if path.exists():
-        if not path.is_dir():
-            raise FileExistsError(f"{path}: exists and is a file, expected the name of a new folder")
         entries = list(path.iterdir())
         if entries and not overwrite:
             raise FileExistsError(

@@ -27,7 +27,6 @@ FIELD = "medeconv_geometry"
 # ITK hands on neither: NRRD's unit per axis of space, MetaImage's unit.
 UNIT_FIELD = re.compile(rb'^(?:space units: *"([^"]*)"|DistanceUnits *= *(\S+))', re.MULTILINE)
 HEADER_BYTES = 1 << 16
-REFUSED = (np.float16,)
 
 
 def _simpleitk() -> Any:
@@ -154,7 +153,7 @@ def _image(sitk: Any, volume: Volume) -> Any:
     array = volume.array
     if array.dtype == np.bool_:
         array = array.astype(np.uint8)
-    if array.dtype in REFUSED:
+    if array.dtype == np.float16:
         raise ValueError(f"{array.dtype} cannot be written: the format has no such type; convert to float32")
     if len(volume.spatial_axes) == 1 or {"c", "s"} <= set(volume.axes):
         raise ValueError(

@@ -1,0 +1,230 @@
+"""NRRD and MetaImage against SimpleITK itself: values, geometry in LPS, units, what is refused."""
+
+import json
+
+import numpy as np
+import pytest
+
+import medeconv_fast as mf
+from medeconv_fast import cli
+from medeconv_fast.io import Volume, _files
+
+sitk = pytest.importorskip("SimpleITK", reason="SKIPPED: SimpleITK is not installed (extra itk)")
+
+SUFFIXES = (".nrrd", ".nhdr", ".mha", ".mhd")
+TURN = np.array(
+    [[0.91017, -0.406332, -0.080531], [0.332238, 0.832184, -0.443979], [0.247404, 0.377312, 0.892416]]
+)
+
+
+def original(dtype=np.float32, shape=(4, 5, 6)):
+    rng = np.random.default_rng(3)
+    made = sitk.GetImageFromArray((rng.random(shape) * 200).astype(dtype))
+    made.SetSpacing((0.1234567890123, 2 / 3, 1.5)[: len(shape)])
+    made.SetOrigin((-106.32680907019, 1 / 3, -2.0006690025)[: len(shape)])
+    if len(shape) == 3:
+        made.SetDirection(np.linalg.qr(TURN)[0].ravel().tolist())
+    return made
+
+
+def affine_of(made):
+    """From ITK's three fields: index to LPS, then left and back to right and front."""
+    affine = np.eye(4)
+    affine[:3, :3] = np.array(made.GetDirection()).reshape(3, 3) @ np.diag(made.GetSpacing())
+    affine[:3, 3] = made.GetOrigin()
+    return np.diag([-1, -1, 1, 1]) @ affine
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.uint16, np.int32, np.float32, np.float64])
+def test_simpleitks_files(tmp_path, suffix, dtype):
+    made = original(dtype)
+    sitk.WriteImage(made, str(tmp_path / f"a{suffix}"))
+    read = mf.io.read(tmp_path / f"a{suffix}")
+    np.testing.assert_array_equal(read.array, sitk.GetArrayFromImage(made))
+    assert read.dtype == dtype and read.axes == "zyx" and read.unit == "mm" and read.oriented
+    np.testing.assert_allclose(read.voxel_size, made.GetSpacing()[::-1], rtol=1e-12)
+    np.testing.assert_allclose(read.affine, affine_of(made), atol=1e-12)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_simpleitk_reads_ours(tmp_path, suffix):
+    made = original()
+    wanted = Volume(sitk.GetArrayFromImage(made), None, affine_of(made), "mm")
+    mf.io.write(tmp_path / f"a{suffix}", wanted)
+    read = sitk.ReadImage(str(tmp_path / f"a{suffix}"))
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(read), wanted.array)
+    for name in ("GetSpacing", "GetOrigin", "GetDirection"):
+        np.testing.assert_allclose(getattr(read, name)(), getattr(made, name)(), atol=1e-12)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize(
+    ("axes", "shape"),
+    [
+        ("zyx", (4, 5, 6)),
+        ("yx", (5, 6)),
+        ("zyx", (1, 5, 6)),
+        ("zyx", (4, 1, 1)),
+        ("tzyx", (2, 4, 5, 6)),
+        ("tyx", (2, 5, 6)),
+        ("czyx", (2, 4, 5, 6)),
+        ("zyxc", (4, 5, 6, 3)),
+        ("yxs", (5, 6, 3)),
+        ("tczyx", (2, 3, 4, 5, 6)),
+    ],
+)
+@pytest.mark.parametrize("unit", ["mm", "um", None])
+def test_round_trip(tmp_path, suffix, axes, shape, unit):
+    array = np.arange(np.prod(shape)).reshape(shape).astype(np.uint8 if "s" in axes else np.float32)
+    sizes = (3.0, 0.2, 0.1)[3 - sum(a in "zyx" for a in axes) :]
+    wanted = Volume(array, sizes, None, unit, axes)
+    mf.io.write(tmp_path / f"a{suffix}", wanted)
+    read = mf.io.read(tmp_path / f"a{suffix}")
+    np.testing.assert_array_equal(read.array, array)
+    assert (read.axes, read.unit, read.dtype) == (axes, unit, array.dtype) and not read.oriented
+    np.testing.assert_allclose(read.voxel_size, sizes, rtol=1e-12)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("axes", ["zyx", "yx", "tzyx", "zyxc"])
+@pytest.mark.parametrize("unit", ["mm", "um"])
+def test_orientation_survives(tmp_path, suffix, axes, unit):
+    affine = affine_of(original())
+    array = np.ones([{"t": 2, "z": 4, "y": 5, "x": 6, "c": 2}[a] for a in axes], np.float32)
+    wanted = Volume(array, None, affine, unit, axes)
+    mf.io.write(tmp_path / f"a{suffix}", wanted)
+    read = mf.io.read(tmp_path / f"a{suffix}")
+    assert read.axes == axes and read.unit == unit
+    np.testing.assert_allclose(read.affine, affine, atol=1e-12)
+    np.testing.assert_allclose(read.voxel_size, wanted.voxel_size, rtol=1e-12)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("unit", ["mm", None])
+def test_unknown_sizes_stay_unknown(tmp_path, suffix, unit):
+    mf.io.write(tmp_path / f"a{suffix}", Volume(np.ones((4, 5, 6), np.float32), unit=unit))
+    read = mf.io.read(tmp_path / f"a{suffix}")
+    assert read.voxel_size is None and read.unit == unit and not read.oriented
+
+
+def nrrd(path, *fields):
+    array = np.arange(24, dtype=np.int16)
+    head = ["NRRD0004", "type: short", "dimension: 3", "sizes: 4 3 2", "endian: little", "encoding: raw"]
+    path.write_bytes("\n".join([*head, *fields, "", ""]).encode() + array.tobytes())
+    return mf.io.read(path)
+
+
+def test_units_and_spaces_of_nrrd(tmp_path):
+    in_space = ("space directions: (0.5,0,0) (0,0.4,0) (0,0,2)", "space origin: (1,2,3)")
+    read = nrrd(tmp_path / "a.nrrd", "space: right-anterior-superior", *in_space)
+    assert read.unit == "mm" and read.voxel_size == (2, 0.4, 0.5)
+    expected = np.diag([0.5, 0.4, 2, 1]) + np.array([1, 2, 3, 0])[:, None] * [0, 0, 0, 1]
+    np.testing.assert_allclose(read.affine, expected, atol=1e-12)
+    read = nrrd(tmp_path / "b.nrrd", "space: RAS", 'space units: "um" "um" "um"', *in_space)
+    assert read.unit == "um" and read.voxel_size == pytest.approx((2, 0.4, 0.5))
+    np.testing.assert_allclose(read.affine, expected, atol=1e-12)
+    read = nrrd(tmp_path / "c.nrrd", 'units: "nm" "nm" "nm"', "spacings: 500 400 2000")
+    assert read.unit == "um" and read.voxel_size == pytest.approx((2, 0.4, 0.5)) and not read.oriented
+    read = nrrd(tmp_path / "d.nrrd", "spacings: 0.5 0.4 2")
+    assert read.unit is None and read.voxel_size == (2, 0.4, 0.5) and not read.oriented
+    read = nrrd(tmp_path / "e.nrrd")
+    assert read.unit is None and read.voxel_size is None and not read.oriented
+
+
+def test_conversion_from_and_to_nifti(tmp_path):
+    pytest.importorskip("nibabel", reason="SKIPPED: nibabel is not installed (extra io)")
+    made = original()
+    sitk.WriteImage(made, str(tmp_path / "a.nrrd"))
+    mf.io.write(tmp_path / "b.nii.gz", mf.io.read(tmp_path / "a.nrrd"))
+    again = sitk.ReadImage(str(tmp_path / "b.nii.gz"))
+    np.testing.assert_allclose(affine_of(again), affine_of(made), atol=1e-5)
+    mf.io.write(tmp_path / "c.mha", mf.io.read(tmp_path / "b.nii.gz"))
+    read = mf.io.read(tmp_path / "c.mha")
+    np.testing.assert_array_equal(read.array, sitk.GetArrayFromImage(made))
+    np.testing.assert_allclose(read.affine, affine_of(made), atol=1e-5)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_damaged_files(tmp_path, suffix):
+    path = tmp_path / f"a{suffix}"
+    path.write_text("this is a text file\n" * 20)
+    with pytest.raises(ValueError, match=f"a{suffix}: not a readable (NRRD|MetaImage) file"):
+        mf.io.read(path)
+    path.unlink()
+    mf.io.write(path, Volume(np.ones((10, 20, 30), np.float32)))
+    data = mf.io.destinations(path)[-1]
+    data.write_bytes(data.read_bytes()[:-100])
+    with pytest.raises(ValueError, match=f"a{suffix}: not a readable"):
+        mf.io.read(path)
+    if data != path:
+        data.unlink()
+        with pytest.raises(ValueError, match=r"a\.raw is missing"):
+            mf.io.read(path)
+
+
+@pytest.mark.parametrize(
+    ("volume", "text"),
+    [
+        (Volume(np.ones((3, 4), np.float16)), "float16 cannot be written"),
+        (Volume(np.ones(5, np.float32)), r"axes 'x' cannot be written.*\.npy"),
+        (Volume(np.ones((2, 4, 5, 3), np.float32), axes="cyxs"), "axes 'cyxs' cannot be written"),
+    ],
+)
+def test_what_the_formats_cannot_hold(tmp_path, volume, text):
+    for suffix in SUFFIXES:
+        with pytest.raises(ValueError, match=text):
+            mf.io.write(tmp_path / f"a{suffix}", volume)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_complex_values_are_refused(tmp_path):
+    sitk.WriteImage(sitk.GetImageFromArray(np.ones((4, 5), np.complex64)), str(tmp_path / "a.nrrd"))
+    with pytest.raises(ValueError, match=r"a\.nrrd: holds complex64 values"):
+        mf.io.read(tmp_path / "a.nrrd")
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_nothing_is_overwritten_or_left_behind(tmp_path, suffix, monkeypatch):
+    path = tmp_path / f"a{suffix}"
+    mf.io.write(path, Volume(np.ones((4, 5), np.float32)))
+    names = {p.name for p in tmp_path.iterdir()}
+    assert names == {p.name for p in mf.io.destinations(path)}
+
+    def content():
+        return {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+
+    before, other = content(), Volume(np.zeros((6, 7), np.float32))
+    with pytest.raises(FileExistsError, match="overwrite"):
+        mf.io.write(path, other)
+    assert content() == before
+    if len(names) == 2:  # the values are in place when the header fails
+        replace, failed = _files.os.replace, []
+
+        def fails(source, target):
+            if str(target) == str(path) and not failed:
+                failed.append(target)
+                raise OSError(28, "No space left on device")
+            replace(source, target)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(_files.os, "replace", fails)
+            with pytest.raises(OSError, match="No space left"):
+                mf.io.write(path, other, overwrite=True)
+        assert content() == before
+    mf.io.write(path, other, overwrite=True)
+    np.testing.assert_array_equal(mf.io.read(path).array, other.array)
+    assert {p.name for p in tmp_path.iterdir()} == names
+
+
+def test_command_line(tmp_path, capsys):
+    sitk.WriteImage(original(shape=(8, 9, 10)), str(tmp_path / "a.nrrd"))
+    words = ["--fwhm-mm", "2", "1", "1", "--iterations", "2", "--json", str(tmp_path / "r.json")]
+    assert cli.main(["restore", str(tmp_path / "a.nrrd"), "-o", str(tmp_path / "b.mhd"), *words]) == 0
+    assert json.loads((tmp_path / "r.json").read_text())["unit"] == "mm"
+    read = mf.io.read(tmp_path / "b.mhd")
+    np.testing.assert_allclose(read.affine, affine_of(original()), atol=1e-12)
+    capsys.readouterr()
+    (tmp_path / "c.raw").write_bytes(b"mine")
+    assert cli.main(["restore", str(tmp_path / "a.nrrd"), "-o", str(tmp_path / "c.mhd"), *words[:6]]) == 2
+    assert "c.raw: exists already" in capsys.readouterr().err
