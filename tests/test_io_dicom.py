@@ -4,6 +4,7 @@ import datetime
 import itertools
 import json
 import re
+import shlex
 import shutil
 import warnings
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 import medeconv_fast as mf
-from medeconv_fast import cli
+from medeconv_fast import _extras, cli
 from medeconv_fast.io import _dicom_geometry, _dicom_series
 
 pydicom = pytest.importorskip("pydicom", reason="SKIPPED: pydicom is not installed (extra io)")
@@ -199,10 +200,10 @@ def changed(slices, number, **new):
     return slices
 
 
-def copied(slices, number, **new):
+def copied(slices, number, same=False, **new):
     again = Dataset.from_json(slices[number].to_json())
     again.file_meta = slices[number].file_meta
-    again.SOPInstanceUID = generate_uid()
+    again.SOPInstanceUID = slices[number].SOPInstanceUID if same else generate_uid()
     return [*slices, *changed([again], 0, **new)]
 
 
@@ -218,8 +219,8 @@ REFUSED = {
         r"duplicate slices: 6 slices at 5 places.* both at -31.5\\12.25\\9 mm; .* differ in ContentTime",
     ),
     "the same file twice": (
-        lambda: copied(stack(), 2, SOPInstanceUID="1.2.3"),
-        "duplicate slices: 6 slices at 5 places",
+        lambda: copied(stack(), 2, same=True),
+        r"duplicate slices: 6 slices at 5 places.*the same image twice \(one SOPInstanceUID\)",
     ),
     "two echoes": (
         lambda: [*stack(EchoTime=10), *stack(EchoTime=20)],
@@ -267,6 +268,10 @@ REFUSED = {
     "skew": (
         lambda: stack(ImageOrientationPatient=[1, 0, 0, 0.5, 0.5, 0]),
         "ImageOrientationPatient .*, expected two perpendicular unit vectors",
+    ),
+    "mosaic": (
+        lambda: stack(1, ImageType=["ORIGINAL", "PRIMARY", "M", "MOSAIC"]),
+        r"mosaic \(ImageType MOSAIC\).*dcm2niix",
     ),
     "frames of reference": (
         lambda: changed(stack(), 3, FrameOfReferenceUID="1.2.9"),
@@ -348,6 +353,22 @@ def test_dtype(tmp_path, dtype, slope, expected):
     read = mf.io.read(save(made, tmp_path / "a.dcm"))
     assert read.dtype == expected
     np.testing.assert_array_equal(read.array, (array * np.float64(slope)).astype(expected))
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.int16])
+def test_unused_bits_are_no_values(tmp_path, dtype):
+    """Old overlays lie in the bits above Bits Stored; signed values end there too."""
+    array = np.array([[0, 5, 2047], [7, 100, -3 if dtype == np.int16 else 4000]], dtype)
+    bits = array.view(np.uint16) & 0x0FFF | np.array([[0x8000, 0, 0], [0, 0x4000, 0]], np.uint16)
+    made = image(bits.view(dtype), BitsStored=12, HighBit=11, PixelSpacing=[1, 1])
+    made.add_new((0x6000, 0x0010), "US", 2)
+    made.add_new((0x6000, 0x0102), "US", 15)
+    read = mf.io.read(save(made, tmp_path / "a.dcm"))
+    np.testing.assert_array_equal(read.array, array)
+    mf.io.write(tmp_path / "b.dcm", read)
+    derived = pydicom.dcmread(tmp_path / "b.dcm")
+    assert derived.BitsStored == 16 and (0x6000, 0x0102) not in derived
+    np.testing.assert_array_equal(mf.io.read(tmp_path / "b.dcm").array, array)
 
 
 def test_hounsfield_units(tmp_path):
@@ -457,6 +478,17 @@ def test_missing_plugin_names_the_extra(monkeypatch):
     monkeypatch.setattr(pydicom.pixels, "get_decoder", lambda _: Without)
     with pytest.raises(ImportError, match=r"pylibjpeg-openjpeg.*pip install 'medeconv-fast\[io\]'"):
         mf.io.read(path)
+
+
+def test_missing_library_names_the_extra(tmp_path, monkeypatch):
+    def nothing(name):
+        raise ImportError(name)
+
+    monkeypatch.setattr(_extras.importlib, "import_module", nothing)
+    for name, extra in (("a.dcm", "io"), ("a.nrrd", "itk")):
+        (tmp_path / name).write_bytes(b"")
+        with pytest.raises(ImportError, match=rf"pip install 'medeconv-fast\[{extra}\]'"):
+            mf.io.read(tmp_path / name)
 
 
 def test_encrypted_files(tmp_path):
@@ -1060,6 +1092,28 @@ def test_command_line_chooses_channel_and_frame(tmp_path, run):
     words = ("restore", path, "--frame", 1, "--channel", "green", "--fwhm-mm", 0.5, "-o", tmp_path / "o.npy")
     assert run(*words)[0] == 0
     assert np.load(tmp_path / "o.npy").shape == (8, 9)
+
+
+def test_examples_of_the_page(tmp_path, monkeypatch, capsys):
+    """docs/scans.md, on series made for it."""
+    pytest.importorskip("SimpleITK", reason="SKIPPED: SimpleITK is not installed (extra itk)")
+    page = (Path(__file__).resolve().parents[1] / "docs" / "scans.md").read_text(encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    scale = {"RescaleSlope": 1, "RescaleIntercept": -1024, "shape": (12, 14)}
+    folder(tmp_path / "head_ct", stack(**scale))
+    thin = stack(9, SeriesInstanceUID="1.2.7", SeriesNumber=5, SeriesDescription="Head, thin", **scale)
+    folder(tmp_path / "study", [*stack(**scale), *thin])
+    (commands,), (code,) = (
+        re.findall(rf"^```{language}\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+        for language in ("sh", "python")
+    )
+    for line in commands.splitlines():
+        program, *words = shlex.split(line)
+        assert (program, cli.main(words)) == ("medeconv", 0), capsys.readouterr().err
+    exec(code, {})
+    assert "(9, 12, 14) (2.5, 0.8, 0.5) mm HU" in capsys.readouterr().out
+    for name in ("head_ct_restored", "head_ct_restored.nii.gz", "thick.mha", "thin_restored"):
+        assert mf.io.read(name).voxel_size == pytest.approx((2.5, 0.8, 0.5))
 
 
 def test_derived_files_carry_the_day_they_were_made(tmp_path):

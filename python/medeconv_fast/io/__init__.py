@@ -104,12 +104,28 @@ def check_destination(path: Any, *, overwrite: bool = False) -> tuple[Path, ...]
 
 
 def is_dicom(path: Any) -> bool:
-    """Whether `write` makes DICOM of this name: a folder, or a file ending in .dcm, .dicom or .ima."""
+    """Whether `write` makes DICOM of this name.
+
+    Parameters
+    ----------
+    path : path-like
+
+    Returns
+    -------
+    bool
+        True for the name of a folder (no ending) and for .dcm, .dicom and .ima.
+    """
     return _is_folder(Path(path)) or Path(path).name.lower().endswith(_dicom.SUFFIXES)
 
 
 def check_derivable(volume: Volume, path: Any) -> None:
     """Refuse a volume now of which `write` could not make the derived DICOM series `path`.
+
+    Parameters
+    ----------
+    volume : Volume
+    path : path-like
+        For which `is_dicom`.
 
     Raises
     ------

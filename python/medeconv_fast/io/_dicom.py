@@ -339,15 +339,16 @@ def _by_offset(
 
 def _check_together(files: Sequence[_File], frames: Sequence[_Frame]) -> None:
     """Refuse images that one series holds but that are not slices of one volume."""
-    scouts = [
-        f.plane
-        for f in frames
-        if "LOCALIZER" in [str(v).upper() for v in np.atleast_1d(files[f.file].header.get("ImageType") or [])]
-    ]
+    scouts = [f.plane for f in frames if "LOCALIZER" in _image_type(files[f.file])]
     if scouts and len(scouts) < len(frames):
         raise ValueError(
             f"{len(scouts)} of {len(frames)} images are localizers (ImageType LOCALIZER), not slices: "
             f"{names(scouts)}; take them out of the folder"
+        )
+    if any("MOSAIC" in _image_type(files[f.file]) for f in frames):
+        raise ValueError(
+            "Siemens mosaic (ImageType MOSAIC): the slices are tiles of one picture, which is not taken "
+            "apart here; dcm2niix converts it"
         )
     spaces = {str(f.header.get("FrameOfReferenceUID") or "") for f in files}
     if len(spaces) > 1:
@@ -358,6 +359,10 @@ def _check_together(files: Sequence[_File], frames: Sequence[_Frame]) -> None:
     units = {str(f.unit) for f in frames}
     if len(units) > 1:
         raise ValueError(f"slices in different units of intensity: {', '.join(sorted(units))}")
+
+
+def _image_type(file: _File) -> list[str]:
+    return [str(v).upper() for v in np.atleast_1d(file.header.get("ImageType") or [])]
 
 
 def _difference(files: Sequence[_File], one: _Frame, other: _Frame) -> str:

@@ -93,6 +93,8 @@ def source_of(volume: Volume) -> Source:
         ("voxel size", now.voxel_size, source.voxel_size),
         ("orientation", now.affine, source.affine),
     ):
+        if theirs is None and name == "voxel size":
+            continue  # given by hand for a PSF in mm; the series stays without one
         if (mine is None) != (theirs is None) or (
             mine is not None and not np.allclose(mine, np.asarray(theirs), rtol=1e-6, atol=1e-6)
         ):
@@ -232,6 +234,8 @@ def _source_header(file: str, uid: str) -> Any:
         ) from error
     if str(header.get("SOPInstanceUID", "")) != uid:
         raise ValueError(f"{file}: is no longer the image that the volume was read from")
+    if not uid or not header.get("SOPClassUID"):
+        raise ValueError(f"{file}: has no SOPClassUID and SOPInstanceUID to refer to")
     if not header.file_meta.TransferSyntaxUID.is_little_endian:
         _swap_words(header)
     return header
