@@ -437,9 +437,14 @@ def test_a_compressed_image_that_was_cut_is_not_filled_up(tmp_path, name, part):
 
 def test_truncated_slice_of_a_folder(tmp_path):
     path = folder(tmp_path / "ct", stack())
-    (path / "010.dcm").write_bytes((path / "010.dcm").read_bytes()[:-20])
-    with pytest.raises(ValueError, match=r"ct: 010\.dcm: the values end early"):
+    content = (path / "003.dcm").read_bytes()  # the first slice: nothing else would show that it is missing
+    (path / "003.dcm").write_bytes(content[:-20])
+    with pytest.raises(ValueError, match=r"ct: 003\.dcm: the values end early"):
         mf.io.read(path)
+    for length in (200, 400, 700):
+        (path / "003.dcm").write_bytes(content[:length])
+        with pytest.raises(ValueError, match=r"ct: 003\.dcm: .*(ends before|damaged|no PixelData)"):
+            mf.io.read(path)
 
 
 @pytest.mark.parametrize(
@@ -1079,6 +1084,15 @@ def test_command_line(tmp_path, run):
     assert run(*restore, "-o", tmp_path / "out", "--overwrite")[0] == 0
     status, _, err = run("restore", tmp_path / "out.nii.gz", "--fwhm-mm", 3, "-o", tmp_path / "from_nifti")
     assert status == 2 and "this volume was read from none" in err
+
+
+def test_a_simulated_series_says_so(tmp_path, run):
+    path = folder(tmp_path / "ct", stack())
+    words = ("--fwhm-mm", 3, "--noise", "gaussian", "--sigma", 5, "--seed", 7)
+    assert run("simulate", path, "-o", tmp_path / "out", *words)[0] == 0
+    text = pydicom.dcmread(tmp_path / "out" / "IM0001.dcm").DerivationDescription
+    assert "not a medical device" in text and "simulated: blurred by Gaussian" in text and "seed 7" in text
+    assert run("plan", path, "--fwhm-mm", 3)[0] == 0
 
 
 def test_command_line_chooses_channel_and_frame(tmp_path, run):

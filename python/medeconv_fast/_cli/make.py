@@ -41,8 +41,13 @@ def simulate(arguments: argparse.Namespace, session: Session) -> None:
             )
         except (ValueError, TypeError) as error:
             raise UserError(f"{arguments.truth}{f' ({label})' if label else ''}: {error}") from error
+    made = volume.with_array(result)
+    made.metadata["derivation"] = (
+        f"version {mf.__version__}, simulated: blurred by {kernel.text}, noise {arguments.noise}, "
+        f"seed {arguments.seed}"
+    )
     with session.output(arguments.output):
-        mf.io.write(arguments.output, volume.with_array(result), overwrite=session.overwrite)
+        mf.io.write(arguments.output, made, overwrite=session.overwrite)
     session.say(f"PSF: {kernel.text}")
     session.say(f"noise: {arguments.noise}, seed {arguments.seed}")
     session.say(f"wrote {arguments.output} ({result.dtype})")

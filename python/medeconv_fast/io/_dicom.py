@@ -40,6 +40,7 @@ DISTINGUISHING = (
     "TriggerTime", "ImageType", "FlipAngle", "InversionTime", "ContrastBolusAgent", "ReconstructionDiameter",
     "ConvolutionKernel", "AcquisitionNumber", "AcquisitionTime", "ContentTime", "InstanceNumber",
 )  # fmt: skip
+IMAGE = "Image Storage"  # in the names of SOP classes that are images
 COUNTS = {"ImagePositionPatient": 3, "ImageOrientationPatient": 6, "PixelSpacing": 2}
 CENTIMETRE = 3  # of Physical Units X Direction, PS3.3 C.8.5.5.1.15
 
@@ -146,17 +147,30 @@ def _not_an_image(header: Any) -> str | None:
         return None
     if "EncryptedAttributesSequence" in header:
         return "encrypted (EncryptedAttributesSequence), and says nothing of an image: decrypt it first"
-    kind = header.get("SOPClassUID")
+    kind = header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID")
     name = "no SOP class" if kind is None else kind.name
+    # Passed over in a folder, a slice that was cut would be missed at neither end of the stack.
+    if IMAGE in name:
+        raise ValueError(f"the file ends before its image ({name} without Rows and Columns): cut short")
+    if not header.get("SOPInstanceUID"):
+        raise ValueError(f"the file ends before it says what it is ({name}, no SOPInstanceUID): cut short")
     return f"not an image ({name}{', ' + str(header.Modality) if header.get('Modality') else ''})"
 
 
 def _image(path: Path) -> _File:
-    header = _header(path)
-    other = _not_an_image(header)
+    file, other = _opened(path)
     if other is not None:
         raise ValueError(f"{path.name}: {other}")
-    return _File(path, header)
+    return file
+
+
+def _opened(path: Path) -> tuple[_File, str | None]:
+    """A file's header, and what else it is if not an image."""
+    header = _header(path)
+    try:
+        return _File(path, header), _not_an_image(header)
+    except ValueError as error:
+        raise ValueError(f"{path.name}: {error}") from error
 
 
 def _scan(folder: Path) -> list[_File]:
@@ -174,11 +188,10 @@ def _scan(folder: Path) -> list[_File]:
             elif not suffix or suffix[1:].isdigit():  # DICOM files often have no ending, or a UID's
                 unclear.append(path.name)
             continue
-        header = _header(path)
-        other = _not_an_image(header)
+        file, other = _opened(path)
         if other is None:
-            found.append(_File(path, header))
-        elif "DirectoryRecordSequence" not in header:
+            found.append(file)
+        elif "DirectoryRecordSequence" not in file.header:
             others[other] += 1
     if unclear:
         warnings.warn(

@@ -70,6 +70,8 @@ def frame_values(dataset: Any, index: int, channel: str | None) -> np.ndarray:
     ValueError
         The values end early or are damaged; colour without `channel`, `channel` without colour.
     """
+    if not any(f"{kind}PixelData" in dataset for kind in ("", "Float", "DoubleFloat")):
+        raise ValueError("the file ends before its values (no PixelData): truncated, or headers only")
     colour = is_colour(dataset)
     kind = str(dataset.get("PhotometricInterpretation", "")).strip()
     if colour and channel is None:
@@ -79,12 +81,6 @@ def frame_values(dataset: Any, index: int, channel: str | None) -> np.ndarray:
         )
     if not colour and channel is not None:
         raise ValueError(f"channel: got {channel!r}, but the image has no colour ({kind or 'one sample'})")
-    if (
-        "PixelData" not in dataset
-        and "FloatPixelData" not in dataset
-        and "DoubleFloatPixelData" not in dataset
-    ):
-        raise ValueError("the file ends before its values (no PixelData): truncated, or headers only")
     try:
         _check_end(dataset, index)
         array = np.asarray(_pixels().pixel_array(dataset, index=index))

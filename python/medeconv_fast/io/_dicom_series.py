@@ -162,21 +162,25 @@ def encode(array: np.ndarray, *, modality: str = "") -> Stored:
             return Stored(array.astype(np.int16), "1", "0", True)
     if modality == "PT" and low < 0:
         slope = _decimal(max(-low, high) / 32766)
-        return Stored(_stored(array, slope, "0", -32767, 32767).astype(np.int16), slope, "0", True)
+        return Stored(_stored(array, slope, "0", np.int16), slope, "0", True)
     from_zero = modality == "PT" or 0 <= low <= high / 2
     intercept = "0" if from_zero else _decimal(low)
     if float(intercept) > low:  # rounded up
         intercept = _decimal(low - abs(low) * 1e-9)
     span = high - float(intercept)
     slope = _decimal(span / 65534) if span > 0 else "1"  # 65535 less the rounding of the string
-    return Stored(_stored(array, slope, intercept, 0, 65535).astype(np.uint16), slope, intercept, False)
+    return Stored(_stored(array, slope, intercept, np.uint16), slope, intercept, False)
 
 
-def _stored(array: np.ndarray, slope: str, intercept: str, low: int, high: int) -> np.ndarray:
-    values = array.astype(np.float64)
-    values -= float(intercept)
-    values /= float(slope)
-    return np.clip(np.rint(values, out=values), low, high, out=values)
+def _stored(array: np.ndarray, slope: str, intercept: str, dtype: type) -> np.ndarray:
+    stored: np.ndarray = np.empty(array.shape, dtype)
+    limits = np.iinfo(dtype)
+    for i in range(len(array)):  # slice by slice: float64 of the whole would be the largest array of all
+        values = array[i : i + 1].astype(np.float64)
+        values -= float(intercept)
+        values /= float(slope)
+        stored[i : i + 1] = np.clip(np.rint(values, out=values), limits.min, limits.max, out=values)
+    return stored
 
 
 def _decimal(value: float) -> str:
@@ -203,7 +207,7 @@ def _derive(volume: Volume) -> list[Any]:
     series = _uid(
         first.get("SeriesInstanceUID"), *source.sop_uids, source.frames, made_by,
         volume.metadata.get("channel"), stored.slope, stored.intercept,
-        hashlib.sha256(stored.array.tobytes()).hexdigest(),
+        hashlib.sha256(stored.array.data).hexdigest(),
     )  # fmt: skip
     now = datetime.datetime.now()
     places: dict[int, list[int]] = {}
@@ -324,8 +328,9 @@ def _identify(dataset: Any, series: str, number: int) -> None:
     pydicom = library("pydicom", "io", "writing DICOM")
     dataset.SOPInstanceUID = _uid(series, dataset.SOPInstanceUID)
     dataset.SeriesInstanceUID = series
-    if dataset.get("SeriesNumber") is not None:
-        dataset.SeriesNumber = int(dataset.SeriesNumber) + 1000
+    before = dataset.get("SeriesNumber")
+    if before is not None and before + 1000 < 2**31:  # the largest of DICOM's integer strings
+        dataset.SeriesNumber = int(before) + 1000
     description = str(dataset.get("SeriesDescription") or "").strip()
     dataset.SeriesDescription = f"{description[:40]} (derived, research)".strip()
     dataset.InstanceNumber = number
