@@ -411,6 +411,7 @@ def test_dose_planes_by_offset():
 # Damaged, encrypted, unsupported
 
 
+@pytest.mark.filterwarnings("ignore:End of file reached")
 @pytest.mark.parametrize("ending", ENCODINGS[:-1])
 @pytest.mark.parametrize("part", [0.2, 0.6, 0.9])
 def test_truncated_files(tmp_path, ending, part):
@@ -433,6 +434,30 @@ def test_a_compressed_image_that_was_cut_is_not_filled_up(tmp_path, name, part):
     made.save_as(tmp_path / "a.dcm")
     with pytest.raises(ValueError, match=r"a\.dcm: the values end early or are damaged"):
         mf.io.read(tmp_path / "a.dcm", channel="red" if "rgb" in name else None)
+
+
+def test_damaged_headers_raise_nothing_but_value_errors(tmp_path):
+    """Bytes of real headers changed at random: read or refused, and written where they are read."""
+    rng = np.random.default_rng(11)
+    made, _ = enhanced()
+    save(made, tmp_path / "enhanced.dcm")
+    outcomes = set()
+    for path in (shipped("CT_small.dcm"), shipped("MR_small_implicit.dcm"), tmp_path / "enhanced.dcm"):
+        content = path.read_bytes()
+        for _ in range(60):
+            damaged = np.frombuffer(content, np.uint8).copy()
+            places = rng.integers(132, min(len(content), 3000), 4)
+            damaged[places] = rng.integers(0, 256, 4)
+            (tmp_path / "a.dcm").write_bytes(damaged.tobytes())
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)
+                try:
+                    read = mf.io.read(tmp_path / "a.dcm")
+                    outcomes.add("read")
+                    mf.io.write(tmp_path / "b.dcm", read, overwrite=True)
+                except ValueError:
+                    outcomes.add("refused")
+    assert outcomes == {"read", "refused"}
 
 
 def test_truncated_slice_of_a_folder(tmp_path):
@@ -653,6 +678,21 @@ def test_enhanced_multi_frame(tmp_path):
     np.testing.assert_array_equal(plane.array, expected[3])
     np.testing.assert_allclose(plane.affine[:, 3], single.affine @ [0, 0, 3, 1], rtol=1e-6)
     assert plane.axes == "yx"
+
+
+def test_simpleitk_reads_the_same_of_many_frames(tmp_path):
+    sitk = pytest.importorskip("SimpleITK", reason="SKIPPED: SimpleITK is not installed (extra itk)")
+    made, _ = enhanced()
+    read = mf.io.read(save(made, tmp_path / "a.dcm"))
+    mf.io.write(tmp_path / "out.dcm", blurred(read))
+    for name in ("a.dcm", "out.dcm"):
+        theirs = sitk.ReadImage(str(tmp_path / name))
+        np.testing.assert_allclose(theirs.GetSpacing(), read.voxel_size[::-1], rtol=1e-9)
+        for index in ((0, 0, 0), (6, 5, 4)):
+            point = np.array(theirs.TransformIndexToPhysicalPoint(index)) * [-1, -1, 1]
+            np.testing.assert_allclose((read.affine @ [*index, 1])[:3], point, atol=1e-4)
+    array = mf.io.read(tmp_path / "out.dcm").array
+    np.testing.assert_allclose(sitk.GetArrayFromImage(theirs), array, rtol=1e-6)
 
 
 def test_enhanced_of_two_volumes_is_refused(tmp_path):

@@ -6,9 +6,10 @@ What a file says about its slices is checked in `_dicom_geometry`, values are de
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -78,6 +79,19 @@ def _pydicom() -> Any:
     return library("pydicom", "io", "reading and writing DICOM")
 
 
+@contextlib.contextmanager
+def damaged_header(name: str) -> Iterator[None]:
+    """What pydicom raises for elements that it cannot convert, when it is asked for them, as bad input."""
+    pydicom = _pydicom()
+    try:
+        yield
+    except (OSError, ValueError, TypeError):
+        raise
+    except (*DAMAGED, NotImplementedError, OverflowError, pydicom.errors.BytesLengthException) as error:
+        what = str(error).partition("\n")[0]
+        raise ValueError(f"{name}: the header is damaged ({what})") from error
+
+
 def has_prefix(path: Path) -> bool:
     """Whether a file is DICOM by its bytes, whatever its name is."""
     try:
@@ -88,6 +102,11 @@ def has_prefix(path: Path) -> bool:
 
 
 def read(path: Path, series: str | int | None, channel: str | None, frame: int | None) -> Volume:
+    with damaged_header(path.name):
+        return _read(path, series, channel, frame)
+
+
+def _read(path: Path, series: str | int | None, channel: str | None, frame: int | None) -> Volume:
     if channel is not None:
         _validate.choice(channel, "channel", CHANNELS)
     files = _choose(_scan(path) if path.is_dir() else [_image(path)], series)
@@ -101,7 +120,7 @@ def read(path: Path, series: str | int | None, channel: str | None, frame: int |
         placed, more = _flat_size(first, frames[0], placed)
         notes += more
     for note in notes:
-        warnings.warn(f"{path}: {note}", UserWarning, stacklevel=3)
+        warnings.warn(f"{path}: {note}", UserWarning, stacklevel=4)
     if len(frames) == 1:
         array = array[0]
     affine = placed.affine
@@ -148,7 +167,7 @@ def _not_an_image(header: Any) -> str | None:
     if "EncryptedAttributesSequence" in header:
         return "encrypted (EncryptedAttributesSequence), and says nothing of an image: decrypt it first"
     kind = header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID")
-    name = "no SOP class" if kind is None else kind.name
+    name = "no SOP class" if kind is None else str(getattr(kind, "name", kind))
     # Passed over in a folder, a slice that was cut would be missed at neither end of the stack.
     if IMAGE in name:
         raise ValueError(f"the file ends before its image ({name} without Rows and Columns): cut short")
@@ -195,7 +214,7 @@ def _scan(folder: Path) -> list[_File]:
             others[other] += 1
     if unclear:
         warnings.warn(
-            f"{folder}: left out, because not DICOM: {', '.join(unclear[:8])}", UserWarning, stacklevel=4
+            f"{folder}: left out, because not DICOM: {', '.join(unclear[:8])}", UserWarning, stacklevel=5
         )
     if not found:
         what = "".join(f"; {n} files are {text}" for text, n in others.items())

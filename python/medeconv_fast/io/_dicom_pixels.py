@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,7 +25,10 @@ READERS = (
 JPEG = range(50, 82)  # last number of the transfer syntax UID
 END_OF_IMAGE = b"\xff\xd9"
 # What a package that decodes raises for damaged data.
-DAMAGED = (ValueError, RuntimeError, OSError, EOFError, IndexError, AttributeError, TypeError, KeyError)
+DAMAGED = (
+    ValueError, RuntimeError, OSError, EOFError, IndexError, AttributeError, TypeError, KeyError,
+    struct.error, zlib.error,
+)  # fmt: skip
 
 
 class Scale(NamedTuple):
@@ -86,7 +91,10 @@ def frame_values(dataset: Any, index: int, channel: str | None) -> np.ndarray:
         array = np.asarray(_pixels().pixel_array(dataset, index=index))
         if kind == "PALETTE COLOR":
             array = np.asarray(_pixels().apply_color_lut(array, dataset))
-    except DAMAGED as error:
+    except BaseException as error:
+        # A panic of pylibjpeg-rle, which is in Rust, is no Exception.
+        if not isinstance(error, DAMAGED) and type(error).__name__ != "PanicException":
+            raise
         raise ValueError(f"the values end early or are damaged ({' '.join(str(error).split())})") from error
     if channel is None:
         return array

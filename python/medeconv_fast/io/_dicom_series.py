@@ -17,7 +17,7 @@ import numpy as np
 
 from .. import _validate
 from .._extras import library
-from ._dicom import Source, has_prefix
+from ._dicom import Source, damaged_header, has_prefix
 from ._volume import Volume
 
 DISCLAIMER = "for research only, not a medical device"
@@ -145,7 +145,8 @@ def save_file(path: Path, volume: Volume) -> None:
 
 def _write(dataset: Any, path: Path) -> None:
     pydicom = library("pydicom", "io", "writing DICOM")
-    pydicom.dcmwrite(path, dataset, implicit_vr=False, little_endian=True, enforce_file_format=True)
+    with damaged_header(str(dataset.SourceImageSequence[0].ReferencedSOPInstanceUID)):
+        pydicom.dcmwrite(path, dataset, implicit_vr=False, little_endian=True, enforce_file_format=True)
 
 
 def encode(array: np.ndarray, *, modality: str = "") -> Stored:
@@ -218,12 +219,13 @@ def _derive(volume: Volume) -> list[Any]:
         slices.sort(key=lambda z: source.frames[z][1])
         frames = [source.frames[z][1] for z in slices]
         dataset = headers[file]
-        _refer(dataset, frames)
-        _describe(dataset, made_by, now)
-        _identify(dataset, series, number)
-        _remove_stale(dataset)
-        _keep_frames(dataset, frames)
-        _set_values(dataset, stored, stored.array[slices], volume.metadata.get("intensity_unit"))
+        with damaged_header(source.files[file]):
+            _refer(dataset, frames)
+            _describe(dataset, made_by, now)
+            _identify(dataset, series, number)
+            _remove_stale(dataset)
+            _keep_frames(dataset, frames)
+            _set_values(dataset, stored, stored.array[slices], volume.metadata.get("intensity_unit"))
         derived.append(dataset)
     return derived
 
@@ -329,7 +331,7 @@ def _identify(dataset: Any, series: str, number: int) -> None:
     dataset.SOPInstanceUID = _uid(series, dataset.SOPInstanceUID)
     dataset.SeriesInstanceUID = series
     before = dataset.get("SeriesNumber")
-    if before is not None and before + 1000 < 2**31:  # the largest of DICOM's integer strings
+    if isinstance(before, int) and before + 1000 < 2**31:  # the largest of DICOM's integer strings
         dataset.SeriesNumber = int(before) + 1000
     description = str(dataset.get("SeriesDescription") or "").strip()
     dataset.SeriesDescription = f"{description[:40]} (derived, research)".strip()
@@ -341,8 +343,18 @@ def _identify(dataset: Any, series: str, number: int) -> None:
     dataset.file_meta = meta
 
 
+def _remove_private(dataset: Any) -> None:
+    """Nobody can vouch for what private elements say of the values; some cannot even be read."""
+    for tag in list(dataset.keys()):
+        if tag.is_private:
+            del dataset[tag]
+        elif dataset[tag].VR == "SQ":
+            for item in dataset[tag].value:
+                _remove_private(item)
+
+
 def _remove_stale(dataset: Any) -> None:
-    dataset.remove_private_tags()  # nobody can vouch for what they say of the values
+    _remove_private(dataset)
     for name in STALE:
         if name in dataset:
             delattr(dataset, name)
