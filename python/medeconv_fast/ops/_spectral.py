@@ -119,10 +119,12 @@ class SpectralPlan:
 def applies(layer: Layer) -> bool:
     """Whether transforms can compute the layer.
 
-    Not with strides, of whose results most would be thrown away, and not where zeros are padded beyond the
-    reach of the kernel or, for the weight's gradient, of the result.
+    Not to lines, where direct sums are faster (measured up to 257 taps); not with strides, of whose results
+    most would be thrown away; and not where zeros are padded beyond the reach of the kernel or, for the
+    weight's gradient, of the result.
     """
-    if any(s > 1 for s in layer.stride) or any(layer.beyond):
+    lines = len(layer.weight_shape) == 3
+    if lines or any(s > 1 for s in layer.stride) or any(layer.beyond):
         return False
     extent = _extent(layer.weight_shape[2:], layer.dilation)
     limits = zip(layer.padding, extent, layer.output_shape[2:], strict=True)
@@ -132,14 +134,12 @@ def applies(layer: Layer) -> bool:
 def is_cheaper(layer: Layer, kernels: ModuleType, *, weight: bool = False) -> bool:
     """Whether transforms are predicted to take less time than direct sums; `weight`: for its gradient."""
     layout = _weight_layout(layer, kernels) if weight else _forward_layout(layer, kernels)
-    made = layer.weight_shape[0] * layer.weight_shape[1]
-    pairs = made * layer.input_shape[0]
+    kinds = layer.weight_shape[0] * layer.weight_shape[1]
+    pairs = kinds * layer.input_shape[0]
     products = math.prod(layer.weight_shape[2:]) * math.prod(layer.output_shape[2:]) * pairs
-    direct = _costs.layer_ns(products, single=layer.weight_shape[0] == layer.groups)
-    return (
-        _costs.spectral_layer_ns(layout.grid, layout.estimate_shape, pairs, pairs if weight else made)
-        < direct
-    )
+    made = {"images": pairs} if weight else {"kernels": kinds}
+    through = _costs.spectral_layer_ns(layout.grid, layout.estimate_shape, pairs, **made)
+    return through < _costs.layer_ns(products, single=layer.weight_shape[0] == layer.groups)
 
 
 def _extent(kernel: tuple[int, ...], dilation: tuple[int, ...]) -> tuple[int, ...]:
