@@ -33,8 +33,9 @@ FEWEST, MOST = 3, 50
 TURNS = 2
 # Norm-wise against float64: what the tolerance table allows Winograd and a sum of 512 x 9 products.
 BOUND = 1e-4
-# The slow columns are left out where one call takes longer than this.
-PATIENCE_S = 20.0
+MOST_UNFOLDED = 4 << 30  # bytes
+# Where one call of the slow columns takes longer than this, it is the only one.
+PATIENCE_S = 2.0
 WARM = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "100000000000"}
 MODES: dict[str, dict[str, str]] = {
     "warm": WARM,
@@ -45,7 +46,7 @@ KERNELS = ("forward", "input_grad", "weight_grad")
 
 
 class Problem:
-    """Operands of a layer, and its kernels in float64 by torch's own sums, which ours must agree with."""
+    """Operands of a layer, and what computes it."""
 
     def __init__(self, layer: Layer) -> None:
         rng = np.random.default_rng(0)
@@ -79,13 +80,25 @@ class Problem:
 
         return both if gradients else forward
 
-    def ours(self, *, gradients: bool, threads: int, **choice: Any) -> Callable[[], tuple[Any, ...]]:
+    def precise(self, *, gradients: bool) -> tuple[Any, ...]:
+        """In float64 by torch, or by NumPy where torch would copy the input once for every tap."""
+        import torch
+
+        taps = math.prod(self.layer.w[2:])
+        if 8 * math.prod(self.layer.output()[2:]) * taps * self.layer.w[1] < MOST_UNFOLDED:
+            return self.torch(torch.float64, gradients=gradients)()
+        wide = {name: array.astype(np.float64) for name, array in self.arrays.items()}
+        return self.ours(gradients=gradients, threads=2, arrays=wide, backend="reference")()
+
+    def ours(
+        self, *, gradients: bool, threads: int, arrays: Any = None, **choice: Any
+    ) -> Callable[[], tuple[Any, ...]]:
         from medeconv_fast import ops
 
         layer = self.layer
         kind = "conv_transpose" if layer.transposed else "conv"
         choice = {**layer.options, **choice, "num_threads": threads}
-        x, w, grad = (self.arrays[name] for name in ("x", "w", "grad"))
+        x, w, grad = ((arrays or self.arrays)[name] for name in ("x", "w", "grad"))
         function = getattr(ops, kind)
         to_input, to_weight = getattr(ops, f"{kind}_input_grad"), getattr(ops, f"{kind}_weight_grad")
 
@@ -124,7 +137,7 @@ def measure(layer: Layer, mode: str, threads: int) -> dict[str, Any]:
     row: dict[str, Any] = {"layer": layer.name, "table": layer.table, "mode": mode}
     row |= {"operations": layer.operations, "bytes": layer.bytes, "errors": {}}
     for name, gradients in (("forward", False), ("both", True)):
-        expected = problem.torch(torch.float64, gradients=gradients)()
+        expected = problem.precise(gradients=gradients)
         steps = {"torch": problem.torch(torch.float32, gradients=gradients)}
         for contender, choice in contenders.items():
             steps[contender] = problem.ours(gradients=gradients, threads=threads, **choice)
