@@ -173,7 +173,7 @@ def test_automatic_balance_in_float32(backend, rng):
 
 
 def test_search_finds_the_minimum_and_reports_an_end():
-    minimise = importlib.import_module("medeconv_fast.algorithms._wiener")._minimise
+    minimise = importlib.import_module("medeconv_fast.algorithms._cross_validation").minimise
     exponent, score, at_end = minimise(lambda e: (e - 0.777) ** 2 + 3)
     assert abs(exponent - 0.777) < 0.01
     assert score == pytest.approx(3, abs=1e-4)

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import inspect
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 from .. import _arrays, _validate
+from ._fista import fista
+from ._inverse_filter import inverse_filter
+from ._landweber import landweber
 from ._richardson_lucy import richardson_lucy
+from ._tikhonov import tikhonov
+from ._unsupervised_wiener import unsupervised_wiener
+from ._van_cittert import van_cittert
 from ._wiener import wiener
 
-METHODS = ("auto", "richardson-lucy", "rl", "wiener")
-UNBUILT = (
-    "tikhonov",
-    "landweber",
-    "van_cittert",
-    "unsupervised_wiener",
-    "blind_richardson_lucy",
-    "inverse_filter",
-)
+# Called with the options as they are: nothing is chosen for them.
+NAMED: dict[str, Callable[..., Any]] = {
+    function.__name__: function
+    for function in (tikhonov, inverse_filter, unsupervised_wiener, landweber, fista, van_cittert)
+}
+METHODS = ("auto", "richardson-lucy", "rl", "wiener", *NAMED)
+UNBUILT = ("blind_richardson_lucy",)
 # Negative values down to this share of the largest one are taken for noise around zero, beyond it for a
 # signed scale.
 SIGNED = 0.25
@@ -34,7 +39,9 @@ def restore(image: Any, psf: Any, method: str = "auto", **options: Any) -> Any:
     ----------
     image, psf : array_like
         As in `richardson_lucy`.
-    method : {"auto", "richardson-lucy", "rl", "wiener"}
+    method : str
+        "auto", "richardson-lucy" or "rl", "wiener", or the name of another algorithm: "tikhonov",
+        "inverse_filter", "unsupervised_wiener", "landweber", "fista", "van_cittert".
         "auto": Richardson-Lucy; the Wiener filter for images on a signed scale, whose negative values reach
         below -1/4 of the largest one (CT numbers). An option that only one of the two methods has decides for
         it.
@@ -56,6 +63,9 @@ def restore(image: Any, psf: Any, method: str = "auto", **options: Any) -> Any:
         Negative values were clipped, or "auto" chose the Wiener filter for a signed image.
     """
     method = _validate.choice(method, "method", METHODS, unbuilt=UNBUILT)
+    if method in NAMED:
+        _refuse_unknown(options, set(inspect.signature(NAMED[method]).parameters), method)
+        return NAMED[method](image, psf, **options)
     callback = None
     if method == "auto":
         method, why = _choose(image, options)
