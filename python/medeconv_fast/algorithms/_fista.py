@@ -55,7 +55,7 @@ def fista(
         Point spread function with as many axes, its centre at ``shape // 2``; it may be larger than the
         image, except under boundary="wrap".
     weight : float
-        Of the total variation, at least 0, in the image's units (over those of `weights`): try 0.02 to 0.2
+        Of the total variation, at least 0, in the image's units (over those of `weights`): try 0.05 to 0.3
         times the noise's standard deviation. Structures whose contrast times width is below a few weights
         vanish. 0: projected Landweber, accelerated.
     num_iter : int, optional

@@ -58,7 +58,7 @@ def unsupervised_wiener(
         Samples left out of the mean.
     tolerance : float
         After at least ``2 * burn_in`` samples the run ends once the standard error of the mean balance,
-        g_x / g_n, is below this share of it. 0: never.
+        g_x / g_n, as of independent draws, is below this share of it. 0: never.
     seed : int
         Of the random draws; same seed, same result.
     normalize_psf : bool
@@ -92,7 +92,8 @@ def unsupervised_wiener(
     averages the mean of x given the precisions instead of x itself: it has the same expectation and less
     variance (Rao-Blackwell). Unless the boundary is "wrap" the precisions are found on the image less its
     mean under a Hann window, as in `wiener`, for the jump between opposite edges passes for detail. The
-    precisions start at the inverse of the image's mean power, so that the result scales with the image.
+    chain starts at the most probable balance, x and g_n integrated out, instead of at precisions of 1, which
+    mean something else for every scale of the image and may take more samples to leave than are drawn.
 
     Random numbers and sums over the spectrum are NumPy's, 2 per frequency and sample: they, not the
     transforms, take the time. `wiener` with balance="auto" answers the same question at a fraction of it.
@@ -217,8 +218,8 @@ class Sampler:
         self._sum = np.zeros(self._h.size)  # of g_n / p
         self._freedom = float(self._counts.sum())
         # R's null space (the mean, for a Laplacian) carries no information on g_x.
-        seen = self._r2 > 1e-24 * float(self._r2.max())
-        self._prior_freedom = float(self._counts[seen].sum())
+        self._seen = self._r2 > 1e-24 * float(self._r2.max())
+        self._prior_freedom = float(self._counts[self._seen].sum())
         blocks = range(0, self._h.size, BLOCK)
         self._blocks = [slice(start, start + BLOCK) for start in blocks]
         streams = np.random.SeedSequence(seed).spawn(len(self._blocks) + 1)
@@ -230,9 +231,10 @@ class Sampler:
         """The precisions drawn, what ended the run, and its trace."""
         chains = Chains([], [])
         trace: list[dict[str, Any]] = []
-        start = self._freedom / float((self._counts * self._size**2).sum())
-        noise = prior = start
         with ThreadPoolExecutor(resolve_num_threads(num_threads)) as pool:
+            balance = 10.0 ** _cross_validation.minimise(lambda e: self._scores(e, pool))[0]
+            noise = self._prior_freedom / float(self._sums_given(balance, pool)[1])
+            prior = balance * noise
             for iteration in range(1, num_iter + 1):
                 begun = time.perf_counter()
                 draw = functools.partial(self._draw, noise, prior, iteration > burn_in)
@@ -248,6 +250,26 @@ class Sampler:
                     if error < tolerance * float(kept.mean()):
                         return chains, "tolerance", trace
         return chains, "num_iter", trace
+
+    def _scores(self, exponents: np.ndarray, pool: ThreadPoolExecutor) -> np.ndarray:
+        """Minus the logarithm of the probability of balances 10^exponent, but for a constant.
+
+        With x integrated out |Y|^2 has the mean s / g_n, s = 1 + h^2 / (balance r^2); g_n as well:
+        ``1/2 sum(log s) + N/2 log(sum(|Y|^2 / s))``.
+        """
+        sums = np.array([self._sums_given(10.0**e, pool) for e in exponents])
+        return np.asarray(0.5 * (sums[:, 0] + self._prior_freedom * np.log(sums[:, 1])))
+
+    def _sums_given(self, balance: float, pool: ThreadPoolExecutor) -> np.ndarray:
+        """Sums of log s and of |Y|^2 / s."""
+
+        def of_block(at: slice) -> tuple[float, float]:
+            seen = self._seen[at]
+            counts, size = self._counts[at][seen], self._size[at][seen]
+            s = 1 + self._h[at][seen] ** 2 / (balance * self._r2[at][seen])
+            return float((counts * np.log(s)).sum()), float((counts * size**2 / s).sum())
+
+        return np.sum(list(pool.map(of_block, self._blocks)), axis=0)
 
     def _draw(self, noise: float, prior: float, keep: bool, block: int) -> tuple[float, float]:
         """|Y - H x|^2 and |R x|^2 of one block's x, drawn given the precisions."""
