@@ -112,11 +112,11 @@ class LinearModel:
         return _options.framed(_options.initial_array(initial, blur, data.dtype), blur)
 
     def norm_bound(self) -> float:
-        """An upper bound of the largest eigenvalue of H' weights H, close to it.
+        """An upper bound of the largest eigenvalue of H' weights H.
 
         Of a matrix without negative entries no eigenvalue exceeds the largest row sum (Frobenius), which one
-        application says. With negative taps: the largest squared value of the transfer function, times how
-        often the boundary repeats a voxel, times the largest weight.
+        application says: 1 for a normalised PSF. With negative taps: the largest squared value of the
+        transfer function, times how often the boundary repeats a voxel, times the largest weight.
         """
         operator = self.operator
         if float(self.blur.psf.min()) >= 0:
@@ -125,6 +125,10 @@ class LinearModel:
                 blurred *= self.weights
             return float(operator.apply(blurred, adjoint=True).max())
         bound = float(np.abs(spectrum_of(self.blur.psf)).max()) ** 2
+        for k in self.blur.psf.shape:
+            # Between samples a trigonometric polynomial of degree m rises by 1 / cos(pi m / samples) at most
+            # (Ehlich and Zeller 1964).
+            bound /= math.cos(math.pi * (k // 2) / _samples(k)) ** 2
         if self.blur.boundary in FOLDED:
             bound *= float(operator.fold(operator.pad(np.ones(self.data.shape, self.data.dtype))).max())
         return bound * (1.0 if self.weights is None else float(self.weights.max()))
@@ -201,8 +205,8 @@ class LinearModel:
 
 
 def spectrum_of(psf: np.ndarray) -> np.ndarray:
-    """The transfer function, centre at index 0, sampled twice as finely as the PSF's own grid."""
-    placed = np.zeros([2 * k for k in psf.shape])
+    """The transfer function on a finer grid than the PSF's own, which may miss its extremes."""
+    placed = np.zeros([_samples(k) for k in psf.shape])
     placed[tuple(slice(0, k) for k in psf.shape)] = psf
     return np.fft.rfftn(np.roll(placed, [-(k // 2) for k in psf.shape], tuple(range(psf.ndim))))
 
@@ -216,3 +220,7 @@ def _rule(stop: Any, method: str) -> Rule | None:
             "expected 'relative-change', 'discrepancy' (of Gaussian noise) or ('time', seconds)"
         )
     return rule
+
+
+def _samples(taps: int) -> int:
+    return 1 if taps == 1 else max(2 * taps, 64)
