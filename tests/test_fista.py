@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import warnings
 
 import numpy as np
 import pytest
@@ -68,7 +69,7 @@ def transcription(
 )
 def test_transcription(boundary, shape, psf_shape, dtype, backend, rng, tol, relative_error, dense_blur):
     psf = rng.random(psf_shape)
-    image = rng.normal(3, 4, shape).astype(dtype)
+    image = rng.normal(15, 4, shape).astype(dtype)
     weights = rng.random(shape)
     dense = dense_blur(psf / psf.sum(), shape, boundary)
     size = np.ones(len(shape))
@@ -214,6 +215,17 @@ def test_rules_callback_and_info(backend, rng):
     assert info.settings["method"] == "fista"
     json.dumps(info)
     assert mf.fista(image, psf, 0.1, **options)[1].num_iter == 50
+
+
+def test_signed_scale_is_warned_of(backend, rng):
+    image, psf = rng.normal(0, 500, (9, 10)), np.ones((3, 3))
+    with pytest.warns(UserWarning, match="are a signed scale, .* pass non_negative=False"):
+        _, info = mf.fista(image, psf, 1.0, 2, return_info=True, backend=backend)
+    assert len(info.warnings) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert mf.fista(image, psf, 1.0, 2, non_negative=False, backend=backend).min() < 0
+        mf.fista(image + 3000, psf, 1.0, 2, background=1000, backend=backend)
 
 
 @pytest.mark.parametrize(

@@ -100,9 +100,15 @@ def fista(
     ValueError, TypeError
         As `landweber`.
 
+    Warns
+    -----
+    UserWarning
+        A signed image, whose values reach below the background by more than 1/4 of how far they rise above
+        it, while `non_negative`.
+
     Notes
     -----
-    The proximal map is NumPy's, slab by slab: with the default of 5 inner iterations it takes about 90 % of
+    The proximal map is NumPy's, slab by slab: with the default of 5 inner iterations it takes 80 to 95 % of
     the time of an iteration, and 2 arrays per axis. `richardson_lucy` with regularizer=("tv", w) costs a
     fraction of that for photon noise.
 
@@ -142,6 +148,8 @@ def fista(
         engine=engine,
         num_threads=num_threads,
     )
+    if non_negative:
+        model.warn_of_signed_scale()
     length, bound = step_of("auto", model)
     estimate = model.start()
     extra = 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import time
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -61,6 +62,7 @@ class LinearModel:
         boundary = _validate.choice(boundary, "boundary", boundaries)
 
         self.data, self._restore, (lowest, highest) = _arrays.as_image(image)
+        self._extremes = lowest, highest
         largest = max(-lowest, highest)
         _validate.scale(largest, "image", self.data.dtype)
         psf, self._psf_settings = _options.psf_on_grid(psf, self.data.ndim, voxel_size, psf_voxel_size)
@@ -110,6 +112,17 @@ class LinearModel:
         if isinstance(initial, str):
             return _options.framed(data - data.dtype.type(self.background), blur)
         return _options.framed(_options.initial_array(initial, blur, data.dtype), blur)
+
+    def warn_of_signed_scale(self) -> None:
+        """For an estimate that is to be non-negative although nobody asked for it."""
+        lowest, highest = (value - self.background for value in self._extremes)
+        if lowest < 0 and -lowest > _options.SIGNED * highest:
+            note = (
+                f"image: values from {self._extremes[0]:g} to {self._extremes[1]:g} are a signed scale, of "
+                "which the estimate keeps what is above 0 only; pass non_negative=False"
+            )
+            self.warnings.append(note)
+            warnings.warn(note, UserWarning, stacklevel=3)
 
     def norm_bound(self) -> float:
         """An upper bound of the largest eigenvalue of H' weights H.

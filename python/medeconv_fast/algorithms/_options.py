@@ -9,6 +9,9 @@ import numpy as np
 from .. import _arrays, _validate
 from .._blur import Blur
 
+# Negative values down to this share of the largest one are taken for noise around zero, beyond it for a
+# signed scale.
+SIGNED = 0.25
 REGULARIZERS = ("tv", "tikhonov", "good-roughness", "entropy")
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from .. import _arrays, _validate
+from . import _options
 from ._fista import fista
 from ._inverse_filter import inverse_filter
 from ._landweber import landweber
@@ -24,9 +25,6 @@ NAMED: dict[str, Callable[..., Any]] = {
 }
 METHODS = ("auto", "richardson-lucy", "rl", "wiener", *NAMED)
 UNBUILT = ("blind_richardson_lucy",)
-# Negative values down to this share of the largest one are taken for noise around zero, beyond it for a
-# signed scale.
-SIGNED = 0.25
 
 _RL = set(inspect.signature(richardson_lucy).parameters)
 _WIENER = set(inspect.signature(wiener).parameters)
@@ -112,7 +110,7 @@ def _choose(image: Any, options: dict[str, Any]) -> tuple[str, str | None]:
     array, _ = _arrays.to_numpy(image, "image")
     _validate.rank(array, "image")
     lowest, highest = _validate.finite(array, "image")
-    if lowest < 0 and -lowest > SIGNED * highest:
+    if lowest < 0 and -lowest > _options.SIGNED * highest:
         return "wiener", (
             f"image: values from {lowest:g} to {highest:g} are a signed scale, restored with the Wiener "
             "filter; for Richardson-Lucy pass method='rl' and negative='shift'"

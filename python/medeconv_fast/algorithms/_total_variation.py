@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-SLAB = 1 << 15  # voxels; 6 arrays of that size are in use
+SLAB = 1 << 17  # voxels; 6 arrays of that size are in use. Shorter ones leave threads waiting for the GIL.
 
 
 class Denoiser:
