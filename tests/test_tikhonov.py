@@ -140,6 +140,14 @@ def test_mean_is_kept_but_for_order_0(backend, rng):
     assert means[2] == pytest.approx(image.mean(), rel=1e-12)
 
 
+def test_long_lines(backend, rng):
+    """No matrices of the line's length squared."""
+    image = rng.random(200_000).astype(np.float32)
+    got = mf.tikhonov(image, np.ones(5), 0.1, regularizer=1, backend=backend)
+    assert np.isfinite(got).all()
+    assert np.std(got) > 0.1 * np.std(image)
+
+
 def test_voxel_size_weighs_the_axes(backend, rng):
     """Slices far apart are hardly smoothed across."""
     image = np.repeat(rng.random((16, 1)), 16, 1)

@@ -265,9 +265,11 @@ class Sampler:
 
         def of_block(at: slice) -> tuple[float, float]:
             seen = self._seen[at]
-            counts, size = self._counts[at][seen], self._size[at][seen]
-            s = 1 + self._h[at][seen] ** 2 / (balance * self._r2[at][seen])
-            return float((counts * np.log(s)).sum()), float((counts * size**2 / s).sum())
+            ratio = np.zeros(seen.size)
+            np.divide(self._h[at] ** 2, balance * self._r2[at], out=ratio, where=seen)
+            counts = self._counts[at] * seen
+            left = counts * self._size[at] ** 2 / (1 + ratio)
+            return float((counts * np.log1p(ratio)).sum()), float(left.sum())
 
         return np.sum(list(pool.map(of_block, self._blocks)), axis=0)
 

@@ -229,6 +229,9 @@ def _on_grid(power: np.ndarray, grid: tuple[int, ...]) -> np.ndarray:
     """Interpolated linearly from the image's frequencies to the half spectrum of the grid's."""
     for axis, (n, length) in enumerate(zip(power.shape, grid, strict=True)):
         wanted = length if axis < power.ndim - 1 else length // 2 + 1
+        if n == length:
+            power = power.take(np.arange(wanted), axis) if wanted < n else power
+            continue
         at = np.arange(wanted) * n / length
         below = np.floor(at).astype(int)
         share = (at - below).reshape([-1 if a == axis else 1 for a in range(power.ndim)])
