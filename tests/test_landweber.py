@@ -78,8 +78,8 @@ def test_simpleitk(projected, backend, rng, tol, relative_error):
     sitk = pytest.importorskip("SimpleITK")
     psf = np.multiply.outer([1, 3, 1], np.outer([1, 4, 1], [1, 2, 5, 2, 1.0]))
     psf /= psf.sum()
-    image = np.zeros((30, 32, 46))
-    image[12:-12, 12:-12, 18:-18] = rng.random((6, 8, 10)) * 100
+    image = np.zeros((26, 28, 44))
+    image[12:-12, 12:-12, 19:-19] = rng.random((2, 4, 6)) * 100
     image = mf.Blur(psf, image.shape, boundary="zero", backend=backend).forward(image)
     got = mf.landweber(
         image, psf, 6, step=0.7, initial="image", boundary="zero", non_negative=projected, backend=backend
@@ -94,7 +94,7 @@ def test_simpleitk(projected, backend, rng, tol, relative_error):
 @pytest.mark.parametrize("weighted", [False, True])
 def test_bound_of_the_norm(boundary, negative, weighted, backend, rng, dense_blur):
     """Never below the largest eigenvalue; close above it where no tap is negative."""
-    for shape, psf_shape in (((30,), (5,)), ((10, 11), (4, 5))):
+    for shape, psf_shape in (((30,), (5,)), ((7, 8), (4, 5))):
         psf = rng.random(psf_shape)
         if negative:
             psf[(0,) * psf.ndim] = -1
@@ -117,16 +117,16 @@ def test_bound_of_the_norm(boundary, negative, weighted, backend, rng, dense_blu
 def test_descends_to_the_least_squares(backend, rng, relative_error, dense_blur):
     psf = np.array([0.05, 0.1, 1, 0.1])
     image = rng.random(24)
-    got = mf.landweber(image, psf, 2000, boundary="nearest", backend=backend)
+    got = mf.landweber(image, psf, 500, boundary="nearest", backend=backend)
     matrix = dense_blur(psf / psf.sum(), image.shape, "nearest")[0]
     assert relative_error(got, np.linalg.lstsq(matrix, image, rcond=None)[0]) < 1e-10
 
 
 def test_projection_is_the_constrained_minimum(backend, rng, relative_error, dense_blur):
     optimize = pytest.importorskip("scipy.optimize")
-    psf = np.array([[0, 1, 0], [1, 6, 1], [0, 2, 0.0]])
+    psf = np.array([[0, 1, 0], [1, 12, 1], [0, 2, 0.0]])
     image = rng.normal(0, 1, (6, 7))
-    got = mf.landweber(image, psf, 2000, boundary="reflect", non_negative=True, backend=backend)
+    got = mf.landweber(image, psf, 600, boundary="reflect", non_negative=True, backend=backend)
     matrix = dense_blur(psf / psf.sum(), image.shape, "reflect")[0]
     assert relative_error(got.ravel(), optimize.nnls(matrix, image.ravel())[0]) < 1e-9
 

@@ -5,7 +5,7 @@ import pytest
 
 import medeconv_fast as mf
 
-SHAPES = [((31,), (5,)), ((12,), (4,)), ((9, 10), (3, 4)), ((1, 12), (1, 3)), ((5, 4, 6), (3, 2, 3))]
+SHAPES = [((31,), (5,)), ((12,), (4,)), ((6, 7), (3, 4)), ((1, 12), (1, 3)), ((3, 4, 5), (3, 2, 3))]
 NUMPY_MODE = {"reflect": "symmetric", "nearest": "edge", "mirror": "reflect", "zero": "constant"}
 
 

@@ -60,30 +60,29 @@ def test_balances_are_drawn_from_their_posterior(shape, rng):
     psf = rng.random((3,) * len(shape)) + 0.2
     mean, spread = posterior(image, psf, np.linspace(-5, 3, 1601))
     _, info = mf.unsupervised_wiener(
-        image, psf, boundary="wrap", num_iter=2000, tolerance=0, return_info=True
+        image, psf, boundary="wrap", num_iter=1500, tolerance=0, return_info=True
     )
     balances = np.array(info.chains["prior"][15:]) / np.array(info.chains["noise"][15:])
     assert balances.mean() == pytest.approx(mean, abs=spread)  # draws depend on the one before
     assert balances.std() == pytest.approx(spread, rel=0.25)
-    assert info.num_iter == 2000
+    assert info.num_iter == 1500
     assert info.stopped_by == "num_iter"
 
 
-@pytest.mark.parametrize("sigma", [1.0, 4.0])
-def test_scikit_image(sigma, backend, rng, relative_error):
+def test_scikit_image(backend, rng, relative_error):
     """Another sampler of the same law; its half spectrum counts some frequencies twice."""
     restoration = pytest.importorskip("skimage.restoration")
-    truth, image, psf = scene(rng, (96, 96), sigma)
+    truth, image, psf = scene(rng, (64, 64), 2.0)
     got, info = mf.unsupervised_wiener(image, psf, boundary="wrap", return_info=True, backend=backend)
     expected, chains = restoration.unsupervised_wiener(
         image,
         psf / psf.sum(),
         clip=False,
         rng=3,
-        user_params={"burnin": 200, "min_num_iter": 500, "max_num_iter": 501},
+        user_params={"burnin": 100, "min_num_iter": 300, "max_num_iter": 301},
     )
-    noise = np.mean(chains["noise"][201:])
-    balance = np.mean(np.array(chains["prior"][201:]) / np.array(chains["noise"][201:]))
+    noise = np.mean(chains["noise"][101:])
+    balance = np.mean(np.array(chains["prior"][101:]) / np.array(chains["noise"][101:]))
     assert info.settings["noise_sigma"] == pytest.approx(noise**-0.5, rel=0.03)
     assert info.settings["balance"] == pytest.approx(balance, rel=0.25)
     assert relative_error(got, expected) < 0.05
@@ -103,15 +102,21 @@ def test_estimate_is_the_mean_of_filters(backend, rng, tol, relative_error):
     assert relative_error(got, np.mean(filtered, axis=0)) < tol("wiener")
 
 
-@pytest.mark.parametrize("boundary", ["reflect", "nearest", "mirror", "zero", "wrap"])
-@pytest.mark.parametrize("shape", [(300,), (60, 66), (20, 22, 24)], ids=str)
+@pytest.mark.parametrize(
+    ("shape", "boundary"),
+    [
+        ((300,), "reflect"),
+        *(((48, 50), b) for b in ("reflect", "nearest", "mirror", "zero", "wrap")),
+        ((18, 20, 22), "reflect"),
+    ],
+    ids=str,
+)
 def test_finds_noise_and_restores(boundary, shape, backend, rng):
     truth, image, psf = scene(rng, shape, 2.0, boundary)
     got, info = mf.unsupervised_wiener(image, psf, boundary=boundary, return_info=True, backend=backend)
     assert info.settings["noise_sigma"] == pytest.approx(2, rel=0.2)
     best = min(
-        np.linalg.norm(mf.wiener(image, psf, 10.0**e, boundary=boundary) - truth)
-        for e in np.arange(-4, 2, 0.5)
+        np.linalg.norm(mf.wiener(image, psf, 10.0**e, boundary=boundary) - truth) for e in np.arange(-4, 2.0)
     )
     assert np.linalg.norm(got - truth) < 1.15 * best
     assert info.warnings == []
