@@ -52,6 +52,12 @@ OPERATIONS: dict[str, tuple[Operation, bool]] = {
     "richardson_lucy": (functools.partial(mf.richardson_lucy, num_iter=5), True),
     "wiener": (functools.partial(mf.wiener, balance=0.01), False),
     'wiener, balance="auto"': (mf.wiener, False),
+    "tikhonov": (functools.partial(mf.tikhonov, weight=0.01, regularizer=1), False),
+    "inverse_filter": (functools.partial(mf.inverse_filter, threshold=0.2), False),
+    "unsupervised_wiener": (functools.partial(mf.unsupervised_wiener, num_iter=20), False),
+    "landweber": (functools.partial(mf.landweber, num_iter=5, non_negative=True), True),
+    "fista": (functools.partial(mf.fista, weight=0.02, num_iter=5), True),
+    "van_cittert": (functools.partial(mf.van_cittert, num_iter=1), True),
     "restore": (functools.partial(mf.restore, num_iter=5), True),
 }
 

@@ -152,6 +152,15 @@ CONTRACT = {
     "callback=None return_info=False backend='auto' engine='auto' num_threads=None",
     "restore": "image psf method='auto' **options",
     "wiener": "image psf balance='auto' * regularizer='laplacian' boundary='reflect'",
+    "tikhonov": "image psf weight='auto' * regularizer=0 prior=0.0 boundary='reflect'",
+    "inverse_filter": "image psf threshold=0.1 * below='zero' boundary='reflect'",
+    "unsupervised_wiener": "image psf * regularizer='laplacian' boundary='reflect'",
+    "landweber": "image psf num_iter=None * step='auto' non_negative=False boundary='extended' "
+    "background=0.0 weights=None stop=None initial='flat'",
+    "fista": "image psf weight num_iter=None * inner_iter=5 non_negative=True boundary='extended' "
+    "background=0.0 weights=None stop=None initial='flat'",
+    "van_cittert": "image psf num_iter=None * relaxation=1.0 non_negative=False bounds=None "
+    "boundary='reflect' background=0.0 weights=None stop=None initial='image'",
     "convolve": "a b mode='full' boundary='zero' method='auto'",
     "correlate": "a b mode='full' boundary='zero' method='auto'",
     "ops.conv": "x w bias=None stride=1 padding=0 dilation=1 groups=1 * padding_mode='zeros'",

@@ -10,7 +10,17 @@ from ._convolution import convolve, correlate
 from ._planner import plan
 from ._simulate import simulate
 from ._threads import get_num_threads, set_num_threads
-from .algorithms import restore, richardson_lucy, wiener
+from .algorithms import (
+    fista,
+    inverse_filter,
+    landweber,
+    restore,
+    richardson_lucy,
+    tikhonov,
+    unsupervised_wiener,
+    van_cittert,
+    wiener,
+)
 from .backends import release_memory, use_backend
 
 __version__ = "0.1.0"
@@ -22,8 +32,11 @@ __all__ = [
     "compat",
     "convolve",
     "correlate",
+    "fista",
     "get_num_threads",
+    "inverse_filter",
     "io",
+    "landweber",
     "metrics",
     "ops",
     "plan",
@@ -34,6 +47,9 @@ __all__ = [
     "set_num_threads",
     "simulate",
     "stop",
+    "tikhonov",
+    "unsupervised_wiener",
     "use_backend",
+    "van_cittert",
     "wiener",
 ]

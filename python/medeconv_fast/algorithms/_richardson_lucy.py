@@ -179,10 +179,7 @@ def richardson_lucy(
     smoothing = _options.regularizer_of(regularizer)
     if isinstance(initial, str):
         _validate.choice(initial, "initial", INITIAL)
-    if callback is not None and not callable(callback):
-        raise TypeError(
-            f"callback: got {_validate.shown(callback)}, expected a function of (iteration, estimate)"
-        )
+    _options.check_callback(callback)
 
     data, restore, (lowest, highest) = _arrays.as_image(image)
     psf, psf_settings = _options.psf_on_grid(psf, data.ndim, voxel_size, psf_voxel_size)
@@ -205,7 +202,7 @@ def richardson_lucy(
         _check_unmatched(projector, iterations, acceleration, regularizer, rule, engine, warnings)
     operator = blur.operator(data.dtype, back)
 
-    trust = _weights(weights, data)
+    trust = _options.weights_of(weights, data)
     readout = _operand(readout_variance, "readout_variance", data)
     threshold = _operand(damping, "damping", data)
     data, offset, clipped = _treat_negative(data, lowest, negative)
@@ -398,16 +395,6 @@ def _sharpness(threshold: float | np.ndarray, data: np.ndarray) -> np.ndarray:
     return (2 / np.maximum(wide, SMALLEST_THRESHOLD) ** 2).astype(data.dtype)
 
 
-def _weights(weights: Any, data: np.ndarray) -> np.ndarray | None:
-    if weights is None:
-        return None
-    trust, (lowest, highest) = _arrays.as_operand(weights, "weights", data.shape, data.dtype)
-    _validate.non_negative(trust, "weights", lowest)
-    if highest == 0:
-        raise ValueError("weights: all are zero, expected at least one positive")
-    return trust
-
-
 def _treat_negative(data: np.ndarray, lowest: float, negative: str) -> tuple[np.ndarray, float, int]:
     """The non-negative image, the offset added to it, and how many values were clipped."""
     if lowest >= 0:
@@ -425,19 +412,11 @@ def _treat_negative(data: np.ndarray, lowest: float, negative: str) -> tuple[np.
     return data - data.dtype.type(lowest), -lowest, 0
 
 
-def _weighted_mean(data: np.ndarray, weights: np.ndarray | None) -> float:
-    if weights is None:
-        return float(data.mean(dtype=np.float64))
-    # einsum widens block by block: no float64 copy of the volume.
-    total = np.einsum("i,i->", data.ravel(), weights.ravel(), dtype=np.float64)
-    return float(total) / float(weights.sum(dtype=np.float64))
-
-
 def _level(data: np.ndarray, weights: np.ndarray | None, background: float) -> float:
     """Weighted mean above the background; of what rises above it where the mean does not."""
-    level = _weighted_mean(data, weights) - background
+    level = _options.weighted_mean(data, weights) - background
     if level <= 0:
-        level = _weighted_mean(np.maximum(data - data.dtype.type(background), 0), weights)
+        level = _options.weighted_mean(np.maximum(data - data.dtype.type(background), 0), weights)
     return level
 
 
@@ -454,24 +433,14 @@ def _first_estimate(
     if isinstance(initial, str):
         first = data
     else:
-        array, _ = _arrays.to_numpy(initial, "initial")
-        if array.shape not in (data.shape, blur.estimate_shape):
-            allowed = f"{data.shape} (the image's)"
-            if blur.estimate_shape != data.shape:
-                allowed += f" or {blur.estimate_shape} (the estimate's)"
-            raise ValueError(f"initial: got shape {array.shape}, expected {allowed}")
-        first = _arrays.computable(array, data.dtype)
-        _validate.finite(first, "initial")
+        first = _options.initial_array(initial, blur, data.dtype)
         if offset:
             first = first + first.dtype.type(offset / blur.psf_sum)
         lowest, highest = float(first.min()), float(first.max())
         _validate.non_negative(first, "initial", lowest)
         if highest == 0:
             raise ValueError("initial: all values are zero and would stay so, expected positive ones")
-    if first.shape == blur.estimate_shape:
-        return np.array(first, order="C"), None
-    around = [(s.start, n - s.stop) for s, n in zip(blur.frame, blur.estimate_shape, strict=True)]
-    return np.pad(first, around, mode="edge"), None
+    return _options.framed(first, blur), None
 
 
 def _gain(blur: Blur, operator: Operator, weights: np.ndarray | None, *, matched: bool) -> np.ndarray | None:
