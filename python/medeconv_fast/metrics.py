@@ -262,9 +262,7 @@ def _shells(
     return rings.total(rings.radius)[filled] / counts[filled], correlation[filled], counts[filled] / 2, sizes
 
 
-def radial_power(
-    image: Any, voxel_size: Any = None, *, taper: bool = True
-) -> tuple[np.ndarray, np.ndarray]:
+def radial_power(image: Any, voxel_size: Any = None, *, taper: bool = True) -> tuple[np.ndarray, np.ndarray]:
     """Power spectrum of an image, averaged over shells of equal spatial frequency.
 
     Parameters

@@ -29,29 +29,38 @@ DISCLAIMER = "For research, not a medical device."
 # 3 MB.
 _DOTS_PER_INCH = (150, 120, 96, 72, 54)
 _LARGEST_PICTURE = 400_000
+_PIXELS_PER_INCH = 88  # as shown, where there is room
 _SPECTRUM_VOXELS = 1 << 21  # more of them say nothing new, and take long
+_CURVES = (4.4, 3.0)  # inches
 _PROFILE_VOXELS = 32  # on each side of the edge
 
+# What the page may load: nothing but what lies inside it.
+_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 _STYLE = """
 :root { color-scheme: light; --line: #d9dde2; --soft: #5b6570; }
 * { box-sizing: border-box; }
-body { margin: 0 auto; padding: 1rem clamp(.8rem, 3vw, 2.5rem) 3rem; max-width: 90rem; background: #fff; color: #16191d;
-  font: 15px/1.5 system-ui, "Segoe UI", Roboto, "Liberation Sans", sans-serif; overflow-wrap: anywhere; }
+body { margin: 0 auto; padding: 1rem clamp(.8rem, 3vw, 2.5rem) 3rem; max-width: 90rem;
+  background: #fff; color: #16191d; overflow-wrap: anywhere;
+  font: 15px/1.5 system-ui, "Segoe UI", Roboto, "Liberation Sans", sans-serif; }
 h1 { font-size: 1.45rem; line-height: 1.25; margin: .6rem 0 .2rem; }
-h2 { font-size: 1.08rem; margin: 1.8rem 0 .5rem; padding-bottom: .25rem; border-bottom: 1px solid var(--line); }
+h2 { font-size: 1.08rem; margin: 1.8rem 0 .5rem; padding-bottom: .25rem;
+  border-bottom: 1px solid var(--line); }
 p { margin: .3rem 0 .7rem; }
 .soft, figcaption { color: var(--soft); font-size: .9rem; }
-.grid { display: grid; gap: 1rem 1.5rem; grid-template-columns: repeat(auto-fit, minmax(min(19rem, 100%), 1fr)); align-items: start; }
+.grid { display: grid; gap: 1rem 1.5rem; align-items: start;
+  grid-template-columns: repeat(auto-fit, minmax(min(19rem, 100%), 1fr)); }
 figure { margin: 0; }
 figure img { display: block; width: 100%; max-width: 34rem; height: auto; }
 figcaption { margin-top: .3rem; max-width: 34rem; }
 .wide { overflow-x: auto; }
-.wide img { min-width: 44rem; max-width: 60rem; }
+.wide img { width: auto; max-width: none; }
 table { border-collapse: collapse; width: 100%; font-size: .92rem; }
-th, td { text-align: left; vertical-align: top; padding: .22rem .8rem .22rem 0; border-bottom: 1px solid var(--line); }
+th, td { text-align: left; vertical-align: top; padding: .22rem .8rem .22rem 0;
+  border-bottom: 1px solid var(--line); }
 th { font-weight: 600; }
 td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; }
-ul.warnings { margin: 0; padding: .6rem 1rem .6rem 2rem; background: #fff6e0; border-left: 4px solid #d08700; }
+ul.warnings { margin: 0; padding: .6rem 1rem .6rem 2rem;
+  background: #fff6e0; border-left: 4px solid #d08700; }
 @media print { body { max-width: none; } figure, table { break-inside: avoid; } }
 """
 
@@ -255,7 +264,9 @@ def _picture(figure: Any, alt: str, caption: str = "") -> str:
             break
     data = base64.b64encode(stream.getvalue()).decode("ascii")
     below = f"\n<figcaption>{_escape(caption)}</figcaption>" if caption else ""
-    return f'<figure><img alt="{_escape(alt)}" src="data:image/png;base64,{data}">{below}</figure>'
+    width, height = (round(_PIXELS_PER_INCH * side) for side in figure.get_size_inches())
+    size = f'width="{width}" height="{height}"'
+    return f'<figure><img alt="{_escape(alt)}" {size} src="data:image/png;base64,{data}">{below}</figure>'
 
 
 def _page(title: str, sections: Iterable[str]) -> str:
@@ -267,7 +278,7 @@ def _page(title: str, sections: Iterable[str]) -> str:
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+<meta http-equiv="Content-Security-Policy" content="{_POLICY}">
 <title>{_escape(title)}</title>
 <style>{_STYLE}</style>
 </head>
@@ -315,7 +326,9 @@ def _slices_section(scene: _figures.Scene, edge: _Edge, part: str) -> str:
         f"Grey values {window[0]:.6g} to {window[1]:.6g}, 0.1 to 99.9 per cent of the image before; voxels "
         f"keep their proportions.{middle} The dashed line is that of the profile."
     )
-    return _section("slices", "Slices", f"<p>{_escape(text)}</p>\n<div class=\"grid\">{''.join(pictures)}</div>")
+    return _section(
+        "slices", "Slices", f'<p>{_escape(text)}</p>\n<div class="grid">{"".join(pictures)}</div>'
+    )
 
 
 def _values_section(before: np.ndarray, after: np.ndarray) -> str:
@@ -384,7 +397,7 @@ def _curves_section(
     unit: str | None,
     info: Mapping[str, Any] | None,
 ) -> str:
-    figure = _extras.matplotlib_figure("a report").Figure(figsize=(5.4, 3.2), layout="constrained")
+    figure = _extras.matplotlib_figure("a report").Figure(figsize=_CURVES, layout="constrained")
     panel = figure.subplots()
     _figures.draw_profiles(
         panel, edge.position, [("before", edge.line(scene.arrays[0])), ("after", edge.line(scene.arrays[1]))]
@@ -408,11 +421,9 @@ def _curves_section(
     return '<div class="grid">' + "\n".join(_section(*entry) for entry in pictures) + "</div>"
 
 
-def _spectrum(
-    first: np.ndarray, second: np.ndarray, size: tuple[float, ...] | None, unit: str | None
-) -> str:
+def _spectrum(first: np.ndarray, second: np.ndarray, size: tuple[float, ...] | None, unit: str | None) -> str:
     middle = _middle(first.shape)
-    figure = _extras.matplotlib_figure("a report").Figure(figsize=(5.4, 3.2), layout="constrained")
+    figure = _extras.matplotlib_figure("a report").Figure(figsize=_CURVES, layout="constrained")
     panel = figure.subplots()
     curves = []
     for name, array in (("before", first), ("after", second)):
@@ -426,8 +437,8 @@ def _spectrum(
     cropped = tuple(s.stop - s.start for s in middle) != first.shape
     where = f" Of the middle {_text([s.stop - s.start for s in middle])} voxels." if cropped else ""
     caption = (
-        "Mean over rings of equal frequency, Hann window; white noise is flat. Power that rises above the image "
-        f"before at high frequencies is detail, or noise that was amplified.{where}"
+        "Mean over rings of equal frequency, Hann window; white noise is flat. Power that rises above that "
+        f"of the image before at high frequencies is detail, or noise that was amplified.{where}"
     )
     return _picture(figure, "radial power spectra", caption)
 
@@ -448,7 +459,9 @@ def _middle(shape: tuple[int, ...]) -> tuple[slice, ...]:
 def _convergence(info: Mapping[str, Any] | None) -> str:
     if info is None:
         return "<p>Nothing is known of the run.</p>"
-    done = f"{info['num_iter']} iteration{'s' if info['num_iter'] != 1 else ''}, ended by {info['stopped_by']}."
+    done = (
+        f"{info['num_iter']} iteration{'s' if info['num_iter'] != 1 else ''}, ended by {info['stopped_by']}."
+    )
     try:
         figure = stop.plot(info)
     except ValueError:
@@ -458,6 +471,7 @@ def _convergence(info: Mapping[str, Any] | None) -> str:
             else "No measure of convergence was recorded (a rule for stopping records it)."
         )
         return f"<p>{_escape(done)} {_escape(why)}</p>"
+    figure.set_size_inches(_CURVES[0], max(_CURVES[1], 1.9 * len(figure.axes)))
     return _picture(figure, "convergence", done)
 
 
@@ -485,8 +499,11 @@ def _psf_section(psf: Any, size: tuple[float, ...] | None, unit: str | None, sho
 
 
 def _settings_section(settings: Mapping[str, Any], info: Mapping[str, Any] | None) -> str:
-    rows = [*settings.items(), *(info["settings"].items() if info else ())]
-    return _section("settings", "Settings", _rows((str(key).replace("_", " "), value) for key, value in rows))
+    rows = [(str(key).replace("_", " "), value) for key, value in (info["settings"] if info else {}).items()]
+    half = -(-len(rows) // 2)
+    tables = [_rows(part) for part in (list(settings.items()), rows[:half], rows[half:]) if part]
+    body = "".join(f"<div>{table}</div>" for table in tables) or "<p>Not recorded.</p>"
+    return _section("settings", "Settings", f'<div class="grid">{body}</div>')
 
 
 def _machine_section(

@@ -134,8 +134,8 @@ def _advice(record: dict[str, Any], volume: mf.io.Volume) -> list[str]:
         advice.append("all values are equal: there is nothing to restore")
     elif record.get("at_maximum", 0) >= max(_SATURATED_VOXELS, _SATURATED * record["size"]):
         advice.append(
-            f"{record['at_maximum']} values are exactly the largest, {record['maximum']:.6g}: the image may be "
-            "saturated (clipped), and is restored wrongly around there"
+            f"{record['at_maximum']} values are exactly the largest, {record['maximum']:.6g}: the image may "
+            "be saturated (clipped), and is restored wrongly around there"
         )
     if volume.voxel_size is None:
         advice.append("no voxel size: a PSF in mm or µm needs --voxel-size-mm or --voxel-size-um")

@@ -200,7 +200,8 @@ def _not_built(parser: argparse.ArgumentParser) -> None:
 def _preprocessing(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group(
         "preprocessing",
-        "Done in the order given, undone in reverse after restoring. NAME=ARGUMENTS is one of:\n" + preparing.SYNTAX,
+        "Done in the order given, undone in reverse after restoring. NAME=ARGUMENTS is one of:\n"
+        + preparing.SYNTAX,
     )
     group.add_argument(
         "--pre",

@@ -184,10 +184,8 @@ def prepare(
         prepared, chain = mf.preprocess.apply(volume, calls, mask=mask)
     except (ValueError, TypeError) as error:
         raise UserError(f"--pre: {error}") from error
-    session.say(
-        f"prepared  {', '.join(op.text for op in operations)}: {' x '.join(map(str, prepared.shape))}, voxels of "
-        f"{shown_size(prepared.voxel_size, prepared.unit)}"
-    )
+    steps, shape = ", ".join(op.text for op in operations), " x ".join(map(str, prepared.shape))
+    session.say(f"prepared  {steps}: {shape}, voxels of {shown_size(prepared.voxel_size, prepared.unit)}")
     return prepared, chain
 
 

@@ -17,7 +17,9 @@ FUNCTIONS = {
 }  # of the contract
 
 
-def apply(image: Any, operations: Iterable[tuple[str, Mapping[str, Any]]], *, mask: Any = None) -> tuple[Any, Chain]:
+def apply(
+    image: Any, operations: Iterable[tuple[str, Mapping[str, Any]]], *, mask: Any = None
+) -> tuple[Any, Chain]:
     """Do several steps of preprocessing in order.
 
     Parameters
@@ -67,7 +69,11 @@ def apply(image: Any, operations: Iterable[tuple[str, Mapping[str, Any]]], *, ma
 
 
 def _checked(operation: Any, number: int) -> tuple[str, dict[str, Any]]:
-    if not isinstance(operation, tuple | list) or len(operation) != 2 or not isinstance(operation[1], Mapping):
+    if (
+        not isinstance(operation, tuple | list)
+        or len(operation) != 2
+        or not isinstance(operation[1], Mapping)
+    ):
         raise TypeError(
             f"operations: entry {number} is {_validate.shown(operation)}, expected a pair (name, options)"
         )

@@ -9,7 +9,7 @@ import numpy as np
 
 from .. import _validate
 from ._background import estimate_background
-from ._step import Move, Step, Taken, numbers, region, step_of, take
+from ._step import Move, Step, Taken, numbers, per_axis, region, step_of, take
 
 # What np.pad calls the boundaries of this library.
 PADDING = {"zero": "constant", "reflect": "symmetric", "nearest": "edge", "mirror": "reflect", "wrap": "wrap"}
@@ -59,13 +59,13 @@ def crop(
     given = [name for name, v in (("box", box), ("mask", mask), ("threshold", threshold)) if v is not None]
     if len(given) > 1:
         raise TypeError(f"{given[1]}: got it together with {given[0]}, expected one of box, mask, threshold")
+    widths = [low for low, _ in _widths(margin, ndim, "margin", pairs=False)]
     if box is not None:
         found = _box(box, taken.shape)
     elif mask is not None:
         found = _around(region(mask, taken))
     else:
         found = _content(taken, threshold)
-    widths = [low for low, _ in _widths(margin, ndim, "margin", pairs=False)]
     final = tuple(
         (max(a - m, 0), min(b + m, n)) for (a, b), m, n in zip(found, widths, taken.shape, strict=True)
     )
@@ -102,6 +102,11 @@ def _box(box: Any, shape: tuple[int, ...]) -> Box:
     return tuple(found)
 
 
+def _inside(box: Box) -> tuple[Any, ...]:
+    """Index of a box along the last axes."""
+    return (..., *(slice(a, b) for a, b in box))
+
+
 def _around(inside: np.ndarray) -> Box:
     """The smallest box around all that is True."""
     found = []
@@ -121,7 +126,7 @@ def _content(taken: Taken, threshold: float | None) -> Box:
         threshold = _validate.number(threshold, "threshold")
         how = "as given"
     above = data > threshold
-    inside = above.any(axis=tuple(range(data.ndim - taken.ndim)))
+    inside = np.asarray(above.any(axis=tuple(range(data.ndim - taken.ndim))))
     if not inside.any():
         raise ValueError(
             f"threshold: no value is above {threshold:g} ({how}), the largest is {highest:g}; expected some "
@@ -132,13 +137,13 @@ def _content(taken: Taken, threshold: float | None) -> Box:
 
 def _cut(data: np.ndarray, *, box: Box, shape: tuple[int, ...]) -> np.ndarray:
     _validate.same_shape(data[(0,) * (data.ndim - len(shape))], "labels", shape, "image")
-    return data[(..., *(slice(a, b) for a, b in box))]
+    return data[_inside(box)]
 
 
 def _paste(part: np.ndarray, put_back: bool, *, box: Box, original: np.ndarray) -> np.ndarray:
     dtype = np.promote_types(original.dtype, part.dtype)
     whole = original.astype(dtype) if put_back else np.zeros(original.shape, dtype)
-    whole[(..., *(slice(a, b) for a, b in box))] = part
+    whole[_inside(box)] = part
     return whole
 
 
@@ -186,15 +191,9 @@ def pad(image: Any, width: Any, mode: str = "reflect") -> tuple[Any, Step]:
 def _widths(width: Any, ndim: int, name: str, *, pairs: bool = True) -> Box:
     """(before, after) per axis."""
     kind = "an integer or a pair" if pairs else "an integer"
-    if np.ndim(width) == 0:
-        n = _validate.integer(width, name, minimum=0)
-        return ((n, n),) * ndim
-    entries = list(width)
-    if len(entries) != ndim:
-        raise ValueError(f"{name}: got {len(entries)} entries, expected {ndim}, {kind} per axis")
     found = []
-    for i, entry in enumerate(entries):
-        both = [entry, entry] if np.ndim(entry) == 0 or not pairs else list(entry)
+    for i, entry in enumerate(per_axis(width, ndim, name, kind)):
+        both = list(entry) if pairs and isinstance(entry, list | tuple | np.ndarray) else [entry, entry]
         if len(both) != 2:
             raise ValueError(f"{name}[{i}]: got {entry}, expected {kind}")
         low, high = (_validate.integer(v, f"{name}[{i}]", minimum=0) for v in both)
@@ -213,4 +212,4 @@ def _framed(labels: np.ndarray, *, widths: Box, shape: tuple[int, ...]) -> np.nd
 
 
 def _unframed(data: np.ndarray, put_back: bool, *, box: Box) -> np.ndarray:
-    return data[(..., *(slice(a, b) for a, b in box))]
+    return data[_inside(box)]

@@ -97,8 +97,8 @@ def _same_place(mask: Any, image: Any, name: str) -> None:
         return
     if not np.allclose(mask.voxel_size, image.voxel_size, rtol=SAME, atol=0):
         raise ValueError(
-            f"{name}: has voxels of {mask.voxel_size}, the image of {image.voxel_size} {image.unit}; expected "
-            "the image's grid"
+            f"{name}: has voxels of {mask.voxel_size}, the image of {image.voxel_size} {image.unit}; "
+            "expected the image's grid"
         )
     if mask.oriented and image.oriented:
         corners = np.array(np.meshgrid(*[(0, n - 1) for n in image.shape[-1:-4:-1]])).reshape(3, -1)
@@ -109,6 +109,16 @@ def _same_place(mask: Any, image: Any, name: str) -> None:
                 f"{name}: lies {away:.3g} {image.unit or ''} away from the image (their affines differ), "
                 "expected the image's grid"
             )
+
+
+def per_axis(value: Any, ndim: int, name: str, kind: str) -> list[Any]:
+    """One entry per axis of what is one for all axes, or a sequence of them."""
+    if not isinstance(value, list | tuple) and np.ndim(value) == 0:
+        return [value] * ndim
+    entries = list(value)
+    if len(entries) != ndim:
+        raise ValueError(f"{name}: got {len(entries)} entries, expected {ndim}, {kind} per axis")
+    return entries
 
 
 # ---------------------------------------------------------------- geometry

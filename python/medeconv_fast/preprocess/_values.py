@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from .. import _validate
-from ._step import Step, numbers, region, step_of, take, working
+from ._step import Step, numbers, per_axis, region, step_of, take, working
 
 METHODS = ("min-max", "z-score", "percentile")
 
@@ -135,9 +135,7 @@ def window(image: Any, level: float, width: float) -> tuple[Any, Step]:
     return step_of("window", settings, taken, np.clip(data, low, high), back)
 
 
-def _unlimited(
-    data: np.ndarray, put_back: bool, *, outside: np.ndarray, values: np.ndarray
-) -> np.ndarray:
+def _unlimited(data: np.ndarray, put_back: bool, *, outside: np.ndarray, values: np.ndarray) -> np.ndarray:
     dtype = np.promote_types(working(data[..., :0]).dtype, values.dtype)
     result = data.astype(dtype)
     if put_back:
@@ -174,12 +172,9 @@ def taper(image: Any, width: Any, *, level: float | None = None) -> tuple[Any, S
     taken = take(image)
     data, _ = numbers(taken)
     ndim = taken.ndim
-    entries = [width] * ndim if np.ndim(width) == 0 else list(width)
-    if len(entries) != ndim:
-        raise ValueError(f"width: got {len(entries)} entries, expected {ndim}, an integer per axis")
+    entries = zip(per_axis(width, ndim, "width", "an integer"), taken.shape, strict=True)
     widths = tuple(
-        _validate.integer(w, f"width[{i}]", minimum=0, maximum=n // 2)
-        for i, (w, n) in enumerate(zip(entries, taken.shape, strict=True))
+        _validate.integer(w, f"width[{i}]", minimum=0, maximum=n // 2) for i, (w, n) in enumerate(entries)
     )
     if level is None:
         rim = np.zeros(taken.shape, bool)
