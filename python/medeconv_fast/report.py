@@ -31,7 +31,7 @@ _DOTS_PER_INCH = (150, 120, 96, 72, 54)
 _LARGEST_PICTURE = 400_000
 _PIXELS_PER_INCH = 88  # as shown, where there is room
 _SPECTRUM_VOXELS = 1 << 21  # more of them say nothing new, and take long
-_CURVES = (4.4, 3.0)  # inches
+_CURVES, _CURVES_PANEL = (4.4, 3.0), (0.135, 0.15, 0.85, 0.83)  # inches; left, bottom, width, height
 _PROFILE_VOXELS = 32  # on each side of the edge
 
 # What the page may load: nothing but what lies inside it.
@@ -303,7 +303,8 @@ def _warnings_section(warnings: Iterable[str]) -> str:
 def _slices_section(scene: _figures.Scene, edge: _Edge, part: str) -> str:
     before, after, difference = scene.arrays
     window = _figures.grey_window(before)
-    largest = float(np.percentile(np.abs(difference), 99.9)) or 1.0
+    shown = np.concatenate([scene.plane(difference, view).reshape(-1) for view in scene.views])
+    largest = float(np.percentile(np.abs(shown), 99.9)) or 1.0
     x, y = edge.position, edge.across
     ends = (x[0], x[-1], y, y) if edge.horizontal else (y, y, x[0], x[-1])
     mark = (edge.view, *ends)
@@ -397,8 +398,8 @@ def _curves_section(
     unit: str | None,
     info: Mapping[str, Any] | None,
 ) -> str:
-    figure = _extras.matplotlib_figure("a report").Figure(figsize=_CURVES, layout="constrained")
-    panel = figure.subplots()
+    figure = _extras.matplotlib_figure("a report").Figure(figsize=_CURVES)
+    panel = figure.add_axes(_CURVES_PANEL)
     _figures.draw_profiles(
         panel, edge.position, [("before", edge.line(scene.arrays[0])), ("after", edge.line(scene.arrays[1]))]
     )
@@ -423,8 +424,8 @@ def _curves_section(
 
 def _spectrum(first: np.ndarray, second: np.ndarray, size: tuple[float, ...] | None, unit: str | None) -> str:
     middle = _middle(first.shape)
-    figure = _extras.matplotlib_figure("a report").Figure(figsize=_CURVES, layout="constrained")
-    panel = figure.subplots()
+    figure = _extras.matplotlib_figure("a report").Figure(figsize=_CURVES)
+    panel = figure.add_axes(_CURVES_PANEL)
     curves = []
     for name, array in (("before", first), ("after", second)):
         frequency, power = metrics.radial_power(array[middle], size)
