@@ -417,6 +417,13 @@ def test_a_mask_of_another_grid_is_refused(volume):
         pp.crop(volume, mask=mf.io.Volume(mask, (3, 1, 1.1), None, "mm"))
     with pytest.raises(ValueError, match=r"mask: lies 2 mm away"):
         pp.crop(volume, mask=mf.io.Volume(mask, SIZE, oblique(origin=(-31, 14.5, 40)), "mm"))
+    turned = oblique()
+    turned[:3, 0] *= -1  # the same first voxel, x the other way
+    with pytest.raises(ValueError, match=r"mask: lies 39.6 mm away"):
+        pp.crop(volume, mask=mf.io.Volume(mask, SIZE, turned, "mm"))
+    plane = mf.io.Volume(volume.array[0], SIZE[1:], oblique(), "mm")
+    with pytest.raises(ValueError, match=r"mask: lies 2 mm away"):
+        pp.crop(plane, mask=mf.io.Volume(mask[0], SIZE[1:], oblique(origin=(-31, 14.5, 40)), "mm"))
 
 
 @pytest.mark.parametrize("mode", ["zero", "reflect", "nearest", "mirror", "wrap"])

@@ -101,9 +101,10 @@ def _same_place(mask: Any, image: Any, name: str) -> None:
             "expected the image's grid"
         )
     if mask.oriented and image.oriented:
-        corners = np.array(np.meshgrid(*[(0, n - 1) for n in image.shape[-1:-4:-1]])).reshape(3, -1)
-        corners = np.vstack([corners, np.ones(corners.shape[1])])
-        away = np.abs((mask.affine - image.affine) @ corners).max()
+        # Reversed indices of the corners, with a third axis of one voxel where there are two.
+        ends = [(0, n - 1) for n in (*mask.shape[::-1], 1, 1)[:3]]
+        corners = np.array(np.meshgrid(*ends, (1,))).reshape(4, -1)
+        away = np.linalg.norm((mask.affine - image.affine) @ corners, axis=0).max()
         if away > 0.1 * min(image.voxel_size):
             raise ValueError(
                 f"{name}: lies {away:.3g} {image.unit or ''} away from the image (their affines differ), "
