@@ -856,6 +856,13 @@ def test_info_says_whether_there_is_an_orientation(scan, run):
     nib = pytest.importorskip("nibabel")
     out = run("info", "scan.nii")[1]
     assert "orientation" not in out
+    # y and z are turned by atan2(0.6, 0.8) about the x axis, which points to the left.
+    assert (
+        "placed      z to S, y to A, x to L, oblique by 36.9 degrees; first voxel at R, A, S = 30, -20, 5 mm"
+        in out
+    )
+    nib.save(nib.Nifti1Image(np.ones((4, 5, 6), np.float32), np.diag([2, -2, -3, 1])), "straight.nii")
+    assert "placed      z to I, y to P, x to R; first voxel" in run("info", "straight.nii")[1]
     nib.save(nib.Nifti1Image(np.ones((4, 5, 6), np.float32), None), "none.nii")
     assert "orientation none stated in the file (qform and sform codes 0" in run("info", "none.nii")[1]
     record = json.loads(run("info", "none.nii", "--json", "-")[1])

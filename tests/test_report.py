@@ -106,7 +106,7 @@ def page(run, tmp_path_factory):
         settings={"input": "scan.nii"},
         timings={"reading": 0.25},
         peak_memory=3 * 2**20,
-        warnings=["look twice", "look twice"],
+        warnings=["look twice", "look twice", "look twice; or else"],
     )
     return read(tmp_path / "r.html")
 

@@ -29,9 +29,9 @@ DISCLAIMER = "For research, not a medical device."
 # 3 MB.
 _DOTS_PER_INCH = (150, 120, 96, 72, 54)
 _LARGEST_PICTURE = 400_000
-_PIXELS_PER_INCH = 88  # as shown, where there is room
+_PIXELS_PER_INCH = 76  # as shown, where there is room
 _SPECTRUM_VOXELS = 1 << 21  # more of them say nothing new, and take long
-_CURVES, _CURVES_PANEL = (4.4, 3.0), (0.135, 0.15, 0.85, 0.83)  # inches; left, bottom, width, height
+_CURVES, _CURVES_PANEL = (4.4, 3.0), (0.135, 0.15, 0.83, 0.83)  # inches; left, bottom, width, height
 _PROFILE_VOXELS = 32  # on each side of the edge
 
 # What the page may load: nothing but what lies inside it.
@@ -50,14 +50,14 @@ p { margin: .3rem 0 .7rem; }
 .grid { display: grid; gap: 1rem 1.5rem; align-items: start;
   grid-template-columns: repeat(auto-fit, minmax(min(19rem, 100%), 1fr)); }
 figure { margin: 0; }
-figure img { display: block; width: 100%; max-width: 34rem; height: auto; }
+figure img { display: block; height: auto; }
+.grid figure img { width: 100%; max-width: 34rem; }
 figcaption { margin-top: .3rem; max-width: 34rem; }
 .wide { overflow-x: auto; }
-.wide img { width: auto; max-width: none; }
 table { border-collapse: collapse; width: 100%; font-size: .92rem; }
 th, td { text-align: left; vertical-align: top; padding: .22rem .8rem .22rem 0;
   border-bottom: 1px solid var(--line); }
-th { font-weight: 600; }
+th { font-weight: 600; overflow-wrap: normal; }
 td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; }
 ul.warnings { margin: 0; padding: .6rem 1rem .6rem 2rem;
   background: #fff6e0; border-left: 4px solid #d08700; }
@@ -144,7 +144,7 @@ def write(
         psf_voxel_size = size
 
     sections = [
-        _warnings_section(dict.fromkeys(str(text) for text in told)),
+        _warnings_section(told),
         _slices_section(scene, edge, part),
         _values_section(first, second),
         _curves_section(scene, edge, first, second, size, shown_unit, info),
@@ -295,7 +295,10 @@ def _page(title: str, sections: Iterable[str]) -> str:
 
 
 def _warnings_section(warnings: Iterable[str]) -> str:
-    items = "".join(f"<li>{_escape(text)}</li>" for text in warnings)
+    told = list(dict.fromkeys(str(text) for text in warnings))
+    # The run's own record and the warning that it gave differ by what to do about it.
+    told = [text for text in told if not any(text != other and text in other for other in told)]
+    items = "".join(f"<li>{_escape(text)}</li>" for text in told)
     body = f'<ul class="warnings">{items}</ul>' if items else "<p>None.</p>"
     return _section("warnings", "Warnings", body)
 

@@ -414,5 +414,6 @@ def plot(info: Any, values: Sequence[str] | None = None) -> Any:
         axes.plot(at, [entry[name] for entry in trace if name in entry], marker=".")
         axes.set_ylabel(name.replace("_", " "))
         axes.set_yscale("log")
+    axes.locator_params(axis="x", integer=True)
     axes.set_xlabel(f"iteration (stopped by {info['stopped_by']})")
     return figure

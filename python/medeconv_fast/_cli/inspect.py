@@ -54,7 +54,9 @@ def info(arguments: argparse.Namespace, session: Session) -> None:
         ]
         field = [n * v for n, v in zip(counts, volume.voxel_size, strict=True)]
         session.say(f"  field       {shown_size(field, volume.unit)}")
-    if not volume.oriented:
+    if volume.oriented:
+        session.say(f"  placed      {_placed(volume)}")
+    else:
         filler = "" if volume.affine is None else " (qform and sform codes 0: the affine is a placeholder)"
         session.say(f"  orientation none stated in the file{filler}")
     if "minimum" in record:
@@ -70,6 +72,21 @@ def info(arguments: argparse.Namespace, session: Session) -> None:
         session.say(f"  note: {advice}")
         session.warnings.append(advice)
     session.write_json(record)
+
+
+def _placed(volume: mf.io.Volume) -> str:
+    """Where the axes point in the body, and where the first voxel lies."""
+    affine = np.asarray(volume.affine)
+    directions = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    words, tilt = [], 0.0
+    for column, axis in zip(range(len(volume.spatial_axes) - 1, -1, -1), volume.spatial_axes, strict=True):
+        way = directions[:, column]
+        nearest = int(np.argmax(np.abs(way)))
+        words.append(f"{axis} to {('RAS' if way[nearest] > 0 else 'LPI')[nearest]}")
+        tilt = max(tilt, math.degrees(math.acos(min(1.0, abs(way[nearest])))))
+    oblique = f", oblique by {tilt:.1f} degrees" if tilt > 0.05 else ""
+    place = ", ".join(f"{v:.6g}" for v in affine[:3, 3])
+    return f"{', '.join(words)}{oblique}; first voxel at R, A, S = {place} {volume.unit or ''}".rstrip()
 
 
 def _values(array: np.ndarray) -> dict[str, Any]:

@@ -53,8 +53,9 @@ def resample(
         Old index of the new voxel j: ``(n - 1) / 2 + s (j - (new_n - 1) / 2)``; a volume's voxel size and
         affine follow.
     step : Step
-        `Step.undo` interpolates back and adds the details of the original that the new grid could not hold
-        (not with ``put_back=False``).
+        `Step.undo` adds to the original what has changed on the new grid, interpolated: details that the new
+        grid could not hold are kept. Where the change goes below 0 so may the sum, a little. With
+        ``put_back=False`` the new grid is only interpolated.
 
     Raises
     ------
