@@ -123,7 +123,8 @@ def test_no_public_function_shares_a_modules_name():
     }
     assert {"backends", "_blur", "reference"} <= modules
     compat = (mf.compat, mf.compat.skimage.restoration, mf.compat.scipy.signal, mf.compat.scipy.ndimage)
-    for module in (mf, mf.psf, mf.io, mf.metrics, mf.backends, mf.ops, *compat):
+    own = (mf, mf.psf, mf.preprocess, mf.io, mf.metrics, mf.report, mf.backends, mf.ops)
+    for module in (*own, *compat):
         for name, value in public(module).items():
             if callable(value):
                 assert name not in modules, f"{module.__name__}.{name}"
@@ -132,7 +133,9 @@ def test_no_public_function_shares_a_modules_name():
 COMPAT = (".compat", ".compat.skimage.restoration", ".compat.scipy.signal", ".compat.scipy.ndimage")
 
 
-@pytest.mark.parametrize("name", ["", ".psf", ".io", ".backends", ".algorithms", ".ops", *COMPAT])
+@pytest.mark.parametrize(
+    "name", ["", ".psf", ".preprocess", ".io", ".report", ".backends", ".algorithms", ".ops", *COMPAT]
+)
 def test_all_is_correct(name):
     module = importlib.import_module("medeconv_fast" + name)
     assert sorted(set(module.__all__)) == sorted(module.__all__)
@@ -205,7 +208,13 @@ def test_public_functions_are_documented(name):
 
 
 @pytest.mark.parametrize(
-    "name", [f"{m.__name__}:{n}" for m in (mf.psf, mf.metrics) for n in m.__all__ if n[0].islower()]
+    "name",
+    [
+        f"{m.__name__}:{n}"
+        for m in (mf.psf, mf.preprocess, mf.metrics, mf.report)
+        for n in m.__all__
+        if n[0].islower()
+    ],
 )
 def test_leaves_functions_are_documented(name):
     module, _, function = name.partition(":")

@@ -4,7 +4,7 @@ Arrays are (z, y, x), (y, x) or (x). A PSF's centre is at ``shape // 2``. See `r
 `restore`.
 """
 
-from . import backends, compat, io, metrics, ops, psf, stop
+from . import backends, compat, io, metrics, ops, preprocess, psf, report, stop
 from ._blur import Blur
 from ._convolution import convolve, correlate
 from ._planner import plan
@@ -40,8 +40,10 @@ __all__ = [
     "metrics",
     "ops",
     "plan",
+    "preprocess",
     "psf",
     "release_memory",
+    "report",
     "restore",
     "richardson_lucy",
     "set_num_threads",
