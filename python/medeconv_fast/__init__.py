@@ -10,7 +10,7 @@ from ._convolution import convolve, correlate
 from ._planner import plan
 from ._simulate import simulate
 from ._threads import get_num_threads, set_num_threads
-from .algorithms import restore, richardson_lucy, wiener
+from .algorithms import blind_richardson_lucy, restore, richardson_lucy, wiener
 from .backends import release_memory, use_backend
 
 __version__ = "0.1.0"
@@ -19,6 +19,7 @@ __all__ = [
     "Blur",
     "__version__",
     "backends",
+    "blind_richardson_lucy",
     "compat",
     "convolve",
     "correlate",

@@ -1,0 +1,602 @@
+"""Blind Richardson-Lucy deconvolution: image and PSF are estimated in turn, each by its own iterations."""
+
+from __future__ import annotations
+
+import functools
+import math
+import time
+import warnings as python_warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from .. import _arrays, _validate
+from .. import psf as psf_module
+from .._blur import FOLDED, Blur, Operator, check_engine
+from .._convolution import _plain
+from .._threads import resolve_num_threads
+from ..stop import Rule, Run, Thinning, Watch, noise_level, rule_of
+from . import _options
+from ._iteration import Model, Penalty, iterate, unit_of
+from ._richardson_lucy import (
+    INITIAL,
+    NEGATIVE,
+    SMALLEST_NORMALIZER,
+    _first_estimate,
+    _gain,
+    _level,
+    _treat_negative,
+    _weights,
+)
+
+DEFAULT_ITERATIONS = 30
+SYMMETRIES = ("point", "axial")
+# A PSF that is given by its shape begins as a Gaussian whose full width is this part of it.
+START_WIDTH = 0.5
+# Up to so many taps the PSF's correction is a sum over them; beyond, transforms are faster.
+MOST_SUMMED_TAPS = 200
+COLLAPSED = 0.9  # of the PSF in one voxel: the trivial solution
+AT_BORDER = 0.25  # of the largest value: the PSF goes on beyond its array
+
+
+def blind_richardson_lucy(
+    image: Any,
+    psf: Any,
+    num_iter: int | None = None,
+    *,
+    psf_iterations: int = 1,
+    image_iterations: int = 1,
+    support: Any = None,
+    symmetry: Any = None,
+    boundary: str = "extended",
+    background: float = 0.0,
+    weights: Any = None,
+    regularizer: Any = None,
+    stop: Any = None,
+    initial: Any = "flat",
+    negative: str = "raise",
+    voxel_size: Any = None,
+    psf_voxel_size: Any = None,
+    callback: Callable[[int, Any, Any], Any] | None = None,
+    return_info: bool = False,
+    backend: str = "auto",
+    engine: str = "auto",
+    num_threads: int | None = None,
+) -> Any:
+    """Restore an image whose PSF is known only roughly: estimate the image and the PSF in turn.
+
+    Each iteration improves the image with the PSF as it stands, as `richardson_lucy` does, and then the PSF
+    with the image as it stands, by the same formula with the roles exchanged:
+
+        estimate <- estimate * H'(weights * image / (H estimate + background)) / H' weights
+        psf      <- psf * X'(weights * image / (X psf + background)) / X' weights
+
+    with H the blur by the PSF and X the estimate as an operator on the PSF. The PSF is then confined to its
+    support and symmetry and brought to sum 1, the estimate taking the factor; none of this makes the image
+    less likely.
+
+    Parameters
+    ----------
+    image : array_like
+        Measured image with 1 to 3 axes in the order (z, y, x), finite and not negative (see `negative`).
+    psf : array_like, int or tuple of int
+        First PSF, not negative, its centre at ``shape // 2``, not larger than the image; voxels that are zero
+        stay zero. Better too wide than too narrow. Or only its shape: then a Gaussian whose full width at
+        half maximum is half of the shape.
+    num_iter : int, optional
+        Iterations, or the most of them with `stop`; default 30.
+    psf_iterations, image_iterations : int
+        Updates of the PSF and of the image in each iteration.
+    support : array_like, optional
+        Mask of the PSF's shape: True where it may be positive. Default: everywhere.
+    symmetry : str, int or tuple, optional
+        What holds for the PSF: "point", ``psf[c + r] == psf[c - r]`` about the centre c; "axial", mirrored
+        along every axis; an axis, mirrored along it; or a tuple of these. Voxels without a partner (the first
+        ones along an axis of even length) are outside the support.
+    boundary : {"extended", "zero", "reflect", "nearest", "mirror", "wrap"}
+        What lies outside the image, as in `richardson_lucy`.
+    background : float
+        Known constant that was added to the blurred object, in the image's units; not part of the estimate.
+    weights : array_like, optional
+        Trust in each image voxel, not negative; 0 for dead voxels. Only their ratios count.
+    regularizer : tuple (kind, weight), optional
+        Of the image, as in `richardson_lucy`.
+    stop : str, tuple or object of `medeconv_fast.stop`, optional
+        As in `richardson_lucy`, but for "thinning"; an iteration is one of image and PSF. The relative change
+        is the image's.
+    initial : {"flat", "image"} or array_like
+        First estimate, as in `richardson_lucy`.
+    negative : {"raise", "clip", "shift"}
+        For images with negative values, as in `richardson_lucy`.
+    voxel_size, psf_voxel_size : float or sequence of float, optional
+        Voxel sizes (z, y, x) of image and first PSF in one unit. Where both are given and differ, the PSF is
+        resampled to the image's voxels.
+    callback : callable, optional
+        Called as ``callback(iteration, estimate, psf)`` after every iteration, counted from 1, with copies;
+        the run ends when it returns True.
+    return_info : bool
+        Return ``(estimate, psf, info)``.
+    backend : {"auto", "cpp", "numba", "reference"}
+    engine : {"auto", "spectral", "direct"}
+        Of the image's iterations, see `Blur`. An estimated PSF is no product of filters.
+    num_threads : int, optional
+        Results do not depend on it.
+
+    Returns
+    -------
+    estimate : array of the image's shape and kind
+        float64 for float64 and for 32- and 64-bit integers, else float32; never rescaled.
+    psf : array of the PSF's shape and the estimate's kind and dtype
+        Not negative, sum 1, centre at ``shape // 2``.
+    info : Info
+        With `return_info`: num_iter, stopped_by, trace (with psf_change, the sum of the PSF's absolute
+        changes in each iteration), settings, engine, backend, bytes, seconds, warnings.
+
+    Raises
+    ------
+    ValueError
+        What `richardson_lucy` refuses; starts that lead nowhere: a constant image, one that does not rise
+        above the background, a PSF with a single positive voxel; a PSF that is negative or larger than the
+        image.
+    TypeError
+        Complex, object, string or masked arrays; options of the wrong type.
+
+    Warns
+    -----
+    UserWarning
+        Nearly all of the PSF found is in one voxel, or much of it at the border of its array; a first PSF
+        that loses more than 1 % to support and symmetry.
+
+    Notes
+    -----
+    A single image does not determine its PSF: the image itself with a PSF of one voxel explains it best. What
+    is found depends on where the iteration begins and how long it goes on, and on what support and symmetry
+    exclude.
+
+    References
+    ----------
+    D. A. Fish, A. M. Brinicombe, E. R. Pike and J. G. Walker, J. Opt. Soc. Am. A 12, 58 (1995), eqs. 3 and 4;
+    T. J. Holmes, J. Opt. Soc. Am. A 9, 1052 (1992), with constraints.
+
+    Examples
+    --------
+    >>> import numpy as np, medeconv_fast as mf
+    >>> image = np.random.default_rng(0).poisson(20.0, (24, 32)).astype(np.float32)
+    >>> estimate, psf = mf.blind_richardson_lucy(image, (5, 5), 10, symmetry="axial")
+    >>> estimate.shape, psf.shape
+    ((24, 32), (5, 5))
+    """
+    started = time.perf_counter()
+    iterations = _validate.integer(
+        DEFAULT_ITERATIONS if num_iter is None else num_iter, "num_iter", minimum=1
+    )
+    psf_iterations = _validate.integer(psf_iterations, "psf_iterations", minimum=1)
+    image_iterations = _validate.integer(image_iterations, "image_iterations", minimum=1)
+    background = _validate.number(background, "background", minimum=0)
+    negative = _validate.choice(negative, "negative", NEGATIVE)
+    return_info = _validate.flag(return_info, "return_info")
+    smoothing = _options.regularizer_of(regularizer)
+    rule = rule_of(stop)
+    if isinstance(rule, Thinning):
+        raise ValueError("stop: thinning fits a known PSF; expected another rule")
+    if isinstance(initial, str):
+        _validate.choice(initial, "initial", INITIAL)
+    if callback is not None and not callable(callback):
+        raise TypeError(
+            f"callback: got {_validate.shown(callback)}, expected a function of (iteration, estimate, psf)"
+        )
+
+    if check_engine(engine)[0] == "separable":
+        raise ValueError(
+            f"engine: got {engine!r}, but an estimated psf is no product of filters; expected 'auto', "
+            "'spectral' or 'direct'"
+        )
+
+    data, restore, (lowest, highest) = _arrays.as_image(image)
+    if lowest == highest:
+        raise ValueError(f"image: all values are {lowest:g}; a constant image says nothing about its psf")
+    notes: list[str] = []
+    kernel, form, psf_settings = _first_psf(
+        psf, data.shape, support, symmetry, voxel_size, psf_voxel_size, notes
+    )
+
+    def blur_of(kernel: np.ndarray) -> Blur:
+        return Blur(
+            kernel,
+            data.shape,
+            boundary=boundary,
+            engine=engine,
+            backend=backend,
+            dtype=data.dtype,
+            num_threads=num_threads,
+        )
+
+    blur = blur_of(kernel)
+    trust = _weights(weights, data)
+    data, offset, clipped = _treat_negative(data, lowest, negative)
+    highest = highest + offset if offset else max(highest, 0.0)
+    _validate.scale(highest, "image", data.dtype)
+    if clipped:
+        notes.append(f"image: {clipped} negative values (smallest {lowest:g}) were set to zero")
+    if offset:
+        notes.append(f"image: shifted by {offset:g} to be non-negative; the estimate was shifted back")
+    estimate, level = _first_estimate(initial, data, trust, background, offset, blur)
+    if estimate is None:
+        raise ValueError(
+            f"image: no value rises above the background {background:g}; nothing is left to find a psf from"
+        )
+    model = Model(
+        image=data,
+        weights=trust,
+        background=background,
+        eps=blur.smallest_divisor(highest),
+        unit=unit_of(highest),
+    )
+    counted = float(data.size) if trust is None else float(trust.sum(dtype=np.float64))
+    run = Run(counted, functools.partial(noise_level, data), started)
+    watch = Watch(Rule()) if rule is None else rule.watch(run)
+    mean = _level(data, trust, background)
+
+    def cropped(estimate: np.ndarray) -> np.ndarray:
+        inside = np.array(estimate[blur.frame], order="C")
+        if offset:
+            inside -= inside.dtype.type(offset)
+        return inside
+
+    trace: list[dict[str, Any]] = []
+    stopped_by = "num_iter"
+    workspace = 0
+    for iteration in range(1, iterations + 1):
+        begun = time.perf_counter()
+        operator = blur.operator(data.dtype)
+        gain = _gain(blur, operator, trust, matched=True)
+        penalty = smoothing and Penalty(*smoothing, mean, psf_settings["voxel_size"], operator)
+        steps: list[dict[str, Any]] = []
+        estimate, ended_by = iterate(
+            operator,
+            model,
+            estimate,
+            image_iterations,
+            steps,
+            gain=gain,
+            penalty=penalty,
+            watch=_OncePerRound(watch, iteration),
+        )
+        if ended_by != "num_iter":
+            stopped_by = ended_by
+            break
+        # Sums are of the first step, the change is of the last one.
+        entry = steps[0] | {"iteration": iteration}
+        entry |= {name: steps[-1][name] for name in ("relative_change",) if name in entry}
+        continued = _continued(estimate, blur, operator)
+        roles = _exchanged(continued, kernel.shape, operator)
+        workspace = max(workspace, operator.workspace_bytes, roles.workspace_bytes)
+        improved = _improved(kernel, continued, roles, model, form, psf_iterations)
+        # The model stays as it is: the factor that the PSF gives away the estimate takes.
+        total = float(improved.sum())
+        improved /= total
+        estimate *= estimate.dtype.type(total)
+        entry["psf_change"] = float(np.abs(improved - kernel).sum())
+        kernel, blur = improved, blur_of(improved)
+        ended = time.perf_counter()
+        entry["seconds"] = ended - begun
+        trace.append(entry)
+        answer = callback is not None and callback(
+            iteration, restore(cropped(estimate)), restore(kernel.astype(data.dtype))
+        )
+        if iteration == iterations:
+            break
+        if isinstance(answer, bool | np.bool_) and answer:
+            stopped_by = "callback"
+            break
+        if watch.after(entry | {"ended": ended}):
+            stopped_by = watch.rule.name
+            break
+
+    doubts = _doubts(kernel)
+    notes += doubts
+    for note in doubts:
+        python_warnings.warn(note, UserWarning, stacklevel=2)
+    found = restore(kernel.astype(data.dtype))
+    result = restore(cropped(estimate))
+    if not return_info:
+        return result, found
+    held = [a for a in (estimate, gain) if a is not None]
+    info = _options.Info(
+        num_iter=len(trace),
+        stopped_by=stopped_by,
+        trace=trace,
+        settings={
+            "method": "blind_richardson_lucy",
+            "num_iter": iterations,
+            "psf_iterations": psf_iterations,
+            "image_iterations": image_iterations,
+            "psf_shape": kernel.shape,
+            "support": None if support is None else "array",
+            "symmetry": symmetry,
+            "boundary": boundary,
+            "background": background,
+            "weights": None if trust is None else "array",
+            "regularizer": regularizer,
+            "stop": None if rule is None else repr(rule),
+            "initial": initial if isinstance(initial, str) else "array",
+            "initial_level": level,
+            "negative": negative,
+            "clipped": clipped,
+            "offset": offset,
+            "eps": model.eps,
+            "smallest_normalizer": SMALLEST_NORMALIZER,
+            **psf_settings,
+            "shape": blur.shape,
+            "estimate_shape": blur.estimate_shape,
+            "grid": blur.grid,
+            "dtype": str(data.dtype),
+            "num_threads": resolve_num_threads(num_threads),
+        },
+        engine=blur.engine,
+        backend=blur.backend,
+        bytes=workspace + sum(a.nbytes for a in held),
+        seconds=time.perf_counter() - started,
+        warnings=notes,
+    )
+    return result, found, info
+
+
+# ---------------------------------------------------------------- the first PSF and its form
+
+
+@dataclass(frozen=True)
+class Form:
+    """What the PSF is confined to: where it may be positive, and the sets of axes that mirror it together."""
+
+    allowed: np.ndarray
+    mirrors: tuple[tuple[int, ...], ...]
+
+    def tied(self, values: np.ndarray) -> np.ndarray:
+        """Means over the voxels that the mirrors make equal; exactly symmetric inside the support."""
+        for axes in self.mirrors:
+            values = (values + _mirrored(values, axes)) / 2
+        return values
+
+
+def _mirrored(values: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
+    """About ``shape // 2``; zeros where an axis of even length has no partner."""
+    inner = tuple(slice(int(a in axes and n % 2 == 0), None) for a, n in enumerate(values.shape))
+    result = np.zeros_like(values)
+    result[inner] = np.flip(values[inner], axes)
+    return result
+
+
+def _mirrors(symmetry: Any, ndim: int) -> tuple[tuple[int, ...], ...]:
+    """The sets of axes of a call's ``symmetry=``."""
+    if symmetry is None:
+        return ()
+    found: list[tuple[int, ...]] = []
+    for item in symmetry if isinstance(symmetry, tuple) else (symmetry,):
+        if isinstance(item, str):
+            kind = _validate.choice(item, "symmetry", SYMMETRIES)
+            found += [tuple(range(ndim))] if kind == "point" else [(axis,) for axis in range(ndim)]
+        else:
+            found.append((_validate.integer(item, "symmetry", minimum=-ndim, maximum=ndim - 1) % ndim,))
+    return tuple(dict.fromkeys(found))
+
+
+def _first_psf(
+    psf: Any,
+    shape: tuple[int, ...],
+    support: Any,
+    symmetry: Any,
+    voxel_size: Any,
+    psf_voxel_size: Any,
+    notes: list[str],
+) -> tuple[np.ndarray, Form, dict[str, Any]]:
+    """The PSF to begin with (float64, sum 1), its form, and the settings of voxel sizes."""
+    ndim = len(shape)
+    lengths = _lengths(psf, ndim)
+    if lengths is None:
+        values, _ = _arrays.as_psf(psf, ndim, normalize=True)
+        _validate.non_negative(values, "psf", float(values.min()))
+        values, settings = _options.psf_on_grid(values, ndim, voxel_size, psf_voxel_size)
+        values = np.maximum(values, 0)  # resampling rings a little
+    else:
+        if psf_voxel_size is not None:
+            raise ValueError("psf_voxel_size: got one together with only the shape of a psf, expected None")
+        widths = tuple(START_WIDTH * n if n > 1 else 0.0 for n in lengths)
+        values, settings = _options.psf_on_grid(
+            psf_module.gaussian(widths, (1.0,) * ndim, lengths), ndim, voxel_size, None
+        )
+    if any(k > n for k, n in zip(values.shape, shape, strict=True)):
+        raise ValueError(f"psf: got shape {values.shape}, expected at most the image's {shape} on every axis")
+    allowed = np.ones(values.shape, bool)
+    if support is not None:
+        mask, _ = _arrays.to_numpy(support, "support")
+        _validate.same_shape(mask, "support", values.shape, "psf")
+        allowed = mask != 0
+    mirrors = _mirrors(symmetry, ndim)
+    for axes in mirrors:
+        allowed = allowed & _mirrored(allowed, axes)
+    form = Form(allowed, mirrors)
+    inside = np.where(allowed, values, 0)
+    kept = float(inside.sum())
+    if np.count_nonzero(inside) < 2:
+        raise ValueError(
+            f"psf: got {np.count_nonzero(inside)} positive voxels within its support, expected at least two: "
+            "a psf of one voxel stays one"
+        )
+    if lengths is None and kept < 0.99 * float(values.sum()):
+        note = f"psf: {100 * (1 - kept):.1f} % of it lie outside its support and symmetry and are left out"
+        notes.append(note)
+        python_warnings.warn(note, UserWarning, stacklevel=3)
+    inside = form.tied(inside)
+    return inside / inside.sum(), form, settings
+
+
+def _lengths(psf: Any, ndim: int) -> tuple[int, ...] | None:
+    """The shape that stands for a PSF: a number, or a tuple of as many as the image has axes."""
+    if isinstance(psf, int | np.integer):
+        psf = (psf,) * ndim
+    elif not isinstance(psf, tuple) or len(psf) != ndim or any(np.ndim(n) for n in psf):
+        return None
+    return tuple(_validate.integer(n, f"psf[{axis}]", minimum=1) for axis, n in enumerate(psf))
+
+
+def _doubts(kernel: np.ndarray) -> list[str]:
+    """What speaks against the PSF that was found."""
+    peak = float(kernel.max())
+    if peak > COLLAPSED:
+        return [
+            f"psf: {100 * peak:.0f} % of it came to lie in one voxel: the image explains itself. Begin with a "
+            "wider psf, with fewer iterations, or stop here if the image is not blurred"
+        ]
+    edge = np.zeros(kernel.shape, bool)
+    for axis, n in enumerate(kernel.shape):
+        if n > 2:
+            np.moveaxis(edge, axis, 0)[[0, -1]] = True
+    highest = float(kernel[edge].max(initial=0.0))
+    if highest > AT_BORDER * peak:
+        return [
+            f"psf: at the border of its {kernel.shape} voxels it still has {100 * highest / peak:.0f} % of its "
+            "largest value; a larger array may be needed"
+        ]
+    return []
+
+
+# ---------------------------------------------------------------- one step of the PSF
+
+
+class _OncePerRound(Watch):
+    """Shows a run's watch the first of several image iterations only."""
+
+    def __init__(self, watch: Watch, iteration: int) -> None:
+        super().__init__(watch.rule)
+        self._watch, self._iteration = watch, iteration
+
+    def before(self, entry: dict[str, Any]) -> bool:
+        return entry["iteration"] == 1 and self._watch.before(entry | {"iteration": self._iteration})
+
+
+class _Roles(Protocol):
+    """The estimate as an operator on the PSF."""
+
+    workspace_bytes: int
+
+    def correction(self, kernel: np.ndarray, operands: dict[str, Any]) -> np.ndarray:
+        """The transpose of weights * image / model."""
+
+    def transpose(self, values: np.ndarray) -> np.ndarray:
+        """From the image's shape to the PSF's."""
+
+
+class _Transforms:
+    def __init__(self, continued: np.ndarray, psf_shape: tuple[int, ...], operator: Operator) -> None:
+        window = tuple((k - 1, n) for n, k in zip(continued.shape, psf_shape, strict=True))
+        empty = np.empty(psf_shape, continued.dtype)
+        _, layout, _ = _plain(empty, continued, continued.shape, window, operator.backend)
+        self._operator = Operator(continued, layout, "zero", operator.backend, operator.num_threads)
+        self.workspace_bytes = self._operator.workspace_bytes + continued.nbytes
+
+    def correction(self, kernel: np.ndarray, operands: dict[str, Any]) -> np.ndarray:
+        chain = self._operator.begin(kernel)
+        chain.sweep("ratio", **operands)
+        result = np.empty_like(kernel)
+        chain.sweep("copy", adjoint=True, keep=False, out=result)
+        return result
+
+    def transpose(self, values: np.ndarray) -> np.ndarray:
+        return self._operator.apply(values, adjoint=True)
+
+
+class _Sums:
+    """By the kernels of networks, whose convolution is a correlation with the mirrored PSF."""
+
+    def __init__(self, continued: np.ndarray, psf_shape: tuple[int, ...], operator: Operator) -> None:
+        self._continued = continued[None, None]
+        self._backend, self._num_threads = operator.backend, operator.num_threads
+        axes = len(psf_shape)
+        self._plan = self._backend.ConvPlan(
+            self._continued.shape,
+            (1, 1, *psf_shape),
+            (1,) * axes,
+            ((0, 0),) * axes,
+            (1,) * axes,
+            1,
+            "zeros",
+            continued.dtype,
+            True,
+        )
+        self._blurred = np.empty(self._plan.output_shape, continued.dtype)
+        self.workspace_bytes = (
+            self._plan.workspace_bytes + continued.nbytes + 2 * self._blurred.nbytes
+        )
+
+    def correction(self, kernel: np.ndarray, operands: dict[str, Any]) -> np.ndarray:
+        mirrored = np.ascontiguousarray(np.flip(kernel))[None, None]
+        self._plan.forward(self._continued, mirrored, None, self._blurred, num_threads=self._num_threads)
+        ratio = self._blurred[0, 0]
+        self._backend.apply_formula("ratio", ratio, ratio, num_threads=self._num_threads, **operands)
+        return self.transpose(ratio)
+
+    def transpose(self, values: np.ndarray) -> np.ndarray:
+        result = np.empty(self._plan.weight_shape, values.dtype)
+        self._plan.weight_grad(
+            values[None, None], self._continued, result, num_threads=self._num_threads
+        )
+        return np.flip(result[0, 0])
+
+
+def _exchanged(continued: np.ndarray, psf_shape: tuple[int, ...], operator: Operator) -> _Roles:
+    kind = _Sums if math.prod(psf_shape) <= MOST_SUMMED_TAPS else _Transforms
+    return kind(continued, psf_shape, operator)
+
+
+def _continued(estimate: np.ndarray, blur: Blur, operator: Operator) -> np.ndarray:
+    """As far beyond the image as the PSF reaches: what every voxel of the image is a sum of."""
+    if blur.boundary == "extended":
+        return estimate
+    if blur.boundary in FOLDED:
+        return operator.pad(estimate)
+    reach = [(k - 1 - k // 2, k // 2) for k in blur.psf.shape]
+    if blur.boundary == "wrap":
+        return np.pad(estimate, reach, mode="wrap")
+    return np.pad(estimate, reach)
+
+
+def _window_sums(values: np.ndarray, counts: tuple[int, ...]) -> np.ndarray:
+    """Sums over the windows that begin at each of the first `counts` voxels and leave as many less 1 out."""
+    sums = values
+    for axis, count in enumerate(counts):
+        lines = np.moveaxis(sums, axis, 0)
+        n = len(lines) - count + 1
+        inside = lines[count - 1 : n].sum(axis=0, dtype=np.float64)
+        windows = np.broadcast_to(inside, (count, *inside.shape)).copy()
+        # What only some windows hold: the lines before the part that all have, and those behind it.
+        windows[:-1] += np.cumsum(lines[: count - 1][::-1], axis=0, dtype=np.float64)[::-1]
+        windows[1:] += np.cumsum(lines[n:], axis=0, dtype=np.float64)
+        sums = np.moveaxis(windows, 0, axis)
+    return sums
+
+
+def _improved(
+    kernel: np.ndarray,
+    continued: np.ndarray,
+    roles: _Roles,
+    model: Model,
+    form: Form,
+    count: int,
+) -> np.ndarray:
+    """The PSF after `count` updates with the same estimate; not brought to sum 1."""
+    if model.weights is None:
+        seen = np.flip(_window_sums(continued, kernel.shape))
+    else:
+        seen = roles.transpose(model.weights)
+    seen = form.tied(seen.astype(np.float64))
+    known = seen >= SMALLEST_NORMALIZER * float(seen.max())
+    for _ in range(count):
+        correction = roles.correction(kernel.astype(continued.dtype), model.operands())
+        tied = np.maximum(form.tied(correction.astype(np.float64)), 0)
+        # Voxels that are equal take the same step: their correction over all that they see.
+        factor = np.divide(tied, seen, out=np.ones_like(seen), where=known)
+        kernel = np.where(form.allowed, kernel * factor, 0)
+    return kernel
