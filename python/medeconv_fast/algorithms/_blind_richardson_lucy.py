@@ -34,7 +34,7 @@ from ._richardson_lucy import (
 DEFAULT_ITERATIONS = 30
 SYMMETRIES = ("point", "axial")
 # A PSF that is given by its shape begins as a Gaussian whose full width is this part of it.
-START_WIDTH = 0.5
+START_WIDTH = 1 / 3
 # Up to so many taps the PSF's correction is a sum over them; beyond, transforms are faster.
 MOST_SUMMED_TAPS = 200
 COLLAPSED = 0.9  # of the PSF in one voxel: the trivial solution
@@ -84,7 +84,7 @@ def blind_richardson_lucy(
     psf : array_like, int or tuple of int
         First PSF, not negative, its centre at ``shape // 2``, not larger than the image; voxels that are zero
         stay zero. Better too wide than too narrow. Or only its shape: then a Gaussian whose full width at
-        half maximum is half of the shape.
+        half maximum is a third of it.
     num_iter : int, optional
         Iterations, or the most of them with `stop`; default 30.
     psf_iterations, image_iterations : int
@@ -447,8 +447,8 @@ def _doubts(kernel: np.ndarray) -> list[str]:
     peak = float(kernel.max())
     if peak > COLLAPSED:
         return [
-            f"psf: {100 * peak:.0f} % of it came to lie in one voxel: the image explains itself. Begin with a "
-            "wider psf, with fewer iterations, or stop here if the image is not blurred"
+            f"psf: {100 * peak:.0f} % of it came to lie in one voxel: the image explains itself. Begin with "
+            "a wider psf or end earlier, unless the image is not blurred at all"
         ]
     edge = np.zeros(kernel.shape, bool)
     for axis, n in enumerate(kernel.shape):
@@ -457,8 +457,8 @@ def _doubts(kernel: np.ndarray) -> list[str]:
     highest = float(kernel[edge].max(initial=0.0))
     if highest > AT_BORDER * peak:
         return [
-            f"psf: at the border of its {kernel.shape} voxels it still has {100 * highest / peak:.0f} % of its "
-            "largest value; a larger array may be needed"
+            f"psf: at the border of its {kernel.shape} voxels it still has {100 * highest / peak:.0f} % of "
+            "its largest value; a larger array may be needed"
         ]
     return []
 
@@ -527,9 +527,7 @@ class _Sums:
             True,
         )
         self._blurred = np.empty(self._plan.output_shape, continued.dtype)
-        self.workspace_bytes = (
-            self._plan.workspace_bytes + continued.nbytes + 2 * self._blurred.nbytes
-        )
+        self.workspace_bytes = self._plan.workspace_bytes + continued.nbytes + 2 * self._blurred.nbytes
 
     def correction(self, kernel: np.ndarray, operands: dict[str, Any]) -> np.ndarray:
         mirrored = np.ascontiguousarray(np.flip(kernel))[None, None]
@@ -540,9 +538,7 @@ class _Sums:
 
     def transpose(self, values: np.ndarray) -> np.ndarray:
         result = np.empty(self._plan.weight_shape, values.dtype)
-        self._plan.weight_grad(
-            values[None, None], self._continued, result, num_threads=self._num_threads
-        )
+        self._plan.weight_grad(values[None, None], self._continued, result, num_threads=self._num_threads)
         return np.flip(result[0, 0])
 
 
