@@ -111,7 +111,6 @@ def test_no_argument_is_changed(image, backend):
         "landweber",
         "van_cittert",
         "unsupervised_wiener",
-        "blind_richardson_lucy",
         "inverse_filter",
     ],
 )

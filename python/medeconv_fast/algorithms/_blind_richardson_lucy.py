@@ -426,7 +426,7 @@ def _first_psf(
             "a psf of one voxel stays one"
         )
     if lengths is None and kept < 0.99 * float(values.sum()):
-        note = f"psf: {100 * (1 - kept):.1f} % of it lie outside its support and symmetry and are left out"
+        note = f"psf: {100 * (1 - kept):.1f} % of it lies outside its support and symmetry and is left out"
         notes.append(note)
         python_warnings.warn(note, UserWarning, stacklevel=3)
     inside = form.tied(inside)

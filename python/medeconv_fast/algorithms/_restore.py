@@ -16,7 +16,6 @@ UNBUILT = (
     "landweber",
     "van_cittert",
     "unsupervised_wiener",
-    "blind_richardson_lucy",
     "inverse_filter",
 )
 # Negative values down to this share of the largest one are taken for noise around zero, beyond it for a
@@ -55,6 +54,11 @@ def restore(image: Any, psf: Any, method: str = "auto", **options: Any) -> Any:
     UserWarning
         Negative values were clipped, or "auto" chose the Wiener filter for a signed image.
     """
+    if method == "blind_richardson_lucy":
+        raise ValueError(
+            "method: got 'blind_richardson_lucy', which finds a psf as well; call mf.blind_richardson_lucy, "
+            "which returns (estimate, psf)"
+        )
     method = _validate.choice(method, "method", METHODS, unbuilt=UNBUILT)
     callback = None
     if method == "auto":
