@@ -13,7 +13,7 @@ import medeconv_fast as mf
 BOUNDARIES = ("extended", "zero", "reflect", "nearest", "mirror", "wrap")
 PAD = {"reflect": "symmetric", "nearest": "edge", "mirror": "reflect", "wrap": "wrap", "zero": "constant"}
 # The PSF's step as sums over its taps, and through transforms.
-WAYS = {"sums": 10**9, "transforms": 0}
+WAYS = {"sums": (10**9,) * 3, "transforms": (0,) * 3}
 
 
 @pytest.fixture(params=WAYS)

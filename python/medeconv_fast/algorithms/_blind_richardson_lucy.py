@@ -35,8 +35,9 @@ DEFAULT_ITERATIONS = 30
 SYMMETRIES = ("point", "axial")
 # A PSF that is given by its shape begins as a Gaussian whose full width is this part of it.
 START_WIDTH = 1 / 3
-# Up to so many taps the PSF's correction is a sum over them; beyond, transforms are faster.
-MOST_SUMMED_TAPS = 200
+# Up to so many taps the PSF's correction is a sum over them; beyond, transforms are faster. On a line, of an
+# image, of a volume.
+MOST_SUMMED_TAPS = (4096, 256, 256)
 COLLAPSED = 0.9  # of the PSF in one voxel: the trivial solution
 AT_BORDER = 0.25  # of the largest value: the PSF goes on beyond its array
 
@@ -543,7 +544,8 @@ class _Sums:
 
 
 def _exchanged(continued: np.ndarray, psf_shape: tuple[int, ...], operator: Operator) -> _Roles:
-    kind = _Sums if math.prod(psf_shape) <= MOST_SUMMED_TAPS else _Transforms
+    axes = max(sum(n > 1 for n in continued.shape), 1)
+    kind = _Sums if math.prod(psf_shape) <= MOST_SUMMED_TAPS[axes - 1] else _Transforms
     return kind(continued, psf_shape, operator)
 
 

@@ -17,7 +17,7 @@ from ._sampling import _checked
 SHORTEST_AXIS = 8
 BLOCK = {1: 64, 2: 64, 3: 32}  # voxels along each axis, by the number of axes
 MOST_BLOCKS = 300  # evenly spread: more say hardly more
-WIDEST = 1 / 6  # of a block, that a width may be
+WIDE, WIDEST = 1 / 6, 1 / 3  # of a block: widths for which it is made larger, and that are refused
 DOUBTFUL, REFUSED = 1.35, 1.6  # factors between widths from blocks of different size
 # Objects' spectra fall with the frequency to this power, beyond the number of axes: 0 for scenes that look
 # alike at all scales, 1 for even regions with sharp borders.
@@ -126,7 +126,7 @@ def estimate_fwhm(
     steps = np.array([sizes[axis] for axis in long_axes])
     block = BLOCK[data.ndim]
     fit = _fit(data, block, steps, isotropic)
-    while np.any(fit.widths > WIDEST * np.array(fit.block)) and block < max(data.shape):
+    while np.any((fit.widths > WIDE * np.array(fit.block)) & (np.array(data.shape) > block)):
         block *= 2
         fit = _fit(data, block, steps, isotropic)
     _check(fit, _fit(data, block * 2 if block < max(data.shape) else block // 2, steps, isotropic))
