@@ -17,7 +17,7 @@ from ._sampling import _checked
 SHORTEST_AXIS = 8
 BLOCK = {1: 64, 2: 64, 3: 32}  # voxels along each axis, by the number of axes
 MOST_BLOCKS = 300  # evenly spread: more say hardly more
-WIDE, WIDEST = 1 / 6, 1 / 3  # of a block: widths for which it is made larger, and that are refused
+WIDE, WIDEST = 1 / 8, 1 / 3  # of a block: widths for which it is made larger, and that are refused
 DOUBTFUL, REFUSED = 1.35, 1.6  # factors between widths from blocks of different size
 # Objects' spectra fall with the frequency to this power, beyond the number of axes: 0 for scenes that look
 # alike at all scales, 1 for even regions with sharp borders.
