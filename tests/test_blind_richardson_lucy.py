@@ -18,7 +18,7 @@ WAYS = {"sums": (10**9,) * 3, "transforms": (0,) * 3}
 
 @pytest.fixture(params=WAYS)
 def way(request, monkeypatch):
-    from medeconv_fast.algorithms import _blind_richardson_lucy as module
+    from medeconv_fast.algorithms import _blind_psf as module
 
     monkeypatch.setattr(module, "MOST_SUMMED_TAPS", WAYS[request.param])
     return request.param

@@ -3,43 +3,31 @@
 from __future__ import annotations
 
 import functools
-import math
 import time
 import warnings as python_warnings
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from .. import _arrays, _validate
-from .. import psf as psf_module
-from .._blur import FOLDED, Blur, Operator, check_engine
-from .._convolution import _plain
+from .._blur import Blur, check_engine
 from .._threads import resolve_num_threads
 from ..stop import Rule, Run, Thinning, Watch, noise_level, rule_of
 from . import _options
+from ._blind_psf import continued_estimate, doubts_of, exchanged, first_psf, gain_of, improved_psf
 from ._iteration import Model, Penalty, iterate, unit_of
 from ._richardson_lucy import (
     INITIAL,
     NEGATIVE,
     SMALLEST_NORMALIZER,
     _first_estimate,
-    _gain,
     _level,
     _treat_negative,
     _weights,
 )
 
 DEFAULT_ITERATIONS = 30
-SYMMETRIES = ("point", "axial")
-# A PSF that is given by its shape begins as a Gaussian whose full width is this part of it.
-START_WIDTH = 1 / 3
-# Up to so many taps the PSF's correction is a sum over them; beyond, transforms are faster. On a line, of an
-# image, of a volume.
-MOST_SUMMED_TAPS = (4096, 256, 256)
-COLLAPSED = 0.9  # of the PSF in one voxel: the trivial solution
-AT_BORDER = 0.25  # of the largest value: the PSF goes on beyond its array
 
 
 def blind_richardson_lucy(
@@ -199,7 +187,7 @@ def blind_richardson_lucy(
     if lowest == highest:
         raise ValueError(f"image: all values are {lowest:g}; a constant image says nothing about its psf")
     notes: list[str] = []
-    kernel, form, psf_settings = _first_psf(
+    kernel, form, psf_settings = first_psf(
         psf, data.shape, support, symmetry, voxel_size, psf_voxel_size, notes
     )
 
@@ -252,7 +240,7 @@ def blind_richardson_lucy(
     for iteration in range(1, iterations + 1):
         begun = time.perf_counter()
         operator = blur.operator(data.dtype)
-        gain = _gain(blur, operator, trust, matched=True)
+        gain = gain_of(kernel, blur, operator, trust)
         penalty = smoothing and Penalty(*smoothing, mean, psf_settings["voxel_size"], operator)
         steps: list[dict[str, Any]] = []
         estimate, ended_by = iterate(
@@ -271,10 +259,9 @@ def blind_richardson_lucy(
         # Sums are of the first step, the change is of the last one.
         entry = steps[0] | {"iteration": iteration}
         entry |= {name: steps[-1][name] for name in ("relative_change",) if name in entry}
-        continued = _continued(estimate, blur, operator)
-        roles = _exchanged(continued, kernel.shape, operator)
+        roles = exchanged(continued_estimate(estimate, blur, operator), kernel.shape, operator)
         workspace = max(workspace, operator.workspace_bytes, roles.workspace_bytes)
-        improved = _improved(kernel, continued, roles, model, form, psf_iterations)
+        improved = improved_psf(kernel, roles, model, form, psf_iterations)
         # The model stays as it is: the factor that the PSF gives away the estimate takes.
         total = float(improved.sum())
         improved /= total
@@ -296,7 +283,7 @@ def blind_richardson_lucy(
             stopped_by = watch.rule.name
             break
 
-    doubts = _doubts(kernel)
+    doubts = doubts_of(kernel)
     notes += doubts
     for note in doubts:
         python_warnings.warn(note, UserWarning, stacklevel=2)
@@ -345,128 +332,6 @@ def blind_richardson_lucy(
     return result, found, info
 
 
-# ---------------------------------------------------------------- the first PSF and its form
-
-
-@dataclass(frozen=True)
-class Form:
-    """What the PSF is confined to: where it may be positive, and the sets of axes that mirror it together."""
-
-    allowed: np.ndarray
-    mirrors: tuple[tuple[int, ...], ...]
-
-    def tied(self, values: np.ndarray) -> np.ndarray:
-        """Means over the voxels that the mirrors make equal; exactly symmetric inside the support."""
-        for axes in self.mirrors:
-            values = (values + _mirrored(values, axes)) / 2
-        return values
-
-
-def _mirrored(values: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
-    """About ``shape // 2``; zeros where an axis of even length has no partner."""
-    inner = tuple(slice(int(a in axes and n % 2 == 0), None) for a, n in enumerate(values.shape))
-    result = np.zeros_like(values)
-    result[inner] = np.flip(values[inner], axes)
-    return result
-
-
-def _mirrors(symmetry: Any, ndim: int) -> tuple[tuple[int, ...], ...]:
-    """The sets of axes of a call's ``symmetry=``."""
-    if symmetry is None:
-        return ()
-    found: list[tuple[int, ...]] = []
-    for item in symmetry if isinstance(symmetry, tuple) else (symmetry,):
-        if isinstance(item, str):
-            kind = _validate.choice(item, "symmetry", SYMMETRIES)
-            found += [tuple(range(ndim))] if kind == "point" else [(axis,) for axis in range(ndim)]
-        else:
-            found.append((_validate.integer(item, "symmetry", minimum=-ndim, maximum=ndim - 1) % ndim,))
-    return tuple(dict.fromkeys(found))
-
-
-def _first_psf(
-    psf: Any,
-    shape: tuple[int, ...],
-    support: Any,
-    symmetry: Any,
-    voxel_size: Any,
-    psf_voxel_size: Any,
-    notes: list[str],
-) -> tuple[np.ndarray, Form, dict[str, Any]]:
-    """The PSF to begin with (float64, sum 1), its form, and the settings of voxel sizes."""
-    ndim = len(shape)
-    lengths = _lengths(psf, ndim)
-    if lengths is None:
-        values, _ = _arrays.as_psf(psf, ndim, normalize=True)
-        _validate.non_negative(values, "psf", float(values.min()))
-        values, settings = _options.psf_on_grid(values, ndim, voxel_size, psf_voxel_size)
-        values = np.maximum(values, 0)  # resampling rings a little
-    else:
-        if psf_voxel_size is not None:
-            raise ValueError("psf_voxel_size: got one together with only the shape of a psf, expected None")
-        widths = tuple(START_WIDTH * n if n > 1 else 0.0 for n in lengths)
-        values, settings = _options.psf_on_grid(
-            psf_module.gaussian(widths, (1.0,) * ndim, lengths), ndim, voxel_size, None
-        )
-    if any(k > n for k, n in zip(values.shape, shape, strict=True)):
-        raise ValueError(f"psf: got shape {values.shape}, expected at most the image's {shape} on every axis")
-    allowed = np.ones(values.shape, bool)
-    if support is not None:
-        mask, _ = _arrays.to_numpy(support, "support")
-        _validate.same_shape(mask, "support", values.shape, "psf")
-        allowed = mask != 0
-    mirrors = _mirrors(symmetry, ndim)
-    for axes in mirrors:
-        allowed = allowed & _mirrored(allowed, axes)
-    form = Form(allowed, mirrors)
-    inside = np.where(allowed, values, 0)
-    kept = float(inside.sum())
-    if np.count_nonzero(inside) < 2:
-        raise ValueError(
-            f"psf: got {np.count_nonzero(inside)} positive voxels within its support, expected at least two: "
-            "a psf of one voxel stays one"
-        )
-    if lengths is None and kept < 0.99 * float(values.sum()):
-        note = f"psf: {100 * (1 - kept):.1f} % of it lies outside its support and symmetry and is left out"
-        notes.append(note)
-        python_warnings.warn(note, UserWarning, stacklevel=3)
-    inside = form.tied(inside)
-    return inside / inside.sum(), form, settings
-
-
-def _lengths(psf: Any, ndim: int) -> tuple[int, ...] | None:
-    """The shape that stands for a PSF: a number, or a tuple of as many as the image has axes."""
-    if isinstance(psf, int | np.integer):
-        psf = (psf,) * ndim
-    elif not isinstance(psf, tuple) or len(psf) != ndim or any(np.ndim(n) for n in psf):
-        return None
-    return tuple(_validate.integer(n, f"psf[{axis}]", minimum=1) for axis, n in enumerate(psf))
-
-
-def _doubts(kernel: np.ndarray) -> list[str]:
-    """What speaks against the PSF that was found."""
-    peak = float(kernel.max())
-    if peak > COLLAPSED:
-        return [
-            f"psf: {100 * peak:.0f} % of it came to lie in one voxel: the image explains itself. Begin with "
-            "a wider psf or end earlier, unless the image is not blurred at all"
-        ]
-    edge = np.zeros(kernel.shape, bool)
-    for axis, n in enumerate(kernel.shape):
-        if n > 2:
-            np.moveaxis(edge, axis, 0)[[0, -1]] = True
-    highest = float(kernel[edge].max(initial=0.0))
-    if highest > AT_BORDER * peak:
-        return [
-            f"psf: at the border of its {kernel.shape} voxels it still has {100 * highest / peak:.0f} % of "
-            "its largest value; a larger array may be needed"
-        ]
-    return []
-
-
-# ---------------------------------------------------------------- one step of the PSF
-
-
 class _OncePerRound(Watch):
     """Shows a run's watch the first of several image iterations only."""
 
@@ -476,125 +341,3 @@ class _OncePerRound(Watch):
 
     def before(self, entry: dict[str, Any]) -> bool:
         return entry["iteration"] == 1 and self._watch.before(entry | {"iteration": self._iteration})
-
-
-class _Roles(Protocol):
-    """The estimate as an operator on the PSF."""
-
-    workspace_bytes: int
-
-    def correction(self, kernel: np.ndarray, operands: dict[str, Any]) -> np.ndarray:
-        """The transpose of weights * image / model."""
-
-    def transpose(self, values: np.ndarray) -> np.ndarray:
-        """From the image's shape to the PSF's."""
-
-
-class _Transforms:
-    def __init__(self, continued: np.ndarray, psf_shape: tuple[int, ...], operator: Operator) -> None:
-        window = tuple((k - 1, n) for n, k in zip(continued.shape, psf_shape, strict=True))
-        empty = np.empty(psf_shape, continued.dtype)
-        _, layout, _ = _plain(empty, continued, continued.shape, window, operator.backend)
-        self._operator = Operator(continued, layout, "zero", operator.backend, operator.num_threads)
-        self.workspace_bytes = self._operator.workspace_bytes + continued.nbytes
-
-    def correction(self, kernel: np.ndarray, operands: dict[str, Any]) -> np.ndarray:
-        chain = self._operator.begin(kernel)
-        chain.sweep("ratio", **operands)
-        result = np.empty_like(kernel)
-        chain.sweep("copy", adjoint=True, keep=False, out=result)
-        return result
-
-    def transpose(self, values: np.ndarray) -> np.ndarray:
-        return self._operator.apply(values, adjoint=True)
-
-
-class _Sums:
-    """By the kernels of networks, whose convolution is a correlation with the mirrored PSF."""
-
-    def __init__(self, continued: np.ndarray, psf_shape: tuple[int, ...], operator: Operator) -> None:
-        self._continued = continued[None, None]
-        self._backend, self._num_threads = operator.backend, operator.num_threads
-        axes = len(psf_shape)
-        self._plan = self._backend.ConvPlan(
-            self._continued.shape,
-            (1, 1, *psf_shape),
-            (1,) * axes,
-            ((0, 0),) * axes,
-            (1,) * axes,
-            1,
-            "zeros",
-            continued.dtype,
-            True,
-        )
-        self._blurred = np.empty(self._plan.output_shape, continued.dtype)
-        self.workspace_bytes = self._plan.workspace_bytes + continued.nbytes + 2 * self._blurred.nbytes
-
-    def correction(self, kernel: np.ndarray, operands: dict[str, Any]) -> np.ndarray:
-        mirrored = np.ascontiguousarray(np.flip(kernel))[None, None]
-        self._plan.forward(self._continued, mirrored, None, self._blurred, num_threads=self._num_threads)
-        ratio = self._blurred[0, 0]
-        self._backend.apply_formula("ratio", ratio, ratio, num_threads=self._num_threads, **operands)
-        return self.transpose(ratio)
-
-    def transpose(self, values: np.ndarray) -> np.ndarray:
-        result = np.empty(self._plan.weight_shape, values.dtype)
-        self._plan.weight_grad(values[None, None], self._continued, result, num_threads=self._num_threads)
-        return np.flip(result[0, 0])
-
-
-def _exchanged(continued: np.ndarray, psf_shape: tuple[int, ...], operator: Operator) -> _Roles:
-    axes = max(sum(n > 1 for n in continued.shape), 1)
-    kind = _Sums if math.prod(psf_shape) <= MOST_SUMMED_TAPS[axes - 1] else _Transforms
-    return kind(continued, psf_shape, operator)
-
-
-def _continued(estimate: np.ndarray, blur: Blur, operator: Operator) -> np.ndarray:
-    """As far beyond the image as the PSF reaches: what every voxel of the image is a sum of."""
-    if blur.boundary == "extended":
-        return estimate
-    if blur.boundary in FOLDED:
-        return operator.pad(estimate)
-    reach = [(k - 1 - k // 2, k // 2) for k in blur.psf.shape]
-    if blur.boundary == "wrap":
-        return np.pad(estimate, reach, mode="wrap")
-    return np.pad(estimate, reach)
-
-
-def _window_sums(values: np.ndarray, counts: tuple[int, ...]) -> np.ndarray:
-    """Sums over the windows that begin at each of the first `counts` voxels and leave as many less 1 out."""
-    sums = values
-    for axis, count in enumerate(counts):
-        lines = np.moveaxis(sums, axis, 0)
-        n = len(lines) - count + 1
-        inside = lines[count - 1 : n].sum(axis=0, dtype=np.float64)
-        windows = np.broadcast_to(inside, (count, *inside.shape)).copy()
-        # What only some windows hold: the lines before the part that all have, and those behind it.
-        windows[:-1] += np.cumsum(lines[: count - 1][::-1], axis=0, dtype=np.float64)[::-1]
-        windows[1:] += np.cumsum(lines[n:], axis=0, dtype=np.float64)
-        sums = np.moveaxis(windows, 0, axis)
-    return sums
-
-
-def _improved(
-    kernel: np.ndarray,
-    continued: np.ndarray,
-    roles: _Roles,
-    model: Model,
-    form: Form,
-    count: int,
-) -> np.ndarray:
-    """The PSF after `count` updates with the same estimate; not brought to sum 1."""
-    if model.weights is None:
-        seen = np.flip(_window_sums(continued, kernel.shape))
-    else:
-        seen = roles.transpose(model.weights)
-    seen = form.tied(seen.astype(np.float64))
-    known = seen >= SMALLEST_NORMALIZER * float(seen.max())
-    for _ in range(count):
-        correction = roles.correction(kernel.astype(continued.dtype), model.operands())
-        tied = np.maximum(form.tied(correction.astype(np.float64)), 0)
-        # Voxels that are equal take the same step: their correction over all that they see.
-        factor = np.divide(tied, seen, out=np.ones_like(seen), where=known)
-        kernel = np.where(form.allowed, kernel * factor, 0)
-    return kernel
