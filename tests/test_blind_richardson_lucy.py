@@ -3,7 +3,9 @@
 import functools
 import itertools
 import json
+import re
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -459,3 +461,11 @@ def test_nothing_is_changed(image):
 def test_restore_names_the_function():
     with pytest.raises(ValueError, match=r"'blind_richardson_lucy'.* mf\.blind_richardson_lucy"):
         mf.restore(np.ones((5, 6)), np.ones((3, 3)), method="blind_richardson_lucy")
+
+
+def test_the_pages_example(capsys):
+    page = (Path(__file__).parents[1] / "docs" / "methods" / "blind_richardson_lucy.md").read_text("utf-8")
+    (code,) = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    exec(code, {})
+    estimated, started, found = map(float, re.findall(r"[a-z]+ (\d\.\d+)", capsys.readouterr().out))
+    assert abs(found - 3) < 0.6 * abs(started - 3) and 2.5 < estimated < 3.5

@@ -22,7 +22,7 @@ SYMMETRIES = ("point", "axial")
 START_WIDTH = 1 / 3
 # Up to so many taps the PSF's correction is a sum over them; beyond, transforms are faster. On a line, of an
 # image, of a volume.
-MOST_SUMMED_TAPS = (4096, 256, 256)
+MOST_SUMMED_TAPS = (4096, 256, 150)
 COLLAPSED = 0.9  # of the PSF in one voxel: the trivial solution
 AT_BORDER = 0.25  # of the largest value: the PSF goes on beyond its array
 
@@ -99,13 +99,13 @@ def first_psf(
         allowed = allowed & _mirrored(allowed, axes)
     form = Form(allowed, mirrors)
     inside = np.where(allowed, values, 0)
-    kept = float(inside.sum())
+    kept = float(inside.sum() / values.sum())
     if np.count_nonzero(inside) < 2:
         raise ValueError(
             f"psf: got {np.count_nonzero(inside)} positive voxels within its support, expected at least two: "
             "a psf of one voxel stays one"
         )
-    if lengths is None and kept < 0.99 * float(values.sum()):
+    if lengths is None and kept < 0.99:
         note = f"psf: {100 * (1 - kept):.1f} % of it lies outside its support and symmetry and is left out"
         notes.append(note)
         warnings.warn(note, UserWarning, stacklevel=3)

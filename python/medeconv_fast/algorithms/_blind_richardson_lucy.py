@@ -260,13 +260,14 @@ def blind_richardson_lucy(
         entry = steps[0] | {"iteration": iteration}
         entry |= {name: steps[-1][name] for name in ("relative_change",) if name in entry}
         roles = exchanged(continued_estimate(estimate, blur, operator), kernel.shape, operator)
-        workspace = max(workspace, operator.workspace_bytes, roles.workspace_bytes)
+        workspace = max(workspace, operator.workspace_bytes + roles.workspace_bytes)
         improved = improved_psf(kernel, roles, model, form, psf_iterations)
         # The model stays as it is: the factor that the PSF gives away the estimate takes.
         total = float(improved.sum())
         improved /= total
         estimate *= estimate.dtype.type(total)
         entry["psf_change"] = float(np.abs(improved - kernel).sum())
+        del operator, penalty, roles  # their memory goes before the next ones take theirs
         kernel, blur = improved, blur_of(improved)
         ended = time.perf_counter()
         entry["seconds"] = ended - begun
