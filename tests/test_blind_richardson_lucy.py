@@ -163,7 +163,7 @@ def width(psf):
 
 
 @pytest.mark.parametrize(
-    ("shape", "lengths", "peak"), [((96, 100), (13, 13), 1e4), ((24, 40, 44), (9, 9, 9), 1e3)]
+    ("shape", "lengths", "peak"), [((96, 100), (13, 13), 1e4), ((18, 32, 34), (7, 7, 7), 1e3)]
 )
 def test_finds_the_psf_and_a_better_image(shape, lengths, peak, backend, rng):
     """From a start that is half as wide again; measured: the width's error shrinks 6- and 10-fold."""
