@@ -160,6 +160,8 @@ class Roles(Protocol):
 
 
 class _Transforms:
+    """By a spectral plan whose transfer function is the estimate's transform."""
+
     def __init__(self, continued: np.ndarray, psf_shape: tuple[int, ...], operator: Operator) -> None:
         window = tuple((k - 1, n) for n, k in zip(continued.shape, psf_shape, strict=True))
         empty = np.empty(psf_shape, continued.dtype)
@@ -215,6 +217,7 @@ class _Sums:
 
 
 def exchanged(continued: np.ndarray, psf_shape: tuple[int, ...], operator: Operator) -> Roles:
+    """By whichever way is faster; depends on shapes only."""
     axes = max(sum(n > 1 for n in continued.shape), 1)
     kind = _Sums if math.prod(psf_shape) <= MOST_SUMMED_TAPS[axes - 1] else _Transforms
     return kind(continued, psf_shape, operator)

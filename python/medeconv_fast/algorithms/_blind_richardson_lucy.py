@@ -146,8 +146,8 @@ def blind_richardson_lucy(
 
     References
     ----------
-    D. A. Fish, A. M. Brinicombe, E. R. Pike and J. G. Walker, J. Opt. Soc. Am. A 12, 58 (1995), eqs. 3 and 4;
-    T. J. Holmes, J. Opt. Soc. Am. A 9, 1052 (1992), with constraints.
+    D. A. Fish, A. M. Brinicombe, E. R. Pike and J. G. Walker, J. Opt. Soc. Am. A 12, 58 (1995); T. J.
+    Holmes, J. Opt. Soc. Am. A 9, 1052 (1992), with constraints.
 
     Examples
     --------
