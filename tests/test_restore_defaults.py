@@ -120,8 +120,3 @@ def test_method_by_name(method, image, backend):
     assert np.array_equal(got, getattr(mf, method)(image, PSF, backend=backend, **OTHERS[method]))
     with pytest.raises(TypeError, match=f"acceleration: the method {method} has no such option; it takes"):
         mf.restore(image, PSF, method, acceleration="heavy-ball")
-
-
-def test_method_not_built():
-    with pytest.raises(NotImplementedError, match="method='blind_richardson_lucy' is not built yet"):
-        mf.restore(np.ones((5, 6)), np.ones((3, 3)), method="blind_richardson_lucy")

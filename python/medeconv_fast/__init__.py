@@ -11,6 +11,7 @@ from ._planner import plan
 from ._simulate import simulate
 from ._threads import get_num_threads, set_num_threads
 from .algorithms import (
+    blind_richardson_lucy,
     fista,
     inverse_filter,
     landweber,
@@ -29,6 +30,7 @@ __all__ = [
     "Blur",
     "__version__",
     "backends",
+    "blind_richardson_lucy",
     "compat",
     "convolve",
     "correlate",

@@ -434,6 +434,14 @@ def _psf_command(parser: argparse.ArgumentParser) -> None:
     )
     _voxel_size(edge)
 
+    estimate = kind(
+        "estimate",
+        "Gaussian as wide as the blur of an image, estimated from its spectrum",
+        source="the blurred image itself, neither interpolated nor filtered",
+    )
+    estimate.add_argument("--isotropic", action="store_true", help="one width for all axes")
+    _voxel_size(estimate)
+
     resample = kind("resample", "A PSF on another grid, its sum kept", source="PSF")
     group = resample.add_argument_group(
         "new voxel size, in the order of the axes (Z Y X), or one number for all"

@@ -1,5 +1,6 @@
 """One file per algorithm: short loops over the sweeps of `medeconv_fast.Blur`, the same on every backend."""
 
+from ._blind_richardson_lucy import blind_richardson_lucy
 from ._fista import fista
 from ._inverse_filter import inverse_filter
 from ._landweber import landweber
@@ -13,6 +14,7 @@ from ._wiener import wiener
 
 __all__ = [
     "Info",
+    "blind_richardson_lucy",
     "fista",
     "inverse_filter",
     "landweber",

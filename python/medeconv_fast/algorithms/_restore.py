@@ -24,7 +24,6 @@ NAMED: dict[str, Callable[..., Any]] = {
     for function in (tikhonov, inverse_filter, unsupervised_wiener, landweber, fista, van_cittert)
 }
 METHODS = ("auto", "richardson-lucy", "rl", "wiener", *NAMED)
-UNBUILT = ("blind_richardson_lucy",)
 
 _RL = set(inspect.signature(richardson_lucy).parameters)
 _WIENER = set(inspect.signature(wiener).parameters)
@@ -60,7 +59,12 @@ def restore(image: Any, psf: Any, method: str = "auto", **options: Any) -> Any:
     UserWarning
         Negative values were clipped, or "auto" chose the Wiener filter for a signed image.
     """
-    method = _validate.choice(method, "method", METHODS, unbuilt=UNBUILT)
+    if method == "blind_richardson_lucy":
+        raise ValueError(
+            "method: got 'blind_richardson_lucy', which finds a psf as well; call mf.blind_richardson_lucy, "
+            "which returns (estimate, psf)"
+        )
+    method = _validate.choice(method, "method", METHODS)
     if method in NAMED:
         _refuse_unknown(options, set(inspect.signature(NAMED[method]).parameters), method)
         return NAMED[method](image, psf, **options)
