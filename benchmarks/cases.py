@@ -1,5 +1,6 @@
 """The one table of comparisons: what is computed, on which image and PSF, by whom. It drives the suite
-(`test_cpu.py`) and the report (`report.py`), and counts the bytes and operations that the rooflines stand on.
+(`test_cpu.py`), the layers of networks (`networks.py`) and the report (`report.py`), and counts the bytes
+and operations that the rooflines stand on.
 """
 
 from __future__ import annotations
@@ -175,6 +176,109 @@ def _table() -> list[Case]:
 
 
 CASES = _table()
+
+
+# ---------------------------------------------------------------- layers of networks
+
+
+@dataclasses.dataclass(frozen=True)
+class Layer:
+    """`table`: "restoration" (networks that restore), "extra" (what else users have), "small" (no target)."""
+
+    name: str
+    table: str
+    x: tuple[int, ...]
+    w: tuple[int, ...]
+    stride: int = 1
+    padding: int = 0
+    dilation: int = 1
+    groups: int = 1
+    transposed: bool = False
+
+    @property
+    def options(self) -> dict[str, int]:
+        return {key: getattr(self, key) for key in ("stride", "padding", "dilation", "groups")}
+
+    def output(self) -> tuple[int, ...]:
+        spatial = []
+        for n, k in zip(self.x[2:], self.w[2:], strict=True):
+            reach = self.dilation * (k - 1)
+            if self.transposed:
+                spatial.append((n - 1) * self.stride - 2 * self.padding + reach + 1)
+            else:
+                spatial.append((n + 2 * self.padding - reach - 1) // self.stride + 1)
+        channels = self.w[1] * self.groups if self.transposed else self.w[0]
+        return (self.x[0], channels, *spatial)
+
+    @property
+    def operations(self) -> float:
+        """Of the direct sum, forward: what GFLOP/s are counted from, whatever the kernel saves."""
+        positions = math.prod((self.x if self.transposed else self.output())[2:]) * self.x[0]
+        return 2.0 * positions * math.prod(self.w)
+
+    @property
+    def bytes(self) -> int:
+        """Input, weight and output once, float32."""
+        return 4 * sum(math.prod(shape) for shape in (self.x, self.w, self.output()))
+
+
+LAYERS = (
+    Layer("2-D 1-64 3x3, 512", "restoration", (1, 1, 512, 512), (64, 1, 3, 3)),
+    Layer("2-D 64-64 3x3, 256", "restoration", (1, 64, 256, 256), (64, 64, 3, 3)),
+    Layer("2-D 64-1 3x3, 512", "restoration", (1, 64, 512, 512), (1, 64, 3, 3)),
+    Layer("2-D depthwise 64 7x7, 256", "restoration", (1, 64, 256, 256), (64, 1, 7, 7), groups=64),
+    Layer("3-D 1-16 3x3x3, 96", "restoration", (1, 1, 96, 96, 96), (16, 1, 3, 3, 3)),
+    Layer("3-D 16-16 3x3x3, 96", "restoration", (1, 16, 96, 96, 96), (16, 16, 3, 3, 3)),
+    Layer("3-D 1-1 9x9x9, 128", "restoration", (1, 1, 128, 128, 128), (1, 1, 9, 9, 9)),
+    Layer(
+        "transposed 2-D 64-64 4x4 s2, 128",
+        "restoration",
+        (1, 64, 128, 128),
+        (64, 64, 4, 4),
+        2,
+        transposed=True,
+    ),
+    Layer(
+        "transposed 2-D 64-1 3x3 s2, 256", "restoration", (1, 64, 256, 256), (64, 1, 3, 3), 2, transposed=True
+    ),
+    Layer(
+        "transposed 3-D 16-16 2x2x2 s2, 48",
+        "restoration",
+        (1, 16, 48, 48, 48),
+        (16, 16, 2, 2, 2),
+        2,
+        transposed=True,
+    ),
+    Layer(
+        "transposed 3-D 16-1 4x4x4 s2, 48",
+        "restoration",
+        (1, 16, 48, 48, 48),
+        (16, 1, 4, 4, 4),
+        2,
+        transposed=True,
+    ),
+    Layer("1-D 1-32 9, 65536", "extra", (1, 1, 65536), (32, 1, 9), padding=4),
+    Layer("1-D 64-64 3, 16384", "extra", (1, 64, 16384), (64, 64, 3), padding=1),
+    Layer("1-D 32-32 5, 16 of 1000", "extra", (16, 32, 1000), (32, 32, 5), padding=2),
+    Layer("2-D 512-512 3x3, 7", "extra", (1, 512, 7, 7), (512, 512, 3, 3), padding=1),
+    Layer("2-D 512-512 3x3, 8 of 7", "extra", (8, 512, 7, 7), (512, 512, 3, 3), padding=1),
+    Layer("2-D 256-256 3x3, 14", "extra", (1, 256, 14, 14), (256, 256, 3, 3), padding=1),
+    Layer("2-D 128-128 3x3, 28", "extra", (1, 128, 28, 28), (128, 128, 3, 3), padding=1),
+    Layer("2-D 64-64 3x3, 56", "extra", (1, 64, 56, 56), (64, 64, 3, 3), padding=1),
+    Layer("2-D 64-64 3x3, 8 of 56", "extra", (8, 64, 56, 56), (64, 64, 3, 3), padding=1),
+    Layer("2-D 64-64 3x3 dilation 2, 128", "extra", (1, 64, 128, 128), (64, 64, 3, 3), padding=2, dilation=2),
+    Layer("2-D 64-64 3x3 groups 4, 128", "extra", (1, 64, 128, 128), (64, 16, 3, 3), padding=1, groups=4),
+    Layer("2-D 64-64 3x3 s2, 128", "extra", (1, 64, 128, 128), (64, 64, 3, 3), 2, padding=1),
+    Layer("2-D 3-64 7x7 s2, 224", "extra", (1, 3, 224, 224), (64, 3, 7, 7), 2, padding=3),
+    Layer("2-D 64-64 1x1, 128", "extra", (1, 64, 128, 128), (64, 64, 1, 1)),
+    Layer("2-D 256-64 1x1, 56", "extra", (1, 256, 56, 56), (64, 256, 1, 1)),
+    Layer("2-D 256-512 1x1 s2, 56", "extra", (1, 256, 56, 56), (512, 256, 1, 1), 2),
+    Layer("3-D 32-32 3x3x3, 32", "extra", (1, 32, 32, 32, 32), (32, 32, 3, 3, 3), padding=1),
+    Layer(
+        "2-D depthwise 128 3x3 s2, 56", "small", (1, 128, 56, 56), (128, 1, 3, 3), 2, padding=1, groups=128
+    ),
+    Layer("2-D depthwise 512 3x3, 14", "small", (1, 512, 14, 14), (512, 1, 3, 3), padding=1, groups=512),
+)
 
 
 # ---------------------------------------------------------------- rooflines

@@ -9,15 +9,16 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import statistics
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from cases import CASES, Case, cube, times
+from cases import CASES, LAYERS, Case, cube, times
 
 HERE = Path(__file__).parent
 RESULTS, REPORT = HERE / "results", HERE / "RESULTS.md"
-FILES = ("suite", "large", "memory", "isas", "planner")
+FILES = ("suite", "large", "memory", "isas", "planner", "networks")
 # Columns of the tables, in this order.
 CONTENDERS = (
     "medeconv",
@@ -42,6 +43,13 @@ SECTIONS = {
     "function": "Richardson-Lucy function as called with its defaults, per iteration",
 }
 MARGIN = 1.25  # a choice of engine is good when it takes at most this much of the best's time
+NETWORK_WORK = {"forward": "forward", "both": "forward and gradients"}
+# Table, heap, least geometric mean and least ratio of torch's time to ours; None: no such target.
+NETWORK_TARGETS = (
+    ("restoration", "warm", (3.5, 1.0)),
+    ("restoration", "default", (5.0, None)),
+    ("extra", "warm", (2.0, 0.9)),
+)
 KINDS = {"general": "PSF without symmetry", "gaussian": "Gaussian PSF"}
 EXTRA = [
     "operation",
@@ -154,6 +162,21 @@ class Results:
                 return row
         raise KeyError(name)
 
+    def networks(self, mode: str, table: str | None = None) -> list[dict[str, Any]]:
+        rows = [
+            row
+            for row in self.records["networks"]["networks"]
+            if row["mode"] == mode and table in (None, row["table"])
+        ]
+        if len(rows) < sum(table in (None, layer.table) for layer in LAYERS):
+            raise KeyError(mode)  # a part of the layers must not pass for all
+        return rows
+
+    def network_memory(self) -> list[dict[str, Any]]:
+        self.networks("warm")
+        rows: list[dict[str, Any]] = self.records["networks"]["network_memory"]
+        return rows
+
     def isa(self, shape: tuple[int, ...], engine: str, isa: str) -> float:
         for row in self.records["isas"]["isas"]:
             if (tuple(row["shape"]), row["engine"], row["isa"]) == (shape, engine, isa):
@@ -258,6 +281,31 @@ def targets() -> list[Target]:
                     "",
                 )
             )
+    for table, mode, limits in NETWORK_TARGETS:
+        for name, work in NETWORK_WORK.items():
+            found += [
+                Target(
+                    f"networks, {table}, {mode} heap, {work}: torch over ours, {what}",
+                    limit,
+                    True,
+                    lambda r, table=table, mode=mode, name=name, of=of: of(
+                        _network_ratios(r.networks(mode, table), name)
+                    ),
+                )
+                for what, of, limit in zip(("geometric mean", "least"), (_mean, min), limits, strict=True)
+                if limit
+            ]
+    found.append(
+        Target(
+            "networks, memory beside operands over what is allowed, without Winograd: most",
+            1,
+            False,
+            lambda r: max(
+                row["extra_bytes"] / row["allowed_bytes"] for row in r.network_memory() if row["exact"]
+            ),
+            "",
+        )
+    )
     for isa, limit in (("avx2", 1.8), ("baseline", 4)):
         for engine in ("spectral", "separable"):
             what = f"256 cubed, {engine} iteration: {isa} over avx512"
@@ -274,6 +322,15 @@ def targets() -> list[Target]:
             )
         )
     return found
+
+
+def _network_ratios(rows: list[dict[str, Any]], work: str) -> list[float]:
+    return [row[work]["torch"] / row[work]["medeconv"] for row in rows]
+
+
+def _mean(ratios: Iterable[float]) -> float:
+    """Geometric: a ratio and its inverse cancel."""
+    return statistics.geometric_mean(ratios)
 
 
 def _ratio(case: Case, peer: str, ours: str) -> Callable[[Results], float]:
@@ -460,6 +517,57 @@ def _isas(results: Results) -> list[str]:
     return ["## Instruction sets", "", *table(head, rows)]
 
 
+def _networks(results: Results) -> list[str]:
+    if "networks" not in results.records:
+        return []
+    record = results.records["networks"]
+    lines = ["## Convolutions of networks", "", NETWORKS, ""]
+    columns = ("medeconv", "torch", "medeconv-exact", "numba", "NumPy")
+    modes: dict[str, dict[str, dict[str, Any]]] = {"warm": {}, "default": {}, "avx2": {}}
+    for row in record["networks"]:
+        modes[row["mode"]][row["layer"]] = row
+    for work, title in NETWORK_WORK.items():
+        rows = []
+        for layer, row in modes["warm"].items():
+            best = row[work]["medeconv"]
+            cells = [layer, number(best * 1e3)]
+            for name in columns[1:]:
+                other = row[work].get(name)
+                cells.append("" if other is None else f"{number(other * 1e3)} ({number(other / best)}x)")
+            for mode in ("default", "avx2"):
+                known = [modes[mode][layer]] if layer in modes[mode] else []
+                cells += [f"{number(ratio)}x" for ratio in _network_ratios(known, work)] or [""]
+            seconds = best / (3 if work == "both" else 1)  # three sums of the same size
+            cells += [
+                number(row["operations"] / seconds / 1e9),
+                f"{row['operations'] / seconds / record['arithmetic_per_s']:.0%}",
+                f"{row['bytes'] / seconds / record['copy_bytes_per_s']:.0%}",
+            ]
+            rows.append(cells)
+        for table_name in dict.fromkeys(row["table"] for row in record["networks"]):
+            warm, default, avx2 = (
+                _network_ratios([row for row in modes[mode].values() if row["table"] == table_name], work)
+                for mode in modes
+            )
+            means = [f"{number(_mean(ratios))}x" if ratios else "" for ratios in (warm, default, avx2)]
+            title_cell = f"*{table_name}: geometric mean of torch over ours*"
+            rows.append([title_cell, "", means[0], "", "", "", *means[1:], "", "", ""])
+        head = ["layer", *columns, "default heap", "AVX2", "GFLOP/s", "of arithmetic", "of bandwidth"]
+        lines += [f"### {title.capitalize()}", "", *table(head, rows)]
+    rows = [
+        [
+            row["layer"],
+            row["kernel"].replace("_", " "),
+            "direct" if row["exact"] else "chosen",
+            number(row["extra_bytes"] / 1e6),
+            number(row["allowed_bytes"] / 1e6),
+        ]
+        for row in record["network_memory"]
+    ]
+    head = ["layer", "kernel", "family", "MB", "a tenth of input and output, and the weights"]
+    return [*lines, "### Memory beside operands and result", "", *table(head, rows)]
+
+
 def _planner(results: Results) -> list[str]:
     if "planner" not in results.records:
         return []
@@ -484,6 +592,12 @@ def _planner(results: Results) -> list[str]:
     return [*lines, *table(head, body)]
 
 
+NETWORKS = """\
+Medians in ms on a warm heap, in brackets over ours. "Default heap": torch's time over ours where freed memory
+goes back to the system, as it does unless told otherwise; AVX2: both sides kept to AVX2, warm. GFLOP/s are
+those of the direct sum, whatever the kernel saves, so that Winograd's can exceed the arithmetic of the
+machine; `medeconv-exact` uses direct sums only.\
+"""
 INTRODUCTION = """\
 # Benchmark results
 
@@ -516,6 +630,7 @@ def render(results: Results) -> str:
             for boundary in ("wrap", "extended"):
                 lines += _section(results, operation, kind, boundary)
     lines += _copies(results) + _memory(results) + _isas(results) + _planner(results)
+    lines += _networks(results)
     return "\n".join(lines).rstrip() + "\n"
 
 

@@ -1,6 +1,6 @@
 """Runs the whole measurement unattended and writes RESULTS.md: what `make bench` calls.
 
-    python benchmarks/run.py                      suite, memory, isas, planner, report
+    python benchmarks/run.py                      suite, memory, isas, planner, networks, report
     python benchmarks/run.py --only suite -k "256x256x256 and wrap" --results DIRECTORY
     python benchmarks/run.py --only large         512 cubed and the like
 
@@ -20,13 +20,13 @@ from pathlib import Path
 from report import RESULTS
 
 HERE = Path(__file__).parent
-STEPS = ("suite", "large", "memory", "isas", "planner")
+STEPS = ("suite", "large", "memory", "isas", "planner", "networks")
 MARKS = {"suite": "not large", "large": "large"}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", choices=STEPS, nargs="+", default=["suite", "memory", "isas", "planner"])
+    parser.add_argument("--only", choices=STEPS, nargs="+", default=[s for s in STEPS if s != "large"])
     parser.add_argument("--quick", action="store_true", help="tiny cases only: does everything work?")
     parser.add_argument("-k", metavar="EXPRESSION", default="", help="pytest's selection by name")
     parser.add_argument("--results", type=Path, default=RESULTS, help="directory of the JSON files")
@@ -60,7 +60,8 @@ def main() -> int:
         else:
             command = [sys.executable, str(HERE / f"{step}.py")]
             command += ["-o", str(target), "--threads", str(arguments.threads)]
-            command += ["--shape", "48", "48", "48"] if arguments.quick else []
+            if arguments.quick:
+                command += ["--quick"] if step == "networks" else ["--shape", "48", "48", "48"]
         status = subprocess.run(command, env=environment, check=False).returncode
         if step in MARKS and raw.exists() and raw.stat().st_size:
             slim = [sys.executable, str(HERE / "report.py"), "--slim", str(raw), "-o", str(target)]

@@ -157,6 +157,56 @@ def test_report_is_computed(cases, report, tmp_path):
     assert "75%" in row
 
 
+def network_record(cases, ratio=3.0, layers=None):
+    """As networks.py writes it: torch takes `ratio` times our millisecond, twice that on the default heap."""
+    layers = cases.LAYERS if layers is None else layers
+    rows = []
+    for layer in layers:
+        for mode, factor in (("warm", 1), ("default", 2), ("avx2", 1)):
+            seconds = {"medeconv": 1e-3, "torch": 1e-3 * ratio * factor}
+            rows.append({"layer": layer.name, "table": layer.table, "mode": mode})
+            rows[-1] |= {"operations": layer.operations, "bytes": layer.bytes}
+            rows[-1] |= {"forward": seconds, "both": {name: 3 * value for name, value in seconds.items()}}
+    memory = [
+        {"layer": layer.name, "kernel": "forward", "exact": exact, "extra_bytes": 5e6, "allowed_bytes": 1e7}
+        for layer in layers
+        for exact in (True, False)
+    ]
+    return {"copy_bytes_per_s": 2e10, "arithmetic_per_s": 2e11, "networks": rows, "network_memory": memory}
+
+
+def test_layers_count_their_output_and_operations(cases):
+    torch = pytest.importorskip("torch", reason="SKIPPED: torch is not installed")
+    assert len({layer.name for layer in cases.LAYERS}) == len(cases.LAYERS)
+    for layer in cases.LAYERS:
+        kind = "conv_transpose" if layer.transposed else "conv"
+        function = getattr(torch.nn.functional, f"{kind}{len(layer.x) - 2}d")
+        with torch.device("meta"):
+            expected = function(torch.empty(layer.x), torch.empty(layer.w), **layer.options)
+        assert layer.output() == tuple(expected.shape), layer.name
+    first = cases.LAYERS[0]
+    assert first.operations == 2 * 510 * 510 * 64 * 9
+    assert first.bytes == 4 * (512 * 512 + 64 * 9 + 64 * 510 * 510)
+
+
+def test_networks_are_reported(cases, report):
+    head = {"datetime": "2031-02-03T04:05:06", "machine_info": raw_record(cases, report)["machine_info"]}
+    text = report.render(report.Results({"networks": {**head, **network_record(cases)}}))
+    found = {row[0]: row[2:] for row in rows_of(text, "## Targets")}
+    assert found["networks, restoration, warm heap, forward: torch over ours, geometric mean"] == [
+        "3 x",
+        "**falls short**",
+    ]
+    what = "networks, restoration, default heap, forward and gradients: torch over ours, geometric mean"
+    assert found[what] == ["6 x", "met"]
+    assert found["networks, extra, warm heap, forward: torch over ours, least"] == ["3 x", "met"]
+    layer = cases.LAYERS[0]
+    times = {row[0]: row for row in rows_of(text, "### Forward\n")}
+    assert times[layer.name][1:3] == ["1", "3 (3x)"] and times[layer.name][6:8] == ["6x", "3x"]
+    assert times[layer.name][9] == f"{layer.operations / 1e-3 / 2e11:.0%}"
+    assert times["*extra: geometric mean of torch over ours*"][2] == "3x"
+
+
 def test_report_follows_the_numbers(cases, report, tmp_path):
     slow = report.slim(raw_record(cases, report, slower=0.01))
     (tmp_path / "suite.json").write_text(report.compact(slow))
@@ -177,7 +227,8 @@ def test_every_target_can_be_measured(cases, report):
         for engine in ("spectral", "separable")
         for isa in ("baseline", "avx2", "avx512")
     ]
-    results = report.Results({"suite": record, "memory": {"memory": memory}, "isas": {"isas": isas}})
+    records = {"suite": record, "memory": {"memory": memory}, "isas": {"isas": isas}}
+    results = report.Results({**records, "networks": network_record(cases)})
     for target in report.targets():
         assert math.isfinite(target.value(results)), target.what
 
@@ -190,7 +241,8 @@ def test_targets_are_of_their_own_size(cases, report):
         for isa in ("baseline", "avx2", "avx512")
     ]
     small = {"shape": [48] * 3, "name": "plain", "extra_bytes": 1, "unit_bytes": 1}
-    results = report.Results({"memory": {"memory": [small]}, "isas": {"isas": rows}})
+    few = network_record(cases, layers=[layer for layer in cases.LAYERS if "7x7" in layer.name])
+    results = report.Results({"memory": {"memory": [small]}, "isas": {"isas": rows}, "networks": few})
     for target in report.targets():
         with pytest.raises(KeyError):
             target.value(results)

@@ -8,6 +8,7 @@ import resource
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -270,6 +271,101 @@ def test_quiet_prints_nothing(scan, run):
     )
 
 
+# ---------------------------------------------------------------- preprocessing
+
+
+PRE = [
+    ("crop=1:8,:,2:14", ("crop", {"box": [(1, 8), None, (2, 14)]})),
+    ("crop=content:2", ("crop", {"margin": 2})),
+    ("resample=1.25,1,1mm", ("resample", {"new_voxel_size": (1.25, 1.0, 1.0)})),
+    ("resample=2000um", ("resample", {"new_voxel_size": 2.0})),
+    ("resample=1.25,1,1:3", ("resample", {"new_voxel_size": (1.25, 1.0, 1.0), "order": 3})),
+    ("resample=shape:12,12,14", ("resample", {"shape": (12, 12, 14)})),
+    ("normalize=percentile:2:98", ("normalize", {"method": "percentile", "percentiles": (2.0, 98.0)})),
+    ("normalize=min-max", ("normalize", {"method": "min-max"})),
+    ("window=300:400", ("window", {"level": 300.0, "width": 400.0})),
+    ("pad=2,3,4:mirror", ("pad", {"width": (2, 3, 4), "mode": "mirror"})),
+    ("pad=3", ("pad", {"width": 3})),
+    ("taper=2", ("taper", {"width": 2})),
+    ("background=percentile:5", ("background", {"method": "percentile", "percentile": 5.0})),
+    ("background=mode", ("background", {"method": "mode"})),
+    ("background=-12.5", ("background", {"level": -12.5})),
+]
+
+
+@pytest.mark.parametrize("text, operation", PRE, ids=[text for text, _ in PRE])
+def test_steps_are_done_before_and_undone_after(scan, run, here, text, operation):
+    words = [
+        "restore",
+        "scan.nii",
+        "--fwhm-mm",
+        3,
+        2,
+        2,
+        "--method",
+        "wiener",
+        "--balance",
+        0.1,
+        "--pre",
+        text,
+    ]
+    status, out, err = run(*words, "-o", "out.nii", "--json", "r.json")
+    assert (status, err) == (0, "")
+    assert f"prepared  {text}: " in out
+    prepared, chain = mf.preprocess.apply(scan, [operation])
+    restored = mf.wiener(prepared.array, mf.psf.gaussian((3, 2, 2), prepared.voxel_size), 0.1)
+    expected = chain.undo(prepared.with_array(restored))
+    result = mf.io.read("out.nii")
+    np.testing.assert_array_equal(result.array, expected.array)
+    np.testing.assert_allclose(result.affine, scan.affine, atol=1e-5)
+    record = json.loads((here / "r.json").read_text())
+    assert record["preprocessing"][0]["name"] == operation[0] and record["preprocessing_kept"] is False
+    assert run(*words, "-o", "kept.nii", "--keep-preprocessed")[0] == 0
+    kept = mf.io.read("kept.nii")
+    np.testing.assert_array_equal(kept.array, restored)
+    np.testing.assert_allclose(kept.affine, prepared.affine, atol=1e-4)
+
+
+def test_steps_are_done_in_the_order_given(scan, run):
+    mask = np.zeros(SHAPE, np.uint8)
+    mask[2:8, 3:10, 2:11] = 1
+    mf.io.write("mask.nii", scan.with_array(mask))
+    words = [
+        "--pre",
+        "crop=mask:1",
+        "--pre",
+        "normalize=min-max",
+        "--pre",
+        "resample=1.2",
+        "--mask",
+        "mask.nii",
+    ]
+    words += ["--fwhm-mm", 3, "--iterations", 3, "--negative", "clip", "--report", "r.html"]
+    assert run("restore", "scan.nii", "-o", "out.nii", *words)[0] == 0
+    operations = [
+        ("crop", {"mask": True, "margin": 1}),
+        ("normalize", {"method": "min-max", "mask": True}),
+        ("resample", {"new_voxel_size": 1.2}),
+    ]
+    prepared, chain = mf.preprocess.apply(scan, operations, mask=mask)
+    restored = mf.restore(
+        prepared.array, mf.psf.gaussian(3, prepared.voxel_size), num_iter=3, negative="clip"
+    )
+    expected = chain.undo(prepared.with_array(restored))
+    np.testing.assert_array_equal(mf.io.read("out.nii").array, expected.array)
+    page = Path("r.html").read_text(encoding="utf-8")
+    assert "crop=mask:1, normalize=min-max, resample=1.2 (undone)" in page
+
+
+def test_a_unit_needs_one_in_the_image(here, run, rng):
+    mf.io.write("nounit.nii", mf.io.Volume(rng.poisson(100, SHAPE).astype(np.float32), SIZE, None, None))
+    psf = mf.io.Volume(mf.psf.gaussian((3, 3, 3), (1, 1, 1)).astype(np.float32))
+    mf.io.write("psf.npy", psf)
+    words = ["restore", "nounit.nii", "-o", "out.nii", "--psf", "psf.npy", "--iterations", 2]
+    refused(run(*words, "--pre", "resample=1mm"), "--pre resample=1mm", "--voxel-size-mm")
+    assert run(*words, "--pre", "resample=1")[0] == 0
+
+
 # ---------------------------------------------------------------- voxel size
 
 
@@ -381,7 +477,26 @@ def test_bad_psf_files(scan, run):
         (["--device", "cuda:1"], ["--device cuda:1", "not built yet"]),
         (["--device", "tpu"], ["--device", "tpu"]),
         (["--memory", "4GB"], ["--memory", "not built yet"]),
-        (["--report", "r.html"], ["--report", "not built yet"]),
+        (["--pre", "sharpen=3"], ["--pre", "sharpen=3", "crop, resample, normalize"]),
+        (["--pre", "window"], ["--pre", "window", "expected an argument"]),
+        (["--pre", "window=40"], ["--pre", "window=40", "LEVEL:WIDTH"]),
+        (["--pre", "window=40:wide"], ["window=40:wide", "got 'wide', expected a number"]),
+        (["--pre", "crop=middle"], ["crop=middle", "content, mask, or START:STOP"]),
+        (["--pre", "crop=mask"], ["crop=mask", "--mask FILE"]),
+        (["--pre", "crop=0:9,0:99,:"], ["--pre: step 1 (crop): box[1][1]: got 99"]),
+        (["--pre", "pad=1", "--pre", "resample=1,1"], ["--pre: step 2 (resample): new_voxel_size: got 2"]),
+        (["--pre", "resample=1,1,1:9"], ["--pre: step 1 (resample): order: got 9"]),
+        (["--pre", "resample=1,1,1:2:3"], ["resample=1,1,1:2:3", "at most 2"]),
+        (["--pre", "resample=shape:4,x,4"], ["got 'x', expected a whole number"]),
+        (["--pre", "normalize=minmax"], ["--pre: step 1 (normalize): method: got 'minmax'"]),
+        (["--pre", "normalize=percentile:1"], ["percentile:LOW:HIGH"]),
+        (["--pre", "pad=2:around"], ["--pre: step 1 (pad): mode: got 'around'"]),
+        (["--pre", "taper=9"], ["--pre: step 1 (taper): width[0]: got 9"]),
+        (["--pre", "background=low:3"], ["background=low:3", "sigma-clip"]),
+        (["--pre", "background=low"], ["--pre: step 1 (background): method: got 'low'"]),
+        (["--keep-preprocessed"], ["--keep-preprocessed: has no use without --pre"]),
+        (["--mask", "scan.nii"], ["--mask: has no use without --pre"]),
+        (["--pre", "crop=mask", "--mask", "none.nii"], ["none.nii: no such file"]),
         (["--threads", "0"], ["--threads"]),
         (["--threads", "1000000000000"], ["num_threads: got 1000000000000", "at most 65536"]),
         (["--method", "wiener", "--iterations", "3"], ["--iterations", "wiener"]),
@@ -742,6 +857,13 @@ def test_info_says_whether_there_is_an_orientation(scan, run):
     nib = pytest.importorskip("nibabel")
     out = run("info", "scan.nii")[1]
     assert "orientation" not in out
+    # y and z are turned by atan2(0.6, 0.8) about the x axis, which points to the left.
+    assert (
+        "placed      z to S, y to A, x to L, oblique by 36.9 degrees; first voxel at R, A, S = 30, -20, 5 mm"
+        in out
+    )
+    nib.save(nib.Nifti1Image(np.ones((4, 5, 6), np.float32), np.diag([2, -2, -3, 1])), "straight.nii")
+    assert "placed      z to I, y to P, x to R; first voxel" in run("info", "straight.nii")[1]
     nib.save(nib.Nifti1Image(np.ones((4, 5, 6), np.float32), None), "none.nii")
     assert "orientation none stated in the file (qform and sform codes 0" in run("info", "none.nii")[1]
     record = json.loads(run("info", "none.nii", "--json", "-")[1])
@@ -773,6 +895,32 @@ def test_info_on_what_stands_in_the_way(here, run):
     np.save("nothing.npy", np.full((2, 2), np.nan))
     assert run("info", "nothing.npy")[0] == 0
     refused(run("info", "absent.npy"), "no such file")
+
+
+def test_info_draws_the_histogram(scan, run, here):
+    out = run("info", "scan.nii", "--json", "i.json")[1]
+    record = json.loads((here / "i.json").read_text())
+    counts, edges = np.histogram(scan.array, 10)
+    assert record["histogram"] == {"counts": counts.tolist(), "edges": pytest.approx(edges.tolist())}
+    bars = [line.split("%")[1].strip() for line in out.splitlines() if " % " in line or line.endswith("%")]
+    assert len(bars) == 10 and max(map(len, bars)) == 40
+    for bar, n in zip(bars, counts, strict=True):
+        assert len(bar) == (max(1, round(40 * (n / counts.max()) ** 0.5)) if n else 0)
+    np.save("labels.npy", np.array([[0, 1, 1], [3, 3, 3]], np.uint8))  # whole numbers: one bin each
+    out = run("info", "labels.npy")[1]
+    assert "-0.5 to 0.5   16.67 %" in out and "1.5 to 2.5    0.00 %" in out and "2.5 to 3.5   50.00 %" in out
+    np.save("flat.npy", np.full((4, 5), 7.0))
+    out = run("info", "flat.npy")[1]
+    assert "histogram" not in out and "all values are equal" in out
+
+
+def test_info_sees_saturation(here, run, rng):
+    image = np.minimum(rng.normal(200, 30, (50, 60)), 255).astype(np.uint8)
+    np.save("clipped.npy", image)
+    out = run("info", "clipped.npy")[1]
+    assert f"note: {(image == 255).sum()} values are exactly the largest, 255" in out
+    np.save("fine.npy", rng.normal(200, 30, (50, 60)))
+    assert "saturated" not in run("info", "fine.npy")[1]
 
 
 # ---------------------------------------------------------------- psf
@@ -1041,7 +1189,7 @@ def test_help_says_what_it_is_for(run, command):
     status, out, err = run(*command.split(), "--help")
     assert (status, err) == (0, "")
     assert "research, not a medical device" in " ".join(out.split())
-    assert "--memory" not in out and "--report" not in out
+    assert "--memory" not in out
 
 
 def test_help_lists_what_is_built(run):

@@ -123,7 +123,8 @@ def test_no_public_function_shares_a_modules_name():
     }
     assert {"backends", "_blur", "reference"} <= modules
     compat = (mf.compat, mf.compat.skimage.restoration, mf.compat.scipy.signal, mf.compat.scipy.ndimage)
-    for module in (mf, mf.psf, mf.io, mf.metrics, mf.backends, mf.ops, *compat):
+    own = (mf, mf.psf, mf.preprocess, mf.io, mf.metrics, mf.report, mf.backends, mf.ops)
+    for module in (*own, *compat):
         for name, value in public(module).items():
             if callable(value):
                 assert name not in modules, f"{module.__name__}.{name}"
@@ -132,7 +133,9 @@ def test_no_public_function_shares_a_modules_name():
 COMPAT = (".compat", ".compat.skimage.restoration", ".compat.scipy.signal", ".compat.scipy.ndimage")
 
 
-@pytest.mark.parametrize("name", ["", ".psf", ".io", ".backends", ".algorithms", ".ops", *COMPAT])
+@pytest.mark.parametrize(
+    "name", ["", ".psf", ".preprocess", ".io", ".report", ".backends", ".algorithms", ".ops", *COMPAT]
+)
 def test_all_is_correct(name):
     module = importlib.import_module("medeconv_fast" + name)
     assert sorted(set(module.__all__)) == sorted(module.__all__)
@@ -152,6 +155,15 @@ CONTRACT = {
     "callback=None return_info=False backend='auto' engine='auto' num_threads=None",
     "restore": "image psf method='auto' **options",
     "wiener": "image psf balance='auto' * regularizer='laplacian' boundary='reflect'",
+    "tikhonov": "image psf weight='auto' * regularizer=0 prior=0.0 boundary='reflect'",
+    "inverse_filter": "image psf threshold=0.1 * below='zero' boundary='reflect'",
+    "unsupervised_wiener": "image psf * regularizer='laplacian' boundary='reflect'",
+    "landweber": "image psf num_iter=None * step='auto' non_negative=False boundary='extended' "
+    "background=0.0 weights=None stop=None initial='flat'",
+    "fista": "image psf weight num_iter=None * inner_iter=5 non_negative=True boundary='extended' "
+    "background=0.0 weights=None stop=None initial='flat'",
+    "van_cittert": "image psf num_iter=None * relaxation=1.0 non_negative=False bounds=None "
+    "boundary='reflect' background=0.0 weights=None stop=None initial='image'",
     "convolve": "a b mode='full' boundary='zero' method='auto'",
     "correlate": "a b mode='full' boundary='zero' method='auto'",
     "ops.conv": "x w bias=None stride=1 padding=0 dilation=1 groups=1 * padding_mode='zeros'",
@@ -196,7 +208,13 @@ def test_public_functions_are_documented(name):
 
 
 @pytest.mark.parametrize(
-    "name", [f"{m.__name__}:{n}" for m in (mf.psf, mf.metrics) for n in m.__all__ if n[0].islower()]
+    "name",
+    [
+        f"{m.__name__}:{n}"
+        for m in (mf.psf, mf.preprocess, mf.metrics, mf.report)
+        for n in m.__all__
+        if n[0].islower()
+    ],
 )
 def test_leaves_functions_are_documented(name):
     module, _, function = name.partition(":")

@@ -1126,6 +1126,25 @@ def test_command_line(tmp_path, run):
     assert status == 2 and "this volume was read from none" in err
 
 
+def test_preprocessing_and_report(tmp_path, run):
+    """What is undone is written on the source's grid; what is kept is not, or has lost its unit."""
+    pytest.importorskip("matplotlib", reason="SKIPPED: matplotlib is not installed (extra report)")
+    scale = {"shape": (12, 14), "RescaleSlope": 1, "RescaleIntercept": -10}
+    path = folder(tmp_path / "ct", stack(**scale))
+    words = ("restore", path, "--fwhm-mm", 3, 1, 1, "--iterations", 2, "--negative", "clip")
+    cropped = ("--pre", "crop=0:5,2:10,2:12")
+    page = tmp_path / "page.html"
+    assert run(*words, *cropped, "-o", tmp_path / "out", "--report", page)[0] == 0
+    made = pydicom.dcmread(tmp_path / "out" / "IM0001.dcm")
+    assert (made.Rows, made.Columns) == (12, 14) and "crop=0:5,2:10,2:12 (undone)" in made.DerivationDescription
+    assert made.RescaleType == "HU" and "2.5" in page.read_text(encoding="utf-8")
+    status, _, err = run(*words, *cropped, "--keep-preprocessed", "-o", tmp_path / "cut")
+    assert status == 2 and "a derived series keeps the source's grid" in err
+    scaled = ("--pre", "normalize=min-max", "--keep-preprocessed")
+    assert run(*words, *scaled, "-o", tmp_path / "scaled")[0] == 0
+    assert pydicom.dcmread(tmp_path / "scaled" / "IM0001.dcm").RescaleType == "US"
+
+
 def test_a_simulated_series_says_so(tmp_path, run):
     path = folder(tmp_path / "ct", stack())
     words = ("--fwhm-mm", 3, "--noise", "gaussian", "--sigma", 5, "--seed", 7)

@@ -49,6 +49,42 @@ def test_fourier_shell_correlation():
     assert np.abs(unrelated[2:]).max() < 0.2
 
 
+@pytest.mark.parametrize("taper", [True, False])
+@pytest.mark.parametrize(
+    "shape, size", [((64, 65), (1.0, 1.0)), ((40, 96, 63), (2.0, 0.5, 1.0)), ((4000,), 0.1)]
+)
+def test_radial_power_of_white_noise_is_its_variance(shape, size, taper):
+    noise = np.random.default_rng(1).normal(7, 3, shape)
+    frequency, power = mf.metrics.radial_power(noise, size, taper=taper)
+    assert (np.diff(frequency) > 0).all() and frequency[-1] <= 0.5 / np.max(size)
+    outer = power[len(power) // 3 :]  # inner shells hold few values
+    assert outer.mean() == pytest.approx(9, rel=0.1)
+
+
+def test_radial_power_finds_a_wave_and_keeps_all_power():
+    x, y = np.meshgrid(np.arange(80) * 0.5, np.arange(64) * 2.0)
+    image = 5 + np.cos(2 * np.pi * (0.15 * x + 0.10 * y))
+    frequency, power = mf.metrics.radial_power(image, (2.0, 0.5))
+    assert frequency[np.argmax(power)] == pytest.approx(np.hypot(0.15, 0.10), abs=1 / 40)
+    # Against a sum over the whole spectrum, shell by shell (Parseval inside the smallest Nyquist frequency).
+    frequency, power = mf.metrics.radial_power(image, taper=False)
+    fy, fx = np.meshgrid(np.fft.fftfreq(64), np.fft.fftfreq(80), indexing="ij")
+    radius = np.hypot(fy, fx)
+    spectrum = np.abs(np.fft.fft2(image)) ** 2 / image.size
+    shells = 32
+    which = np.floor(radius / 0.5 * shells).astype(int)
+    for k in range(shells):
+        inside = (which == k) & (radius > 0)
+        assert power[k] == pytest.approx(spectrum[inside].mean(), rel=1e-9, abs=1e-12)
+        assert frequency[k] == pytest.approx(radius[inside].mean(), rel=1e-9)
+
+
+@pytest.mark.parametrize("image, text", [(np.ones((1, 1)), "one voxel"), (np.full(5, np.nan), "not finite")])
+def test_radial_power_refuses(image, text):
+    with pytest.raises(ValueError, match=f"image: .*{text}"):
+        mf.metrics.radial_power(image)
+
+
 def test_fourier_shell_correlation_uses_physical_frequency():
     # Equal content below 0.1 per unit along every axis, independent noise above: the drop must be there,
     # whatever the voxels.

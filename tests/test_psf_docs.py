@@ -28,6 +28,7 @@ def test_python_examples(tmp_path, monkeypatch, capsys):
     assert names["info"].fwhm_error < 0.1
     out = capsys.readouterr().out
     assert out.startswith("3 ((") and "mm at 5.7 degrees" in out
+    assert re.search(r"(2.[789]|3.[0123]) voxels, noise (0.9|1.0)", out)
     assert (tmp_path / "psf.png").is_file()
 
 

@@ -104,17 +104,19 @@ def test_no_argument_is_changed(image, backend):
     assert np.array_equal(image, before)
 
 
-@pytest.mark.parametrize(
-    "method",
-    [
-        "tikhonov",
-        "landweber",
-        "van_cittert",
-        "unsupervised_wiener",
-        "blind_richardson_lucy",
-        "inverse_filter",
-    ],
-)
-def test_methods_not_built(method):
-    with pytest.raises(NotImplementedError, match=f"method='{method}' is not built yet"):
-        mf.restore(np.ones((5, 6)), np.ones((3, 3)), method=method)
+OTHERS = {
+    "tikhonov": {"weight": 0.1, "regularizer": 1},
+    "inverse_filter": {"threshold": 0.3},
+    "unsupervised_wiener": {"num_iter": 20},
+    "landweber": {"num_iter": 3, "non_negative": True},
+    "fista": {"weight": 0.5, "num_iter": 3},
+    "van_cittert": {"num_iter": 3},
+}
+
+
+@pytest.mark.parametrize("method", OTHERS)
+def test_method_by_name(method, image, backend):
+    got = mf.restore(image, PSF, method, backend=backend, **OTHERS[method])
+    assert np.array_equal(got, getattr(mf, method)(image, PSF, backend=backend, **OTHERS[method]))
+    with pytest.raises(TypeError, match=f"acceleration: the method {method} has no such option; it takes"):
+        mf.restore(image, PSF, method, acceleration="heavy-ball")

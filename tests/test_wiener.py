@@ -173,7 +173,7 @@ def test_automatic_balance_in_float32(backend, rng):
 
 
 def test_search_finds_the_minimum_and_reports_an_end():
-    minimise = importlib.import_module("medeconv_fast.algorithms._wiener")._minimise
+    minimise = importlib.import_module("medeconv_fast.algorithms._cross_validation").minimise
     exponent, score, at_end = minimise(lambda e: (e - 0.777) ** 2 + 3)
     assert abs(exponent - 0.777) < 0.01
     assert score == pytest.approx(3, abs=1e-4)
@@ -262,3 +262,119 @@ def test_bad_regularizer(regularizer, error):
 def test_psf_larger_than_the_image_under_wrap():
     with pytest.raises(ValueError, match=r"psf: got shape \(7, 3\)"):
         mf.wiener(np.ones((5, 5)), np.ones((7, 3)), 0.1, boundary="wrap")
+
+
+def test_noise_to_signal_is_the_weight_of_the_identity(backend, rng):
+    image, psf = rng.random((20, 22)), rng.random((3, 5))
+    for boundary in ("wrap", "reflect"):
+        expected = mf.wiener(image, psf, 0.07, regularizer="identity", boundary=boundary, backend=backend)
+        for options in ({"noise_to_signal": 0.07}, {"noise_power": 0.14, "signal_power": 2}):
+            got, info = mf.wiener(image, psf, boundary=boundary, backend=backend, return_info=True, **options)
+            np.testing.assert_array_equal(got, expected)
+            assert info.settings["balance"] == pytest.approx(0.07)
+
+
+@pytest.mark.parametrize("shape", [(31,), (12,), (17, 20), (16, 19), (6, 9, 8)], ids=str)
+def test_powers_on_the_periodic_grid(shape, backend, dtype, rng, tol, relative_error):
+    image = rng.random(shape).astype(dtype)
+    psf = rng.random((3,) * len(shape))
+    signal = abs(np.fft.fftn(rng.random(shape))) ** 2
+    noise = abs(np.fft.fftn(rng.normal(0, 0.5, shape))) ** 2
+    h = placed(psf / psf.sum(), shape)
+    for powers in ((noise, signal), (0.3, signal), (noise, 25.0)):
+        transfer = h.conj() / (abs(h) ** 2 + powers[0] / powers[1])
+        expected = np.fft.ifftn(transfer * np.fft.fftn(image)).real
+        got = mf.wiener(
+            image, psf, noise_power=powers[0], signal_power=powers[1], boundary="wrap", backend=backend
+        )
+        assert got.dtype == dtype
+        assert relative_error(got, expected) < tol("wiener", dtype)
+
+
+def test_true_powers_are_better_than_any_balance(backend, rng):
+    """The Wiener filter of the powers has the least mean squared error of all linear filters."""
+    shape, sigma = (64, 60), 4.0
+    # A stationary random field with a peak in its spectrum, which no weight of a Laplacian has.
+    frequency = np.hypot(*np.meshgrid(*map(np.fft.fftfreq, shape), indexing="ij"))
+    signal = 400 * np.exp(-(((frequency - 0.15) / 0.03) ** 2)) + 1e-3
+    truth = np.fft.ifftn(np.sqrt(signal) * np.fft.fftn(rng.normal(0, 1, shape))).real
+    psf = gaussian((7, 7), 1.2)
+    image = np.fft.ifftn(np.fft.fftn(truth) * placed(psf, shape)).real + rng.normal(0, sigma, shape)
+
+    def error(**options):
+        return np.linalg.norm(mf.wiener(image, psf, backend=backend, **options) - truth)
+
+    powers = {"noise_power": sigma**2, "signal_power": signal}
+    others = [error(balance=10.0**e, boundary="wrap") for e in np.arange(-4, 2, 0.5)]
+    others += [error(noise_to_signal=10.0**e, boundary="wrap") for e in np.arange(-4, 2, 0.5)]
+    assert error(boundary="wrap", **powers) < 0.9 * min(others)
+    # Elsewhere the padded grid has other frequencies, between those that are given (and the field has edges).
+    assert error(boundary="reflect", **powers) < min(others)
+
+
+def test_powers_where_nothing_is_known(backend, rng):
+    """No signal expected, or neither signal nor noise: 0, not NaN."""
+    image, psf = rng.random((16, 18)), np.ones((3, 3))
+    signal = np.ones((16, 18))
+    signal[3, 5] = signal[-3, -5] = 0
+    got = np.fft.fftn(mf.wiener(image, psf, noise_power=0.1, signal_power=signal, boundary="wrap"))
+    assert abs(got[3, 5]) < 1e-12
+    assert abs(got[3, 4]) > 1e-3
+    noise = np.where(signal == 0, 0, 0.1)
+    for boundary in ("wrap", "reflect"):
+        got = mf.wiener(
+            image, psf, noise_power=noise, signal_power=signal, boundary=boundary, backend=backend
+        )
+        assert np.isfinite(got).all()
+
+
+@pytest.mark.peers
+def test_simpleitk_wiener(backend, rng, relative_error):
+    """Its signal power is the image's own less the noise's, on a larger grid: agreement to a percent."""
+    sitk = pytest.importorskip("SimpleITK")
+    psf = gaussian((5, 7), 0.8)
+    image = np.zeros((60, 64))
+    image[24:-24, 24:-24] = rng.random((12, 16)) * 100
+    image = mf.Blur(psf, image.shape, boundary="zero", backend=backend).forward(image)
+    signal = np.maximum(abs(np.fft.fftn(image)) ** 2 - 0.01, 0)
+    got = mf.wiener(image, psf, noise_power=0.01, signal_power=signal, boundary="wrap", backend=backend)
+    expected = sitk.WienerDeconvolution(sitk.GetImageFromArray(image), sitk.GetImageFromArray(psf), 0.01)
+    assert relative_error(got, sitk.GetArrayFromImage(expected)) < 0.01
+
+
+UNIT = np.ones((5, 5))
+PEAK = np.zeros((5, 5))
+PEAK[2, 2] = 1  # as after fftshift
+LOPSIDED = PEAK.copy()
+LOPSIDED[2, 4] = 1
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"noise_to_signal": 0.1, "balance": 0.1}, ValueError, "balance: got 0.1 together with noise_to_sig"),
+        (
+            {"noise_to_signal": 0.1, "noise_power": 1, "signal_power": 1},
+            ValueError,
+            "noise_to_signal: got it together with noise_power and signal_power",
+        ),
+        ({"noise_power": 1}, ValueError, "signal_power: missing; noise_power needs it"),
+        ({"signal_power": UNIT}, ValueError, "noise_power: missing; signal_power needs it"),
+        (
+            {"noise_to_signal": 0.1, "regularizer": "identity"},
+            ValueError,
+            "regularizer: got 'identity' together with noise_to_signal, which has none",
+        ),
+        ({"noise_to_signal": -1}, ValueError, "noise_to_signal: got -1"),
+        ({"noise_to_signal": UNIT}, TypeError, "noise_to_signal: got ndarray"),
+        ({"noise_power": 1, "signal_power": 0}, ValueError, "signal_power: got 0"),
+        ({"noise_power": 1, "signal_power": 0 * UNIT}, ValueError, "signal_power: all values are zero"),
+        ({"noise_power": -UNIT, "signal_power": 1}, ValueError, "noise_power: 25 of 25 values are negative"),
+        ({"noise_power": UNIT[:4], "signal_power": 1}, ValueError, r"noise_power: got shape \(4, 5\)"),
+        ({"noise_power": 1, "signal_power": LOPSIDED}, ValueError, "signal_power: it is not symmetric"),
+        ({"noise_power": 1, "signal_power": PEAK}, ValueError, "frequency 0 at index 0"),
+    ],
+)
+def test_powers_refused(options, error, words):
+    with pytest.raises(error, match=words):
+        mf.wiener(np.ones((5, 5)), np.ones((3, 3)), **options)

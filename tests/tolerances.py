@@ -73,6 +73,9 @@ TABLE = {
         "64 and more channels: the transformation's constants amplify rounding (measured 6e-6 at 64, "
         "2e-5 at 512 channels)",
     ),
+    "conv_spectral": Tolerance(
+        2e-6, 1e-14, "as conv, through transforms: their rounding grows with the logarithm of the size"
+    ),
     "conv_torch": Tolerance(1e-5, 1e-11, "the contract's bound against torch's own sample inputs"),
     "conv_onnx": Tolerance(1e-5, 1e-11, "largest error over the largest expected value; stored in float32"),
     "compat": Tolerance(

@@ -4,13 +4,24 @@ Arrays are (z, y, x), (y, x) or (x). A PSF's centre is at ``shape // 2``. See `r
 `restore`.
 """
 
-from . import backends, compat, io, metrics, ops, psf, stop
+from . import backends, compat, io, metrics, ops, preprocess, psf, report, stop
 from ._blur import Blur
 from ._convolution import convolve, correlate
 from ._planner import plan
 from ._simulate import simulate
 from ._threads import get_num_threads, set_num_threads
-from .algorithms import restore, richardson_lucy, wiener
+from .algorithms import (
+    blind_richardson_lucy,
+    fista,
+    inverse_filter,
+    landweber,
+    restore,
+    richardson_lucy,
+    tikhonov,
+    unsupervised_wiener,
+    van_cittert,
+    wiener,
+)
 from .backends import release_memory, use_backend
 
 __version__ = "0.1.0"
@@ -19,21 +30,30 @@ __all__ = [
     "Blur",
     "__version__",
     "backends",
+    "blind_richardson_lucy",
     "compat",
     "convolve",
     "correlate",
+    "fista",
     "get_num_threads",
+    "inverse_filter",
     "io",
+    "landweber",
     "metrics",
     "ops",
     "plan",
+    "preprocess",
     "psf",
     "release_memory",
+    "report",
     "restore",
     "richardson_lucy",
     "set_num_threads",
     "simulate",
     "stop",
+    "tikhonov",
+    "unsupervised_wiener",
     "use_backend",
+    "van_cittert",
     "wiener",
 ]

@@ -143,33 +143,38 @@ def _run(
 Work = tuple[np.ndarray, Geometry, np.ndarray]
 
 
-def _plain(
-    image: np.ndarray,
-    kernel: np.ndarray,
+def window_of_full(
+    shape: tuple[int, ...],
+    kernel_shape: tuple[int, ...],
+    starts: tuple[int, ...],
     lengths: tuple[int, ...],
-    window: tuple[tuple[int, int], ...],
     engine: ModuleType,
-) -> Work:
-    """Full convolution restricted to `window`, in a grid of `lengths` that leaves the window unaliased."""
-    whole = tuple((0, n) for n in image.shape)
-    layout = Geometry(
-        shape=tuple(stop - start for start, stop in window),
-        estimate_shape=image.shape,
-        taps=tuple(slice(0, k) for k in kernel.shape),
-        centre=(0,) * kernel.ndim,
-        low=(0,) * kernel.ndim,
-        high=(0,) * kernel.ndim,
-        grid=choose_grid(lengths, engine),
-        estimate_box=whole,
-        image_box=window,
-        frame=tuple(slice(0, n) for n in image.shape),
+) -> Geometry:
+    """Full convolution restricted to a window, in a grid that leaves the window unaliased."""
+    window = tuple((a, a + length) for a, length in zip(starts, lengths, strict=True))
+    # What lies beyond the grid comes back at its beginning, which must be before the window.
+    least = (
+        max(n + k - 1 - start, stop, n)
+        for n, k, (start, stop) in zip(shape, kernel_shape, window, strict=True)
     )
-    return kernel, layout, image
+    nothing = (0,) * len(shape)
+    return Geometry(
+        shape=lengths,
+        estimate_shape=shape,
+        taps=tuple(slice(0, k) for k in kernel_shape),
+        centre=nothing,
+        low=nothing,
+        high=nothing,
+        grid=choose_grid(tuple(least), engine),
+        estimate_box=tuple((0, n) for n in shape),
+        image_box=window,
+        frame=tuple(slice(0, n) for n in shape),
+    )
 
 
 def _full(image: np.ndarray, kernel: np.ndarray, boundary: str, engine: ModuleType) -> Work:
     lengths = tuple(n + k - 1 for n, k in zip(image.shape, kernel.shape, strict=True))
-    return _plain(image, kernel, lengths, tuple((0, length) for length in lengths), engine)
+    return kernel, window_of_full(image.shape, kernel.shape, (0,) * image.ndim, lengths, engine), image
 
 
 def _valid(image: np.ndarray, kernel: np.ndarray, boundary: str, engine: ModuleType) -> Work:
@@ -180,8 +185,9 @@ def _valid(image: np.ndarray, kernel: np.ndarray, boundary: str, engine: ModuleT
             f"mode: 'valid' got shapes {image.shape} and {kernel.shape}, expected one array to be at least "
             "as large as the other on every axis"
         )
-    window = tuple((k - 1, n) for n, k in zip(image.shape, kernel.shape, strict=True))
-    return _plain(image, kernel, image.shape, window, engine)
+    starts = tuple(k - 1 for k in kernel.shape)
+    lengths = tuple(n - start for n, start in zip(image.shape, starts, strict=True))
+    return kernel, window_of_full(image.shape, kernel.shape, starts, lengths, engine), image
 
 
 def _same(image: np.ndarray, kernel: np.ndarray, boundary: str, engine: ModuleType) -> Work:

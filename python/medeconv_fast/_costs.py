@@ -37,6 +37,11 @@ FEW_TAPS = 4  # segments are short up to here
 # Per voxel, and per tap: of a line, an image, a volume.
 SEPARABLE = ((0.85, 0.028), (0.3, 0.0115), (0.27, 0.0101))
 DIRECT = ((0.45, 0.0165), (0.24, 0.0101), (0.24, 0.0101))
+# Of a product of a network's convolution: to one channel of a group, to many.
+LAYER = {True: 0.0085, False: 0.0058}
+# The same through transforms, per pair of channels: the call, and the transfer function of a kernel and of an
+# image in applications.
+PAIR, TRANSFER = 40e3, {"kernel": 1.2, "image": 2.6}
 PAIRS = (1.9, 1.1, 1.33)  # factor of a product of a sum: its loads take longer than itself
 DOUBLE = 2.0  # float64 takes this much longer: twice the bytes, half the lanes
 # An instruction set with narrower vectors, relative to AVX-512.
@@ -94,6 +99,20 @@ def predicted_ns(
         number = sum(k for k in taps.shape if k > 1)
         costs["separable"] = taps.terms * _time("separable", each + per_tap * number, shape, voxels)
     return costs
+
+
+def layer_ns(products: int, *, single: bool) -> float:
+    """Of a network's convolution by direct sums; `single`: to one channel of a group."""
+    return LAYER[single] * products
+
+
+def spectral_layer_ns(
+    grid: tuple[int, ...], shape: tuple[int, ...], pairs: int, kernels: int = 0, images: int = 0
+) -> float:
+    """The same by transforms: so many pairs of channels, with transfer functions of kernels and images."""
+    each = predicted_ns(Taps(shape=shape, left=shape, terms=0), grid, shape)["spectral"]
+    made = TRANSFER["kernel"] * kernels + TRANSFER["image"] * images
+    return pairs * PAIR + (pairs + made) * each
 
 
 def milliseconds(ns: float, *, dtype: Any = np.float32, isa: str | None = None, threads: int = 2) -> float:

@@ -82,6 +82,146 @@ def grey_window(image: np.ndarray) -> tuple[float, float]:
     return (low, high) if high > low else (low, low + 1.0)
 
 
+class Scene:
+    """Arrays of one grid, turned as they are looked at, and the slices through one point.
+
+    Volumes with an affine are shown as radiologists read them (axial and coronal seen from the feet and the
+    front: the patient's right on the viewer's left; sagittal with the nose on the left). Voxels keep their
+    shape.
+
+    Parameters
+    ----------
+    images : sequence of (title, array)
+        Same shape each, (z, y, x) or (y, x).
+    voxel_size : sequence of float or None
+        In array order. None: voxels drawn as cubes.
+    affine : (4, 4) array, optional
+        Maps reversed array indices to R, A, S.
+    at : sequence of int, optional
+        Voxel through which the slices go, in array order (default: the middle).
+    width : float
+        Inches of the widest slice; less where one would be more than twice as high, or all together three
+        times.
+    """
+
+    def __init__(
+        self,
+        images: Sequence[tuple[str, np.ndarray]],
+        voxel_size: Sequence[float] | None,
+        affine: np.ndarray | None = None,
+        at: Sequence[int] | None = None,
+        width: float = 3.1,
+    ) -> None:
+        arrays = [np.asarray(image) for _, image in images]
+        shape = arrays[0].shape
+        ndim = len(shape)
+        if ndim not in (2, 3):
+            raise ValueError(f"images: got {ndim} axes, expected 2 or 3")
+        for name, array in zip((name for name, _ in images), arrays, strict=True):
+            if array.shape != shape:
+                raise ValueError(f"images: '{name}' has shape {array.shape}, the first one {shape}")
+        size = np.ones(ndim) if voxel_size is None else np.asarray(voxel_size, dtype=float)
+        point = tuple(n // 2 for n in shape) if at is None else tuple(int(p) for p in at)
+        self.anatomical = ndim == 3 and affine is not None
+        if ndim == 2:
+            arrays = [array[np.newaxis] for array in arrays]
+            size = np.concatenate([[1.0], size])
+            point = (0, *point)
+        axes, flipped = orientation(affine if self.anatomical else None)
+        self.arrays = [_reoriented(array, axes, flipped) for array in arrays]
+        self.size = size[list(axes)]
+        self.point = tuple(
+            (self.arrays[0].shape[i] - 1 - point[a]) if flip else point[a]
+            for i, (a, flip) in enumerate(zip(axes, flipped, strict=True))
+        )
+        self.extent = self.size * self.arrays[0].shape
+        self.views = _VIEWS if ndim == 3 else _VIEWS[:1]
+        widest = max(self.extent[v.horizontal] for v in self.views)
+        heights = [self.extent[v.vertical] for v in self.views]
+        # Inches per unit of length.
+        self.scale = width * float(min(1 / widest, 2 / max(heights), 3 / sum(heights)))
+
+    def inches(self, view: _View) -> tuple[float, float]:
+        """Width and height of a slice."""
+        return self.extent[view.horizontal] * self.scale, self.extent[view.vertical] * self.scale
+
+    def name(self, view: _View) -> str:
+        return view.anatomical if self.anatomical else view.plain
+
+    def plane(self, array: np.ndarray, view: _View) -> np.ndarray:
+        """A slice as it is looked at, first row on top."""
+        plane = np.take(array, self.point[view.across], axis=view.across)
+        # The plane's axes are (vertical, horizontal). Anatomy: up is anterior or superior, right of the
+        # picture is the patient's left (axial, coronal) or posterior (sagittal), the opposite of the array's
+        # direction.
+        return plane[::-1, ::-1] if self.anatomical else plane
+
+    def show(self, panel: Any, array: np.ndarray, view: _View, window: tuple[float, float], cmap: str) -> Any:
+        """Draw a slice into a panel that has its proportions."""
+        panel.set_xticks([])
+        panel.set_yticks([])
+        return panel.imshow(
+            self.plane(array, view),
+            cmap=cmap,
+            vmin=window[0],
+            vmax=window[1],
+            interpolation="nearest",
+            extent=(0, self.extent[view.horizontal], 0, self.extent[view.vertical]),
+            aspect="auto",  # the panel already has the physical proportions
+        )
+
+    def label(self, panel: Any, view: _View) -> None:
+        """Name the slice at its left side, and the patient's sides."""
+        panel.set_ylabel(self.name(view), fontsize=9)
+        if self.anatomical:
+            _letters(panel, view)
+
+
+def _extend(arrays: Sequence[np.ndarray], window: tuple[float, float]) -> str:
+    """Which ends of a colour bar values go beyond, as matplotlib calls it."""
+    low, high = (min(float(a.min()) for a in arrays), max(float(a.max()) for a in arrays))
+    return {(0, 0): "neither", (1, 0): "min", (0, 1): "max", (1, 1): "both"}[
+        low < window[0], high > window[1]
+    ]
+
+
+def slices_figure(
+    scene: Scene,
+    array: np.ndarray,
+    window: tuple[float, float],
+    *,
+    cmap: str = "gray",
+    unit: str = "",
+    mark: tuple[_View, float, float, float, float] | None = None,
+) -> Any:
+    """One array of a scene: its slices below one another, and the scale of values below them.
+
+    `mark` is a view and a line on it, x₀, x₁, y₀, y₁ in units of length from the lower left corner.
+    """
+    sizes = [scene.inches(view) for view in scene.views]
+    left, right, top, gap, bar, bottom = 0.3, 0.12, 0.08, 0.08, 0.12, 0.42
+    width = max(3.4, left + max(w for w, _ in sizes) + right)
+    height = top + sum(h + gap for _, h in sizes) + 0.08 + bar + bottom
+    figure = require_matplotlib().Figure(figsize=(width, height), dpi=100, facecolor="white")
+    y, shown = top, None
+    for view, (w, h) in zip(scene.views, sizes, strict=True):
+        x = left + (width - left - right - w) / 2
+        panel = figure.add_axes((x / width, 1 - (y + h) / height, w / width, h / height))
+        shown = scene.show(panel, array, view, window, cmap)
+        scene.label(panel, view)
+        if mark is not None and mark[0] is view:
+            panel.plot(mark[1:3], mark[3:5], color=_MARK, lw=1.0, ls=(0, (4, 2)), scalex=False, scaley=False)
+        y += h + gap
+    where = figure.add_axes(
+        (left / width, bottom / height, (width - left - right - 0.1) / width, bar / height)
+    )
+    figure.colorbar(shown, cax=where, orientation="horizontal", extend=_extend([array], window))
+    where.tick_params(labelsize=7)
+    if unit:
+        where.set_xlabel(unit, fontsize=8)
+    return figure
+
+
 def orthogonal_slices(
     path: str | os.PathLike[str],
     images: Sequence[tuple[str, np.ndarray]],
@@ -96,70 +236,38 @@ def orthogonal_slices(
 ) -> None:
     """Write a PNG: one column per image, one row per slice orientation, a profile below.
 
-    Volumes with an affine are shown as radiologists read them (axial and coronal seen from the feet and the
-    front: the patient's right on the viewer's left; sagittal with the nose on the left), with letters at the
-    sides. Voxels keep their shape. All panels share one grey scale, that of the first image unless `window`
-    is given.
+    All panels share one grey scale, that of the first image unless `window` is given; see `Scene`.
 
     Parameters
     ----------
     path : path
         The PNG file.
-    images : sequence of (title, array)
-        Same shape each, (z, y, x) or (y, x).
-    voxel_size : sequence of float or None
-        In array order, in `unit`. None: voxels drawn as cubes.
+    images, voxel_size, affine, at
+        As for `Scene`.
     unit : str or None
         Written at the profile's axis.
-    affine : (4, 4) array, optional
-        Maps reversed array indices to R, A, S.
-    at : sequence of int, optional
-        Voxel through which the slices go, in array order (default: the middle).
     window : (float, float), optional
         Values shown black and white.
     overwrite : bool
         Replace an existing file.
     """
     figure_module = require_matplotlib()
-    arrays = [np.asarray(image) for _, image in images]
-    shape = arrays[0].shape
-    ndim = len(shape)
-    if ndim not in (2, 3):
-        raise ValueError(f"images: got {ndim} axes, expected 2 or 3")
-    for name, array in zip((name for name, _ in images), arrays, strict=True):
-        if array.shape != shape:
-            raise ValueError(f"images: '{name}' has shape {array.shape}, the first one {shape}")
-    size = np.ones(ndim) if voxel_size is None else np.asarray(voxel_size, dtype=float)
-    point = tuple(n // 2 for n in shape) if at is None else tuple(int(p) for p in at)
+    column_width = 3.1  # inches
+    scene = Scene(images, voxel_size, affine, at, column_width)
+    arrays, views, extent = scene.arrays, scene.views, scene.extent
     if window is None:
         window = grey_window(arrays[0])
-
-    anatomical = ndim == 3 and affine is not None
-    if ndim == 2:
-        arrays = [array[np.newaxis] for array in arrays]
-        size = np.concatenate([[1.0], size])
-        point = (0, *point)
-    axes, flipped = orientation(affine if anatomical else None)
-    arrays = [_reoriented(array, axes, flipped) for array in arrays]
-    size = size[list(axes)]
-    point = tuple(
-        (arrays[0].shape[i] - 1 - point[a]) if flip else point[a]
-        for i, (a, flip) in enumerate(zip(axes, flipped, strict=True))
-    )
-    extent = size * arrays[0].shape
-
-    views = _VIEWS if ndim == 3 else _VIEWS[:1]
     columns = len(arrays)
-    column_width = 3.1  # inches
-    scale = column_width / max(extent[v.horizontal] for v in views)
-    heights = [extent[v.vertical] * scale for v in views]
+    heights = [scene.inches(view)[1] for view in views]
     profile_height = 1.9
     left, right, top, bottom, gap = 0.75, 0.9, 0.75, 0.55, 0.08
     figure_width = left + columns * (column_width + gap) + right
     figure_height = top + sum(heights) + gap * len(heights) + 0.35 + profile_height + bottom
     figure = figure_module.Figure(figsize=(figure_width, figure_height), dpi=100, facecolor="white")
     if title:
-        figure.text(0.5, 1 - 0.2 / figure_height, title, ha="center", va="center", fontsize=10)
+        figure.text(
+            0.5, 1 - 0.2 / figure_height, title, ha="center", va="center", fontsize=10, parse_math=False
+        )
 
     def axes_at(x: float, y_from_top: float, width: float, height: float) -> Any:
         return figure.add_axes(
@@ -174,70 +282,61 @@ def orthogonal_slices(
     y = top
     shown = None
     for row, (view, height) in enumerate(zip(views, heights, strict=True)):
-        width = extent[view.horizontal] * scale
+        width = scene.inches(view)[0]
         for column, ((name, _), array) in enumerate(zip(images, arrays, strict=True)):
             x = left + column * (column_width + gap) + (column_width - width) / 2
             panel = axes_at(x, y, width, height)
-            plane = np.take(array, point[view.across], axis=view.across)
-            # The plane's axes are (vertical, horizontal). Anatomy: up is anterior or superior, right of the
-            # picture is the patient's left (axial, coronal) or posterior (sagittal), the opposite of the
-            # array's direction.
-            if anatomical:
-                plane = plane[::-1, ::-1]
-            shown = panel.imshow(
-                plane,
-                cmap="gray",
-                vmin=window[0],
-                vmax=window[1],
-                interpolation="nearest",
-                extent=(0, extent[view.horizontal], 0, extent[view.vertical]),
-                aspect="auto",  # the panel already has the physical proportions
-            )
-            panel.set_xticks([])
-            panel.set_yticks([])
+            shown = scene.show(panel, array, view, window, "gray")
             if row == 0:
-                panel.set_title(name, fontsize=9)
-                where = (point[1] + 0.5) * size[1]
-                across = where if anatomical else extent[1] - where
+                panel.set_title(name, fontsize=9, parse_math=False)
+                where = (scene.point[1] + 0.5) * scene.size[1]
+                across = where if scene.anatomical else extent[1] - where
                 panel.axhline(across, color=_MARK, lw=0.7, ls=(0, (6, 4)))
             if column == 0:
-                panel.set_ylabel(view.anatomical if anatomical else view.plain, fontsize=9)
-                if anatomical:
-                    _letters(panel, view)
+                scene.label(panel, view)
         y += height + gap
 
-    if shown is not None:
-        bar = axes_at(figure_width - right + 0.12, top, 0.12, sum(heights) + gap * (len(heights) - 1))
-        low, high = (min(float(a.min()) for a in arrays), max(float(a.max()) for a in arrays))
-        extend = {(0, 0): "neither", (1, 0): "min", (0, 1): "max", (1, 1): "both"}[
-            low < window[0], high > window[1]
-        ]
-        figure.colorbar(shown, cax=bar, extend=extend)
-        bar.tick_params(labelsize=7)
+    bar = axes_at(figure_width - right + 0.12, top, 0.12, sum(heights) + gap * (len(heights) - 1))
+    figure.colorbar(shown, cax=bar, extend=_extend(arrays, window))
+    bar.tick_params(labelsize=7)
 
     profile = axes_at(left, y + 0.35, columns * (column_width + gap) - gap, profile_height)
-    position = (np.arange(arrays[0].shape[2]) + 0.5) * size[2]
-    for column, ((name, _), array) in enumerate(zip(images, arrays, strict=True)):
-        line = array[point[0], point[1]]
-        profile.plot(
-            position,
-            line[::-1] if anatomical else line,
-            color=_COLOURS[column % len(_COLOURS)],
-            lw=1.4 if column == 0 else 1.1,
-            ls="-" if column != 1 else (0, (4, 2)),
-            label=name.split("\n")[0],
-        )
+    position = (np.arange(arrays[0].shape[2]) + 0.5) * scene.size[2]
+    lines = [array[scene.point[0], scene.point[1]] for array in arrays]
+    draw_profiles(
+        profile,
+        position,
+        [
+            (name.split("\n")[0], line[::-1] if scene.anatomical else line)
+            for (name, _), line in zip(images, lines, strict=True)
+        ],
+    )
     profile.set_xlim(0, extent[2])
     profile.set_xlabel(
-        f"along the dashed line, {unit or 'voxels'}" + (" (patient's right to left)" if anatomical else ""),
+        f"along the dashed line, {unit or 'voxels'}"
+        + (" (patient's right to left)" if scene.anatomical else ""),
         fontsize=8,
     )
-    profile.set_ylabel("value", fontsize=8)
-    profile.tick_params(labelsize=7)
-    profile.legend(fontsize=8, frameon=False, loc="best")
-    for side in ("top", "right"):
-        profile.spines[side].set_visible(False)
     write_whole(Path(path), lambda p: figure.savefig(p, format="png", dpi=110), overwrite=overwrite)
+
+
+def draw_profiles(panel: Any, position: np.ndarray, lines: Sequence[tuple[str, np.ndarray]]) -> None:
+    """Curves of several images with their names."""
+    for number, (name, line) in enumerate(lines):
+        panel.plot(
+            position,
+            line,
+            color=_COLOURS[number % len(_COLOURS)],
+            lw=1.4 if number == 0 else 1.1,
+            ls="-" if number != 1 else (0, (4, 2)),
+            label=name,
+        )
+    panel.set_ylabel("value", fontsize=8)
+    panel.tick_params(which="both", labelsize=7)
+    for text in panel.legend(fontsize=8, frameon=False, loc="best").get_texts():
+        text.set_parse_math(False)  # a file may be called $x$
+    for side in ("top", "right"):
+        panel.spines[side].set_visible(False)
 
 
 def _letters(panel: Any, view: _View) -> None:

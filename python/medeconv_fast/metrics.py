@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from . import _validate
 
-__all__ = ["fourier_shell_correlation", "i_divergence", "nrmse", "psnr", "resolution", "ssim"]
+__all__ = [
+    "fourier_shell_correlation",
+    "i_divergence",
+    "nrmse",
+    "psnr",
+    "radial_power",
+    "resolution",
+    "ssim",
+]
 
 
 def _pair(truth: Any, image: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -185,14 +193,51 @@ def ssim(truth: Any, image: Any, *, data_range: float | None = None, window: int
     return float(score.mean())
 
 
+def _hann(n: int) -> np.ndarray:
+    return np.sin(np.pi * (np.arange(n) + 0.5) / n) ** 2 if n > 1 else np.ones(1)
+
+
 def _tapered(array: np.ndarray) -> np.ndarray:
     """Without its mean, times a Hann window along every axis."""
     array = array - array.mean()
     for axis, n in enumerate(array.shape):
-        if n > 1:
-            window = np.sin(np.pi * (np.arange(n) + 0.5) / n) ** 2
-            array = array * window.reshape([-1 if a == axis else 1 for a in range(array.ndim)])
+        array = array * _hann(n).reshape([-1 if a == axis else 1 for a in range(array.ndim)])
     return array
+
+
+class _Rings(NamedTuple):
+    """Which shell of equal spatial frequency each value of a half spectrum (np.fft.rfftn) belongs to."""
+
+    keep: np.ndarray  # values that belong to any: not the mean, nothing beyond the smallest Nyquist frequency
+    which: np.ndarray  # their shell
+    multiplicity: np.ndarray  # 2 where the half that is left out holds the mirror image
+    radius: np.ndarray  # their frequency
+    shells: int
+
+    def total(self, values: np.ndarray) -> np.ndarray:
+        """Sum per shell over the whole spectrum."""
+        return np.bincount(self.which, values * self.multiplicity, self.shells)
+
+
+def _rings(shape: tuple[int, ...], sizes: tuple[float, ...], name: str) -> _Rings:
+    long_axes = [(n, d) for n, d in zip(shape, sizes, strict=True) if n > 1]
+    if not long_axes:
+        raise ValueError(f"{name}: one voxel has no spectrum")
+    limit = min(0.5 / d for _, d in long_axes)
+    step = max(1 / (n * d) for n, d in long_axes)
+    shells = max(1, int(limit / step))
+    # Half the spectrum of a real image says all; what it leaves out counts by doubling its mirror image.
+    n, d = shape[-1], sizes[-1]
+    twice = np.full(n // 2 + 1, 2.0)
+    twice[0] = 1
+    if n % 2 == 0:
+        twice[-1] = 1
+    frequencies = [np.fft.fftfreq(m, e) for m, e in zip(shape[:-1], sizes[:-1], strict=True)]
+    frequencies.append(np.fft.rfftfreq(n, d))
+    radius = np.sqrt(sum(f**2 for f in np.meshgrid(*frequencies, indexing="ij", sparse=True)))
+    which = np.floor(radius / limit * shells).astype(np.int64)
+    keep = (which < shells) & (radius > 0)
+    return _Rings(keep, which[keep], np.broadcast_to(twice, radius.shape)[keep], radius[keep], shells)
 
 
 def _shells(
@@ -204,39 +249,62 @@ def _shells(
     sizes = _validate.voxel_size(1.0 if voxel_size is None else voxel_size, "voxel_size", first.ndim)
     if _validate.flag(taper, "taper"):
         first, second = _tapered(first), _tapered(second)
-    long_axes = [(n, d) for n, d in zip(first.shape, sizes, strict=True) if n > 1]
-    if not long_axes:
-        raise ValueError("a: one voxel has no spectrum to compare")
-    limit = min(0.5 / d for _, d in long_axes)
-    step = max(1 / (n * d) for n, d in long_axes)
-    shells = max(1, int(limit / step))
-    # Half the spectrum of a real image says all; what it leaves out counts by doubling its mirror image.
-    n, d = first.shape[-1], sizes[-1]
-    twice = np.full(n // 2 + 1, 2.0)
-    twice[0] = 1
-    if n % 2 == 0:
-        twice[-1] = 1
-    frequencies = [np.fft.fftfreq(m, e) for m, e in zip(first.shape[:-1], sizes[:-1], strict=True)]
-    frequencies.append(np.fft.rfftfreq(n, d))
-    radius = np.sqrt(sum(f**2 for f in np.meshgrid(*frequencies, indexing="ij", sparse=True)))
-    which = np.floor(radius / limit * shells).astype(np.int64)
-    keep = (which < shells) & (radius > 0)
-    which = which[keep]
-    fa = np.fft.rfftn(first - first.mean())[keep]
-    fb = np.fft.rfftn(second - second.mean())[keep]
-    multiplicity = np.broadcast_to(twice, radius.shape)[keep]
-
-    def total(values: np.ndarray) -> np.ndarray:
-        return np.bincount(which, values * multiplicity, shells)
-
-    counts = np.bincount(which, multiplicity, shells)
-    cross = total((fa * fb.conj()).real)
-    norm = np.sqrt(total(np.abs(fa) ** 2) * total(np.abs(fb) ** 2))
+    rings = _rings(first.shape, sizes, "a")
+    fa = np.fft.rfftn(first - first.mean())[rings.keep]
+    fb = np.fft.rfftn(second - second.mean())[rings.keep]
+    counts = rings.total(np.ones(rings.which.size))
+    cross = rings.total((fa * fb.conj()).real)
+    norm = np.sqrt(rings.total(np.abs(fa) ** 2) * rings.total(np.abs(fb) ** 2))
     filled = counts > 0
     # Where one image has nothing at all, nothing agrees.
-    correlation = np.divide(cross, norm, out=np.zeros(shells), where=norm > 0)
+    correlation = np.divide(cross, norm, out=np.zeros(rings.shells), where=norm > 0)
     # Half of them: a real image's spectrum is its own mirror image.
-    return total(radius[keep])[filled] / counts[filled], correlation[filled], counts[filled] / 2, sizes
+    return rings.total(rings.radius)[filled] / counts[filled], correlation[filled], counts[filled] / 2, sizes
+
+
+def radial_power(image: Any, voxel_size: Any = None, *, taper: bool = True) -> tuple[np.ndarray, np.ndarray]:
+    """Power spectrum of an image, averaged over shells of equal spatial frequency.
+
+    Parameters
+    ----------
+    image : array_like
+        One to three axes.
+    voxel_size : float or sequence of float, optional
+        Default 1: frequencies per voxel. Shells are spherical in physical units.
+    taper : bool
+        Take the mean off and multiply by a Hann window first: the jump between opposite sides of an image
+        that is not periodic reaches all frequencies.
+
+    Returns
+    -------
+    frequency : numpy.ndarray
+        Mean frequency of each shell, in cycles per unit of `voxel_size`, up to the smallest Nyquist frequency
+        of the axes.
+    power : numpy.ndarray
+        Mean of ``|F|²`` over the number of voxels (and over the window's mean square): white noise of
+        variance v has power v in all shells.
+
+    Raises
+    ------
+    ValueError, TypeError
+        NaN or Inf, more than three axes, one voxel only, a wrong number of lengths.
+    """
+    array = np.asarray(image)
+    _validate.numeric(array.dtype, "image")
+    _validate.rank(array, "image")
+    array = array.astype(np.float64)
+    _validate.finite(array, "image")
+    sizes = _validate.voxel_size(1.0 if voxel_size is None else voxel_size, "voxel_size", array.ndim)
+    rings = _rings(array.shape, sizes, "image")
+    lost = 1.0
+    if _validate.flag(taper, "taper"):
+        array = _tapered(array)
+        lost = math.prod(float(np.mean(_hann(n) ** 2)) for n in array.shape)
+    power = rings.total(np.abs(np.fft.rfftn(array)[rings.keep]) ** 2)
+    counts = rings.total(np.ones(rings.which.size))
+    filled = counts > 0
+    mean = power[filled] / counts[filled] / array.size / lost
+    return rings.total(rings.radius)[filled] / counts[filled], mean
 
 
 def fourier_shell_correlation(

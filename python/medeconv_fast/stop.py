@@ -403,7 +403,7 @@ def plot(info: Any, values: Sequence[str] | None = None) -> Any:
     figures = matplotlib_figure("mf.stop.plot")
     known = ("i_divergence", "squared_residual", "relative_change", "held_out_i_divergence")
     trace = info["trace"]
-    shown = [v for v in (known if values is None else values) if trace and v in trace[0]]
+    shown = [v for v in (known if values is None else values) if any(v in entry for entry in trace)]
     if not shown:
         raise ValueError(
             "info: its trace holds no sums; run with stop='i-divergence', 'relative-change' or another rule"
@@ -414,5 +414,6 @@ def plot(info: Any, values: Sequence[str] | None = None) -> Any:
         axes.plot(at, [entry[name] for entry in trace if name in entry], marker=".")
         axes.set_ylabel(name.replace("_", " "))
         axes.set_yscale("log")
+    axes.locator_params(axis="x", integer=True)
     axes.set_xlabel(f"iteration (stopped by {info['stopped_by']})")
     return figure

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import itertools
+import math
 import os
 from typing import Any
 
@@ -17,6 +19,9 @@ from .session import Session, UserError
 
 # Beyond this ratio of voxel edges a PSF given in voxels is surely wrong, and slices look stretched.
 ANISOTROPIC = 1.5
+# So many voxels, and at least this share of all, at the largest value are no chance.
+_SATURATED_VOXELS, _SATURATED = 10, 1e-4
+_BINS, _BAR = 10, 40
 
 
 def info(arguments: argparse.Namespace, session: Session) -> None:
@@ -37,6 +42,7 @@ def info(arguments: argparse.Namespace, session: Session) -> None:
         "affine": volume.affine,
         "oriented": volume.oriented,
         "intensity_unit": counted,
+        "size": array.size,
         **_values(array),
     }
     session.say(str(arguments.input))
@@ -53,7 +59,9 @@ def info(arguments: argparse.Namespace, session: Session) -> None:
         ]
         field = [n * v for n, v in zip(counts, volume.voxel_size, strict=True)]
         session.say(f"  field       {shown_size(field, volume.unit)}")
-    if not volume.oriented:
+    if volume.oriented:
+        session.say(f"  placed      {_placed(volume)}")
+    else:
         filler = "" if volume.affine is None else " (qform and sform codes 0: the affine is a placeholder)"
         session.say(f"  orientation none stated in the file{filler}")
     if "minimum" in record:
@@ -63,10 +71,27 @@ def info(arguments: argparse.Namespace, session: Session) -> None:
         )
     session.say(f"  negative    {record['negative']} of {array.size}")
     session.say(f"  not finite  {record['nan']} NaN, {record['infinite']} infinite")
+    for line in _sketch(record.get("histogram")):
+        session.say(line)
     for advice in _advice(record, volume):
         session.say(f"  note: {advice}")
         session.warnings.append(advice)
     session.write_json(record)
+
+
+def _placed(volume: mf.io.Volume) -> str:
+    """Where the axes point in the body, and where the first voxel lies."""
+    affine = np.asarray(volume.affine)
+    directions = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    words, tilt = [], 0.0
+    for column, axis in zip(range(len(volume.spatial_axes) - 1, -1, -1), volume.spatial_axes, strict=True):
+        way = directions[:, column]
+        nearest = int(np.argmax(np.abs(way)))
+        words.append(f"{axis} to {('RAS' if way[nearest] > 0 else 'LPI')[nearest]}")
+        tilt = max(tilt, math.degrees(math.acos(min(1.0, abs(way[nearest])))))
+    oblique = f", oblique by {tilt:.1f} degrees" if tilt > 0.05 else ""
+    place = ", ".join(f"{v:.6g}" for v in affine[:3, 3])
+    return f"{', '.join(words)}{oblique}; first voxel at R, A, S = {place} {volume.unit or ''}".rstrip()
 
 
 def _values(array: np.ndarray) -> dict[str, Any]:
@@ -86,8 +111,37 @@ def _values(array: np.ndarray) -> dict[str, Any]:
             maximum=values.max(),
             mean=float(values.mean(dtype=np.float64)),
             std=float(values.std(dtype=np.float64)),
+            at_maximum=int((values == values.max()).sum()),
+            histogram=_histogram(values),
         )
     return record
+
+
+def _histogram(values: np.ndarray) -> dict[str, list[float]] | None:
+    """Counts in bins between the extremes; whole numbers of a small range are not torn apart."""
+    low, high = float(values.min()), float(values.max())
+    if low == high or not math.isfinite(high - low):
+        return None
+    bins = _BINS
+    if values.dtype.kind in "iu" and high - low < _BINS:
+        low, high, bins = low - 0.5, high + 0.5, int(high - low) + 1
+    counts, edges = np.histogram(values.reshape(-1), bins, (low, high))
+    return {"counts": [int(c) for c in counts], "edges": [float(e) for e in edges]}
+
+
+def _sketch(histogram: dict[str, list[float]] | None) -> list[str]:
+    """Lines of a histogram; the length of a bar grows with the square root of the count."""
+    if histogram is None:
+        return []
+    counts, edges = histogram["counts"], histogram["edges"]
+    total, most = sum(counts), max(counts)
+    names = [f"{low:.4g} to {high:.4g}" for low, high in itertools.pairwise(edges)]
+    width = max(len(name) for name in names)
+    lines = ["  histogram   share of the values; bars by its square root"]
+    for name, n in zip(names, counts, strict=True):
+        bar = "#" * (max(1, round(_BAR * math.sqrt(n / most))) if n else 0)
+        lines.append(f"    {name:>{width}}  {100 * n / total:6.2f} %  {bar}".rstrip())
+    return lines
 
 
 def _advice(record: dict[str, Any], volume: mf.io.Volume) -> list[str]:
@@ -97,6 +151,13 @@ def _advice(record: dict[str, Any], volume: mf.io.Volume) -> list[str]:
     if record["negative"]:
         advice.append(
             "Richardson-Lucy needs values of 0 or more: --negative clip or shift, or use --method wiener"
+        )
+    if record.get("minimum") == record.get("maximum") and "minimum" in record:
+        advice.append("all values are equal: there is nothing to restore")
+    elif record.get("at_maximum", 0) >= max(_SATURATED_VOXELS, _SATURATED * record["size"]):
+        advice.append(
+            f"{record['at_maximum']} values are exactly the largest, {record['maximum']:.6g}: the image may "
+            "be saturated (clipped), and is restored wrongly around there"
         )
     if volume.voxel_size is None:
         advice.append("no voxel size: a PSF in mm or µm needs --voxel-size-mm or --voxel-size-um")

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
+from . import preparing
 from .session import UserError
 
 DISCLAIMER = "For research, not a medical device."
@@ -213,13 +214,34 @@ def _compute(parser: argparse.ArgumentParser) -> None:
 def _not_built(parser: argparse.ArgumentParser) -> None:
     """Options of the contract that have no code behind them yet: refused by name, and left out of --help."""
     parser.add_argument("--memory", help=argparse.SUPPRESS)
-    parser.add_argument("--report", help=argparse.SUPPRESS)
+
+
+def _preprocessing(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group(
+        "preprocessing",
+        "Done in the order given, undone in reverse after restoring. NAME=ARGUMENTS is one of:\n"
+        + preparing.SYNTAX,
+    )
+    group.add_argument(
+        "--pre",
+        metavar="NAME=ARGUMENTS",
+        type=preparing.operation,
+        action="append",
+        help="one step; may be given several times",
+    )
+    group.add_argument("--mask", metavar="FILE", help="mask on the image's grid (not 0: inside), for --pre")
+    group.add_argument(
+        "--keep-preprocessed",
+        action="store_true",
+        help="write the restored image as it is before the steps are undone",
+    )
 
 
 # ---------------------------------------------------------------- commands
 
 
 def _restore(parser: argparse.ArgumentParser) -> None:
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter  # the table of --pre keeps its lines
     parser.add_argument(
         "input", metavar="IN", help="image to restore: a file, or a folder of one DICOM series"
     )
@@ -253,7 +275,11 @@ def _restore(parser: argparse.ArgumentParser) -> None:
     _image(parser)
     _psf(parser)
     _voxel_size(parser)
+    _preprocessing(parser)
     _compute(parser)
+    parser.add_argument(
+        "--report", metavar="HTML", help="also write a page with slices, spectra, PSF, settings and timings"
+    )
     _not_built(parser)
     _general(parser)
 
@@ -431,6 +457,14 @@ def _psf_command(parser: argparse.ArgumentParser) -> None:
         help="gaussian: a PSF of two axes, as wide along the edge as across it; without it, of one axis",
     )
     _voxel_size(edge)
+
+    estimate = kind(
+        "estimate",
+        "Gaussian as wide as the blur of an image, estimated from its spectrum",
+        source="the blurred image itself, neither interpolated nor filtered",
+    )
+    estimate.add_argument("--isotropic", action="store_true", help="one width for all axes")
+    _voxel_size(estimate)
 
     resample = kind("resample", "A PSF on another grid, its sum kept", source="PSF")
     group = resample.add_argument_group(

@@ -420,7 +420,7 @@ class FftSolver:
 
 def gain_of(normalizer: np.ndarray) -> np.ndarray:
     """1 / normalizer; 0 where the image hardly sees the voxel, by `richardson_lucy`'s rule."""
-    from ..algorithms._richardson_lucy import SMALLEST_NORMALIZER
+    from ..algorithms._start import SMALLEST_NORMALIZER
 
     seen = normalizer >= SMALLEST_NORMALIZER
     return np.divide(1, normalizer, out=np.zeros_like(normalizer), where=seen)

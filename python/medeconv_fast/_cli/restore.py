@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import os
 import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,13 +14,13 @@ import medeconv_fast as mf
 
 from .._arrays import result_dtype
 from .images import check_format, parts, psf_for, read_image, shown_size, with_geometry
+from .preparing import prepare
 from .session import Progress, Session, UserError, peak_memory_bytes
 
 
 def refuse_unbuilt(arguments: argparse.Namespace) -> None:
-    for name in ("memory", "report"):
-        if getattr(arguments, name, None) is not None:
-            raise NotImplementedError(f"--{name} is not built yet in this version of medeconv_fast")
+    if arguments.memory is not None:
+        raise NotImplementedError("--memory is not built yet in this version of medeconv_fast")
 
 
 def check_device(device: str) -> None:
@@ -48,15 +50,50 @@ def options_of(arguments: argparse.Namespace) -> dict[str, Any]:
     return options
 
 
+class Changes:
+    """Callback that notes by how much each iteration changed the estimate, relative to it."""
+
+    def __init__(self) -> None:
+        self.values: list[float | None] = []
+        self._previous: np.ndarray | None = None
+
+    def __call__(self, iteration: int, estimate: np.ndarray) -> None:
+        size = float(np.linalg.norm(estimate))
+        change = None
+        if self._previous is not None and size > 0:
+            change = float(np.linalg.norm(estimate - self._previous)) / size
+        self.values.append(change)
+        self._previous = estimate  # a copy of its own
+
+    def note(self, trace: list[dict[str, Any]]) -> None:
+        for entry, change in zip(trace, self.values, strict=False):
+            if change is not None:
+                entry.setdefault("relative_change", change)
+
+
+def _all_of(callbacks: Sequence[Callable[..., Any]]) -> Callable[..., None]:
+    def call(*words: Any) -> None:
+        for callback in callbacks:
+            callback(*words)
+
+    return call
+
+
 def restore(arguments: argparse.Namespace, session: Session) -> None:
     refuse_unbuilt(arguments)
     check_device(arguments.device)
     options = options_of(arguments)
-    session.claim(arguments, "output", "json")
-    volume = with_geometry(read_image(arguments.input, arguments), arguments, arguments.input)
+    session.claim(arguments, "output", "report", "json")
+    begun = time.perf_counter()
+    source = with_geometry(read_image(arguments.input, arguments), arguments, arguments.input)
+    reading = time.perf_counter() - begun
+    if arguments.report is not None:
+        mf.report.check(arguments.report, source)
+    volume, chain = prepare(source, arguments, session)
     psf = psf_for(volume, arguments, session, arguments.input)
     dtype = result_dtype(volume.dtype)
-    check_format(arguments.output, volume, dtype)
+    keep = chain is None or arguments.keep_preprocessed
+    check_format(arguments.output, volume if keep else source, dtype)
     methods: dict[str, Any] = {"auto": mf.restore, "rl": mf.richardson_lucy, "wiener": mf.wiener}
     run = methods[arguments.method]
     iterative = arguments.method != "wiener"
@@ -69,9 +106,11 @@ def restore(arguments: argparse.Namespace, session: Session) -> None:
     for number, (label, index) in enumerate(every, 1):
         title = "restoring" if len(every) == 1 else f"restoring {number} of {len(every)} ({label})"
         steps = options.get("num_iter", 30) if iterative else 1
+        changes = Changes() if arguments.report is not None and number == 1 and iterative else None
         with Progress(title, steps, enabled=not session.quiet) as progress:
             # A callback is given a copy of the estimate each time: only where somebody watches.
-            callback = {"callback": progress.step} if progress.enabled and iterative else {}
+            watchers = [w for w in (progress.step if progress.enabled else None, changes) if w is not None]
+            callback = {"callback": _all_of(watchers)} if watchers and iterative else {}
             try:
                 result, info = run(
                     image[index],
@@ -84,6 +123,8 @@ def restore(arguments: argparse.Namespace, session: Session) -> None:
                 where = f" ({label})" if label else ""
                 raise UserError(f"{arguments.input}{where}: {error}") from error
         estimate[index] = result
+        if changes is not None:
+            changes.note(info["trace"])
         runs.append({"part": label, **info})
         for text in info["warnings"]:
             if not any(text in said for said in session.warnings):
@@ -98,7 +139,15 @@ def restore(arguments: argparse.Namespace, session: Session) -> None:
     else:
         method = f"richardson-lucy, {first['num_iter']} iterations, boundary {settings['boundary']}"
     restored = volume.with_array(estimate)
-    restored.metadata["derivation"] = f"version {mf.__version__}, restored by {method}; PSF {psf.text}"
+    derivation = f"version {mf.__version__}, restored by {method}; PSF {psf.text}"
+    if chain is not None:
+        before = ", ".join(op.text for op in arguments.pre) + (" (kept)" if keep else " (undone)")
+        derivation += f"; preprocessing {before}"
+        if not keep:
+            restored = chain.undo(restored)
+        elif any(op.name in ("normalize", "window") for op in arguments.pre):
+            restored.metadata.pop("intensity_unit", None)  # no longer HU, or whatever it was
+    restored.metadata["derivation"] = derivation
     with session.output(arguments.output):
         mf.io.write(arguments.output, restored, overwrite=session.overwrite)
     size = " x ".join(map(str, image.shape))
@@ -109,6 +158,26 @@ def restore(arguments: argparse.Namespace, session: Session) -> None:
     session.say(f"method    {method}")
     session.say(f"computed  backend {first['backend']}, {settings['num_threads']} threads, {seconds:.3g} s")
     session.say(f"wrote     {arguments.output} ({dtype})")
+    if arguments.report is not None:
+        record = {"input": arguments.input, "output": arguments.output, "PSF": psf.text}
+        if chain is not None:
+            record["preprocessing"] = before
+        with session.output(arguments.report):
+            mf.report.write(
+                arguments.report,
+                volume if keep else source,
+                restored,
+                psf.array,
+                info=first,
+                psf_voxel_size=volume.voxel_size,
+                title=f"Restoration of {os.path.basename(arguments.input)}",
+                settings=record,
+                timings={"reading": reading, "restoring": seconds},
+                peak_memory=peak_memory_bytes(),
+                warnings=session.warnings,
+                overwrite=session.overwrite,
+            )
+        session.say(f"wrote     {arguments.report}")
     session.write_json(
         {
             "command": "restore",
@@ -121,6 +190,9 @@ def restore(arguments: argparse.Namespace, session: Session) -> None:
             "voxel_size": volume.voxel_size,
             "unit": volume.unit,
             "psf": psf.record,
+            "preprocessing": None if chain is None else chain.settings,
+            "preprocessing_kept": keep if chain is not None else None,
+            "report": arguments.report,
             "method": arguments.method,
             "options": options,
             "runs": runs,

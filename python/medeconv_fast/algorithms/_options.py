@@ -7,7 +7,11 @@ from typing import Any
 import numpy as np
 
 from .. import _arrays, _validate
+from .._blur import Blur
 
+# Negative values down to this share of the largest one are taken for noise around zero, beyond it for a
+# signed scale.
+SIGNED = 0.25
 REGULARIZERS = ("tv", "tikhonov", "good-roughness", "entropy")
 
 
@@ -76,3 +80,61 @@ def psf_on_grid(psf: Any, ndim: int, voxel_size: Any, psf_voxel_size: Any) -> tu
     values, _ = _arrays.as_psf(psf, ndim, normalize=False)
     settings["psf_resampled"] = True
     return psf_module.resample(values, settings["psf_voxel_size"], settings["voxel_size"]), settings
+
+
+def steepness(voxel_size: tuple[float, ...] | None, shape: tuple[int, ...]) -> tuple[float, ...]:
+    """What differences along each axis are multiplied by to be gradients per smallest voxel length.
+
+    Axes of length 1 have no differences: their voxel size does not count.
+    """
+    if voxel_size is None:
+        return (1.0,) * len(shape)
+    smallest = min((s for s, n in zip(voxel_size, shape, strict=True) if n > 1), default=1.0)
+    return tuple(smallest / s for s in voxel_size)
+
+
+def check_callback(callback: Any) -> None:
+    if callback is not None and not callable(callback):
+        raise TypeError(
+            f"callback: got {_validate.shown(callback)}, expected a function of (iteration, estimate)"
+        )
+
+
+def weights_of(weights: Any, data: np.ndarray) -> np.ndarray | None:
+    """A call's ``weights=`` for that image."""
+    if weights is None:
+        return None
+    trust, (lowest, highest) = _arrays.as_operand(weights, "weights", data.shape, data.dtype)
+    _validate.non_negative(trust, "weights", lowest)
+    if highest == 0:
+        raise ValueError("weights: all are zero, expected at least one positive")
+    return trust
+
+
+def weighted_mean(data: np.ndarray, weights: np.ndarray | None) -> float:
+    if weights is None:
+        return float(data.mean(dtype=np.float64))
+    # einsum widens block by block: no float64 copy of the volume.
+    total = np.einsum("i,i->", data.ravel(), weights.ravel(), dtype=np.float64)
+    return float(total) / float(weights.sum(dtype=np.float64))
+
+
+def initial_array(initial: Any, blur: Blur, dtype: Any) -> np.ndarray:
+    """The array that a call's ``initial=`` is: of the image's shape or of the estimate's."""
+    array, _ = _arrays.to_numpy(initial, "initial")
+    if array.shape not in (blur.shape, blur.estimate_shape):
+        allowed = f"{blur.shape} (the image's)"
+        if blur.estimate_shape != blur.shape:
+            allowed += f" or {blur.estimate_shape} (the estimate's)"
+        raise ValueError(f"initial: got shape {array.shape}, expected {allowed}")
+    first = _arrays.computable(array, dtype)
+    _validate.finite(first, "initial")
+    return first
+
+
+def framed(first: np.ndarray, blur: Blur) -> np.ndarray:
+    """A new array of the estimate's shape; one of the image's shape has its edge repeated outside."""
+    if first.shape == blur.estimate_shape:
+        return np.array(first, order="C")
+    around = [(s.start, n - s.stop) for s, n in zip(blur.frame, blur.estimate_shape, strict=True)]
+    return np.pad(first, around, mode="edge")

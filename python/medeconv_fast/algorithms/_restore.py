@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import inspect
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 from .. import _arrays, _validate
+from . import _options
+from ._fista import fista
+from ._inverse_filter import inverse_filter
+from ._landweber import landweber
 from ._richardson_lucy import richardson_lucy
+from ._tikhonov import tikhonov
+from ._unsupervised_wiener import unsupervised_wiener
+from ._van_cittert import van_cittert
 from ._wiener import wiener
 
-METHODS = ("auto", "richardson-lucy", "rl", "wiener")
-UNBUILT = (
-    "tikhonov",
-    "landweber",
-    "van_cittert",
-    "unsupervised_wiener",
-    "blind_richardson_lucy",
-    "inverse_filter",
-)
-# Negative values down to this share of the largest one are taken for noise around zero, beyond it for a
-# signed scale.
-SIGNED = 0.25
+# Called with the options as they are: nothing is chosen for them.
+NAMED: dict[str, Callable[..., Any]] = {
+    function.__name__: function
+    for function in (tikhonov, inverse_filter, unsupervised_wiener, landweber, fista, van_cittert)
+}
+METHODS = ("auto", "richardson-lucy", "rl", "wiener", *NAMED)
 
 _RL = set(inspect.signature(richardson_lucy).parameters)
 _WIENER = set(inspect.signature(wiener).parameters)
@@ -34,7 +36,9 @@ def restore(image: Any, psf: Any, method: str = "auto", **options: Any) -> Any:
     ----------
     image, psf : array_like
         As in `richardson_lucy`.
-    method : {"auto", "richardson-lucy", "rl", "wiener"}
+    method : str
+        "auto", "richardson-lucy" or "rl", "wiener", or the name of another algorithm: "tikhonov",
+        "inverse_filter", "unsupervised_wiener", "landweber", "fista", "van_cittert".
         "auto": Richardson-Lucy; the Wiener filter for images on a signed scale, whose negative values reach
         below -1/4 of the largest one (CT numbers). An option that only one of the two methods has decides for
         it.
@@ -55,7 +59,15 @@ def restore(image: Any, psf: Any, method: str = "auto", **options: Any) -> Any:
     UserWarning
         Negative values were clipped, or "auto" chose the Wiener filter for a signed image.
     """
-    method = _validate.choice(method, "method", METHODS, unbuilt=UNBUILT)
+    if method == "blind_richardson_lucy":
+        raise ValueError(
+            "method: got 'blind_richardson_lucy', which finds a psf as well; call mf.blind_richardson_lucy, "
+            "which returns (estimate, psf)"
+        )
+    method = _validate.choice(method, "method", METHODS)
+    if method in NAMED:
+        _refuse_unknown(options, set(inspect.signature(NAMED[method]).parameters), method)
+        return NAMED[method](image, psf, **options)
     callback = None
     if method == "auto":
         method, why = _choose(image, options)
@@ -102,7 +114,7 @@ def _choose(image: Any, options: dict[str, Any]) -> tuple[str, str | None]:
     array, _ = _arrays.to_numpy(image, "image")
     _validate.rank(array, "image")
     lowest, highest = _validate.finite(array, "image")
-    if lowest < 0 and -lowest > SIGNED * highest:
+    if lowest < 0 and -lowest > _options.SIGNED * highest:
         return "wiener", (
             f"image: values from {lowest:g} to {highest:g} are a signed scale, restored with the Wiener "
             "filter; for Richardson-Lucy pass method='rl' and negative='shift'"

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from .. import _arrays, _validate
-from .._blur import Blur, Operator, check_engine
+from .._blur import Blur, check_engine
 from .._threads import resolve_num_threads
 from ..stop import Rule, Run, Thinning, noise_level, rule_of
 from . import _back_projectors as unmatched
@@ -20,15 +20,11 @@ from . import _options
 from ._acceleration import acceleration_of
 from ._back_projectors import back_projector_of
 from ._iteration import Model, Penalty, iterate, unit_of
+from ._start import INITIAL, NEGATIVE, SMALLEST_NORMALIZER, counts_of, first_estimate, gain_of, level_of
 
 DEFAULT_ITERATIONS = 30
 SMALLEST_THRESHOLD = 1e-14  # of damping; below it nothing is damped, and its square still fits float32
 MOST_ITERATIONS = 200  # with a rule for stopping
-# Below this share of the largest possible normalizer a voxel is hardly seen by the image: its corrections are
-# noise divided by almost nothing, so it keeps its initial value.
-SMALLEST_NORMALIZER = 0.01
-NEGATIVE = ("raise", "clip", "shift")
-INITIAL = ("flat", "image")
 
 
 def richardson_lucy(
@@ -179,10 +175,7 @@ def richardson_lucy(
     smoothing = _options.regularizer_of(regularizer)
     if isinstance(initial, str):
         _validate.choice(initial, "initial", INITIAL)
-    if callback is not None and not callable(callback):
-        raise TypeError(
-            f"callback: got {_validate.shown(callback)}, expected a function of (iteration, estimate)"
-        )
+    _options.check_callback(callback)
 
     data, restore, (lowest, highest) = _arrays.as_image(image)
     psf, psf_settings = _options.psf_on_grid(psf, data.ndim, voxel_size, psf_voxel_size)
@@ -205,10 +198,10 @@ def richardson_lucy(
         _check_unmatched(projector, iterations, acceleration, regularizer, rule, engine, warnings)
     operator = blur.operator(data.dtype, back)
 
-    trust = _weights(weights, data)
+    trust = _options.weights_of(weights, data)
     readout = _operand(readout_variance, "readout_variance", data)
     threshold = _operand(damping, "damping", data)
-    data, offset, clipped = _treat_negative(data, lowest, negative)
+    image, data, offset, clipped = counts_of(data, lowest, negative, readout)
     highest = highest + offset if offset else max(highest, 0.0)
     _validate.scale(highest, "image", data.dtype)
     if clipped:
@@ -216,10 +209,10 @@ def richardson_lucy(
     if offset:
         warnings.append(f"image: shifted by {offset:g} to be non-negative; the estimate was shifted back")
     # What is needed for the gain adds nothing to the peak before the estimate is there.
-    gain = _gain(blur, operator, trust, matched=back is None)
-    estimate, level = _first_estimate(initial, data, trust, background, offset, blur)
+    gain = gain_of(blur, operator, trust, matched=back is None)
+    estimate, level = first_estimate(initial, data, trust, background, offset, blur)
     model = Model(
-        image=data if readout is None else data + readout,
+        image=image,
         weights=trust,
         background=background + (readout if isinstance(readout, float) else 0.0),
         partial=readout if isinstance(readout, np.ndarray) else None,
@@ -254,7 +247,7 @@ def richardson_lucy(
     else:
         penalty = None
         if smoothing is not None:
-            scale = _level(data, trust, background) / blur.psf_sum
+            scale = level_of(data, trust, background) / blur.psf_sum
             penalty = Penalty(*smoothing, scale, psf_settings["voxel_size"], operator)
         extra = {None: 0, "heavy-ball": 2, "biggs-andrews": 3}[acceleration] + (penalty is not None)
         held += [estimate] * extra
@@ -262,11 +255,8 @@ def richardson_lucy(
         run = Run(counted, functools.partial(noise_level, data), started)
         loop = functools.partial(iterate, operator, gain=gain, penalty=penalty)
         if isinstance(rule, Thinning):
-            if offset or readout is not None:
-                raise ValueError(
-                    "stop: thinning splits Poisson counts; it goes with neither negative='shift' nor "
-                    "readout_variance"
-                )
+            if offset:
+                raise ValueError("stop: thinning splits Poisson counts; it does not go with negative='shift'")
             thinned = _thin(rule, run, model, estimate, iterations, loop, acceleration)
             iterations = thinned["num_iter"]
         estimate, stopped_by = loop(
@@ -371,6 +361,7 @@ def _thin(
         model,
         image=kept,
         background=model.background * share,
+        partial=None if model.partial is None else model.partial * model.partial.dtype.type(share),
         held_out=held,
         held_out_scale=rule.fraction / share,
     )
@@ -396,99 +387,3 @@ def _sharpness(threshold: float | np.ndarray, data: np.ndarray) -> np.ndarray:
     """2 / threshold², as the formula takes it; where the threshold is 0 nothing is damped."""
     wide = np.broadcast_to(np.asarray(threshold, np.float64), data.shape)
     return (2 / np.maximum(wide, SMALLEST_THRESHOLD) ** 2).astype(data.dtype)
-
-
-def _weights(weights: Any, data: np.ndarray) -> np.ndarray | None:
-    if weights is None:
-        return None
-    trust, (lowest, highest) = _arrays.as_operand(weights, "weights", data.shape, data.dtype)
-    _validate.non_negative(trust, "weights", lowest)
-    if highest == 0:
-        raise ValueError("weights: all are zero, expected at least one positive")
-    return trust
-
-
-def _treat_negative(data: np.ndarray, lowest: float, negative: str) -> tuple[np.ndarray, float, int]:
-    """The non-negative image, the offset added to it, and how many values were clipped."""
-    if lowest >= 0:
-        return data, 0.0, 0
-    count = int((data < 0).sum())
-    if negative == "raise":
-        raise ValueError(
-            f"image: {count} of {data.size} values are negative, the smallest {lowest:g}; Richardson-Lucy "
-            "expects none below 0. negative='clip' sets them to zero (noise around an offset), "
-            "negative='shift' restores image - image.min() and shifts back (signed scales such as CT "
-            "numbers)"
-        )
-    if negative == "clip":
-        return np.maximum(data, 0), 0.0, count
-    return data - data.dtype.type(lowest), -lowest, 0
-
-
-def _weighted_mean(data: np.ndarray, weights: np.ndarray | None) -> float:
-    if weights is None:
-        return float(data.mean(dtype=np.float64))
-    # einsum widens block by block: no float64 copy of the volume.
-    total = np.einsum("i,i->", data.ravel(), weights.ravel(), dtype=np.float64)
-    return float(total) / float(weights.sum(dtype=np.float64))
-
-
-def _level(data: np.ndarray, weights: np.ndarray | None, background: float) -> float:
-    """Weighted mean above the background; of what rises above it where the mean does not."""
-    level = _weighted_mean(data, weights) - background
-    if level <= 0:
-        level = _weighted_mean(np.maximum(data - data.dtype.type(background), 0), weights)
-    return level
-
-
-def _first_estimate(
-    initial: Any, data: np.ndarray, weights: np.ndarray | None, background: float, offset: float, blur: Blur
-) -> tuple[np.ndarray | None, float | None]:
-    """A new array of the estimate's shape, and the level of a flat one; None if the estimate must be zero."""
-    level = _level(data, weights, background)
-    if level == 0:
-        return None, 0.0
-    if isinstance(initial, str) and initial == "flat":
-        level /= blur.psf_sum
-        return np.full(blur.estimate_shape, level, data.dtype), level
-    if isinstance(initial, str):
-        first = data
-    else:
-        array, _ = _arrays.to_numpy(initial, "initial")
-        if array.shape not in (data.shape, blur.estimate_shape):
-            allowed = f"{data.shape} (the image's)"
-            if blur.estimate_shape != data.shape:
-                allowed += f" or {blur.estimate_shape} (the estimate's)"
-            raise ValueError(f"initial: got shape {array.shape}, expected {allowed}")
-        first = _arrays.computable(array, data.dtype)
-        _validate.finite(first, "initial")
-        if offset:
-            first = first + first.dtype.type(offset / blur.psf_sum)
-        lowest, highest = float(first.min()), float(first.max())
-        _validate.non_negative(first, "initial", lowest)
-        if highest == 0:
-            raise ValueError("initial: all values are zero and would stay so, expected positive ones")
-    if first.shape == blur.estimate_shape:
-        return np.array(first, order="C"), None
-    around = [(s.start, n - s.stop) for s, n in zip(blur.frame, blur.estimate_shape, strict=True)]
-    return np.pad(first, around, mode="edge"), None
-
-
-def _gain(blur: Blur, operator: Operator, weights: np.ndarray | None, *, matched: bool) -> np.ndarray | None:
-    """1 / normalizer, 0 where the estimate is to keep its initial value; None if it is 1 everywhere.
-
-    Of an unmatched back projector the divisor has a lower bound instead.
-    """
-    if not matched:
-        trust = np.ones(blur.shape, operator.dtype) if weights is None else weights
-        divisor = operator.apply(trust, adjoint=True)
-        smallest = divisor.dtype.type(unmatched.SMALLEST_DIVISOR * float(divisor.max()))
-        return 1 / np.maximum(divisor, smallest)
-    if blur.boundary == "wrap" and weights is None and blur.psf_sum == 1:
-        return None
-    largest = blur.psf_sum * (1.0 if weights is None else float(weights.max()))
-    gain = blur.normalizer(weights)
-    seen = gain >= gain.dtype.type(SMALLEST_NORMALIZER * largest)
-    np.divide(1, gain, out=gain, where=seen)
-    np.copyto(gain, 0, where=~seen)
-    return gain

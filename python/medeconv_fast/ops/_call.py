@@ -12,6 +12,7 @@ import numpy as np
 from .. import _arrays, _validate, backends
 from .._threads import resolve_num_threads
 from ._geometry import Layer
+from ._spectral import SpectralPlan, applies, is_cheaper
 
 
 class Call:
@@ -67,7 +68,10 @@ class Call:
             return array, self._restore(array)
         return _destination(out, shape, self.dtype, self._given), out
 
-    def _plan(self, layer: Layer) -> Any:
+    def _plan(self, layer: Layer, *, weight: bool = False) -> Any:
+        """What computes; `weight`: the gradient of the weight."""
+        if not self.exact and _is_spectral(self.kernels, layer, weight):
+            return SpectralPlan(self.kernels, layer, self.dtype)
         return _plan(
             self.kernels,
             layer.input_shape,
@@ -126,7 +130,7 @@ class Call:
             return
         y = self._extended(layer, y)
         x = x.reshape(layer.input_shape)
-        self._plan(layer).weight_grad(y, x, out, num_threads=self.num_threads)
+        self._plan(layer, weight=True).weight_grad(y, x, out, num_threads=self.num_threads)
 
     def _extended(self, layer: Layer, y: np.ndarray) -> np.ndarray:
         y = y.reshape(layer.output_shape)
@@ -142,6 +146,11 @@ class Call:
 @functools.lru_cache(maxsize=128)
 def _plan(kernels: ModuleType, *arguments: Any) -> Any:
     return kernels.ConvPlan(*arguments)
+
+
+@functools.lru_cache(maxsize=256)
+def _is_spectral(kernels: ModuleType, layer: Layer, weight: bool) -> bool:
+    return applies(layer) and is_cheaper(layer, kernels, weight=weight)
 
 
 def _with_convolution(kernels: ModuleType) -> ModuleType:

@@ -6,6 +6,7 @@ is.
 """
 
 from ._edge import EdgeInfo, from_edge
+from ._estimate import WidthInfo, estimate_fwhm
 from ._measured import BeadsInfo, from_beads
 from ._models import airy, born_wolf, gaussian, gibson_lanni, light_sheet
 from ._plot import plot
@@ -15,8 +16,10 @@ from ._storage import load, save
 __all__ = [
     "BeadsInfo",
     "EdgeInfo",
+    "WidthInfo",
     "airy",
     "born_wolf",
+    "estimate_fwhm",
     "from_beads",
     "from_edge",
     "fwhm",

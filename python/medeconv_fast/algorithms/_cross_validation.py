@@ -1,0 +1,69 @@
+"""Choice of a weight by generalised cross-validation, from sums over the spectrum."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+# Exponents of ten of the weight that are searched, and how finely.
+SEARCH = np.arange(-12.0, 6.01, 0.5)
+SEARCH_TOLERANCE = 0.01
+
+
+def window(length: int) -> np.ndarray:
+    """Hann's."""
+    return np.sin(np.pi * (np.arange(length) + 0.5) / length) ** 2
+
+
+def windowed(data: np.ndarray) -> np.ndarray:
+    """The image less its weighted mean, under a Hann window along every axis."""
+    windows = [window(n) for n in data.shape]
+    mean = data
+    for line in reversed(windows):  # einsum widens block by block: no float64 copy of the volume
+        mean = np.einsum("...i,i->...", mean, line / line.sum(), dtype=np.float64)
+    result = data - data.dtype.type(mean)
+    for axis, line in enumerate(windows):
+        result *= line.astype(data.dtype).reshape([-1 if a == axis else 1 for a in range(data.ndim)])
+    return result
+
+
+def search(
+    plan: Any, data: np.ndarray, otf: Any, penalty: Any, num_threads: int | None
+) -> tuple[float, float, bool]:
+    """Exponent of the weight with the smallest score of generalised cross-validation; see `minimise`."""
+    under_window = windowed(data)
+    total = math.prod(plan.grid)
+
+    def scores(exponents: np.ndarray) -> np.ndarray:
+        top, bottom = plan.gcv(under_window, otf, penalty, 10.0**exponents, num_threads)
+        values = np.full(len(exponents), np.inf)
+        np.divide(total * top, bottom**2, out=values, where=bottom > 0)
+        return values
+
+    return minimise(scores)
+
+
+def minimise(scores: Callable[[np.ndarray], np.ndarray]) -> tuple[float, float, bool]:
+    """Exponent with the smallest score, that score, and whether it lies at the end of the searched range."""
+    coarse = scores(SEARCH)
+    best = int(np.argmin(coarse))
+    if best in (0, len(SEARCH) - 1):
+        return float(SEARCH[best]), float(coarse[best]), True
+    low, high = float(SEARCH[best - 1]), float(SEARCH[best + 1])
+    # Golden section: each step asks for one new score and shrinks the bracket by 0.618.
+    ratio = (math.sqrt(5) - 1) / 2
+    left, right = high - ratio * (high - low), low + ratio * (high - low)
+    at_left, at_right = scores(np.array([left, right]))
+    while high - low > SEARCH_TOLERANCE:
+        if at_left <= at_right:
+            high, right, at_right = right, left, at_left
+            left = high - ratio * (high - low)
+            at_left = scores(np.array([left]))[0]
+        else:
+            low, left, at_left = left, right, at_right
+            right = low + ratio * (high - low)
+            at_right = scores(np.array([right]))[0]
+    return (left, float(at_left), False) if at_left <= at_right else (right, float(at_right), False)

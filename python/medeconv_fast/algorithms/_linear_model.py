@@ -1,0 +1,239 @@
+"""What iterations on ``image = H estimate + background + noise`` share: arguments, steps, the way back."""
+
+from __future__ import annotations
+
+import functools
+import math
+import time
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from .. import _arrays, _validate
+from .._blur import BOUNDARIES, FOLDED, Blur
+from .._threads import resolve_num_threads
+from ..stop import Discrepancy, IDivergenceSlope, Rule, Run, Thinning, Watch, noise_level, rule_of
+from . import _options
+from ._iteration import unit_of
+
+INITIAL = ("flat", "image", "zero")
+
+
+class LinearModel:
+    """One call's checked arguments, its operator, and the way from the last estimate to the result."""
+
+    def __init__(
+        self,
+        method: str,
+        image: Any,
+        psf: Any,
+        num_iter: int | None,
+        *,
+        usual: tuple[int, int],
+        boundary: Any,
+        background: Any,
+        weights: Any,
+        initial: Any,
+        stop: Any,
+        normalize_psf: Any,
+        voxel_size: Any,
+        psf_voxel_size: Any,
+        callback: Callable[[int, Any], Any] | None,
+        return_info: Any,
+        backend: Any,
+        engine: Any,
+        num_threads: int | None,
+        boundaries: tuple[str, ...] = BOUNDARIES,
+    ) -> None:
+        """`usual`: the default number of iterations, and the most with a rule for stopping."""
+        self._started = time.perf_counter()
+        self._method = method
+        iterations = None if num_iter is None else _validate.integer(num_iter, "num_iter", minimum=1)
+        self.background = _validate.number(background, "background")
+        self._return_info = _validate.flag(return_info, "return_info")
+        self.rule = _rule(stop, method)
+        self.iterations = iterations or usual[self.rule is not None]
+        if isinstance(initial, str):
+            _validate.choice(initial, "initial", INITIAL)
+        _options.check_callback(callback)
+        self._callback = callback
+        boundary = _validate.choice(boundary, "boundary", boundaries)
+
+        self.data, self._restore, (lowest, highest) = _arrays.as_image(image)
+        self._extremes = lowest, highest
+        largest = max(-lowest, highest)
+        _validate.scale(largest, "image", self.data.dtype)
+        psf, self._psf_settings = _options.psf_on_grid(psf, self.data.ndim, voxel_size, psf_voxel_size)
+        self.blur = Blur(
+            psf,
+            self.data.shape,
+            boundary=boundary,
+            engine=engine,
+            backend=backend,
+            dtype=self.data.dtype,
+            normalize_psf=normalize_psf,
+            num_threads=num_threads,
+        )
+        self.operator = self.blur.operator(self.data.dtype)
+        self.weights = _options.weights_of(weights, self.data)
+        self.unit = unit_of(largest)
+        self.warnings: list[str] = []
+        self.trace: list[dict[str, Any]] = []
+        self._initial = initial
+        self._num_threads = num_threads
+        counted = float(self.data.size)
+        if self.weights is not None:
+            counted = float(self.weights.sum(dtype=np.float64))
+        run = Run(counted, functools.partial(noise_level, self.data), self._started)
+        self.watch = Watch(Rule()) if self.rule is None else self.rule.watch(run)
+
+    @property
+    def steepness(self) -> tuple[float, ...]:
+        """What differences along each axis are multiplied by: the smallest voxel length over the axis's."""
+        return _options.steepness(self._psf_settings["voxel_size"], self.blur.estimate_shape)
+
+    def residual(self) -> dict[str, Any]:
+        """Operands of a sweep with the formula ``residual``."""
+        named: dict[str, Any] = {"image": self.data, "background": self.background, "unit": self.unit}
+        if self.weights is not None:
+            named["weights"] = self.weights
+        return named | {"sums": self.watch.rule.of_ratio}
+
+    def start(self) -> np.ndarray:
+        """The first estimate, a new array."""
+        initial, blur, data = self._initial, self.blur, self.data
+        if isinstance(initial, str) and initial != "image":
+            level = 0.0
+            if initial == "flat":
+                level = (_options.weighted_mean(data, self.weights) - self.background) / blur.psf_sum
+            return np.full(blur.estimate_shape, level, data.dtype)
+        if isinstance(initial, str):
+            return _options.framed(data - data.dtype.type(self.background), blur)
+        return _options.framed(_options.initial_array(initial, blur, data.dtype), blur)
+
+    def warn_of_signed_scale(self) -> None:
+        """For an estimate that is to be non-negative although nobody asked for it."""
+        lowest, highest = (value - self.background for value in self._extremes)
+        if lowest < 0 and -lowest > _options.SIGNED * highest:
+            note = (
+                f"image: values from {self._extremes[0]:g} to {self._extremes[1]:g} are a signed scale, of "
+                "which the estimate keeps what is above 0 only; pass non_negative=False"
+            )
+            self.warnings.append(note)
+            warnings.warn(note, UserWarning, stacklevel=3)
+
+    def norm_bound(self) -> float:
+        """An upper bound of the largest eigenvalue of H' weights H.
+
+        Of a matrix without negative entries no eigenvalue exceeds the largest row sum (Frobenius), which one
+        application says: 1 for a normalised PSF. With negative taps: the largest squared value of the
+        transfer function, times how often the boundary repeats a voxel, times the largest weight.
+        """
+        operator = self.operator
+        if float(self.blur.psf.min()) >= 0:
+            blurred = operator.apply(np.ones(self.blur.estimate_shape, self.data.dtype))
+            if self.weights is not None:
+                blurred *= self.weights
+            return float(operator.apply(blurred, adjoint=True).max())
+        bound = float(np.abs(spectrum_of(self.blur.psf)).max()) ** 2
+        for k in self.blur.psf.shape:
+            # Between samples a trigonometric polynomial of degree m rises by 1 / cos(pi m / samples) at most
+            # (Ehlich and Zeller 1964).
+            bound /= math.cos(math.pi * (k // 2) / _samples(k)) ** 2
+        if self.blur.boundary in FOLDED:
+            bound *= float(operator.fold(operator.pad(np.ones(self.data.shape, self.data.dtype))).max())
+        return bound * (1.0 if self.weights is None else float(self.weights.max()))
+
+    def seen(self, entry: dict[str, Any], sums: dict[str, float] | None) -> bool:
+        """The estimate has been compared with the image: whether that is good enough."""
+        if sums is not None:
+            entry["squared_residual"] = sums["squared_residual"] / self.unit**2
+        return self.watch.before(entry)
+
+    def updated(
+        self, entry: dict[str, Any], begun: float, estimate: np.ndarray, sums: dict[str, float] | None
+    ) -> str | None:
+        """The estimate has been updated: what ends the run now, if anything does."""
+        if sums is not None:
+            square = sums["squared_result"]
+            entry["relative_change"] = math.sqrt(sums["squared_change"] / square) if square > 0 else 0.0
+        ended = time.perf_counter()
+        entry["seconds"] = ended - begun
+        self.trace.append(entry)
+        if self._callback is not None:
+            answer = self._callback(entry["iteration"], self._restore(self._cropped(estimate, copy=True)))
+            if isinstance(answer, bool | np.bool_) and bool(answer):
+                return "callback"
+        return self.watch.rule.name if self.watch.after(entry | {"ended": ended}) else None
+
+    def _cropped(self, estimate: np.ndarray, *, copy: bool = False) -> np.ndarray:
+        part = estimate[self.blur.frame]
+        return np.array(part, order="C") if copy else np.ascontiguousarray(part)
+
+    def finish(
+        self,
+        estimate: np.ndarray,
+        stopped_by: str,
+        settings: dict[str, Any],
+        *,
+        held: int,
+        extra_bytes: int = 0,
+    ) -> Any:
+        """What the caller gets; `held` arrays of the estimate's shape were in use."""
+        result = self._cropped(estimate)
+        if not self._return_info:
+            return self._restore(result)
+        blur = self.blur
+        info = _options.Info(
+            num_iter=len(self.trace),
+            stopped_by=stopped_by,
+            trace=self.trace,
+            settings={
+                "method": self._method,
+                "num_iter": self.iterations,
+                "boundary": blur.boundary,
+                "background": self.background,
+                "weights": None if self.weights is None else "array",
+                "initial": self._initial if isinstance(self._initial, str) else "array",
+                "stop": None if self.rule is None else repr(self.rule),
+                **settings,
+                "psf_sum": blur.psf_sum,
+                "psf_shape": blur.psf.shape,
+                **self._psf_settings,
+                "shape": blur.shape,
+                "estimate_shape": blur.estimate_shape,
+                "grid": blur.grid,
+                "dtype": str(self.data.dtype),
+                "num_threads": resolve_num_threads(self._num_threads),
+            },
+            engine=self.operator.engine,
+            backend=blur.backend,
+            bytes=self.operator.workspace_bytes + held * estimate.nbytes + extra_bytes,
+            seconds=time.perf_counter() - self._started,
+            warnings=self.warnings,
+        )
+        return self._restore(result), info
+
+
+def spectrum_of(psf: np.ndarray) -> np.ndarray:
+    """The transfer function on a finer grid than the PSF's own, which may miss its extremes."""
+    placed = np.zeros([_samples(k) for k in psf.shape])
+    placed[tuple(slice(0, k) for k in psf.shape)] = psf
+    return np.fft.rfftn(np.roll(placed, [-(k // 2) for k in psf.shape], tuple(range(psf.ndim))))
+
+
+def _rule(stop: Any, method: str) -> Rule | None:
+    rule = rule_of(stop)
+    poisson = isinstance(rule, Discrepancy) and rule.noise == "poisson"
+    if poisson or isinstance(rule, IDivergenceSlope | Thinning):
+        raise ValueError(
+            f"stop: got {stop!r}, which follows the I-divergence; {method} descends squared residuals: "
+            "expected 'relative-change', 'discrepancy' (of Gaussian noise) or ('time', seconds)"
+        )
+    return rule
+
+
+def _samples(taps: int) -> int:
+    return 1 if taps == 1 else max(2 * taps, 64)

@@ -1,0 +1,102 @@
+"""What Richardson-Lucy and its blind form do before the first iteration: counts, first estimate, gain."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .. import _validate
+from .._blur import Blur, Operator
+from . import _back_projectors as unmatched
+from . import _options
+
+# Below this share of the largest possible normalizer a voxel is hardly seen by the image: its corrections are
+# noise divided by almost nothing, so it keeps its initial value.
+SMALLEST_NORMALIZER = 0.01
+NEGATIVE = ("raise", "clip", "shift")
+INITIAL = ("flat", "image")
+
+
+class Counts(NamedTuple):
+    """An image as the model takes it."""
+
+    image: np.ndarray  # not negative; with the readout variance
+    measured: np.ndarray  # without it: what the first estimate is made of
+    offset: float  # in both
+    clipped: int  # how many values were set to the smallest possible
+
+
+def counts_of(
+    data: np.ndarray, lowest: float, negative: str, readout: float | np.ndarray | None = None
+) -> Counts:
+    """Values that the readout variance lifts to zero or above are no problem; `negative` is for others."""
+    image = data if readout is None else data + readout
+    if lowest >= 0 or (readout is not None and float(image.min()) >= 0):
+        return Counts(image, data, 0.0, 0)
+    count = int((image < 0).sum())
+    if negative == "raise":
+        raise ValueError(
+            f"image: {count} of {data.size} values are negative, the smallest {lowest:g}; Richardson-Lucy "
+            "expects none below 0. negative='clip' sets them to zero (noise around an offset), "
+            "negative='shift' restores image - image.min() and shifts back (signed scales such as CT "
+            "numbers)"
+        )
+    if negative == "clip":
+        clipped = np.maximum(image, 0)
+        return Counts(clipped, clipped if readout is None else data, 0.0, count)
+    shifted = data - data.dtype.type(lowest)
+    return Counts(shifted if readout is None else shifted + readout, shifted, -lowest, 0)
+
+
+def level_of(data: np.ndarray, weights: np.ndarray | None, background: float) -> float:
+    """Weighted mean above the background; of what rises above it where the mean does not."""
+    level = _options.weighted_mean(data, weights) - background
+    if level <= 0:
+        level = _options.weighted_mean(np.maximum(data - data.dtype.type(background), 0), weights)
+    return level
+
+
+def first_estimate(
+    initial: Any, data: np.ndarray, weights: np.ndarray | None, background: float, offset: float, blur: Blur
+) -> tuple[np.ndarray | None, float | None]:
+    """A new array of the estimate's shape, and the level of a flat one; None if the estimate must be zero."""
+    level = level_of(data, weights, background)
+    if level == 0:
+        return None, 0.0
+    if isinstance(initial, str) and initial == "flat":
+        level /= blur.psf_sum
+        return np.full(blur.estimate_shape, level, data.dtype), level
+    if isinstance(initial, str):
+        first = np.maximum(data, 0)  # below zero with a readout variance only
+    else:
+        first = _options.initial_array(initial, blur, data.dtype)
+        if offset:
+            first = first + first.dtype.type(offset / blur.psf_sum)
+        lowest, highest = float(first.min()), float(first.max())
+        _validate.non_negative(first, "initial", lowest)
+        if highest == 0:
+            raise ValueError("initial: all values are zero and would stay so, expected positive ones")
+    return _options.framed(first, blur), None
+
+
+def gain_of(
+    blur: Blur, operator: Operator, weights: np.ndarray | None, *, matched: bool
+) -> np.ndarray | None:
+    """1 / normalizer, 0 where the estimate is to keep its initial value; None if it is 1 everywhere.
+
+    Of an unmatched back projector the divisor has a lower bound instead.
+    """
+    if not matched:
+        trust = np.ones(blur.shape, operator.dtype) if weights is None else weights
+        divisor = operator.apply(trust, adjoint=True)
+        smallest = divisor.dtype.type(unmatched.SMALLEST_DIVISOR * float(divisor.max()))
+        return 1 / np.maximum(divisor, smallest)
+    if blur.boundary == "wrap" and weights is None and blur.psf_sum == 1:
+        return None
+    largest = blur.psf_sum * (1.0 if weights is None else float(weights.max()))
+    gain = blur.normalizer(weights)
+    seen = gain >= gain.dtype.type(SMALLEST_NORMALIZER * largest)
+    np.divide(1, gain, out=gain, where=seen)
+    np.copyto(gain, 0, where=~seen)
+    return gain
