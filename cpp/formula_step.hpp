@@ -34,8 +34,8 @@ MEDECONV_INLINE V formula_step(const Operands<T>& o, V c, const Numbers<V>& numb
                 if (o.damping) c = damped<V>(c, misfit, get(o.damping));
                 sums[0] += weight * (misfit * number.unit);
                 if (o.held_out) {
-                    const V expected = model * number.held_out_scale;
-                    sums[2] += weight * (expected * number.unit) * divergence<V>(get(o.held_out) / expected);
+                    const V surprise = (get(o.held_out) - model * number.held_out_scale) * number.unit;
+                    sums[2] += weight * surprise * surprise;
                 }
             }
             const V difference = (image - model) * number.unit;

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import medeconv_fast as mf
+from medeconv_fast.algorithms._noise import noise_of
 
 PSF = np.outer([1, 2, 1], [1, 2, 1])
 
@@ -15,11 +16,126 @@ def image(rng):
     return rng.random((14, 15)).astype(np.float32) * 100 + 1
 
 
-def test_default_is_richardson_lucy(image, backend):
+@pytest.fixture
+def counts(rng):
+    """A blurred image with Poisson noise of a gain of 3, its truth and its PSF."""
+    truth = np.zeros((60, 64))
+    truth[12:40, 15:50], truth[22:30, 25:36] = 80, 160
+    psf = mf.psf.gaussian(fwhm=(3.0, 3.0), voxel_size=(1.0, 1.0))
+    blurred = mf.Blur(psf, truth.shape, boundary="reflect").forward(truth + 20)
+    return truth + 20, psf, (3.0 * rng.poisson(blurred)).astype(np.float32)
+
+
+def test_default_is_what_it_says(counts, backend):
+    """Every choice is in info, and handing the choices to richardson_lucy gives the same result."""
+    _, psf, image = counts
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        estimate = mf.restore(image, PSF, backend=backend)
-    assert np.array_equal(estimate, mf.richardson_lucy(image, PSF, backend=backend))
+        estimate, info = mf.restore(image, psf, return_info=True, backend=backend)
+    chosen = info.settings["chosen"]
+    assert set(chosen) == {"acceleration", "regularizer", "stop", "num_iter", "negative"}
+    assert info.settings["noise"]["gain"] == pytest.approx(3, rel=0.15)
+    assert info.settings["acceleration"] == chosen["acceleration"] == "biggs-andrews"
+    kind, weight = info.settings["regularizer"]
+    assert kind == "tv" and chosen["regularizer"] == f"('tv', {weight})"
+    level = float((image.astype(float) ** 2).sum() / image.sum(dtype=float))
+    assert weight == pytest.approx(0.065 * np.sqrt(3 / level), rel=0.15)
+    assert info.stopped_by == "thinning" and 1 <= info.num_iter < 50
+    assert "Thinning(gain=" in chosen["stop"] and "fraction=0.1" in chosen["stop"]
+    again = mf.richardson_lucy(
+        image,
+        psf,
+        info.num_iter,
+        acceleration="biggs-andrews",
+        regularizer=(kind, weight),
+        negative="clip",
+        backend=backend,
+    )
+    assert np.array_equal(estimate, again)
+
+
+def test_default_is_better_than_plain(counts, backend):
+    truth, psf, image = counts
+    errors = [
+        float(np.linalg.norm(result / 3 - truth))
+        for result in (image, mf.richardson_lucy(image, psf, backend=backend), mf.restore(image, psf))
+    ]
+    assert errors[2] < 0.85 * min(errors[:2])
+
+
+def test_noise_that_does_not_come_from_counts(counts, rng, backend):
+    """Its variance becomes an offset, so that values below zero need no clipping."""
+    truth, psf, _ = counts
+    clean = mf.Blur(psf, truth.shape, boundary="reflect").forward(truth - 20)
+    image = (clean + rng.normal(0, 6, truth.shape)).astype(np.float32)
+    assert image.min() < -10
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        estimate, info = mf.restore(image, psf, return_info=True, backend=backend)
+    assert info.settings["clipped"] == 0
+    noise = info.settings["noise"]
+    assert noise["gain"] * 20 + noise["variance"] == pytest.approx(36, rel=0.2)
+    assert info.settings["readout_variance"] > 0 and "readout_variance" in info.settings["chosen"]
+    assert info.stopped_by == "thinning"
+    plain = mf.richardson_lucy(image, psf, info.num_iter, negative="clip", backend=backend)
+    errors = [np.linalg.norm(result - (truth - 20)) for result in (estimate, image, plain)]
+    assert errors[0] < 0.95 * min(errors[1:])
+
+
+def test_without_noise_it_runs_until_nothing_comes(backend):
+    flat = np.full((20, 21), 7, np.float32)
+    estimate, info = mf.restore(flat, PSF, return_info=True, backend=backend)
+    np.testing.assert_allclose(estimate, 7, rtol=1e-4)
+    assert info.settings["noise"] == {"gain": 0, "variance": 0}
+    assert set(info.settings["chosen"]) == {"acceleration", "stop", "num_iter", "negative"}
+    assert info.stopped_by == "i-divergence"
+    for shape in ((3,), (1, 2), (5, 5)):
+        assert np.isfinite(
+            mf.restore(
+                np.arange(1.0, np.prod(shape) + 1).reshape(shape), PSF[:1, :1].reshape((1,) * len(shape))
+            )
+        ).all()
+
+
+def test_what_is_given_is_not_overridden(counts, backend):
+    _, psf, image = counts
+    options = {"return_info": True, "backend": backend}
+    for given, chosen in (
+        ({"regularizer": None}, {"acceleration", "stop", "num_iter", "negative"}),
+        ({"acceleration": None}, {"regularizer", "stop", "num_iter", "negative"}),
+        ({"num_iter": 4}, {"acceleration", "regularizer", "negative"}),
+        ({"stop": "i-divergence"}, {"acceleration", "regularizer", "negative"}),
+        ({"back_projector": "butterworth"}, {"negative"}),
+    ):
+        info = mf.restore(image, psf, **given, **options)[1]
+        assert set(info.settings["chosen"]) == chosen
+    assert info.settings["acceleration"] is None and info.num_iter == 2
+    assert mf.restore(image, psf, num_iter=4, **options)[1].num_iter == 4
+
+
+def test_scale_does_not_matter(counts, backend):
+    _, psf, image = counts
+    estimate, info = mf.restore(image, psf, return_info=True, backend=backend)
+    for factor in (1 / 1024, 4096):
+        scaled, same = mf.restore(image * np.float32(factor), psf, return_info=True, backend=backend)
+        assert same.num_iter == info.num_iter
+        np.testing.assert_allclose(scaled / factor, estimate, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("gain", "variance"), [(1.0, 0.0), (0.02, 0.0), (50.0, 0.0), (0.0, 9.0), (2.0, 400.0)]
+)
+def test_noise_is_found(gain, variance, rng):
+    """On a smooth object of 50 to 1000 units, within 15 %; where one part is small, their sum is."""
+    z, y, x = np.indices((24, 60, 70))
+    clean = 50 + 950 * np.sin(z / 9) ** 2 * np.sin(y / 11) ** 2 * np.cos(x / 13) ** 2
+    image = gain * rng.poisson(clean / gain) if gain else clean
+    found = noise_of(image + rng.normal(0, np.sqrt(variance), clean.shape))
+    for mean in (100, 400, 900):
+        assert found.at(mean) ** 2 == pytest.approx(gain * mean + variance, rel=0.15)
+    spread, offset = found.as_counts(1000.0)
+    for mean in (100, 900):
+        assert spread * (mean + offset) == pytest.approx(gain * mean + variance, rel=0.35)
 
 
 @pytest.mark.parametrize("method", ["rl", "richardson-lucy"])
@@ -39,7 +155,7 @@ def test_named_wiener(image, backend):
 def test_noise_below_zero_is_clipped_with_a_warning(image, backend):
     image[3, 4] = -2
     with pytest.warns(UserWarning, match=r"1 negative values \(smallest -2\) were set to zero"):
-        estimate, info = mf.restore(image, PSF, return_info=True, backend=backend)
+        estimate, info = mf.restore(image, PSF, "rl", return_info=True, backend=backend)
     assert np.array_equal(estimate, mf.richardson_lucy(np.maximum(image, 0), PSF, backend=backend))
     assert any("set to zero" in w for w in info.warnings)
     assert info.settings["clipped"] == 1
@@ -49,8 +165,9 @@ def test_stated_negative_is_followed_silently(image, backend):
     image[3, 4] = -2
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        clipped = mf.restore(image, PSF, negative="clip", backend=backend)
-        shifted = mf.restore(image, PSF, negative="shift", backend=backend)
+        clipped = mf.restore(image, PSF, "rl", negative="clip", backend=backend)
+        shifted = mf.restore(image, PSF, "rl", negative="shift", backend=backend)
+        assert mf.restore(image, PSF, negative="shift", backend=backend).min() >= -2.001
     assert np.array_equal(clipped, mf.richardson_lucy(image, PSF, negative="clip", backend=backend))
     assert np.array_equal(shifted, mf.richardson_lucy(image, PSF, negative="shift", backend=backend))
     with pytest.raises(ValueError, match="negative, the smallest -2"):
@@ -69,16 +186,19 @@ def test_signed_scale_gets_the_wiener_filter(image, backend):
     assert steps == [(1, signed.shape)]
     # An option that only Richardson-Lucy has decides for it.
     with pytest.warns(UserWarning, match="set to zero"):
-        clipped = mf.restore(signed, PSF, num_iter=3, backend=backend)
-    assert np.array_equal(clipped, mf.richardson_lucy(signed, PSF, 3, negative="clip", backend=backend))
+        clipped, info = mf.restore(
+            signed, PSF, num_iter=3, readout_variance=0, return_info=True, backend=backend
+        )
+    assert info.settings["method"] == "richardson_lucy" and info.settings["clipped"] > 0
+    assert clipped.min() >= 0
 
 
 def test_option_of_one_method_decides(image, backend):
     assert np.array_equal(
         mf.restore(image, PSF, balance=0.2, backend=backend), mf.wiener(image, PSF, 0.2, backend=backend)
     )
-    estimate = mf.restore(image, PSF, num_iter=3, backend=backend)
-    assert np.array_equal(estimate, mf.richardson_lucy(image, PSF, 3, backend=backend))
+    info = mf.restore(image, PSF, num_iter=3, return_info=True, backend=backend)[1]
+    assert info.settings["method"] == "richardson_lucy" and info.num_iter == 3
 
 
 def test_unknown_method_and_options(image):

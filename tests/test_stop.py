@@ -134,11 +134,46 @@ def test_thinning_stops_near_the_best(case, acceleration, backend):
     found, info = run(case, stop="thinning", acceleration=acceleration, backend=backend)
     assert info.stopped_by == "thinning"
     assert 1 < info.num_iter < len(errors)
-    # Half of the counts carry fewer iterations than all of them.
     assert np.linalg.norm(found - truth) < (1.08 if acceleration is None else 1.25) * min(errors)
     assert np.linalg.norm(found - truth) < 0.95 * errors[-1]  # it was worth stopping
-    held_out = [t["held_out_i_divergence"] for t in info.settings["thinning"]["trace"]]
-    assert np.argmin(held_out) == info.num_iter
+    assert np.argmin(info.settings["thinning"]["residuals"]) == info.num_iter
+    fewer_held_out = mf.stop.Thinning(fraction=0.1, splits=4)
+    found, info = run(case, len(errors), stop=fewer_held_out, acceleration=acceleration, backend=backend)
+    # The few counts of sharp peaks decide here, and a tenth of them tells late when to stop.
+    assert np.linalg.norm(found - truth) < 1.2 * min(errors)
+    assert len(info.settings["thinning"]["residuals"]) == len(errors)
+
+
+def test_thinning_splits_and_sums(case, backend):
+    """The residuals are those of the model of the kept counts, of all splits, each with a seed of its own."""
+    _, psf, _, image = case
+    rule = mf.stop.Thinning(fraction=0.25, seed=3, splits=2)
+    info = run(case, 4, stop=rule, boundary="wrap", backend=backend)[1]
+    blur = mf.Blur(psf, image.shape, boundary="wrap")
+    flat = np.full(image.shape, 0.75 * image.mean())
+    residuals = np.zeros(4)
+    for number in range(2):
+        kept, held = rule.split(image, number)
+        np.testing.assert_array_equal(kept + held, image)
+        for k in range(4):
+            model = mf.richardson_lucy(kept, psf, k, boundary="wrap", initial=flat) if k else flat
+            residuals[k] += ((held - blur.forward(model) / 3) ** 2).sum()
+    np.testing.assert_allclose(info.settings["thinning"]["residuals"], residuals, rtol=1e-5)
+    assert not np.array_equal(rule.split(image)[0], rule.split(image, 1)[0])
+
+
+def test_thinning_with_readout_noise(case, backend):
+    """Counts plus readout variance are split together, and the model of either part has its share."""
+    _, _, _, image = case
+    rule = mf.stop.Thinning(gain=1.0, fraction=0.1)
+    one, info = run(case, 30, stop=rule, readout_variance=2.0, backend=backend)
+    per_voxel = np.full(image.shape, 2.0, image.dtype)
+    other, same = run(case, 30, stop=rule, readout_variance=per_voxel, backend=backend)
+    np.testing.assert_allclose(one, other, rtol=1e-4)
+    np.testing.assert_allclose(
+        info.settings["thinning"]["residuals"], same.settings["thinning"]["residuals"], rtol=1e-4
+    )
+    assert 0 < info.num_iter < 30
 
 
 def test_time_budget(case):
@@ -178,12 +213,13 @@ def test_refusals(case):
             mf.richardson_lucy(image, psf, stop=stop)
     with pytest.raises(ValueError, match="thinning needs counts"):
         mf.richardson_lucy(image + 0.5, psf, stop="thinning")
-    with pytest.raises(ValueError, match="neither negative='shift' nor"):
+    with pytest.raises(ValueError, match="does not go with negative='shift'"):
         mf.richardson_lucy(image - 3, psf, stop="thinning", negative="shift")
     for make, words in (
         (lambda: mf.stop.RelativeChange(0), "tolerance"),
         (lambda: mf.stop.Thinning(fraction=1.0), "fraction"),
         (lambda: mf.stop.Thinning(gain=-1), "gain"),
+        (lambda: mf.stop.Thinning(splits=0), "splits"),
         (lambda: mf.stop.Discrepancy("white"), "noise"),
         (lambda: mf.stop.Discrepancy(sigma=0), "sigma"),
         (lambda: mf.stop.TimeBudget(0), "seconds"),

@@ -53,7 +53,7 @@ FORMULA_NUMBERS: dict[str, tuple[str, ...]] = {
 # Formula -> what its sums are called, in the backends' order.
 SUMS: dict[str, tuple[str, str, str]] = {
     "copy": ("squared_change", "squared_result", ""),
-    "ratio": ("i_divergence", "squared_residual", "held_out_i_divergence"),
+    "ratio": ("i_divergence", "squared_residual", "held_out_squared_residual"),
     "multiply": ("squared_change", "squared_result", "change_product"),
     "residual": ("", "squared_residual", ""),
     "add": ("squared_change", "squared_result", "change_product"),
@@ -400,7 +400,7 @@ class SweepChain:
         Returns
         -------
         dict or None
-            ``ratio``: i_divergence, squared_residual and held_out_i_divergence, each times the weights;
+            ``ratio``: i_divergence, squared_residual and held_out_squared_residual, each times the weights;
             ``residual``: squared_residual; ``multiply`` and ``add``: squared_change, squared_result and
             change_product; ``copy``: squared_change (with ``previous``) and squared_result.
         """
@@ -444,7 +444,7 @@ def _named_sums(
     if sums is None:
         return None
     named = dict(zip(SUMS[formula], sums, strict=True))
-    needs = {"": "", "held_out_i_divergence": "held_out", "change_product": "change"}
+    needs = {"": "", "held_out_squared_residual": "held_out", "change_product": "change"}
     if formula == "copy":
         needs["squared_change"] = "previous"
     return {n: v for n, v in named.items() if n not in needs or operands.get(needs[n]) is not None}
@@ -732,7 +732,7 @@ class Blur:
         array of `shape` (of `estimate_shape` if `adjoint`); `out` if given
         sums : dict of str to float
             With `return_sums`. ratio: i_divergence (image·log(image/model) - image + model),
-            squared_residual, held_out_i_divergence, each times the weights. residual: squared_residual.
+            squared_residual, held_out_squared_residual, each times the weights. residual: squared_residual.
             multiply, add: squared_change, squared_result. copy: squared_result.
         """
         formula = _validate.choice(formula, "formula", tuple(FORMULAS))

@@ -253,7 +253,7 @@ def _window_sums(values: np.ndarray, counts: tuple[int, ...]) -> np.ndarray:
 def gain_of(
     kernel: np.ndarray, blur: Blur, operator: Operator, trust: np.ndarray | None
 ) -> np.ndarray | None:
-    """What `_start.gain_of` gives, by sums of the PSF instead of transforms where it can: it changes each time."""
+    """What `_start.gain_of` gives, by sums of the PSF where it can: it changes with every update."""
     if trust is not None or blur.boundary not in ("extended", "zero"):
         return _start.gain_of(blur, operator, trust, matched=True)
     # A voxel near the border misses the part of the PSF that reaches outside: a sum over a box of it.

@@ -104,8 +104,10 @@ def iterate(
         entry: dict[str, Any] = {"iteration": iteration}
         sums = chain.sweep("ratio", sums=watch.rule.of_ratio, unit=model.unit, **model.operands())
         if sums is not None:
-            entry |= {name: value / model.unit for name, value in sums.items() if name != "squared_residual"}
-            entry["squared_residual"] = sums["squared_residual"] / model.unit**2
+            entry |= {
+                name: value / model.unit ** (2 if name.endswith("squared_residual") else 1)
+                for name, value in sums.items()
+            }
         if watch.before(entry):
             return estimate, watch.rule.name
         last = iteration == iterations

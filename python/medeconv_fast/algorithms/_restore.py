@@ -7,11 +7,15 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from .. import _arrays, _validate
+from ..stop import IDivergenceSlope, Thinning
 from . import _options
 from ._fista import fista
 from ._inverse_filter import inverse_filter
 from ._landweber import landweber
+from ._noise import Noise, noise_of
 from ._richardson_lucy import richardson_lucy
 from ._tikhonov import tikhonov
 from ._unsupervised_wiener import unsupervised_wiener
@@ -25,6 +29,14 @@ NAMED: dict[str, Callable[..., Any]] = {
 }
 METHODS = ("auto", "richardson-lucy", "rl", "wiener", *NAMED)
 
+# What "auto" takes; chosen on the cases of docs/make_restoration.py, see docs/restoration.md.
+WEIGHT, MOST_WEIGHT = 0.065, 0.1
+NO_NOISE = 1e-7  # weights below this change nothing
+NO_OFFSET = 0.02  # share of the level below which noise is that of counts alone
+FRACTION = 0.1
+MOST_ITERATIONS = 50
+SPLIT_VOXELS, MOST_SPLITS = 1_000_000, 8  # small images are split several times: their noise misleads
+
 _RL = set(inspect.signature(richardson_lucy).parameters)
 _WIENER = set(inspect.signature(wiener).parameters)
 
@@ -37,27 +49,42 @@ def restore(image: Any, psf: Any, method: str = "auto", **options: Any) -> Any:
     image, psf : array_like
         As in `richardson_lucy`.
     method : str
-        "auto", "richardson-lucy" or "rl", "wiener", or the name of another algorithm: "tikhonov",
-        "inverse_filter", "unsupervised_wiener", "landweber", "fista", "van_cittert".
-        "auto": Richardson-Lucy; the Wiener filter for images on a signed scale, whose negative values reach
-        below -1/4 of the largest one (CT numbers). An option that only one of the two methods has decides for
-        it.
+        "auto": accelerated Richardson-Lucy, regularised as the noise asks, that stops by itself (see Notes);
+        the Wiener filter for images on a signed scale, whose negative values reach below -1/4 of the largest
+        one (CT numbers). An option that only one of the two has decides for it.
+        "richardson-lucy" or "rl", "wiener", "tikhonov", "inverse_filter", "unsupervised_wiener", "landweber",
+        "fista", "van_cittert": that algorithm with its own defaults.
     **options
-        Passed on to `richardson_lucy` or `wiener`. Under Richardson-Lucy ``negative`` is "clip" by default:
-        negative values are set to zero, with a warning and an entry in ``info["warnings"]``.
+        Of the algorithm; what is given is never overridden. Under Richardson-Lucy ``negative`` is "clip" by
+        default: negative values are set to zero, with a warning and an entry in ``info["warnings"]``.
 
     Returns
     -------
-    As `richardson_lucy` and `wiener`.
+    As `richardson_lucy` and the others. Under "auto" ``info["settings"]["noise"]`` is the noise that was
+    found, and ``info["settings"]["chosen"]`` has every option that was chosen.
 
     Raises
     ------
-    As `richardson_lucy` and `wiener`.
+    As `richardson_lucy` and the others.
 
     Warns
     -----
     UserWarning
         Negative values were clipped, or "auto" chose the Wiener filter for a signed image.
+
+    Notes
+    -----
+    "auto" fits a variance ``gain * mean + variance`` to the image's finest details, and then takes
+
+    - ``acceleration="biggs-andrews"``,
+    - ``regularizer=("tv", 0.065 * sigma / level)``, with sigma the noise at the level where most of the light
+      is, ``sum(image**2) / sum(image)`` (0.1 at most),
+    - ``readout_variance`` for noise that does not come from counts (Snyder et al. 1993),
+    - ``stop=mf.stop.Thinning(gain, fraction=0.1)``, several splits of a small image, at most 50 iterations;
+      `IDivergenceSlope` where no noise is found.
+
+    A given `num_iter` replaces the rule for stopping, an unmatched `back_projector` all of them. The factors
+    were chosen on simulated scans (docs/restoration.md has them, and what they cost against the best choice).
     """
     if method == "blind_richardson_lucy":
         raise ValueError(
@@ -68,8 +95,8 @@ def restore(image: Any, psf: Any, method: str = "auto", **options: Any) -> Any:
     if method in NAMED:
         _refuse_unknown(options, set(inspect.signature(NAMED[method]).parameters), method)
         return NAMED[method](image, psf, **options)
-    callback = None
-    if method == "auto":
+    automatic, callback = method == "auto", None
+    if automatic:
         method, why = _choose(image, options)
         if method == "wiener":
             # A closed form has one step to report.
@@ -84,10 +111,14 @@ def restore(image: Any, psf: Any, method: str = "auto", **options: Any) -> Any:
         return result
     _refuse_unknown(options, _RL, "richardson_lucy")
     return_info = _validate.flag(options.pop("return_info", False), "return_info")
-    chosen = "negative" in options
-    options.setdefault("negative", "clip")
-    estimate, info = richardson_lucy(image, psf, return_info=True, **options)
-    if info["settings"]["clipped"] and not chosen:
+    silent = "negative" in options
+    noise, chosen = _defaults(image, options) if automatic else (None, {})
+    chosen.setdefault("negative", "clip")
+    chosen = {name: value for name, value in chosen.items() if name not in options}
+    estimate, info = richardson_lucy(image, psf, return_info=True, **chosen, **options)
+    info["settings"]["noise"] = None if noise is None else noise._asdict()
+    info["settings"]["chosen"] = {name: str(value) for name, value in chosen.items()}
+    if info["settings"]["clipped"] and not silent:
         warnings.warn(
             f"{info['warnings'][0]}; pass negative='shift' for a signed scale, negative='clip' to silence "
             "this",
@@ -95,6 +126,48 @@ def restore(image: Any, psf: Any, method: str = "auto", **options: Any) -> Any:
             stacklevel=2,
         )
     return (estimate, info) if return_info else estimate
+
+
+def _defaults(image: Any, options: dict[str, Any]) -> tuple[Noise, dict[str, Any]]:
+    """The noise of an image, and the options of `richardson_lucy` that go with it."""
+    data, _, (lowest, highest) = _arrays.as_image(image)
+    if options.get("negative") == "shift" and lowest < 0:
+        data, highest = data - data.dtype.type(lowest), highest - lowest
+    noise = noise_of(data)
+    matched = options.get("back_projector", "matched")
+    if not (isinstance(matched, str) and matched == "matched"):
+        return noise, {}
+    chosen: dict[str, Any] = {"acceleration": "biggs-andrews"}
+    level = _level_of_light(data, noise, options.get("background", 0.0))
+    weight = min(WEIGHT * noise.at(level) / level, MOST_WEIGHT) if level > 0 else 0.0
+    gain, offset = noise.as_counts(highest)
+    stops = "num_iter" not in options and "stop" not in options
+    if weight < NO_NOISE:
+        return noise, chosen | ({"stop": IDivergenceSlope(), "num_iter": MOST_ITERATIONS} if stops else {})
+    chosen["regularizer"] = ("tv", float(f"{weight:.4g}"))
+    negative = options.get("negative", "clip")
+    if offset > NO_OFFSET * level and negative == "clip":
+        chosen["readout_variance"] = offset
+    if stops and negative != "shift":
+        splits = int(min(max(SPLIT_VOXELS // data.size, 1), MOST_SPLITS))
+        chosen["stop"] = Thinning(gain=gain, fraction=FRACTION, splits=splits)
+        chosen["num_iter"] = MOST_ITERATIONS
+    elif stops:
+        chosen |= {"stop": IDivergenceSlope(), "num_iter": MOST_ITERATIONS}
+    return noise, chosen
+
+
+def _level_of_light(data: np.ndarray, noise: Noise, background: Any) -> float:
+    """The mean intensity that a count, not a voxel, sees; that of the voxels where noise hides it."""
+    if not isinstance(background, int | float):
+        return 0.0  # refused later
+    total = float(data.sum(dtype=np.float64))
+    squares = float(np.einsum("i,i->", data.ravel(), data.ravel(), dtype=np.float64))
+    mean = total / data.size - background
+    if total <= 0 or mean <= 0:
+        return 0.0
+    seen = (squares - noise.gain * total - noise.variance * data.size) / total - background
+    return max(seen, mean)
 
 
 def _refuse_unknown(options: dict[str, Any], known: set[str], method: str) -> None:

@@ -355,21 +355,25 @@ def _thin(
     acceleration: str | None,
 ) -> dict[str, Any]:
     """The number of iterations after which a part of the counts predicts the others best."""
-    kept, held = rule.split(model.image)
     share = 1 - rule.fraction
-    part = dataclasses.replace(
-        model,
-        image=kept,
-        background=model.background * share,
-        partial=None if model.partial is None else model.partial * model.partial.dtype.type(share),
-        held_out=held,
-        held_out_scale=rule.fraction / share,
-    )
-    watch = rule.watch(run)
-    trace: list[dict[str, Any]] = []
-    scheme = acceleration_of(acceleration)
-    loop(part, estimate * estimate.dtype.type(share), iterations, trace, scheme=scheme, watch=watch)
-    return {"num_iter": max(watch.num_iter, 1), "trace": trace}
+    fewer = functools.partial(np.multiply, estimate.dtype.type(share))
+    traces: list[list[dict[str, Any]]] = []
+    for number in range(rule.splits):
+        kept, held = rule.split(model.image, number)
+        part = dataclasses.replace(
+            model,
+            image=kept,
+            background=model.background * share,
+            partial=None if model.partial is None else fewer(model.partial),
+            held_out=held,
+            held_out_scale=rule.fraction / share,
+        )
+        traces.append([])
+        scheme = acceleration_of(acceleration)
+        loop(part, fewer(estimate), iterations, traces[-1], scheme=scheme, watch=rule.watch(run))
+    # An iteration begins with how well the updates before it predict; the first, with how well none does.
+    residuals = np.sum([[e["held_out_squared_residual"] for e in t] for t in traces], axis=0)
+    return {"num_iter": max(int(np.argmin(residuals)), 1), "residuals": residuals.tolist()}
 
 
 def _operand(value: Any, name: str, data: np.ndarray) -> float | np.ndarray | None:

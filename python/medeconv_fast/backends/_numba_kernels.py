@@ -288,11 +288,9 @@ def _divergences(image, model, out, quotient, bits, exponent):
 
 @_kernel
 def ratio_with_sums(c, image, weights, damping, held_out, background, eps, held_out_scale, unit, sums):
-    """`ratio` with damping, and the sums: I-divergence, squared residual, I-divergence of the held-out
-    image.
-    """
+    """`ratio` with damping, and the sums: I-divergence, squared residual, and that of the held-out image."""
     one = c.dtype.type(1)
-    model, expected = np.empty(BLOCK, c.dtype), np.empty(BLOCK, c.dtype)
+    model = np.empty(BLOCK, c.dtype)
     misfit, quotient, exponent = np.empty(BLOCK), np.empty(BLOCK), np.empty(BLOCK)
     bits = quotient.view(np.int64)
     totals = np.zeros((3, BLOCK))
@@ -324,17 +322,17 @@ def ratio_with_sums(c, image, weights, damping, held_out, background, eps, held_
             totals[0, i] += misfit[i]
             totals[1, i] += quotient[i]
         if held_out.size:
-            for i in range(n):
-                expected[i] = model[i] * held_out_scale
             kept = held_out[start : start + BLOCK]
-            _divergences(kept, expected[:n], misfit[:n], quotient[:n], bits[:n], exponent[:n])
+            for i in range(n):
+                difference = np.float64(kept[i] - model[i] * held_out_scale) * unit
+                quotient[i] = difference * difference
             if weights.size:
                 weight = weights[start : start + BLOCK]
                 for i in range(n):
-                    misfit[i] *= weight[i]
+                    quotient[i] *= weight[i]
             for i in range(n):
-                totals[2, i] += misfit[i]
-    sums[0], sums[1], sums[2] = totals[0].sum() * unit, totals[1].sum(), totals[2].sum() * unit
+                totals[2, i] += quotient[i]
+    sums[0], sums[1], sums[2] = totals[0].sum() * unit, totals[1].sum(), totals[2].sum()
 
 
 @_kernel

@@ -419,7 +419,6 @@ class Terms(NamedTuple):
 
     linear: Any = 0.0
     squares: tuple[Any, Any] = (0.0, 0.0)
-    held_out: Any = 0.0
     product: tuple[Any, Any] = (0.0, 0.0)
     weights: Any = 1.0
 
@@ -429,7 +428,7 @@ class Terms(NamedTuple):
 
         squares = [total(np.square(np.multiply(x, unit, dtype=np.float64))) for x in self.squares]
         if np.ndim(self.linear):
-            return total(self.linear) * unit, squares[1], total(self.held_out) * unit
+            return total(self.linear) * unit, squares[1], squares[0]
         a, b = self.product
         product = np.multiply(a, unit, dtype=np.float64) * np.multiply(b, unit, dtype=np.float64)
         return squares[0], squares[1], float(np.sum(product))
@@ -472,8 +471,7 @@ def _ratio(
     out[...] = ratio if weights is None else weights * ratio
     return lambda: Terms(
         linear=_divergence(image, model),
-        squares=(0.0, image - model),
-        held_out=0.0 if held_out is None else _divergence(held_out, model * kind(held_out_scale)),
+        squares=(0.0 if held_out is None else held_out - model * kind(held_out_scale), image - model),
         weights=1.0 if weights is None else weights,
     )
 

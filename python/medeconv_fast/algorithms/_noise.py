@@ -1,0 +1,103 @@
+"""The noise of an image, from the image alone: what `restore` goes by."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+
+# Of large images a part will do: slabs of this many slices, evenly spaced, up to so many voxels.
+SLAB, SAMPLE = 8, 1 << 21
+BINS, GROUP = 16, 16
+# The median of the mean square of a group of normal values, over their variance.
+MEDIAN = 0.95
+# How far Poisson noise on an offset may be from the noise that it stands for: the offset is at most so many
+# times the largest value.
+OFFSET = 4.0
+# Integers whose gain is within this factor of 1 and whose other noise is below this share are counts.
+COUNTS, SHARE = 1.4, 0.3
+
+
+class Noise(NamedTuple):
+    """Noise whose variance at a mean m is ``gain * m + variance``: counts and a camera's or a scanner's."""
+
+    gain: float  # image units per count
+    variance: float  # image units squared
+
+    def at(self, mean: float) -> float:
+        """Standard deviation at that mean."""
+        return math.sqrt(self.gain * mean + self.variance)
+
+    def as_counts(self, largest: float) -> tuple[float, float]:
+        """Gain and offset of Poisson noise that stands for it: its variance is gain * (m + offset).
+
+        Exact where the gain is not zero (Snyder et al. 1993); where it is, or next to it, the offset is a few
+        times the largest value, and the variance nearly the same everywhere.
+        """
+        gain = max(self.gain, self.variance / (OFFSET * largest)) if largest > 0 else self.gain
+        return gain, (self.variance / gain if gain > 0 else 0.0)
+
+
+def noise_of(image: np.ndarray) -> Noise:
+    """Gain and variance fitted to the finest details (second differences along every axis).
+
+    A blurred image has little else in them. They are sorted by their surroundings' mean into bins; the
+    variance of each is a median over groups of neighbours, so that edges do not count.
+    """
+    values = _sample(image).astype(np.float64)
+    details, means = values, values
+    for axis, n in enumerate(values.shape):
+        if n < 3:
+            continue
+        a = np.moveaxis(details, axis, 0)
+        details = np.moveaxis((a[:-2] - 2 * a[1:-1] + a[2:]) / math.sqrt(6), 0, axis)
+        a = np.moveaxis(means, axis, 0)
+        means = np.moveaxis((a[:-2] + 2 * a[1:-1] + a[2:]) / 4, 0, axis)
+    if details is values or details.size < 2 * GROUP:
+        return Noise(0.0, 0.0)
+    squares, means = details.ravel() ** 2, means.ravel()
+    bins = max(1, min(BINS, means.size // (8 * GROUP)))
+    found = []
+    for part in np.array_split(np.argsort(means, kind="stable"), bins):
+        part = np.sort(part)  # neighbours in the image are neighbours in a group
+        groups = squares[part[: len(part) // GROUP * GROUP]].reshape(-1, GROUP).mean(axis=1)
+        found.append((float(means[part].mean()), float(np.median(groups)) / MEDIAN))
+    noise = _line(np.array(found))
+    if _are_counts(values, noise):
+        return Noise(1.0, 0.0)
+    return noise
+
+
+def _line(found: np.ndarray) -> Noise:
+    """Gain and variance, neither negative, of (mean, variance) pairs, all with the same relative error."""
+    means, variances = np.maximum(found[:, 0], 0), found[:, 1]
+    if variances.max() == 0:
+        return Noise(0.0, 0.0)
+    trust = 1 / np.maximum(variances, 1e-3 * variances.max())
+    columns, wanted = np.stack([means, np.ones_like(means)], axis=1) * trust[:, None], variances * trust
+    best, least = Noise(0.0, float(np.median(variances))), math.inf
+    for used in ([0, 1], [0], [1]):
+        fitted = np.zeros(2)
+        fitted[used] = np.linalg.lstsq(columns[:, used], wanted, rcond=None)[0]
+        misfit = float(np.abs(columns @ fitted - wanted).sum())
+        if (fitted >= 0).all() and misfit < least * (1 - 1e-9):
+            best, least = Noise(*map(float, fitted)), misfit
+    return best
+
+
+def _are_counts(values: np.ndarray, noise: Noise) -> bool:
+    mean = float(values.mean())
+    return (
+        1 / COUNTS < noise.gain < COUNTS
+        and noise.variance < SHARE * noise.gain * mean
+        and bool(np.array_equal(values, np.rint(values)))
+    )
+
+
+def _sample(image: np.ndarray) -> Any:
+    if image.size <= SAMPLE or len(image) <= 2 * SLAB:
+        return image
+    slabs = max(1, SAMPLE // (image.size // len(image) * SLAB))
+    starts = np.linspace(0, len(image) - SLAB, slabs).astype(int)
+    return image[np.unique(starts[:, None] + np.arange(SLAB))]
