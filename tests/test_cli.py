@@ -96,7 +96,7 @@ def test_numbers_may_stand_anywhere(scan, run, width, order):
     assert run("restore", "-o", "out.nii", "--iterations", 3, *words)[0] == 0
     psf = mf.psf.gaussian((3, 2, 2), scan.voxel_size)
     np.testing.assert_allclose(
-        mf.io.read("out.nii").array, mf.restore(scan.array, psf, num_iter=3), rtol=1e-5
+        mf.io.read("out.nii").array, mf.restore(scan.array, psf, num_iter=3, voxel_size=SIZE), rtol=1e-5
     )
 
 
@@ -126,12 +126,19 @@ def test_numbers_may_stand_anywhere(scan, run, width, order):
             {"num_iter": 4, "backend": "reference"},
         ),
         (["--iterations", "4", "--device", "cpu"], "auto", {"num_iter": 4}),
+        (["--method", "tikhonov", "--weight", "0.1"], "tikhonov", {"weight": 0.1}),
+        (["--method", "inverse_filter"], "inverse_filter", {}),
+        (["--method", "fista", "--weight", "2", "--iterations", "3"], "fista", {"weight": 2, "num_iter": 3}),
+        (["--method", "landweber", "--iterations", "3"], "landweber", {"num_iter": 3}),
+        (["--method", "van_cittert", "--iterations", "3"], "van_cittert", {"num_iter": 3}),
+        (["--method", "unsupervised_wiener", "--iterations", "40"], "unsupervised_wiener", {"num_iter": 40}),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_options_reach_the_method(scan, run, words, method, options):
     assert run("restore", "scan.nii", "-o", "out.nii", "--fwhm-mm", 3, 2, 2, *words)[0] == 0
-    expected = mf.restore(scan.array, mf.psf.gaussian((3, 2, 2), scan.voxel_size), method, **options)
+    psf = mf.psf.gaussian((3, 2, 2), scan.voxel_size)
+    expected = mf.restore(scan.array, psf, method, voxel_size=scan.voxel_size, **options)
     np.testing.assert_array_equal(mf.io.read("out.nii").array, expected)
 
 
@@ -147,7 +154,8 @@ def test_restore_every_time_point_by_itself(here, run, rng):
     result = mf.io.read("out.nii.gz")
     psf = mf.psf.gaussian(3, mf.io.read("four.nii.gz").voxel_size)
     for got, source in zip(result.array, array, strict=True):
-        np.testing.assert_array_equal(got, mf.richardson_lucy(source, psf, 3))
+        expected = mf.restore(source, psf, num_iter=3, voxel_size=mf.io.read("four.nii.gz").voxel_size)
+        np.testing.assert_array_equal(got, expected)
     assert result.axes == "tzyx" and result.metadata["time_step"] == 2.5
     assert [part["part"] for part in json.loads((here / "r.json").read_text())["runs"]] == ["t=0", "t=1"]
 
@@ -156,9 +164,20 @@ def test_restore_an_ome_tiff_with_channels_in_um(here, run, rng):
     array = rng.poisson(100, (2, 8, 16, 18)).astype(np.uint16)
     mf.io.write("cells.ome.tif", mf.io.Volume(array, (0.3, 0.1, 0.1), None, "um", "czyx"))
     assert (
-        run("restore", "cells.ome.tif", "-o", "out.ome.tif", "--fwhm-um", 0.9, 0.25, 0.25, "--iterations", 3)[
-            0
-        ]
+        run(
+            "restore",
+            "cells.ome.tif",
+            "-o",
+            "out.ome.tif",
+            "--fwhm-um",
+            0.9,
+            0.25,
+            0.25,
+            "--method",
+            "rl",
+            "--iterations",
+            3,
+        )[0]
         == 0
     )
     result = mf.io.read("out.ome.tif")
@@ -184,7 +203,7 @@ def test_the_images_dtype_decides_that_of_the_result(scan, run, dtype):
         "restore": mf.richardson_lucy(array, psf, 2),
         "simulate": mf.simulate(array, psf, noise=None),
     }
-    for command, more in (("restore", ["--iterations", 2]), ("simulate", [])):
+    for command, more in (("restore", ["--method", "rl", "--iterations", 2]), ("simulate", [])):
         status, out, err = run(command, "wide.nii", "-o", f"{command}.nii", *words, *more)
         assert status == 0 and f"wrote {'    ' if command == 'restore' else ''}{command}.nii (float" in err
         result = mf.io.read(f"{command}.nii")
@@ -211,7 +230,19 @@ def test_restore_colour(here, run, rng):
     tifffile = pytest.importorskip("tifffile")
     array = rng.integers(1, 255, (16, 17, 3), dtype=np.uint8)
     tifffile.imwrite("rgb.ome.tif", array, photometric="rgb", metadata={"axes": "YXS"})
-    words = ["restore", "rgb.ome.tif", "--fwhm-um", 3, "--voxel-size-um", 1, "--iterations", 2, "-o"]
+    words = [
+        "restore",
+        "rgb.ome.tif",
+        "--fwhm-um",
+        3,
+        "--voxel-size-um",
+        1,
+        "--method",
+        "rl",
+        "--iterations",
+        2,
+        "-o",
+    ]
     refused(run(*words, "o.tif"), "o.tif: colour samples", ".ome.tif")
     assert run(*words, "o.ome.tif")[0] == 0
     result = mf.io.read("o.ome.tif")
@@ -223,7 +254,7 @@ def test_restore_colour(here, run, rng):
 def test_a_psf_of_one_slice(scan, run):
     psf = mf.psf.gaussian((2, 2), SIZE[1:])[np.newaxis].astype(np.float32)
     mf.io.write("psf.tif", mf.io.Volume(psf, SIZE, None, "mm"))
-    words = ["restore", "scan.nii", "-o", "out.nii", "--psf", "psf.tif", "--iterations", 2]
+    words = ["restore", "scan.nii", "-o", "out.nii", "--psf", "psf.tif", "--method", "rl", "--iterations", 2]
     assert run(*words)[0] == 0
     np.testing.assert_array_equal(mf.io.read("out.nii").array, mf.richardson_lucy(scan.array, psf, 2))
 
@@ -371,7 +402,7 @@ def test_a_unit_needs_one_in_the_image(here, run, rng):
 
 def test_image_without_voxel_size_needs_it_for_a_psf_in_mm(here, run, rng):
     np.save("plain.npy", rng.poisson(100, SHAPE).astype(np.float32))
-    words = ["restore", "plain.npy", "-o", "out.npy", "--fwhm-mm", 3, "--iterations", 2]
+    words = ["restore", "plain.npy", "-o", "out.npy", "--fwhm-mm", 3, "--method", "rl", "--iterations", 2]
     refused(run(*words), "--fwhm-mm", "plain.npy has no voxel size", "--voxel-size-mm")
     assert run(*words, "--voxel-size-mm", *SIZE)[0] == 0
     result = mf.io.read("out.npy")
@@ -391,7 +422,7 @@ def test_lengths_without_a_unit_are_asked_about(here, run, rng):
 
 
 def test_contradicting_voxel_size_is_refused_unless_forced(scan, run):
-    words = ["restore", "scan.nii", "-o", "out.nii", "--fwhm-mm", 3, "--iterations", 2]
+    words = ["restore", "scan.nii", "-o", "out.nii", "--fwhm-mm", 3, "--method", "rl", "--iterations", 2]
     refused(
         run(*words, "--voxel-size-mm", 2, 1, 1.5),
         "--voxel-size-mm: got 2 x 1 x 1.5 mm, but scan.nii says 2.5 x 1 x 1.5 mm",
@@ -417,7 +448,9 @@ def test_contradicting_voxel_size_is_refused_unless_forced(scan, run):
 def test_psf_file_on_the_images_grid_is_used_as_it_is(scan, run):
     psf = mf.psf.gaussian((3, 2, 2), SIZE).astype(np.float32)
     mf.io.write("psf.nii", mf.io.Volume(psf, SIZE, None, "mm"))
-    status, _, err = run("restore", "scan.nii", "-o", "out.nii", "--psf", "psf.nii", "--iterations", 3)
+    status, _, err = run(
+        "restore", "scan.nii", "-o", "out.nii", "--psf", "psf.nii", "--method", "rl", "--iterations", 3
+    )
     assert (status, err) == (0, "")
     np.testing.assert_array_equal(mf.io.read("out.nii").array, mf.richardson_lucy(scan.array, psf, 3))
 
@@ -426,7 +459,18 @@ def test_psf_file_on_another_grid_is_resampled_and_said_so(scan, run, here):
     fine = mf.psf.gaussian((3000, 2000, 2000), (500, 500, 500))
     mf.io.write("psf.ome.tif", mf.io.Volume(fine.astype(np.float32), (500, 500, 500), None, "um"))
     status, _, err = run(
-        "restore", "scan.nii", "-o", "out.nii", "--psf", "psf.ome.tif", "--iterations", 3, "--json", "r.json"
+        "restore",
+        "scan.nii",
+        "-o",
+        "out.nii",
+        "--psf",
+        "psf.ome.tif",
+        "--method",
+        "rl",
+        "--iterations",
+        3,
+        "--json",
+        "r.json",
     )
     assert status == 0 and "resampled to the image's 2.5 x 1 x 1.5 mm, its sum kept" in err
     psf = mf.psf.resample(mf.io.read("psf.ome.tif").array, (0.5, 0.5, 0.5), mf.io.read("scan.nii").voxel_size)

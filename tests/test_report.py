@@ -339,7 +339,7 @@ def test_restore_writes_a_report(scan, capsys):
     trace = json.loads((scan / "r.json").read_text())["runs"][0]["trace"]
     # The relative change of the estimate, for the curve; the result is the same as without a report.
     psf = mf.psf.gaussian((4, 3, 3), mf.io.read("a&b.nii").voxel_size)
-    steps = [mf.restore(mf.io.read("a&b.nii").array, psf, num_iter=n) for n in range(1, 7)]
+    steps = [mf.restore(mf.io.read("a&b.nii").array, psf, num_iter=n, voxel_size=SIZE) for n in range(1, 7)]
     expected = [np.linalg.norm(b - a) / np.linalg.norm(b) for a, b in itertools.pairwise(steps)]
     assert [entry.get("relative_change") for entry in trace] == [
         None,

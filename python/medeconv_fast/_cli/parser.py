@@ -11,6 +11,17 @@ from . import preparing
 from .session import UserError
 
 DISCLAIMER = "For research, not a medical device."
+METHODS = (
+    "auto",
+    "rl",
+    "wiener",
+    "tikhonov",
+    "inverse_filter",
+    "unsupervised_wiener",
+    "landweber",
+    "fista",
+    "van_cittert",
+)
 BOUNDARIES = ("extended", "zero", "reflect", "nearest", "mirror", "wrap")
 
 # Options that take one number per axis, as separate words: "--fwhm-mm 6 4 4".
@@ -247,9 +258,24 @@ def _restore(parser: argparse.ArgumentParser) -> None:
     )
     _output(parser)
     group = parser.add_argument_group("method")
-    group.add_argument("--method", choices=("auto", "rl", "wiener"), default="auto", help="default: auto")
     group.add_argument(
-        "--iterations", type=count, metavar="N", help="iterations of Richardson-Lucy (default: 30)"
+        "--method",
+        choices=METHODS,
+        default="auto",
+        help="auto (the default): Richardson-Lucy, accelerated, regularised as the noise asks, that stops by "
+        "itself; Wiener for signed images. rl: plain Richardson-Lucy. The others: docs/methods",
+    )
+    group.add_argument(
+        "--iterations",
+        type=count,
+        metavar="N",
+        help="iterations (default: the method's; rl: 30, auto: as many as the noise allows)",
+    )
+    group.add_argument(
+        "--weight",
+        type=non_negative,
+        metavar="W",
+        help="weight of the regularizer: tikhonov (default: by cross-validation), fista",
     )
     group.add_argument(
         "--balance",

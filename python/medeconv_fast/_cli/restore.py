@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ import medeconv_fast as mf
 
 from .._arrays import result_dtype
 from .images import check_format, parts, psf_for, read_image, shown_size, with_geometry
+from .parser import METHODS
 from .preparing import prepare
 from .session import Progress, Session, UserError, peak_memory_bytes
 
@@ -34,20 +36,34 @@ def options_of(arguments: argparse.Namespace) -> dict[str, Any]:
     """Keyword arguments of the algorithm; an option that it has no use for is refused, not dropped."""
     method = arguments.method
     options: dict[str, Any] = {"backend": arguments.backend, "num_threads": arguments.threads}
-    for name, flag, methods in (
-        ("num_iter", "iterations", ("auto", "rl")),
-        ("background", "background", ("auto", "rl")),
-        ("negative", "negative", ("auto", "rl")),
-        ("balance", "balance", ("wiener",)),
-        ("boundary", "boundary", ("auto", "rl", "wiener")),
+    for name, flag in (
+        ("num_iter", "iterations"),
+        ("background", "background"),
+        ("negative", "negative"),
+        ("balance", "balance"),
+        ("weight", "weight"),
+        ("boundary", "boundary"),
     ):
         value = getattr(arguments, flag)
         if value is None:
             continue
-        if method not in methods:
-            raise UserError(f"--{flag}: --method {method} has no use for it (only {', '.join(methods)})")
+        users = [m for m in METHODS if name in _parameters(m)]
+        if method not in users:
+            raise UserError(f"--{flag}: --method {method} has no use for it (only {', '.join(users)})")
         options[name] = value
+    if method == "fista" and arguments.weight is None:
+        raise UserError("--weight: --method fista needs the weight of total variation")
     return options
+
+
+def _algorithm(method: str) -> Callable[..., Any]:
+    """What does the work; "auto" takes what Richardson-Lucy takes."""
+    function: Callable[..., Any] = mf.richardson_lucy if method in ("auto", "rl") else getattr(mf, method)
+    return function
+
+
+def _parameters(method: str) -> Collection[str]:
+    return inspect.signature(_algorithm(method)).parameters
 
 
 class Changes:
@@ -79,6 +95,21 @@ def _all_of(callbacks: Sequence[Callable[..., Any]]) -> Callable[..., None]:
     return call
 
 
+def _described(info: dict[str, Any]) -> str:
+    """The method and what was chosen for it, in a few words."""
+    settings = info["settings"]
+    words = [settings["method"].replace("_", "-")]
+    if settings.get("acceleration") is not None:
+        words.append(settings["acceleration"])
+    if isinstance(settings.get("regularizer"), tuple):
+        words.append("{} {:.4g}".format(*settings["regularizer"]))
+    if info["stopped_by"] != "closed form":
+        words.append(f"{info['num_iter']} iterations")
+        if info["stopped_by"] not in ("num_iter", "callback"):
+            words[-1] += f" (by {info['stopped_by']})"
+    return ", ".join([*words, f"boundary {settings['boundary']}"])
+
+
 def restore(arguments: argparse.Namespace, session: Session) -> None:
     refuse_unbuilt(arguments)
     check_device(arguments.device)
@@ -94,9 +125,10 @@ def restore(arguments: argparse.Namespace, session: Session) -> None:
     dtype = result_dtype(volume.dtype)
     keep = chain is None or arguments.keep_preprocessed
     check_format(arguments.output, volume if keep else source, dtype)
-    methods: dict[str, Any] = {"auto": mf.restore, "rl": mf.richardson_lucy, "wiener": mf.wiener}
-    run = methods[arguments.method]
-    iterative = arguments.method != "wiener"
+    run: Callable[..., Any] = mf.restore if arguments.method == "auto" else _algorithm(arguments.method)
+    iterative = "callback" in _parameters(arguments.method)
+    if "voxel_size" in _parameters(arguments.method):  # gradients are per unit of length
+        options["voxel_size"] = volume.voxel_size
 
     image = volume.array
     estimate = np.empty(image.shape, dtype=dtype)
@@ -105,7 +137,7 @@ def restore(arguments: argparse.Namespace, session: Session) -> None:
     every = parts(volume)
     for number, (label, index) in enumerate(every, 1):
         title = "restoring" if len(every) == 1 else f"restoring {number} of {len(every)} ({label})"
-        steps = options.get("num_iter", 30) if iterative else 1
+        steps = options.get("num_iter", 50 if arguments.method == "auto" else 30) if iterative else 1
         changes = Changes() if arguments.report is not None and number == 1 and iterative else None
         with Progress(title, steps, enabled=not session.quiet) as progress:
             # A callback is given a copy of the estimate each time: only where somebody watches.
@@ -137,7 +169,7 @@ def restore(arguments: argparse.Namespace, session: Session) -> None:
         how = "by cross-validation" if settings["balance_searched"] else "given"
         method = f"wiener, balance {settings['balance']:.4g} ({how}), boundary {settings['boundary']}"
     else:
-        method = f"richardson-lucy, {first['num_iter']} iterations, boundary {settings['boundary']}"
+        method = _described(first)
     restored = volume.with_array(estimate)
     derivation = f"version {mf.__version__}, restored by {method}; PSF {psf.text}"
     if chain is not None:
