@@ -143,6 +143,8 @@ def measure(layer: Layer, mode: str, threads: int) -> dict[str, Any]:
             steps[contender] = problem.ours(gradients=gradients, threads=threads, **choice)
         once = {}
         for contender, step in list(steps.items()):
+            if contender == "numba":
+                step()  # compiles
             begun = time.perf_counter()
             found = step()
             once[contender] = time.perf_counter() - begun
@@ -242,6 +244,11 @@ def main() -> None:
     if arguments.quick:
         least = {t: min((x for x in chosen if x.table == t), key=lambda x: x.bytes) for t in _tables(chosen)}
         chosen = [*least.values()]
+    # Before the layers: a machine that has just worked for minutes may be slower.
+    rates_of = {
+        "copy_bytes_per_s": rates.bandwidth(rates.Copy(1 << 25, arguments.threads)),
+        "arithmetic_per_s": rates.arithmetic(rates.Product()),
+    }
     rows, peaks, failed = [], [], 0
     for layer in chosen:
         for mode in modes:
@@ -256,8 +263,7 @@ def main() -> None:
     record = {
         "datetime": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "machine_info": describe(arguments.threads),
-        "copy_bytes_per_s": rates.bandwidth(rates.Copy(1 << 25, arguments.threads)),
-        "arithmetic_per_s": rates.arithmetic(rates.Product()),
+        **rates_of,
         "networks": rows,
         "network_memory": peaks,
     }
