@@ -243,7 +243,7 @@ def test_nothing_explodes(options, data, rng):
     assert estimate.max() <= image.sum()
 
 
-@pytest.mark.parametrize("scale", [1e-9, 1.0, 1e9])
+@pytest.mark.parametrize("scale", [1e-24, 1e-9, 1.0, 1e9, 1e24])
 @pytest.mark.parametrize("acceleration", ["biggs-andrews", "heavy-ball"])
 def test_options_do_not_depend_on_the_scale(acceleration, scale, backend, rng, tol, relative_error):
     image = rng.poisson(20, (24, 30)).astype(np.float32)
