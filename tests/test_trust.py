@@ -51,8 +51,8 @@ runs = pytest.mark.parametrize(("name", "engine"), RUNS)
 
 
 def too_slow(backend, name, engine):
-    """The reference's direct engine takes minutes in volumes."""
-    return backend == "reference" and engine == "direct" and name.startswith("3-D")
+    """The reference's direct engine loops over the taps; on a line it does the same as on a plane."""
+    return backend == "reference" and engine == "direct" and not name.startswith("1-D")
 
 
 # ---------------------------------------------------------------- a flat image stays flat
@@ -212,7 +212,7 @@ def centroid(estimate):
 
 
 def point_case(psf, between):
-    shape = (26, 28)[: psf.ndim] if psf.ndim < 3 else (16, 18, 17)
+    shape = (20, 22)[: psf.ndim] if psf.ndim < 3 else (14, 15, 13)
     position = np.array([n // 2 - 1.0 for n in shape]) + between * np.array([0.3, 0.6, 0.45])[: psf.ndim]
     return seen_points(psf, shape, position), position
 
@@ -223,7 +223,7 @@ def test_point_does_not_move(name, engine, acceleration, backend):
     """Within 0.02 voxel after 200 iterations, on a voxel and between voxels."""
     if too_slow(backend, name, engine):
         return
-    for between in (0, 1):
+    for between in (0, 1) if acceleration is None else (1,):
         image, position = point_case(PSFS[name], between)
         got = mf.richardson_lucy(
             image, PSFS[name], 200, acceleration=acceleration, engine=engine, backend=backend
@@ -249,9 +249,10 @@ def test_flipped_psf_moves_the_point(name):
 
 def starved(kind, ndim):
     """Few photons, or a bright object on zeros; with a PSF that is wide against it."""
-    shape = {1: (60,), 2: (32, 30), 3: (16, 18, 20)}[ndim]
+    shape = {1: (60,), 2: (26, 24), 3: (11, 12, 14)}[ndim]
     rng = np.random.default_rng(5)
-    psf = mf.psf.gaussian(fwhm=(4.0,) * ndim, voxel_size=(1.0,) * ndim)
+    fwhm = 4.0 if ndim < 3 else 3.0
+    psf = mf.psf.gaussian(fwhm=(fwhm,) * ndim, voxel_size=(1.0,) * ndim, shape=(11,) * ndim)
     image = np.zeros(shape, np.float32)
     if kind == "photons":
         image[...] = rng.integers(1, 9, shape)
@@ -289,7 +290,7 @@ def test_nothing_runs_away(kind, ndim, acceleration):
     """500 iterations (100 in volumes), with and without each regularizer."""
     image, psf = starved(kind, ndim)
     for regularizer in (None, ("tv", 0.01), ("tikhonov", 0.01), ("good-roughness", 0.01), ("entropy", 0.01)):
-        for boundary in ("extended", "wrap"):
+        for boundary in ("extended", "wrap") if regularizer is None else ("extended",):
             estimate = mf.richardson_lucy(
                 image,
                 psf,
@@ -366,7 +367,7 @@ def test_restore_refuses_what_it_cannot_mean(backend):
                 mf.restore(broken, psf, backend=backend)
 
 
-def test_saturated_voxels_without_weight_do_not_matter(backend, rng):
+def test_saturated_voxels_without_weight_do_not_matter(rng):
     """Their light is found from what surrounds them: nearer to the truth than where they count."""
     psf = mf.psf.gaussian(fwhm=(3.0, 3.0), voxel_size=(1.0, 1.0))
     truth = np.zeros((40, 42))
@@ -374,8 +375,7 @@ def test_saturated_voxels_without_weight_do_not_matter(backend, rng):
     full = rng.poisson(np.maximum(ndimage.convolve(truth, psf, mode="constant"), 0))
     image = np.minimum(full, 255).astype(np.uint8)
     errors = [
-        np.linalg.norm(mf.restore(image, psf, weights=weights, backend=backend) - truth)
-        for weights in (None, image < 255)
+        np.linalg.norm(mf.restore(image, psf, weights=weights) - truth) for weights in (None, image < 255)
     ]
     assert (image == 255).sum() > 10
     assert errors[1] < 0.9 * errors[0]
