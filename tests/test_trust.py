@@ -1,5 +1,6 @@
 """What a restoration may not do: bend a flat image, lose light, move a point, run away."""
 
+import functools
 import itertools
 import warnings
 
@@ -8,6 +9,9 @@ import pytest
 from scipy import ndimage
 
 import medeconv_fast as mf
+
+# Of images as small as these, threads cost more than they give; results do not depend on them.
+richardson_lucy = functools.partial(mf.richardson_lucy, num_threads=1)
 
 ENGINES = ["spectral", "separable", "direct"]
 ACCELERATIONS = [None, "biggs-andrews", "heavy-ball"]
@@ -47,30 +51,31 @@ def is_product(name):
 
 
 RUNS = [(name, engine) for name in PSFS for engine in ENGINES if is_product(name) or engine != "separable"]
-runs = pytest.mark.parametrize(("name", "engine"), RUNS)
+POINTS = [(*run, None) for run in RUNS]
+POINTS += [(name, "spectral", a) for name in PSFS for a in ACCELERATIONS[1:]]
+POINTS += [("mixed", engine, a) for engine in ENGINES[1:] for a in ACCELERATIONS[1:]]
 
 
-def too_slow(backend, name, engine):
-    """The reference's direct engine loops over the taps; on a line it does the same as on a plane."""
-    return backend == "reference" and engine == "direct" and not name.startswith("1-D")
+def skip_if_slow(backend, name, engine):
+    if backend == "reference" and engine == "direct" and not name.startswith("1-D"):
+        pytest.skip("the reference's direct engine loops over the taps; it is tested on a line")
 
 
 # ---------------------------------------------------------------- a flat image stays flat
 
 
-@runs
+@pytest.mark.parametrize(("name", "engine"), RUNS)
 def test_flat_image_stays_flat_to_the_edge(name, engine, backend, dtype, tol):
-    if too_slow(backend, name, engine):
-        return
+    skip_if_slow(backend, name, engine)
     psf = PSFS[name]
-    image = np.full((24, 21, 13)[: psf.ndim] if psf.ndim < 3 else (9, 12, 10), 7, dtype)
+    image = np.full((24, 21)[: psf.ndim] if psf.ndim < 3 else (6, 9, 8), 7, dtype)
     for options in (
         *({"acceleration": a} for a in ACCELERATIONS),
         *({"regularizer": (kind, 0.02), "acceleration": "biggs-andrews"} for kind in SMOOTH),
         {"background": 2.0},
         {"readout_variance": 3.0, "damping": 2.0},
     ):
-        got = mf.richardson_lucy(image, psf, 20, engine=engine, backend=backend, **options)
+        got = richardson_lucy(image, psf, 15, engine=engine, backend=backend, **options)
         expected = 7 - options.get("background", 0)
         assert np.abs(got / expected - 1).max() < tol("flat", dtype), options
 
@@ -80,8 +85,8 @@ def test_flat_image_stays_flat_to_the_edge(name, engine, backend, dtype, tol):
 def test_ripple_of_total_variation(name, weight, backend, dtype):
     """The rule of Dey et al. gives rounding a direction: a flat image may ripple, by some weights at most."""
     psf = PSFS[name]
-    image = np.full((24, 21)[: psf.ndim] if psf.ndim < 3 else (9, 12, 10), 7, dtype)
-    got = mf.richardson_lucy(image, psf, 40, regularizer=("tv", weight), backend=backend)
+    image = np.full((24, 21)[: psf.ndim] if psf.ndim < 3 else (6, 9, 8), 7, dtype)
+    got = richardson_lucy(image, psf, 40, regularizer=("tv", weight), backend=backend)
     assert np.abs(got / 7 - 1).max() < 4 * psf.ndim * weight
     assert abs(got.mean(dtype=float) / 7 - 1) < weight
 
@@ -89,7 +94,7 @@ def test_ripple_of_total_variation(name, weight, backend, dtype):
 @pytest.mark.parametrize("name", PSFS)
 def test_restore_leaves_a_flat_image_flat(name, backend, dtype, tol):
     psf = PSFS[name]
-    image = np.full((24, 21)[: psf.ndim] if psf.ndim < 3 else (9, 12, 10), 7, dtype)
+    image = np.full((24, 21)[: psf.ndim] if psf.ndim < 3 else (6, 9, 8), 7, dtype)
     assert np.abs(mf.restore(image, psf, backend=backend) / 7 - 1).max() < tol("flat", dtype)
 
 
@@ -98,7 +103,7 @@ def test_restore_leaves_a_flat_image_flat(name, backend, dtype, tol):
 
 def iterates(image, psf, num_iter, **options):
     found = []
-    mf.richardson_lucy(image, psf, num_iter, callback=lambda _, e: found.append(e.astype(float)), **options)
+    richardson_lucy(image, psf, num_iter, callback=lambda _, e: found.append(e.astype(float)), **options)
     return found
 
 
@@ -217,15 +222,13 @@ def point_case(psf, between):
     return seen_points(psf, shape, position), position
 
 
-@runs
-@pytest.mark.parametrize("acceleration", ACCELERATIONS)
+@pytest.mark.parametrize(("name", "engine", "acceleration"), POINTS)
 def test_point_does_not_move(name, engine, acceleration, backend):
     """Within 0.02 voxel after 200 iterations, on a voxel and between voxels."""
-    if too_slow(backend, name, engine):
-        return
+    skip_if_slow(backend, name, engine)
     for between in (0, 1) if acceleration is None else (1,):
         image, position = point_case(PSFS[name], between)
-        got = mf.richardson_lucy(
+        got = richardson_lucy(
             image, PSFS[name], 200, acceleration=acceleration, engine=engine, backend=backend
         )
         assert np.abs(centroid(got) - position).max() < 0.02
@@ -284,14 +287,14 @@ def sound(estimate, image):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("ndim", [1, 2, 3])
+@pytest.mark.parametrize("ndim", [2, 3])
 @pytest.mark.parametrize("acceleration", ACCELERATIONS)
 def test_nothing_runs_away(kind, ndim, acceleration):
     """500 iterations (100 in volumes), with and without each regularizer."""
     image, psf = starved(kind, ndim)
     for regularizer in (None, ("tv", 0.01), ("tikhonov", 0.01), ("good-roughness", 0.01), ("entropy", 0.01)):
         for boundary in ("extended", "wrap") if regularizer is None else ("extended",):
-            estimate = mf.richardson_lucy(
+            estimate = richardson_lucy(
                 image,
                 psf,
                 500 if ndim < 3 else 100,
@@ -306,7 +309,7 @@ def test_nothing_runs_away(kind, ndim, acceleration):
 def test_no_backend_runs_away(kind, backend):
     image, psf = starved(kind, 2)
     for engine in ENGINES[:2]:
-        estimate = mf.richardson_lucy(
+        estimate = richardson_lucy(
             image, psf, 200, acceleration="biggs-andrews", engine=engine, backend=backend
         )
         assert sound(estimate, image), engine
@@ -322,7 +325,7 @@ def test_unmatched_projectors_hold_for_their_iterations(kind, projector):
     image, psf = starved(kind, 2)
     share = 1 / 3 if kind in ("one voxel", "corner") else 1
     for boundary in ("extended", "wrap"):
-        estimate = mf.richardson_lucy(image, psf, 5, back_projector=projector, boundary=boundary)
+        estimate = richardson_lucy(image, psf, 5, back_projector=projector, boundary=boundary)
         assert sound(share * estimate, image), boundary
 
 
