@@ -116,7 +116,7 @@ def test_what_is_given_is_not_overridden(counts, backend):
 def test_scale_does_not_matter(counts, backend):
     _, psf, image = counts
     estimate, info = mf.restore(image, psf, return_info=True, backend=backend)
-    for factor in (1 / 1024, 4096):
+    for factor in (2.0**-80, 1 / 1024, 4096, 2.0**80):
         scaled, same = mf.restore(image * np.float32(factor), psf, return_info=True, backend=backend)
         assert same.num_iter == info.num_iter
         np.testing.assert_allclose(scaled / factor, estimate, rtol=1e-4)

@@ -220,30 +220,7 @@ def test_back_projector_refusals(rng):
         mf.richardson_lucy(image, psf, 6, back_projector="gaussian")
 
 
-@pytest.mark.parametrize("options", [
-    {},
-    {"acceleration": "biggs-andrews"},
-    {"acceleration": "heavy-ball"},
-    {"acceleration": "biggs-andrews", "regularizer": ("tv", 0.002)},
-    {"regularizer": ("good-roughness", 0.001)},
-])  # fmt: skip
-@pytest.mark.parametrize("data", ["photons", "floats"])
-def test_nothing_explodes(options, data, rng):
-    """500 iterations; no voxel above the image's sum, without any clamp."""
-    psf = mf.psf.gaussian(fwhm=(4.0, 4.0), voxel_size=(1.0, 1.0))
-    if data == "photons":
-        image = rng.integers(0, 9, (32, 32)).astype(np.float32)
-    else:
-        image = np.zeros((32, 32), np.float32)
-        image[10:14, 12:20] = 1e4
-        image = np.maximum(mf.Blur(psf, image.shape, boundary="zero").forward(image), 0)
-    estimate = mf.richardson_lucy(image, psf, 500, **options)
-    assert np.isfinite(estimate).all()
-    assert estimate.min() >= 0
-    assert estimate.max() <= image.sum()
-
-
-@pytest.mark.parametrize("scale", [1e-9, 1.0, 1e9])
+@pytest.mark.parametrize("scale", [1e-24, 1e-9, 1.0, 1e9, 1e24])
 @pytest.mark.parametrize("acceleration", ["biggs-andrews", "heavy-ball"])
 def test_options_do_not_depend_on_the_scale(acceleration, scale, backend, rng, tol, relative_error):
     image = rng.poisson(20, (24, 30)).astype(np.float32)

@@ -49,13 +49,18 @@ def unit_of(highest: float) -> float:
     return math.ldexp(1.0, -math.frexp(highest)[1]) if highest > 0 else 1.0
 
 
+# Levels between which the squares of an estimate's gradients, and of what counts as none, fit any dtype.
+SQUARES_FIT = (1e-10, 1e10)
+
+
 class Penalty:
     """A regularizer: the factor of each correction, from the estimate that is corrected."""
 
     def __init__(
         self, kind: str, weight: float, level: float, spacing: tuple[float, ...] | None, operator: Operator
     ) -> None:
-        self._kind, self._weight, self._level = kind, weight, level
+        self._unit = 1.0 if SQUARES_FIT[0] < level < SQUARES_FIT[1] else unit_of(level)
+        self._kind, self._weight, self._level = kind, weight, level * self._unit
         self._spacing = spacing
         self._operator = operator
         self._out: np.ndarray | None = None
@@ -63,6 +68,8 @@ class Penalty:
     def factor(self, estimate: np.ndarray) -> np.ndarray:
         if self._out is None:
             self._out = np.empty_like(estimate)
+        if self._unit != 1:  # the factor does not depend on the unit
+            estimate = estimate * estimate.dtype.type(self._unit)
         operator = self._operator
         operator.backend.penalty(
             self._kind,

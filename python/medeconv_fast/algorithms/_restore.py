@@ -133,6 +133,7 @@ def _defaults(image: Any, options: dict[str, Any]) -> tuple[Noise, dict[str, Any
     data, _, (lowest, highest) = _arrays.as_image(image)
     if options.get("negative") == "shift" and lowest < 0:
         data, highest = data - data.dtype.type(lowest), highest - lowest
+    _validate.scale(max(highest, 0.0), "image", data.dtype)
     noise = noise_of(data)
     matched = options.get("back_projector", "matched")
     if not (isinstance(matched, str) and matched == "matched"):
