@@ -133,9 +133,18 @@ def test_noise_is_found(gain, variance, rng):
     found = noise_of(image + rng.normal(0, np.sqrt(variance), clean.shape))
     for mean in (100, 400, 900):
         assert found.at(mean) ** 2 == pytest.approx(gain * mean + variance, rel=0.15)
-    spread, offset = found.as_counts(1000.0)
-    for mean in (100, 900):
-        assert spread * (mean + offset) == pytest.approx(gain * mean + variance, rel=0.35)
+    spread, offset = found.as_counts(400.0, 1000.0)
+    assert spread * (400 + offset) == pytest.approx(found.at(400) ** 2)
+    for mean in (50, 1000):
+        assert 0.5 < spread * (mean + offset) / found.at(mean) ** 2 < 2
+    assert offset <= 500
+
+
+def test_few_counts_are_counts(rng):
+    """Among zeros there is no noise to be seen, but that of counts is known."""
+    assert noise_of(rng.poisson(0.05, (40, 50)).astype(float)) == (1, 0)
+    assert noise_of(rng.poisson(0.05, (40, 50)) + 20.0) == (1, 0)
+    assert noise_of(rng.poisson(0.05, (40, 50)) * 0.5).gain != 1
 
 
 @pytest.mark.parametrize("method", ["rl", "richardson-lucy"])
