@@ -47,7 +47,7 @@ def test_rows_are_computed(maker):
             # An iteration more or less where the curve is flat may come from another instruction set.
             assert float(found[4]) == pytest.approx(row.found, abs=0.03)
             assert float(found[6]) == pytest.approx(row.best, abs=0.01)
-            assert row.lost <= maker.WITHIN
+            assert row.lost <= maker.WORST
 
 
 def test_what_the_tables_show(maker):

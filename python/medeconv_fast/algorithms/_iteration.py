@@ -53,6 +53,9 @@ def unit_of(highest: float) -> float:
 SQUARES_FIT = (1e-10, 1e10)
 
 
+SMALLEST_GRADIENT = 1e-5  # of the level, in the kernels' total variation
+
+
 class Penalty:
     """A regularizer: the factor of each correction, from the estimate that is corrected."""
 
@@ -60,6 +63,11 @@ class Penalty:
         self, kind: str, weight: float, level: float, spacing: tuple[float, ...] | None, operator: Operator
     ) -> None:
         self._unit = 1.0 if SQUARES_FIT[0] < level < SQUARES_FIT[1] else unit_of(level)
+        if kind == "tv":
+            # The kernel smooths |grad x| below 1e-5 of its level. The estimate that the factor comes from is
+            # one step late: where the penalty is steeper than this the step overshoots, and rounding grows
+            # into ripples on what is flat.
+            level *= max(1.0, 2 * len(operator.layout.shape) * weight / SMALLEST_GRADIENT)
         self._kind, self._weight, self._level = kind, weight, level * self._unit
         self._spacing = spacing
         self._operator = operator

@@ -90,10 +90,11 @@ def richardson_lucy(
         variation (Dey et al. 2006; weights around 0.002); "tikhonov", squared gradients relative to the mean
         (Dey et al. 2004); "good-roughness" (Verveer and Jovin 1997); "entropy" relative to the mean (Frieden
         1972).
-        Gradients are per `voxel_size`, in units of the smallest; per voxel without it.
+        Gradients are per `voxel_size`, in units of the smallest; per voxel without it. "tv" takes no direction
+        from gradients below ``2 * ndim * weight`` of the mean: a step so steep would overshoot.
     acceleration : {None, "biggs-andrews", "heavy-ball"}
         Start each iteration from a point beyond the estimate (Biggs and Andrews 1997; Wang and Miller 2014):
-        a third to a half of the iterations for about 1.2 times the work of each, and 3 or 2 more arrays.
+        a third to a half of the iterations for 1.2 to 1.5 times the work of each, and 3 or 2 more arrays.
     back_projector : str or array_like
         "matched", "gaussian", "butterworth", "wiener-butterworth", "otf-masked-wiener" or an array: what
         carries the ratio back. Anything but "matched", the transpose, needs very few iterations and does not
