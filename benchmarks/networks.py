@@ -203,6 +203,15 @@ def memory(layer: Layer, kernel: str, exact: bool, threads: int) -> dict[str, An
     }
 
 
+def machine_rates(threads: int) -> dict[str, float]:
+    import rates
+
+    return {
+        "copy_bytes_per_s": rates.bandwidth(rates.Copy(1 << 25, threads)),
+        "arithmetic_per_s": rates.arithmetic(rates.Product()),
+    }
+
+
 def _peak() -> int:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
@@ -231,10 +240,12 @@ def main() -> None:
     layers = {layer.name: layer for layer in LAYERS}
     if arguments.child:
         name, *rest = json.loads(arguments.child)
+        if name == "rates":
+            print(json.dumps(machine_rates(*rest)))
+            return
         work = measure if rest[0] in MODES else memory
         print(json.dumps(work(layers[name], *rest)))
         return
-    import rates
     import report
     from machine import describe  # notes the load before anything is measured
     from medeconv_fast.backends import cpp
@@ -244,11 +255,8 @@ def main() -> None:
     if arguments.quick:
         least = {t: min((x for x in chosen if x.table == t), key=lambda x: x.bytes) for t in _tables(chosen)}
         chosen = [*least.values()]
-    # Before the layers: a machine that has just worked for minutes may be slower.
-    rates_of = {
-        "copy_bytes_per_s": rates.bandwidth(rates.Copy(1 << 25, arguments.threads)),
-        "arithmetic_per_s": rates.arithmetic(rates.Product()),
-    }
+    # In a child: what this process takes would count as its children's peak.
+    rates_of = _child(["rates", arguments.threads], "default")
     rows, peaks, failed = [], [], 0
     for layer in chosen:
         for mode in modes:
