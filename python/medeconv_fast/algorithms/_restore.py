@@ -141,11 +141,11 @@ def _defaults(image: Any, options: dict[str, Any]) -> tuple[Noise, dict[str, Any
     chosen: dict[str, Any] = {"acceleration": "biggs-andrews"}
     level = _level_of_light(data, noise, options.get("background", 0.0))
     weight = min(WEIGHT * noise.at(level) / level, MOST_WEIGHT) if level > 0 else 0.0
-    gain, offset = noise.as_counts(level, highest)
     stops = "num_iter" not in options and "stop" not in options
     if weight < NO_NOISE:
         return noise, chosen | ({"stop": IDivergenceSlope(), "num_iter": MOST_ITERATIONS} if stops else {})
     chosen["regularizer"] = ("tv", float(f"{weight:.4g}"))
+    gain, offset = noise.as_counts(level, highest)
     negative = options.get("negative", "clip")
     if offset > NO_OFFSET * level and negative == "clip":
         chosen["readout_variance"] = offset
