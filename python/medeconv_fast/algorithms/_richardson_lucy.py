@@ -90,8 +90,8 @@ def richardson_lucy(
         variation (Dey et al. 2006; weights around 0.002); "tikhonov", squared gradients relative to the mean
         (Dey et al. 2004); "good-roughness" (Verveer and Jovin 1997); "entropy" relative to the mean (Frieden
         1972).
-        Gradients are per `voxel_size`, in units of the smallest; per voxel without it. "tv" takes no direction
-        from gradients below ``2 * ndim * weight`` of the mean: a step so steep would overshoot.
+        Gradients are per `voxel_size`, in units of the smallest; per voxel without it. "tv" takes no
+        direction from gradients below ``2 * ndim * weight`` of the mean: a step so steep would overshoot.
     acceleration : {None, "biggs-andrews", "heavy-ball"}
         Start each iteration from a point beyond the estimate (Biggs and Andrews 1997; Wang and Miller 2014):
         a third to a half of the iterations for 1.2 to 1.5 times the work of each, and 3 or 2 more arrays.
