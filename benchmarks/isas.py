@@ -8,7 +8,6 @@ Processes take turns, so that a slow minute of the machine falls on all instruct
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import os
 import statistics
@@ -50,7 +49,7 @@ def main() -> None:
         engine, kind, psf = json.loads(arguments.child)
         print(measure(tuple(arguments.shape), engine, kind, psf, arguments.threads))
         return
-    from machine import describe  # notes the load before anything is measured
+    from machine import save  # notes the load before anything is measured
     from medeconv_fast.backends import cpp
 
     shape = [*map(str, arguments.shape)]
@@ -70,16 +69,7 @@ def main() -> None:
                 {"engine": case[0], "isa": isa, "shape": arguments.shape, "psf": case[2]}
                 | {"median_s": statistics.median(times), "turns_s": times}
             )
-    record = {
-        "datetime": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "machine_info": describe(arguments.threads),
-        "isas": rows,
-    }
-    text = json.dumps(record, indent=1) + "\n"
-    if arguments.output:
-        arguments.output.write_text(text)
-    else:
-        print(text)
+    save(arguments.output, arguments.threads, isas=rows)
 
 
 if __name__ == "__main__":

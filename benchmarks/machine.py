@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import datetime
 import importlib.metadata
 import os
 import platform
+import sys
+from pathlib import Path
 from typing import Any
 
 from rates import last_cache_bytes
+from report import compact
 
 PACKAGES = ("medeconv-fast", "numpy", "scipy", "scikit-image", "pyfftw", "torch", "SimpleITK")
 
@@ -44,3 +48,24 @@ def describe(threads: int) -> dict[str, Any]:
         "load_before": round(LOAD_BEFORE, 2),
         "versions": versions,
     }
+
+
+def peak_bytes() -> int:
+    """The largest resident size that this process has had, or one that started it."""
+    import resource  # not on every system
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def save(output: Path | None, threads: int, **results: Any) -> None:
+    """Write (or print) what was measured, with the time and the machine."""
+    record = {
+        "datetime": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "machine_info": describe(threads),
+        **results,
+    }
+    if output is None:
+        print(compact(record))
+    else:
+        output.write_text(compact(record))

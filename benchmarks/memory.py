@@ -10,10 +10,8 @@ which the transforms work. The plan cost is the time for plan and transfer funct
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import math
-import resource
 import statistics
 import subprocess
 import sys
@@ -42,6 +40,7 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
 def measure(shape: tuple[int, ...], options: dict[str, Any], threads: int) -> dict[str, Any]:
     """Run in a fresh process: peak and plan cost of one configuration."""
     import medeconv_fast as mf
+    from machine import peak_bytes
     from medeconv_fast._cli import peers
 
     options = dict(options)
@@ -63,10 +62,10 @@ def measure(shape: tuple[int, ...], options: dict[str, Any], threads: int) -> di
     if options.pop("weights", False):
         options["weights"] = np.full(shape, 0.5, dtype)
     output = np.ones(shape, dtype)
-    baseline = _peak()
+    baseline = peak_bytes()
     del output
     mf.richardson_lucy(image, psf, ITERATIONS, **call, **options)
-    peak = _peak()
+    peak = peak_bytes()
 
     mf.release_memory()  # a first plan finds no buffers that it could reuse
     begun = time.perf_counter()
@@ -86,11 +85,6 @@ def measure(shape: tuple[int, ...], options: dict[str, Any], threads: int) -> di
     }
 
 
-def _peak() -> int:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
-
-
 def in_fresh_process(shape: tuple[int, ...], options: dict[str, Any], threads: int) -> dict[str, Any]:
     command = [sys.executable, __file__, "--child", json.dumps([shape, options, threads])]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
@@ -108,7 +102,7 @@ def main() -> None:
         shape, options, threads = json.loads(arguments.child)
         print(json.dumps(measure(tuple(shape), options, threads)))
         return
-    from machine import describe  # notes the load before anything is measured
+    from machine import save  # notes the load before anything is measured
 
     rows = []
     for shape in arguments.shape or [(256,) * 3, (512,) * 3]:
@@ -122,16 +116,7 @@ def main() -> None:
                 statistics.median(run[key] for run in runs) for key in ("plan_s", "iteration_s")
             )
             rows.append(row)
-    record = {
-        "datetime": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "machine_info": describe(arguments.threads),
-        "memory": rows,
-    }
-    text = json.dumps(record, indent=1) + "\n"
-    if arguments.output:
-        arguments.output.write_text(text)
-    else:
-        print(text)
+    save(arguments.output, arguments.threads, memory=rows)
 
 
 if __name__ == "__main__":

@@ -11,11 +11,9 @@ processes measures the memory of each of our kernels beside its operands.
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import math
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -175,6 +173,7 @@ def measure(layer: Layer, mode: str, threads: int) -> dict[str, Any]:
 
 def memory(layer: Layer, kernel: str, exact: bool, threads: int) -> dict[str, Any]:
     """Run in a fresh process: the peak beside the operands and the result of one kernel."""
+    from machine import peak_bytes
     from medeconv_fast import ops
 
     kind = "conv_transpose" if layer.transposed else "conv"
@@ -190,7 +189,7 @@ def memory(layer: Layer, kernel: str, exact: bool, threads: int) -> dict[str, An
         "weight_grad": (y, x, layer.w),
     }[kernel]
     out = np.ones_like({"forward": y, "input_grad": x, "weight_grad": w}[kernel])
-    baseline = _peak()
+    baseline = peak_bytes()
     getattr(ops, name)(*arguments, **layer.options, **small, out=out, exact=exact)
     read = {"forward": x, "input_grad": y, "weight_grad": x}[kernel]
     other = y if kernel == "weight_grad" else out
@@ -198,7 +197,7 @@ def memory(layer: Layer, kernel: str, exact: bool, threads: int) -> dict[str, An
         "layer": layer.name,
         "kernel": kernel,
         "exact": exact,
-        "extra_bytes": _peak() - baseline,
+        "extra_bytes": peak_bytes() - baseline,
         "allowed_bytes": int(0.1 * (read.nbytes + other.nbytes)) + w.nbytes,
     }
 
@@ -210,11 +209,6 @@ def machine_rates(threads: int) -> dict[str, float]:
         "copy_bytes_per_s": rates.bandwidth(rates.Copy(1 << 25, threads)),
         "arithmetic_per_s": rates.arithmetic(rates.Product()),
     }
-
-
-def _peak() -> int:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def _child(arguments: list[Any], mode: str) -> dict[str, Any]:
@@ -246,8 +240,7 @@ def main() -> None:
         work = measure if rest[0] in MODES else memory
         print(json.dumps(work(layers[name], *rest)))
         return
-    import report
-    from machine import describe  # notes the load before anything is measured
+    from machine import save  # notes the load before anything is measured
     from medeconv_fast.backends import cpp
 
     modes = [mode for mode in MODES if mode != "avx2" or "avx2" in cpp.describe()["supported_isas"]]
@@ -268,18 +261,7 @@ def main() -> None:
         for kernel in KERNELS:
             for exact in (True, False):
                 peaks.append(_child([layer.name, kernel, exact, arguments.threads], "default"))
-    record = {
-        "datetime": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "machine_info": describe(arguments.threads),
-        **rates_of,
-        "networks": rows,
-        "network_memory": peaks,
-    }
-    text = report.compact(record)
-    if arguments.output:
-        arguments.output.write_text(text)
-    else:
-        print(text)
+    save(arguments.output, arguments.threads, **rates_of, networks=rows, network_memory=peaks)
     if failed:
         sys.exit(f"{failed} layers were not measured")
 

@@ -9,7 +9,6 @@ NOTES.md, would take twice the time measured for another one.
 from __future__ import annotations
 
 import argparse
-import datetime
 import itertools
 import math
 import statistics
@@ -20,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from report import MARGIN, compact
+from report import MARGIN
 
 PEAK = 118e9  # multiply-adds per second in float32 of two cores
 SHAPES: dict[tuple[int, ...], tuple[int, ...]] = {
@@ -137,9 +136,8 @@ def main() -> None:
     parser.add_argument("--dtype", choices=("float32", "float64"), default="float32")
     parser.add_argument("--shape", type=int, nargs="+", help="only the cases of this shape")
     arguments = parser.parse_args()
-    from machine import describe  # notes the load before anything is measured
+    from machine import save  # notes the load before anything is measured
 
-    machine = describe(arguments.threads)
     only = tuple(arguments.shape or ())
     chosen = list(cases({only: SHAPES.get(only, (3, 9))} if only else SHAPES))
     rows = []
@@ -152,12 +150,7 @@ def main() -> None:
             print(f"miss: {name}: chose {row['chosen']}, {row['ratio']:.2f} of the best; {times}", flush=True)
     print(f"within 25 % of the best: {hits(rows)} of {len(rows)} cases")
     if arguments.output:
-        record = {
-            "datetime": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "machine_info": machine,
-            "planner": rows,
-        }
-        arguments.output.write_text(compact(record))
+        save(arguments.output, arguments.threads, planner=rows)
 
 
 if __name__ == "__main__":

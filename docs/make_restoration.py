@@ -133,7 +133,7 @@ def rows() -> Iterator[Row]:
 
 
 def pollen(folder: Path) -> Row:
-    """A measured volume of pollen with its blurred and noisy version (Dey et al.'s field; not shipped)."""
+    """A volume of pollen with its blurred and noisy version, which does not come with this project."""
     truth, image, psf = (
         mf.io.read(folder / f"{name}.tif").array.astype(np.float32)
         for name in ("pollen", "pollen_poisson_noise_blurred", "pollen_psf")
