@@ -7,21 +7,12 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
+from ..algorithms._restore import NAMED
 from . import preparing
 from .session import UserError
 
 DISCLAIMER = "For research, not a medical device."
-METHODS = (
-    "auto",
-    "rl",
-    "wiener",
-    "tikhonov",
-    "inverse_filter",
-    "unsupervised_wiener",
-    "landweber",
-    "fista",
-    "van_cittert",
-)
+METHODS = ("auto", "rl", "wiener", *NAMED)
 BOUNDARIES = ("extended", "zero", "reflect", "nearest", "mirror", "wrap")
 
 # Options that take one number per axis, as separate words: "--fwhm-mm 6 4 4".

@@ -12,7 +12,7 @@ import numpy as np
 from .. import _arrays, _validate, backends
 from .._threads import resolve_num_threads
 from ._geometry import Layer
-from ._spectral import SpectralPlan, applies, is_cheaper
+from ._spectral import SpectralPlan, applies, fill, is_cheaper
 
 
 class Call:
@@ -166,8 +166,8 @@ def _corner(layer: Layer) -> tuple[slice, ...]:
 
 
 def _fill(out: np.ndarray, bias: np.ndarray | None, relu: bool) -> None:
-    """A sum without terms is zero; the bias stays."""
-    out[...] = 0 if bias is None else bias.reshape(1, -1, *(1,) * (out.ndim - 2))
+    """A sum without terms."""
+    fill(out, bias)
     if relu:
         np.maximum(out, 0, out=out)
 

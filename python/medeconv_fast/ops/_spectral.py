@@ -44,7 +44,7 @@ class SpectralPlan:
         relu: bool = False,
         num_threads: int | None = None,
     ) -> None:
-        _fill(out, bias)
+        fill(out, bias)
         for o, c, index in self._pairs(out.shape[1], x.shape[1]):
             operator = self._operator(self._dilated(w[o, index]), self._forward, num_threads)
             final = index == w.shape[1] - 1
@@ -61,7 +61,7 @@ class SpectralPlan:
         relu: bool = False,
         num_threads: int | None = None,
     ) -> None:
-        _fill(out, bias)
+        fill(out, bias)
         per_group = grad.shape[1] // self._groups
         for o, c, index in self._pairs(grad.shape[1], out.shape[1]):
             operator = self._operator(self._dilated(w[o, index]), self._forward, num_threads)
@@ -169,7 +169,8 @@ def _weight_layout(layer: Layer, kernels: ModuleType) -> Geometry:
     return window_of_full(shape, outputs, starts, _extent(layer.weight_shape[2:], layer.dilation), kernels)
 
 
-def _fill(out: np.ndarray, bias: np.ndarray | None) -> None:
+def fill(out: np.ndarray, bias: np.ndarray | None) -> None:
+    """What a sum is before its first term: zero; the bias stays."""
     out[...] = 0 if bias is None else bias.reshape(1, -1, *(1,) * (out.ndim - 2))
 
 
