@@ -110,6 +110,10 @@ def test_what_is_given_is_not_overridden(counts, backend):
         info = mf.restore(image, psf, **given, **options)[1]
         assert set(info.settings["chosen"]) == chosen
     assert info.settings["acceleration"] is None and info.num_iter == 2
+    for background in (2, np.float32(2), np.int64(2)):
+        assert mf.restore(image, psf, background=background, **options)[1].settings["regularizer"] is not None
+    with pytest.raises(TypeError, match="background"):
+        mf.restore(image, psf, background="none", **options)
     assert mf.restore(image, psf, num_iter=4, **options)[1].num_iter == 4
 
 

@@ -130,6 +130,7 @@ def restore(image: Any, psf: Any, method: str = "auto", **options: Any) -> Any:
 
 def _defaults(image: Any, options: dict[str, Any]) -> tuple[Noise, dict[str, Any]]:
     """The noise of an image, and the options of `richardson_lucy` that go with it."""
+    background = _validate.number(options.get("background", 0.0), "background", minimum=0)
     data, _, (lowest, highest) = _arrays.as_image(image)
     if options.get("negative") == "shift" and lowest < 0:
         data, highest = data - data.dtype.type(lowest), highest - lowest
@@ -139,29 +140,25 @@ def _defaults(image: Any, options: dict[str, Any]) -> tuple[Noise, dict[str, Any
     if not (isinstance(matched, str) and matched == "matched"):
         return noise, {}
     chosen: dict[str, Any] = {"acceleration": "biggs-andrews"}
-    level = _level_of_light(data, noise, options.get("background", 0.0))
+    level = _level_of_light(data, noise, background)
     weight = min(WEIGHT * noise.at(level) / level, MOST_WEIGHT) if level > 0 else 0.0
-    stops = "num_iter" not in options and "stop" not in options
+    if "num_iter" not in options and "stop" not in options:
+        chosen |= {"stop": IDivergenceSlope(), "num_iter": MOST_ITERATIONS}
     if weight < NO_NOISE:
-        return noise, chosen | ({"stop": IDivergenceSlope(), "num_iter": MOST_ITERATIONS} if stops else {})
+        return noise, chosen
     chosen["regularizer"] = ("tv", float(f"{weight:.4g}"))
     gain, offset = noise.as_counts(level, highest)
     negative = options.get("negative", "clip")
     if offset > NO_OFFSET * level and negative == "clip":
         chosen["readout_variance"] = offset
-    if stops and negative != "shift":
+    if "stop" in chosen and negative != "shift":
         splits = int(min(max(SPLIT_VOXELS // data.size, 1), MOST_SPLITS))
         chosen["stop"] = Thinning(gain=gain, fraction=FRACTION, splits=splits)
-        chosen["num_iter"] = MOST_ITERATIONS
-    elif stops:
-        chosen |= {"stop": IDivergenceSlope(), "num_iter": MOST_ITERATIONS}
     return noise, chosen
 
 
-def _level_of_light(data: np.ndarray, noise: Noise, background: Any) -> float:
+def _level_of_light(data: np.ndarray, noise: Noise, background: float) -> float:
     """The mean intensity that a count, not a voxel, sees; that of the voxels where noise hides it."""
-    if not isinstance(background, int | float):
-        return 0.0  # refused later
     total = float(data.sum(dtype=np.float64))
     squares = float(np.einsum("i,i->", data.ravel(), data.ravel(), dtype=np.float64))
     mean = total / data.size - background
