@@ -21,16 +21,23 @@ from typing import Any
 
 from . import _dicom, _dicom_series, _itk, _nifti, _npy, _tiff
 from ._files import check_folder, check_writable, naming, write_whole, write_whole_folder
+from ._source import Source, open_source
+from ._store import Store, create_store, open_partial
 from ._volume import Volume
 
 __all__ = [
+    "Source",
+    "Store",
     "Volume",
     "check_derivable",
     "check_destination",
     "check_writable",
+    "create_store",
     "destinations",
     "formats",
     "is_dicom",
+    "open_partial",
+    "open_source",
     "read",
     "write",
 ]
