@@ -16,9 +16,10 @@ import numpy as np
 from . import _validate
 from ._blur import Sides
 
-# The default halo in units of the PSF's spread times the square root of the iterations: of plain ones, and of
-# accelerated ones, each of which does the work of several. See `halo_of`.
-SPREADS, SPREADS_ACCELERATED = 2.0, 3.5
+# The default halo in units of the PSF's spread: so much times the square root of the iterations and what the
+# first ones take beside it; of accelerated iterations, each of which does the work of several, more. See
+# `halo_of`.
+SPREADS, SPREADS_ACCELERATED, FIRST = 2.0, 3.5, 1.5
 # Of the light of a PSF that its spread leaves out, along an axis: half of it on each side.
 TAIL = 1e-3
 NOTHING = 1e-7  # share of a PSF's light that float32 does not see
@@ -194,15 +195,15 @@ def halo_of(
     """The halo that a call's ``halo=`` asks for.
 
     "auto": what a cut disturbs spreads as a random walk does, by the PSF's spread s in each of two sweeps of
-    each of k iterations: `SPREADS` * s * sqrt(k), never more than the exact one. The factors are measured:
-    see docs/volumes.md.
+    each of k iterations: `SPREADS` * s * (sqrt(k) + `FIRST`), never more than the exact one. The constants
+    are measured: see docs/volumes.md.
     """
     exact = exact_halo(psf.shape, iterations, penalty=penalty)
     if isinstance(rule, str):
         if _validate.choice(rule, "halo", ("auto", "exact")) == "exact":
             return exact
         factor = SPREADS_ACCELERATED if accelerated else SPREADS
-        wide = (math.ceil(factor * s * math.sqrt(iterations)) for s in spread_of(psf))
+        wide = (math.ceil(factor * s * (math.sqrt(iterations) + FIRST)) for s in spread_of(psf))
         return tuple(min(w, e) for w, e in zip(wide, exact, strict=True))
     if np.ndim(rule) == 0:
         return tuple(
