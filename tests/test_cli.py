@@ -704,7 +704,6 @@ def test_outputs_are_checked_before_anything_is_computed(scan, run, here, monkey
         ("folder", "this volume was read from none"),
         ("scan.nii", "exists already"),
         ("out.dcm", "this volume was read from none"),
-        ("out.zarr", "not built yet"),
         ("out.jpg", "out.jpg: unknown file type"),
         ("taken.npy", "taken.npy.json: exists already"),
     ):

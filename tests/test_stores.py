@@ -419,18 +419,19 @@ def test_an_existing_image_is_kept(tmp_path):
     store.finish()
     assert mf.io.open_source(path).shape == (5, 5)
     assert sorted(os.listdir(tmp_path)) == ["a.zarr", "b.zarr.partial"]
-    (tmp_path / "other").mkdir()
-    (tmp_path / "other" / "precious").touch()
+    (tmp_path / "other.zarr").mkdir()
+    (tmp_path / "other.zarr" / "precious").touch()
     with pytest.raises(FileExistsError, match="is no Zarr; replacing it would delete it"):
-        mf.io.create_store(tmp_path / "other", source, overwrite=True)
+        mf.io.create_store(tmp_path / "other.zarr", source, overwrite=True)
 
 
 def test_a_name_that_was_taken_meanwhile(tmp_path):
     store = copied(tmp_path / "a.zarr", mf.io.open_source(image(8, 9)))
     (tmp_path / "a.zarr").mkdir()
+    (tmp_path / "a.zarr" / "theirs").touch()
     with pytest.raises(FileExistsError, match="exists already"):
         store.finish()
-    (tmp_path / "a.zarr").rmdir()
+    (tmp_path / "a.zarr" / "theirs").unlink()
     store.finish()
 
 

@@ -183,4 +183,6 @@ def save(path: Path, volume: Volume) -> None:
     for key in KEPT:
         if key in volume.metadata:
             header[key] = volume.metadata[key]
+    if "intensity_scale" in volume.metadata:  # the array holds what is to be stored
+        header.set_slope_inter(*volume.metadata["intensity_scale"])
     nib.save(image, path)

@@ -161,6 +161,15 @@ class Source:
         shape = tuple(s.stop - s.start for s in place)
         return np.ascontiguousarray(values.transpose(order).reshape(shape), self.dtype)
 
+    def volume(self) -> Volume:
+        """The whole image, with the axes t, c (where it has them), z, y, x."""
+        array = np.empty((len(self.items), *self.shape), self.dtype)
+        for item in range(len(self.items)):
+            array[item] = self.read(item)
+        count = {"t": len({t for t, _ in self.items}), "c": len({c for _, c in self.items})}
+        shape = tuple(count[a] for a in self.axes if a in count) + self.shape
+        return self.geometry.volume(array.reshape(shape), self.axes)
+
     def identity(self) -> dict[str, Any]:
         """What tells this input from another, or from itself after a change; JSON can hold it.
 

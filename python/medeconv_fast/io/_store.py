@@ -2,7 +2,8 @@
 
 NAME.partial is a folder: ``store.json`` (what is being made), ``image.zarr`` (the blocks) and ``clipped`` (a
 file per region in which values were clipped). A block is a chunk, or a shard where there are shards: one
-file, which zarr writes under another name and renames, so that it is whole or not there.
+file, which zarr writes under another name and renames, so that it is whole or not there. OME-Zarr is
+``image.zarr`` with its pyramid; other formats are made of it by `_assemble`.
 """
 
 from __future__ import annotations
@@ -23,13 +24,15 @@ from typing import Any
 import numpy as np
 
 from .. import _validate
-from . import _convert, _ome, _pyramid, _zarr
+from . import _assemble, _convert, _ome, _pyramid, _zarr
 from ._files import write_whole
 from ._geometry import Geometry
-from ._source import Source, checked_region
+from ._source import Source, checked_region, open_source
+from ._volume import Volume
 
 SUFFIX = ".partial"
 STATE, IMAGE, CLIPPED, PREVIOUS = "store.json", "image.zarr", "clipped", "previous"
+OUT = "out"  # files of another format, complete
 # A chunk is what a viewer loads for one look, a shard what a writer keeps in memory: 1 and 8 MiB of float32.
 CHUNK_VOXELS = 2**18
 CHUNKS_PER_SHARD = 2  # along each axis
@@ -161,8 +164,7 @@ class Store:
 
     def _index(self, item: int, region: Sequence[slice] | None) -> tuple[slice, ...]:
         number = _validate.integer(item, "item", minimum=0, maximum=len(self.items) - 1)
-        time, channel = self.items[number]
-        at = {"t": self._times.index(time), "c": self._channels.index(channel)}
+        at = dict(zip("tc", self.positions[number], strict=True))
         others = tuple(slice(at[a], at[a] + 1) for a in self.axes if a in at)
         return others + checked_region(region, self.shape)
 
@@ -174,6 +176,17 @@ class Store:
             write_whole(note, lambda p: p.write_text(str(count), encoding="ascii"), overwrite=True)
         else:
             note.unlink(missing_ok=True)
+
+    @property
+    def full_shape(self) -> tuple[int, ...]:
+        """Of the whole image, in the order of `axes`."""
+        count = {"t": len(self._times), "c": len(self._channels)}
+        return tuple(count[a] for a in self.axes if a in count) + self.shape
+
+    @property
+    def positions(self) -> list[tuple[int, int]]:
+        """Of each item along the time and channel axes of the image."""
+        return [(self._times.index(t), self._channels.index(c)) for t, c in self.items]
 
     @property
     def clipped(self) -> int:
@@ -221,17 +234,28 @@ class Store:
                     f"{lacking[0][0]}, region {lacking[0][1]}"
                 )
             with _at(self.path):
-                made = self._complete()
                 self._clipped = self.clipped
-                self._rename(made)
+                for made, name in self._complete():
+                    self._rename(made, name)
         elif not self.path.exists():
             raise FileNotFoundError(f"{self._image}: has vanished before the image was finished")
         self._region = None
         with _at(self.path):
             shutil.rmtree(self.partial)
 
-    def _complete(self) -> Path:
-        """What is to get the final name."""
+    def _complete(self) -> list[tuple[Path, Path]]:
+        """What is to get its final name, and that; the image itself last."""
+        if _assemble.is_zarr(self.path):
+            self._complete_zarr()
+            return [(self._image, self.path)]
+        out = self.partial / OUT
+        if not out.exists():
+            _assemble.assemble(self, out)
+        names = reversed(_assemble.names(self.path))
+        # A run that was killed here may have moved some of them already.
+        return [(out / name.name, name) for name in names if (out / name.name).exists()]
+
+    def _complete_zarr(self) -> None:
         for left in self._image.rglob(f"*{SUFFIX}"):  # zarr's names for files of writers that were killed
             left.unlink()
         levels = _pyramid.build(self._image, self.shape, self.geometry.voxel_size)
@@ -246,7 +270,6 @@ class Store:
         )
         group = _zarr.zarr_library().open_group(store=str(self._image), mode="r+")
         group.update_attributes(attributes)
-        return self._image
 
     def _own(self) -> dict[str, Any]:
         """What OME-NGFF has no place for."""
@@ -256,15 +279,16 @@ class Store:
             own["intensity_scale"] = list(self.scale)
         return own
 
-    def _rename(self, made: Path) -> None:
-        if self.path.exists():
+    def _rename(self, made: Path, name: Path) -> None:
+        if name.exists() and not (name.is_dir() and not any(name.iterdir())):
             if not self._overwrite:
-                raise FileExistsError(f"{self.path}: exists already{WAY_OUT}")
-            previous = self.partial / PREVIOUS
+                raise FileExistsError(f"{name}: exists already{WAY_OUT}")
+            previous = self.partial / PREVIOUS / name.name
+            previous.parent.mkdir(exist_ok=True)
             if previous.exists():
-                shutil.rmtree(previous)
-            os.rename(self.path, previous)
-        os.rename(made, self.path)
+                (shutil.rmtree if previous.is_dir() else os.unlink)(previous)
+            os.rename(name, previous)
+        os.rename(made, name)
 
 
 def _opened(folder: Path) -> Any:
@@ -321,15 +345,17 @@ def create_store(
     Parameters
     ----------
     path : path-like
-        The final name, ending in .zarr or .ome.zarr: OME-Zarr 0.5 on Zarr 3. Until `Store.finish` everything
-        is in the folder NAME.partial beside it.
+        The final name. One that ends in .zarr or .ome.zarr is OME-Zarr 0.5 on Zarr 3; any other that `write`
+        knows is made by `Store.finish` of the blocks. Until then everything is in the folder NAME.partial
+        beside it.
     source : Source
         Whose shape, items and geometry the image has.
     dtype : {"float32", "float16", "input"} or dtype
         Of the stored voxels; "input" is that of the source's file.
     scale : float or (float, float), optional
         value = slope · stored + intercept; needed for integers (1 rounds to whole numbers). What the dtype
-        cannot hold is clipped and counted, see `Store.clipped`.
+        cannot hold is clipped and counted, see `Store.clipped`. OME-Zarr and NIfTI keep it; in other formats
+        it must be 1.
     chunks : "auto" or sequence of int
         Spatial read unit, (z, y, x) or (y, x); by default about 1 MiB of float32.
     shards : "auto", None or sequence of int
@@ -345,9 +371,9 @@ def create_store(
     Raises
     ------
     FileExistsError
-        The image, or an unfinished one, exists and `overwrite` is False; or what exists is no Zarr.
+        The image, or an unfinished one, exists and `overwrite` is False; or what exists is no image.
     ValueError, TypeError
-        An argument that makes no sense.
+        An argument that makes no sense; a format that cannot hold such an image.
     OSError
         The directory is missing, cannot be written to, or the disk is full.
     """
@@ -358,8 +384,10 @@ def create_store(
     wanted, pair = _convert.output(dtype, scale, source.stored_dtype)
     inner, outer = _grid(source.shape, chunks, shards)
     _check_free(path, partial, overwrite)
-    counts = [len({item[0] for item in source.items}), len({item[1] for item in source.items})]
-    others = [n for n, a in zip(counts, "tc", strict=True) if a in source.axes]
+    if not _assemble.is_zarr(path):
+        _assemble.check(path, source, wanted, pair)
+    counts = {"t": len({t for t, _ in source.items}), "c": len({c for _, c in source.items})}
+    others = [counts[a] for a in source.axes if a in counts]
     state = {
         "version": 1,
         "name": path.name,
@@ -432,17 +460,10 @@ def open_partial(path: Any) -> Store:
 
 
 def _check_free(path: Path, partial: Path, overwrite: bool) -> None:
-    if not path.parent.exists():
-        raise FileNotFoundError(f"{path}: the directory {path.parent} does not exist")
-    if not path.parent.is_dir():
-        raise NotADirectoryError(f"{path}: {path.parent} is not a directory")
-    if path.exists():
-        if not overwrite:
-            raise FileExistsError(f"{path}: exists already{WAY_OUT}")
-        if not _zarr.is_zarr(path):
-            raise FileExistsError(
-                f"{path}: exists and is no Zarr; replacing it would delete it, choose another name"
-            )
+    if _assemble.is_zarr(path):
+        check_zarr(path, overwrite=overwrite)
+    else:
+        _assemble.check_names(path, overwrite=overwrite)
     if partial.exists():
         if not (partial / STATE).is_file():
             raise FileExistsError(
@@ -453,8 +474,42 @@ def _check_free(path: Path, partial: Path, overwrite: bool) -> None:
                 f"{partial}: an unfinished image; mf.io.open_partial goes on with it, overwrite=True (on the "
                 "command line --overwrite) discards it"
             )
-    if not os.access(path.parent, os.W_OK):
+
+
+def check_zarr(path: Path, *, overwrite: bool) -> None:
+    """Refuse the name of a Zarr folder now that could not be given to one after the work is done.
+
+    Raises
+    ------
+    FileExistsError, FileNotFoundError, NotADirectoryError, PermissionError
+    """
+    if path.exists():
+        if not overwrite:
+            raise FileExistsError(f"{path}: exists already{WAY_OUT}")
+        if not _zarr.is_zarr(path):
+            raise FileExistsError(
+                f"{path}: exists and is no Zarr; replacing it would delete it, choose another name"
+            )
+    parent = path.absolute().parent
+    if not parent.exists():
+        raise FileNotFoundError(f"{path}: the directory {parent} does not exist")
+    if not parent.is_dir():
+        raise NotADirectoryError(f"{path}: {parent} is not a directory")
+    if not os.access(parent, os.W_OK):
         raise PermissionError(f"{path}: no permission to write there")
+
+
+def write_volume(path: Path, volume: Volume, *, overwrite: bool) -> None:
+    """A whole volume as OME-Zarr."""
+    source = open_source(volume)
+    store = create_store(path, source, dtype=volume.dtype, scale=1, overwrite=overwrite)
+    try:
+        for item, region in store.missing():
+            store.write(item, region, source.read(item, region))
+        store.finish()
+    except BaseException:
+        shutil.rmtree(store.partial, ignore_errors=True)
+        raise
 
 
 def _grid(shape: tuple[int, ...], chunks: Any, shards: Any) -> tuple[tuple[int, ...], tuple[int, ...] | None]:

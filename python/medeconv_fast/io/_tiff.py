@@ -170,6 +170,9 @@ def _described(path: Path, file: Any, part: Any, series: int) -> Description:
     if ome:
         metadata["format"] = "OME-TIFF"
         sizes = _ome_sizes(ome, series)
+        channels = _ome_channels(ome, series)
+        if len(channels) == (part.shape[names.index("c")] if "c" in names else 1):
+            metadata["channels"] = channels
     else:
         if imagej is not None:
             metadata["format"] = "ImageJ TIFF"
@@ -263,10 +266,28 @@ def _named_axes(names: str, array: np.ndarray, path: Path, stored: str) -> tuple
     return wanted, array.transpose(order).reshape([length.get(a, 1) for a in wanted])
 
 
+def _ome_channels(text: str, series: int) -> tuple[dict[str, str], ...]:
+    """Names and colours, as OME-NGFF has them; empty if no channel has a name."""
+    channels: list[dict[str, str]] = []
+    for element in _ome_element(text, series):
+        if element.tag.rpartition("}")[2] == "Channel":
+            entry = {"label": element.get("Name", f"channel {len(channels)}")}
+            with contextlib.suppress(ValueError, KeyError):  # red, green, blue, alpha in a signed integer
+                entry["color"] = f"{int(element.attrib['Color']) % 2**32 >> 8:06X}"
+            channels.append(entry)
+    named = any(element.get("Name") for element in _ome_element(text, series))
+    return tuple(channels) if named else ()
+
+
 def _ome_pixels(text: str, series: int) -> dict[str, str]:
+    return dict(_ome_element(text, series).attrib)
+
+
+def _ome_element(text: str, series: int) -> ElementTree.Element:
+    """The element Pixels of an image; an empty one where there is none."""
     root = ElementTree.fromstring(text)
-    found = [e for e in root.iter() if e.tag.endswith("}Pixels") or e.tag == "Pixels"]
-    return dict(found[series].attrib) if series < len(found) else {}
+    found = [e for e in root.iter() if e.tag.rpartition("}")[2] == "Pixels"]
+    return found[series] if series < len(found) else ElementTree.Element("Pixels")
 
 
 def save(path: Path, volume: Volume, *, ome: bool) -> None:
@@ -307,6 +328,12 @@ def save(path: Path, volume: Volume, *, ome: bool) -> None:
             metadata[f"PhysicalSize{axis.upper()}Unit"] = {"mm": "mm", "um": "µm", None: "pixel"}[volume.unit]
         if text:
             metadata["Description"] = text
+        channels = volume.metadata.get("channels", ())
+        if channels and len(channels) == length.get("c", 1):
+            metadata["Channel"] = {"Name": [str(c.get("label", "")) for c in channels]}
+            with contextlib.suppress(KeyError, ValueError):  # what is not six hexadecimal digits
+                bits = [int(c["color"], 16) << 8 | 0xFF for c in channels]
+                metadata["Channel"]["Color"] = [b - 2**32 if b >= 2**31 else b for b in bits]
         colour = {"photometric": "rgb" if samples in (3, 4) else "minisblack"}
         if samples > 1:
             colour["planarconfig"] = "contig"
