@@ -22,6 +22,8 @@ from ._blur import Sides
 SPREADS, SPREADS_ACCELERATED, FIRST = 2.0, 3.5, 1.5
 # Of the light of a PSF that its spread leaves out, along an axis: half of it on each side.
 TAIL = 1e-3
+# An axis of up to so many blocks is cut at any of them, a longer one into equal parts.
+MANY = 64
 NOTHING = 1e-7  # share of a PSF's light that float32 does not see
 
 
@@ -87,9 +89,7 @@ class Grid:
         if not 0 <= index < len(self):
             raise IndexError(f"index: got {index}, expected 0 to {len(self) - 1}")
         places = np.unravel_index(index, self.counts)
-        parts = [
-            self._span(axis, int(place)) for axis, place in enumerate(places)
-        ]
+        parts = [self._span(axis, int(place)) for axis, place in enumerate(places)]
         cores, regions = tuple(p[0] for p in parts), tuple(p[1] for p in parts)
         inside = tuple(
             slice(c.start - r.start, c.stop - r.start) for c, r in zip(cores, regions, strict=True)
@@ -206,30 +206,31 @@ def halo_of(
         wide = (math.ceil(factor * s * (math.sqrt(iterations) + FIRST)) for s in spread_of(psf))
         return tuple(min(w, e) for w, e in zip(wide, exact, strict=True))
     if np.ndim(rule) == 0:
-        return tuple(
-            0 if k == 1 else _validate.integer(rule, "halo", minimum=0) for k in psf.shape
-        )
+        return tuple(0 if k == 1 else _validate.integer(rule, "halo", minimum=0) for k in psf.shape)
     values = tuple(_validate.integer(h, f"halo[{i}]", minimum=0) for i, h in enumerate(rule))
     if len(values) != psf.ndim:
         raise ValueError(f"halo: got {len(values)} numbers {values}, expected {psf.ndim}, one per axis")
     return values
 
 
+def _ceil(n: int, by: int) -> int:
+    return -(-n // by)
+
+
 def _options(
     n: int, block: int, halo: int, cost: Callable[[int], int], periodic: bool
 ) -> list[tuple[int, int, int, int]]:
     """(core, tiles, cost of all regions, cost of the largest) for each way to cut one axis."""
+    blocks = _ceil(n, block)
+    if blocks <= MANY:
+        cores = {min(n, block * k) for k in range(1, blocks + 1)}
+    else:
+        cores = {n} | {_ceil(_ceil(n, count), block) * block for count in range(2, blocks + 1)}
     found = []
-    last = 0
-    for count in itertools.chain([1], range(2, -(-n // block) + 1)):
-        core = n if count == 1 else -(-(-(-n // count)) // block) * block
-        if core == last or (count > 1 and core >= n):
-            continue
-        last = core
-        lengths = Grid((n,), (core,), (halo,), periodic).lengths(0)
-        found.append((core, -(-n // core), sum(cost(m) * k for m, k in lengths), cost(lengths[-1][0])))
-        if core <= block:
-            break
+    for core in sorted(cores):
+        whole = periodic and core == n  # cut along another axis, it has a halo here as well
+        lengths = [(n + 2 * halo, 1)] if whole else Grid((n,), (core,), (halo,), periodic).lengths(0)
+        found.append((core, _ceil(n, core), sum(cost(m) * k for m, k in lengths), cost(lengths[-1][0])))
     return found
 
 
@@ -258,6 +259,8 @@ def cut(
     periodic : bool
     """
     shape, blocks, halo = tuple(shape), tuple(blocks), tuple(halo)
+    if bytes_of(shape) <= memory:
+        return Grid(shape, shape, halo, periodic)
     axes = [
         _options(n, min(b, n), h, lambda m, a=axis: cost(a, m), periodic)  # type: ignore[misc]
         for axis, (n, b, h) in enumerate(zip(shape, blocks, halo, strict=True))

@@ -50,7 +50,7 @@ def noise_of(*parts: np.ndarray) -> Noise:
     what is at hand of it.
     """
     parts = tuple(_sample(part) for part in parts)
-    detailed = [found for part in parts if (found := _details(part.astype(np.float64))) is not None]
+    detailed = [pair for part in parts if (pair := _details(part.astype(np.float64))) is not None]
     if sum(squares.size for squares, _ in detailed) < 2 * GROUP:
         return Noise(0.0, 0.0)
     squares, means = (np.concatenate(pieces) for pieces in zip(*detailed, strict=True))

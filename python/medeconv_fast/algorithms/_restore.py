@@ -172,9 +172,7 @@ def _level_of_light(parts: Sequence[np.ndarray], noise: Noise, background: float
     """The mean intensity that a count, not a voxel, sees; that of the voxels where noise hides it."""
     size = sum(part.size for part in parts)
     total = sum(float(part.sum(dtype=np.float64)) for part in parts)
-    squares = sum(
-        float(np.einsum("i,i->", part.ravel(), part.ravel(), dtype=np.float64)) for part in parts
-    )
+    squares = sum(float(np.einsum("i,i->", part.ravel(), part.ravel(), dtype=np.float64)) for part in parts)
     mean = total / size - background
     if total <= 0 or mean <= 0:
         return 0.0
@@ -190,9 +188,7 @@ def _refuse_unknown(options: dict[str, Any], known: set[str], method: str) -> No
         )
 
 
-def choose(
-    options: dict[str, Any], extremes: Callable[[], tuple[float, float]]
-) -> tuple[str, str | None]:
+def choose(options: dict[str, Any], extremes: Callable[[], tuple[float, float]]) -> tuple[str, str | None]:
     """The method of "auto", and a warning where the user may be surprised.
 
     `extremes`: the image's smallest and largest value, asked for only where the options do not decide.

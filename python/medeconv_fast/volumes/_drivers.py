@@ -61,7 +61,10 @@ def in_process(job: Job, numbers: Sequence[int], failures: Failures) -> Iterator
     """One tile after the other; the next is read and the one before is written meanwhile."""
     written: Future[Done] | None = None
     closed = False
-    with ThreadPoolExecutor(1, "medeconv-read") as reading, ThreadPoolExecutor(1, "medeconv-write") as writing:
+    with (
+        ThreadPoolExecutor(1, "medeconv-read") as reading,
+        ThreadPoolExecutor(1, "medeconv-write") as writing,
+    ):
         ahead = reading.submit(job.read, numbers[0]) if numbers else None
         try:
             for number, following in zip(numbers, [*numbers[1:], None], strict=True):

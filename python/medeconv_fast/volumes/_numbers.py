@@ -18,6 +18,7 @@ import numpy as np
 
 from .. import _arrays, _validate
 from .._grid import trimmed
+from ..algorithms import _back_projectors as unmatched
 from ..algorithms import richardson_lucy, tikhonov, wiener
 from ..algorithms._acceleration import HeavyBall
 from ..algorithms._options import psf_on_grid
@@ -48,8 +49,8 @@ FILTER_OPTIONS = {
         "backend", "engine",
     },
 }  # fmt: skip
-# Options that may be arrays in a run on an image: of a volume they would have its size.
-OF_THE_IMAGE = ("readout_variance", "damping", "initial", "prior", "noise_power", "signal_power")
+# Options that may be arrays in a run on an image.
+OF_THE_IMAGE = ("readout_variance", "damping", "initial", "prior", "back_projector", "regularizer")
 
 
 @dataclass(frozen=True)
@@ -104,10 +105,10 @@ class Numbers:
 def check_options(method: str, options: dict[str, Any]) -> None:
     """Refuse what a run in tiles cannot have, and what the method does not know."""
     for name in OF_THE_IMAGE:
-        if name in options and np.ndim(options[name]):
+        if isinstance(options.get(name), np.ndarray | list):
             raise ValueError(
-                f"{name}: got {_validate.shown(options[name])}, but in tiles it must be a number or a name: an "
-                "array would be as large as the volume"
+                f"{name}: got {_validate.shown(options[name])}, but in tiles it must be a number or a name; "
+                "arrays are not cut into tiles"
             )
     for name in ("weights", "callback", "return_info", "noise_power", "signal_power"):
         if name in options:
@@ -117,10 +118,14 @@ def check_options(method: str, options: dict[str, Any]) -> None:
             "stop: got a time budget, which would end in each tile after another number of iterations; "
             "expected a number of iterations or a rule that the sample can follow"
         )
-    known = RL_OPTIONS | FILTER_OPTIONS["wiener"] if method == "auto" else FILTER_OPTIONS.get(method, RL_OPTIONS)
+    known = (
+        RL_OPTIONS | FILTER_OPTIONS["wiener"] if method == "auto" else FILTER_OPTIONS.get(method, RL_OPTIONS)
+    )
     unknown = [name for name in options if name not in known]
     if unknown:
-        raise TypeError(f"{unknown[0]}: the method {method} has no such option in tiles; it takes {sorted(known)}")
+        raise TypeError(
+            f"{unknown[0]}: the method {method} has no such option in tiles; it takes {sorted(known)}"
+        )
 
 
 @contextmanager
@@ -172,11 +177,17 @@ def _of_filter(
 
 
 def _of_richardson_lucy(
-    sample: Sample, psf: np.ndarray, automatic: bool, options: dict[str, Any], notes: list[str], num_threads: Any
+    sample: Sample,
+    psf: np.ndarray,
+    automatic: bool,
+    options: dict[str, Any],
+    notes: list[str],
+    num_threads: Any,
 ) -> Numbers:
     options = {"negative": "clip", **options}
     lowest, highest = sample.extremes
-    noise, chosen = None, {}
+    noise: dict[str, float] | None = None
+    chosen: dict[str, Any] = {}
     if automatic:
         found, chosen = defaults_of(sample.parts, lowest, highest, options)
         noise = found._asdict()
@@ -203,7 +214,9 @@ def _of_richardson_lucy(
             ]
             iterations = _iterations(runs, rule)
         else:
-            iterations = settled.get("num_iter", DEFAULT_ITERATIONS)
+            matched = settled.get("back_projector", "matched") == "matched"
+            usual = DEFAULT_ITERATIONS if matched else unmatched.DEFAULT_ITERATIONS
+            iterations = _validate.integer(settled.get("num_iter", usual), "num_iter", minimum=1)
             runs = []
         settled["num_iter"] = iterations
         alphas = None
@@ -258,9 +271,7 @@ def _alphas(
             richardson_lucy(part, psf, return_info=True, num_threads=num_threads, **settled)[1]
             for part in trials
         ]
-    return [
-        statistics.fmean(info["trace"][i].get("alpha", 0.0) for info in runs) for i in range(number)
-    ]
+    return [statistics.fmean(info["trace"][i].get("alpha", 0.0) for info in runs) for i in range(number)]
 
 
 def channel_psfs(
@@ -270,7 +281,9 @@ def channel_psfs(
     several = isinstance(psf, list | tuple) and len(psf) > 0 and all(np.ndim(p) == ndim for p in psf)
     given = list(psf) if several else [psf] * channels
     if len(given) != channels:
-        raise ValueError(f"psf: got {len(given)} of them, expected one, or one for each of {channels} channels")
+        raise ValueError(
+            f"psf: got {len(given)} of them, expected one, or one for each of {channels} channels"
+        )
     made = []
     for each in given:
         on_grid, _ = psf_on_grid(each, ndim, voxel_size, psf_voxel_size)

@@ -32,7 +32,7 @@ class VolumePlan(dict[str, Any]):
     Entries
     -------
     shape, images, dtype
-        Of one image of the source (a time point of a channel), how many there are, and the dtype of the work.
+        Of one image of the source (a time point of a channel), how many there are, the dtype of the work.
     core, halo, counts, tiles : tuple of int, int
         The grid of an image, and the number of tiles of all of them.
     largest : tuple of int
@@ -65,9 +65,9 @@ class VolumePlan(dict[str, Any]):
             [
                 f"volume     {self.images} x {size(self.shape)}, computed in {self.dtype}",
                 f"tiles      {self.tiles}: {size(self.counts)} per image, cores of {size(self.core)}",
-                f"halo       {size(self.halo)}, {100 * self.halo_share:.1f} % of what is computed; every voxel "
+                f"halo       {size(self.halo)}, {100 * self.halo_share:.1f} % of what is computed; a voxel "
                 f"is read {self.reads_per_voxel:.2f} times",
-                f"memory     {self.predicted_memory / 1e9:.2f} of {self.memory / 1e9:.2f} GB per worker, for a "
+                f"memory     {self.predicted_memory / 1e9:.2f} of {self.memory / 1e9:.2f} GB per worker, a "
                 f"tile of {size(self.largest)}",
                 f"disk       {self.disk / 1e9:.3g} GB before compression",
                 f"time       {self.seconds:.3g} s of one worker with {self.num_threads} threads, engine "
@@ -110,7 +110,9 @@ def _halo_of_filter(numbers: Numbers, psf: np.ndarray, rule: str) -> tuple[int, 
     impulse = np.zeros(shape)
     impulse[tuple(n // 2 for n in shape)] = 1
     function, _ = FILTERS[numbers.method]
-    options = {**numbers.options, "boundary": "wrap"} | ({"prior": 0.0} if numbers.method == "tikhonov" else {})
+    options = {**numbers.options, "boundary": "wrap"} | (
+        {"prior": 0.0} if numbers.method == "tikhonov" else {}
+    )
     response = np.abs(function(impulse, psf, **options))
     halos = []
     for axis, n in enumerate(shape):
@@ -181,14 +183,20 @@ class Costs:
         return self.good(n + reach)
 
     def grid(
-        self, shape: tuple[int, ...], blocks: Sequence[int], halo: Sequence[int], memory: int, *, periodic: bool
+        self,
+        shape: tuple[int, ...],
+        blocks: Sequence[int],
+        halo: Sequence[int],
+        memory: int,
+        *,
+        periodic: bool,
     ) -> Grid:
         """The grid that computes least within `memory`."""
         found = cut(shape, blocks, halo, memory, self.bytes_of, self.length, periodic=periodic)
         if found is None:
             smallest = Grid(shape, tuple(map(min, blocks, shape)), tuple(halo), periodic).largest
             raise ValueError(
-                f"memory: got {memory / 1e9:.3g} GB, but one block of {tuple(blocks)} voxels with its halo of "
+                f"memory: got {memory / 1e9:.3g} GB, but a block of {tuple(blocks)} voxels with its halo of "
                 f"{tuple(halo)} takes {self.bytes_of(smallest) / 1e9:.3g} GB; expected more, smaller blocks "
                 "(shards=) or a smaller halo="
             )

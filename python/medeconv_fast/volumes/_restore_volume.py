@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import shutil
 import time
 import uuid
@@ -18,7 +17,7 @@ from .. import _validate, backends
 from .. import io as files
 from .._grid import Grid
 from .._planner import bytes_of
-from ..io._store import SUFFIX
+from ..io import _convert, _store
 from . import _drivers
 from ._job import Job
 from ._manifest import Manifest
@@ -161,9 +160,9 @@ def restore_volume(
     The sides of a tile inside the volume see real data as far as the halo, beyond which nothing is assumed
     (boundary "extended"); `boundary` is what lies outside the volume's own border. The default halo is
     2 s (sqrt(k) + 1.5) voxels for k iterations of Richardson-Lucy, 3.5 s (sqrt(k) + 1.5) accelerated, with s
-    the PSF's spread (standard deviation) along the axis; of a filter, as far as its response matters. The result then differs
-    from that of the whole volume by less than 1e-3 of its range (docs/volumes.md); ``result.seam`` is the
-    estimate for this run.
+    the PSF's spread (standard deviation) along the axis; of a filter, as far as its response matters. The
+    result then differs from that of the whole volume by less than 1e-3 of its range (docs/volumes.md);
+    ``result.seam`` is the estimate for this run.
 
     Examples
     --------
@@ -175,7 +174,9 @@ def restore_volume(
     _check_calls(workers, client, shard)
     resume, verify = _validate.flag(resume, "resume"), _validate.flag(verify, "verify")
     overwrite = _validate.flag(overwrite, "overwrite")
-    setup = _Setup(source, psf, method, memory, halo, tile, dtype, scale, chunks, shards, seed, num_threads, options)
+    setup = _Setup(
+        source, psf, method, memory, halo, tile, dtype, scale, chunks, shards, seed, num_threads, options
+    )
     path = Path(destination).absolute()
     manifest = Manifest(path)
     with manifest.alone():
@@ -248,7 +249,9 @@ def plan_volume(
     ValueError, TypeError, OSError
         As `restore_volume`.
     """
-    setup = _Setup(source, psf, method, memory, halo, tile, dtype, scale, chunks, shards, seed, num_threads, options)
+    setup = _Setup(
+        source, psf, method, memory, halo, tile, dtype, scale, chunks, shards, seed, num_threads, options
+    )
     _, _, plan = setup.planned(setup.blocks())
     return plan
 
@@ -300,10 +303,7 @@ class _Setup:
         """What makes two calls the same job."""
         from .. import __version__
 
-        psfs = [
-            {"shape": list(p.shape), "sha256": hashlib.sha256(np.ascontiguousarray(p, "<f8")).hexdigest()}
-            for p in self.psfs
-        ]
+        psfs = [{"shape": list(p.shape), "sha256": _digest(p)} for p in self.psfs]
         return {
             "input": self.identity,
             "psf": psfs,
@@ -327,15 +327,11 @@ class _Setup:
 
     def blocks(self) -> tuple[int, ...]:
         """Those that the store will have."""
-        from ..io._store import _grid
-
-        inner, outer = _grid(self.source.shape, self.output["chunks"], self.output["shards"])
+        inner, outer = _store._grid(self.source.shape, self.output["chunks"], self.output["shards"])
         return outer or inner
 
     def stored_dtype(self) -> Any:
-        from ..io._convert import output
-
-        return output(self.output["dtype"], self.output["scale"], self.source.stored_dtype)[0]
+        return _convert.output(self.output["dtype"], self.output["scale"], self.source.stored_dtype)[0]
 
     def planned(self, blocks: tuple[int, ...]) -> tuple[list[Numbers], Grid, VolumePlan]:
         shape = tuple(self.source.shape)
@@ -346,7 +342,10 @@ class _Setup:
             sample = draw(self.source, items, psf.shape, memory=self.memory, seed=self.seed + channel)
             found = resolve(sample, psf, self.method, self.options, self.num_threads)
             found.sample.update(
-                whole=sample.whole, blocks=len(sample.parts), voxels=sum(p.size for p in sample.parts), seed=self.seed
+                whole=sample.whole,
+                blocks=len(sample.parts),
+                voxels=sum(p.size for p in sample.parts),
+                seed=self.seed,
             )
             numbers.append(found)
             self.samples.append(sample.places[sample.trials[0]])
@@ -363,7 +362,7 @@ class _Setup:
             grid = Grid(shape, core, halo, periodic)
             if costs.bytes_of(grid.largest) > self.memory:
                 raise ValueError(
-                    f"tile: got {core}, which takes {costs.bytes_of(grid.largest) / 1e9:.3g} GB with its halo; "
+                    f"tile: got {core}, which takes {costs.bytes_of(grid.largest) / 1e9:.3g} GB with halo; "
                     f"expected less, or more memory than {self.memory / 1e9:.3g} GB"
                 )
         each = [sum(c == channel for _, c in self.source.items) for channel in self.channels]
@@ -372,7 +371,7 @@ class _Setup:
     def job(self, manifest: Manifest, *, resume: bool, overwrite: bool) -> Job:
         """The job that the manifest records, or a new one."""
         record = manifest.record
-        partial = manifest.destination.with_name(manifest.destination.name + SUFFIX)
+        partial = manifest.destination.with_name(manifest.destination.name + _store.SUFFIX)
         if record.get("plan") is not None and (resume or record.get("finished")):
             if partial.exists() or manifest.destination.exists():
                 # All tiles may be in, and a run that was killed then may have given it its name already.
@@ -385,10 +384,11 @@ class _Setup:
             # The job was being prepared, or is to be begun anew: nothing of it is kept.
             _remove_partial(partial)
         manifest.discard()
+        _store._check_free(manifest.destination, partial, overwrite)
+        numbers, grid, plan = self.planned(self.blocks())
+        seam = self._seam(numbers, grid)
         manifest.save(**self.description())
         store = files.create_store(manifest.destination, self.source, overwrite=overwrite, **self.output)
-        numbers, grid, plan = self.planned(store.blocks)
-        seam = self._seam(numbers, grid)
         manifest.save(
             plan={**plan, "blocks": list(store.blocks), "periodic": grid.periodic},
             numbers=[each.record() for each in numbers],
@@ -400,9 +400,7 @@ class _Setup:
 
     def _job(self, record: dict[str, Any], store: Any) -> Job:
         plan = record["plan"]
-        grid = Grid(
-            tuple(plan["shape"]), tuple(plan["core"]), tuple(plan["halo"]), bool(plan["periodic"])
-        )
+        grid = Grid(tuple(plan["shape"]), tuple(plan["core"]), tuple(plan["halo"]), bool(plan["periodic"]))
         numbers = [Numbers.from_record(each) for each in record["numbers"]]
         pairs = zip(numbers, self.psfs, strict=True)
         return Job(self.source, store, grid, dict(zip(self.channels, pairs, strict=True)), self.num_threads)
@@ -428,7 +426,7 @@ def _shown(value: Any) -> Any:
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, np.ndarray):
-        return hashlib.sha256(np.ascontiguousarray(value)).hexdigest()
+        return _digest(value)
     if isinstance(value, list | tuple):
         return [_shown(v) for v in value]
     if value is None or isinstance(value, bool | int | float | str):
@@ -436,11 +434,17 @@ def _shown(value: Any) -> Any:
     return repr(value)
 
 
+def _digest(array: np.ndarray) -> str:
+    return hashlib.sha256(np.ascontiguousarray(array, "<f8").tobytes()).hexdigest()
+
+
 def _check_calls(workers: Any, client: Any, shard: Any) -> None:
     if workers is not None:
         _validate.integer(workers, "workers", minimum=1)
     if workers is not None and client is not None:
-        raise ValueError("workers: got it together with client, which has workers of its own; expected one of them")
+        raise ValueError(
+            "workers: got it together with client, which has workers of its own; expected one of them"
+        )
     if shard is not None:
         if not (isinstance(shard, tuple) and len(shard) == 2):
             raise TypeError(f"shard: got {shard!r}, expected a pair (index, number)")
@@ -452,6 +456,8 @@ def _is_finished(manifest: Manifest, setup: _Setup, resume: bool, overwrite: boo
     """Whether the destination is the result of this very job already; refuse it if it is another's."""
     if not manifest.load():
         return False
+    if manifest.record.get("plan") is None:
+        return False  # it was being prepared: nothing is done of it
     changes = _differences(manifest.record, setup.description())
     if manifest.record.get("finished"):
         exists = manifest.destination.exists()
@@ -501,9 +507,7 @@ def _short(value: Any) -> str:
 
 
 def _remove_partial(partial: Path) -> None:
-    from ..io._store import STATE
-
-    if (partial / STATE).is_file():
+    if (partial / _store.STATE).is_file():
         shutil.rmtree(partial)
 
 
@@ -569,9 +573,7 @@ def _end(job: Job, manifest: Manifest) -> None:
     manifest.finish(clipped=clipped, negative=sum(entry.negative for entry in entries))
 
 
-def _result(
-    manifest: Manifest, begun: float, *, finished: bool, computed: int, voxels: int
-) -> VolumeResult:
+def _result(manifest: Manifest, begun: float, *, finished: bool, computed: int, voxels: int) -> VolumeResult:
     record = manifest.record
     seconds = time.perf_counter() - begun
     warnings = [text for each in record["numbers"] for text in each["warnings"]]

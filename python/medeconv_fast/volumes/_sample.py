@@ -50,21 +50,19 @@ class Sample:
 
 
 def block_shape(shape: Sequence[int], psf_shape: Sequence[int], limit: int) -> tuple[int, ...]:
-    """Of so many blocks of equal sides, together `limit` voxels, wide enough for the PSF, inside the volume."""
+    """Of `BLOCKS` blocks of equal sides, with `limit` voxels, wide enough for the PSF."""
     least = [min(n, PSFS * k) for n, k in zip(shape, psf_shape, strict=True)]
     each = max(limit // BLOCKS, 1)
     sides: list[int] = [0] * len(shape)
     left, open_axes = each, sorted(range(len(shape)), key=lambda a: shape[a])
     for i, axis in enumerate(open_axes):  # short axes first: what they leave goes to the longer ones
-        side = max(1, int(round(left ** (1 / (len(open_axes) - i)))))
+        side = max(1, round(left ** (1 / (len(open_axes) - i))))
         sides[axis] = max(min(side, shape[axis]), least[axis])
         left = max(1, left // sides[axis])
     return tuple(sides)
 
 
-def draw(
-    source: Any, items: Sequence[int], psf_shape: Sequence[int], *, memory: int, seed: int
-) -> Sample:
+def draw(source: Any, items: Sequence[int], psf_shape: Sequence[int], *, memory: int, seed: int) -> Sample:
     """A sample of these items: all of a small volume, else blocks at places that depend on `seed` alone."""
     shape = tuple(source.shape)
     dtype = _arrays.result_dtype(source.dtype)

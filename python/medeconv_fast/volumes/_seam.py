@@ -33,7 +33,7 @@ def estimate_seam(
     limit : int
         Voxels that a part may have.
     """
-    axes = {}
+    axes: dict[str, dict[str, Any]] = {}
     for axis, (n, count, halo) in enumerate(zip(grid.shape, grid.counts, grid.halo, strict=True)):
         if count == 1 or halo == 0:
             continue

@@ -30,7 +30,7 @@ class Restored(NamedTuple):
 def read_region(source: Any, item: int, region: Sequence[slice]) -> np.ndarray:
     """A region of a source, which may reach beyond it: periodically, then."""
     shape = source.shape
-    if all(0 <= s.start and s.stop <= n for s, n in zip(region, shape, strict=True)):
+    if all(s.start >= 0 and s.stop <= n for s, n in zip(region, shape, strict=True)):
         array: np.ndarray = source.read(item, tuple(region))
         return array
     pieces = [list(_segments(s, n)) for s, n in zip(region, shape, strict=True)]
@@ -154,4 +154,3 @@ class Restorer:
 
 def _where(tile: Tile) -> str:
     return "voxels " + " x ".join(f"{s.start}:{s.stop}" for s in tile.region)
-
