@@ -238,7 +238,9 @@ def _text(value: Any) -> str:
         return ", ".join(f"{key}: {_text(item)}" for key, item in value.items())
     if isinstance(value, list | tuple):
         if len(value) > _LONGEST_LIST:  # a course of numbers: the convergence has its picture
-            return f"{', '.join(_text(item) for item in value[:3])}, … ({len(value)} values), {_text(value[-1])}"
+            return (
+                f"{', '.join(_text(item) for item in value[:3])}, … ({len(value)} values), {_text(value[-1])}"
+            )
         return ", ".join(_text(item) for item in value)
     if isinstance(value, np.ndarray):
         return _validate.shown(value) if value.size > 16 else _text(value.tolist())
