@@ -1,4 +1,6 @@
-"""Layers of networks: gradients against finite differences in float64, values against formulas written out."""
+"""Layers of networks: gradients against finite differences in float64, values against formulas
+written out.
+"""
 
 import numpy as np
 import pytest
@@ -184,7 +186,8 @@ def test_misfits_are_refused():
     refused(TypeError, "expected what nn.Input", lambda: nn.ReLU()(np.zeros((1, 4, 3, 3))))
     refused(ValueError, "another|among", lambda: nn.Graph(nn.Input(4), nn.ReLU()(image)))
     refused(ValueError, "does not depend", lambda: nn.Graph([image, nn.Input(1)], nn.ReLU()(image)))
-    refused(ValueError, "two layers of the name 'a'", lambda: nn.Sequential([nn.Conv(1, name="a")] + [nn.ReLU("a")]))
+    twins = [nn.Conv(1, name="a"), nn.ReLU("a")]
+    refused(ValueError, "two layers of the name 'a'", lambda: nn.Sequential(twins))
     conv = nn.Conv(2)
     conv(image)
     refused(ValueError, "as at its first use", lambda: conv(nn.Input(3)))
