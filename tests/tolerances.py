@@ -101,6 +101,8 @@ TABLE = {
         "the norms: their own error is the third derivative times 1e-10 and rounding over 1e-5",
     ),
     "nn_torch": Tolerance(
-        1e-3, 1e-5, "the contract's bound on the losses of 50 updates against torch's, each relative to its own"
+        1e-3,
+        1e-5,
+        "the contract's bound on the losses of 50 updates against torch's, each relative to its own",
     ),
 }
