@@ -4,6 +4,10 @@ import itertools
 import json
 import os
 import pickle
+import shutil
+import subprocess
+import sys
+import time
 import warnings
 
 import numpy as np
@@ -133,6 +137,49 @@ def test_regions_are_checked(region):
         mf.io.open_source(image(4, 5)).read(0, region)
 
 
+def test_groups(tmp_path):
+    """One array of a group is what is meant; of several, or of bioformats2raw's images, one is chosen."""
+    group = zarr.create_group(store=str(tmp_path / "a.zarr"))
+    group.create_array("first", data=image(4, 5), dimension_names=("y", "x"))
+    assert mf.io.open_source(tmp_path / "a.zarr").shape == (4, 5)
+    group.create_array("second", data=image(6, 7, 2), dimension_names=("y", "x", "c"))
+    with pytest.raises(ValueError, match=r"without OME-NGFF metadata.*first, .*second"):
+        mf.io.open_source(tmp_path / "a.zarr")
+    second = mf.io.open_source(tmp_path / "a.zarr" / "second")
+    assert second.shape == (6, 7) and len(second.items) == 2
+    with pytest.raises(ValueError, match="level: got 1, but this is an array"):
+        mf.io.open_source(tmp_path / "a.zarr" / "second", level=1)
+    with pytest.raises(ValueError, match="series: got 3, but this is an array"):
+        mf.io.open_source(tmp_path / "a.zarr" / "second", series=3)
+    zarr.create_group(store=str(tmp_path / "b.zarr"), attributes={"ome": {"bioformats2raw.layout": 3}})
+    for series, shape in enumerate([(4, 5, 6), (7, 8, 9)]):
+        multiscale(tmp_path / "b.zarr" / str(series), entry(), shape)
+    assert mf.io.open_source(tmp_path / "b.zarr").shape == (4, 5, 6)
+    assert mf.io.read(tmp_path / "b.zarr", series=1).shape == (7, 8, 9)
+    with pytest.raises(ValueError, match="series: got 2"):
+        mf.io.open_source(tmp_path / "b.zarr", series=2)
+
+
+@pytest.mark.parametrize("version", ["0.1", "0.3"])
+def test_old_versions(tmp_path, version):
+    """0.1 has five axes and names none, 0.3 has their names; neither has scales."""
+    axes = "tczyx" if version == "0.1" else "cyx"
+    shape = (2, 3, 4, 5, 6) if version == "0.1" else (3, 5, 6)
+    attributes = {"multiscales": [{"version": version, "datasets": [{"path": "0"}]}]}
+    if version == "0.3":
+        attributes["multiscales"][0]["axes"] = list(axes)
+    group = zarr.create_group(store=str(tmp_path / "a.zarr"), zarr_format=2, attributes=attributes)
+    array = image(*shape)
+    group.create_array("0", data=array)
+    source = mf.io.open_source(tmp_path / "a.zarr")
+    assert (
+        source.axes == axes
+        and source.voxel_size is None
+        and source.layout["format"].startswith(f"OME-Zarr {version}")
+    )
+    np.testing.assert_array_equal(source.volume().array, array)
+
+
 # OME-Zarr
 
 
@@ -164,27 +211,29 @@ def transformations(path):
 
 @pytest.mark.parametrize("sizes", [(1.0, 1.0, 1.0), (3.0, 0.5, 0.5), (0.2, 0.3, 0.1)])
 def test_pyramid(tmp_path, monkeypatch, sizes):
-    """A ramp along each axis is in every level what its transformation says."""
+    """A linear function of the place is in every level what its transformation says."""
     monkeypatch.setitem(_pyramid.SMALLEST, 3, 16)
     monkeypatch.setattr(_pyramid, "SHORT", 8)
-    place = np.meshgrid(*(np.arange(n) * s for n, s in zip((24, 64, 32), sizes, strict=True)), indexing="ij")
-    for axis, ramp in enumerate(place):
-        path = tmp_path / f"{axis}.zarr"
-        source = mf.io.open_source(Volume(ramp + 5.0, sizes, None, "um", metadata={"origin": (5, 5, 5)}))
-        copied(path, source, dtype="float64", chunks=(8, 8, 8), shards=(16, 16, 16)).finish()
-        levels = list(transformations(path))
-        assert len(levels) >= 3
-        for name, scale, translation in levels:
-            array = zarr.open_array(str(path / name), mode="r")
-            factor = np.round(np.divide(scale, sizes))
-            np.testing.assert_array_equal(np.multiply(factor, sizes), scale)  # exact
-            assert array.shape == tuple(-(-n // int(f)) for n, f in zip(ramp.shape, factor, strict=True))
-            expected = translation[axis] + np.arange(array.shape[axis]) * scale[axis]
-            got = np.moveaxis(np.asarray(array[:]), axis, -1)
-            np.testing.assert_allclose(got, np.broadcast_to(expected, got.shape), rtol=1e-12)
-    finest = np.array([scale for _, scale, _ in levels])
+    shape, origin, slopes = (24, 64, 32), (5.0, 6.0, 7.0), (1.0, 20.0, 300.0)
+
+    def function(shape, start, step):
+        at = np.ix_(*(o + np.arange(n) * s for n, o, s in zip(shape, start, step, strict=True)))
+        return sum(slope * a for slope, a in zip(slopes, at, strict=True))
+
+    volume = Volume(function(shape, origin, sizes), sizes, None, "um", metadata={"origin": origin})
+    path = tmp_path / "a.zarr"
+    copied(path, mf.io.open_source(volume), dtype="float64", chunks=(8, 8, 8), shards=(16, 16, 16)).finish()
+    levels = list(transformations(path))
+    assert len(levels) >= 3
+    for name, scale, translation in levels:
+        array = zarr.open_array(str(path / name), mode="r")
+        factor = np.round(np.divide(scale, sizes))
+        np.testing.assert_array_equal(np.multiply(factor, sizes), scale)  # exact
+        assert array.shape == tuple(-(-n // int(f)) for n, f in zip(shape, factor, strict=True))
+        np.testing.assert_allclose(array[:], function(array.shape, translation, scale), rtol=1e-12)
+    every = np.array([scale for _, scale, _ in levels])
     # No level is more anisotropic than the image, and the longest axis fits in the last.
-    assert np.all(finest.max(1) / finest.min(1) <= max(2, finest[0].max() / finest[0].min()))
+    assert np.all(every.max(1) / every.min(1) <= max(2, every[0].max() / every[0].min()))
     assert max(array.shape) <= 16
 
 
@@ -369,12 +418,13 @@ def test_conversion(dtype, scale, values, expected, clipped):
         ({"shards": (3, 3)}, ValueError, "shards: got"),
         ({"shards": (48, 48, 48), "chunks": (32, 32, 32)}, ValueError, "expected multiples of the chunks"),
         ({"chunks": (0, 1, 1)}, ValueError, r"chunks\[0\]"),
+        ({"path": "a.zarr.partial"}, ValueError, "give the final name"),
     ],
 )
 def test_stores_that_make_no_sense(tmp_path, options, error, text):
     source = mf.io.open_source(image(8, 9, 10, dtype=np.int16))
     with pytest.raises(error, match=text):
-        mf.io.create_store(tmp_path / "a.zarr", source, **options)
+        mf.io.create_store(tmp_path / options.pop("path", "a.zarr"), source, **options)
     assert os.listdir(tmp_path) == []
 
 
@@ -467,6 +517,47 @@ def test_finish_goes_on_after_it_was_killed(tmp_path, monkeypatch, at):
             assert (path / name).read_bytes() == wanted
 
 
+WRITER = """
+import sys
+import numpy as np
+import medeconv_fast as mf
+store = mf.io.open_partial(sys.argv[1])
+rng = np.random.default_rng(int(sys.argv[2]))
+todo = store.missing()
+todo = [todo[i] for i in rng.permutation(len(todo))]
+print("ready", flush=True)
+for item, region in todo:
+    at = np.ix_(*(np.arange(s.start, s.stop, dtype=np.float32) for s in region))
+    store.write(item, region, np.sin(at[0] * 900 + at[1] * 30 + at[2]))
+"""
+
+
+@pytest.mark.parametrize("shards", ["auto", None])
+def test_a_killed_writer_leaves_whole_blocks_only(tmp_path, shards):
+    at = np.ix_(*(np.arange(n, dtype=np.float32) for n in (96, 128, 128)))
+    wanted = np.sin(at[0] * 900 + at[1] * 30 + at[2])
+    path = tmp_path / "a.zarr"
+    store = mf.io.create_store(path, mf.io.open_source(wanted), chunks=(16, 16, 16), shards=shards)
+    total = len(store.missing())
+    words = [sys.executable, "-c", WRITER, str(path), "1"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"ready\n"
+        deadline = time.monotonic() + 20
+        while len(store.missing()) > total - 5 and time.monotonic() < deadline:
+            time.sleep(0.001)
+        process.kill()
+    left = store.missing()
+    assert process.returncode == -9 and 0 < len(left) < total
+    for item, region in regions(store):
+        if (item, region) not in left:
+            np.testing.assert_array_equal(store.read(item, region), wanted[region])
+    for item, region in left:
+        store.write(item, region, wanted[region])
+    store.finish()
+    np.testing.assert_array_equal(mf.io.open_source(path).read(0), wanted)
+    assert not list(path.rglob("*.partial")) and not list(path.rglob("*tmp*"))
+
+
 # What goes wrong
 
 
@@ -476,6 +567,27 @@ def test_a_vanished_input_is_not_taken_for_zeros(tmp_path):
     os.rename(tmp_path / "a.zarr", tmp_path / "b.zarr")
     with pytest.raises(FileNotFoundError, match="has vanished while it was being read"):
         source.read(0)
+
+
+def test_a_vanished_destination_is_not_made_anew(tmp_path):
+    store = mf.io.create_store(tmp_path / "a.zarr", mf.io.open_source(image(8, 9)))
+    shutil.rmtree(tmp_path / "a.zarr.partial")
+    with pytest.raises(FileNotFoundError, match="has vanished while it was being written"):
+        store.write(0, (slice(0, 8), slice(0, 9)), image(8, 9))
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_destination_that_cannot_be_written_to(tmp_path, monkeypatch):
+    source = mf.io.open_source(image(8, 9))
+    with pytest.raises(FileNotFoundError, match=r"the directory .*absent does not exist"):
+        mf.io.create_store(tmp_path / "absent" / "a.zarr", source)
+    (tmp_path / "file").touch()
+    with pytest.raises(NotADirectoryError, match="is not a directory"):
+        mf.io.create_store(tmp_path / "file" / "a.zarr", source)
+    monkeypatch.setattr(os, "access", lambda *_, **__: False)  # root may write anywhere
+    with pytest.raises(PermissionError, match=r"a\.zarr: no permission to write there"):
+        mf.io.create_store(tmp_path / "a.zarr", source)
+    assert os.listdir(tmp_path) == ["file"]
 
 
 @pytest.mark.parametrize("how", ["truncated", "overwritten", "empty"])

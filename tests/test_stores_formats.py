@@ -4,7 +4,10 @@ import itertools
 import json
 import os
 import pickle
+import re
+import shlex
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import medeconv_fast as mf
+from medeconv_fast.cli import main
 from medeconv_fast.io import Volume
 
 zarr = pytest.importorskip("zarr", reason="SKIPPED: zarr is not installed (extra zarr)")
@@ -485,6 +489,21 @@ def test_a_dicom_series_made_of_a_store(tmp_path, shared_data):
     theirs = pydicom.dcmread(next(p for p in scan.iterdir() if p.suffix == ".dcm"), stop_before_pixels=True)
     assert first.StudyInstanceUID == theirs.StudyInstanceUID
     assert first.SeriesInstanceUID != theirs.SeriesInstanceUID
+
+
+def test_docs(tmp_path, monkeypatch):
+    """docs/stores.md, on an image made for it."""
+    page = (Path(__file__).resolve().parents[1] / "docs" / "stores.md").read_text(encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    metadata = {"channels": ({"label": "DAPI"}, {"label": "GFP"})}
+    mf.io.write("embryo.ome.zarr", Volume(image(2, 6, 40, 30), (0.5, 0.2, 0.2), None, "um", "czyx", metadata))
+    (code,) = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    exec(code, {})
+    np.testing.assert_array_equal(mf.io.read("sharp.ome.zarr").array, mf.io.read("embryo.ome.zarr").array)
+    (commands,) = re.findall(r"^```sh\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    for line in commands.splitlines():
+        assert main(shlex.split(line.partition("#")[0])[1:]) == 0
+    assert mf.io.read("restored.nii.gz").voxel_size == pytest.approx((0.5, 0.2, 0.2))
 
 
 # Others' readers

@@ -38,6 +38,7 @@ __all__ = [
     "destinations",
     "formats",
     "is_dicom",
+    "is_zarr",
     "open_partial",
     "open_source",
     "read",
@@ -126,6 +127,20 @@ def is_dicom(path: Any) -> bool:
         True for the name of a folder (no ending) and for .dcm, .dicom and .ima.
     """
     return _is_folder(Path(path)) or Path(path).name.lower().endswith(_dicom.SUFFIXES)
+
+
+def is_zarr(path: Any) -> bool:
+    """Whether a path is a Zarr array or group that exists.
+
+    Parameters
+    ----------
+    path : path-like
+
+    Returns
+    -------
+    bool
+    """
+    return _zarr.is_zarr(Path(path))
 
 
 def check_derivable(volume: Volume, path: Any) -> None:

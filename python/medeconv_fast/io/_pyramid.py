@@ -5,11 +5,13 @@ from __future__ import annotations
 import itertools
 import shutil
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from .._threads import get_num_threads
 from . import _zarr
 from ._nifti import scaled_dtype
 
@@ -18,6 +20,7 @@ SMALLEST = {3: 256, 2: 1024}
 SHORT = 64  # an axis is not halved below
 # Axes are halved together while their voxels differ by less: coarse slices wait for the others.
 ISOTROPIC = 1.5
+MOST_THREADS = 4
 
 
 def create_group(folder: Path) -> None:
@@ -39,8 +42,9 @@ def create_level(
         dtype=dtype,
         chunks=chunks,
         shards=shards,
-        # Bytes of like weight beside one another: float images shrink by a fifth to a half.
-        compressors=zarr.codecs.BloscCodec(cname="zstd", clevel=1, shuffle="shuffle"),
+        # Bits of like weight beside one another: smooth float images lose a quarter, as by zstd after a
+        # shuffle of bytes, at more than twice its speed (380 to 430 MB/s on one core).
+        compressors=zarr.codecs.BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle"),
         fill_value=False if dtype.kind == "b" else 0,
         dimension_names=list(axes),
         zarr_format=3,
@@ -88,12 +92,19 @@ def _halve(finer: Path, coarser: Path, step: tuple[int, ...]) -> None:
     create_level(coarser, shape, array.chunks, array.shards, array.dtype, axes)
     made = _zarr.open_array(coarser, "r+").with_config({"write_empty_chunks": True})
     grid = made.shards or made.chunks
-    for starts in itertools.product(*(range(0, n, g) for n, g in zip(shape, grid, strict=True))):
+
+    def fill(starts: tuple[int, ...]) -> None:
         index = tuple(slice(s, min(s + g, n)) for s, g, n in zip(starts, grid, shape, strict=True))
         wide = tuple(
             slice(i.start * s, min(i.stop * s, n)) for i, s, n in zip(index, steps, array.shape, strict=True)
         )
         made[index] = mean_of_blocks(source(wide), steps)
+
+    # Each holds eight blocks of the finer level, and their halves, in memory.
+    with ThreadPoolExecutor(min(MOST_THREADS, get_num_threads())) as pool:
+        blocks = itertools.product(*(range(0, n, g) for n, g in zip(shape, grid, strict=True)))
+        for _ in pool.map(fill, blocks):
+            pass
 
 
 def mean_of_blocks(values: np.ndarray, steps: Sequence[int]) -> np.ndarray:

@@ -431,7 +431,7 @@ def _array_axes(axes: str | None, ndim: int, shape: tuple[int, ...]) -> str:
 
 def _digest(array: np.ndarray) -> str:
     """Of the values, in the order of the axes, without a copy of the whole."""
-    digest = hashlib.blake2b(f"{array.dtype.str}{array.shape}".encode(), digest_size=16)
+    digest = hashlib.sha256(f"{array.dtype.str}{array.shape}".encode())
     for part in array.reshape(1) if array.ndim == 0 else array:
         digest.update(np.ascontiguousarray(part).reshape(-1).view(np.uint8).data)
-    return digest.hexdigest()
+    return digest.hexdigest()[:32]

@@ -135,6 +135,8 @@ class Store:
         _validate.same_shape(values, "array", tuple(s.stop - s.start for s in place), "region")
         stored, clipped = _convert.stored(values, self.dtype, self.scale)
         found = self._blocks_at()
+        if not found.is_there():  # zarr would make the folders anew
+            raise FileNotFoundError(f"{self._image}: has vanished while it was being written")
         with _at(self.path):
             self._note_clipped(item, place, clipped)
             for chunk in found.chunks_of(index):
@@ -302,9 +304,9 @@ def _opened(folder: Path) -> Any:
 
 def _checksum(stored: np.ndarray) -> str:
     little = stored.astype(stored.dtype.newbyteorder("<"), copy=False)
-    digest = hashlib.blake2b(f"{little.dtype.str}{little.shape}".encode(), digest_size=16)
+    digest = hashlib.sha256(f"{little.dtype.str}{little.shape}".encode())
     digest.update(little.reshape(-1).view(np.uint8).data)
-    return digest.hexdigest()
+    return digest.hexdigest()[:32]
 
 
 def _sync(path: Path) -> None:
@@ -384,6 +386,8 @@ def create_store(
     if not isinstance(source, Source):
         raise TypeError(f"source: got {_validate.shown(source)}, expected what mf.io.open_source gives")
     path, overwrite = Path(path).absolute(), _validate.flag(overwrite, "overwrite")
+    if path.name.endswith(SUFFIX):
+        raise ValueError(f"{path}: names of unfinished images end in {SUFFIX}; give the final name")
     partial = partial_of(path)
     wanted, pair = _convert.output(dtype, scale, source.stored_dtype)
     inner, outer = _grid(source.shape, chunks, shards)

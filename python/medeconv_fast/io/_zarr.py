@@ -259,9 +259,12 @@ class Region:
             raise
         except Exception as error:  # codecs raise all kinds
             raise self._explained(index, error) from error
-        if not self._metadata.is_file():
+        if not self.is_there():
             raise FileNotFoundError(f"{self.folder}: has vanished while it was being read")
         return values
+
+    def is_there(self) -> bool:
+        return self._metadata.is_file()
 
     def chunks_of(self, index: tuple[slice, ...]) -> list[tuple[int, ...]]:
         """The chunks (shards, where there are any) that a region touches."""
@@ -283,7 +286,7 @@ class Region:
 
     def _explained(self, index: tuple[slice, ...], error: Exception) -> Exception:
         """What went wrong, with the file in which it did."""
-        if not self._metadata.is_file():
+        if not self.is_there():
             return FileNotFoundError(f"{self.folder}: has vanished while it was being read")
         for chunk in self.chunks_of(index):
             part = tuple(
