@@ -556,7 +556,7 @@ def test_bad_psf_files(scan, run):
         (["--method", "rl", "--balance", "3"], ["--balance", "rl"]),
         (["--method", "wiener", "--balance", "-1"], ["--balance", "-1"]),
         (["--method", "wiener", "--boundary", "extended"], ["boundary", "extended"]),
-        (["--seed", "3"], ["--seed"]),
+        (["--photons", "3"], ["--photons"]),
         (["--iter", "3"], ["--iter"]),
     ],
     ids=" ".join,

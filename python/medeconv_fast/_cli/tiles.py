@@ -29,7 +29,8 @@ _BYTES_PER_VOXEL, _LARGE_FILE = 30, 1 << 28
 
 def wanted(arguments: argparse.Namespace) -> bool:
     """Whether the options ask for tiles, or the image leaves no choice."""
-    if any(getattr(arguments, name) not in (None, False) for name in _OPTIONS):
+    given = (getattr(arguments, name) for name in _OPTIONS)
+    if any(value is not None and value is not False for value in given):  # 0 is a value
         return True
     path = Path(arguments.input)
     if not path.exists() or (path.is_dir() and not _is_zarr(path)):
