@@ -211,11 +211,13 @@ std::string triple(uint3 i) { return "(" + std::to_string(i.x) + ", " + std::to_
 [[noreturn]] void fail(const std::string& message) {
     Thread& thread = machine.threads[machine.current];
     if (machine.error.empty()) machine.error = message + " [block " + triple(blockIdx) + ", thread " + triple(thread.index) + "]";
+    released(&machine.end);
     for (;;) switch_to(*thread.fibre, machine.scheduler);
 }
 void wait_as(State state, const char* file, int line) {
     Thread& thread = machine.threads[machine.current];
     thread.state = state, thread.file = file, thread.line = line;
+    released(&machine.end);  // it may never come back
     switch_to(*thread.fibre, machine.scheduler);
 }
 
@@ -283,26 +285,37 @@ void run_block(dim3 size, Order how) {
     }
 }
 
-struct Shared {  // of all blocks of a grid or of one at a time
-    std::vector<void*> memory;
-    size_t bytes;
-    explicit Shared(size_t bytes) : bytes(bytes) {}
-    char* fresh() {
-        if (!bytes) return nullptr;
-#if !defined(MEDECONV_EMULATOR_TSAN)
-        // For ThreadSanitizer each block has its own until the grid's end: reuse would need an order between blocks.
-        if (memory.empty())
+// Shared memory, full of NaN, for one block after the other. Under ThreadSanitizer each block has its own until the grid's end:
+// reuse would need an order between blocks.
+class SharedMemory {
+public:
+    SharedMemory([[maybe_unused]] uint64_t blocks, size_t bytes) : bytes_(bytes) {
+        if (!bytes) return;
+#if defined(MEDECONV_EMULATOR_TSAN)
+        memory_.resize(blocks);
+#else
+        memory_.resize(1);
 #endif
-        {
-            void* made = nullptr;
-            if (posix_memalign(&made, 128, bytes)) throw std::bad_alloc();
-            memory.push_back(made);
+        for (void*& memory : memory_) {
+            if (posix_memalign(&memory, 128, bytes)) throw std::bad_alloc();
+            memset(memory, 0xff, bytes);
         }
-        return static_cast<char*>(memory.back());
     }
-    ~Shared() {
-        for (void* m : memory) free(m);
+    char* of(uint64_t block) {
+        if (!bytes_) return nullptr;
+        void* const memory = memory_[block % memory_.size()];
+#if !defined(MEDECONV_EMULATOR_TSAN)
+        memset(memory, 0xff, bytes_);
+#endif
+        return static_cast<char*>(memory);
     }
+    ~SharedMemory() {
+        for (void* memory : memory_) free(memory);
+    }
+
+private:
+    size_t bytes_;
+    std::vector<void*> memory_;
 };
 
 void run_grid(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>& body) {
@@ -315,18 +328,15 @@ void run_grid(dim3 grid, dim3 block, size_t shared_bytes, const std::function<vo
     m.scheduler.tsan = __tsan_get_current_fiber();
 #endif
     const Order how = chosen_order();
-    Shared shared(shared_bytes);
     std::vector<uint64_t> order;
     arrange(order, uint64_t(grid.x) * grid.y * grid.z, how);
-    std::vector<char*> memory;
-    for (size_t i = 0; i < order.size(); ++i) memory.push_back(shared.fresh());
+    SharedMemory shared(order.size(), shared_bytes);
     released(&m.start);
-    for (size_t k = 0; k < order.size() && m.error.empty(); ++k) {
-        const uint64_t i = order[k];
+    for (const uint64_t i : order) {
         blockIdx = {unsigned(i % grid.x), unsigned(i / grid.x % grid.y), unsigned(i / grid.x / grid.y)};
-        m.shared = memory[k];
-        if (shared_bytes) memset(m.shared, 0xff, shared_bytes);  // NaN
+        m.shared = shared.of(i);
         run_block(block, how);
+        if (!m.error.empty()) break;
     }
     acquired(&m.end);
     if (m.error.empty()) return;
