@@ -7,6 +7,16 @@ namespace {
 
 std::string megabytes(size_t bytes) { return std::to_string((bytes + 999999) / 1000000) + " MB"; }
 
+void check_allocation(cudaError_t status, size_t bytes) {
+    if (status == cudaErrorMemoryAllocation) {
+        cudaGetLastError();
+        size_t free = 0, total = 0;
+        free_memory(free, total);
+        throw OutOfMemory(bytes, free, total);
+    }
+    check(status, "allocation");
+}
+
 }  // namespace
 
 OutOfMemory::OutOfMemory(size_t need, size_t free, size_t total)
@@ -46,15 +56,16 @@ OnDevice::~OnDevice() { cudaSetDevice(before_); }
 
 void* allocate(size_t bytes, Stream stream) {
     void* memory = nullptr;
-    const cudaError_t status = cudaMallocAsync(&memory, bytes ? bytes : 1, stream);
-    if (status == cudaErrorMemoryAllocation) {
-        cudaGetLastError();
-        size_t free = 0, total = 0;
-        free_memory(free, total);
-        throw OutOfMemory(bytes, free, total);
-    }
-    check(status, "allocation");
+    check_allocation(cudaMallocAsync(&memory, bytes ? bytes : 1, stream), bytes);
     return memory;
+}
+void* allocate_lasting(size_t bytes) {
+    void* memory = nullptr;
+    check_allocation(cudaMalloc(&memory, bytes ? bytes : 1), bytes);
+    return memory;
+}
+void release_lasting(void* memory) noexcept {
+    if (cudaFree(memory) != cudaSuccess) cudaGetLastError();
 }
 void release(void* memory, Stream stream) noexcept {
     // At the interpreter's end the driver may be gone: there is nobody left to tell.

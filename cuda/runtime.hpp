@@ -44,6 +44,8 @@ private:
 
 void* allocate(size_t bytes, Stream stream);           // ordered with the stream's work, as is release
 void release(void* memory, Stream stream) noexcept;
+void* allocate_lasting(size_t bytes);                  // for work of any stream
+void release_lasting(void* memory) noexcept;           // waits for all work of the device
 void free_memory(size_t& free, size_t& total);
 void keep_freed_memory(int device);                    // for later allocations, until release_kept_memory
 void release_kept_memory(int device);
