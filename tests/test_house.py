@@ -23,7 +23,7 @@ LAYERS = [
     {"_arrays", "_device", "_threads"},
     {"psf", "preprocess", "io", "metrics"},
     {"backends"},
-    {"_costs"},
+    {"_costs", "_calibration"},
     {"_taps"},
     {"_blur", "_convolution"},
     {"_planner"},
