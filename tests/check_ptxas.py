@@ -1,6 +1,6 @@
 """Compiles every cuda/*.cu with nvcc and reads the report of its assembler: no spills where it counts.
 
-Without nvcc it says so and ends well. ``python tests/check_ptxas.py [--all]``: the second form lists every kernel.
+Without nvcc it says so and ends well. ``--all`` lists every kernel.
 """
 
 import os
@@ -14,8 +14,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 ARCHITECTURE = "sm_90"
-# Kernels whose values must stay in registers, in float32 without and in any instance with what a plain iteration
-# does not ask for: no stack frame, no spills. By file, part of the name.
+# Kernels whose values must stay in registers: no stack frame, no spills, in any instance. Parts of names, by file.
 HOT = {
     "direct": ["direct_tiles"],
     "elementwise": ["formula_values", "pad_rows", "fold_rows"],

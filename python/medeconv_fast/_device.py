@@ -1,7 +1,8 @@
-"""Arrays in GPU memory: whose they are, where more come from, arithmetic.
+"""Arrays in GPU memory: whose they are, where more of them come from, and the arithmetic that set-up needs.
 
-The compiled module's kernels know pointers only: layout and kind are checked here, when an array is taken. Work
-on an array goes to the stream of its `Memory`, in order; nothing waits but what brings values to the host.
+The compiled module's kernels know pointers only: layout and kind are checked here, when an array is taken.
+Work on an array goes to the stream of its `Memory`, in order; nothing waits but what brings values to the
+host.
 """
 
 from __future__ import annotations
@@ -406,7 +407,7 @@ def _dtype_of_torch(dtype: Any, name: str) -> np.dtype:
 
 
 def writable(out: Any, like: DeviceArray, shape: tuple[int, ...]) -> DeviceArray | None:
-    """`out` as what a kernel writes to; None if it is no contiguous array in GPU memory of that shape and dtype."""
+    """`out` for a kernel to write to; None if it is not contiguous, of that shape and `like`'s dtype."""
     if not on_device(out) or tuple(out.shape) != shape:
         return None
     layout = out.__cuda_array_interface__
