@@ -14,10 +14,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 ARCHITECTURE = "sm_90"
-# Kernels whose values must stay in registers: no stack frame, no spills, in any instance. Parts of names, by file.
+# Kernels that must have no stack frame and no spills, in any instance. Parts of names, by file.
 HOT = {
     "direct": ["direct_tiles"],
-    "elementwise": ["formula_values", "pad_rows", "fold_rows"],
+    "elementwise": ["formula_values", "pad_rows", "fold_rows", "combine"],
     "penalty": ["factors"],
     "separable": ["filter_slices", "filter_columns"],
 }

@@ -264,6 +264,7 @@ INTERFACE = [
     "ConvPlan",
     "sum_channels",
     "empty",
+    "resident",
     "pad",
     "fold",
     "apply_formula",
