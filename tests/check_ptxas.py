@@ -58,9 +58,7 @@ def report(nvcc: str, source: Path, directory: str) -> str:
 def main() -> int:
     nvcc = find_nvcc()
     if nvcc is None:
-        print(
-            "SKIPPED: nvcc was not found on PATH, in CUDA_HOME or in /usr/local/cuda; no .cu was compiled by it"
-        )
+        print("SKIPPED: no nvcc on PATH, in CUDA_HOME or in /usr/local/cuda; no .cu was compiled by it")
         return 0
     sources = sorted((ROOT / "cuda").glob("*.cu"))
     with tempfile.TemporaryDirectory() as directory, ThreadPoolExecutor(os.cpu_count()) as pool:
