@@ -42,14 +42,17 @@ class Noise(NamedTuple):
         return self.at(level) ** 2 / (level + most), most
 
 
-def noise_of(image: np.ndarray) -> Noise:
+def noise_of(image: np.ndarray, seen: np.ndarray | None = None) -> Noise:
     """Gain and variance fitted to the finest details (second differences along every axis).
+
+    `seen` is False in voxels that say nothing: no detail that they are part of counts.
 
     A blurred image has little else in them. They are sorted by their surroundings' mean into bins; the
     variance of each is a median over groups of neighbours, so that edges do not count.
     """
     values = _sample(image).astype(np.float64)
     details, means = values, values
+    known = None if seen is None else _sample(seen)
     for axis, n in enumerate(values.shape):
         if n < 3:
             continue
@@ -57,9 +60,17 @@ def noise_of(image: np.ndarray) -> Noise:
         details = np.moveaxis((a[:-2] - 2 * a[1:-1] + a[2:]) / math.sqrt(6), 0, axis)
         a = np.moveaxis(means, axis, 0)
         means = np.moveaxis((a[:-2] + 2 * a[1:-1] + a[2:]) / 4, 0, axis)
-    if details is values or details.size < 2 * GROUP:
+        if known is not None:
+            a = np.moveaxis(known, axis, 0)
+            known = np.moveaxis(a[:-2] & a[1:-1] & a[2:], 0, axis)
+    if details is values:
         return Noise(0.0, 0.0)
     squares, means = details.ravel() ** 2, means.ravel()
+    if seen is not None and known is not None:
+        squares, means = squares[known.ravel()], means[known.ravel()]
+        values = values[_sample(seen)]
+    if squares.size < 2 * GROUP:
+        return Noise(0.0, 0.0)
     bins = max(1, min(BINS, means.size // (8 * GROUP)))
     found = []
     for part in np.array_split(np.argsort(means, kind="stable"), bins):

@@ -132,15 +132,19 @@ def _defaults(image: Any, options: dict[str, Any]) -> tuple[Noise, dict[str, Any
     """The noise of an image, and the options of `richardson_lucy` that go with it."""
     background = _validate.number(options.get("background", 0.0), "background", minimum=0)
     data, _, (lowest, highest) = _arrays.as_image(image)
+    trust, seen = _options.weights_of(options.get("weights"), data), None
+    if trust is not None and float(trust.min()) == 0:
+        seen = trust > 0
+        data, (lowest, highest) = _options.trusted(data, trust, (lowest, highest))
     if options.get("negative") == "shift" and lowest < 0:
         data, highest = data - data.dtype.type(lowest), highest - lowest
     _validate.scale(max(highest, 0.0), "image", data.dtype)
-    noise = noise_of(data)
+    noise = noise_of(data, seen)
     matched = options.get("back_projector", "matched")
     if not (isinstance(matched, str) and matched == "matched"):
         return noise, {}
     chosen: dict[str, Any] = {"acceleration": "biggs-andrews"}
-    level = _level_of_light(data, noise, background)
+    level = _level_of_light(data if seen is None else data[seen], noise, background)
     weight = min(WEIGHT * noise.at(level) / level, MOST_WEIGHT) if level > 0 else 0.0
     if "num_iter" not in options and "stop" not in options:
         chosen |= {"stop": IDivergenceSlope(), "num_iter": MOST_ITERATIONS}
