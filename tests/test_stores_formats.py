@@ -317,6 +317,21 @@ def test_what_zarr_cannot_hold_and_what_exists(tmp_path):
         mf.io.read(tmp_path / "a.zarr", channel="red")
 
 
+def test_a_volume_that_was_cut_loses_the_place_it_no_longer_has(tmp_path):
+    metadata = {"origin": (5.0, 6.0, 7.0)}
+    mf.io.write(tmp_path / "a.zarr", Volume(image(8, 9, 10), (3, 2, 1), None, "um", metadata=metadata))
+    whole = mf.io.read(tmp_path / "a.zarr")
+    assert whole.metadata["origin"] == (5, 6, 7)
+    cut, step = mf.preprocess.crop(whole, box=((2, 6), (0, 9), (3, 8)))
+    for name, volume, origin in (
+        ("cut", cut, None),
+        ("unit", whole.to_unit("mm"), None),
+        ("back", step.undo(cut), (5, 6, 7)),
+    ):
+        mf.io.write(tmp_path / f"{name}.zarr", volume)
+        assert mf.io.open_source(tmp_path / f"{name}.zarr").origin == origin
+
+
 LENGTHS = st.floats(1e-4, 1e4, allow_nan=False)
 
 

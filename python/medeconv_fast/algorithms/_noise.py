@@ -42,8 +42,14 @@ class Noise(NamedTuple):
         return self.at(level) ** 2 / (level + most), most
 
 
+<<<<<<< HEAD
 def noise_of(*parts: np.ndarray) -> Noise:
+=======
+def noise_of(image: np.ndarray, seen: np.ndarray | None = None) -> Noise:
+>>>>>>> main
     """Gain and variance fitted to the finest details (second differences along every axis).
+
+    `seen` is False in voxels that say nothing: no detail that they are part of counts.
 
     A blurred image has little else in them. They are sorted by their surroundings' mean into bins; the
     variance of each is a median over groups of neighbours, so that edges do not count. `parts`: the image, or
@@ -69,6 +75,7 @@ def noise_of(*parts: np.ndarray) -> Noise:
 def _details(values: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
     """Squares of the finest details, and the means of their surroundings; None without an axis to differ."""
     details, means = values, values
+    known = None if seen is None else _sample(seen)
     for axis, n in enumerate(values.shape):
         if n < 3:
             continue
@@ -76,7 +83,31 @@ def _details(values: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
         details = np.moveaxis((a[:-2] - 2 * a[1:-1] + a[2:]) / math.sqrt(6), 0, axis)
         a = np.moveaxis(means, axis, 0)
         means = np.moveaxis((a[:-2] + 2 * a[1:-1] + a[2:]) / 4, 0, axis)
+<<<<<<< HEAD
     return None if details is values else (details.ravel() ** 2, means.ravel())
+=======
+        if known is not None:
+            a = np.moveaxis(known, axis, 0)
+            known = np.moveaxis(a[:-2] & a[1:-1] & a[2:], 0, axis)
+    if details is values:
+        return Noise(0.0, 0.0)
+    squares, means = details.ravel() ** 2, means.ravel()
+    if seen is not None and known is not None:
+        squares, means = squares[known.ravel()], means[known.ravel()]
+        values = values[_sample(seen)]
+    if squares.size < 2 * GROUP:
+        return Noise(0.0, 0.0)
+    bins = max(1, min(BINS, means.size // (8 * GROUP)))
+    found = []
+    for part in np.array_split(np.argsort(means, kind="stable"), bins):
+        part = np.sort(part)  # neighbours in the image are neighbours in a group
+        groups = squares[part[: len(part) // GROUP * GROUP]].reshape(-1, GROUP).mean(axis=1)
+        found.append((float(means[part].mean()), float(np.median(groups)) / MEDIAN))
+    noise = _line(np.array(found))
+    if _are_counts(values, noise):
+        return Noise(1.0, 0.0)
+    return noise
+>>>>>>> main
 
 
 def _line(found: np.ndarray) -> Noise:

@@ -131,6 +131,7 @@ def restore(image: Any, psf: Any, method: str = "auto", **options: Any) -> Any:
 def _defaults(image: Any, options: dict[str, Any]) -> tuple[Noise, dict[str, Any]]:
     """The noise of an image, and the options of `richardson_lucy` that go with it."""
     data, _, (lowest, highest) = _arrays.as_image(image)
+<<<<<<< HEAD
     return defaults_of([data], lowest, highest, options)
 
 
@@ -146,11 +147,25 @@ def defaults_of(
         parts, highest = [part - part.dtype.type(lowest) for part in parts], highest - lowest
     _validate.scale(max(highest, 0.0), "image", parts[0].dtype)
     noise = noise_of(*parts)
+=======
+    trust, seen = _options.weights_of(options.get("weights"), data), None
+    if trust is not None and float(trust.min()) == 0:
+        seen = trust > 0
+        data, (lowest, highest) = _options.trusted(data, trust, (lowest, highest))
+    if options.get("negative") == "shift" and lowest < 0:
+        data, highest = data - data.dtype.type(lowest), highest - lowest
+    _validate.scale(max(highest, 0.0), "image", data.dtype)
+    noise = noise_of(data, seen)
+>>>>>>> main
     matched = options.get("back_projector", "matched")
     if not (isinstance(matched, str) and matched == "matched"):
         return noise, {}
     chosen: dict[str, Any] = {"acceleration": "biggs-andrews"}
+<<<<<<< HEAD
     level = _level_of_light(parts, noise, background)
+=======
+    level = _level_of_light(data if seen is None else data[seen], noise, background)
+>>>>>>> main
     weight = min(WEIGHT * noise.at(level) / level, MOST_WEIGHT) if level > 0 else 0.0
     if "num_iter" not in options and "stop" not in options:
         chosen |= {"stop": IDivergenceSlope(), "num_iter": MOST_ITERATIONS}

@@ -176,8 +176,16 @@ class Source:
         Of files: path, size and time of the last change (of Zarr: a digest of the metadata, and one of all
         chunks' sizes and times); of arrays in memory a digest of their values; of dask arrays their name.
         """
-        about = {"shape": list(self.shape), "items": len(self.items), "dtype": self.dtype.str}
-        return {**self._identify(), **about}
+        geometry = self.geometry.to_json()
+        return {
+            **self._identify(),
+            "shape": list(self.shape),
+            "items": len(self.items),
+            "dtype": self.dtype.str,
+            "voxel_size": None if self.voxel_size is None else list(self.voxel_size),
+            "affine": geometry["affine"],
+            "unit": self.unit,
+        }
 
 
 def checked_region(region: Sequence[slice] | None, shape: tuple[int, ...]) -> tuple[slice, ...]:
