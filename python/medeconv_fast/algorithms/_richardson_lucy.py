@@ -222,13 +222,8 @@ def richardson_lucy(
         image=image,
         weights=trust,
         background=background + (readout if isinstance(readout, float) else 0.0),
-<<<<<<< HEAD
-        partial=readout if isinstance(readout, np.ndarray) else None,
-        damping=None if threshold is None else sharpness(threshold, data),
-=======
         partial=None if readout is None or isinstance(readout, float) else readout,
-        damping=None if threshold is None else _sharpness(threshold, data),
->>>>>>> main
+        damping=None if threshold is None else sharpness(threshold, data),
         eps=blur.smallest_divisor(highest),
         unit=unit_of(highest),
     )
