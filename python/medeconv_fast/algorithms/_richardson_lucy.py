@@ -223,7 +223,7 @@ def richardson_lucy(
         weights=trust,
         background=background + (readout if isinstance(readout, float) else 0.0),
         partial=None if readout is None or isinstance(readout, float) else readout,
-        damping=None if threshold is None else _sharpness(threshold, data),
+        damping=None if threshold is None else sharpness(threshold, data),
         eps=blur.smallest_divisor(highest),
         unit=unit_of(highest),
     )
@@ -411,7 +411,7 @@ def _operand(value: Any, name: str, data: np.ndarray) -> float | np.ndarray | No
     return array if highest > 0 else None
 
 
-def _sharpness(threshold: float | np.ndarray, data: np.ndarray) -> np.ndarray:
+def sharpness(threshold: float | np.ndarray, data: np.ndarray) -> np.ndarray:
     """2 / threshold², as the formula takes it; where the threshold is 0 nothing is damped."""
     wide = np.broadcast_to(
         np.asarray(threshold if isinstance(threshold, float) else _device.host(threshold), np.float64),
