@@ -246,11 +246,13 @@ def test_dask(tmp_path):
     lazy = da.map_blocks(
         block, chunks=((2,), (8, 8, 8), (8, 8)), dtype=np.float32, meta=np.empty((0,) * 3, np.float32)
     )
-    source = mf.io.open_source(lazy, axes="czy"[:1] + "yx", voxel_size=0.5, unit="um")
+    source = mf.io.open_source(lazy, axes="cyx", voxel_size=0.5, unit="um")
     computed.clear()
     got = source.read(1, (slice(9, 15), slice(0, 4)))
     assert computed == [(0, 1, 0)] and np.all(got == 1)
-    assert source.chunks == (8, 8) and source.identity() == mf.io.open_source(lazy, axes="cyx").identity()
+    assert source.chunks == (8, 8)
+    again = mf.io.open_source(lazy, axes="cyx", voxel_size=0.5, unit="um").identity()
+    assert source.identity() == again != mf.io.open_source(lazy + 1, axes="cyx").identity()
     with pytest.raises(ValueError, match="chunks of unknown size"):
         mf.io.open_source(
             da.from_array(np.arange(12.0).reshape(3, 4))[np.array([True, False, True])][
@@ -434,6 +436,20 @@ def test_channels_and_times_made_of_a_store(tmp_path, name):
     read = mf.io.read(tmp_path / name)
     np.testing.assert_array_equal(read.array.transpose([read.axes.index(a) for a in "tczyx"]), volume.array)
     assert read.voxel_size == pytest.approx((3, 2, 1)) and read.unit == "um"
+
+
+@pytest.mark.parametrize("kind", ["NIfTI-1", "NIfTI-2"])
+@pytest.mark.parametrize("axes", ["zyx", "tczyx"])
+@pytest.mark.parametrize("name", ["a.nii", "a.npy"])
+def test_files_that_grow_in_place_are_those_that_are_written_at_once(tmp_path, name, axes, kind):
+    shape = (2, 3, 4, 20, 21)[-len(axes) :]
+    metadata = {"format": kind, "qform_code": 1, "sform_code": 2, "descrip": "in place"}
+    volume = Volume(image(*shape), None, OBLIQUE, "mm", axes, metadata)
+    mf.io.write(tmp_path / name, volume)
+    (tmp_path / "out").mkdir()
+    made_of(tmp_path / "out" / name, mf.io.open_source(volume), chunks=(3, 8, 8)).finish()
+    for path in mf.io.destinations(tmp_path / name):
+        assert (tmp_path / "out" / path.name).read_bytes() == path.read_bytes()
 
 
 def test_nifti_keeps_the_scale_of_integers(tmp_path):
