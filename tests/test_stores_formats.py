@@ -177,6 +177,28 @@ def test_plain_tiff(tmp_path, kind, shape):
         assert source.chunks[-2:] == TIFFS[kind]["tile"]
 
 
+@pytest.mark.parametrize("name", ["anatomical.nii", "functional.nii", "example4d.nii.gz"])
+def test_real_scans(name):
+    """Of big-endian integers, of a time series with a scale, of a compressed one."""
+    from nibabel.testing import data_path
+
+    same_as_read(Path(data_path) / name)
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize(
+    "folder", ["micro_confocal_beads_bia", "micro_pollen_sdeconv", "micro_celegans2d_sdeconv"]
+)
+@pytest.mark.filterwarnings("ignore:.*no voxel size along z")
+def test_real_micrographs(shared_data, folder):
+    paths = sorted((shared_data / folder).glob("*.tif"))
+    assert paths
+    for path in paths:
+        source, whole = mf.io.open_source(path), mf.io.read(path)
+        np.testing.assert_array_equal(source.volume().array, whole.array)
+        assert (source.voxel_size, source.unit) == (whole.voxel_size, whole.unit)
+
+
 @pytest.mark.parametrize("axes", ["TCZYX", "CYX", "ZCYX", "YX", "TZYX"])
 @pytest.mark.parametrize("options", [{}, {"tile": (16, 16), "bigtiff": True}])
 def test_ome_tiff(tmp_path, axes, options):
