@@ -418,6 +418,30 @@ def test_nifti_through_zarr(tmp_path, codes, unit, shape):
     np.testing.assert_allclose(last.header.get_zooms(), first.header.get_zooms(), rtol=1e-6)
 
 
+@pytest.mark.parametrize("shape", [(17, 16, 15), (17, 16, 15, 3)])
+def test_nifti_through_stores(tmp_path, shape):
+    """The same region by region, integers with a scale: values bit for bit, sizes but for their rounding."""
+    made = nib.Nifti1Image(image(*shape, dtype=np.int16), OBLIQUE)
+    made.header.set_xyzt_units("micron", "msec" if len(shape) == 4 else "unknown")
+    made.header.set_slope_inter(0.25, -1024)
+    made.header["descrip"] = b"region by region"
+    made.set_qform(OBLIQUE, 1)
+    made.set_sform(OBLIQUE, 2)
+    nib.save(made, tmp_path / "a.nii")
+    scale = {"dtype": "input", "scale": (0.25, -1024)}
+    made_of(tmp_path / "b.zarr", mf.io.open_source(tmp_path / "a.nii"), chunks=(8, 8, 8), **scale).finish()
+    between = mf.io.open_source(tmp_path / "b.zarr")
+    assert between.stored_dtype == np.int16 and between.dtype == np.float32 and between.unit == "um"
+    made_of(tmp_path / "c.nii", between, **scale).finish()
+    assert (tmp_path / "c.nii").read_bytes()[352:] == (tmp_path / "a.nii").read_bytes()[352:]
+    first, last = nib.load(tmp_path / "a.nii").header, nib.load(tmp_path / "c.nii").header
+    for field in first:
+        if first[field].dtype.kind == "f":
+            np.testing.assert_allclose(last[field], first[field], rtol=1e-6, atol=1e-6, err_msg=field)
+        else:
+            np.testing.assert_array_equal(last[field], first[field], err_msg=field)
+
+
 # Other formats, made of a store
 
 
