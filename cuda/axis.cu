@@ -34,21 +34,19 @@ std::vector<int> factorise(int64_t n) {
     return found;
 }
 
-int64_t good_size(int64_t n, bool even, size_t value_bytes) {
-    const int64_t longest = value_bytes == 4 ? longest_axis<float> : longest_axis<double>;
+int64_t good_size(int64_t n, bool even) {
     if (n <= 1) return even ? 2 : 1;
-    // Device memory takes most of the time: a stage in shared memory counts as a tenth of the traffic of a sweep.
+    // Device memory takes most of the time: a stage in shared memory counts as a tenth of a sweep's traffic.
     constexpr double traffic = 10.0;
     int64_t best = 0;
     double best_cost = std::numeric_limits<double>::infinity();
-    for (int64_t m = n; m <= longest && double(m) * traffic < best_cost; ++m) {
+    for (int64_t m = n; double(m) * traffic < best_cost; ++m) {
         if (even && m % 2) continue;
         const std::vector<int> found = factorise(m);
         if (found.empty()) continue;
         const double cost = double(m) * (traffic + double(found.size()));
         if (cost < best_cost) best_cost = cost, best = m;
     }
-    if (!best) throw too_long(n, longest);
     return best;
 }
 

@@ -52,7 +52,7 @@ private:
 
 // Radices of n, first stage first; empty where other factors than 2, 3, 5 and 7 are left.
 std::vector<int> factorise(int64_t n);
-// Cheapest length >= n (even: among even ones); throws where there is none that fits a block for `value_bytes` per value.
-int64_t good_size(int64_t n, bool even, size_t value_bytes);
+// Cheapest length >= n (even: among even ones) of those factors; longer than a block can hold, if n is.
+int64_t good_size(int64_t n, bool even);
 
 }  // namespace medeconv::cuda

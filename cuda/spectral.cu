@@ -33,8 +33,6 @@ int team_of(const AxisView<T>& axis, int most) {
     return std::min(team, most);
 }
 
-constexpr int most_threads = 512;        // of the kernels' launch bounds
-
 // Neighbouring lines of a block: as many as are 128 bytes wide, fewer where that leaves room for one block only, but at least a
 // sector of device memory; more where lines are short.
 template <class T, Way way>
@@ -44,7 +42,7 @@ void launch_lines(const LinePass<T>& pass, Stream stream) {
     int lanes = int(128 / sizeof(Pair<T>));
     while (size_t(lanes) * line_bytes > room && size_t(lanes) * sizeof(Pair<T>) > 32) lanes /= 2;
     while (size_t(lanes) * line_bytes > most_shared_bytes) lanes /= 2;
-    const int team = team_of(pass.axis, most_threads / lanes);
+    const int team = team_of(pass.axis, most_line_threads / lanes);
     while (lanes * team < 128 && size_t(2 * lanes) * line_bytes <= room) lanes *= 2;
     while (lanes > 1 && lanes / 2 >= pass.width) lanes /= 2;
     const dim3 grid(unsigned(ceil_div(pass.width, lanes)), unsigned(pass.layers.count));
@@ -58,7 +56,7 @@ struct RowBlocks {
 template <class T>
 RowBlocks row_blocks(const AxisView<T>& axis, int64_t rows) {
     const size_t line_bytes = size_t(spread<T>(axis.n)) * sizeof(Pair<T>);
-    const int team = team_of(axis, 256);
+    const int team = team_of(axis, most_row_threads);
     const int64_t all = ceil_div(rows, 2);
     int pairs = 1;
     while (pairs * team < 128 && pairs < all && size_t(2 * pairs) * line_bytes <= usual_shared_bytes / 2) pairs *= 2;
@@ -215,27 +213,21 @@ struct SpectralPlan<T>::Passes {
         if (input) {
             launch_rows<T, false, Formula::copy>(pass, blocks, stream);
         } else {
-#define MEDECONV_CASE(F) \
-    case Formula::F:     \
-        launch_rows<T, true, Formula::F>(pass, blocks, stream); break;
-            switch (formula) {
-                MEDECONV_EACH_FORMULA(MEDECONV_CASE)
-            }
-#undef MEDECONV_CASE
+            with_formula(formula, operands, [&](auto f, auto) { launch_rows<T, true, decltype(f)::value>(pass, blocks, stream); });
         }
-        if (operands.sums) finish_sums(operands.sums, blocks.count, stream);
+        finish_sums(operands.sums, blocks.count, stream);
     }
 };
 
 template <class T>
-size_t SpectralPlan<T>::sums_bytes() const {
+int64_t SpectralPlan<T>::sum_blocks() const {
     int64_t most = 0;
     for (const Box& box : {estimate_box, image_box}) {
         int64_t all = 1;
         for (size_t axis : {order_[0], order_[1]}) all *= box[axis].stop - box[axis].start;
         most = std::max(most, row_blocks(x_view_, all).count);
     }
-    return size_t(sums_size(most)) * sizeof(double);
+    return most;
 }
 template <class T>
 size_t SpectralPlan<T>::gcv_bytes() const {

@@ -6,6 +6,8 @@
 namespace medeconv::cuda {
 namespace {
 
+constexpr int most_line_threads = 512, most_row_threads = 256;
+
 // A part of an axis, taken modulo its length n, and what is repeated beyond it.
 struct Part {
     int start, count, low, high;
@@ -47,7 +49,7 @@ struct LinePass {
 };
 
 template <class T, Way way>
-__global__ void __launch_bounds__(512) line_kernel(const __grid_constant__ LinePass<T> pass) {
+__global__ void __launch_bounds__(most_line_threads) line_kernel(const LinePass<T> pass) {
     DYN_SHARED(Pair<T>, shared);
     const AxisView<T>& axis = pass.axis;
     const int lanes = int(blockDim.x), lane = int(threadIdx.x), n = axis.n;
@@ -137,7 +139,7 @@ __device__ __forceinline__ Row<T> row_of(const RowPass<T>& pass, int number) {
 // plain: `formula` works on the registers between the last inverse and the first forward stage. Else the pass's formula, with
 // sums, every operand and the continuation, has a pass of its own over shared memory.
 template <class T, bool inverse, bool plain, Formula formula = Formula::copy>
-__global__ void __launch_bounds__(512) row_kernel(const __grid_constant__ RowPass<T> pass) {
+__global__ void __launch_bounds__(most_row_threads) row_kernel(const RowPass<T> pass) {
     DYN_SHARED(Pair<T>, shared);
     const AxisView<T>& axis = pass.axis;
     const int n = axis.n;
@@ -180,14 +182,7 @@ __global__ void __launch_bounds__(512) row_kernel(const __grid_constant__ RowPas
         const int64_t at = row.values + i;
         if constexpr (!inverse) c = pass.input[at];
         if constexpr (plain) return finish_value<formula, true>(pass.operands, number, c, at, sums);
-#define MEDECONV_CASE(F) \
-    case Formula::F:     \
-        return finish_value<Formula::F, false>(pass.operands, number, c, at, sums);
-        switch (inverse ? pass.formula : Formula::copy) {
-            MEDECONV_EACH_FORMULA(MEDECONV_CASE)
-        }
-#undef MEDECONV_CASE
-        return c;
+        else return finish_value(inverse ? pass.formula : Formula::copy, pass.operands, number, c, at, sums);
     };
     auto result_of = [&](int position, Complex<T> c) MEDECONV_BODY {
         int i = position - pass.x.start;
@@ -294,7 +289,7 @@ struct ValidationPass {
     double* slots;                       // one per block: g²|Y|² and g of each balance
 };
 template <class T>
-__global__ void __launch_bounds__(256) validation_kernel(const __grid_constant__ ValidationPass<T> pass) {
+__global__ void __launch_bounds__(256) validation_kernel(const ValidationPass<T> pass) {
     DYN_SHARED(double, shared);
     double mine[2 * balances_at_once] = {};
     for (int64_t at = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; at < pass.size; at += int64_t(gridDim.x) * blockDim.x) {

@@ -1,4 +1,4 @@
-// The spectral engine on the GPU: H applied by fused lines (design: docs in benchmarks/NOTES.md). Launchers only: see gpu.hpp.
+// The spectral engine on the GPU: H applied by fused passes over lines. Launchers only: see gpu.hpp. Bytes: benchmarks/NOTES.md.
 //
 // Axes of one voxel are moved to the front; x is real, y and z are complex. A sweep of a volume is four kernels:
 //   lines, forward   y, of the slices that hold data
@@ -53,7 +53,7 @@ public:
 
     size_t spectrum_bytes() const;
     size_t transfer_bytes(bool symmetric) const;
-    size_t sums_bytes() const;           // of `operands.sums`, see sums.hpp
+    int64_t sum_blocks() const;          // operands.sums: sums_size(sum_blocks()) doubles (sums.hpp)
     size_t gcv_bytes() const;            // scratch
     Box estimate_box, image_box;         // of the grid as given
 

@@ -98,18 +98,16 @@ class Memory:
     def __init__(self, device: int) -> None:
         self.place = native().Place(device)
 
-    def empty(self, shape: tuple[int, ...], dtype: Any) -> DeviceArray:
-        return self._made(shape, dtype, lasting=False)
-
     def uploaded(self, values: np.ndarray, *, lasting: bool = False) -> DeviceArray:
         """A copy of `values`; lasting: for work of any stream from now on."""
-        made = self._made(values.shape, values.dtype, lasting=lasting)
+        made = self.empty(values.shape, values.dtype, lasting=lasting)
         made.write(values)
         if lasting:
             self.place.synchronize()
         return made
 
-    def _made(self, shape: tuple[int, ...], dtype: Any, *, lasting: bool) -> DeviceArray:
+    def empty(self, shape: tuple[int, ...], dtype: Any, *, lasting: bool = False) -> DeviceArray:
+        """Lasting: given back when all streams are done with it, not this one alone."""
         buffer = native().Buffer(self.place, math.prod(shape) * np.dtype(dtype).itemsize, lasting)
         return DeviceArray(buffer.pointer, shape, dtype, self, buffer)
 
