@@ -78,8 +78,8 @@ def main() -> int:
             spilling += bool(frame)
             if "--all" in sys.argv or (frame and listed):
                 print(
-                    f"{source.name}: {kernel['name']}: {kernel['registers']} registers, stack {kernel['stack']}, "
-                    f"spill {kernel['stores']} + {kernel['loads']} bytes"
+                    f"{source.name}: {kernel['name']}: {kernel['registers']} registers, "
+                    f"stack {kernel['stack']}, spill {kernel['stores']} + {kernel['loads']} bytes"
                 )
             bad += bool(frame) and listed
         print(f"{source.name}: {len(kernels)} kernels, {spilling} with a stack frame or spills")
