@@ -76,9 +76,7 @@ class SpectralPlan:
     def spectrum(self, memory: Memory) -> DeviceArray:
         return memory.empty((int(self._sizes.spectrum_bytes),), np.uint8)
 
-    def transfer(
-        self, psf: np.ndarray, centre: tuple[int, ...], num_threads: int | None = None
-    ) -> Transfer:
+    def transfer(self, psf: np.ndarray, centre: tuple[int, ...], num_threads: int | None = None) -> Transfer:
         if any(k > n for k, n in zip(psf.shape, self.grid, strict=True)):
             raise ValueError(f"psf: got shape {psf.shape}, expected at most the transform grid {self.grid}")
         taps, middle = np.ascontiguousarray(psf), [int(c) for c in centre]
@@ -190,9 +188,7 @@ class SpectralChain:
         taken = Operands(call, operands | {"out": out}, self._plan.sums_size)
         otf = transfer.on(memory)
         plan = self._plan.on(memory)
-        plan.sweep(
-            memory.place, self._spectrum, otf, transfer.symmetric, adjoint, formula, keep, taken.named
-        )
+        plan.sweep(memory.place, self._spectrum, otf, transfer.symmetric, adjoint, formula, keep, taken.named)
         call.finish()
         self._loaded = keep
         return taken.sums()
@@ -204,7 +200,9 @@ class Segments(Filters):
     On a device: per direction an OTF for each chunk, then the tables of a segment.
     """
 
-    def __init__(self, psf: np.ndarray, taps: tuple[int, ...], centre: tuple[int, ...], dtype: np.dtype) -> None:
+    def __init__(
+        self, psf: np.ndarray, taps: tuple[int, ...], centre: tuple[int, ...], dtype: np.dtype
+    ) -> None:
         super().__init__([[psf[::-1]], [psf]], taps, centre)
         self._name = suffix(dtype)
         self.bounds, self.length = chunks(psf.size, dtype)
@@ -213,7 +211,9 @@ class Segments(Filters):
         device = memory.place.device
         if device not in self._on:
             own = own_memory(device)
-            tables = own.uploaded(getattr(native(), "overlap_tables_" + self._name)(self.length), lasting=True)
+            tables = own.uploaded(
+                getattr(native(), "overlap_tables_" + self._name)(self.length), lasting=True
+            )
             made = [
                 [self._transfer(own, tables, weights[start:stop]) for start, stop in self.bounds]
                 for (weights,) in self._arrays

@@ -11,16 +11,15 @@ from typing import Any
 import numpy as np
 
 from .. import _device
-from .._device import native
+from .._device import DeviceArray, native, suffix
 from . import _cuda_base as base
 from ._cuda_arrays import DirectPlan as DirectPlan
 from ._cuda_arrays import SeparablePlan as SeparablePlan
-from ._cuda_base import Array, Call, Sums, memory_of, suffix
+from ._cuda_base import Array, Call, Sums, memory_of
 from ._cuda_spectral import OverlapPlan as OverlapPlan
 from ._cuda_spectral import SpectralPlan as SpectralPlan
 
 NAME = "cuda"
-OLDEST_DRIVER = 13000  # that runs what this runtime compiles to
 
 
 def is_available() -> bool:
@@ -28,21 +27,7 @@ def is_available() -> bool:
 
 
 def unavailable_reason() -> str | None:
-    if _device.module is None:
-        return (
-            f"the compiled module medeconv_fast._cuda cannot be imported ({_device.import_error}); it comes "
-            "from a build from source where CUDA's compiler nvcc is found (MEDECONV_CUDA=ON insists on it); "
-            "wheels do not have it"
-        )
-    found = _device.module.devices()
-    if found["driver"] == 0:
-        return "there is no NVIDIA driver on this machine"
-    if found["driver"] < OLDEST_DRIVER:
-        have, need = (f"{v // 1000}.{v % 1000 // 10}" for v in (found["driver"], OLDEST_DRIVER))
-        return f"the NVIDIA driver supports CUDA {have}, the compiled module needs {need}; update the driver"
-    if found["count"] == 0:
-        return f"the NVIDIA driver finds no device ({found['error'] or 'none'})"
-    return None
+    return _device.unavailable_reason()
 
 
 def describe() -> dict[str, Any]:
@@ -89,6 +74,11 @@ class ConvPlan:
 def sum_channels(x: np.ndarray, out: np.ndarray, *, num_threads: int | None = None) -> None:
     """The sum over all but axis 1: a convolution's gradient in its bias."""
     raise NotImplementedError("backend 'cuda': sum_channels is not built yet")
+
+
+def resident(array: Array) -> DeviceArray:
+    """The array in GPU memory: itself, or a copy."""
+    return array if isinstance(array, DeviceArray) else _device.own_memory().uploaded(array)
 
 
 def empty(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
