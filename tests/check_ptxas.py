@@ -17,9 +17,11 @@ ARCHITECTURE = "sm_90"
 # Kernels that must have no stack frame and no spills, in any instance. Parts of names, by file.
 HOT = {
     "direct": ["direct_tiles"],
+    "overlap": ["overlap_kernel"],
     "elementwise": ["formula_values", "pad_rows", "fold_rows", "combine"],
     "penalty": ["factors"],
     "separable": ["filter_slices", "filter_columns"],
+    "spectral": ["line_kernel", "row_kernel"],
 }
 ENTRY = re.compile(
     r"Compiling entry function '(?P<name>\w+)' for '(?P<arch>\w+)'.*?"
@@ -78,8 +80,8 @@ def main() -> int:
             spilling += bool(frame)
             if "--all" in sys.argv or (frame and listed):
                 print(
-                    f"{source.name}: {kernel['name']}: {kernel['registers']} registers, stack {kernel['stack']}, "
-                    f"spill {kernel['stores']} + {kernel['loads']} bytes"
+                    f"{source.name}: {kernel['name']}: {kernel['registers']} registers, "
+                    f"stack {kernel['stack']}, spill {kernel['stores']} + {kernel['loads']} bytes"
                 )
             bad += bool(frame) and listed
         print(f"{source.name}: {len(kernels)} kernels, {spilling} with a stack frame or spills")

@@ -74,6 +74,23 @@ def files(directory):
 # ---------------------------------------------------------------- restore
 
 
+@pytest.mark.parametrize(
+    ("widths", "axis", "said"),
+    [(("3000", "2000", "2000"), "z", "3000 mm"), (("3", "2", "4e6"), "x", "4e+06 mm")],
+)
+def test_a_psf_wider_than_the_image_is_a_wrong_unit(run, scan, here, widths, axis, said):
+    result = run("restore", "scan.nii", "-o", "out.nii", "--fwhm-mm", *widths)
+    refused(result, f"--fwhm-mm: the width along {axis} is {said}", "are the units right?")
+    assert files(here) == ["scan.nii"]
+
+
+def test_a_psf_of_one_voxel_is_said(run, scan):
+    status, _, err = run("restore", "scan.nii", "-o", "out.nii", "--fwhm-um", 3, 2, 2, "--iterations", 2)
+    assert status == 0 and "one voxel on the image's grid: no blur; are the units right?" in err
+    status, _, err = run("restore", "scan.nii", "-o", "b.nii", "--fwhm-mm", 3, 2, 2, "--iterations", 2)
+    assert status == 0 and "units" not in err
+
+
 def test_restore_is_the_librarys_result(scan, run, here):
     status, out, err = run("restore", "scan.nii", "-o", "out.nii.gz", "--method", "rl", "--fwhm-mm", 3, 2, 2)
     assert (status, err) == (0, "")

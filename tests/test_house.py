@@ -280,7 +280,7 @@ INTERFACE = [
 ]
 
 
-NOT_YET_ON_CUDA = {"SpectralPlan", "OverlapPlan", "ConvPlan"}
+NOT_YET_ON_CUDA = {"ConvPlan"}
 
 
 @pytest.mark.parametrize(

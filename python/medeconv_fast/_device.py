@@ -253,9 +253,6 @@ class Memory:
     def __init__(self, place: Any) -> None:
         self.place = place
 
-    def empty(self, shape: tuple[int, ...], dtype: Any) -> DeviceArray:
-        return self._made(shape, dtype, lasting=False)
-
     def full(self, shape: tuple[int, ...], value: float, dtype: Any) -> DeviceArray:
         made = self.empty(shape, dtype)
         getattr(native(), "pointwise_" + suffix(dtype))(self.place, "copy", float(value), 0.0, made)
@@ -263,7 +260,7 @@ class Memory:
 
     def uploaded(self, values: np.ndarray, *, lasting: bool = False) -> DeviceArray:
         """A copy of `values`; lasting: for work of any stream from now on."""
-        made = self._made(values.shape, values.dtype, lasting=lasting)
+        made = self.empty(values.shape, values.dtype, lasting=lasting)
         made.write(values)
         if lasting:
             self.place.synchronize()
@@ -292,7 +289,8 @@ class Memory:
 
         return again
 
-    def _made(self, shape: tuple[int, ...], dtype: Any, *, lasting: bool) -> DeviceArray:
+    def empty(self, shape: tuple[int, ...], dtype: Any, *, lasting: bool = False) -> DeviceArray:
+        """Lasting: given back when all streams are done with it, not this one alone."""
         buffer = native().Buffer(self.place, math.prod(shape) * np.dtype(dtype).itemsize, lasting)
         return DeviceArray(buffer.pointer, shape, dtype, self, buffer)
 
@@ -319,7 +317,7 @@ class LibraryMemory(Memory):
     def exported(self, array: DeviceArray) -> Any:
         return array.owner if tuple(array.owner.shape) == array.shape else array.owner.reshape(array.shape)
 
-    def _made(self, shape: tuple[int, ...], dtype: Any, *, lasting: bool) -> DeviceArray:
+    def empty(self, shape: tuple[int, ...], dtype: Any, *, lasting: bool = False) -> DeviceArray:
         made = self._empty(tuple(shape), np.dtype(dtype))
         return DeviceArray(made.__cuda_array_interface__["data"][0], shape, dtype, self, made)
 
@@ -361,13 +359,12 @@ def adopted(value: Any, name: str, working_dtype: Callable[[np.dtype], np.dtype]
         memory: Memory = LibraryMemory(device, int(cupy.cuda.get_current_stream().ptr), cupy.empty)
     elif library == "torch":
         torch = importlib.import_module("torch")
-        names = {np.dtype(np.float32): torch.float32, np.dtype(np.float64): torch.float64}
         dtype = working_dtype(_dtype_of_torch(value.dtype, name))
-        kept = value.resolve_neg().to(names[dtype]).contiguous()
+        kept = value.resolve_neg().to(getattr(torch, dtype.name)).contiguous()
         stream = torch.cuda.current_stream(kept.device)
 
         def empty(shape: tuple[int, ...], dtype: np.dtype) -> Any:
-            return torch.empty(shape, dtype=names[dtype], device=kept.device)
+            return torch.empty(shape, dtype=getattr(torch, np.dtype(dtype).name), device=kept.device)
 
         memory = LibraryMemory(int(kept.device.index or 0), int(stream.cuda_stream), empty)
     else:

@@ -15,7 +15,7 @@ from . import _options
 from ._fista import fista
 from ._inverse_filter import inverse_filter
 from ._landweber import landweber
-from ._noise import Noise, pooled_noise
+from ._noise import Noise, noise_of
 from ._richardson_lucy import richardson_lucy
 from ._tikhonov import tikhonov
 from ._unsupervised_wiener import unsupervised_wiener
@@ -135,7 +135,7 @@ def _defaults(image: Any, options: dict[str, Any]) -> tuple[Noise, dict[str, Any
     if trust is not None and float(trust.min()) == 0:
         seen = trust > 0
         data, (lowest, highest) = _options.trusted(data, trust, (lowest, highest))
-    return defaults_of([data], lowest, highest, options, seen)
+    return defaults_of([data], lowest, highest, options, seen=seen)
 
 
 def defaults_of(
@@ -143,22 +143,23 @@ def defaults_of(
     lowest: float,
     highest: float,
     options: dict[str, Any],
+    *,
     seen: np.ndarray | None = None,
 ) -> tuple[Noise, dict[str, Any]]:
     """The same of an image of which only some parts are at hand, with its smallest and largest value.
 
-    `seen` is False where the only part says nothing.
+    `seen` is False in voxels of a single part that say nothing.
     """
     background = _validate.number(options.get("background", 0.0), "background", minimum=0)
     if options.get("negative") == "shift" and lowest < 0:
         parts, highest = [part - part.dtype.type(lowest) for part in parts], highest - lowest
     _validate.scale(max(highest, 0.0), "image", parts[0].dtype)
-    noise = pooled_noise([(part, seen) for part in parts])
+    noise = noise_of(*parts, seen=seen)
     matched = options.get("back_projector", "matched")
     if not (isinstance(matched, str) and matched == "matched"):
         return noise, {}
     chosen: dict[str, Any] = {"acceleration": "biggs-andrews"}
-    level = _level_of_light([part if seen is None else part[seen] for part in parts], noise, background)
+    level = _level_of_light(parts if seen is None else [parts[0][seen]], noise, background)
     weight = min(WEIGHT * noise.at(level) / level, MOST_WEIGHT) if level > 0 else 0.0
     if "num_iter" not in options and "stop" not in options:
         chosen |= {"stop": IDivergenceSlope(), "num_iter": MOST_ITERATIONS}

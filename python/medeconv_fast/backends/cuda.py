@@ -16,6 +16,8 @@ from . import _cuda_base as base
 from ._cuda_arrays import DirectPlan as DirectPlan
 from ._cuda_arrays import SeparablePlan as SeparablePlan
 from ._cuda_base import Array, Call, Sums, memory_of
+from ._cuda_spectral import OverlapPlan as OverlapPlan
+from ._cuda_spectral import SpectralPlan as SpectralPlan
 
 NAME = "cuda"
 
@@ -43,42 +45,12 @@ def release_memory() -> None:
 
 
 def good_size(n: int, *, even: bool = False) -> int:
-    """Smallest length >= n with no prime factor above 7."""
-    length = max(int(n), 1)
-    while True:
-        rest = length
-        for prime in (2, 3, 5, 7):
-            while rest % prime == 0:
-                rest //= prime
-        if rest == 1 and not (even and length % 2):
-            return length
-        length += 1
+    """Length >= n whose transform costs least (factors 2, 3, 5, 7)."""
+    return int(native().good_size(int(n), even))
 
 
 def smallest_divisor(scale: float, dtype: Any) -> float:
     return float(native().smallest_divisor(float(scale), np.dtype(dtype) == np.float32))
-
-
-class SpectralPlan:
-    """Grid, boxes and FFT tables; makes transfers (OTFs) and chains."""
-
-    def __init__(
-        self,
-        grid: tuple[int, ...],
-        estimate_box: Any,
-        image_box: Any,
-        dtype: Any,
-        reach: Any = (),
-        symmetric: bool = False,
-    ) -> None:
-        raise NotImplementedError("backend 'cuda': SpectralPlan is not built yet")
-
-
-class OverlapPlan:
-    """Boxes of which one axis is longer than 1."""
-
-    def __init__(self, estimate_box: Any, image_box: Any, periodic: bool, dtype: Any) -> None:
-        raise NotImplementedError("backend 'cuda': OverlapPlan is not built yet")
 
 
 class ConvPlan:

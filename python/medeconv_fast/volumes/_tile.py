@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .. import _arrays, _device, _validate, backends
+from .. import _arrays, _device, _validate
 from .._blur import Blur, Operator, Sides
 from .._grid import Tile
 from ..algorithms._acceleration import Prescribed
@@ -59,7 +59,6 @@ class Restorer:
     ) -> None:
         self._numbers, self._psf, self._periodic = numbers, psf, periodic
         self._num_threads = num_threads
-        self._kernels = backends.resolve(numbers.options.get("backend", "auto"))
         self._made: tuple[Any, Blur, Operator, np.ndarray | None] | None = None
 
     def __call__(self, raw: np.ndarray, tile: Tile) -> Restored:
@@ -91,20 +90,20 @@ class Restorer:
         if numbers.level <= 0 or counts.image.max() == 0:
             # Every correction is zero.
             return Restored(np.zeros(tile.core_shape, data.dtype), clipped)
-        counts = counts._replace(image=self._kernels.resident(counts.image))
-        blur, operator, gain = self._operator(counts.image, tile)
+        blur, operator, gain = self._operator(data, tile)
         level = numbers.level / blur.psf_sum
         if options.get("initial", "flat") == "flat":
-            estimate = _device.full_beside(counts.image, blur.estimate_shape, level)
+            estimate = np.full(blur.estimate_shape, level, data.dtype)
         else:
-            estimate = framed(self._kernels.resident(np.maximum(counts.measured, 0)), blur)
+            estimate = framed(np.maximum(counts.measured, 0), blur)
         smoothing = regularizer_of(options.get("regularizer"))
         threshold = options.get("damping") or None
+        resident = operator.backend.resident
         model = Model(
-            image=counts.image,
+            image=resident(counts.image),
             weights=None,
             background=background + (readout or 0.0),
-            damping=None if threshold is None else self._kernels.resident(sharpness(threshold, data)),
+            damping=None if threshold is None else resident(sharpness(threshold, data)),
             eps=blur.smallest_divisor(numbers.highest),
             unit=unit_of(numbers.highest),
         )
@@ -112,7 +111,7 @@ class Restorer:
         estimate, _ = iterate(
             operator,
             model,
-            estimate,
+            resident(estimate),
             options["num_iter"],
             [],
             gain=gain,
@@ -121,9 +120,7 @@ class Restorer:
             else Penalty(*smoothing, level, options.get("voxel_size"), operator),
             scheme=None if numbers.alphas is None else Prescribed(numbers.alphas),
         )
-        if not isinstance(estimate, np.ndarray):
-            estimate = _device.host(estimate)
-        core = np.ascontiguousarray(estimate[blur.frame][tile.inside])
+        core = np.ascontiguousarray(_device.host(estimate)[blur.frame][tile.inside])
         if numbers.offset:
             core -= core.dtype.type(numbers.offset / blur.psf_sum)
         return Restored(core, clipped)
@@ -152,7 +149,8 @@ class Restorer:
             )
             _, back = back_projector_of(options.get("back_projector", "matched"), blur.psf)
             operator = blur.operator(data.dtype, back)
-            self._made = (key, blur, operator, gain_of(blur, operator, data, None, matched=back is None))
+            beside = operator.backend.resident(data)
+            self._made = (key, blur, operator, gain_of(blur, operator, beside, None, matched=back is None))
         return self._made[1:]
 
 
