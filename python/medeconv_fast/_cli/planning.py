@@ -11,20 +11,19 @@ import medeconv_fast as mf
 from .._arrays import result_dtype
 from .._planner import Plan
 from . import tiles
-from .images import parts, psf_for, read_image, shown_size, with_geometry
+from .images import Outline, parts, psf_for, read_image, shown_size, with_geometry
 from .restore import check_device, options_of
 from .session import Session, UserError
 
 
 def _volume(arguments: argparse.Namespace) -> tuple[mf.io.Volume, tuple[int, ...], np.dtype, int, str]:
-    """A volume of one voxel with the image's geometry; shape, dtype and number of images; what to call it."""
+    """A volume, or the outline of one; shape, dtype and number of images; what to call it."""
     if (arguments.input is None) == (arguments.shape is None):
         raise UserError("plan: give either an image file IN or --shape Z Y X, and not both")
     if arguments.input is None:
         shape = tuple(arguments.shape)
-        one = np.zeros((1,) * len(shape), np.float32)
-        like = mf.io.Volume(one, None, None, None, "zyx"[3 - len(shape) :])
-        return with_geometry(like, arguments, "--shape"), shape, one.dtype, 1, "--shape"
+        outline = Outline.of(shape, None, None, None)
+        return with_geometry(outline, arguments, "--shape"), shape, outline.dtype, 1, "--shape"
     if _in_tiles(arguments):
         source, like = tiles.opened(arguments)
         return like, source.shape, source.dtype, len(source.items), arguments.input

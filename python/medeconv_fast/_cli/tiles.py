@@ -14,7 +14,7 @@ import numpy as np
 
 import medeconv_fast as mf
 
-from .images import psf_for, shown_size, with_geometry
+from .images import Outline, psf_for, shown_size, with_geometry
 from .session import Progress, Session, Terminated, UserError, peak_memory_bytes
 
 METHODS = ("auto", "rl", "wiener", "tikhonov")
@@ -57,7 +57,7 @@ def _available_memory() -> int | None:
 
 
 def opened(arguments: argparse.Namespace) -> tuple[Any, mf.io.Volume]:
-    """The source, and a volume of one voxel that has its geometry, for what needs a volume."""
+    """The source, and its outline for what needs a volume."""
     for name in ("channel", "frame"):
         if getattr(arguments, name) is not None:
             raise UserError(f"--{name}: is not for a run in tiles")
@@ -66,12 +66,9 @@ def opened(arguments: argparse.Namespace) -> tuple[Any, mf.io.Volume]:
         raise UserError(f"--series: got {series!r}, expected the number of an image, from 0")
     series = None if series is None else int(series)
     source = mf.io.open_source(arguments.input, series=series)
-    axes = source.geometry.spatial_axes
-    tiny = mf.io.Volume(
-        np.zeros((1,) * len(axes), np.float32), source.voxel_size, source.affine, source.unit, axes
-    )
-    like = with_geometry(tiny, arguments, arguments.input)
-    if (like.voxel_size, like.unit) != (tiny.voxel_size, tiny.unit):
+    outline = Outline.of(source.shape, source.voxel_size, source.affine, source.unit)
+    like = with_geometry(outline, arguments, arguments.input)
+    if (like.voxel_size, like.unit) != (outline.voxel_size, outline.unit):
         source = mf.io.open_source(arguments.input, series=series, voxel_size=like.voxel_size, unit=like.unit)
     return source, like
 
