@@ -1,8 +1,11 @@
 """Volumes in tiles: crashes, workers, memory and throughput, measured.
 
-python benchmarks/volumes.py kills [--number 30] [--workers 2]     killed at random moments, then gone on with
-python benchmarks/volumes.py run --shape Z Y X --memory 4GB [-o results/volumes.json]
-                                                                   against the same work in core
+    python benchmarks/volumes.py kills [--number 30] [--workers 2]
+    python benchmarks/volumes.py run --shape Z Y X --memory 4GB [-o volumes.json]
+    python benchmarks/volumes.py scale volumes.json
+
+kills: killed at random moments, then gone on with. run: against the same work in core. scale: 10 TB and 1 PB,
+from such a measurement.
 """
 
 from __future__ import annotations
@@ -161,6 +164,70 @@ def run(arguments: argparse.Namespace) -> None:
         arguments.output.write_text(json.dumps(result, indent=1) + "\n")
 
 
+def scale(arguments: argparse.Namespace) -> None:
+    """What very large jobs cost, by the planner, and by a measured run's times (see docs/scale.md)."""
+    from medeconv_fast.volumes._manifest import Done, Manifest
+    from medeconv_fast.volumes._numbers import Numbers
+    from medeconv_fast.volumes._plan import Costs, halo_for
+
+    measured = json.loads(arguments.measured.read_text())
+    # Seconds per voxel computed, reading and writing included, and bytes per voxel stored.
+    per_voxel = 1 / measured["voxels_per_second"] * arguments.iterations / measured["iterations"]
+    voxels = math.prod(measured["shape"])
+    bytes_in, bytes_out = (measured[name] / voxels for name in ("input_bytes", "output_bytes"))
+    psf = mf.psf.gaussian(FWHM, (1, 1, 1))
+    numbers = [Numbers("richardson_lucy", {"num_iter": arguments.iterations})]
+    halo = halo_for(numbers, [psf], "auto", (1, 1, 1))
+    costs = Costs(numbers, [psf], np.uint16, np.float32, None)
+    rows = []
+    for name, shape in (("10 TB", (13_000, 19_600, 19_600)), ("1 PB", (60_000, 91_300, 91_300))):
+        begun = time.perf_counter()
+        grid = costs.grid(shape, (128,) * 3, halo, arguments.gigabytes * 10**9, periodic=False)
+        planning = time.perf_counter() - begun
+        computed = grid.read_voxels
+        rows.append(
+            {
+                "volume": name,
+                "shape": shape,
+                "core": grid.core,
+                "halo": grid.halo,
+                "tiles": len(grid),
+                "halo_share": grid.halo_share,
+                "reads_per_voxel": computed / math.prod(shape),
+                "files_written": math.prod(-(-n // 128) for n in shape),
+                "bytes_read": computed * bytes_in,
+                "bytes_written": math.prod(shape) * bytes_out,
+                "worker_seconds": computed * per_voxel,
+                "planning_seconds": planning,
+            }
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        manifest = Manifest(Path(folder) / "out.zarr")
+        number = 1_000_000
+        with open(manifest.log_path(None), "w") as file:
+            file.writelines(f"{i} {i:032x} 0 12.345\n" for i in range(number))
+        size = manifest.log_path(None).stat().st_size
+        begun = time.perf_counter()
+        found = manifest.done()
+        loading = time.perf_counter() - begun
+        assert len(found) == number and isinstance(found[7], Done)
+        with manifest.logging((0, 1)) as log:
+            begun = time.perf_counter()
+            for i in range(200):
+                log.add(Done(i, f"{i:032x}", 0, 1.0))
+            appending = (time.perf_counter() - begun) / 200
+    result = {
+        "iterations": arguments.iterations,
+        "memory_gigabytes": arguments.gigabytes,
+        "measured": {name: measured[name] for name in ("shape", "voxels_per_second", "iterations")},
+        "jobs": rows,
+        "log": {"tiles": number, "bytes": size, "loading_seconds": loading, "seconds_per_line": appending},
+    }
+    print(json.dumps(result, indent=1))
+    if arguments.output:
+        arguments.output.write_text(json.dumps(result, indent=1) + "\n")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
@@ -175,8 +242,13 @@ def main() -> None:
     running.add_argument("--core", type=int, default=256, help="side of the cube that is restored in core")
     running.add_argument("--folder", help="where the files go meanwhile")
     running.add_argument("-o", "--output", type=Path)
+    scaling = commands.add_parser("scale")
+    scaling.add_argument("measured", type=Path, help="what 'run -o' has written")
+    scaling.add_argument("--iterations", type=int, default=20)
+    scaling.add_argument("--gigabytes", type=int, default=4, help="memory per worker")
+    scaling.add_argument("-o", "--output", type=Path)
     arguments = parser.parse_args()
-    {"kills": kills, "run": run}[arguments.command](arguments)
+    {"kills": kills, "run": run, "scale": scale}[arguments.command](arguments)
 
 
 if __name__ == "__main__":
