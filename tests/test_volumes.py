@@ -424,6 +424,11 @@ def test_an_unfinished_image_that_vanished(tmp_path, image, psf):
     shutil.rmtree(f"{path}.partial")
     with pytest.raises(FileNotFoundError, match="has vanished"):
         mf.restore_volume(image, path, psf, **RL)
+    # Nor is an image that was there before the one that the job was to make.
+    mf.io.write(path, mf.io.Volume(image))
+    with pytest.raises(FileNotFoundError, match="has vanished"):
+        mf.restore_volume(image, path, psf, **RL)
+    shutil.rmtree(path)
     assert mf.restore_volume(image, path, psf, resume=False, **RL).finished
 
 

@@ -390,7 +390,9 @@ class _Setup:
             if partial.exists() or manifest.destination.exists():
                 # All tiles may be in, and a run that was killed then may have given it its name already.
                 store = files.open_partial(manifest.destination) if partial.exists() else None
-                return self._job(record, store)
+                job = self._job(record, store)
+                if store is not None or len(manifest.done()) == len(job):
+                    return job
             raise FileNotFoundError(
                 f"{partial}: has vanished, with what was finished of the job; resume=False begins anew"
             )
