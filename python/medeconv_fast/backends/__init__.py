@@ -1,7 +1,7 @@
 """Backends: the same kernels in several languages, and the choice among them.
 
 A call's ``backend=`` counts first, then `use_backend`, then the environment variable ``MEDECONV_BACKEND``,
-then "auto": the first available one of cpp, numba, reference. A backend that was asked for by name and is not
+then "auto": the first available one of cpp, numba, reference; cuda is for those who name it. A backend that was asked for by name and is not
 available raises with the reason; nothing falls back silently: the first call that "auto" leaves to the
 reference warns.
 """
@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import Any
 
 from .. import _validate
-from . import cpp, numba, reference
+from . import cpp, cuda, numba, reference
 
 __all__ = ["available", "release_memory", "resolve", "use_backend"]
 
@@ -22,8 +22,8 @@ _BUILT: dict[str, ModuleType] = {
     "cpp": cpp,
     "numba": numba,
     "reference": reference,
-}  # in the order of "auto"
-_UNBUILT = ("cuda",)
+    "cuda": cuda,
+}  # in the order of "auto", which never gets beyond the reference
 _VARIABLE = "MEDECONV_BACKEND"
 _chosen = "auto"
 _warned = False  # once per process
@@ -50,7 +50,7 @@ def _automatic() -> ModuleType:
 
 
 def _named(name: Any, argument: str) -> ModuleType:
-    name = _validate.choice(name, argument, ("auto", *_BUILT), unbuilt=_UNBUILT)
+    name = _validate.choice(name, argument, ("auto", *_BUILT))
     if name == "auto":
         return _automatic()
     module = _BUILT[name]
@@ -64,7 +64,7 @@ def use_backend(name: str) -> None:
 
     Parameters
     ----------
-    name : {"auto", "cpp", "numba", "reference"}
+    name : {"auto", "cpp", "numba", "reference", "cuda"}
         "auto" returns to ``MEDECONV_BACKEND`` or the first available one.
 
     Raises
@@ -73,8 +73,6 @@ def use_backend(name: str) -> None:
         Unknown name.
     ImportError
         The backend is not available here; the message says why.
-    NotImplementedError
-        A backend that is not built yet.
     """
     global _chosen
     _named(name, "name")
