@@ -5,6 +5,8 @@
 #include <cstdint>
 #include <stdexcept>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "shared/boundary.hpp"
 
@@ -18,6 +20,34 @@ struct ConvShape {
     ConvPadding padding;
     bool exact;                      // sums of products only
 };
+
+inline ConvPadding conv_padding_of(const std::string& name) {
+    if (name == "zeros") return ConvPadding::zeros;
+    if (name == "reflect") return ConvPadding::reflect;
+    if (name == "replicate") return ConvPadding::replicate;
+    if (name == "circular") return ConvPadding::circular;
+    throw std::invalid_argument("padding_mode: got '" + name + "', expected zeros, reflect, replicate or circular");
+}
+
+// From 1 to 3 spatial axes: input (batch, channels, *spatial), weight (channels out, channels in / groups, *kernel).
+inline ConvShape conv_shape_of(const std::vector<int64_t>& input, const std::vector<int64_t>& weight, const std::vector<int64_t>& stride,
+                               const std::vector<std::pair<int64_t, int64_t>>& padding, const std::vector<int64_t>& dilation, int64_t groups,
+                               const std::string& padding_mode, bool exact) {
+    const size_t axes = stride.size();
+    if (axes < 1 || axes > 3 || input.size() != axes + 2 || weight.size() != axes + 2 || padding.size() != axes || dilation.size() != axes)
+        throw std::invalid_argument("expected 1 to 3 spatial axes, the same number in every argument");
+    if (groups < 1 || weight[1] * groups != input[1])
+        throw std::invalid_argument("weight_shape: got " + std::to_string(weight[1]) + " channels per group in " + std::to_string(groups) +
+                                    " groups, the input has " + std::to_string(input[1]));
+    ConvShape s{input[0], input[1], weight[0], groups, {1, 1, 1}, {1, 1, 1}, {1, 1, 1}, {1, 1, 1}, {0, 0, 0}, {0, 0, 0},
+                conv_padding_of(padding_mode), exact};
+    for (size_t i = 0; i < axes; ++i) {
+        const size_t a = 3 - axes + i;
+        s.input[a] = input[2 + i], s.kernel[a] = weight[2 + i], s.stride[a] = stride[i], s.dilation[a] = dilation[i];
+        s.low[a] = padding[i].first, s.high[a] = padding[i].second;
+    }
+    return s;
+}
 
 // Of a padding that is not zeros.
 inline Boundary boundary_of(ConvPadding padding) {

@@ -14,9 +14,10 @@ from .. import _device
 from .._device import native
 from . import _cuda_base as base
 from ._cuda_arrays import DirectPlan, SeparablePlan
+from ._cuda_conv import ConvPlan, sum_channels
 from ._cuda_base import Array, Call, Sums, memory_of, suffix
 
-__all__ = ["DirectPlan", "SeparablePlan"]
+__all__ = ["ConvPlan", "DirectPlan", "SeparablePlan", "sum_channels"]
 
 NAME = "cuda"
 OLDEST_DRIVER = 13000  # that runs what this runtime compiles to
@@ -95,29 +96,6 @@ class OverlapPlan:
 
     def __init__(self, estimate_box: Any, image_box: Any, periodic: bool, dtype: Any) -> None:
         raise NotImplementedError("backend 'cuda': OverlapPlan is not built yet")
-
-
-class ConvPlan:
-    """Convolution of one shape as networks mean it: forward, its transpose and its gradient in the weight."""
-
-    def __init__(
-        self,
-        input_shape: tuple[int, ...],
-        weight_shape: tuple[int, ...],
-        stride: tuple[int, ...],
-        padding: Any,
-        dilation: tuple[int, ...],
-        groups: int,
-        padding_mode: str,
-        dtype: Any,
-        exact: bool = False,
-    ) -> None:
-        raise NotImplementedError("backend 'cuda': ConvPlan is not built yet")
-
-
-def sum_channels(x: np.ndarray, out: np.ndarray, *, num_threads: int | None = None) -> None:
-    """The sum over all but axis 1: a convolution's gradient in its bias."""
-    raise NotImplementedError("backend 'cuda': sum_channels is not built yet")
 
 
 def empty(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
