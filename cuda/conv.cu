@@ -132,7 +132,7 @@ double try_table(ConvPass<T>& p, int segment) {
         const int64_t band = int64_t(band_y.parts) * band_x.parts * band_y.length * p.pitch;
         const int64_t weights = int64_t(p.taps_at_once()) * p.teams * p.rows, last = int64_t(warps * positions - 1) * segment + 31;
         const int64_t slack = std::max<int64_t>(0, last + 1 - (int64_t(y.block - 1) * p.pitch + x.block));
-        if (fit_buffers(p, band, weights, slack, int64_t(p.rows) * positions * p.threads * p.teams)) {
+        if (fit_buffers(p, band, weights, slack, int64_t(sums_pitch(p.rows * positions)) * p.threads * p.teams)) {
             p.shared_bytes = size_t(2 * p.buffer) * sizeof(T) + ConvTables::bytes(p.teams * p.rows, p.taps_at_once());
             const double loads = 4.0 * (positions + (p.rows + 3) / 4 + 1), sums = p.rows * positions + positions + (p.rows + 3) / 4 + 2.0;
             const double taps = double(of_y.count) * of_x.count, per_tap = std::max(loads, sums) * warps * p.teams;
@@ -197,7 +197,7 @@ void cut_rows(ConvPass<T>& p) {
                 p.pitch = x.block + width;
                 for (y.taps_at_once = y.kernel;; y.taps_at_once = (y.taps_at_once + 1) / 2) {
                     const int64_t band = int64_t(y.block + y.taps_at_once - 1) * p.pitch, weights = int64_t(y.taps_at_once) * width;
-                    if (fit_buffers(p, band, weights, 0, int64_t(p.rows) * 4 * across * down)) {
+                    if (fit_buffers(p, band, weights, 0, int64_t(sums_pitch(p.rows * 4)) * across * down)) {
                         p.shared_bytes = size_t(2 * p.buffer) * sizeof(T);
                         p.teams = 1;   // of channels: there is one
                         const double blocks = blocks_of(p);
@@ -286,9 +286,10 @@ ConvWeightPass<T> weight_pass(const ConvShape& s, const std::array<int64_t, 3>& 
     p.sources = int(s.sources / s.groups), p.destinations = int(s.destinations / s.groups);
     p.source_size = product(s.input), p.gradient_size = product(output);
     p.own_destinations = p.destinations >= 4 ? 4 : 1;
-    p.own_sources = p.destinations >= 4 ? (p.sources >= 2 ? 2 : 1) : p.sources >= 4 ? 4 : 1;
     const bool slides = x.step == 1 && x.dilation == 1 && x.kernel > 2;
     p.own_taps = !slides ? 1 : x.kernel == 3 ? 3 : 4;
+    // 4 x 2 x 4 sums and what they are made of would not fit the registers of two blocks.
+    p.own_sources = p.destinations < 4 ? (p.sources >= 4 ? 4 : 1) : p.sources >= 2 && p.own_taps < 4 ? 2 : 1;
     int room = most_weight_threads;
     auto threads_for = [&room](int64_t wanted, int most) {
         const int n = even(int(wanted), std::max(1, std::min(room, most)));
@@ -309,7 +310,7 @@ ConvWeightPass<T> weight_pass(const ConvShape& s, const std::array<int64_t, 3>& 
     p.splits = std::clamp(most_weight_threads / owners, 1, int(y.block * ceil_div(x.block, 4)));
     p.threads = int(round_up(owners * p.splits, 32));
     const int own = p.own_destinations * p.own_sources * p.own_taps;
-    if (p.splits > 1) p.buffer = int(std::max<int64_t>(p.buffer, round_up(ceil_div(int64_t(own) * p.threads, 2), 4)));
+    if (p.splits > 1) p.buffer = int(std::max<int64_t>(p.buffer, round_up(ceil_div(int64_t(own | 1) * p.threads, 2), 4)));
     p.shared_bytes = size_t(2 * p.buffer) * sizeof(T);
     const int64_t blocks = int64_t(p.groups) * p.destination_blocks() * p.source_blocks() * p.x_blocks() * p.y_blocks() * p.z_blocks();
     const int64_t values = s.batch * (s.sources * p.source_size + s.destinations * p.gradient_size);
@@ -373,7 +374,8 @@ void launch_weight(const ConvWeightPass<T>& p, dim3 grid, Stream stream) {
     switch (p.own_taps) {
         case 1: return launch(conv_weight<T, destinations, sources, 1>, grid, block, p.shared_bytes, stream, p);
         case 3: return launch(conv_weight<T, destinations, sources, 3>, grid, block, p.shared_bytes, stream, p);
-        default: return launch(conv_weight<T, destinations, sources, 4>, grid, block, p.shared_bytes, stream, p);
+        default:
+            if constexpr (sources != 2) launch(conv_weight<T, destinations, sources, 4>, grid, block, p.shared_bytes, stream, p);
     }
 }
 

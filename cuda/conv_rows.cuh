@@ -20,7 +20,7 @@ __device__ __forceinline__ void slide(T* sums, const Lanes<T, 4>& weight, const 
 
 // `tail`: x taps beyond whole vectors of 4, 1 to 4.
 template <class T, int rows, int tail>
-__global__ void __launch_bounds__(most_rows_threads) conv_rows(ConvPass<T> p) {
+__global__ void __launch_bounds__(most_rows_threads, 1) conv_rows(ConvPass<T> p) {
     DYN_SHARED(T, shared);
     const int split = int(threadIdx.z), own_row = int(threadIdx.y) * rows, own_column = int(threadIdx.x) * 4;
     const ConvPlace place = place_of_block(p);
@@ -36,7 +36,7 @@ __global__ void __launch_bounds__(most_rows_threads) conv_rows(ConvPass<T> p) {
             const ConvStage<T> s(p, place, of_z, chunks, stage);
             T* to = shared + (stage & 1) * p.buffer;
             copy_bands(to, p.band, p.pitch, s.slice, p.source_size, s.channels, p.outside, p.axis[1], band_y,
-                       int64_t(place.at[1]) + of_y.at + jy, p.axis[2], band_x, int64_t(place.at[2]) + of_x.at);
+                       place.at[1] + of_y.at + jy, p.axis[2], band_x, place.at[2] + of_x.at);
             to += p.buffer - p.weights;
             const T* from = p.weight + place.group * p.group_stride + s.first * p.source_stride +
                             int64_t(of_z.element + s.tap * of_z.element_step) * p.axis[1].kernel * kernel_width;
@@ -47,12 +47,11 @@ __global__ void __launch_bounds__(most_rows_threads) conv_rows(ConvPass<T> p) {
                                            of_x.element + x * of_x.element_step);
             }
         };
-        if (jy > 0) __syncthreads();   // nobody sums the last stage any more
-        fetch(0);
-        for (int stage = 0; stage < stages; ++stage) {
+        for (int stage = -1; stage < stages; ++stage) {
             copies_done();
             __syncthreads();   // this stage is there, and nobody sums the one before any more
             if (stage + 1 < stages) fetch(stage + 1);
+            if (stage < 0) continue;
             const int channels = min(p.sources_at_once, p.sources - stage % chunks * p.sources_at_once);
             const T* band = shared + (stage & 1) * p.buffer;
             const T* weights = band + (p.buffer - p.weights);

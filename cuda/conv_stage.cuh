@@ -3,11 +3,13 @@
 #include "conv.hpp"
 #include "gpu.hpp"
 
-// Sums live in registers only where every index is known.
+// Sums live in registers only where every index is known; a seldom loop is not worth registers.
 #if defined(__CUDACC__)
 #define MEDECONV_UNROLL _Pragma("unroll")
+#define MEDECONV_ROLLED _Pragma("unroll 1")
 #else
 #define MEDECONV_UNROLL
+#define MEDECONV_ROLLED
 #endif
 
 namespace medeconv::cuda {
@@ -43,15 +45,15 @@ __device__ __forceinline__ int threads_of_block() { return int(blockDim.x * bloc
 // The bands of `channels` channels, `channel` elements apart, for one source slice; `from`: its first channel's, or null: zeros.
 template <class T>
 __device__ __forceinline__ void copy_bands(T* to, int channel, int pitch, const T* from, int64_t source_size, int channels,
-                                           const ConvOutside& outside, const ConvAxis& y, const ConvBand& of_y, int64_t first_y,
-                                           const ConvAxis& x, const ConvBand& of_x, int64_t first_x) {
+                                           const ConvOutside& outside, const ConvAxis& y, const ConvBand& of_y, int first_y,
+                                           const ConvAxis& x, const ConvBand& of_x, int first_x) {
     const int threads = threads_of_block(), columns = of_x.length, rows = of_y.length, all = of_y.parts * of_x.parts * rows;
     int row = thread_of_block() / columns, column = thread_of_block() % columns;
     const int down = threads / columns, right = threads % columns;
     while (row < all) {
         const int part = all == rows ? 0 : row / rows, part_y = part / of_x.parts, part_x = part - part_y * of_x.parts;
-        const int64_t at_y = first_y + int64_t(row - part * rows) * y.step + int64_t(part_y) * of_y.part_step;
-        const int64_t at_x = first_x + int64_t(column) * x.step + int64_t(part_x) * of_x.part_step;
+        const int64_t at_y = int64_t(row - part * rows) * y.step + part_y * of_y.part_step + first_y;
+        const int64_t at_x = int64_t(column) * x.step + part_x * of_x.part_step + first_x;
         const int iy = outside.source(at_y, y.source), ix = outside.source(at_x, x.source);
         T* t = to + row * pitch + column;
         if (from && iy >= 0 && ix >= 0) {
@@ -98,27 +100,35 @@ struct ConvStage {
         tap = chunks == 1 ? stage : stage / chunks;
         first = (stage - tap * chunks) * p.sources_at_once;
         channels = min(p.sources_at_once, p.sources - first);
-        const int64_t at = int64_t(place.at[0]) * p.axis[0].step + z.at + int64_t(tap) * z.at_step;
+        const int at = place.at[0] * p.axis[0].step + z.at + tap * z.at_step;
         const int iz = p.outside.source(at, p.axis[0].source);
         const int64_t channel = (int64_t(place.image) * p.groups + place.group) * p.sources + first;
         slice = iz < 0 ? nullptr : p.source + channel * p.source_size + int64_t(iz) * p.axis[1].source * p.axis[2].source;
     }
 };
 
-// Adds the splits' sums to the first's, in their order. Every thread of the block must call; the band is overwritten.
+// A thread's sums in shared memory: vectors of neighbouring threads begin in other banks, and offsets are known.
+constexpr int sums_pitch(int n) { return n + 4; }
+
+// Adds the splits' sums to the first's, in their order. Every thread of the block must call; the bands are overwritten.
 template <int n, class T>
 __device__ __forceinline__ void add_splits(T* sums, T* shared, int splits) {
-    const int threads = int(blockDim.x * blockDim.y), thread = int(threadIdx.x + blockDim.x * threadIdx.y);
+    static_assert(n % 4 == 0);
+    T* const own = shared + (threadIdx.x + blockDim.x * threadIdx.y) * sums_pitch(n);
     for (int split = 1; split < splits; ++split) {
         __syncthreads();
         if (int(threadIdx.z) == split) {
             MEDECONV_UNROLL
-            for (int i = 0; i < n; ++i) shared[i * threads + thread] = sums[i];
+            for (int i = 0; i < n; i += 4) *reinterpret_cast<Lanes<T, 4>*>(own + i) = {{sums[i], sums[i + 1], sums[i + 2], sums[i + 3]}};
         }
         __syncthreads();
         if (threadIdx.z == 0) {
             MEDECONV_UNROLL
-            for (int i = 0; i < n; ++i) sums[i] += shared[i * threads + thread];
+            for (int i = 0; i < n; i += 4) {
+                const Lanes<T, 4> others = load<4>(own + i);
+                MEDECONV_UNROLL
+                for (int k = 0; k < 4; ++k) sums[i + k] += others.v[k];
+            }
         }
     }
 }

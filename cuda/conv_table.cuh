@@ -78,7 +78,7 @@ __device__ __forceinline__ void copy_weights(T* to, const ConvPass<T>& p, const 
 }
 
 template <class T, int rows, int segment>
-__global__ void __launch_bounds__(most_table_threads<T, rows>) conv_table(ConvPass<T> p) {
+__global__ void __launch_bounds__(most_table_threads<T, rows>, sizeof(T) == 4 && rows >= 8 ? 2 : 1) conv_table(ConvPass<T> p) {
     constexpr int positions = positions_of_tile<T, rows>;
     DYN_SHARED(T, shared);
     const int block_rows = p.teams * rows, team = int(threadIdx.y), split = int(threadIdx.z);
@@ -95,11 +95,10 @@ __global__ void __launch_bounds__(most_table_threads<T, rows>) conv_table(ConvPa
             const int count_y = min(p.axis[1].taps_at_once, of_y.count - jy), count_x = min(p.axis[2].taps_at_once, of_x.count - jx);
             const int taps = count_y * count_x;
             const ConvBand band_y = band_of(p.axis[1], count_y, of_y.at_step), band_x = band_of(p.axis[2], count_x, of_x.at_step);
-            const int64_t first_y = int64_t(place.at[1]) * p.axis[1].step + of_y.at + int64_t(jy) * of_y.at_step;
-            const int64_t first_x = int64_t(place.at[2]) * p.axis[2].step + of_x.at + int64_t(jx) * of_x.at_step;
+            const int first_y = place.at[1] * p.axis[1].step + of_y.at + jy * of_y.at_step;
+            const int first_x = place.at[2] * p.axis[2].step + of_x.at + jx * of_x.at_step;
             if (jy + jx > 0) __syncthreads();   // nobody sums with the tables before any more
             list_taps(p, tables, of_y, jy, count_y, band_y, of_x, jx, count_x, band_x);
-            __syncthreads();
             auto fetch = [&](int stage) {
                 const ConvStage<T> s(p, place, of_z, chunks, stage);
                 T* to = shared + (stage & 1) * p.buffer;
@@ -107,11 +106,11 @@ __global__ void __launch_bounds__(most_table_threads<T, rows>) conv_table(ConvPa
                            band_x, first_x);
                 copy_weights(to + (p.buffer - p.weights), p, tables, s.first, s.channels, of_z.element + s.tap * of_z.element_step, taps);
             };
-            if (stages > 0) fetch(0);
-            for (int stage = 0; stage < stages; ++stage) {
+            for (int stage = -1; stage < stages; ++stage) {
                 copies_done();
-                __syncthreads();   // this stage is there, and nobody sums the one before any more
+                __syncthreads();   // the tables or this stage are there, and nobody sums the one before any more
                 if (stage + 1 < stages) fetch(stage + 1);
+                if (stage < 0) continue;
                 const int channels = min(p.sources_at_once, p.sources - stage % chunks * p.sources_at_once);
                 const T* band = shared + (stage & 1) * p.buffer;
                 const T* weights = band + (p.buffer - p.weights) + team * rows;
@@ -134,7 +133,7 @@ __global__ void __launch_bounds__(most_table_threads<T, rows>) conv_table(ConvPa
             }
         }
     if (p.splits > 1) add_splits<rows * positions>(&sums[0][0], shared, p.splits);
-    if (stages == 0 || of_y.count == 0 || of_x.count == 0) __syncthreads();   // a phase without taps: the rows' table is there
+    if (of_y.count == 0 || of_x.count == 0) __syncthreads();   // a phase without taps: the rows' table is there
     if (split > 0) return;
     const int64_t width = p.axis[2].destination, height = p.axis[1].destination;
     int ys[positions], xs[positions];    // destination without phase, or -1

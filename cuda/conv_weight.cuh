@@ -9,7 +9,7 @@ namespace medeconv::cuda {
 constexpr int most_weight_threads = 320;
 
 template <class T, int destinations, int sources, int taps>
-__global__ void __launch_bounds__(most_weight_threads) conv_weight(ConvWeightPass<T> p) {
+__global__ void __launch_bounds__(most_weight_threads, sizeof(T) == 4 ? 2 : 1) conv_weight(ConvWeightPass<T> p) {
     DYN_SHARED(T, shared);
     const ConvAxis &z = p.axis[0], &y = p.axis[1], &x = p.axis[2];
     unsigned rest = blockIdx.x;
@@ -62,21 +62,20 @@ __global__ void __launch_bounds__(most_weight_threads) conv_weight(ConvWeightPas
         to += p.gradients;
         const T* source = p.source + ((int64_t(t.image) * p.groups + group) * p.sources + first_source) * p.source_size;
         for (int k = 0; k < z_taps; ++k, to += p.plane) {
-            const int iz = p.outside.source(int64_t(t.z) * z.step + z.first + int64_t(first_kz + k) * z.dilation, z.source);
+            const int iz = p.outside.source(t.z * z.step + z.first + (first_kz + k) * z.dilation, z.source);
             copy_bands(to, p.channel, p.pitch, iz < 0 ? nullptr : source + int64_t(iz) * y.source * x.source, p.source_size,
-                       source_channels, p.outside, y, band_y, int64_t(t.y) * y.step + y.first + int64_t(first_ky) * y.dilation, x, band_x,
-                       int64_t(t.x) * x.step + x.first + int64_t(first_kx) * x.dilation);
+                       source_channels, p.outside, y, band_y, t.y * y.step + y.first + first_ky * y.dilation, x, band_x,
+                       t.x * x.step + x.first + first_kx * x.dilation);
         }
     };
 
     T sums[destinations][sources][taps]{};
-    if (part < tiles) fetch(part, shared);
-    int buffer = 0;
-    for (int64_t index = part; index < tiles; index += p.parts, buffer ^= 1) {
+    int buffer = 1;
+    for (int64_t index = int64_t(part) - p.parts; index < tiles; index += p.parts, buffer ^= 1) {
         copies_done();
         __syncthreads();   // this tile is there, and nobody sums the one before any more
         if (index + p.parts < tiles) fetch(index + p.parts, shared + (buffer ^ 1) * p.buffer);
-        if (!owner) continue;
+        if (index < 0 || !owner) continue;
         const Tile t = tile_of(index);
         const int rows = min(y.block, y.count - t.y), columns = min(x.block, x.count - t.x), vectors = (columns + 3) / 4;
         const T* const gradients = shared + buffer * p.buffer + own_destination * p.gradient_channel;
@@ -106,6 +105,7 @@ __global__ void __launch_bounds__(most_weight_threads) conv_weight(ConvWeightPas
                     }
                 }
             } else {
+                MEDECONV_ROLLED
                 for (int i = 0; i < left; ++i) {
                     MEDECONV_UNROLL
                     for (int c = 0; c < sources; ++c) {
@@ -123,19 +123,19 @@ __global__ void __launch_bounds__(most_weight_threads) conv_weight(ConvWeightPas
             if (vector >= vectors) vector -= vectors, ++row;
         }
     }
-    constexpr int own = destinations * sources * taps;
+    constexpr int own = destinations * sources * taps;   // an odd distance of threads' sums: other banks
     T* const all = &sums[0][0][0];
     if (p.splits > 1) {
         __syncthreads();   // nobody sums any more
         if (owner && split > 0) {
             MEDECONV_UNROLL
-            for (int i = 0; i < own; ++i) shared[i * p.threads + thread] = all[i];
+            for (int i = 0; i < own; ++i) shared[thread * (own | 1) + i] = all[i];
         }
         __syncthreads();
         if (owner && split == 0)
             for (int s = 1; s < p.splits; ++s) {
                 MEDECONV_UNROLL
-                for (int i = 0; i < own; ++i) all[i] += shared[i * p.threads + s * owners + thread];
+                for (int i = 0; i < own; ++i) all[i] += shared[(s * owners + thread) * (own | 1) + i];
             }
     }
     if (!owner || split > 0) return;
