@@ -7,6 +7,32 @@ namespace {
 
 int64_t volume(const std::array<int64_t, 3>& v) { return v[0] * v[1] * v[2]; }
 
+// How a pass is cut into blocks, for notes and tests.
+template <class T>
+py::dict cut_of(const ConvPass<T>& p) {
+    py::dict cut;
+    cut["kernel"] = p.toeplitz ? "rows" : "table";
+    cut["tile"] = py::make_tuple(p.axis[1].block, p.axis[2].block);
+    cut["taps"] = py::make_tuple(p.axis[1].taps_at_once, p.axis[2].taps_at_once);
+    cut["merged"] = py::make_tuple(p.axis[0].merged, p.axis[1].merged, p.axis[2].merged);
+    cut["rows"] = p.rows, cut["segment"] = p.segment, cut["sources_at_once"] = p.sources_at_once;
+    cut["threads"] = py::make_tuple(p.threads, p.teams, p.splits);
+    cut["shared_bytes"] = p.shared_bytes, cut["blocks"] = p.blocks();
+    return cut;
+}
+template <class T>
+py::dict cut_of(const ConvWeightPass<T>& p) {
+    py::dict cut;
+    cut["kernel"] = "weight";
+    cut["tile"] = py::make_tuple(p.axis[1].block, p.axis[2].block);
+    cut["own"] = py::make_tuple(p.own_destinations, p.own_sources, p.own_taps);
+    cut["owners"] = py::make_tuple(p.destination_threads, p.source_threads, p.z_taps, p.y_taps, p.x_chunks);
+    cut["of"] = py::make_tuple(p.destination_blocks(), p.source_blocks(), p.z_blocks(), p.y_blocks(), p.x_blocks());
+    cut["splits"] = p.splits, cut["threads"] = p.threads, cut["parts"] = p.parts;
+    cut["shared_bytes"] = p.shared_bytes, cut["blocks"] = p.blocks();
+    return cut;
+}
+
 template <class T>
 void bind(py::module_& m, const std::string& suffix) {
     using Plan = ConvPlan<T>;
@@ -49,6 +75,9 @@ void bind(py::module_& m, const std::string& suffix) {
              },
              py::arg("place"), py::arg("grad"), py::arg("x"), py::arg("out"), py::arg("workspace"))
         .def_property_readonly("family", &Plan::family)
+        .def_property_readonly("cuts", [](const Plan& plan) {
+            return std::vector<py::dict>{cut_of(plan.forward_pass()), cut_of(plan.backward_pass()), cut_of(plan.weight_pass())};
+        })
         .def_property_readonly("input_grad_bytes", &Plan::input_grad_bytes)
         .def_property_readonly("weight_grad_bytes", &Plan::weight_grad_bytes);
     m.def(("sum_channels_" + suffix).c_str(),

@@ -52,13 +52,6 @@ bool is_folded(const ConvShape& s) {
 double time_of(double blocks, double warps, double each) {
     return each * std::ceil(blocks / processors) * std::max(1.0, busy_warps / (std::max(1.0, blocks) * warps));
 }
-template <class T>
-double blocks_of(const ConvPass<T>& p) {
-    double blocks = double(p.batch) * p.groups * p.tile_groups();
-    for (const ConvAxis& a : p.axis) blocks *= double(a.blocks()) * (a.phases / a.merged);
-    return blocks;
-}
-
 int rows_for(int channels, int merged, int most) {
     int rows = 1;
     while (rows < std::min(channels * merged, most)) rows *= 2;
@@ -139,7 +132,7 @@ double try_table(ConvPass<T>& p, int segment) {
             const double copies = std::ceil(taps / p.taps_at_once()) * (double(band) * copied + double(weights) * packed) / 32;
             const double stages = double(p.sources) * taps_of(p.axis[0], 0).count;
             const double stores = double(warps) * p.teams * p.rows * positions * 6;
-            return time_of(blocks_of(p), double(warps) * p.teams * p.splits, stages * (taps * per_tap + copies) + stores + 400);
+            return time_of(double(p.blocks()), double(warps) * p.teams * p.splits, stages * (taps * per_tap + copies) + stores + 400);
         }
         int& larger = x.taps_at_once >= y.taps_at_once ? x.taps_at_once : y.taps_at_once;
         if (larger == 1) return INFINITY;
@@ -199,9 +192,7 @@ void cut_rows(ConvPass<T>& p) {
                     const int64_t band = int64_t(y.block + y.taps_at_once - 1) * p.pitch, weights = int64_t(y.taps_at_once) * width;
                     if (fit_buffers(p, band, weights, 0, int64_t(sums_pitch(p.rows * 4)) * across * down)) {
                         p.shared_bytes = size_t(2 * p.buffer) * sizeof(T);
-                        p.teams = 1;   // of channels: there is one
-                        const double blocks = blocks_of(p);
-                        p.teams = down;
+                        const double blocks = double(p.blocks());
                         const double reads = double(y.kernel + p.rows - 1) * (width / 4), loads = 4 * (reads * 4 + double(p.rows) * y.kernel);
                         const double sums = p.rows * 4.0 * y.kernel * x.kernel + reads * (1 + 2 * p.rows);
                         const double copies = double(ceil_div(y.kernel, y.taps_at_once)) * (double(band) * copied + double(weights) * packed) / 32;
@@ -312,7 +303,8 @@ ConvWeightPass<T> weight_pass(const ConvShape& s, const std::array<int64_t, 3>& 
     const int own = p.own_destinations * p.own_sources * p.own_taps;
     if (p.splits > 1) p.buffer = int(std::max<int64_t>(p.buffer, round_up(ceil_div(int64_t(own | 1) * p.threads, 2), 4)));
     p.shared_bytes = size_t(2 * p.buffer) * sizeof(T);
-    const int64_t blocks = int64_t(p.groups) * p.destination_blocks() * p.source_blocks() * p.x_blocks() * p.y_blocks() * p.z_blocks();
+    p.parts = 1;
+    const int64_t blocks = p.blocks();
     const int64_t values = s.batch * (s.sources * p.source_size + s.destinations * p.gradient_size);
     const int64_t affordable = std::max<int64_t>(1 << 20, values / 4) / std::max<int64_t>(1, p.size());
     const int64_t most = std::max<int64_t>(1, std::min(affordable, p.tiles()));
@@ -342,22 +334,15 @@ void run(ConvPass<T> p, const T* source, const T* weight, const T* bias, T* dest
     p.source = source, p.weight = weight, p.bias = bias, p.destination = destination, p.relu = relu;
     const auto address = reinterpret_cast<uintptr_t>(destination);
     const int64_t width = p.axis[2].destination;
+    if (p.blocks() == 0) return;
+    const dim3 grid = blocks(p.blocks());
     if (p.toeplitz) {
         p.vectors = width % 4 == 0 && address % 16 == 0;
-        const int teams = p.teams;
-        p.teams = 1;
-        const double count = blocks_of(p);
-        p.teams = teams;
-        if (count == 0) return;
-        ConvPass<T> given = p;
-        if (p.rows == 4) launch_rows<T, 4>(given, blocks(int64_t(count)), stream);
-        else launch_rows<T, 1>(given, blocks(int64_t(count)), stream);
+        if (p.rows == 4) launch_rows<T, 4>(p, grid, stream);
+        else launch_rows<T, 1>(p, grid, stream);
         return;
     }
     p.vectors = p.axis[2].merged == 2 && p.axis[2].crop == 0 && width % 2 == 0 && address % (2 * sizeof(T)) == 0;
-    const double count = blocks_of(p);
-    if (count == 0) return;
-    const dim3 grid = blocks(count < 1e18 ? int64_t(count) : INT64_MAX);
     switch (p.rows) {
         case 1: return launch_table<T, 1>(p, grid, stream);
         case 2: return launch_table<T, 2>(p, grid, stream);
@@ -436,9 +421,8 @@ template <class T>
 void ConvPlan<T>::weight_grad(const T* gradient, const T* x, T* out, void* workspace, Stream stream) const {
     ConvWeightPass<T> p = weight_;
     p.gradient = gradient, p.source = x, p.partial = p.parts > 1 ? static_cast<T*>(workspace) : out;
-    const int64_t count = int64_t(p.parts) * p.groups * p.destination_blocks() * p.source_blocks() * p.x_blocks() * p.y_blocks() * p.z_blocks();
-    if (count == 0) return;
-    const dim3 grid = blocks(count);
+    if (p.blocks() == 0) return;
+    const dim3 grid = blocks(p.blocks());
     if (p.own_destinations == 4 && p.own_sources == 2) launch_weight<T, 4, 2>(p, grid, stream);
     else if (p.own_destinations == 4) launch_weight<T, 4, 1>(p, grid, stream);
     else if (p.own_sources == 4) launch_weight<T, 1, 4>(p, grid, stream);

@@ -90,7 +90,7 @@ struct ConvPass {
     bool toeplitz;
     int rows, channels;              // of a thread's tile: rows = channels · merged phases, rounded up to a power of two
     int segment;                     // table: elements of the band between a thread's positions
-    int threads, teams, splits;      // of a block: for positions × for channels × for source channels
+    int threads, teams, splits;      // of a block: for positions × for channels (Toeplitz: rows) × for source channels
     int sources_at_once;             // a multiple of `splits` where there are several
     int pitch, band;                 // a row's and a channel's elements in shared memory
     int buffer, weights;             // elements of one buffer: bands, weights
@@ -100,7 +100,12 @@ struct ConvPass {
     MEDECONV_INLINE int taps_at_once() const { return axis[1].taps_at_once * axis[2].taps_at_once; }
     MEDECONV_INLINE int tile_groups() const {
         const int tiles = (destinations + channels - 1) / channels;
-        return (tiles + teams - 1) / teams;
+        return toeplitz ? tiles : (tiles + teams - 1) / teams;
+    }
+    MEDECONV_INLINE int64_t blocks() const {
+        int64_t count = int64_t(batch) * groups * tile_groups();
+        for (const ConvAxis& a : axis) count *= int64_t(a.blocks()) * (a.phases / a.merged);
+        return count;
     }
 };
 
@@ -132,6 +137,9 @@ struct ConvWeightPass {
         return int64_t(groups) * destinations * sources * axis[0].kernel * axis[1].kernel * axis[2].kernel;
     }
     MEDECONV_INLINE int64_t tiles() const { return int64_t(batch) * axis[0].count * axis[1].blocks() * axis[2].blocks(); }
+    MEDECONV_INLINE int64_t blocks() const {
+        return int64_t(parts) * groups * destination_blocks() * source_blocks() * z_blocks() * y_blocks() * x_blocks();
+    }
     MEDECONV_INLINE static int up(int a, int b) { return (a + b - 1) / b; }
 };
 

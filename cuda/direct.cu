@@ -17,7 +17,7 @@ template <class T>
 constexpr size_t shared_bytes = (size_t(pitch) * (tile + chunk - 1) + chunk * chunk) * sizeof(T);
 
 template <Formula formula, bool plain, class T>
-__global__ void __launch_bounds__(across* down) direct_tiles(DirectPass<T> p, int64_t tiles_across, int64_t tiles_down) {
+__global__ void __launch_bounds__(across* down, 2) direct_tiles(DirectPass<T> p, int64_t tiles_across, int64_t tiles_down) {
     DYN_SHARED(T, source);
     T* const weights = source + pitch * (tile + chunk - 1);
     const int64_t block = blockIdx.x, x0 = block % tiles_across * tile, y0 = block / tiles_across % tiles_down * tile;

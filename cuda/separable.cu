@@ -20,7 +20,7 @@ constexpr size_t shared_bytes = (size_t(filtered_rows) * tile + down * line) * s
 
 // Destination slice k is the source's k + z_base, times weight_z[0] if that is given.
 template <Formula formula, bool plain, class T>
-__global__ void __launch_bounds__(across* down) filter_slices(SeparablePass<T> p, int64_t z_base, int64_t tiles_across, int64_t tiles_down) {
+__global__ void __launch_bounds__(across* down, 2) filter_slices(SeparablePass<T> p, int64_t z_base, int64_t tiles_across, int64_t tiles_down) {
     DYN_SHARED(T, filtered);
     T* const own_line = filtered + filtered_rows * tile + threadIdx.y * line;  // a warp's
     const int64_t block = blockIdx.x, x0 = block % tiles_across * tile, y0 = block / tiles_across % tiles_down * tile;

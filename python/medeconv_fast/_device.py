@@ -35,9 +35,7 @@ class DeviceArray:
 
     __slots__ = ("dtype", "memory", "owner", "pointer", "shape")
 
-    def __init__(
-        self, pointer: int, shape: tuple[int, ...], dtype: Any, memory: Memory, owner: Any
-    ) -> None:
+    def __init__(self, pointer: int, shape: tuple[int, ...], dtype: Any, memory: Memory, owner: Any) -> None:
         self.pointer = pointer
         self.shape = tuple(int(n) for n in shape)
         self.dtype = np.dtype(dtype)

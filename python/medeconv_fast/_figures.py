@@ -172,7 +172,9 @@ class Scene:
 
     def label(self, panel: Any, view: _View) -> None:
         """Name the slice at its left side, and the patient's sides."""
-        panel.set_ylabel(self.name(view), fontsize=9)
+        name = self.name(view)
+        room = self.inches(view)[1] / (0.09 * len(name))  # a letter of 9 points is 0.09 inches wide, at most
+        panel.set_ylabel(name, fontsize=max(5, 9 * min(1, room)))
         if self.anatomical:
             _letters(panel, view)
 

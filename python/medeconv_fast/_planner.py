@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from . import _arrays, _costs, _validate, backends
+from . import _arrays, _calibration, _costs, _validate, backends
 from ._blur import (
     BOUNDARIES,
     approximated,
@@ -37,6 +37,8 @@ class Plan(dict[str, Any]):
         Of the image, of what is estimated (larger under boundary="extended"), and of the PSF.
     boundary, dtype, backend : str
     num_threads : int
+    calibrated : bool
+        Whether the times are scaled to a calibrated machine.
     grid : tuple of int
         Size of the transform.
     engine, reason : str
@@ -75,7 +77,8 @@ class Plan(dict[str, Any]):
             f"psf        {size(self.psf_shape)}",
             f"engine     {self.engine}: {self.reason}",
             f"transform  {size(self.grid)}" + ("" if self.engine == "spectral" else " (not used)"),
-            f"predicted  with {self.num_threads} threads, backend {self.backend}",
+            f"predicted  with {self.num_threads} threads, backend {self.backend}"
+            + (", calibrated" if self.calibrated else ""),
         ]
         lines += [
             f"           {name:9}  {self.predicted_ms[name]:9.3g} ms per application, "
@@ -125,6 +128,7 @@ def plan(
     backend: str = "auto",
     memory: Any = None,
     num_threads: int | None = None,
+    calibration: Any = None,
 ) -> Plan:
     """Predict what a blur or a Richardson-Lucy run would use, before anything of the image's size is made.
 
@@ -144,6 +148,9 @@ def plan(
         Where they are too few, `warnings` says so.
     num_threads : int, optional
         Scales the predicted times; the choice does not depend on it.
+    calibration : path-like or dict, optional
+        What ``medeconv calibrate --save FILE`` wrote on the machine that will compute. Scales the predicted
+        times; the choice does not depend on it.
 
     Returns
     -------
@@ -163,7 +170,7 @@ def plan(
     Notes
     -----
     Times come from constants in the source, measured on one machine (AMD EPYC Zen 4, 2 cores, AVX-512) in an
-    otherwise idle state: elsewhere their ratios mean more than their values.
+    otherwise idle state: elsewhere their ratios mean more than their values, unless a `calibration` is given.
 
     Examples
     --------
@@ -199,12 +206,20 @@ def plan(
         name: _costs.milliseconds(ns, dtype=kind, isa=isa, threads=threads)
         for name, ns in predicted_costs(taps, layout).items()
     }
+    if calibration is not None:
+        scale = _calibration.load(calibration)
+        predicted = _calibration.scaled(predicted, sum(n > 1 for n in shape), scale)
     symmetric = values is not None and point_symmetric(values[layout.taps], layout.centre)[1]
     _, workspace = make_plan(chosen, layout, boundary, kernels, kind, symmetric=symmetric)
     held = math.prod(layout.estimate_shape) * (1 if boundary == "wrap" else 2)  # estimate, 1 / normalizer
     total = workspace + held * kind.itemsize
     warnings = []
-    if kernels.NAME != "cpp":
+    if calibration is not None:
+        here = {"backend": kernels.NAME, "isa": isa, "num_threads": threads}
+        other = [f"{key} {scale[key]}" for key, value in here.items() if scale.get(key) != value]
+        if other:
+            warnings.append(f"calibration: it was made with {', '.join(other)}; the predicted times are off")
+    elif kernels.NAME != "cpp":
         warnings.append(f"backend: the predicted times are those of 'cpp', not of {kernels.NAME!r}")
     if limit is not None and total > limit:
         warnings.append(
@@ -219,6 +234,7 @@ def plan(
         dtype=str(kind),
         backend=kernels.NAME,
         num_threads=threads,
+        calibrated=calibration is not None,
         grid=layout.grid,
         engine=chosen,
         reason=reason,

@@ -35,6 +35,7 @@ _MODULES = {
     "compare": "inspect",
     "backends": "inspect",
     "bench": "bench",
+    "calibrate": "calibrate",
     "psf": "psf",
     "simulate": "make",
     "demo": "demo",

@@ -58,7 +58,8 @@ table { border-collapse: collapse; width: 100%; font-size: .92rem; }
 th, td { text-align: left; vertical-align: top; padding: .22rem .8rem .22rem 0;
   border-bottom: 1px solid var(--line); }
 th { font-weight: 600; overflow-wrap: normal; }
-td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; }
+td.n, th.n { text-align: right; overflow-wrap: normal; font-variant-numeric: tabular-nums; }
+section { overflow-x: auto; }
 ul.warnings { margin: 0; padding: .6rem 1rem .6rem 2rem;
   background: #fff6e0; border-left: 4px solid #d08700; }
 @media print { body { max-width: none; } figure, table { break-inside: avoid; } }
@@ -222,6 +223,9 @@ def _escape(value: Any) -> str:
     return html.escape(str(value), quote=True)
 
 
+_LONGEST_LIST = 12
+
+
 def _text(value: Any) -> str:
     """A value of a record, for reading."""
     if value is None:
@@ -233,6 +237,10 @@ def _text(value: Any) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{key}: {_text(item)}" for key, item in value.items())
     if isinstance(value, list | tuple):
+        if len(value) > _LONGEST_LIST:  # a course of numbers: the convergence has its picture
+            return (
+                f"{', '.join(_text(item) for item in value[:3])}, … ({len(value)} values), {_text(value[-1])}"
+            )
         return ", ".join(_text(item) for item in value)
     if isinstance(value, np.ndarray):
         return _validate.shown(value) if value.size > 16 else _text(value.tolist())

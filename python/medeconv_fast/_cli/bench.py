@@ -49,7 +49,7 @@ def bench(arguments: argparse.Namespace, session: Session) -> None:
     from .._blur import ENGINES
     from .._threads import resolve_num_threads
 
-    session.claim(arguments.json)
+    session.claim(arguments, "json")
     if importlib.util.find_spec("scipy") is None:
         raise UserError("bench: results are checked against scipy.fft before they are timed; install scipy")
     threads = resolve_num_threads(arguments.threads)

@@ -313,6 +313,11 @@ def _plan(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--memory", metavar="SIZE", help="memory that a run may take, such as 4GB; says if it is not enough"
     )
+    parser.add_argument(
+        "--calibration",
+        metavar="FILE",
+        help="times of the machine where 'medeconv calibrate --save FILE' ran; changes no choice",
+    )
     _image(parser)
     _psf(parser)
     _voxel_size(parser)
@@ -573,6 +578,17 @@ def _bench(parser: argparse.ArgumentParser) -> None:
     _general(parser)
 
 
+def _calibrate(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--save", metavar="FILE", help="write what was found, for 'medeconv plan --calibration FILE'"
+    )
+    parser.add_argument("--backend", default="auto", help="auto, or a name that 'medeconv backends' lists")
+    parser.add_argument(
+        "--threads", type=count, metavar="N", help="CPU threads (default: all that this process may use)"
+    )
+    _general(parser)
+
+
 def _demo(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out",
@@ -602,6 +618,7 @@ COMMANDS: dict[str, tuple[Callable[[argparse.ArgumentParser], None], str]] = {
     "compare": (_compare, "PSNR, SSIM, NRMSE, I-divergence and resolution between images"),
     "backends": (_backends, "List what can compute on this machine, and why others cannot"),
     "bench": (_bench, "Time this library beside others on this machine, after checking that they agree"),
+    "calibrate": (_calibrate, "Measure how far predicted times are off on this machine; changes no result"),
     "demo": (_demo, "Restore real scans from a simulated blur, and as they are"),
 }
 

@@ -46,6 +46,7 @@ def plan(arguments: argparse.Namespace, session: Session) -> None:
         backend=arguments.backend,
         memory=arguments.memory,
         num_threads=arguments.threads,
+        calibration=arguments.calibration,
     )
     for text in made.warnings:
         session.note(text)

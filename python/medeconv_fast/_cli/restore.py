@@ -189,7 +189,8 @@ def restore(arguments: argparse.Namespace, session: Session) -> None:
     session.say(f"PSF       {psf.text}")
     session.say(f"method    {method}")
     session.say(f"computed  backend {first['backend']}, {settings['num_threads']} threads, {seconds:.3g} s")
-    session.say(f"wrote     {arguments.output} ({dtype})")
+    stored = "DICOM, 16 bits with a slope" if mf.io.is_dicom(arguments.output) else dtype
+    session.say(f"wrote     {arguments.output} ({stored})")
     if arguments.report is not None:
         record = {"input": arguments.input, "output": arguments.output, "PSF": psf.text}
         if chain is not None:

@@ -1,9 +1,9 @@
 """Backends: the same kernels in several languages, and the choice among them.
 
 A call's ``backend=`` counts first, then `use_backend`, then the environment variable ``MEDECONV_BACKEND``,
-then "auto": the first available one of cpp, numba, reference; cuda is for those who name it. A backend that was asked for by name and is not
-available raises with the reason; nothing falls back silently: the first call that "auto" leaves to the
-reference warns.
+then "auto": the first available one of cpp, numba, reference; cuda is for those who name it. A backend that
+was asked for by name and is not available raises with the reason; nothing falls back silently: the first call
+that "auto" leaves to the reference warns.
 """
 
 from __future__ import annotations

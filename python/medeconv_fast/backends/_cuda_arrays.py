@@ -1,4 +1,4 @@
-"""Plans of the CUDA backend's engines without transforms, and the chain that keeps an array between sweeps."""
+"""Plans of the CUDA backend's engines without transforms, and the chain that keeps an array."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ Axes = list[tuple[int, int, int, int]]
 class Filters:
     """Taps on the host, and on every device that has asked for them."""
 
-    def __init__(self, arrays: list[list[np.ndarray]], taps: tuple[int, ...], centre: tuple[int, ...]) -> None:
+    def __init__(
+        self, arrays: list[list[np.ndarray]], taps: tuple[int, ...], centre: tuple[int, ...]
+    ) -> None:
         self._arrays = arrays
         self.taps, self.centre = taps, centre
         self._on: dict[int, list[list[DeviceArray]]] = {}

@@ -65,7 +65,9 @@ class Call:
         if isinstance(array, DeviceArray):
             return array
         if not isinstance(array, np.ndarray) or not array.flags.c_contiguous:
-            raise TypeError(f"expected C-contiguous NumPy arrays or device arrays, got {type(array).__name__}")
+            raise TypeError(
+                f"expected C-contiguous NumPy arrays or device arrays, got {type(array).__name__}"
+            )
         key = (array.ctypes.data, array.nbytes)
         if key not in self._copies:
             made = self.memory.empty(array.shape, array.dtype)
@@ -99,7 +101,7 @@ class Operands:
             self._sums = self.named["sums"] = call.empty((sums_size,), np.float64)
 
     def kept_apart_from(self, source: DeviceArray) -> list[tuple[DeviceArray, DeviceArray]]:
-        """Results that would go where the sweep still reads go elsewhere; pairs (to, from) to copy after it."""
+        """What would go where the sweep still reads goes elsewhere; pairs (to, from) to copy after it."""
         moved = []
         for name in WRITTEN:
             target = self.named.get(name)

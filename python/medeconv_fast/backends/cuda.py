@@ -1,7 +1,7 @@
 """The CUDA backend: the kernel catalogue's names over the module ``_cuda``.
 
-Arrays that arrive here are validated, C-contiguous and of the plan's dtype. Device arrays stay where they are;
-NumPy arrays are copied to the device for the call, and results back.
+Arrays that arrive here are validated, C-contiguous and of the plan's dtype. Device arrays stay where they
+are; NumPy arrays are copied to the device for the call, and results back.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import numpy as np
 from .. import _device
 from .._device import native
 from . import _cuda_base as base
-from ._cuda_arrays import DirectPlan, SeparablePlan
-from ._cuda_conv import ConvPlan, sum_channels
+from ._cuda_arrays import DirectPlan as DirectPlan
+from ._cuda_arrays import SeparablePlan as SeparablePlan
 from ._cuda_base import Array, Call, Sums, memory_of, suffix
-
-__all__ = ["ConvPlan", "DirectPlan", "SeparablePlan", "sum_channels"]
+from ._cuda_conv import ConvPlan as ConvPlan
+from ._cuda_conv import sum_channels as sum_channels
 
 NAME = "cuda"
 OLDEST_DRIVER = 13000  # that runs what this runtime compiles to
@@ -30,15 +30,15 @@ def is_available() -> bool:
 def unavailable_reason() -> str | None:
     if _device.module is None:
         return (
-            f"the compiled module medeconv_fast._cuda cannot be imported ({_device.import_error}); it comes from "
-            "a build from source where CUDA's compiler nvcc is found (MEDECONV_CUDA=ON insists on it); wheels do "
-            "not have it"
+            f"the compiled module medeconv_fast._cuda cannot be imported ({_device.import_error}); it comes "
+            "from a build from source where CUDA's compiler nvcc is found (MEDECONV_CUDA=ON insists on it); "
+            "wheels do not have it"
         )
     found = _device.module.devices()
     if found["driver"] == 0:
         return "there is no NVIDIA driver on this machine"
     if found["driver"] < OLDEST_DRIVER:
-        have, need = (f"{version // 1000}.{version % 1000 // 10}" for version in (found["driver"], OLDEST_DRIVER))
+        have, need = (f"{v // 1000}.{v % 1000 // 10}" for v in (found["driver"], OLDEST_DRIVER))
         return f"the NVIDIA driver supports CUDA {have}, the compiled module needs {need}; update the driver"
     if found["count"] == 0:
         return f"the NVIDIA driver finds no device ({found['error'] or 'none'})"
