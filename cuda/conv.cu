@@ -13,7 +13,7 @@ namespace {
 
 // From counts for an H200; only the shape decides, never the GPU at hand, because a cut changes the order of sums.
 constexpr double processors = 132;
-constexpr double busy_warps = processors * 12;     // that hide the latency of one another's loads
+constexpr double busy_warps = 12;                  // of a processor: they hide the latency of one another's loads
 constexpr int64_t wanted_buffer_bytes = 20 << 10;  // several blocks of two buffers each per processor
 constexpr int64_t most_buffer_bytes = 48 << 10;
 constexpr int64_t weight_blocks_wanted = 396;      // three per processor
@@ -48,10 +48,17 @@ bool is_folded(const ConvShape& s) {
     return s.padding != ConvPadding::zeros && s.low[0] + s.low[1] + s.low[2] + s.high[0] + s.high[1] + s.high[2] > 0;
 }
 
-// Instructions of the busiest processor: `each` per block of `warps` warps.
-double time_of(double blocks, double warps, double each) {
-    return each * std::ceil(blocks / processors) * std::max(1.0, busy_warps / (std::max(1.0, blocks) * warps));
+// Instructions of the busiest processor: `each` per block. What hides latency are results: `of_thread` per thread, `splits`
+// threads for each.
+template <class T>
+double time_of(const ConvPass<T>& p, double of_thread, double each) {
+    const double blocks = double(p.blocks()), rounds = std::ceil(blocks / processors);
+    double results = double(p.batch) * p.groups * p.destinations * p.merged();
+    for (const ConvAxis& a : p.axis) results *= double(a.count) * (a.phases / a.merged);
+    const double warps = results / (32 * of_thread) * p.splits / std::min(blocks, processors);   // of a processor
+    return each * rounds * std::max(1.0, busy_warps / warps);
 }
+
 int rows_for(int channels, int merged, int most) {
     int rows = 1;
     while (rows < std::min(channels * merged, most)) rows *= 2;
@@ -132,7 +139,7 @@ double try_table(ConvPass<T>& p, int segment) {
             const double copies = std::ceil(taps / p.taps_at_once()) * (double(band) * copied + double(weights) * packed) / 32;
             const double stages = double(p.sources) * taps_of(p.axis[0], 0).count;
             const double stores = double(warps) * p.teams * p.rows * positions * 6;
-            return time_of(double(p.blocks()), double(warps) * p.teams * p.splits, stages * (taps * per_tap + copies) + stores + 400);
+            return time_of(p, double(p.rows) * positions, stages * (taps * per_tap + copies) + stores + 400);
         }
         int& larger = x.taps_at_once >= y.taps_at_once ? x.taps_at_once : y.taps_at_once;
         if (larger == 1) return INFINITY;
@@ -192,12 +199,11 @@ void cut_rows(ConvPass<T>& p) {
                     const int64_t band = int64_t(y.block + y.taps_at_once - 1) * p.pitch, weights = int64_t(y.taps_at_once) * width;
                     if (fit_buffers(p, band, weights, 0, int64_t(sums_pitch(p.rows * 4)) * across * down)) {
                         p.shared_bytes = size_t(2 * p.buffer) * sizeof(T);
-                        const double blocks = double(p.blocks());
                         const double reads = double(y.kernel + p.rows - 1) * (width / 4), loads = 4 * (reads * 4 + double(p.rows) * y.kernel);
                         const double sums = p.rows * 4.0 * y.kernel * x.kernel + reads * (1 + 2 * p.rows);
                         const double copies = double(ceil_div(y.kernel, y.taps_at_once)) * (double(band) * copied + double(weights) * packed) / 32;
                         const double each = double(p.sources) * p.axis[0].kernel * (std::max(loads, sums) * across * down / 32 + copies) + 400;
-                        const double time = time_of(blocks, double(threads) / 32, each);
+                        const double time = time_of(p, p.rows * 4.0, each);
                         if (time < least) least = time, best = p;
                         break;
                     }
