@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 ARCHITECTURE = "sm_90"
 # Kernels that must have no stack frame and no spills, in any instance. Parts of names, by file.
 HOT = {
+    "conv": ["conv_tableIf", "conv_rowsIf", "conv_weightIf", "sum_chunks", "add_parts"],
     "direct": ["direct_tiles"],
     "overlap": ["overlap_kernel"],
     "elementwise": ["formula_values", "pad_rows", "fold_rows", "combine"],

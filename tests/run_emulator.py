@@ -12,6 +12,8 @@ from pathlib import Path
 # Test file -> -k expression beside "cuda", and whether it runs in every order.
 TESTS = {
     "tests/test_cuda.py": ("", True),
+    "tests/test_cuda_conv.py": ("", True),
+    "tests/test_conv.py": ("not transforms and not large_kernels", False),
     "tests/test_direct.py": ("", False),
     "tests/test_separable.py": ("", False),
     "tests/test_penalty.py": ("", False),

@@ -280,14 +280,8 @@ INTERFACE = [
 ]
 
 
-NOT_YET_ON_CUDA = {"ConvPlan"}
-
-
-@pytest.mark.parametrize(
-    ("name", "module"),
-    [(n, m) for n in INTERFACE for m in (cpp, cuda, numba) if not (m is cuda and n in NOT_YET_ON_CUDA)],
-    ids=lambda v: v if isinstance(v, str) else v.NAME,
-)
+@pytest.mark.parametrize("module", [cpp, cuda, numba], ids=lambda m: m.NAME)
+@pytest.mark.parametrize("name", INTERFACE)
 def test_backends_have_the_same_interface(name, module):
     ours, theirs = getattr(reference, name), getattr(module, name)
     if inspect.isclass(ours):
