@@ -36,7 +36,7 @@ test-isa: $(VENV)/installed-test
 	$(PY) tests/run_isas.py
 
 test-peers: $(VENV)/installed-test
-	$(PY) -m pip install --quiet "SimpleITK>=2.3" torch==2.13.0
+	$(PY) -m pip install --quiet "SimpleITK>=2.3" torch==2.13.0 "ome-zarr>=0.18" "ngff-zarr>=0.50"
 	$(PY) -m pytest -q -m peers
 
 build/sanitize/test_kernels: $(wildcard cpp/* cpp/shared/* tests/cpp/*) CMakeLists.txt $(VENV)/installed

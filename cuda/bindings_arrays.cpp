@@ -100,6 +100,50 @@ void bind(py::module_& m, const std::string& suffix) {
           },
           py::arg("place"), py::arg("axes"), py::arg("periodic"), py::arg("weights"), py::arg("input"), py::arg("kept"), py::arg("workspace"),
           py::arg("formula"), py::arg("operands"));
+    m.def(("pointwise_" + suffix).c_str(),
+          [](const Place& place, const std::string& name, py::handle a, py::handle b, py::handle out) {
+              const char* const names[] = {"add", "subtract", "multiply", "divide", "maximum", "minimum", "less", "less_equal", "greater",
+                                           "greater_equal", "sqrt", "copy"};
+              const auto found = std::find(std::begin(names), std::end(names), name);
+              if (found == std::end(names)) throw py::value_error("op: got '" + name + "'");
+              const int64_t n = py::cast<int64_t>(out.attr("size"));
+              auto operand = [n](py::handle value) {  // an array or a number
+                  const bool array = py::hasattr(value, "pointer");
+                  return std::pair<const T*, T>(array ? pointer_of<T>(value, n, "operand") : nullptr, array ? T(0) : T(py::cast<double>(value)));
+              };
+              const auto x = operand(a), y = operand(b);
+              T* to = pointer_of<T>(out, n, "out");
+              at(place, [&](Stream stream) { pointwise(Pointwise(found - std::begin(names)), x.first, x.second, y.first, y.second, to, n, stream); });
+          },
+          py::arg("place"), py::arg("op"), py::arg("a"), py::arg("b"), py::arg("out"));
+    m.def(("statistics_" + suffix).c_str(),
+          [](const Place& place, py::handle a, py::handle b, py::handle results) {
+              const int64_t n = py::cast<int64_t>(a.attr("size"));
+              const T *x = pointer_of<T>(a, n, "a"), *y = optional_pointer<T>(b, n, "b");
+              double* to = pointer_of<double>(results, sums_size(formula_blocks(n)), "results");
+              at(place, [&](Stream stream) { statistics(x, y, n, to, stream); });
+          },
+          py::arg("place"), py::arg("a"), py::arg("b"), py::arg("results"));
+    m.def(("crop_" + suffix).c_str(),
+          [](const Place& place, py::handle x, const std::vector<int64_t>& shape, const std::vector<int64_t>& start,
+             const std::vector<int64_t>& length, py::handle out) {
+              const Shape s = shape3(shape), first = zeros3(start), n = shape3(length);
+              for (size_t i = 0; i < 3; ++i)
+                  if (first[i] < 0 || first[i] + n[i] > s[i]) throw py::value_error("start: the part must lie in the array");
+              const T* from = pointer_of<T>(x, size_of(s), "x");
+              T* to = pointer_of<T>(out, size_of(n), "out");
+              at(place, [&](Stream stream) { crop(from, s, first, n, to, stream); });
+          },
+          py::arg("place"), py::arg("x"), py::arg("shape"), py::arg("start"), py::arg("length"), py::arg("out"));
+    using Other = std::conditional_t<std::is_same_v<T, float>, double, float>;
+    m.def(("convert_" + suffix).c_str(),
+          [](const Place& place, py::handle x, py::handle out) {
+              const int64_t n = py::cast<int64_t>(x.attr("size"));
+              const Other* from = pointer_of<Other>(x, n, "x");
+              T* to = pointer_of<T>(out, n, "out");
+              at(place, [&](Stream stream) { convert(from, to, n, stream); });
+          },
+          py::arg("place"), py::arg("x"), py::arg("out"));
 }
 
 }  // namespace

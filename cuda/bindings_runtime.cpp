@@ -118,7 +118,7 @@ void bind_runtime(py::module_& m) {
                  const OnDevice on(p.device);
                  return std::make_unique<Graph>(p.stream);
              }),
-             py::arg("place"))
+             py::arg("place"), py::keep_alive<1, 2>())
         .def("finish", &Graph::finish)
         .def("run", [](const Graph& graph, const Place& p) { at(p, [&](Stream s) { graph.run(s); }); }, py::arg("place"));
     m.def("devices", [] {

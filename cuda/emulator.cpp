@@ -431,7 +431,7 @@ std::map<void*, size_t> allocated;
 size_t in_use = 0;
 std::map<void*, size_t> pinned;
 std::map<const void*, int> shared_allowed;
-int recordings = 0;
+thread_local int recordings = 0;  // those of other threads do not stand in the way
 
 using Lock = std::lock_guard<std::recursive_mutex>;
 
@@ -518,9 +518,8 @@ cudaError_t cudaMalloc(void** memory, size_t bytes) {
     allocated[*memory] = bytes, in_use += bytes;
     return cudaSuccess;
 }
-cudaError_t cudaFree(void* memory) {
-    const Lock lock(runtime_busy);
-    if (!memory) return cudaSuccess;
+namespace {
+cudaError_t give_back(void* memory) {
     const auto found = allocated.find(memory);
     if (found == allocated.end()) return failed(cudaErrorInvalidValue, "freed what was never allocated");
     in_use -= found->second;
@@ -528,11 +527,18 @@ cudaError_t cudaFree(void* memory) {
     free(memory);
     return cudaSuccess;
 }
+}  // namespace
+cudaError_t cudaFree(void* memory) {
+    const Lock lock(runtime_busy);
+    if (!memory) return cudaSuccess;
+    if (const cudaError_t status = drain_all()) return status;  // as a device does
+    return give_back(memory);
+}
 cudaError_t cudaMallocAsync(void** memory, size_t bytes, cudaStream_t) { return cudaMalloc(memory, bytes); }
 cudaError_t cudaFreeAsync(void* memory, cudaStream_t stream) {
     const Lock lock(runtime_busy);
     if (resolved(stream)->recording) return not_while_recording("memory freed");
-    return enqueue(stream, [memory] { cudaFree(memory); });
+    return enqueue(stream, [memory] { give_back(memory); });
 }
 cudaError_t cudaMallocHost(void** memory, size_t bytes) {
     const Lock lock(runtime_busy);

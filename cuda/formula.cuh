@@ -27,6 +27,17 @@ __device__ __forceinline__ T finish_value(const Operands<T>& o, const scalar::Nu
     return scalar::formula_step<formula, plain>(o, value, number, [at](const T* q) { return q[at]; },
                                                 [at](T* q, T v) { q[at] = v; }, sums);
 }
+// The same with the formula chosen as the kernel runs: where the rest of the kernel is too large to be compiled for each.
+template <class T>
+__device__ __forceinline__ T finish_value(Formula formula, const Operands<T>& o, const scalar::Numbers<T>& number, T value, int64_t at, T* sums) {
+#define MEDECONV_CASE(F) \
+    case Formula::F: return finish_value<Formula::F, false>(o, number, value, at, sums);
+    switch (formula) {
+        MEDECONV_EACH_FORMULA(MEDECONV_CASE)
+    }
+#undef MEDECONV_CASE
+    return value;
+}
 template <class T>
 __device__ __forceinline__ scalar::Numbers<T> numbers_of(const Operands<T>& o) {
     return scalar::Numbers<T>(o, [](T x) { return x; });

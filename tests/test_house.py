@@ -144,7 +144,7 @@ def test_no_public_function_shares_a_modules_name():
     }
     assert {"backends", "_blur", "reference"} <= modules
     compat = (mf.compat, mf.compat.skimage.restoration, mf.compat.scipy.signal, mf.compat.scipy.ndimage)
-    own = (mf, mf.psf, mf.preprocess, mf.io, mf.metrics, mf.report, mf.backends, mf.ops)
+    own = (mf, mf.psf, mf.preprocess, mf.io, mf.metrics, mf.report, mf.backends, mf.ops, mf.nn)
     for module in (*own, *compat):
         for name, value in public(module).items():
             if callable(value):
@@ -155,7 +155,7 @@ COMPAT = (".compat", ".compat.skimage.restoration", ".compat.scipy.signal", ".co
 
 
 @pytest.mark.parametrize(
-    "name", ["", ".psf", ".preprocess", ".io", ".report", ".backends", ".algorithms", ".ops", *COMPAT]
+    "name", ["", ".psf", ".preprocess", ".io", ".report", ".backends", ".algorithms", ".ops", ".nn", *COMPAT]
 )
 def test_all_is_correct(name):
     module = importlib.import_module("medeconv_fast" + name)
@@ -187,6 +187,9 @@ CONTRACT = {
     "boundary='reflect' background=0.0 weights=None stop=None initial='image'",
     "convolve": "a b mode='full' boundary='zero' method='auto'",
     "correlate": "a b mode='full' boundary='zero' method='auto'",
+    "nn.DeconvNet": "scale=1 filters=64 ndim=2 channels=1 residual=True seed=0",
+    "nn.Model.compile": "self optimizer='adam' loss='mse'",
+    "nn.Model.fit": "self x y=None epochs=10 batch_size=32 validation_data=None",
     "ops.conv": "x w bias=None stride=1 padding=0 dilation=1 groups=1 * padding_mode='zeros'",
     "ops.conv_transpose": "x w bias=None stride=1 padding=0 output_padding=0 groups=1 dilation=1 * "
     "padding_mode='zeros'",
@@ -264,6 +267,7 @@ INTERFACE = [
     "ConvPlan",
     "sum_channels",
     "empty",
+    "resident",
     "pad",
     "fold",
     "apply_formula",
@@ -271,14 +275,8 @@ INTERFACE = [
 ]
 
 
-NOT_YET_ON_CUDA = {"SpectralPlan", "OverlapPlan"}
-
-
-@pytest.mark.parametrize(
-    ("name", "module"),
-    [(n, m) for n in INTERFACE for m in (cpp, cuda, numba) if not (m is cuda and n in NOT_YET_ON_CUDA)],
-    ids=lambda v: v if isinstance(v, str) else v.NAME,
-)
+@pytest.mark.parametrize("module", [cpp, cuda, numba], ids=lambda m: m.NAME)
+@pytest.mark.parametrize("name", INTERFACE)
 def test_backends_have_the_same_interface(name, module):
     ours, theirs = getattr(reference, name), getattr(module, name)
     if inspect.isclass(ours):
@@ -330,7 +328,8 @@ def test_import_is_cheap():
     """Importing the package brings in NumPy and nothing else that is heavy."""
     code = (
         "import sys, medeconv_fast; print([m for m in ('scipy', 'skimage', 'torch', 'nibabel', 'tifffile', "
-        "'matplotlib', 'numba', 'zarr', 'dask', 'pydicom', 'SimpleITK') if m in sys.modules])"
+        "'matplotlib', 'numba', 'zarr', 'safetensors', 'onnx', 'dask', 'pydicom', 'SimpleITK') if m in "
+        "sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

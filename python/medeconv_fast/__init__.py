@@ -4,7 +4,7 @@ Arrays are (z, y, x), (y, x) or (x). A PSF's centre is at ``shape // 2``. See `r
 `restore`.
 """
 
-from . import backends, compat, io, metrics, ops, preprocess, psf, report, stop
+from . import backends, compat, io, metrics, nn, ops, preprocess, psf, report, stop
 from ._blur import Blur
 from ._convolution import convolve, correlate
 from ._planner import plan
@@ -40,6 +40,7 @@ __all__ = [
     "io",
     "landweber",
     "metrics",
+    "nn",
     "ops",
     "plan",
     "preprocess",

@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 
-from . import _arrays, _costs, _validate, backends
+from . import _arrays, _costs, _device, _validate, backends
 from ._taps import MOST_TERMS, point_symmetric, product_of, product_terms, symmetrised, taps_of
 from ._threads import resolve_num_threads
 
@@ -323,14 +323,15 @@ class Operator:
 
     def apply(self, x: np.ndarray, *, adjoint: bool = False) -> np.ndarray:
         """Hx, or (adjoint) the transpose, in a new array."""
-        out = np.empty(self.layout.estimate_shape if adjoint else self.layout.shape, self.dtype)
+        shape = self.layout.estimate_shape if adjoint else self.layout.shape
+        out = _device.maker_beside(x)(shape, self.dtype)
         self.begin(x, adjoint=adjoint).sweep("copy", adjoint=adjoint, keep=False, out=out)
         return out
 
     def apply_each(self, batch: np.ndarray, *, adjoint: bool = False) -> np.ndarray:
         """`apply` on every item along the first axis; plan, OTF and the chain's workspace serve them all."""
         shape = self.layout.estimate_shape if adjoint else self.layout.shape
-        out = np.empty((len(batch), *shape), self.dtype)
+        out = _device.maker_beside(batch)((len(batch), *shape), self.dtype)
         chain = self.begin(batch[0], adjoint=adjoint)
         for index, item in enumerate(batch):
             if index:
@@ -350,6 +351,7 @@ class SweepChain:
     def __init__(self, operator: Operator, x: np.ndarray, *, adjoint: bool = False) -> None:
         self._operator = operator
         self._chain = operator.plan.chain(operator.num_threads)
+        self._empty = _device.maker_beside(x)
         self.load(x, adjoint=adjoint)
 
     def load(self, x: np.ndarray, *, adjoint: bool = False, **operands: Any) -> dict[str, float] | None:
@@ -423,7 +425,7 @@ class SweepChain:
         self, formula: str, keep: bool, out: np.ndarray | None, operands: dict[str, Any]
     ) -> tuple[float, float, float] | None:
         operator = self._operator
-        padded = np.empty(operator.padded_shape, operator.dtype)
+        padded = self._empty(operator.padded_shape, operator.dtype)
         self._chain.sweep(operator.back_transfer, "copy", adjoint=True, keep=False, out=padded)
         folded = operator.fold(padded)
         result = folded if out is None else out
@@ -613,13 +615,15 @@ class Blur:
     def _take(
         self, value: Any, name: str, shape: tuple[int, ...], like: str, *, batch: bool = False
     ) -> tuple[np.ndarray, Any]:
-        array, restore = _arrays.to_numpy(value, name)
+        if _device.on_device(value):
+            backends.resolve(self.backend, value)
+        array, restore = _arrays.taken(value, name)
         if batch:
             _validate.same_shape_or_batch(array, name, shape, like)
         else:
             _validate.same_shape(array, name, shape, like)
-        data = _arrays.computable(array, self.dtype or _arrays.result_dtype(array.dtype))
-        _validate.finite(data, name)
+        data = _arrays.in_dtype(array, self.dtype or _arrays.result_dtype(array.dtype))
+        _arrays.finite(data, name)
         return data, restore
 
     @property
@@ -753,7 +757,9 @@ class Blur:
         prepared: dict[str, Any] = {}
         for name in (*required, *optional):
             if operands.get(name) is not None:
-                prepared[name], _ = _arrays.as_operand(operands[name], name, target, dtype, like=names[1])
+                prepared[name], _ = _arrays.as_operand(
+                    operands[name], name, target, dtype, like=names[1], beside=data
+                )
             elif name in required:
                 raise TypeError(f"{name}: missing; the formula {formula!r} needs it")
         if "background" in numbers:
@@ -768,16 +774,17 @@ class Blur:
                 prepared["eps"] = self._backend.smallest_divisor(float(prepared["image"].max()), dtype)
             else:
                 prepared["eps"] = _validate.number(operands["eps"], "eps", minimum=0)
-        result = np.empty(target, dtype) if out is None else out
-        if out is not None and not (
-            isinstance(out, np.ndarray)
-            and out.shape == target
-            and out.dtype == dtype
-            and out.flags.c_contiguous
-            and out.flags.writeable
-        ):
+        if out is None:
+            result = _device.maker_beside(data)(target, dtype)
+        elif isinstance(data, _device.DeviceArray):
+            result = _device.writable(out, data, target)
+        else:
+            fits = isinstance(out, np.ndarray) and out.shape == target and out.dtype == dtype
+            result = out if fits and out.flags.c_contiguous and out.flags.writeable else None
+        if result is None:
+            kind = "NumPy array" if isinstance(data, np.ndarray) else "array in GPU memory"
             raise ValueError(
-                f"out: got {_validate.shown(out)}, expected a writable C-contiguous NumPy array of shape "
+                f"out: got {_validate.shown(out)}, expected a writable C-contiguous {kind} of shape "
                 f"{target} and dtype {dtype}"
             )
         if "held_out_scale" in operands:

@@ -56,6 +56,34 @@ void add_cases(std::vector<Case>& cases, const std::string& type) {
             return all;
         }});
     }
+    for (int op = 0; op < 12; ++op)
+        cases.push_back({"pointwise " + std::to_string(op) + type, [=] {
+            const int64_t n = 2500;
+            DeviceValues<T> a(n, 1), b(n, 2), out(n);
+            pointwise<T>(Pointwise(op), a, T(0), op % 2 ? static_cast<const T*>(b) : nullptr, T(1.1), out, n, nullptr);
+            std::vector<double> all;
+            out.append_to(all);
+            return all;
+        }});
+    cases.push_back({"statistics" + type, [=] {
+        const int64_t n = 5000;
+        DeviceValues<T> a(n, 1), b(n, 2);
+        DeviceValues<double> results(sums_size(formula_blocks(n)));
+        statistics<T>(a, b, n, results, nullptr);
+        std::vector<double> all;
+        results.append_to(all);
+        return all;
+    }});
+    cases.push_back({"crop and convert" + type, [=] {
+        const Shape start{1, 2, 5}, length{2, 3, 290};
+        DeviceValues<T> x(size_of(shape), 1), part(size_of(length));
+        DeviceValues<std::conditional_t<sizeof(T) == 4, double, float>> other(size_of(length));
+        crop<T>(x, shape, start, length, part, nullptr);
+        convert(static_cast<const T*>(part), static_cast<std::conditional_t<sizeof(T) == 4, double, float>*>(other), size_of(length), nullptr);
+        std::vector<double> all;
+        other.append_to(all);
+        return all;
+    }});
     for (int k = 0; k < 4; ++k)
         cases.push_back({"penalty " + std::to_string(k) + type, [=] {
             DeviceValues<T> x(size_of(shape), 1), out(size_of(shape));

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import _arrays, _validate
+from .. import _arrays, _validate, backends
 from .._blur import Blur, check_engine
 from .._threads import resolve_num_threads
 from ..stop import Rule, Run, Thinning, Watch, noise_level, rule_of
@@ -175,6 +175,7 @@ def blind_richardson_lucy(
             "'spectral' or 'direct'"
         )
 
+    kernels = backends.resolve(backend, image)
     data, restore, (lowest, highest) = _arrays.as_image(image)
     if lowest == highest:
         raise ValueError(f"image: all values are {lowest:g}; a constant image says nothing about its psf")
@@ -189,7 +190,7 @@ def blind_richardson_lucy(
             data.shape,
             boundary=boundary,
             engine=engine,
-            backend=backend,
+            backend=kernels.NAME,
             dtype=data.dtype,
             num_threads=num_threads,
         )
@@ -232,7 +233,7 @@ def blind_richardson_lucy(
     for iteration in range(1, iterations + 1):
         begun = time.perf_counter()
         operator = blur.operator(data.dtype)
-        gain = gain_of(kernel, blur, operator, trust)
+        gain = gain_of(kernel, blur, operator, data, trust)
         penalty = smoothing and Penalty(*smoothing, mean, psf_settings["voxel_size"], operator)
         steps: list[dict[str, Any]] = []
         estimate, ended_by = iterate(

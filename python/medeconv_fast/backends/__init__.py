@@ -13,7 +13,7 @@ import warnings
 from types import ModuleType
 from typing import Any
 
-from .. import _validate
+from .. import _device, _validate
 from . import cpp, cuda, numba, reference
 
 __all__ = ["available", "release_memory", "resolve", "use_backend"]
@@ -79,8 +79,19 @@ def use_backend(name: str) -> None:
     _chosen = name
 
 
-def resolve(name: Any = "auto") -> ModuleType:
-    """The backend module for a call's ``backend=`` argument; errors as `use_backend`."""
+def resolve(name: Any = "auto", *arrays: Any) -> ModuleType:
+    """The backend module for a call's ``backend=`` argument and its arrays; errors as `use_backend`.
+
+    The device is the array's: in GPU memory only 'cuda' computes.
+    """
+    resident = next((a for a in arrays if _device.on_device(a)), None)
+    if resident is not None:
+        if name not in ("auto", "cuda"):
+            raise ValueError(
+                f"backend: got {name!r} for a {_device.library_of(resident)} array in GPU memory, expected "
+                "'cuda' or 'auto'; or copy it to the host first (torch: .cpu(), CuPy: .get())"
+            )
+        return _named("cuda", "backend")
     if not isinstance(name, str) or name != "auto":
         return _named(name, "backend")
     if _chosen != "auto":

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from .._device import DeviceArray, Memory, native, own_memory
-from ._cuda_base import Array, Call, Operands, Sums, apply_formula, memory_of, suffix
+from .._device import DeviceArray, Memory, native, own_memory, suffix
+from ._cuda_base import Array, Call, Operands, Sums, apply_formula, memory_of
 
 Box = tuple[tuple[int, int], ...]
 Axes = list[tuple[int, int, int, int]]

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from .._device import DeviceArray, Memory, native, own_memory
+from .._device import DeviceArray, Memory, native, own_memory, suffix
 
 Array = np.ndarray | DeviceArray
 Sums = tuple[float, float, float]
@@ -18,10 +18,6 @@ Sums = tuple[float, float, float]
 READ = ("image", "weights", "estimate", "gain", "factor", "damping", "partial", "held_out", "previous")
 CHANGED = ("change",)
 WRITTEN = ("out", "extrapolated")
-
-
-def suffix(dtype: Any) -> str:
-    return "F32" if np.dtype(dtype) == np.float32 else "F64"
 
 
 def memory_of(*arrays: Any) -> Memory:

@@ -11,16 +11,17 @@ from typing import Any
 import numpy as np
 
 from .. import _device
-from .._device import native
+from .._device import DeviceArray, native, suffix
 from . import _cuda_base as base
 from ._cuda_arrays import DirectPlan as DirectPlan
 from ._cuda_arrays import SeparablePlan as SeparablePlan
-from ._cuda_base import Array, Call, Sums, memory_of, suffix
+from ._cuda_base import Array, Call, Sums, memory_of
 from ._cuda_conv import ConvPlan as ConvPlan
 from ._cuda_conv import sum_channels as sum_channels
+from ._cuda_spectral import OverlapPlan as OverlapPlan
+from ._cuda_spectral import SpectralPlan as SpectralPlan
 
 NAME = "cuda"
-OLDEST_DRIVER = 13000  # that runs what this runtime compiles to
 
 
 def is_available() -> bool:
@@ -28,21 +29,7 @@ def is_available() -> bool:
 
 
 def unavailable_reason() -> str | None:
-    if _device.module is None:
-        return (
-            f"the compiled module medeconv_fast._cuda cannot be imported ({_device.import_error}); it comes "
-            "from a build from source where CUDA's compiler nvcc is found (MEDECONV_CUDA=ON insists on it); "
-            "wheels do not have it"
-        )
-    found = _device.module.devices()
-    if found["driver"] == 0:
-        return "there is no NVIDIA driver on this machine"
-    if found["driver"] < OLDEST_DRIVER:
-        have, need = (f"{v // 1000}.{v % 1000 // 10}" for v in (found["driver"], OLDEST_DRIVER))
-        return f"the NVIDIA driver supports CUDA {have}, the compiled module needs {need}; update the driver"
-    if found["count"] == 0:
-        return f"the NVIDIA driver finds no device ({found['error'] or 'none'})"
-    return None
+    return _device.unavailable_reason()
 
 
 def describe() -> dict[str, Any]:
@@ -60,42 +47,17 @@ def release_memory() -> None:
 
 
 def good_size(n: int, *, even: bool = False) -> int:
-    """Smallest length >= n with no prime factor above 7."""
-    length = max(int(n), 1)
-    while True:
-        rest = length
-        for prime in (2, 3, 5, 7):
-            while rest % prime == 0:
-                rest //= prime
-        if rest == 1 and not (even and length % 2):
-            return length
-        length += 1
+    """Length >= n whose transform costs least (factors 2, 3, 5, 7)."""
+    return int(native().good_size(int(n), even))
 
 
 def smallest_divisor(scale: float, dtype: Any) -> float:
     return float(native().smallest_divisor(float(scale), np.dtype(dtype) == np.float32))
 
 
-class SpectralPlan:
-    """Grid, boxes and FFT tables; makes transfers (OTFs) and chains."""
-
-    def __init__(
-        self,
-        grid: tuple[int, ...],
-        estimate_box: Any,
-        image_box: Any,
-        dtype: Any,
-        reach: Any = (),
-        symmetric: bool = False,
-    ) -> None:
-        raise NotImplementedError("backend 'cuda': SpectralPlan is not built yet")
-
-
-class OverlapPlan:
-    """Boxes of which one axis is longer than 1."""
-
-    def __init__(self, estimate_box: Any, image_box: Any, periodic: bool, dtype: Any) -> None:
-        raise NotImplementedError("backend 'cuda': OverlapPlan is not built yet")
+def resident(array: Array) -> DeviceArray:
+    """The array in GPU memory: itself, or a copy."""
+    return array if isinstance(array, DeviceArray) else _device.own_memory().uploaded(array)
 
 
 def empty(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
