@@ -167,7 +167,9 @@ def test_blur_in_gpu_memory(dtype, image, cupy, tol, relative_error):
     assert made is out
     assert relative_error(out.get(), expected) < tol("formula", dtype)
     assert sums == pytest.approx(expected_sums, rel=tol("sums", dtype))
-    with pytest.raises(ValueError, match="out: got ndarray .* expected a writable C-contiguous array in GPU"):
+    with pytest.raises(
+        ValueError, match=r"out: got ndarray .* expected a writable C-contiguous array in GPU"
+    ):
         blur.sweep(given, "copy", out=np.empty(x.shape, x.dtype))
 
 

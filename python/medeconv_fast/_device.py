@@ -34,8 +34,8 @@ def unavailable_reason() -> str | None:
     if module is None:
         return (
             f"the compiled module medeconv_fast._cuda cannot be imported ({import_error}); it comes from a "
-            "build from source where CUDA's compiler nvcc is found (MEDECONV_CUDA=ON insists on it); wheels "
-            "do not have it"
+            "build from source where CUDA's compiler nvcc and an NVIDIA driver are found (without a driver: "
+            "with MEDECONV_CUDA=ON); wheels do not have it"
         )
     found = module.devices()
     if found["driver"] == 0:
