@@ -178,7 +178,7 @@ class RichardsonLucyStep(_BlurLayer):
     """One Richardson-Lucy iteration, of inputs estimate e and image y.
 
     ``e * B(y / max(He + background, eps)) / B1``, not below 0, with B the transpose of H or of the blur with
-    `back`. eps is the library's smallest divisor for the image's largest value.
+    `back`. eps is `floor` times the image's largest value, at least the library's smallest divisor for it.
 
     Parameters
     ----------
@@ -190,6 +190,9 @@ class RichardsonLucyStep(_BlurLayer):
         As in `FixedBlur`; training changes `back` too.
     background : float
         Added to the blurred estimate.
+    floor : float
+        Share of the image's largest value that divisors are at least. With another filter on the way back a
+        divisor near 0 spoils its neighbours too.
     normalize_psf : bool
         Divide PSF and `back` by their sums first.
     name : str, optional
@@ -215,12 +218,14 @@ class RichardsonLucyStep(_BlurLayer):
         engine: str = "auto",
         *,
         background: float = 0.0,
+        floor: float = 0.0,
         trainable: bool = False,
         normalize_psf: bool = True,
         name: str | None = None,
     ) -> None:
         super().__init__(_given(psf), boundary, engine, trainable, normalize_psf, name)
         self.background = _validate.number(background, "background", minimum=0)
+        self.floor = _validate.number(floor, "floor", minimum=0)
         if back is not None:
             taps = _check_taps(_given(back), "back", normalize=normalize_psf)
             if any(k % 2 == 0 for k in taps.shape):
@@ -231,7 +236,7 @@ class RichardsonLucyStep(_BlurLayer):
 
     def options(self) -> dict[str, Any]:
         back = self._start.get("back")
-        made = super().options() | {"background": self.background}
+        made = super().options() | {"background": self.background, "floor": self.floor}
         return made | ({} if back is None else {"back": {"shape": back.shape}})
 
     def connect(self, signals: Sequence[Signal]) -> Result:
@@ -258,8 +263,9 @@ class RichardsonLucyStep(_BlurLayer):
         taps, back = self._taps("psf", estimate), self._taps(self._way, estimate)
         forward, backward = self._filters["psf"], self._filters[self._way]
         normalizer = self._normalizer(back, estimate, engine)
-        kernels = backends.resolve(engine.backend)
-        eps = estimate.dtype.type(kernels.smallest_divisor(float(image.max()), estimate.dtype))
+        highest = float(image.max())
+        smallest = backends.resolve(engine.backend).smallest_divisor(highest, estimate.dtype)
+        eps = estimate.dtype.type(max(smallest, self.floor * highest))
         offset = estimate.dtype.type(self.background)
         divisor = forward.apply(taps, estimate, engine)  # with background and bound below
         ratio = engine.empty(image.shape, image.dtype)

@@ -200,7 +200,7 @@ class Model(Graph):
         Parameters
         ----------
         optimizer : {"adam", "sgd", "adamw"} or optimizer
-            Such as ``nn.Adam(1e-3, beta1=0.9)``.
+            Such as ``nn.Adam(1e-3, beta1=0.9)``; one that was in use goes on where it stands.
         loss : {"mse", "mae", "ssim", "poisson", "rln"} or callable
             Mean squared or absolute error, 1 - SSIM, the likelihood of counts, squared error with SSIM as in
             Li et al. 2022; or a function (prediction, target, engine, weights) -> (value, gradient to the
@@ -225,8 +225,9 @@ class Model(Graph):
             optimizer, learning_rate=learning_rate, clip_norm=clip_norm, clip_value=clip_value
         )
         self._loss, self._optimizer = as_loss(loss), made
-        made.state = {}
-        made.reset([layer.weights[name] for layer, name in self.trained()])
+        weights = [layer.weights[name] for layer, name in self.trained()]
+        if not made.fits(weights):
+            made.reset(weights)
         return self
 
     def _compiled(self) -> tuple[Loss, Optimizer]:

@@ -9,12 +9,15 @@ import numpy as np
 
 from .. import _arrays, _validate
 from ..algorithms._back_projectors import BACK_PROJECTORS, back_projector_of
+from ._activations import ReLU
 from ._blur_layers import BOUNDARIES, RichardsonLucyStep, _given
 from ._convolutions import Conv
 from ._graph import Graph
 from ._joining import Add, Concat, Divide, Multiply
 from ._layer import Input, Signal
 from ._model import Model
+
+FLOOR = 0.003  # of the image's largest value: about one photon of an image of few
 
 
 def _learnt_step(filters: int, ndim: int) -> Graph:
@@ -40,7 +43,7 @@ class RLNet(Model):
 
     With a PSF the steps are `RichardsonLucyStep` with the known blur and an unmatched back projector [2]_,
     and what is learnt is a correction after each: convolutions without biases of image, estimate and the
-    estimate before, added. Nothing that is learnt depends on the PSF, so the network can be given another one
+    estimate before, added; below 0 the sum counts as 0. Nothing that is learnt depends on the PSF, so the network can be given another one
     (`with_psf`), and without biases it is homogeneous: images of any scale give results of that scale [3]_.
 
     Parameters
@@ -122,7 +125,13 @@ class RLNet(Model):
             image = Input(1, taps.ndim)
             signal = image
             for number in range(1, steps + 1):
-                step_layer = RichardsonLucyStep(taps, back, boundary, name=f"iteration_{number}")
+                step_layer = RichardsonLucyStep(
+                    taps,
+                    back,
+                    boundary,
+                    floor=0.0 if back is None else FLOOR,
+                    name=f"iteration_{number}",
+                )
                 updated = step_layer(signal, image)
                 known = [image, updated] if number == 1 else [image, updated, signal]
                 inner: Signal = Concat(name=f"known_{number}")(*known)
@@ -131,7 +140,8 @@ class RLNet(Model):
                         filters, 3, bias=False, activation="relu", name=f"features_{number}_{level}"
                     )(inner)
                 inner = Conv(1, 3, bias=False, init="zeros", name=f"correction_{number}")(inner)
-                signal = Add(name=f"estimate_{number}")(updated, inner)
+                signal = Add(name=f"sum_{number}")(updated, inner)
+                signal = ReLU(name=f"estimate_{number}")(signal)
         self._arguments["ndim"] = image.ndim
         super().__init__(image, signal, seed=seed, dtype=dtype, **self._computing)
         if psf is None:
@@ -144,13 +154,15 @@ class RLNet(Model):
                 layer.weights["weight"] *= 0.1
                 layer.weights["bias"][...] = math.log(math.e - 1)
 
-    def with_psf(self, psf: Any) -> RLNet:
+    def with_psf(self, psf: Any, *, share: bool = False) -> RLNet:
         """The same network for another blur.
 
         Parameters
         ----------
         psf : array_like
             As many axes as before.
+        share : bool
+            Use the same arrays for what is learnt: training one trains the other. For training on many blurs.
 
         Returns
         -------
@@ -169,10 +181,9 @@ class RLNet(Model):
             raise ValueError("with_psf: the back projector was given as an array, expected one by name")
         options = {k: v for k, v in self._arguments.items() if k != "psf"}
         made = RLNet(psf, **options, dtype=self.dtype, seed=self.seed, **self._computing)
-        own = made.named_weights()
-        for name, weight in self.named_weights().items():
-            if not name.endswith((".psf", ".back")):
-                own[name][...] = weight
+        for (_, own), (_, other) in zip(self.leaves(), made.leaves(), strict=True):
+            if not isinstance(own, RichardsonLucyStep):
+                other.weights = dict(own.weights) if share else {n: w.copy() for n, w in own.weights.items()}
         made.notes = dict(self.notes)
         return made
 
