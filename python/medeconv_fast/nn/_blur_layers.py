@@ -109,6 +109,7 @@ class _BlurLayer(Layer):
         taps = self._start["psf"]
         if taps.ndim != first.ndim:
             raise ValueError(f"psf: got {taps.ndim} axes, expected {first.ndim} as the network's images have")
+        self.channels = first.channels
         reach = tuple(float(k // 2) for k in taps.shape)
         return Result(first.channels, (Fraction(1),) * first.ndim, reach)
 
@@ -231,7 +232,7 @@ class RichardsonLucyStep(_BlurLayer):
             if any(k % 2 == 0 for k in taps.shape):
                 raise ValueError(f"back: got shape {taps.shape}, expected odd lengths")
             self._start["back"] = taps
-        self._way = "psf" if back is None else "back"
+        self.way = "psf" if back is None else "back"
         self._filters = {name: _Filter(self.boundary, self.engine) for name in self._start}
 
     def options(self) -> dict[str, Any]:
@@ -248,7 +249,7 @@ class RichardsonLucyStep(_BlurLayer):
                 "many, on one grid"
             )
         made = super().connect(signals)
-        back = self._start[self._way]
+        back = self._start[self.way]
         if back.ndim != estimate.ndim:
             raise ValueError(f"back: got {back.ndim} axes, expected {estimate.ndim} as the psf has")
         reach = tuple(r + k // 2 for r, k in zip(made.reach, back.shape, strict=True))
@@ -260,8 +261,8 @@ class RichardsonLucyStep(_BlurLayer):
             raise ValueError(
                 f"got an estimate of {estimate.shape} and an image of {image.shape}, expected one shape"
             )
-        taps, back = self._taps("psf", estimate), self._taps(self._way, estimate)
-        forward, backward = self._filters["psf"], self._filters[self._way]
+        taps, back = self._taps("psf", estimate), self._taps(self.way, estimate)
+        forward, backward = self._filters["psf"], self._filters[self.way]
         normalizer = self._normalizer(back, estimate, engine)
         highest = float(image.max())
         smallest = backends.resolve(engine.backend).smallest_divisor(highest, estimate.dtype)
@@ -295,9 +296,14 @@ class RichardsonLucyStep(_BlurLayer):
             tape["out"] = out
         return out
 
+    @staticmethod
+    def smallest_share(dtype: np.dtype) -> float:
+        """The library's smallest divisor for an image, as a share of the image's largest value."""
+        return float(backends.resolve("auto").smallest_divisor(1.0, dtype))
+
     def _normalizer(self, back: np.ndarray, x: np.ndarray, engine: Engine) -> np.ndarray:
         ones = np.ones((1, 1, *x.shape[2:]), x.dtype)
-        made = self._filters[self._way].apply(back, ones, engine, adjoint=True)
+        made = self._filters[self.way].apply(back, ones, engine, adjoint=True)
         return np.maximum(made, made.dtype.type(0.1) * made.max(), out=made)
 
     def backward(
@@ -305,8 +311,8 @@ class RichardsonLucyStep(_BlurLayer):
     ) -> Sequence[np.ndarray | None]:
         estimate, ratio, divisor = tape["estimate"], tape["ratio"], tape["divisor"]
         correction, normalizer = tape["correction"], tape["normalizer"]
-        taps, back = self._taps("psf", grad), self._taps(self._way, grad)
-        forward, backward = self._filters["psf"], self._filters[self._way]
+        taps, back = self._taps("psf", grad), self._taps(self.way, grad)
+        forward, backward = self._filters["psf"], self._filters[self.way]
         grad *= tape["out"] > 0
         grad /= normalizer
         to_correction = grad * estimate
@@ -319,12 +325,12 @@ class RichardsonLucyStep(_BlurLayer):
         if self.trainable:
             gradients.add(self, "psf", forward.to_taps(taps, to_blurred, estimate, engine))
             # <to_correction, transpose of B to ratio> and the same of the normalizer's ones.
-            gradients.add(self, self._way, backward.to_taps(back, ratio, to_correction, engine))
+            gradients.add(self, self.way, backward.to_taps(back, ratio, to_correction, engine))
             to_normalizer = (to_correction * correction).sum((0, 1), keepdims=True)
             to_normalizer /= -normalizer
             to_normalizer *= normalizer > normalizer.max() * normalizer.dtype.type(0.1)
             ones = np.ones_like(to_normalizer)
-            gradients.add(self, self._way, backward.to_taps(back, ones, to_normalizer, engine))
+            gradients.add(self, self.way, backward.to_taps(back, ones, to_normalizer, engine))
         if needs[0]:
             to_estimate += forward.apply(taps, to_blurred, engine, adjoint=True)
         return (to_estimate if needs[0] else None, to_image if needs[1] else None)

@@ -451,7 +451,7 @@ class Model(Graph):
     def summary(self) -> str:
         """The layers in a table: what they make, and how many weights they have."""
         rows = [("layer", "kind", "channels", "scale", "weights", "shapes")]
-        for node in self._nodes_of_output():
+        for node in self._made():
             layer = node.layer
             assert layer is not None
             leaves = layer.leaves() if isinstance(layer, Graph) else [("", layer)]
@@ -482,7 +482,7 @@ class Model(Graph):
         ]
         return "\n".join(lines)
 
-    def _nodes_of_output(self) -> list[Signal]:
+    def _made(self) -> list[Signal]:
         return in_order(self.inputs, self.output)
 
     # ------------------------------------------------------------ files
@@ -520,6 +520,28 @@ class Model(Graph):
         write_tensors(
             Path(path), self.named_weights(), self, {}, overwrite=_validate.flag(overwrite, "overwrite")
         )
+
+    def to_onnx(self, path: Any, *, overwrite: bool = False) -> None:
+        """Write the network as ONNX: opset 17, IR version 8, float32, images of any number and size.
+
+        Parameters
+        ----------
+        path : path-like
+        overwrite : bool
+            Replace an existing file.
+
+        Raises
+        ------
+        NotImplementedError
+            A layer or an option that opset 17 does not have; the message names the layer.
+        FileExistsError
+            The file exists.
+        ImportError
+            onnx is not installed (extra onnx).
+        """
+        from ._onnx import write_onnx  # here: it knows every layer, and models are made of layers
+
+        write_onnx(self, Path(path), overwrite=_validate.flag(overwrite, "overwrite"))
 
     @classmethod
     def load(cls, path: Any, *, backend: str = "auto", num_threads: int | None = None) -> Any:
@@ -628,7 +650,7 @@ class Sequential(Model):
 
     def arguments(self) -> dict[str, Any]:
         return {
-            "layers": [describe(node.layer) for node in self._nodes],
+            "layers": [describe(node.layer) for node in self.nodes],
             "channels": self.channels,
             "ndim": self.ndim,
         }

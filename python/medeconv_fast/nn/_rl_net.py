@@ -43,8 +43,9 @@ class RLNet(Model):
 
     With a PSF the steps are `RichardsonLucyStep` with the known blur and an unmatched back projector [2]_,
     and what is learnt is a correction after each: convolutions without biases of image, estimate and the
-    estimate before, added; below 0 the sum counts as 0. Nothing that is learnt depends on the PSF, so the network can be given another one
-    (`with_psf`), and without biases it is homogeneous: images of any scale give results of that scale [3]_.
+    estimate before, added; below 0 the sum counts as 0. Nothing that is learnt depends on the PSF, so the
+    network can be given another one (`with_psf`), and without biases it is homogeneous: images of any scale
+    give results of that scale [3]_.
 
     Parameters
     ----------
