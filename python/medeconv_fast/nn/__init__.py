@@ -21,6 +21,7 @@ from ._optimizers import SGD, Adam, AdamW
 from ._rl_net import RLNet
 from ._schedules import CosineDecay, ExponentialDecay
 from ._upsampling import UpSampling
+from ._without_truth import SimulatedPairs, fit_without_truth
 
 register(
     Add,
@@ -70,6 +71,8 @@ __all__ = [
     "ReduceOnPlateau",
     "RichardsonLucyStep",
     "Sequential",
+    "SimulatedPairs",
     "Softplus",
     "UpSampling",
+    "fit_without_truth",
 ]

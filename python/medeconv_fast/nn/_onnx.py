@@ -107,14 +107,14 @@ def _upsampling(build: _Builder, layer: UpSampling, inputs: Sequence[str]) -> st
             for offset, weight in taps_of(layer.mode, factor, phase):
                 line[factor * (_PAD - offset) + phase] += weight
         lines.append(line)
-    kernel: np.ndarray = functools.reduce(np.multiply.outer, lines)  # type: ignore[arg-type]
-    weight = np.broadcast_to(kernel, (layer.channels, 1, *kernel.shape))
+    kernel: np.ndarray = functools.reduce(np.multiply.outer, lines)
+    spread = np.broadcast_to(kernel, (layer.channels, 1, *kernel.shape))
     x = build.pad(x, [(_PAD, _PAD)] * len(lines), "edge")
     cut = [2 * _PAD * factor for factor in layer.factor]
     return build.node(
         "ConvTranspose",
         x,
-        build.constant(weight),
+        build.constant(spread),
         strides=list(layer.factor),
         pads=[*cut, *cut],
         group=layer.channels,
