@@ -5,7 +5,7 @@ exact adjoint.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -27,16 +27,26 @@ _PAD_MODE = {
 _KEPT = 4  # operators: a few sizes and dtypes
 
 
+def _kept(store: OrderedDict[tuple[Any, ...], Any], key: tuple[Any, ...], make: Callable[[], Any]) -> Any:
+    """What `make` made for this key, among the latest few."""
+    if key not in store:
+        store[key] = make()
+        while len(store) > _KEPT:
+            store.popitem(last=False)
+    store.move_to_end(key)
+    return store[key]
+
+
 class _Filter:
     """The operators of one filter on the grids that come by."""
 
     def __init__(self, boundary: str, engine: str) -> None:
         self._boundary, self._engine = boundary, engine
         self._operators: OrderedDict[tuple[Any, ...], Operator] = OrderedDict()
+        self._normalizers: OrderedDict[tuple[Any, ...], np.ndarray] = OrderedDict()
 
     def operator(self, taps: np.ndarray, shape: tuple[int, ...], dtype: np.dtype, engine: Engine) -> Operator:
-        key = (taps.tobytes(), shape, dtype, engine)
-        if key not in self._operators:
+        def make() -> Operator:
             blur = Blur(
                 taps,
                 shape,
@@ -45,11 +55,22 @@ class _Filter:
                 normalize_psf=False,
                 **engine.options,
             )
-            self._operators[key] = blur.operator(dtype)
-            while len(self._operators) > _KEPT:
-                self._operators.popitem(last=False)
-        self._operators.move_to_end(key)
-        return self._operators[key]
+            return blur.operator(dtype)
+
+        made: Operator = _kept(self._operators, (taps.tobytes(), shape, dtype, engine), make)
+        return made
+
+    def normalizer(self, taps: np.ndarray, x: np.ndarray, engine: Engine) -> np.ndarray:
+        """The adjoint of ones, of shape (1, 1, *spatial), at least a tenth of its largest value."""
+
+        def make() -> np.ndarray:
+            ones = np.ones((1, 1, *x.shape[2:]), x.dtype)
+            made = self.apply(taps, ones, engine, adjoint=True)
+            return np.maximum(made, made.dtype.type(0.1) * made.max(), out=made)
+
+        key = (taps.tobytes(), x.shape[2:], x.dtype, engine)
+        made: np.ndarray = _kept(self._normalizers, key, make)
+        return made
 
     def apply(self, taps: np.ndarray, x: np.ndarray, engine: Engine, *, adjoint: bool = False) -> np.ndarray:
         """On every channel of every image."""
@@ -263,7 +284,7 @@ class RichardsonLucyStep(_BlurLayer):
             )
         taps, back = self._taps("psf", estimate), self._taps(self.way, estimate)
         forward, backward = self._filters["psf"], self._filters[self.way]
-        normalizer = self._normalizer(back, estimate, engine)
+        normalizer = backward.normalizer(back, estimate, engine)
         highest = float(image.max())
         smallest = backends.resolve(engine.backend).smallest_divisor(highest, estimate.dtype)
         eps = estimate.dtype.type(max(smallest, self.floor * highest))
@@ -300,11 +321,6 @@ class RichardsonLucyStep(_BlurLayer):
     def smallest_share(dtype: np.dtype) -> float:
         """The library's smallest divisor for an image, as a share of the image's largest value."""
         return float(backends.resolve("auto").smallest_divisor(1.0, dtype))
-
-    def _normalizer(self, back: np.ndarray, x: np.ndarray, engine: Engine) -> np.ndarray:
-        ones = np.ones((1, 1, *x.shape[2:]), x.dtype)
-        made = self._filters[self.way].apply(back, ones, engine, adjoint=True)
-        return np.maximum(made, made.dtype.type(0.1) * made.max(), out=made)
 
     def backward(
         self, grad: np.ndarray, tape: Tape, engine: Engine, gradients: Gradients, needs: Sequence[bool]
