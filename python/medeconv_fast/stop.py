@@ -252,13 +252,17 @@ class Thinning(Rule):
     def watch(self, run: Run) -> Watch:
         return Prediction(self) if self.splits == 1 else Watch(self)
 
-    def split(self, image: np.ndarray, number: int = 0) -> tuple[np.ndarray, np.ndarray]:
-        """The image of the counts that are kept, and that of those held out, in the image's units."""
+    def check(self, image: np.ndarray) -> None:
+        """Refuse an image that is neither of counts nor of a stated gain."""
         if self.gain is None and not np.array_equal(image, np.rint(image)):
             raise ValueError(
                 "stop: thinning needs counts, but the image has values that are no integers; give the image "
                 "units per count, mf.stop.Thinning(gain=...)"
             )
+
+    def split(self, image: np.ndarray, number: int = 0) -> tuple[np.ndarray, np.ndarray]:
+        """The image of the counts that are kept, and that of those held out, in the image's units."""
+        self.check(image)
         gain = 1.0 if self.gain is None else self.gain
         counts = np.rint(image.astype(np.float64) / gain)
         largest = float(counts.max())

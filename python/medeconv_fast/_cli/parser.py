@@ -162,7 +162,9 @@ def _general(parser: argparse.ArgumentParser) -> None:
 def _image(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("where a file or folder holds more than one image")
     group.add_argument(
-        "--series", metavar="S", help="DICOM folder: UID, number or description; TIFF: number, from 0"
+        "--series",
+        metavar="S",
+        help="DICOM folder: UID, number or description; TIFF, OME-Zarr: number, from 0",
     )
     group.add_argument(
         "--channel",
@@ -328,7 +330,7 @@ def _plan(parser: argparse.ArgumentParser) -> None:
 
 
 def _info(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("input", metavar="IN", help="a file, or a folder of one DICOM series")
+    parser.add_argument("input", metavar="IN", help="a file, a Zarr folder, or a folder of one DICOM series")
     _image(parser)
     _general(parser)
 

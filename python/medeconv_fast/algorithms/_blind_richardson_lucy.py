@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import time
 import warnings as python_warnings
 from collections.abc import Callable
@@ -10,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import _arrays, _validate
+from .. import _arrays, _validate, backends
 from .._blur import Blur, check_engine
 from .._threads import resolve_num_threads
 from ..stop import Rule, Run, Thinning, Watch, noise_level, rule_of
@@ -175,9 +174,8 @@ def blind_richardson_lucy(
             "'spectral' or 'direct'"
         )
 
+    kernels = backends.resolve(backend, image)
     data, restore, (lowest, highest) = _arrays.as_image(image)
-    if lowest == highest:
-        raise ValueError(f"image: all values are {lowest:g}; a constant image says nothing about its psf")
     notes: list[str] = []
     kernel, form, psf_settings = first_psf(
         psf, data.shape, support, symmetry, voxel_size, psf_voxel_size, notes
@@ -189,13 +187,17 @@ def blind_richardson_lucy(
             data.shape,
             boundary=boundary,
             engine=engine,
-            backend=backend,
+            backend=kernels.NAME,
             dtype=data.dtype,
             num_threads=num_threads,
         )
 
     blur = blur_of(kernel)
     trust = _options.weights_of(weights, data)
+    given = data
+    data, (lowest, highest) = _options.trusted(data, trust, (lowest, highest))
+    if lowest == highest:
+        raise ValueError(f"image: all values are {lowest:g}; a constant image says nothing about its psf")
     data, _, offset, clipped = counts_of(data, lowest, negative)
     highest = highest + offset if offset else max(highest, 0.0)
     _validate.scale(highest, "image", data.dtype)
@@ -216,7 +218,7 @@ def blind_richardson_lucy(
         unit=unit_of(highest),
     )
     counted = float(data.size) if trust is None else float(trust.sum(dtype=np.float64))
-    run = Run(counted, functools.partial(noise_level, data), started)
+    run = Run(counted, lambda: noise_level(np.maximum(given, 0) if clipped else given), started)
     watch = Watch(Rule()) if rule is None else rule.watch(run)
     mean = level_of(data, trust, background)
 
@@ -232,7 +234,7 @@ def blind_richardson_lucy(
     for iteration in range(1, iterations + 1):
         begun = time.perf_counter()
         operator = blur.operator(data.dtype)
-        gain = gain_of(kernel, blur, operator, trust)
+        gain = gain_of(kernel, blur, operator, data, trust)
         penalty = smoothing and Penalty(*smoothing, mean, psf_settings["voxel_size"], operator)
         steps: list[dict[str, Any]] = []
         estimate, ended_by = iterate(

@@ -55,7 +55,7 @@ class FilterCall:
             )
         self._normalize_psf = _validate.flag(normalize_psf, "normalize_psf")
         self._return_info = _validate.flag(return_info, "return_info")
-        self.kernels = backends.resolve(backend)
+        self.kernels = backends.resolve(backend, image)
         self.num_threads = num_threads
         self._threads = resolve_num_threads(num_threads)
 
@@ -65,6 +65,8 @@ class FilterCall:
         self.psf, self.psf_sum = _arrays.as_psf(
             psf, self.data.ndim, normalize=self._normalize_psf, dtype=self.data.dtype
         )
+        largest = max(-self.lowest, self.highest)
+        _options.check_psf_sum(self.psf_sum, largest, self.data.dtype, squared=True)
         self.grid, self._low = _padding(self.data.shape, self.psf.shape, self.boundary, self.kernels)
         shape = self.data.shape
         self._high = tuple(g - n - a for g, n, a in zip(self.grid, shape, self._low, strict=True))

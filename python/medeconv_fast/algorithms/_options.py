@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 
-from .. import _arrays, _validate
+from .. import _arrays, _device, _validate, backends
 from .._blur import Blur
 
 # Negative values down to this share of the largest one are taken for noise around zero, beyond it for a
 # signed scale.
 SIGNED = 0.25
 REGULARIZERS = ("tv", "tikhonov", "good-roughness", "entropy")
+RELATIVE = ("tikhonov", "entropy")  # to the mean: half of the light needs half of the level
 
 
 class Info(dict[str, Any]):
@@ -82,6 +84,23 @@ def psf_on_grid(psf: Any, ndim: int, voxel_size: Any, psf_voxel_size: Any) -> tu
     return psf_module.resample(values, settings["psf_voxel_size"], settings["voxel_size"]), settings
 
 
+def check_psf_sum(total: float, largest: float, dtype: Any, *, squared: bool) -> None:
+    """Refuse a PSF that is not normalised and whose sum takes the estimate out of the dtype's range.
+
+    `largest` is the image's largest value; `squared`: the method works with |H|^2.
+    """
+    most = 1e28 if np.dtype(dtype) == np.float32 else 1e280
+    limit = math.sqrt(most) if squared else most
+    expected = f"in {np.dtype(dtype)}; rescale it, or leave normalize_psf=True"
+    if not 1 / limit <= total <= limit:
+        raise ValueError(f"psf: its sum is {total:g}, expected {1 / limit:g} to {limit:g} {expected}")
+    if largest != 0 and not 1 / most <= largest / total <= most:
+        raise ValueError(
+            f"psf: its sum {total:g} makes an estimate of about {largest / total:g}, expected "
+            f"{1 / most:g} to {most:g} {expected}"
+        )
+
+
 def steepness(voxel_size: tuple[float, ...] | None, shape: tuple[int, ...]) -> tuple[float, ...]:
     """What differences along each axis are multiplied by to be gradients per smallest voxel length.
 
@@ -104,37 +123,66 @@ def weights_of(weights: Any, data: np.ndarray) -> np.ndarray | None:
     """A call's ``weights=`` for that image."""
     if weights is None:
         return None
-    trust, (lowest, highest) = _arrays.as_operand(weights, "weights", data.shape, data.dtype)
+    trust, (lowest, highest) = _arrays.as_operand(weights, "weights", data.shape, data.dtype, beside=data)
     _validate.non_negative(trust, "weights", lowest)
     if highest == 0:
         raise ValueError("weights: all are zero, expected at least one positive")
+    _validate.scale(highest, "weights", data.dtype)
     return trust
+
+
+def trusted(
+    data: np.ndarray, weights: np.ndarray | None, extremes: tuple[float, float]
+) -> tuple[np.ndarray, tuple[float, float]]:
+    """The image as its weights let it be seen, and its smallest and largest value.
+
+    What stands in a voxel of weight 0 says nothing, and may be a number that marks it as dead: no scale,
+    divisor or first estimate may come from it. It takes a value that is there (counts stay counts), the
+    smallest that is not below the weighted mean.
+    """
+    if weights is None or float(weights.min()) > 0:
+        return data, extremes
+    seen = weights > 0
+    values = data[seen]
+    highest = values.max()
+    mean = weighted_mean(values, weights[seen])
+    value = values.min(initial=highest, where=values >= mean)
+    return np.where(seen, data, value), (float(values.min()), float(highest))
 
 
 def weighted_mean(data: np.ndarray, weights: np.ndarray | None) -> float:
     if weights is None:
         return float(data.mean(dtype=np.float64))
-    # einsum widens block by block: no float64 copy of the volume.
-    total = np.einsum("i,i->", data.ravel(), weights.ravel(), dtype=np.float64)
-    return float(total) / float(weights.sum(dtype=np.float64))
+    return _device.dot(data, weights) / float(weights.sum(dtype=np.float64))
 
 
-def initial_array(initial: Any, blur: Blur, dtype: Any) -> np.ndarray:
-    """The array that a call's ``initial=`` is: of the image's shape or of the estimate's."""
+def initial_array(initial: Any, blur: Blur, data: np.ndarray) -> np.ndarray:
+    """The array that a call's ``initial=`` is, of the image's shape or of the estimate's, beside `data`."""
     array, _ = _arrays.to_numpy(initial, "initial")
     if array.shape not in (blur.shape, blur.estimate_shape):
         allowed = f"{blur.shape} (the image's)"
         if blur.estimate_shape != blur.shape:
             allowed += f" or {blur.estimate_shape} (the estimate's)"
         raise ValueError(f"initial: got shape {array.shape}, expected {allowed}")
-    first = _arrays.computable(array, dtype)
+    first = _arrays.computable(array, data.dtype)
     _validate.finite(first, "initial")
-    return first
+    made: np.ndarray = _device.beside(data, first)
+    return made
 
 
 def framed(first: np.ndarray, blur: Blur) -> np.ndarray:
     """A new array of the estimate's shape; one of the image's shape has its edge repeated outside."""
     if first.shape == blur.estimate_shape:
-        return np.array(first, order="C")
-    around = [(s.start, n - s.stop) for s, n in zip(blur.frame, blur.estimate_shape, strict=True)]
-    return np.pad(first, around, mode="edge")
+        return first.copy()
+    before = tuple(s.start for s in blur.frame)
+    behind = tuple(n - s.stop for s, n in zip(blur.frame, blur.estimate_shape, strict=True))
+    made: np.ndarray = backends.resolve(blur.backend).pad(first, before, behind, "nearest")
+    return made
+
+
+def cropped(estimate: np.ndarray, blur: Blur, *, copy: bool = False) -> np.ndarray:
+    """The estimate in the image's frame; `copy`: a new array even where that is all of it."""
+    part = estimate[blur.frame]
+    if not isinstance(part, np.ndarray):
+        return part  # a box of an array in GPU memory is new
+    return np.array(part, order="C") if copy else np.ascontiguousarray(part)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import _arrays, _validate
+from .. import _arrays, _device, _validate, backends
 from .._blur import Blur, check_engine
 from .._threads import resolve_num_threads
 from ..stop import Rule, Run, Thinning, noise_level, rule_of
@@ -77,7 +77,8 @@ def richardson_lucy(
         Known constant that was added to the blurred object (offset, autofluorescence), in the image's units;
         not part of the estimate.
     weights : array_like, optional
-        Trust in each image voxel, not negative; 0 for dead voxels. Only their ratios count.
+        Trust in each image voxel, not negative; 0 for dead voxels, whose values then do not count. Only their
+        ratios count.
     readout_variance : float or array_like, optional
         Variance of the camera's Gaussian noise, in counts squared, the image being in counts (Snyder et al.
         1993; as READOUT of MATLAB's deconvlucy): added to image and model.
@@ -178,14 +179,16 @@ def richardson_lucy(
         _validate.choice(initial, "initial", INITIAL)
     _options.check_callback(callback)
 
-    data, restore, (lowest, highest) = _arrays.as_image(image)
+    kernels = backends.resolve(backend, image)
+    data, restore, (lowest, highest) = _arrays.as_image(image, resident=True)
+    data = kernels.resident(data)
     psf, psf_settings = _options.psf_on_grid(psf, data.ndim, voxel_size, psf_voxel_size)
     blur = Blur(
         psf,
         data.shape,
         boundary=boundary,
         engine=engine,
-        backend=backend,
+        backend=kernels.NAME,
         dtype=data.dtype,
         normalize_psf=normalize_psf,
         num_threads=num_threads,
@@ -200,31 +203,38 @@ def richardson_lucy(
     operator = blur.operator(data.dtype, back)
 
     trust = _options.weights_of(weights, data)
+    given = data
+    data, (lowest, highest) = _options.trusted(data, trust, (lowest, highest))
     readout = _operand(readout_variance, "readout_variance", data)
     threshold = _operand(damping, "damping", data)
     image, data, offset, clipped = counts_of(data, lowest, negative, readout)
     highest = highest + offset if offset else max(highest, 0.0)
     _validate.scale(highest, "image", data.dtype)
+    _options.check_psf_sum(blur.psf_sum, highest, data.dtype, squared=False)
     if clipped:
         warnings.append(f"image: {clipped} negative values (smallest {lowest:g}) were set to zero")
     if offset:
         warnings.append(f"image: shifted by {offset:g} to be non-negative; the estimate was shifted back")
     # What is needed for the gain adds nothing to the peak before the estimate is there.
-    gain = gain_of(blur, operator, trust, matched=back is None)
+    gain = gain_of(blur, operator, data, trust, matched=back is None)
     estimate, level = first_estimate(initial, data, trust, background, offset, blur)
     model = Model(
         image=image,
         weights=trust,
         background=background + (readout if isinstance(readout, float) else 0.0),
-        partial=readout if isinstance(readout, np.ndarray) else None,
-        damping=None if threshold is None else _sharpness(threshold, data),
+        partial=None if readout is None or isinstance(readout, float) else readout,
+        damping=None if threshold is None else sharpness(threshold, data),
         eps=blur.smallest_divisor(highest),
         unit=unit_of(highest),
     )
 
+    def noise() -> float:
+        # Told from neighbours, robustly: a constant in place of dead voxels would hide it.
+        values = _device.host(given)
+        return noise_level(np.maximum(values, 0) if clipped and readout is None else values)
+
     def cropped(estimate: np.ndarray, *, copy: bool = False) -> np.ndarray:
-        part = estimate[blur.frame]
-        inside = np.array(part, order="C") if copy else np.ascontiguousarray(part)
+        inside = _options.cropped(estimate, blur, copy=copy)
         if offset:
             inside -= inside.dtype.type(offset / blur.psf_sum)
         return inside
@@ -243,28 +253,40 @@ def richardson_lucy(
             warnings.append(
                 f"image: no value rises above the background {background:g}; the estimate is zero"
             )
-        result = np.full(data.shape, -offset / blur.psf_sum if offset else 0.0, data.dtype)
+        result = _device.full_beside(data, data.shape, -offset / blur.psf_sum if offset else 0.0)
         stopped_by = "nothing above background"
     else:
-        penalty = None
-        if smoothing is not None:
-            scale = level_of(data, trust, background) / blur.psf_sum
-            penalty = Penalty(*smoothing, scale, psf_settings["voxel_size"], operator)
-        extra = {None: 0, "heavy-ball": 2, "biggs-andrews": 3}[acceleration] + (penalty is not None)
+        mean = level_of(data, trust, background) / blur.psf_sum
+
+        def penalty_of(share: float) -> Penalty | None:
+            """The regularizer of an image that holds this share of the light."""
+            if smoothing is None:
+                return None
+            # The level of other kinds only says which gradients are none.
+            level = share * mean if smoothing[0] in _options.RELATIVE else mean
+            return Penalty(*smoothing, level, psf_settings["voxel_size"], operator)
+
+        extra = {None: 0, "heavy-ball": 2, "biggs-andrews": 3}[acceleration] + (smoothing is not None)
         held += [estimate] * extra
         counted = float(data.size) if trust is None else float(trust.sum(dtype=np.float64))
-        run = Run(counted, functools.partial(noise_level, data), started)
-        loop = functools.partial(iterate, operator, gain=gain, penalty=penalty)
+        run = Run(counted, noise, started)
+        loop = functools.partial(iterate, operator, gain=gain)
         if isinstance(rule, Thinning):
             if offset:
                 raise ValueError("stop: thinning splits Poisson counts; it does not go with negative='shift'")
-            thinned = _thin(rule, run, model, estimate, iterations, loop, acceleration)
+            if readout is not None:
+                # What the readout variance makes of counts is as good as counts, but no integers.
+                rule.check(data)
+                rule = dataclasses.replace(rule, gain=1.0 if rule.gain is None else rule.gain)
+            loop_of_part = functools.partial(loop, penalty=penalty_of(1 - rule.fraction))
+            thinned = _thin(rule, run, model, estimate, iterations, loop_of_part, acceleration)
             iterations = thinned["num_iter"]
         estimate, stopped_by = loop(
             model,
             estimate,
             iterations,
             trace,
+            penalty=penalty_of(1.0),
             scheme=scheme,
             watch=None if rule is None or thinned is not None else rule.watch(run),
             report=None if callback is None else report,
@@ -285,8 +307,8 @@ def richardson_lucy(
             "boundary": boundary,
             "background": background,
             "weights": None if trust is None else "array",
-            "readout_variance": "array" if isinstance(readout, np.ndarray) else readout,
-            "damping": "array" if isinstance(threshold, np.ndarray) else threshold,
+            "readout_variance": readout if readout is None or isinstance(readout, float) else "array",
+            "damping": threshold if threshold is None or isinstance(threshold, float) else "array",
             "regularizer": regularizer,
             "acceleration": acceleration,
             "back_projector": projector,
@@ -360,7 +382,8 @@ def _thin(
     fewer = functools.partial(np.multiply, estimate.dtype.type(share))
     traces: list[list[dict[str, Any]]] = []
     for number in range(rule.splits):
-        kept, held = rule.split(model.image, number)
+        halves = rule.split(_device.host(model.image), number)
+        kept, held = (_device.beside(model.image, half) for half in halves)
         part = dataclasses.replace(
             model,
             image=kept,
@@ -383,12 +406,18 @@ def _operand(value: Any, name: str, data: np.ndarray) -> float | np.ndarray | No
         return None
     if np.ndim(value) == 0:
         return _validate.number(value, name, minimum=0) or None
-    array, (lowest, highest) = _arrays.as_operand(value, name, data.shape, data.dtype)
+    array, (lowest, highest) = _arrays.as_operand(value, name, data.shape, data.dtype, beside=data)
     _validate.non_negative(array, name, lowest)
     return array if highest > 0 else None
 
 
-def _sharpness(threshold: float | np.ndarray, data: np.ndarray) -> np.ndarray:
+def sharpness(threshold: float | np.ndarray, data: np.ndarray) -> np.ndarray:
     """2 / threshold², as the formula takes it; where the threshold is 0 nothing is damped."""
-    wide = np.broadcast_to(np.asarray(threshold, np.float64), data.shape)
-    return (2 / np.maximum(wide, SMALLEST_THRESHOLD) ** 2).astype(data.dtype)
+    wide = np.broadcast_to(
+        np.asarray(threshold if isinstance(threshold, float) else _device.host(threshold), np.float64),
+        data.shape,
+    )
+    made: np.ndarray = _device.beside(
+        data, (2 / np.maximum(wide, SMALLEST_THRESHOLD) ** 2).astype(data.dtype)
+    )
+    return made

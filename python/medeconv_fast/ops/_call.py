@@ -30,7 +30,7 @@ class Call:
 
     def __init__(self, first: Any, name: str, exact: Any, backend: Any, num_threads: Any) -> None:
         self.exact = _validate.flag(exact, "exact")
-        self.kernels = _with_convolution(backends.resolve(backend))
+        self.kernels = _with_convolution(backends.resolve(backend, first))
         self.num_threads = resolve_num_threads(num_threads)
         array, self._restore = _arrays.to_numpy(first, name)
         self.dtype = _arrays.result_dtype(array.dtype)
