@@ -26,7 +26,7 @@ LAYERS = [
     {"_costs", "_calibration"},
     {"_taps"},
     {"_blur", "_convolution"},
-    {"_planner", "_grid"},
+    {"_planner", "_grid", "_simulate"},
     {"stop"},
     {"algorithms", "ops"},
     {"volumes", "nn", "compat"},
