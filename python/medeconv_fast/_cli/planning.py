@@ -12,7 +12,7 @@ from .._arrays import result_dtype
 from .._planner import Plan
 from . import tiles
 from .images import Outline, parts, psf_for, read_image, shown_size, with_geometry
-from .restore import check_device, options_of
+from .restore import options_of, settle_device
 from .session import Session, UserError
 
 
@@ -38,7 +38,7 @@ def _in_tiles(arguments: argparse.Namespace) -> bool:
 
 
 def plan(arguments: argparse.Namespace, session: Session) -> None:
-    check_device(arguments.device)
+    settle_device(arguments)
     session.claim(arguments, "json")
     volume, shape, dtype, number, name = _volume(arguments)
     psf = psf_for(volume, arguments, session, name)
