@@ -50,9 +50,9 @@ def noise_of(image: np.ndarray, seen: np.ndarray | None = None) -> Noise:
     A blurred image has little else in them. They are sorted by their surroundings' mean into bins; the
     variance of each is a median over groups of neighbours, so that edges do not count.
     """
-    values = _sample(image).astype(np.float64)
+    values = sample(image).astype(np.float64)
     details, means = values, values
-    known = None if seen is None else _sample(seen)
+    known = None if seen is None else sample(seen)
     for axis, n in enumerate(values.shape):
         if n < 3:
             continue
@@ -68,7 +68,7 @@ def noise_of(image: np.ndarray, seen: np.ndarray | None = None) -> Noise:
     squares, means = details.ravel() ** 2, means.ravel()
     if seen is not None and known is not None:
         squares, means = squares[known.ravel()], means[known.ravel()]
-        values = values[_sample(seen)]
+        values = values[sample(seen)]
     if squares.size < 2 * GROUP:
         return Noise(0.0, 0.0)
     bins = max(1, min(BINS, means.size // (8 * GROUP)))
@@ -109,7 +109,8 @@ def _are_counts(values: np.ndarray, noise: Noise) -> bool:
     return few or bool(poisson)
 
 
-def _sample(image: np.ndarray) -> Any:
+def sample(image: np.ndarray) -> Any:
+    """The image, or slabs of it."""
     if image.size <= SAMPLE or len(image) <= 2 * SLAB:
         return image
     slabs = max(1, SAMPLE // (image.size // len(image) * SLAB))
