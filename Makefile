@@ -6,7 +6,7 @@ PY := $(VENV)/bin/python
 # Rebuilding is pip's business; these stamps only avoid asking it twice.
 SOURCES := pyproject.toml CMakeLists.txt $(wildcard cpp/* cpp/shared/*) $(shell find python -name '*.py' -o -name '*.pyi' -o -name py.typed)
 
-.PHONY: demo test test-isa test-sanitize test-peers bench bench-large lint pure-wheel stubs clean
+.PHONY: demo test test-isa test-sanitize test-emulator nvcc-check test-peers bench bench-large lint pure-wheel stubs clean
 
 $(VENV)/created:
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "medeconv-fast needs Python 3.11 or newer, this is " + sys.version)'
@@ -36,7 +36,7 @@ test-isa: $(VENV)/installed-test
 	$(PY) tests/run_isas.py
 
 test-peers: $(VENV)/installed-test
-	$(PY) -m pip install --quiet "SimpleITK>=2.3" torch==2.13.0
+	$(PY) -m pip install --quiet "SimpleITK>=2.3" torch==2.13.0 "ome-zarr>=0.18" "ngff-zarr>=0.50"
 	$(PY) -m pytest -q -m peers
 
 build/sanitize/test_kernels: $(wildcard cpp/* cpp/shared/* tests/cpp/*) CMakeLists.txt $(VENV)/installed
@@ -49,6 +49,32 @@ build/sanitize/test_kernels: $(wildcard cpp/* cpp/shared/* tests/cpp/*) CMakeLis
 test-sanitize: build/sanitize/test_kernels
 	isas=$$($(PY) tests/run_isas.py --list) && test -n "$$isas" && \
 	    for isa in $$isas; do MEDECONV_ISA=$$isa build/sanitize/test_kernels || exit 1; done
+
+# The CUDA kernels on the emulator: the module _cuda_emu, and the launchers' own tests under each sanitizer.
+EMULATOR := build/emulator
+build/emulator/built: $(wildcard cuda/* cpp/*.hpp cpp/shared/* tests/cuda/*) CMakeLists.txt $(VENV)/installed-test
+	$(PY) -m pip install --quiet "cmake>=3.24" ninja "pybind11>=3.0,<4"
+	export PATH="$(CURDIR)/$(VENV)/bin:$$PATH" && set -e && \
+	cmake -S . -B $(EMULATOR)/module -G Ninja -DCMAKE_BUILD_TYPE=Release -DMEDECONV_CUDA=OFF -DMEDECONV_EMULATOR=ON \
+	    -DPython_EXECUTABLE="$(CURDIR)/$(PY)" -Dpybind11_DIR="$$(python -m pybind11 --cmakedir)" > /dev/null && \
+	cmake --build $(EMULATOR)/module --target _cuda_emu && \
+	for sanitizer in address,undefined thread; do \
+	    cmake -S . -B $(EMULATOR)/$$sanitizer -G Ninja -DCMAKE_BUILD_TYPE=Release -DMEDECONV_PYTHON=OFF -DMEDECONV_TESTS=ON \
+	        -DMEDECONV_EMULATOR=ON -DMEDECONV_ISAS=baseline -DMEDECONV_SANITIZE=$$sanitizer > /dev/null && \
+	    cmake --build $(EMULATOR)/$$sanitizer --target test_launchers; done
+	touch $@
+
+# Sums of a run are the same in any order: one is enough for ThreadSanitizer, which looks at what orders two accesses.
+test-emulator: build/emulator/built
+	$(PY) tests/run_emulator.py $(EMULATOR)/module
+	ASAN_OPTIONS=detect_leaks=0 $(EMULATOR)/address,undefined/test_launchers --broken
+	ASAN_OPTIONS=detect_leaks=0 $(EMULATOR)/address,undefined/test_launchers forward reverse random:1
+	$(EMULATOR)/thread/test_launchers forward
+
+# Compiles every .cu with nvcc, where it is, and refuses spills in hot kernels.
+nvcc-check: $(VENV)/created
+	$(PY) -m pip install --quiet "cmake>=3.24" ninja "pybind11>=3.0,<4"
+	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(PY) tests/check_ptxas.py
 
 $(VENV)/installed-bench: $(VENV)/installed-test
 	$(PY) -m pip install --quiet ".[bench]" "SimpleITK>=2.3" torch==2.13.0

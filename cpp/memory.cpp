@@ -79,6 +79,18 @@ void ReleaseBuffer::operator()(void* p) const {
     munmap(p, bytes);
 }
 
+void discard_bytes(void* p) {
+    std::unique_lock lock(cache->mutex);
+    const auto found = cache->size.find(p);
+    if (found->second < huge_page) {
+        lock.unlock();
+        ReleaseBuffer()(p);
+        return;
+    }
+    munmap(p, found->second);
+    cache->size.erase(found);
+}
+
 size_t cached_bytes() {
     std::lock_guard lock(cache->mutex);
     return cache->cached;

@@ -17,6 +17,12 @@ template <class T>
 Buffer<T> acquire(int64_t elements) {
     return Buffer<T>(static_cast<T*>(acquire_bytes(size_t(elements) * sizeof(T))));
 }
+// Ends a buffer whose size nothing else has: a large one goes back to the system at once, as it would only lie there.
+void discard_bytes(void* p);
+template <class T>
+void discard(Buffer<T>& buffer) {
+    if (buffer) discard_bytes(buffer.release());
+}
 size_t cached_bytes();               // held for reuse
 void release_cached();               // give them back to the system
 

@@ -178,7 +178,7 @@ std::shared_ptr<StoredTransfer<T>> SpectralPlan<T>::transfer(const T* psf, Shape
         box[0] = {0, slabs - before_end};
         forward_slabs(spectrum.get(), real.get() + before_end * slab_size, box, {}, {}, threads, {});
     }
-    real.reset();
+    discard(real);
 
     auto made = std::make_shared<StoredTransfer<T>>();
     const int64_t lanes = kernels_.lanes, element = 2 * lanes;
@@ -194,6 +194,7 @@ std::shared_ptr<StoredTransfer<T>> SpectralPlan<T>::transfer(const T* psf, Shape
         for (int64_t at = block * count; at < (block + 1) * count; ++at)
             std::memcpy(real_parts.get() + at * lanes, made->main.get() + at * element, size_t(lanes) * sizeof(T));
     });
+    discard(made->main);
     made->main = std::move(real_parts);
     return made;
 }

@@ -1,5 +1,6 @@
 """Fixtures of the whole suite. Every test that computes is run once per backend that is available here."""
 
+import importlib.machinery
 import importlib.util
 import json
 import os
@@ -10,7 +11,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import medeconv_fast as mf
+
+def _load_emulator():
+    """MEDECONV_TEST_EMULATOR: the module _cuda_emu, which then stands for medeconv_fast._cuda."""
+    path = os.environ.get("MEDECONV_TEST_EMULATOR")
+    if path:
+        loader = importlib.machinery.ExtensionFileLoader("_cuda_emu", path)
+        module = importlib.util.module_from_spec(importlib.util.spec_from_loader("_cuda_emu", loader))
+        loader.exec_module(module)
+        sys.modules["medeconv_fast._cuda"] = module
+
+
+_load_emulator()
+import medeconv_fast as mf  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 

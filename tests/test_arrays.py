@@ -132,14 +132,14 @@ def test_dlpack_on_the_host(operation, image, psf):
 
 
 def test_dlpack_in_gpu_memory(operation, image, psf):
-    with pytest.raises(
-        NotImplementedError,
-        match=r"(image|a|x): got a .* array in GPU memory, which needs the 'cuda' backend",
-    ):
+    with pytest.raises(TypeError, match=r"(image|a|x): got a .* array in GPU memory that DLPack alone"):
         operation(Foreign(image.astype(np.float32), device=2), psf)
 
 
-def test_cuda_array_interface(operation, image, psf):
+def test_cuda_array_interface_without_a_gpu(operation, image, psf):
+    if "cuda" in mf.backends.available():
+        pytest.skip("SKIPPED: there is a GPU")
+
     class OnDevice:
         shape = (8, 9)
 
@@ -147,7 +147,7 @@ def test_cuda_array_interface(operation, image, psf):
         def __cuda_array_interface__(self):
             return {"shape": (8, 9), "typestr": "<f4", "data": (0, False), "version": 3}
 
-    with pytest.raises(NotImplementedError, match="GPU memory"):
+    with pytest.raises((ImportError, ValueError), match=r"GPU memory|'cuda' is not available here"):
         operation(OnDevice(), psf)
 
 

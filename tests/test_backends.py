@@ -128,8 +128,6 @@ def test_bad_names(clean):
         mf.use_backend("gpu")
     with pytest.raises(TypeError, match="name: got None"):
         mf.use_backend(None)
-    with pytest.raises(NotImplementedError, match="name='cuda' is not built yet"):
-        mf.use_backend("cuda")
     clean.setenv("MEDECONV_BACKEND", "c++")
     with pytest.raises(ValueError, match=r"environment variable MEDECONV_BACKEND: got 'c\+\+'"):
         used()

@@ -534,9 +534,11 @@ def test_bad_psf_files(scan, run):
         (["--boundary", "beyond"], ["--boundary", "beyond"]),
         (["--negative", "ignore"], ["--negative", "ignore"]),
         (["--backend", "fortran"], ["backend", "fortran"]),
-        (["--backend", "cuda"], ["backend", "cuda", "not built yet"]),
-        (["--device", "cuda"], ["--device cuda", "not built yet"]),
-        (["--device", "cuda:1"], ["--device cuda:1", "not built yet"]),
+        (["--backend", "cuda"], ["backend", "'cuda' is not available here", "_cuda"]),
+        (["--device", "cuda"], ["--device cuda", "is not available here", "_cuda"]),
+        (["--device", "cuda:1"], ["--device cuda:1", "is not available here"]),
+        (["--device", "cuda:x"], ["--device", "cuda:x", "cuda:NUMBER"]),
+        (["--device", "cuda", "--backend", "cpp"], ["--device cuda", "'cpp' computes on the CPU"]),
         (["--device", "tpu"], ["--device", "tpu"]),
         (["--memory", "4GB"], ["--memory", "not built yet"]),
         (["--pre", "sharpen=3"], ["--pre", "sharpen=3", "crop, resample, normalize"]),
@@ -722,7 +724,6 @@ def test_outputs_are_checked_before_anything_is_computed(scan, run, here, monkey
         ("folder", "this volume was read from none"),
         ("scan.nii", "exists already"),
         ("out.dcm", "this volume was read from none"),
-        ("out.zarr", "not built yet"),
         ("out.jpg", "out.jpg: unknown file type"),
         ("taken.npy", "taken.npy.json: exists already"),
     ):
@@ -913,6 +914,52 @@ def test_info(scan, run, here):
     assert record["minimum"] == scan.array.min() and record["maximum"] == scan.array.max()
     assert record["mean"] == pytest.approx(scan.array.mean()) and record["nan"] == record["negative"] == 0
     assert record["shape"] == list(SHAPE) and record["dtype"] == "int16"
+
+
+def test_info_of_zarr_reads_a_small_level(run, here, rng, monkeypatch):
+    pytest.importorskip("zarr", reason="SKIPPED: zarr is not installed (extra zarr)")
+    from medeconv_fast._cli import inspect
+
+    array = rng.random((2, 1, 20, 300, 280), dtype=np.float32)
+    metadata = {"channels": ({"label": "DAPI"},), "time_step": 2.5, "time_unit": "sec"}
+    mf.io.write("a.ome.zarr", mf.io.Volume(array, (2, 0.5, 0.5), None, "um", "tczyx", metadata))
+    status, out, err = run("info", "a.ome.zarr")
+    assert (status, err) == (0, "")
+    for text in (
+        "format      OME-Zarr 0.5 (Zarr 3)",
+        "2 x 1 x 20 x 300 x 280 (t, c, z, y, x), float32, 13.44 MB",
+        "2: 2 time points every 2.5 second, 1 channel (DAPI)",
+        "voxel size  2 x 0.5 x 0.5 um",
+        "level 0     2 x 1 x 20 x 300 x 280 (0), scale 2.5 x 1 x 2 x 0.5 x 0.5, chunks 1 x 1 x 20 x 128 x "
+        "128 in shards 1 x 1 x 20 x 256 x 256, blosc",
+        "level 1     2 x 1 x 20 x 150 x 140",
+    ):
+        assert text in out
+    # Level 0 is larger than what is read: it may as well be damaged.
+    monkeypatch.setattr(inspect, "_READ_BYTES", 4_000_000)
+    for chunk in (here / "a.ome.zarr" / "0" / "c").rglob("0"):
+        if chunk.is_file():
+            chunk.write_bytes(b"damaged")
+    status, out, _ = run("info", "a.ome.zarr", "--json", "i.json")
+    assert status == 0 and "(level 1: means of blocks)" in out
+    record = json.loads((here / "i.json").read_text())
+    assert record["times"] == 2 and record["levels"][0]["shards"] == [1, 1, 20, 256, 256]
+    assert record["mean"] == pytest.approx(array.mean(), rel=1e-3) and record["values_of_level"] == 1
+    refused(run("info", "a.ome.zarr", "--channel", "red"), "--channel: is for DICOM")
+    refused(run("info", "a.ome.zarr", "--series", "head"), "--series: got 'head'")
+
+
+def test_restore_takes_and_makes_zarr(scan, run, here):
+    pytest.importorskip("zarr", reason="SKIPPED: zarr is not installed (extra zarr)")
+    mf.io.write("in.zarr", scan)
+    words = ["--fwhm-mm", 3, "--iterations", 2]
+    assert run("restore", "scan.nii", "-o", "out.nii", *words)[0] == 0
+    assert run("restore", "in.zarr", "-o", "out.zarr", *words)[0] == 0
+    first, second = mf.io.read("out.nii"), mf.io.read("out.zarr")
+    np.testing.assert_array_equal(second.array, first.array)
+    np.testing.assert_allclose(second.affine, first.affine, rtol=1e-6, atol=1e-6)
+    assert second.unit == "mm" and not list(here.glob("*.partial"))
+    refused(run("restore", "in.zarr", "-o", "out.zarr", *words), "exists already; --overwrite replaces it")
 
 
 def test_info_says_whether_there_is_an_orientation(scan, run):
@@ -1214,7 +1261,7 @@ def test_backends(run):
     assert status == 0 and rows["reference"]["available"]
     assert {name for name, row in rows.items() if row["available"]} == set(mf.backends.available())
     assert record["auto"] == mf.backends.available()[0] and record["num_threads"] == mf.get_num_threads()
-    assert not rows["cuda"]["available"] and "not built" in rows["cuda"]["reason"]
+    assert not rows["cuda"]["available"] and "medeconv_fast._cuda" in rows["cuda"]["reason"]
     if rows["cpp"]["available"]:
         assert rows["cpp"]["details"]["isa"] in rows["cpp"]["details"]["supported_isas"]
     assert "reference" in run("backends")[1]
@@ -1230,7 +1277,7 @@ def test_backends_marks_what_auto_is_here(run, monkeypatch):
     monkeypatch.setenv("MEDECONV_BACKEND", "cuda")
     status, out, err = run("backends")
     assert status == 0 and "<- auto" not in out
-    assert "MEDECONV_BACKEND='cuda' is not built yet" in err
+    assert "MEDECONV_BACKEND: 'cuda' is not available here" in err
     assert json.loads(run("backends", "--json", "-")[1])["auto"] is None
 
 
@@ -1320,7 +1367,7 @@ def test_plan_of_a_shape(run, here):
     record = json.loads(out)
     assert record["plan"]["shape"] == [300, 400, 500] and record["plan"]["boundary"] == "reflect"
     status, _, err = run(*words, "--memory", "4MB")
-    assert status == 0 and "tiles are not built yet" in err
+    assert status == 0 and "restore_volume (on the command line --memory) works in tiles" in err
 
 
 def test_plan_with_a_psf_file(scan, run):
@@ -1338,7 +1385,7 @@ def test_plan_with_a_psf_file(scan, run):
         (["missing.nii", "--fwhm-mm", 3], ["missing.nii"]),
         (["--shape", 8, 9, "--fwhm-mm", 3], ["voxel size"]),
         (["scan.nii", "--fwhm-mm", 3, "--memory", "much"], ["memory", "much"]),
-        (["scan.nii", "--fwhm-mm", 3, "--device", "cuda"], ["--device cuda", "not built yet"]),
+        (["scan.nii", "--fwhm-mm", 3, "--device", "cuda"], ["--device cuda", "not available here"]),
     ],
 )
 def test_plan_refuses(scan, run, words, texts):

@@ -13,20 +13,20 @@ from pathlib import Path
 import pytest
 
 import medeconv_fast as mf
-from medeconv_fast.backends import cpp, numba, reference
+from medeconv_fast.backends import cpp, cuda, numba, reference
 
 PACKAGE = Path(mf.__file__).parent
 # From the bottom up; a module imports from its own layer's package or from below. Private command-line
 # modules and the demo stand on top.
 LAYERS = [
-    {"_validate", "_extras"},
-    {"_arrays", "_threads"},
+    {"_validate", "_extras", "__version__"},
+    {"_arrays", "_device", "_threads"},
     {"psf", "preprocess", "io", "metrics"},
     {"backends"},
     {"_costs", "_calibration"},
     {"_taps"},
     {"_blur", "_convolution"},
-    {"_planner"},
+    {"_planner", "_grid", "_simulate"},
     {"stop"},
     {"algorithms", "ops"},
     {"volumes", "nn", "compat"},
@@ -91,16 +91,37 @@ def test_import_rule_sees_a_violation(tmp_path, monkeypatch):
         test_imports_run_one_way(bad)
 
 
-@pytest.mark.parametrize("module", [cpp, numba, reference], ids=lambda m: m.NAME)
+@pytest.mark.parametrize("module", [cpp, cuda, numba, reference], ids=lambda m: m.NAME)
 def test_backends_do_not_import_one_another(module):
     others = {"cpp", "reference", "numba", "cuda"} - {module.NAME}
     for path in imports(Path(module.__file__)):
         assert not (path[0] == "backends" and len(path) > 1 and path[1] in others)
-    # Nor anything of the package but what says how many threads there are, and its own files.
+    # Nor anything of the package but what says how many threads there are, its arrays, and its own files.
     own = {("backends", path.stem) for path in Path(module.__file__).parent.glob(f"_{module.NAME}_*.py")}
     for file in [Path(module.__file__), *Path(module.__file__).parent.glob(f"_{module.NAME}_*.py")]:
         used = {path[:2] for path in imports(file)} - own
-        assert {path[0] for path in used} <= {"_threads", "_cpp"}
+        assert {path[0] for path in used} <= {"_device" if module is cuda else "_cpp", "_threads"}
+
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+def test_cuda_files_are_twins_of_the_cpus():
+    """cpp/<stem>.cpp beside cuda/<stem>.cu with its <stem>.hpp; only the runtime has no twin."""
+    cu = {path.stem for path in REPOSITORY.glob("cuda/*.cu")} - {"runtime"}
+    assert {"elementwise", "direct", "penalty", "separable"} <= cu
+    assert cu <= {path.stem for path in REPOSITORY.glob("cpp/*.cpp")}
+    assert cu <= {path.stem for path in REPOSITORY.glob("cuda/*.hpp")}
+
+
+def test_cuda_includes():
+    """CUDA's headers come through gpu.hpp alone, and pybind11 stays in the bindings."""
+    for path in (*REPOSITORY.glob("cuda/*.cu*"), *REPOSITORY.glob("cuda/*pp")):
+        included = set(re.findall(r'#include [<"]([^>"]+)[>"]', path.read_text()))
+        assert ("cuda_runtime.h" in included) == (path.name == "gpu.hpp"), path
+        assert path.name.startswith("bindings") or not any("pybind11" in name for name in included), path
+        if path.suffix == ".hpp" and path.name not in ("gpu.hpp", "emulator.hpp"):
+            assert not included & {"gpu.hpp", "emulator.hpp", "formula.cuh"}, f"{path} is for plain C++"
 
 
 def public(module):
@@ -123,7 +144,7 @@ def test_no_public_function_shares_a_modules_name():
     }
     assert {"backends", "_blur", "reference"} <= modules
     compat = (mf.compat, mf.compat.skimage.restoration, mf.compat.scipy.signal, mf.compat.scipy.ndimage)
-    own = (mf, mf.psf, mf.preprocess, mf.io, mf.metrics, mf.report, mf.backends, mf.ops)
+    own = (mf, mf.psf, mf.preprocess, mf.io, mf.metrics, mf.report, mf.backends, mf.ops, mf.nn)
     for module in (*own, *compat):
         for name, value in public(module).items():
             if callable(value):
@@ -134,7 +155,11 @@ COMPAT = (".compat", ".compat.skimage.restoration", ".compat.scipy.signal", ".co
 
 
 @pytest.mark.parametrize(
-    "name", ["", ".psf", ".preprocess", ".io", ".report", ".backends", ".algorithms", ".ops", *COMPAT]
+    "name",
+    [
+        *("", ".psf", ".preprocess", ".io", ".report", ".backends", ".algorithms", ".ops", ".nn", ".volumes"),
+        *COMPAT,
+    ],
 )
 def test_all_is_correct(name):
     module = importlib.import_module("medeconv_fast" + name)
@@ -154,6 +179,7 @@ CONTRACT = {
     "stop=None initial='flat' negative='raise' voxel_size=None psf_voxel_size=None normalize_psf=True "
     "callback=None return_info=False backend='auto' engine='auto' num_threads=None",
     "restore": "image psf method='auto' **options",
+    "restore_volume": "source destination psf * method='auto'",
     "wiener": "image psf balance='auto' * regularizer='laplacian' boundary='reflect'",
     "tikhonov": "image psf weight='auto' * regularizer=0 prior=0.0 boundary='reflect'",
     "inverse_filter": "image psf threshold=0.1 * below='zero' boundary='reflect'",
@@ -166,6 +192,9 @@ CONTRACT = {
     "boundary='reflect' background=0.0 weights=None stop=None initial='image'",
     "convolve": "a b mode='full' boundary='zero' method='auto'",
     "correlate": "a b mode='full' boundary='zero' method='auto'",
+    "nn.DeconvNet": "scale=1 filters=64 ndim=2 channels=1 residual=True seed=0",
+    "nn.Model.compile": "self optimizer='adam' loss='mse'",
+    "nn.Model.fit": "self x y=None epochs=10 batch_size=32 validation_data=None",
     "ops.conv": "x w bias=None stride=1 padding=0 dilation=1 groups=1 * padding_mode='zeros'",
     "ops.conv_transpose": "x w bias=None stride=1 padding=0 output_padding=0 groups=1 dilation=1 * "
     "padding_mode='zeros'",
@@ -243,6 +272,7 @@ INTERFACE = [
     "ConvPlan",
     "sum_channels",
     "empty",
+    "resident",
     "pad",
     "fold",
     "apply_formula",
@@ -250,7 +280,7 @@ INTERFACE = [
 ]
 
 
-@pytest.mark.parametrize("module", [cpp, numba], ids=lambda m: m.NAME)
+@pytest.mark.parametrize("module", [cpp, cuda, numba], ids=lambda m: m.NAME)
 @pytest.mark.parametrize("name", INTERFACE)
 def test_backends_have_the_same_interface(name, module):
     ours, theirs = getattr(reference, name), getattr(module, name)
@@ -303,7 +333,8 @@ def test_import_is_cheap():
     """Importing the package brings in NumPy and nothing else that is heavy."""
     code = (
         "import sys, medeconv_fast; print([m for m in ('scipy', 'skimage', 'torch', 'nibabel', 'tifffile', "
-        "'matplotlib', 'numba', 'zarr', 'dask', 'pydicom', 'SimpleITK') if m in sys.modules])"
+        "'matplotlib', 'numba', 'zarr', 'safetensors', 'onnx', 'dask', 'pydicom', 'SimpleITK') if m in "
+        "sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -94,4 +94,16 @@ TABLE = {
         1e-9,
         "a stand-in against scikit-image, largest difference over the largest value: its own rtol is 1e-3",
     ),
+    "finite_differences": Tolerance(
+        1e-3,
+        1e-7,
+        "a gradient along random directions against central differences of 1e-5, relative to the product of "
+        "the norms: their own error is the third derivative times 1e-10 and rounding over 1e-5",
+    ),
+    "nn_torch": Tolerance(
+        1e-3,
+        1e-5,
+        "the contract's bound on the losses of 50 updates against torch's, each relative to its own",
+    ),
+    "nn_onnx": Tolerance(1e-5, 1e-5, "a network in onnxruntime, in float32: rounding through a few layers"),
 }

@@ -114,7 +114,7 @@ MEDECONV_INLINE Complex<V> rotate_fixed(Complex<V> a) {
 template <int I>
 struct Index {
     static constexpr int value = I;
-    constexpr operator int() const { return I; }
+    MEDECONV_INLINE constexpr operator int() const { return I; }
 };
 template <int I, int N, class F>
 MEDECONV_INLINE void unroll_from(F&& body) {

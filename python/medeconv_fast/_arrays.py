@@ -8,32 +8,27 @@ weight's dtype never promotes.
 from __future__ import annotations
 
 import importlib
+import math
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from . import _validate
+from . import _device, _validate
+from ._device import DeviceArray
 
 # DLPack's device numbers (dlpack.h, DLDeviceType).
 _DLPACK_CPU = 1
 
-Restore = Callable[[np.ndarray], Any]
+Restore = Callable[[Any], Any]
 
 
-def _as_is(result: np.ndarray) -> np.ndarray:
-    return result
+def _as_is(result: np.ndarray | DeviceArray) -> np.ndarray:
+    return _device.host(result)
 
 
-def _to_torch(result: np.ndarray) -> Any:
-    return importlib.import_module("torch").from_numpy(result)
-
-
-def _refuse_device(name: str, kind: str) -> None:
-    raise NotImplementedError(
-        f"{name}: got {kind} in GPU memory, which needs the 'cuda' backend, not built yet; copy it to the "
-        "host first (torch: .cpu(), CuPy: .get())"
-    )
+def _to_torch(result: np.ndarray | DeviceArray) -> Any:
+    return importlib.import_module("torch").from_numpy(_device.host(result))
 
 
 def to_numpy(value: Any, name: str) -> tuple[np.ndarray, Restore]:
@@ -42,8 +37,8 @@ def to_numpy(value: Any, name: str) -> tuple[np.ndarray, Restore]:
     Parameters
     ----------
     value : array_like
-        NumPy array, list of numbers, torch tensor on the CPU, or anything with ``__dlpack__`` or
-        ``__array__``.
+        NumPy array, list of numbers, torch tensor, CuPy array, or anything with ``__dlpack__``, ``__array__``
+        or ``__cuda_array_interface__``. What is in GPU memory is copied to the host, in its working dtype.
     name : str
         The argument's name, for messages.
 
@@ -52,14 +47,15 @@ def to_numpy(value: Any, name: str) -> tuple[np.ndarray, Restore]:
     array : numpy.ndarray
         Real numbers of any byte order and layout; not to be written to.
     restore : callable
-        Turns a result into the kind that `value` is: a torch tensor for a torch tensor, else a NumPy array.
+        Turns a result into the kind that `value` is, on its device: a torch tensor for a torch tensor, a CuPy
+        array for a CuPy array, else a NumPy array.
 
     Raises
     ------
     TypeError
         Masked arrays; complex, object, string or longdouble values; tensors that need a gradient.
-    NotImplementedError
-        Arrays in GPU memory.
+    ImportError
+        An array in GPU memory where the backend 'cuda' is not available.
     """
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(
@@ -75,9 +71,7 @@ def to_numpy(value: Any, name: str) -> tuple[np.ndarray, Restore]:
         _validate.numeric(array.dtype, name)
         return array, _as_is
 
-    library = type(value).__module__.partition(".")[0]
-    if library == "cupy":
-        _refuse_device(name, "a CuPy array")
+    library = _device.library_of(value)
     is_torch = library == "torch"
     if is_torch and value.requires_grad:
         raise TypeError(
@@ -85,9 +79,15 @@ def to_numpy(value: Any, name: str) -> tuple[np.ndarray, Restore]:
         )
     if is_torch and value.device.type == "meta":
         raise TypeError(f"{name}: got a torch tensor on the device 'meta', which has no values")
+    if _device.on_device(value):
+        resident, restore = _adopted(value, name)
+        return resident.numpy(), restore
     if hasattr(value, "__dlpack__") and hasattr(value, "__dlpack_device__"):
         if int(value.__dlpack_device__()[0]) != _DLPACK_CPU:
-            _refuse_device(name, f"a {library} array")
+            raise TypeError(
+                f"{name}: got a {library} array in GPU memory that DLPack alone leads to; expected a CuPy "
+                "array (cupy.from_dlpack), a torch tensor or an array with __cuda_array_interface__"
+            )
         try:
             # A tensor that is negated lazily (the imaginary part of a conjugate) would lose its sign.
             array = np.from_dlpack(value.resolve_neg() if is_torch else value)
@@ -98,8 +98,6 @@ def to_numpy(value: Any, name: str) -> tuple[np.ndarray, Restore]:
             ) from error
         _validate.numeric(array.dtype, name)
         return array, _to_torch if is_torch else _as_is
-    if hasattr(value, "__cuda_array_interface__"):
-        _refuse_device(name, f"a {library} array")
     try:
         array = np.asarray(value)
     except ValueError as error:  # ragged lists
@@ -122,22 +120,66 @@ def computable(array: np.ndarray, dtype: Any) -> np.ndarray:
         return np.require(array, np.dtype(dtype), ["C", "A"])
 
 
-def as_image(value: Any, name: str = "image") -> tuple[np.ndarray, Restore, tuple[float, float]]:
-    """Validated image in its working dtype, the way back, and its smallest and largest value."""
-    array, restore = to_numpy(value, name)
+def _adopted(value: Any, name: str) -> tuple[DeviceArray, Restore]:
+    """An array in GPU memory in its working dtype, and the way back."""
+
+    def working(dtype: np.dtype) -> np.dtype:
+        _validate.numeric(dtype, name)
+        return result_dtype(dtype)
+
+    if _device.library_of(value) == "torch" and value.requires_grad:
+        raise TypeError(
+            f"{name}: got a torch tensor that requires a gradient, which is not followed; pass .detach()"
+        )
+    array = _device.adopted(value, name, working)
+    memory = array.memory
+    return array, lambda result: memory.exported(_device.beside(array, result))
+
+
+def taken(value: Any, name: str) -> tuple[Any, Restore]:
+    """As `to_numpy`, but what is in GPU memory stays there, a `DeviceArray` in its working dtype."""
+    return _adopted(value, name) if _device.on_device(value) else to_numpy(value, name)
+
+
+def in_dtype(array: Any, dtype: Any) -> Any:
+    """`computable`, on the side where `array` is."""
+    return array.astype(dtype) if isinstance(array, DeviceArray) else computable(array, dtype)
+
+
+def finite(array: Any, name: str) -> tuple[float, float]:
+    """Smallest and largest value; NaN or Inf anywhere is refused (see `_validate.finite`)."""
+    if isinstance(array, DeviceArray):
+        lowest, highest = array.min(), array.max()
+        if math.isfinite(lowest) and math.isfinite(highest):
+            return lowest, highest
+    return _validate.finite(_device.host(array), name)
+
+
+def as_image(
+    value: Any, name: str = "image", *, resident: bool = False
+) -> tuple[Any, Restore, tuple[float, float]]:
+    """Validated image in its working dtype, the way back, and its smallest and largest value.
+
+    With `resident` an image in GPU memory stays there, else it is copied to the host.
+    """
+    array, restore = taken(value, name) if resident else to_numpy(value, name)
     _validate.rank(array, name)
-    data = computable(array, result_dtype(array.dtype))
-    return data, restore, _validate.finite(data, name)
+    data = in_dtype(array, result_dtype(array.dtype))
+    return data, restore, finite(data, name)
 
 
 def as_operand(
-    value: Any, name: str, shape: tuple[int, ...], dtype: Any, like: str = "image"
-) -> tuple[np.ndarray, tuple[float, float]]:
-    """Validated companion of an image (weights, initial estimate): its shape, the image's dtype."""
-    array, _ = to_numpy(value, name)
+    value: Any, name: str, shape: tuple[int, ...], dtype: Any, like: str = "image", *, beside: Any = None
+) -> tuple[Any, tuple[float, float]]:
+    """Validated companion of an image (weights, initial estimate): its shape, the image's dtype.
+
+    It is brought to the side where the array `beside` is, the host unless given.
+    """
+    array, _ = taken(value, name)
     _validate.same_shape(array, name, shape, like)
-    data = computable(array, dtype)
-    return data, _validate.finite(data, name)
+    data = in_dtype(_device.beside(beside, array) if isinstance(array, DeviceArray) else array, dtype)
+    extremes = finite(data, name)
+    return _device.beside(beside, data), extremes
 
 
 def as_psf(

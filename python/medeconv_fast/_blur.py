@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 
-from . import _arrays, _costs, _validate, backends
+from . import _arrays, _costs, _device, _validate, backends
 from ._taps import MOST_TERMS, point_symmetric, product_of, product_terms, symmetrised, taps_of
 from ._threads import resolve_num_threads
 
@@ -60,6 +60,7 @@ SUMS: dict[str, tuple[str, str, str]] = {
 }
 
 Box = tuple[tuple[int, int], ...]
+Sides = tuple[tuple[bool, bool], ...]
 
 LONGEST_LINE_PSF = 1 << 15  # a longer one takes one long transform: its segments would not fit the cache
 
@@ -202,8 +203,13 @@ def geometry(
     boundary: str,
     backend: ModuleType,
     centre: tuple[int, ...] | None = None,
+    open_sides: Sides | None = None,
 ) -> Geometry:
-    """Lay out the operator; `centre` other than shape // 2 is for plain convolution."""
+    """Lay out the operator; `centre` other than shape // 2 is for plain convolution.
+
+    `open_sides`: per axis, whether the image goes on before and behind it although it is not given there (a
+    tile's sides inside a volume). Such a side is extended, whatever the boundary of the others is.
+    """
     centre = tuple(k // 2 for k in psf_shape) if centre is None else centre
     axes = list(zip(shape, psf_shape, centre, strict=True))
     nothing = (0,) * len(shape)
@@ -218,7 +224,8 @@ def geometry(
             )
         grid, reach = periodic_grid(psf_shape, centre, shape, backend)
         return Geometry(shape, shape, taps, centre, nothing, nothing, grid, whole, whole, frame, reach)
-    if boundary == "zero":
+    going_on = open_sides or ((False, False),) * len(shape)
+    if boundary == "zero" and not any(map(any, going_on)):
         taps = tuple(slice(max(0, c - (n - 1)), min(k, c + n)) for n, k, c in axes)
         centre = tuple(c - t.start for (_, _, c), t in zip(axes, taps, strict=True))
         spare = (max(c, t.stop - t.start - 1 - c) for c, t in zip(centre, taps, strict=True))
@@ -227,12 +234,28 @@ def geometry(
     low = tuple(k - 1 - c for _, k, c in axes)
     reached = tuple(n + k - 1 for n, k, _ in axes)
     image_box = tuple((a, a + n) for a, n in zip(low, shape, strict=True))
-    inside = tuple(slice(a, b) for a, b in image_box)
     grid = choose_grid(reached, backend)
-    estimate_box = tuple((0, length) for length in reached)
-    if boundary == "extended":
-        return Geometry(shape, reached, taps, centre, nothing, nothing, grid, estimate_box, image_box, inside)
-    return Geometry(shape, shape, taps, centre, low, centre, grid, estimate_box, image_box, frame)
+    estimated, boxes, padded, frame_of = [], [], [], []
+    for n, a, length, sides in zip(shape, low, reached, going_on, strict=True):
+        before, behind = (boundary == "extended" or side for side in sides)
+        estimated.append(n + a * before + (length - n - a) * behind)
+        frame_of.append(slice(a * before, a * before + n))
+        folded = boundary in FOLDED
+        boxes.append((0 if before or folded else a, length if behind or folded else a + n))
+        padded.append((a * (folded and not before), (length - n - a) * (folded and not behind)))
+    before_it, behind_it = (tuple(p[i] for p in padded) for i in (0, 1))
+    return Geometry(
+        shape,
+        tuple(estimated),
+        taps,
+        centre,
+        before_it,
+        behind_it,
+        grid,
+        tuple(boxes),
+        image_box,
+        tuple(frame_of),
+    )
 
 
 def is_line(layout: Geometry) -> bool:
@@ -323,14 +346,15 @@ class Operator:
 
     def apply(self, x: np.ndarray, *, adjoint: bool = False) -> np.ndarray:
         """Hx, or (adjoint) the transpose, in a new array."""
-        out = np.empty(self.layout.estimate_shape if adjoint else self.layout.shape, self.dtype)
+        shape = self.layout.estimate_shape if adjoint else self.layout.shape
+        out = _device.maker_beside(x)(shape, self.dtype)
         self.begin(x, adjoint=adjoint).sweep("copy", adjoint=adjoint, keep=False, out=out)
         return out
 
     def apply_each(self, batch: np.ndarray, *, adjoint: bool = False) -> np.ndarray:
         """`apply` on every item along the first axis; plan, OTF and the chain's workspace serve them all."""
         shape = self.layout.estimate_shape if adjoint else self.layout.shape
-        out = np.empty((len(batch), *shape), self.dtype)
+        out = _device.maker_beside(batch)((len(batch), *shape), self.dtype)
         chain = self.begin(batch[0], adjoint=adjoint)
         for index, item in enumerate(batch):
             if index:
@@ -350,6 +374,7 @@ class SweepChain:
     def __init__(self, operator: Operator, x: np.ndarray, *, adjoint: bool = False) -> None:
         self._operator = operator
         self._chain = operator.plan.chain(operator.num_threads)
+        self._empty = _device.maker_beside(x)
         self.load(x, adjoint=adjoint)
 
     def load(self, x: np.ndarray, *, adjoint: bool = False, **operands: Any) -> dict[str, float] | None:
@@ -423,7 +448,7 @@ class SweepChain:
         self, formula: str, keep: bool, out: np.ndarray | None, operands: dict[str, Any]
     ) -> tuple[float, float, float] | None:
         operator = self._operator
-        padded = np.empty(operator.padded_shape, operator.dtype)
+        padded = self._empty(operator.padded_shape, operator.dtype)
         self._chain.sweep(operator.back_transfer, "copy", adjoint=True, keep=False, out=padded)
         folded = operator.fold(padded)
         result = folded if out is None else out
@@ -526,6 +551,7 @@ class Blur:
         dtype: Any = None,
         normalize_psf: bool = True,
         num_threads: int | None = None,
+        _open_sides: Sides | None = None,
     ) -> None:
         self.shape = _validate.shape(shape, "shape")
         self.boundary = _validate.choice(boundary, "boundary", BOUNDARIES)
@@ -548,7 +574,10 @@ class Blur:
             values, self._terms = approximated(values, self._tolerance)
         self.psf = values.view()
         self.psf.flags.writeable = False
-        self._layout = geometry(values.shape, self.shape, self.boundary, self._backend)
+        self._open_sides = _open_sides
+        self._layout = geometry(
+            values.shape, self.shape, self.boundary, self._backend, open_sides=_open_sides
+        )
         taps = taps_of(self.psf[self._layout.taps])
         if self._terms is not None:
             taps = taps._replace(terms=len(self._terms))
@@ -579,6 +608,7 @@ class Blur:
             "dtype": self.dtype,
             "normalize_psf": False,
             "num_threads": self._num_threads,
+            "_open_sides": self._open_sides,
         }
         return _rebuild, (np.array(self._given), self.shape, options)
 
@@ -613,13 +643,15 @@ class Blur:
     def _take(
         self, value: Any, name: str, shape: tuple[int, ...], like: str, *, batch: bool = False
     ) -> tuple[np.ndarray, Any]:
-        array, restore = _arrays.to_numpy(value, name)
+        if _device.on_device(value):
+            backends.resolve(self.backend, value)
+        array, restore = _arrays.taken(value, name)
         if batch:
             _validate.same_shape_or_batch(array, name, shape, like)
         else:
             _validate.same_shape(array, name, shape, like)
-        data = _arrays.computable(array, self.dtype or _arrays.result_dtype(array.dtype))
-        _validate.finite(data, name)
+        data = _arrays.in_dtype(array, self.dtype or _arrays.result_dtype(array.dtype))
+        _arrays.finite(data, name)
         return data, restore
 
     @property
@@ -753,7 +785,9 @@ class Blur:
         prepared: dict[str, Any] = {}
         for name in (*required, *optional):
             if operands.get(name) is not None:
-                prepared[name], _ = _arrays.as_operand(operands[name], name, target, dtype, like=names[1])
+                prepared[name], _ = _arrays.as_operand(
+                    operands[name], name, target, dtype, like=names[1], beside=data
+                )
             elif name in required:
                 raise TypeError(f"{name}: missing; the formula {formula!r} needs it")
         if "background" in numbers:
@@ -768,16 +802,17 @@ class Blur:
                 prepared["eps"] = self._backend.smallest_divisor(float(prepared["image"].max()), dtype)
             else:
                 prepared["eps"] = _validate.number(operands["eps"], "eps", minimum=0)
-        result = np.empty(target, dtype) if out is None else out
-        if out is not None and not (
-            isinstance(out, np.ndarray)
-            and out.shape == target
-            and out.dtype == dtype
-            and out.flags.c_contiguous
-            and out.flags.writeable
-        ):
+        if out is None:
+            result = _device.maker_beside(data)(target, dtype)
+        elif isinstance(data, _device.DeviceArray):
+            result = _device.writable(out, data, target)
+        else:
+            fits = isinstance(out, np.ndarray) and out.shape == target and out.dtype == dtype
+            result = out if fits and out.flags.c_contiguous and out.flags.writeable else None
+        if result is None:
+            kind = "NumPy array" if isinstance(data, np.ndarray) else "array in GPU memory"
             raise ValueError(
-                f"out: got {_validate.shown(out)}, expected a writable C-contiguous NumPy array of shape "
+                f"out: got {_validate.shown(out)}, expected a writable C-contiguous {kind} of shape "
                 f"{target} and dtype {dtype}"
             )
         if "held_out_scale" in operands:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from . import _arrays, _validate, backends
+from . import _arrays, _device, _validate, backends
 from ._blur import (
     Geometry,
     Operator,
@@ -119,9 +119,9 @@ def _run(
     kind = METHODS[_validate.choice(method, "method", tuple(METHODS))]
     if boundary != "zero" and mode != "same":
         raise ValueError(f"boundary: got {boundary!r} with mode={mode!r}, expected 'zero', or mode='same'")
-    engine = backends.resolve(backend)
+    engine = backends.resolve(backend, a)
     resolve_num_threads(num_threads)
-    image, restore, _ = _arrays.as_image(a, "a")
+    image, restore, _ = _arrays.as_image(a, "a", resident=True)
     kernel, _ = _arrays.to_numpy(b, "b")
     _validate.rank(kernel, "b", ndim=image.ndim, like="array a")
     kernel = _arrays.computable(kernel, image.dtype)
@@ -179,7 +179,7 @@ def _full(image: np.ndarray, kernel: np.ndarray, boundary: str, engine: ModuleTy
 
 def _valid(image: np.ndarray, kernel: np.ndarray, boundary: str, engine: ModuleType) -> Work:
     if all(n <= k for n, k in zip(image.shape, kernel.shape, strict=True)):
-        image, kernel = kernel, image
+        image, kernel = _device.beside(image, kernel), _device.host(image)
     if not all(n >= k for n, k in zip(image.shape, kernel.shape, strict=True)):
         raise ValueError(
             f"mode: 'valid' got shapes {image.shape} and {kernel.shape}, expected one array to be at least "

@@ -7,6 +7,7 @@ import importlib
 import itertools
 import math
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -22,10 +23,14 @@ ANISOTROPIC = 1.5
 # So many voxels, and at least this share of all, at the largest value are no chance.
 _SATURATED_VOXELS, _SATURATED = 10, 1e-4
 _BINS, _BAR = 10, 40
+_READ_BYTES = 2**26  # of Zarr's values, the finest level that takes no more is read
 
 
 def info(arguments: argparse.Namespace, session: Session) -> None:
     session.claim(arguments, "json")
+    if mf.io.is_zarr(arguments.input):
+        _info_zarr(arguments, session)
+        return
     volume = read_image(arguments.input, arguments)
     array = np.asarray(volume.array)
     counted = volume.metadata.get("intensity_unit")
@@ -52,46 +57,142 @@ def info(arguments: argparse.Namespace, session: Session) -> None:
     series = [volume.metadata.get(f"series_{name}") for name in ("number", "description")]
     if any(series):
         session.say(f"  series      {' '.join(filter(None, series))} ({volume.metadata['modality']})")
-    session.say(f"  voxel size  {shown_size(volume.voxel_size, volume.unit)}")
-    if volume.voxel_size is not None:
-        counts = [
-            n for n, letter in zip(array.shape, volume.axes, strict=True) if letter in volume.spatial_axes
-        ]
-        field = [n * v for n, v in zip(counts, volume.voxel_size, strict=True)]
-        session.say(f"  field       {shown_size(field, volume.unit)}")
+    counts = [n for n, letter in zip(array.shape, volume.axes, strict=True) if letter in volume.spatial_axes]
+    _say_size(session, counts, volume.voxel_size, volume.unit)
     if volume.oriented:
-        session.say(f"  placed      {_placed(volume)}")
+        session.say(f"  placed      {_placed(volume.affine, volume.spatial_axes, volume.unit)}")
     else:
         filler = "" if volume.affine is None else " (qform and sform codes 0: the affine is a placeholder)"
         session.say(f"  orientation none stated in the file{filler}")
-    if "minimum" in record:
-        session.say(
-            f"  values      {record['minimum']:.6g} to {record['maximum']:.6g}, mean {record['mean']:.6g}, "
-            f"standard deviation {record['std']:.6g}" + (f" ({counted})" if counted else "")
-        )
-    session.say(f"  negative    {record['negative']} of {array.size}")
-    session.say(f"  not finite  {record['nan']} NaN, {record['infinite']} infinite")
-    for line in _sketch(record.get("histogram")):
-        session.say(line)
-    for advice in _advice(record, volume):
-        session.say(f"  note: {advice}")
-        session.warnings.append(advice)
+    _say_values(session, record, f" ({counted})" if counted else "")
+    _say_advice(session, record, volume.voxel_size)
     session.write_json(record)
 
 
-def _placed(volume: mf.io.Volume) -> str:
+def _say_size(
+    session: Session, counts: Sequence[int], voxel_size: tuple[float, ...] | None, unit: str | None
+) -> None:
+    session.say(f"  voxel size  {shown_size(voxel_size, unit)}")
+    if voxel_size is not None:
+        field = [n * v for n, v in zip(counts, voxel_size, strict=True)]
+        session.say(f"  field       {shown_size(field, unit)}")
+
+
+def _say_values(session: Session, record: dict[str, Any], counted: str) -> None:
+    if "minimum" in record:
+        session.say(
+            f"  values      {record['minimum']:.6g} to {record['maximum']:.6g}, mean {record['mean']:.6g}, "
+            f"standard deviation {record['std']:.6g}{counted}"
+        )
+    session.say(f"  negative    {record['negative']} of {record['size']}")
+    session.say(f"  not finite  {record['nan']} NaN, {record['infinite']} infinite")
+    for line in _sketch(record.get("histogram")):
+        session.say(line)
+
+
+def _say_advice(session: Session, record: dict[str, Any], voxel_size: tuple[float, ...] | None) -> None:
+    for advice in _advice(record, voxel_size):
+        session.say(f"  note: {advice}")
+        session.warnings.append(advice)
+
+
+def _info_zarr(arguments: argparse.Namespace, session: Session) -> None:
+    """Of the metadata; values only of a level that is small."""
+    for name in ("channel", "frame"):
+        if getattr(arguments, name) is not None:
+            raise UserError(f"--{name}: is for DICOM, which {arguments.input} is not")
+    if arguments.series is not None and not arguments.series.isdigit():
+        raise UserError(f"--series: got {arguments.series!r}, expected the number of an image, from 0")
+    series = None if arguments.series is None else int(arguments.series)
+    source = mf.io.open_source(arguments.input, series=series)
+    levels = source.layout["levels"]
+    times, channels = (len({item[i] for item in source.items}) for i in (0, 1))
+    bytes_each = [math.prod(level["shape"]) * source.stored_dtype.itemsize for level in levels]
+    record: dict[str, Any] = {
+        "command": "info",
+        "version": mf.__version__,
+        "input": arguments.input,
+        "format": source.layout["format"],
+        "shape": [n for n, a in ((times, "t"), (channels, "c")) if a in source.axes] + list(source.shape),
+        "axes": source.axes,
+        "dtype": str(source.stored_dtype),
+        "bytes": bytes_each[0],
+        "times": times,
+        "channels": channels,
+        "channel_names": source.channel_names,
+        "voxel_size": source.voxel_size,
+        "unit": source.unit,
+        "affine": source.affine,
+        "oriented": source.affine is not None,
+        "origin": source.origin,
+        "time_step": source.geometry.time_step,
+        "time_unit": source.geometry.time_unit,
+        "levels": levels,
+    }
+    session.say(f"{arguments.input}")
+    session.say(f"  format      {source.layout['format']}")
+    session.say(
+        f"  shape       {' x '.join(map(str, record['shape']))} ({', '.join(source.axes)}), "
+        f"{source.stored_dtype}, {_shown_bytes(bytes_each[0])}"
+    )
+    names = f" ({', '.join(source.channel_names)})" if source.channel_names else ""
+    step = ""
+    if source.geometry.time_step is not None:
+        step = f" every {source.geometry.time_step:g} {source.geometry.time_unit or '(no unit)'}"
+    session.say(
+        f"  items       {len(source.items)}: {times} time point{'s' * (times > 1)}{step}, {channels} "
+        f"channel{'s' * (channels > 1)}{names}"
+    )
+    _say_size(session, source.shape, source.voxel_size, source.unit)
+    if source.affine is not None:
+        session.say(f"  placed      {_placed(source.affine, source.geometry.spatial_axes, source.unit)}")
+    else:
+        session.say("  orientation none stated in the file")
+    if source.origin is not None:
+        session.say(
+            f"  first voxel at {', '.join(f'{v:.6g}' for v in source.origin)} {source.unit or ''}".rstrip()
+        )
+    for number, level in enumerate(levels):
+        blocks = f"chunks {' x '.join(map(str, level['chunks']))}"
+        if level["shards"] is not None:
+            blocks += f" in shards {' x '.join(map(str, level['shards']))}"
+        packed = f", {' '.join(level['compression'])}" if level["compression"] else ", not compressed"
+        size = "" if level["scale"] is None else f", scale {' x '.join(f'{v:.6g}' for v in level['scale'])}"
+        name = f" ({level['path']})" if level["path"] else ""
+        session.say(
+            f"  level {number:<6}{' x '.join(map(str, level['shape']))}{name}{size}, {blocks}{packed}"
+        )
+    small = next((i for i, n in enumerate(bytes_each) if n <= _READ_BYTES), None)
+    if small is None:
+        session.say(f"  values      not read: no level takes less than {_shown_bytes(_READ_BYTES)}")
+    else:
+        array = mf.io.open_source(arguments.input, series=series, level=small).volume().array
+        record |= {"values_of_level": small, "size": array.size, **_values(array)}
+        _say_values(session, record, "" if small == 0 else f" (level {small}: means of blocks)")
+    _say_advice(session, record, source.voxel_size)
+    session.write_json(record)
+
+
+def _shown_bytes(count: int) -> str:
+    for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
+        if count >= size:
+            return f"{count / size:.4g} {unit}"
+    return f"{count / 1e3:.4g} kB"
+
+
+def _placed(matrix: Any, spatial_axes: str, unit: str | None) -> str:
     """Where the axes point in the body, and where the first voxel lies."""
-    affine = np.asarray(volume.affine)
+    affine = np.asarray(matrix)
     directions = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
     words, tilt = [], 0.0
-    for column, axis in zip(range(len(volume.spatial_axes) - 1, -1, -1), volume.spatial_axes, strict=True):
+    for column, axis in zip(range(len(spatial_axes) - 1, -1, -1), spatial_axes, strict=True):
         way = directions[:, column]
         nearest = int(np.argmax(np.abs(way)))
         words.append(f"{axis} to {('RAS' if way[nearest] > 0 else 'LPI')[nearest]}")
         tilt = max(tilt, math.degrees(math.acos(min(1.0, abs(way[nearest])))))
     oblique = f", oblique by {tilt:.1f} degrees" if tilt > 0.05 else ""
     place = ", ".join(f"{v:.6g}" for v in affine[:3, 3])
-    return f"{', '.join(words)}{oblique}; first voxel at R, A, S = {place} {volume.unit or ''}".rstrip()
+    return f"{', '.join(words)}{oblique}; first voxel at R, A, S = {place} {unit or ''}".rstrip()
 
 
 def _values(array: np.ndarray) -> dict[str, Any]:
@@ -144,11 +245,11 @@ def _sketch(histogram: dict[str, list[float]] | None) -> list[str]:
     return lines
 
 
-def _advice(record: dict[str, Any], volume: mf.io.Volume) -> list[str]:
+def _advice(record: dict[str, Any], voxel_size: tuple[float, ...] | None) -> list[str]:
     advice = []
-    if record["nan"] or record["infinite"]:
+    if record.get("nan") or record.get("infinite"):
         advice.append("values that are not finite are refused by every method; replace them first")
-    if record["negative"]:
+    if record.get("negative"):
         advice.append(
             "Richardson-Lucy needs values of 0 or more: --negative clip or shift, or use --method wiener"
         )
@@ -159,10 +260,10 @@ def _advice(record: dict[str, Any], volume: mf.io.Volume) -> list[str]:
             f"{record['at_maximum']} values are exactly the largest, {record['maximum']:.6g}: the image may "
             "be saturated (clipped), and is restored wrongly around there"
         )
-    if volume.voxel_size is None:
+    if voxel_size is None:
         advice.append("no voxel size: a PSF in mm or µm needs --voxel-size-mm or --voxel-size-um")
     else:
-        ratio = max(volume.voxel_size) / min(volume.voxel_size)
+        ratio = max(voxel_size) / min(voxel_size)
         if ratio > ANISOTROPIC:
             advice.append(
                 f"voxels are anisotropic (edges differ by a factor {ratio:.3g}): give PSFs in mm or µm"
@@ -320,13 +421,7 @@ def backends(arguments: argparse.Namespace, session: Session) -> None:
     rows: list[dict[str, Any]] = []
     available = mf.backends.available()
     for name in ("cpp", "numba", "reference", "cuda"):
-        try:
-            module = importlib.import_module(f"medeconv_fast.backends.{name}")
-        except ImportError:
-            rows.append(
-                {"name": name, "available": False, "reason": "not built yet in this version of medeconv_fast"}
-            )
-            continue
+        module = importlib.import_module(f"medeconv_fast.backends.{name}")
         row: dict[str, Any] = {"name": name, "available": name in available}
         row |= {"details": module.describe()} if row["available"] else {"reason": module.unavailable_reason()}
         rows.append(row)

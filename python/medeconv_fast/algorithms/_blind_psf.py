@@ -251,11 +251,11 @@ def _window_sums(values: np.ndarray, counts: tuple[int, ...]) -> np.ndarray:
 
 
 def gain_of(
-    kernel: np.ndarray, blur: Blur, operator: Operator, trust: np.ndarray | None
+    kernel: np.ndarray, blur: Blur, operator: Operator, data: np.ndarray, trust: np.ndarray | None
 ) -> np.ndarray | None:
     """What `_start.gain_of` gives, by sums of the PSF where it can: it changes with every update."""
     if trust is not None or blur.boundary not in ("extended", "zero"):
-        return _start.gain_of(blur, operator, trust, matched=True)
+        return _start.gain_of(blur, operator, data, trust, matched=True)
     # A voxel near the border misses the part of the PSF that reaches outside: a sum over a box of it.
     sums = kernel
     rows = []

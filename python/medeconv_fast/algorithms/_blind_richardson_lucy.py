@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import _arrays, _validate
+from .. import _arrays, _validate, backends
 from .._blur import Blur, check_engine
 from .._threads import resolve_num_threads
 from ..stop import Rule, Run, Thinning, Watch, noise_level, rule_of
@@ -174,6 +174,7 @@ def blind_richardson_lucy(
             "'spectral' or 'direct'"
         )
 
+    kernels = backends.resolve(backend, image)
     data, restore, (lowest, highest) = _arrays.as_image(image)
     notes: list[str] = []
     kernel, form, psf_settings = first_psf(
@@ -186,7 +187,7 @@ def blind_richardson_lucy(
             data.shape,
             boundary=boundary,
             engine=engine,
-            backend=backend,
+            backend=kernels.NAME,
             dtype=data.dtype,
             num_threads=num_threads,
         )
@@ -233,7 +234,7 @@ def blind_richardson_lucy(
     for iteration in range(1, iterations + 1):
         begun = time.perf_counter()
         operator = blur.operator(data.dtype)
-        gain = gain_of(kernel, blur, operator, trust)
+        gain = gain_of(kernel, blur, operator, data, trust)
         penalty = smoothing and Penalty(*smoothing, mean, psf_settings["voxel_size"], operator)
         steps: list[dict[str, Any]] = []
         estimate, ended_by = iterate(

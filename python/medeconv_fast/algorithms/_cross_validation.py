@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import _device
 from ..stop import noise_level
 from ._noise import sample
 
@@ -28,14 +29,15 @@ QUIET = 0.02
 
 def is_amplified_noise(result: np.ndarray, image: np.ndarray, psf_sum: float) -> bool:
     """Whether a result is nothing but its image's noise, amplified."""
-    spread = float(sample(image).std(dtype=np.float64)) / psf_sum
-    part = sample(result)
+    spread = float(sample(_device.host(image)).std(dtype=np.float64)) / psf_sum
+    part = sample(_device.host(result))
     return float(part.std(dtype=np.float64)) > AMPLIFIED * spread and noise_level(part) > DETAILS * spread
 
 
 def is_quiet(result: np.ndarray, image: np.ndarray, psf_sum: float) -> bool:
     """Whether the finest details of a result are small beside its image."""
-    return psf_sum * noise_level(sample(result)) <= QUIET * float(sample(image).std(dtype=np.float64))
+    spread = float(sample(_device.host(image)).std(dtype=np.float64)) / psf_sum
+    return noise_level(sample(_device.host(result))) <= QUIET * spread
 
 
 def window(length: int) -> np.ndarray:

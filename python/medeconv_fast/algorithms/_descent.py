@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import _validate
+from .. import _device, _validate
 from ._linear_model import LinearModel
 
 
@@ -81,10 +81,9 @@ def descend_accelerated(
         change = np.subtract(estimate, before, out=before)
         sums = None
         if rule.of_update:
-            # einsum widens block by block: no float64 copy of the volume.
             sums = {
-                name: float(np.einsum("i,i->", a, a, dtype=np.float64))
-                for name, a in (("squared_change", change.ravel()), ("squared_result", estimate.ravel()))
+                name: _device.dot(a, a)
+                for name, a in (("squared_change", change), ("squared_result", estimate))
             }
         ended_by = model.updated(entry, begun, estimate, sums)
         if ended_by is not None and not last:

@@ -55,7 +55,7 @@ class FilterCall:
             )
         self._normalize_psf = _validate.flag(normalize_psf, "normalize_psf")
         self._return_info = _validate.flag(return_info, "return_info")
-        self.kernels = backends.resolve(backend)
+        self.kernels = backends.resolve(backend, image)
         self.num_threads = num_threads
         self._threads = resolve_num_threads(num_threads)
 

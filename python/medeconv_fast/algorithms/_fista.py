@@ -147,6 +147,7 @@ def fista(
         backend=backend,
         engine=engine,
         num_threads=num_threads,
+        resident=not weight,  # the proximal map is the host's
     )
     if non_negative:
         model.warn_of_signed_scale()
@@ -166,7 +167,7 @@ def fista(
         proximal = functools.partial(denoiser, iterations=inner_iter)
         extra = denoiser.nbytes
     else:
-        proximal = _projected if non_negative else np.copy
+        proximal = _projected if non_negative else _copied
     estimate, stopped_by = descend_accelerated(model, estimate, length, proximal)
     settings = {
         "weight": weight,
@@ -176,6 +177,10 @@ def fista(
         "non_negative": non_negative,
     }
     return model.finish(estimate, stopped_by, settings, held=4, extra_bytes=extra)
+
+
+def _copied(x: np.ndarray) -> np.ndarray:
+    return x.copy()
 
 
 def _projected(x: np.ndarray) -> np.ndarray:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 import time
 import warnings
@@ -11,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import _arrays, _validate
+from .. import _arrays, _device, _validate, backends
 from .._blur import BOUNDARIES, FOLDED, Blur
 from .._threads import resolve_num_threads
 from ..stop import Discrepancy, IDivergenceSlope, Rule, Run, Thinning, Watch, noise_level, rule_of
@@ -46,8 +45,12 @@ class LinearModel:
         engine: Any,
         num_threads: int | None,
         boundaries: tuple[str, ...] = BOUNDARIES,
+        resident: bool = True,
     ) -> None:
-        """`usual`: the default number of iterations, and the most with a rule for stopping."""
+        """`usual`: the default number of iterations, and the most with a rule for stopping.
+
+        `resident`: the method's own steps are among what arrays in GPU memory can do.
+        """
         self._started = time.perf_counter()
         self._method = method
         iterations = None if num_iter is None else _validate.integer(num_iter, "num_iter", minimum=1)
@@ -61,7 +64,10 @@ class LinearModel:
         self._callback = callback
         boundary = _validate.choice(boundary, "boundary", boundaries)
 
-        self.data, self._restore, (lowest, highest) = _arrays.as_image(image)
+        kernels = backends.resolve(backend, image)
+        self.data, self._restore, (lowest, highest) = _arrays.as_image(image, resident=resident)
+        if resident:
+            self.data = kernels.resident(self.data)
         self._extremes = lowest, highest
         largest = max(-lowest, highest)
         _validate.scale(largest, "image", self.data.dtype)
@@ -71,7 +77,7 @@ class LinearModel:
             self.data.shape,
             boundary=boundary,
             engine=engine,
-            backend=backend,
+            backend=kernels.NAME,
             dtype=self.data.dtype,
             normalize_psf=normalize_psf,
             num_threads=num_threads,
@@ -87,7 +93,7 @@ class LinearModel:
         counted = float(self.data.size)
         if self.weights is not None:
             counted = float(self.weights.sum(dtype=np.float64))
-        run = Run(counted, functools.partial(noise_level, self.data), self._started)
+        run = Run(counted, lambda: noise_level(_device.host(self.data)), self._started)
         self.watch = Watch(Rule()) if self.rule is None else self.rule.watch(run)
 
     @property
@@ -109,12 +115,13 @@ class LinearModel:
             level = 0.0
             if initial == "flat":
                 level = (_options.weighted_mean(data, self.weights) - self.background) / blur.psf_sum
-            return np.full(blur.estimate_shape, level, data.dtype)
+            made: np.ndarray = _device.full_beside(data, blur.estimate_shape, level)
+            return made
         if isinstance(initial, str):
             if self._method != "van_cittert":  # which never corrects a voxel of weight 0
                 data, _ = _options.trusted(data, self.weights, self._extremes)
             return _options.framed(data - data.dtype.type(self.background), blur)
-        return _options.framed(_options.initial_array(initial, blur, data.dtype), blur)
+        return _options.framed(_options.initial_array(initial, blur, data), blur)
 
     def warn_of_signed_scale(self) -> None:
         """For an estimate that is to be non-negative although nobody asked for it."""
@@ -137,7 +144,7 @@ class LinearModel:
         """
         operator = self.operator
         if float(self.blur.psf.min()) >= 0:
-            blurred = operator.apply(np.ones(self.blur.estimate_shape, self.data.dtype))
+            blurred = operator.apply(_device.full_beside(self.data, self.blur.estimate_shape, 1.0))
             if self.weights is not None:
                 blurred *= self.weights
             return float(operator.apply(blurred, adjoint=True).max())
@@ -147,7 +154,8 @@ class LinearModel:
             # (Ehlich and Zeller 1964).
             bound /= math.cos(math.pi * (k // 2) / _samples(k)) ** 2
         if self.blur.boundary in FOLDED:
-            bound *= float(operator.fold(operator.pad(np.ones(self.data.shape, self.data.dtype))).max())
+            ones = _device.full_beside(self.data, self.data.shape, 1.0)
+            bound *= float(operator.fold(operator.pad(ones)).max())
         return bound * (1.0 if self.weights is None else float(self.weights.max()))
 
     def seen(self, entry: dict[str, Any], sums: dict[str, float] | None) -> bool:
@@ -163,18 +171,17 @@ class LinearModel:
         if sums is not None:
             square = sums["squared_result"]
             entry["relative_change"] = math.sqrt(sums["squared_change"] / square) if square > 0 else 0.0
+        if self.rule is not None:
+            _device.settle(estimate)  # a rule goes by time
         ended = time.perf_counter()
         entry["seconds"] = ended - begun
         self.trace.append(entry)
         if self._callback is not None:
-            answer = self._callback(entry["iteration"], self._restore(self._cropped(estimate, copy=True)))
+            inside = _options.cropped(estimate, self.blur, copy=True)
+            answer = self._callback(entry["iteration"], self._restore(inside))
             if isinstance(answer, bool | np.bool_) and bool(answer):
                 return "callback"
         return self.watch.rule.name if self.watch.after(entry | {"ended": ended}) else None
-
-    def _cropped(self, estimate: np.ndarray, *, copy: bool = False) -> np.ndarray:
-        part = estimate[self.blur.frame]
-        return np.array(part, order="C") if copy else np.ascontiguousarray(part)
 
     def finish(
         self,
@@ -186,7 +193,7 @@ class LinearModel:
         extra_bytes: int = 0,
     ) -> Any:
         """What the caller gets; `held` arrays of the estimate's shape were in use."""
-        result = self._cropped(estimate)
+        result = _options.cropped(estimate, self.blur)
         if not self._return_info:
             return self._restore(result)
         blur = self.blur

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import _arrays, _validate
+from .. import _arrays, _device, _validate, backends
 from .._blur import Blur
 
 # Negative values down to this share of the largest one are taken for noise around zero, beyond it for a
@@ -123,7 +123,7 @@ def weights_of(weights: Any, data: np.ndarray) -> np.ndarray | None:
     """A call's ``weights=`` for that image."""
     if weights is None:
         return None
-    trust, (lowest, highest) = _arrays.as_operand(weights, "weights", data.shape, data.dtype)
+    trust, (lowest, highest) = _arrays.as_operand(weights, "weights", data.shape, data.dtype, beside=data)
     _validate.non_negative(trust, "weights", lowest)
     if highest == 0:
         raise ValueError("weights: all are zero, expected at least one positive")
@@ -142,38 +142,49 @@ def trusted(
     """
     if weights is None or float(weights.min()) > 0:
         return data, extremes
-    seen = weights > 0
-    values = data[seen]
+    given, trust = _device.host(data), _device.host(weights)
+    seen = trust > 0
+    values = given[seen]
     highest = values.max()
-    mean = weighted_mean(values, weights[seen])
+    mean = weighted_mean(values, trust[seen])
     value = values.min(initial=highest, where=values >= mean)
-    return np.where(seen, data, value), (float(values.min()), float(highest))
+    known = np.where(seen, given, value)
+    return _device.beside(data, known), (float(values.min()), float(highest))
 
 
 def weighted_mean(data: np.ndarray, weights: np.ndarray | None) -> float:
     if weights is None:
         return float(data.mean(dtype=np.float64))
-    # einsum widens block by block: no float64 copy of the volume.
-    total = np.einsum("i,i->", data.ravel(), weights.ravel(), dtype=np.float64)
-    return float(total) / float(weights.sum(dtype=np.float64))
+    return _device.dot(data, weights) / float(weights.sum(dtype=np.float64))
 
 
-def initial_array(initial: Any, blur: Blur, dtype: Any) -> np.ndarray:
-    """The array that a call's ``initial=`` is: of the image's shape or of the estimate's."""
+def initial_array(initial: Any, blur: Blur, data: np.ndarray) -> np.ndarray:
+    """The array that a call's ``initial=`` is, of the image's shape or of the estimate's, beside `data`."""
     array, _ = _arrays.to_numpy(initial, "initial")
     if array.shape not in (blur.shape, blur.estimate_shape):
         allowed = f"{blur.shape} (the image's)"
         if blur.estimate_shape != blur.shape:
             allowed += f" or {blur.estimate_shape} (the estimate's)"
         raise ValueError(f"initial: got shape {array.shape}, expected {allowed}")
-    first = _arrays.computable(array, dtype)
+    first = _arrays.computable(array, data.dtype)
     _validate.finite(first, "initial")
-    return first
+    made: np.ndarray = _device.beside(data, first)
+    return made
 
 
 def framed(first: np.ndarray, blur: Blur) -> np.ndarray:
     """A new array of the estimate's shape; one of the image's shape has its edge repeated outside."""
     if first.shape == blur.estimate_shape:
-        return np.array(first, order="C")
-    around = [(s.start, n - s.stop) for s, n in zip(blur.frame, blur.estimate_shape, strict=True)]
-    return np.pad(first, around, mode="edge")
+        return first.copy()
+    before = tuple(s.start for s in blur.frame)
+    behind = tuple(n - s.stop for s, n in zip(blur.frame, blur.estimate_shape, strict=True))
+    made: np.ndarray = backends.resolve(blur.backend).pad(first, before, behind, "nearest")
+    return made
+
+
+def cropped(estimate: np.ndarray, blur: Blur, *, copy: bool = False) -> np.ndarray:
+    """The estimate in the image's frame; `copy`: a new array even where that is all of it."""
+    part = estimate[blur.frame]
+    if not isinstance(part, np.ndarray):
+        return part  # a box of an array in GPU memory is new
+    return np.array(part, order="C") if copy else np.ascontiguousarray(part)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import _arrays, _validate
+from .. import _arrays, _device, _validate, backends
 from .._blur import Blur, check_engine
 from .._threads import resolve_num_threads
 from ..stop import Rule, Run, Thinning, noise_level, rule_of
@@ -179,14 +179,16 @@ def richardson_lucy(
         _validate.choice(initial, "initial", INITIAL)
     _options.check_callback(callback)
 
-    data, restore, (lowest, highest) = _arrays.as_image(image)
+    kernels = backends.resolve(backend, image)
+    data, restore, (lowest, highest) = _arrays.as_image(image, resident=True)
+    data = kernels.resident(data)
     psf, psf_settings = _options.psf_on_grid(psf, data.ndim, voxel_size, psf_voxel_size)
     blur = Blur(
         psf,
         data.shape,
         boundary=boundary,
         engine=engine,
-        backend=backend,
+        backend=kernels.NAME,
         dtype=data.dtype,
         normalize_psf=normalize_psf,
         num_threads=num_threads,
@@ -214,25 +216,25 @@ def richardson_lucy(
     if offset:
         warnings.append(f"image: shifted by {offset:g} to be non-negative; the estimate was shifted back")
     # What is needed for the gain adds nothing to the peak before the estimate is there.
-    gain = gain_of(blur, operator, trust, matched=back is None)
+    gain = gain_of(blur, operator, data, trust, matched=back is None)
     estimate, level = first_estimate(initial, data, trust, background, offset, blur)
     model = Model(
         image=image,
         weights=trust,
         background=background + (readout if isinstance(readout, float) else 0.0),
-        partial=readout if isinstance(readout, np.ndarray) else None,
-        damping=None if threshold is None else _sharpness(threshold, data),
+        partial=None if readout is None or isinstance(readout, float) else readout,
+        damping=None if threshold is None else sharpness(threshold, data),
         eps=blur.smallest_divisor(highest),
         unit=unit_of(highest),
     )
 
     def noise() -> float:
         # Told from neighbours, robustly: a constant in place of dead voxels would hide it.
-        return noise_level(np.maximum(given, 0) if clipped and readout is None else given)
+        values = _device.host(given)
+        return noise_level(np.maximum(values, 0) if clipped and readout is None else values)
 
     def cropped(estimate: np.ndarray, *, copy: bool = False) -> np.ndarray:
-        part = estimate[blur.frame]
-        inside = np.array(part, order="C") if copy else np.ascontiguousarray(part)
+        inside = _options.cropped(estimate, blur, copy=copy)
         if offset:
             inside -= inside.dtype.type(offset / blur.psf_sum)
         return inside
@@ -251,7 +253,7 @@ def richardson_lucy(
             note = f"image: no value rises above the background {background:g}; the estimate is zero"
             warnings.append(note)
             python_warnings.warn(note, UserWarning, stacklevel=2)
-        result = np.full(data.shape, -offset / blur.psf_sum if offset else 0.0, data.dtype)
+        result = _device.full_beside(data, data.shape, -offset / blur.psf_sum if offset else 0.0)
         stopped_by = "nothing above background"
     else:
         mean = level_of(data, trust, background) / blur.psf_sum
@@ -305,8 +307,8 @@ def richardson_lucy(
             "boundary": boundary,
             "background": background,
             "weights": None if trust is None else "array",
-            "readout_variance": "array" if isinstance(readout, np.ndarray) else readout,
-            "damping": "array" if isinstance(threshold, np.ndarray) else threshold,
+            "readout_variance": readout if readout is None or isinstance(readout, float) else "array",
+            "damping": threshold if threshold is None or isinstance(threshold, float) else "array",
             "regularizer": regularizer,
             "acceleration": acceleration,
             "back_projector": projector,
@@ -380,7 +382,8 @@ def _thin(
     fewer = functools.partial(np.multiply, estimate.dtype.type(share))
     traces: list[list[dict[str, Any]]] = []
     for number in range(rule.splits):
-        kept, held = rule.split(model.image, number)
+        halves = rule.split(_device.host(model.image), number)
+        kept, held = (_device.beside(model.image, half) for half in halves)
         part = dataclasses.replace(
             model,
             image=kept,
@@ -403,12 +406,18 @@ def _operand(value: Any, name: str, data: np.ndarray) -> float | np.ndarray | No
         return None
     if np.ndim(value) == 0:
         return _validate.number(value, name, minimum=0) or None
-    array, (lowest, highest) = _arrays.as_operand(value, name, data.shape, data.dtype)
+    array, (lowest, highest) = _arrays.as_operand(value, name, data.shape, data.dtype, beside=data)
     _validate.non_negative(array, name, lowest)
     return array if highest > 0 else None
 
 
-def _sharpness(threshold: float | np.ndarray, data: np.ndarray) -> np.ndarray:
+def sharpness(threshold: float | np.ndarray, data: np.ndarray) -> np.ndarray:
     """2 / threshold², as the formula takes it; where the threshold is 0 nothing is damped."""
-    wide = np.broadcast_to(np.asarray(threshold, np.float64), data.shape)
-    return (2 / np.maximum(wide, SMALLEST_THRESHOLD) ** 2).astype(data.dtype)
+    wide = np.broadcast_to(
+        np.asarray(threshold if isinstance(threshold, float) else _device.host(threshold), np.float64),
+        data.shape,
+    )
+    made: np.ndarray = _device.beside(
+        data, (2 / np.maximum(wide, SMALLEST_THRESHOLD) ** 2).astype(data.dtype)
+    )
+    return made

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .. import _validate
+from .. import _device, _validate
 from .._blur import Blur, Operator
 from . import _back_projectors as unmatched
 from . import _options
@@ -66,11 +66,11 @@ def first_estimate(
         return None, 0.0
     if isinstance(initial, str) and initial == "flat":
         level /= blur.psf_sum
-        return np.full(blur.estimate_shape, level, data.dtype), level
+        return _device.full_beside(data, blur.estimate_shape, level), level
     if isinstance(initial, str):
         first = np.maximum(data, 0)  # below zero with a readout variance only
     else:
-        first = _options.initial_array(initial, blur, data.dtype)
+        first = _options.initial_array(initial, blur, data)
         if offset:
             first = first + first.dtype.type(offset / blur.psf_sum)
         lowest, highest = float(first.min()), float(first.max())
@@ -81,22 +81,22 @@ def first_estimate(
 
 
 def gain_of(
-    blur: Blur, operator: Operator, weights: np.ndarray | None, *, matched: bool
+    blur: Blur, operator: Operator, data: np.ndarray, weights: np.ndarray | None, *, matched: bool
 ) -> np.ndarray | None:
     """1 / normalizer, 0 where the estimate is to keep its initial value; None if it is 1 everywhere.
 
-    Of an unmatched back projector the divisor has a lower bound instead.
+    Of an unmatched back projector the divisor has a lower bound instead. It lies where `data` does.
     """
     if not matched:
-        trust = np.ones(blur.shape, operator.dtype) if weights is None else weights
+        trust = _device.full_beside(data, blur.shape, 1.0) if weights is None else weights
         divisor = operator.apply(trust, adjoint=True)
         smallest = divisor.dtype.type(unmatched.SMALLEST_DIVISOR * float(divisor.max()))
         return 1 / np.maximum(divisor, smallest)
     if blur.boundary == "wrap" and weights is None and blur.psf_sum == 1:
         return None
     largest = blur.psf_sum * (1.0 if weights is None else float(weights.max()))
-    gain = blur.normalizer(weights)
-    seen = gain >= gain.dtype.type(SMALLEST_NORMALIZER * largest)
-    np.divide(1, gain, out=gain, where=seen)
-    np.copyto(gain, 0, where=~seen)
-    return gain
+    trust = _device.full_beside(data, blur.shape, 1.0) if weights is None else weights
+    gain = operator.apply(trust, adjoint=True)
+    smallest = gain.dtype.type(SMALLEST_NORMALIZER * largest)
+    seen = gain >= smallest
+    return np.divide(seen, np.maximum(gain, smallest, out=gain), out=gain)

@@ -1,9 +1,9 @@
 """Backends: the same kernels in several languages, and the choice among them.
 
 A call's ``backend=`` counts first, then `use_backend`, then the environment variable ``MEDECONV_BACKEND``,
-then "auto": the first available one of cpp, numba, reference. A backend that was asked for by name and is not
-available raises with the reason; nothing falls back silently: the first call that "auto" leaves to the
-reference warns.
+then "auto": the first available one of cpp, numba, reference; cuda is for those who name it. A backend that
+was asked for by name and is not available raises with the reason; nothing falls back silently: the first call
+that "auto" leaves to the reference warns.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import warnings
 from types import ModuleType
 from typing import Any
 
-from .. import _validate
-from . import cpp, numba, reference
+from .. import _device, _validate
+from . import cpp, cuda, numba, reference
 
 __all__ = ["available", "release_memory", "resolve", "use_backend"]
 
@@ -22,8 +22,8 @@ _BUILT: dict[str, ModuleType] = {
     "cpp": cpp,
     "numba": numba,
     "reference": reference,
-}  # in the order of "auto"
-_UNBUILT = ("cuda",)
+    "cuda": cuda,
+}  # in the order of "auto", which never gets beyond the reference
 _VARIABLE = "MEDECONV_BACKEND"
 _chosen = "auto"
 _warned = False  # once per process
@@ -50,7 +50,7 @@ def _automatic() -> ModuleType:
 
 
 def _named(name: Any, argument: str) -> ModuleType:
-    name = _validate.choice(name, argument, ("auto", *_BUILT), unbuilt=_UNBUILT)
+    name = _validate.choice(name, argument, ("auto", *_BUILT))
     if name == "auto":
         return _automatic()
     module = _BUILT[name]
@@ -64,7 +64,7 @@ def use_backend(name: str) -> None:
 
     Parameters
     ----------
-    name : {"auto", "cpp", "numba", "reference"}
+    name : {"auto", "cpp", "numba", "reference", "cuda"}
         "auto" returns to ``MEDECONV_BACKEND`` or the first available one.
 
     Raises
@@ -73,16 +73,25 @@ def use_backend(name: str) -> None:
         Unknown name.
     ImportError
         The backend is not available here; the message says why.
-    NotImplementedError
-        A backend that is not built yet.
     """
     global _chosen
     _named(name, "name")
     _chosen = name
 
 
-def resolve(name: Any = "auto") -> ModuleType:
-    """The backend module for a call's ``backend=`` argument; errors as `use_backend`."""
+def resolve(name: Any = "auto", *arrays: Any) -> ModuleType:
+    """The backend module for a call's ``backend=`` argument and its arrays; errors as `use_backend`.
+
+    The device is the array's: in GPU memory only 'cuda' computes.
+    """
+    resident = next((a for a in arrays if _device.on_device(a)), None)
+    if resident is not None:
+        if name not in ("auto", "cuda"):
+            raise ValueError(
+                f"backend: got {name!r} for a {_device.library_of(resident)} array in GPU memory, expected "
+                "'cuda' or 'auto'; or copy it to the host first (torch: .cpu(), CuPy: .get())"
+            )
+        return _named("cuda", "backend")
     if not isinstance(name, str) or name != "auto":
         return _named(name, "backend")
     if _chosen != "auto":

@@ -279,6 +279,11 @@ def empty(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
     return getattr(_native(), "empty_" + _suffix(dtype))(shape)
 
 
+def resident(array: np.ndarray) -> np.ndarray:
+    """The array where the backend computes."""
+    return array
+
+
 def pad(
     x: np.ndarray, low: tuple[int, ...], high: tuple[int, ...], boundary: str, num_threads: int | None = None
 ) -> np.ndarray:

@@ -7,11 +7,13 @@ DICOM                           a folder, or a file of any name; written as a de
 NRRD, MetaImage                 .nrrd, .nhdr, .mha, .mhd, extra ``itk``
 OME-TIFF                        .ome.tif, .ome.tiff, extra ``io``
 TIFF, ImageJ TIFF               .tif, .tiff; written as ImageJ TIFF (uint8, uint16, float32), extra ``io``
+OME-Zarr, Zarr                  .ome.zarr, .zarr, or any folder that is Zarr; written as OME-Zarr 0.5, extra
+                                ``zarr``
 NumPy                           .npy; the geometry in NAME.npy.json beside it
 ==============================  =============================================================================
 
 A file or folder appears under its final name only when whole; an existing one is replaced only with
-``overwrite=True``.
+``overwrite=True``. `open_source` and `create_store` read and write regions of images larger than memory.
 """
 
 from __future__ import annotations
@@ -20,26 +22,34 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from . import _dicom, _dicom_series, _itk, _nifti, _npy, _tiff
+from . import _dicom, _dicom_series, _itk, _nifti, _npy, _tiff, _zarr
 from ._files import check_folder, check_writable, naming, write_whole, write_whole_folder
+from ._source import Source, open_source
+from ._store import Store, check_zarr, create_store, open_partial, write_volume
 from ._volume import Volume
 
 __all__ = [
+    "Source",
+    "Store",
     "Volume",
     "check_derivable",
     "check_destination",
     "check_writable",
+    "create_store",
     "destinations",
     "formats",
     "is_dicom",
+    "is_zarr",
+    "open_partial",
+    "open_source",
     "read",
     "write",
 ]
 
 SUFFIXES = (
     ".nii", ".nii.gz", *_dicom.SUFFIXES, *_itk.SUFFIXES, ".ome.tif", ".ome.tiff", ".tif", ".tiff", ".npy",
+    ".ome.zarr", ".zarr",
 )  # fmt: skip
-UNBUILT = (".zarr",)
 FOLDER = "(folder)"  # in place of an ending: a DICOM series
 
 
@@ -54,10 +64,8 @@ def _suffix(path: Path) -> str:
     for suffix in sorted(SUFFIXES, key=len, reverse=True):
         if name.endswith(suffix):
             return suffix
-    if any(name.endswith(s) for s in UNBUILT):
-        raise NotImplementedError(
-            f"{path}: {path.suffix} is not built yet; supported are {', '.join(SUFFIXES)}"
-        )
+    if _zarr.is_zarr(path):
+        return ".zarr"
     if path.is_dir() or (not path.exists() and not path.suffix):
         return FOLDER
     if _dicom.has_prefix(path):
@@ -99,6 +107,9 @@ def check_destination(path: Any, *, overwrite: bool = False) -> tuple[Path, ...]
     if _is_folder(paths[0]):
         check_folder(paths[0], overwrite=overwrite, replaceable=_dicom_series.replaceable)
         return paths
+    if paths[0].name.lower().endswith(".zarr"):
+        check_zarr(paths[0], overwrite=overwrite)
+        return paths
     for each in paths:
         check_writable(each, overwrite=overwrite)
     return paths
@@ -117,6 +128,20 @@ def is_dicom(path: Any) -> bool:
         True for the name of a folder (no ending) and for .dcm, .dicom and .ima.
     """
     return _is_folder(Path(path)) or Path(path).name.lower().endswith(_dicom.SUFFIXES)
+
+
+def is_zarr(path: Any) -> bool:
+    """Whether a path is a Zarr array or group that exists.
+
+    Parameters
+    ----------
+    path : path-like
+
+    Returns
+    -------
+    bool
+    """
+    return _zarr.is_zarr(Path(path))
 
 
 def check_derivable(volume: Volume, path: Any) -> None:
@@ -143,7 +168,7 @@ def check_derivable(volume: Volume, path: Any) -> None:
 def _is_folder(path: Path) -> bool:
     try:
         return _suffix(path) == FOLDER
-    except (ValueError, NotImplementedError):
+    except ValueError:
         return False  # what is wrong with the name is for `write` to say
 
 
@@ -158,8 +183,8 @@ def read(
         Its ending decides the format; see `formats`. A folder is a DICOM series, and so is a file of another
         ending that is DICOM by its bytes.
     series : str or int, optional
-        TIFF: which of several images, from 0 (the default). DICOM: the series of a folder with several, by
-        UID, number or description.
+        TIFF, and OME-Zarr of several images: which, from 0 (the default). DICOM: the series of a folder with
+        several, by UID, number or description.
     channel : {"red", "green", "blue", "luminance"}, optional
         DICOM: what to read of a colour image; without it colour is refused. "luminance" is
         0.299 R + 0.587 G + 0.114 B, whatever the file is stored as.
@@ -184,8 +209,6 @@ def read(
         are not one even stack (gaps, duplicates, several orientations or sizes, gantry tilt, localizers among
         them, no positions); colour without `channel`, films without `frame`; files that are not images, are
         encrypted or in a transfer syntax that pydicom does not read.
-    NotImplementedError
-        Formats that are not built yet.
     ImportError
         The format's library is missing; the message names the extra.
 
@@ -203,6 +226,10 @@ def read(
     Sizes of 1 in no unit and without orientation are what NIfTI holds where none are known: `voxel_size` is
     then None.
 
+    The axes of Zarr come in the order t, c, z, y, x, whatever order they are stored in; colour samples are
+    written as channels. OME-Zarr is read at full resolution; `open_source` reads the other levels,
+    and regions.
+
     The slices of a DICOM volume go along the normal of their orientation (its rows' direction times its
     columns' direction), at the distances of their positions.
     """
@@ -211,6 +238,8 @@ def read(
         raise FileNotFoundError(f"{path}: no such file")
     suffix = _suffix(path)
     with naming(path):
+        if suffix.endswith(".zarr") and channel is None and frame is None:
+            return open_source(path, series=None if series is None else _number_of_series(series)).volume()
         if suffix == FOLDER or suffix in _dicom.SUFFIXES:
             return _dicom.read(path, series, channel, frame)
         if channel is not None or frame is not None:
@@ -237,11 +266,11 @@ def read(
 
 
 def _number_of_series(series: str | int | None) -> int:
-    """TIFF's images have no names; the command line hands over text."""
+    """The images of TIFF and OME-Zarr have no names; the command line hands over text."""
     if series is None:
         return 0
     if isinstance(series, str) and not series.isdigit():
-        raise ValueError(f"series: got {series!r}, expected the number of an image of the TIFF, from 0")
+        raise ValueError(f"series: got {series!r}, expected the number of an image in the file, from 0")
     return int(series)
 
 
@@ -295,6 +324,8 @@ def write(path: Any, volume: Volume, *, overwrite: bool = False) -> None:
             _itk.write(path, volume, overwrite=overwrite)
         elif suffix.startswith(".nii"):
             write_whole(path, lambda p: _nifti.save(p, volume), overwrite=overwrite)
+        elif suffix.endswith(".zarr"):
+            write_volume(path, volume, overwrite=overwrite)
         elif suffix == ".npy":
             _write_npy(path, volume, overwrite)
         else:

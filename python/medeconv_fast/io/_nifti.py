@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import zlib
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -25,7 +26,41 @@ def _nibabel() -> Any:
     return library("nibabel", "io", "reading and writing NIfTI")
 
 
-def read(path: Path) -> Volume:
+class Header(NamedTuple):
+    """What a file says of its voxels; `shape` and `axes` from the slowest to the fastest."""
+
+    stored: np.dtype
+    offset: int
+    shape: tuple[int, ...]
+    scale: tuple[float, float]  # value = slope · stored + intercept
+    axes: str
+    voxel_size: tuple[float, ...] | None
+    affine: np.ndarray
+    unit: str | None
+    metadata: dict[str, Any]
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Of the values."""
+        return self.stored if self.scale == (1.0, 0.0) else scaled_dtype(self.stored)
+
+
+def scaled_dtype(stored: Any) -> np.dtype:
+    """float32 holds every 16-bit integer exactly; wider ones need float64 to keep their last digits."""
+    stored = np.dtype(stored)
+    wide = stored.itemsize > 2 if stored.kind in "iu" else stored.itemsize > 4
+    return np.dtype(np.float64 if wide else np.float32)
+
+
+def scaled(stored: np.ndarray, scale: tuple[float, float], dtype: np.dtype) -> np.ndarray:
+    """slope · stored + intercept."""
+    values = stored.astype(dtype)
+    values *= scale[0]
+    values += scale[1]
+    return values
+
+
+def _load(path: Path) -> Any:
     nib = _nibabel()
     try:
         image = nib.load(path)
@@ -33,25 +68,32 @@ def read(path: Path) -> Volume:
         raise ValueError(f"{path}: not a readable NIfTI file ({error})") from error
     if not isinstance(image, nib.Nifti1Image):  # NIfTI-2 is a subclass; a .hdr/.img pair is Nifti1Pair
         raise ValueError(f"{path}: expected NIfTI, found {type(image).__name__}")
-    header = image.header
-    shape = image.shape
-    # The header's own fields are blanked on reading; the data object knows the scaling.
-    slope, inter = image.dataobj.slope, image.dataobj.inter
+    return image
+
+
+def read(path: Path) -> Volume:
+    image = _load(path)
+    found = _header(path, image)
     try:
-        if (slope, inter) == (1.0, 0.0):
-            data = np.asanyarray(image.dataobj.get_unscaled())
-        else:
-            # float32 holds every 16-bit integer exactly; wider ones need float64 to keep their last digits.
-            raw = np.dtype(image.get_data_dtype())
-            wide = raw.itemsize > 2 if raw.kind in "iu" else raw.itemsize > 4
-            data = np.asanyarray(image.dataobj.get_unscaled()).astype(np.float64 if wide else np.float32)
-            data *= slope
-            data += inter
+        data = np.asanyarray(image.dataobj.get_unscaled())
+        if found.scale != (1.0, 0.0):
+            data = scaled(data, found.scale, found.dtype)
     except (OSError, EOFError, zlib.error, ValueError) as error:
         raise ValueError(f"{path}: the file ends early or is damaged ({error})") from error
-    if data.dtype.kind not in "biuf":
-        raise ValueError(f"{path}: holds {data.dtype} values, expected real numbers")
+    array = data.reshape(found.shape[::-1], order="F").T
+    return Volume(array, found.voxel_size, found.affine, found.unit, found.axes, found.metadata)
 
+
+def read_header(path: Path) -> Header:
+    return _header(path, _load(path))
+
+
+def _header(path: Path, image: Any) -> Header:
+    header = image.header
+    shape = image.shape
+    stored = np.dtype(image.get_data_dtype())
+    if stored.kind not in "biuf":
+        raise ValueError(f"{path}: holds {stored} values, expected real numbers")
     space, time = header.get_xyzt_units()
     if space not in UNITS:
         raise ValueError(f"{path}: unknown unit of space {space!r}")
@@ -67,7 +109,6 @@ def read(path: Path) -> Volume:
     if len(shape) == 5 and shape[3] == 1:  # NIfTI keeps vectors and channels on the fifth axis
         shape, names = (*shape[:3], shape[4]), "xyzc"
     axes = names[: len(shape)][::-1]
-    array = data.reshape(shape, order="F").T
     zooms = [float(z) for z in header.get_zooms()]
     spatial = min(len(shape), 3)
     voxel_size = tuple(z * factor for z in zooms[:spatial][::-1])
@@ -78,7 +119,7 @@ def read(path: Path) -> Volume:
     if codes == (0, 0) and unit is None and all(v == 1 for v in voxel_size):
         stated = None  # the format always has sizes; these are what is written where none are known
     metadata: dict[str, Any] = {
-        "format": "NIfTI-2" if isinstance(image, nib.Nifti2Image) else "NIfTI-1",
+        "format": "NIfTI-2" if isinstance(image, _nibabel().Nifti2Image) else "NIfTI-1",
         "qform_code": codes[0],
         "sform_code": codes[1],
         "stored_dtype": str(image.get_data_dtype()),
@@ -90,10 +131,27 @@ def read(path: Path) -> Volume:
         )
     if len(zooms) > 3 and "t" in axes:
         metadata["time_step"], metadata["time_unit"] = zooms[3], time
-    return Volume(array, stated, affine, unit, axes, metadata)
+    # The header's own fields are blanked on reading; the data object knows the scaling.
+    scale = float(image.dataobj.slope), float(image.dataobj.inter)
+    lengths = tuple(int(n) for n in shape[::-1])
+    return Header(stored, int(image.dataobj.offset), lengths, scale, axes, stated, affine, unit, metadata)
 
 
 def save(path: Path, volume: Volume) -> None:
+    _nibabel().save(_image(volume), path)
+
+
+def prefix(volume: Volume) -> bytes:
+    """What stands before the values, which follow in the order of the axes c, t, z, y, x, x the fastest."""
+    header = _image(volume).header
+    if "intensity_scale" not in volume.metadata:
+        header.set_slope_inter(1, 0)
+    made = io.BytesIO()
+    header.write_to(made)
+    return made.getvalue()
+
+
+def _image(volume: Volume) -> Any:
     nib = _nibabel()
     if "s" in volume.axes:
         raise ValueError(
@@ -140,4 +198,7 @@ def save(path: Path, volume: Volume) -> None:
     for key in KEPT:
         if key in volume.metadata:
             header[key] = volume.metadata[key]
-    nib.save(image, path)
+    if "intensity_scale" in volume.metadata:  # the array holds what is to be stored
+        header.set_slope_inter(*volume.metadata["intensity_scale"])
+    image.update_header()
+    return image

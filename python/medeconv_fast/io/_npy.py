@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -15,33 +17,52 @@ def sidecar(path: Path) -> Path:
 
 
 def read(path: Path) -> Volume:
+    array = load(path)
+    return Volume(array, *described(path, array.ndim, array.shape))
+
+
+def load(path: Path, *, mapped: bool = False) -> np.ndarray:
     try:
-        array = np.load(path, allow_pickle=False)
+        array = np.load(path, "r" if mapped else None, allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
         raise ValueError(f"{path}: not a readable .npy file of numbers ({error})") from error
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "biuf":
         raise ValueError(f"{path}: expected one array of real numbers")
+    return array
+
+
+def described(path: Path, ndim: int, shape: tuple[int, ...], axes: str | None = None) -> Any:
+    """Voxel size, affine, unit and axes by the file beside the array; `axes` where there is none."""
     beside = sidecar(path)
     if not beside.exists():
-        if array.ndim > 3:
+        if ndim > 3 and axes is None:
             raise ValueError(
-                f"{path}: {array.ndim} axes of shape {array.shape}, and nothing says which of them are time "
+                f"{path}: {ndim} axes of shape {shape}, and nothing says which of them are time "
                 f'and channels; put a file {beside.name} beside it that holds {{"axes": "…"}}, one letter of '
                 't, c, z, y, x, s per axis, such as "tzyx"'
             )
-        return Volume(array)
+        if axes is not None and (len(axes) != ndim or len(set(axes)) != ndim or set(axes) - set("tczyxs")):
+            raise ValueError(
+                f"axes: got {axes!r} for an array of {ndim} axes, shape {shape}; expected one of t, c, z, y, "
+                "x, s per axis"
+            )
+        return None, None, None, axes or "zyx"[max(0, 3 - ndim) :]
+    if axes is not None:
+        raise ValueError(f"axes: got {axes!r}, but {beside.name} says which they are")
     try:
         entry = json.loads(beside.read_text(encoding="utf-8"))
         if not isinstance(entry, dict):
             raise ValueError("expected an object with the entry axes")
+        # Checked as a volume is, by one of the same axes.
         size, affine = entry.get("voxel_size"), entry.get("affine")
-        return Volume(
-            array,
+        made = Volume(
+            np.zeros((1,) * ndim, np.uint8),
             None if size is None else tuple(size),
             None if affine is None else np.array(affine, np.float64),
             entry.get("unit"),
             entry["axes"],
         )
+        return made.voxel_size, made.affine, made.unit, made.axes
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{beside}: does not describe {path.name} ({error})") from error
 
@@ -54,6 +75,14 @@ def save_geometry(path: Path, volume: Volume) -> None:
         "affine": volume.affine.tolist() if volume.affine is not None and volume.oriented else None,
     }
     path.write_text(json.dumps(entry, indent=1), encoding="utf-8")
+
+
+def prefix(volume: Volume) -> bytes:
+    """What stands before the values."""
+    made = io.BytesIO()
+    entry = {"descr": volume.dtype.str, "fortran_order": False, "shape": volume.shape}
+    np.lib.format.write_array_header_1_0(made, entry)
+    return made.getvalue()
 
 
 def save(path: Path, volume: Volume) -> None:

@@ -16,7 +16,7 @@ import warnings
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -71,7 +71,7 @@ class _Complaints(logging.Handler):
 
 
 @contextlib.contextmanager
-def _complaints() -> Iterator[list[str]]:
+def complaints() -> Iterator[list[str]]:
     handler, logger = _Complaints(), logging.getLogger("tifffile")
     logger.addHandler(handler)
     try:
@@ -80,56 +80,114 @@ def _complaints() -> Iterator[list[str]]:
         logger.removeHandler(handler)
 
 
-def read(path: Path, series: int = 0) -> Volume:
+class Description(NamedTuple):
+    """What a file says of one of its images; `names` are the stored axes, `axes` those that are meant."""
+
+    names: str
+    axes: str
+    voxel_size: tuple[float, ...] | None
+    affine: np.ndarray | None
+    unit: str | None
+    metadata: dict[str, Any]
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[dict[str, str]]:
+    """What tifffile raises, as bad input; the caller says which compression it met."""
     tifffile = _tifffile()
+    met = {"compression": "?"}
     try:
-        with _complaints() as complaints, tifffile.TiffFile(path) as file:
-            if not 0 <= series < len(file.series):
-                raise ValueError(f"series: got {series}, the file has {len(file.series)}")
-            part = file.series[series]
-            names = part.axes.lower().replace("i", "z").replace("q", "z")
-            kind = file.pages[0].compression
-            compression = getattr(kind, "name", str(kind))  # a bare number where tifffile has no name for it
-            array = part.asarray()
-            ome = file.ome_metadata
-            imagej = file.imagej_metadata
-            tags = {
-                name: tag.value
-                for name in ("XResolution", "YResolution", "ResolutionUnit")
-                if (tag := file.pages[0].tags.get(name)) is not None
-            }
-            description = file.pages[0].description
-            many = len(file.series)
-        if complaints:
-            raise ValueError(f"the file ends early or is damaged ({'; '.join(complaints)})")
+        with complaints() as found:
+            yield met
+        if found:
+            raise ValueError(f"the file ends early or is damaged ({'; '.join(found)})")
     except (tifffile.TiffFileError, OSError, KeyError, IndexError) as error:
         raise ValueError(f"{path}: not a readable TIFF file ({error})") from error
     except ValueError as error:
         if "imagecodecs" in str(error):
-            library("imagecodecs", "io", f"{path}: reading this TIFF (compression {compression})")
+            library("imagecodecs", "io", f"{path}: reading this TIFF (compression {met['compression']})")
         raise ValueError(f"{path}: {error}") from error
     except RuntimeError as error:  # what imagecodecs raises
         raise ValueError(f"{path}: the compressed values are damaged ({error})") from error
-    if array.dtype.kind not in "biuf":
-        raise ValueError(f"{path}: holds {array.dtype} values, expected real numbers")
-    stored = _geometry_in(description if not imagej else str(imagej.get("Info", "")))
-    names, array = _named_axes(names, array, path, stored.get("axes", ""))
+
+
+def read(path: Path, series: int = 0) -> Volume:
+    with _reading(path) as met, _tifffile().TiffFile(path) as file:
+        part = _series(file, series, met)
+        array = part.asarray()
+        about = _described(path, file, part, series)
+    array = _named_axes(about.names, array, path, about.axes)[1]
+    # The voxel size follows from an affine with more digits than the tags keep.
+    return Volume(array, about.voxel_size, about.affine, about.unit, about.axes, about.metadata)
+
+
+def open_series(path: Path, series: int) -> tuple[Any, Description]:
+    """A store for zarr whose array is the image, chunked as the file is, and what the file says of it."""
+    with _reading(path) as met:
+        file = _tifffile().TiffFile(path)
+        try:
+            part = _series(file, series, met)
+            about = _described(path, file, part, series)
+            _check_whole(part)
+            return part.aszarr(level=0), about
+        except BaseException:
+            file.close()
+            raise
+
+
+def _check_whole(part: Any) -> None:
+    """tifffile gives zeros for what a file that was cut short lacks."""
+    for page in part.pages:
+        if page is None:
+            continue
+        size = page.parent.filehandle.size
+        ends = (o + n for o, n in zip(page.dataoffsets, page.databytecounts, strict=False))
+        needed = max(ends, default=0)
+        if needed > size:
+            raise ValueError(f"the file ends early, at {size} of at least {needed} bytes")
+
+
+def _series(file: Any, series: int, met: dict[str, str]) -> Any:
+    if not 0 <= series < len(file.series):
+        raise ValueError(f"series: got {series}, the file has {len(file.series)}")
+    kind = file.pages[0].compression
+    met["compression"] = getattr(kind, "name", str(kind))  # a bare number where tifffile has no name for it
+    part = file.series[series]
+    if part.dtype is None or part.dtype.kind not in "biuf":
+        raise ValueError(f"holds {part.dtype} values, expected real numbers")
+    return part
+
+
+def _described(path: Path, file: Any, part: Any, series: int) -> Description:
+    names = part.axes.lower().replace("i", "z").replace("q", "z")
+    imagej, ome = file.imagej_metadata, file.ome_metadata
+    text = file.pages[0].description if not imagej else str(imagej.get("Info", ""))
+    stored = _geometry_in(text)
+    # Names depend on the shape alone: an array without memory stands for the image.
+    like = np.broadcast_to(np.uint8(0), part.shape)
+    axes = _named_axes(names, like, path, stored.get("axes", ""))[0]
     metadata: dict[str, Any] = {"format": "TIFF"}
     if ome:
         metadata["format"] = "OME-TIFF"
         sizes = _ome_sizes(ome, series)
+        channels = _ome_channels(ome, series)
+        if len(channels) == (part.shape[names.index("c")] if "c" in names else 1):
+            metadata["channels"] = channels
     else:
         if imagej is not None:
             metadata["format"] = "ImageJ TIFF"
-        sizes = _tag_sizes(tags, imagej)
-    if many > 1:
-        metadata["series"], metadata["series_in_file"] = series, many
-    if (
-        stored.get("affine") is not None
-    ):  # the voxel size follows from it, with more digits than the tags keep
-        return Volume(array, None, stored["affine"], stored["unit"], names, metadata)
-    voxel_size, unit = _voxel_size(sizes, [a for a in names if a in "zyx"], path)
-    return Volume(array, voxel_size, None, unit, names, metadata)
+        found = {
+            name: tag.value
+            for name in ("XResolution", "YResolution", "ResolutionUnit")
+            if (tag := file.pages[0].tags.get(name)) is not None
+        }
+        sizes = _tag_sizes(found, imagej)
+    if len(file.series) > 1:
+        metadata["series"], metadata["series_in_file"] = series, len(file.series)
+    if stored.get("affine") is not None:
+        return Description(names, axes, None, stored["affine"], stored["unit"], metadata)
+    voxel_size, unit = _voxel_size(sizes, [a for a in axes if a in "zyx"], path)
+    return Description(names, axes, voxel_size, None, unit, metadata)
 
 
 def _ome_sizes(text: str, series: int) -> dict[str, tuple[float, float | None]]:
@@ -208,10 +266,28 @@ def _named_axes(names: str, array: np.ndarray, path: Path, stored: str) -> tuple
     return wanted, array.transpose(order).reshape([length.get(a, 1) for a in wanted])
 
 
+def _ome_channels(text: str, series: int) -> tuple[dict[str, str], ...]:
+    """Names and colours, as OME-NGFF has them; empty if no channel has a name."""
+    channels: list[dict[str, str]] = []
+    for element in _ome_element(text, series):
+        if element.tag.rpartition("}")[2] == "Channel":
+            entry = {"label": element.get("Name", f"channel {len(channels)}")}
+            with contextlib.suppress(ValueError, KeyError):  # red, green, blue, alpha in a signed integer
+                entry["color"] = f"{int(element.attrib['Color']) % 2**32 >> 8:06X}"
+            channels.append(entry)
+    named = any(element.get("Name") for element in _ome_element(text, series))
+    return tuple(channels) if named else ()
+
+
 def _ome_pixels(text: str, series: int) -> dict[str, str]:
+    return dict(_ome_element(text, series).attrib)
+
+
+def _ome_element(text: str, series: int) -> ElementTree.Element:
+    """The element Pixels of an image; an empty one where there is none."""
     root = ElementTree.fromstring(text)
-    found = [e for e in root.iter() if e.tag.endswith("}Pixels") or e.tag == "Pixels"]
-    return dict(found[series].attrib) if series < len(found) else {}
+    found = [e for e in root.iter() if e.tag.rpartition("}")[2] == "Pixels"]
+    return found[series] if series < len(found) else ElementTree.Element("Pixels")
 
 
 def save(path: Path, volume: Volume, *, ome: bool) -> None:
@@ -252,6 +328,12 @@ def save(path: Path, volume: Volume, *, ome: bool) -> None:
             metadata[f"PhysicalSize{axis.upper()}Unit"] = {"mm": "mm", "um": "µm", None: "pixel"}[volume.unit]
         if text:
             metadata["Description"] = text
+        channels = volume.metadata.get("channels", ())
+        if channels and len(channels) == length.get("c", 1):
+            metadata["Channel"] = {"Name": [str(c.get("label", "")) for c in channels]}
+            with contextlib.suppress(KeyError, ValueError):  # what is not six hexadecimal digits
+                bits = [int(c["color"], 16) << 8 | 0xFF for c in channels]
+                metadata["Channel"]["Color"] = [b - 2**32 if b >= 2**31 else b for b in bits]
         colour = {"photometric": "rgb" if samples in (3, 4) else "minisblack"}
         if samples > 1:
             colour["planarconfig"] = "contig"

@@ -77,8 +77,7 @@ class Volume:
                 raise ValueError("affine: expected a finite 4×4 matrix with last row 0 0 0 1")
             self.affine = affine
             if self.voxel_size is None and self.oriented:
-                lengths = np.sqrt((affine[:3, :3] ** 2).sum(axis=0))[::-1]
-                self.voxel_size = tuple(float(v) for v in lengths[3 - len(self.spatial_axes) :])
+                self.voxel_size = sizes_of(affine, len(self.spatial_axes))
 
     @property
     def oriented(self) -> bool:
@@ -142,6 +141,12 @@ class Volume:
                 yield from walk(at + 1, (*so_far, index))
 
         yield from walk(0, ())
+
+
+def sizes_of(affine: np.ndarray, ndim: int) -> tuple[float, ...]:
+    """The voxel size that an affine implies."""
+    lengths = np.sqrt((affine[:3, :3] ** 2).sum(axis=0))[::-1]
+    return tuple(float(v) for v in lengths[3 - ndim :])
 
 
 def _affine_without_orientation(volume: Volume) -> np.ndarray:

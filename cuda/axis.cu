@@ -1,0 +1,115 @@
+#include "axis.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <stdexcept>
+#include <string>
+
+namespace medeconv::cuda {
+namespace {
+
+size_t aligned(size_t bytes) { return (bytes + 15) / 16 * 16; }
+
+}  // namespace
+
+std::vector<int> factorise(int64_t n) {
+    int count[8] = {};
+    for (int p : {2, 3, 5, 7})
+        while (n > 1 && n % p == 0) n /= p, ++count[p];
+    std::vector<int> found;
+    auto add = [&](int radix, int times) { found.insert(found.end(), size_t(times), radix); };
+    // 2^4 as 4·4 rather than 8·2: the radices of one axis keep as many threads busy as possible.
+    int eights = count[2] / 3, fours = 0, twos = 0;
+    if (count[2] % 3 == 2) fours = 1;
+    else if (count[2] % 3 == 1 && eights > 0) --eights, fours = 2;
+    else if (count[2] % 3 == 1) twos = 1;
+    add(8, eights), add(7, count[7]), add(5, count[5]), add(4, fours), add(3, count[3]), add(2, twos);
+    while (found.size() < 2) found.insert(found.begin(), 1);
+    for (int64_t p = 11; n > 1; p += 2)
+        for (p = p * p > n ? n : p; n % p == 0; n /= p) found.insert(found.begin() + 1, int(p));
+    return found;
+}
+
+int64_t good_size(int64_t n, bool even) {
+    if (n <= 1) return even ? 2 : 1;
+    // Device memory takes most of the time: a stage in shared memory counts as a tenth of a sweep's traffic.
+    constexpr double traffic = 10.0;
+    int64_t best = 0;
+    double best_cost = std::numeric_limits<double>::infinity();
+    for (int64_t m = n; double(m) * traffic < best_cost; ++m) {
+        if (even && m % 2) continue;
+        const std::vector<int> found = factorise(m);
+        if (*std::max_element(found.begin(), found.end()) > largest_butterfly) continue;
+        const double cost = double(m) * (traffic + double(found.size()));
+        if (cost < best_cost) best_cost = cost, best = m;
+    }
+    return best;
+}
+
+template <class T>
+Axis<T>::Axis(int64_t length) : n(length) {
+    if (n < 1) throw std::invalid_argument("grid: got an axis of " + std::to_string(n) + ", expected 1 or more");
+    if (n <= longest_axis<T>) radix_ = factorise(n);
+    spare_ = !radix_.empty() && *std::max_element(radix_.begin(), radix_.end()) > largest_butterfly;
+    const int64_t longest = longest_axis<T> / (spare_ ? 2 : 1);
+    if (n > longest)
+        throw std::invalid_argument("grid: got an axis of " + std::to_string(n) + ", but backend 'cuda' transforms at most " +
+                                    std::to_string(longest) + " values along an axis " +
+                                    (spare_ ? "whose length has prime factors above 7" : "in this dtype") + "; cut the image into tiles");
+}
+
+template <class T>
+int64_t Axis<T>::slot_of(int64_t frequency) const {
+    int64_t slot = 0, m = n;
+    for (int r : radix_) {
+        m /= r;
+        slot += frequency % r * m;
+        frequency /= r;
+    }
+    return slot;
+}
+
+template <class T>
+size_t Axis<T>::table_bytes() const {
+    return aligned(size_t(n) * sizeof(Pair<T>)) + aligned(size_t(n) * sizeof(int));
+}
+
+template <class T>
+void Axis<T>::write_tables(void* host) const {
+    auto* const roots = static_cast<Pair<T>*>(host);
+    auto* const slots = reinterpret_cast<int*>(static_cast<char*>(host) + aligned(size_t(n) * sizeof(Pair<T>)));
+    for (int64_t k = 0; k < n; ++k) {
+        const long double angle = 2 * 3.141592653589793238462643383279502884L * (long double)k / (long double)n;
+        long double c = std::cos(angle), s = std::sin(angle);
+        if (4 * k == n || 4 * k == 3 * n) c = 0;  // exactly
+        if (2 * k == n) s = 0;
+        roots[k] = {T(c), T(s)};
+        slots[k] = int(slot_of(k));
+    }
+}
+
+template <class T>
+AxisView<T> Axis<T>::view(const void* device_tables) const {
+    AxisView<T> v;
+    v.n = int(n);
+    v.stages = int(radix_.size());
+    v.spare = spare_;
+    int64_t m = n;
+    for (int s = 0; s < v.stages; ++s) {
+        v.radix[s] = radix_[size_t(s)];
+        m /= v.radix[s];
+        v.part[s] = int(m);
+        v.step[s] = int(n / (m * v.radix[s]));
+        v.butterflies[s] = int(n / v.radix[s]);
+        v.reciprocal[s] = m > 1 ? unsigned(((uint64_t(1) << 32) + uint64_t(m) - 1) / uint64_t(m)) : 0;
+    }
+    v.roots = static_cast<const Pair<T>*>(device_tables);
+    v.slot = reinterpret_cast<const int*>(static_cast<const char*>(device_tables) + aligned(size_t(n) * sizeof(Pair<T>)));
+    return v;
+}
+
+template class Axis<float>;
+template class Axis<double>;
+
+}  // namespace medeconv::cuda

@@ -1,0 +1,72 @@
+// How a kernel ends: the formula of its sweep on the values that it has computed, and their sums.
+#pragma once
+#include "formula_step.hpp"
+#include "gpu.hpp"
+#include "sums.hpp"
+
+namespace medeconv::cuda {
+
+constexpr size_t sums_shared_bytes = 32 * sums_of_a_sweep * sizeof(double);  // one slot per warp
+
+// Calls call(Formula constant, bool constant): with the instance of a kernel that has nothing more to do than is asked for.
+template <class T, class F>
+void with_formula(Formula formula, const Operands<T>& operands, F call) {
+#define MEDECONV_CASE(F_)                                                                                                    \
+    case Formula::F_:                                                                                                        \
+        return operands.plain() ? call(std::integral_constant<Formula, Formula::F_>(), std::true_type())                     \
+                                : call(std::integral_constant<Formula, Formula::F_>(), std::false_type());
+    switch (formula) {
+        MEDECONV_EACH_FORMULA(MEDECONV_CASE)
+    }
+#undef MEDECONV_CASE
+}
+
+// One value, whose place in all arrays is `at`.
+template <Formula formula, bool plain, class T>
+__device__ __forceinline__ T finish_value(const Operands<T>& o, const scalar::Numbers<T>& number, T value, int64_t at, T* sums) {
+    return scalar::formula_step<formula, plain>(o, value, number, [at](const T* q) { return q[at]; },
+                                                [at](T* q, T v) { q[at] = v; }, sums);
+}
+// The same with the formula chosen as the kernel runs: where the rest of the kernel is too large to be compiled for each.
+template <class T>
+__device__ __forceinline__ T finish_value(Formula formula, const Operands<T>& o, const scalar::Numbers<T>& number, T value, int64_t at, T* sums) {
+#define MEDECONV_CASE(F) \
+    case Formula::F: return finish_value<Formula::F, false>(o, number, value, at, sums);
+    switch (formula) {
+        MEDECONV_EACH_FORMULA(MEDECONV_CASE)
+    }
+#undef MEDECONV_CASE
+    return value;
+}
+template <class T>
+__device__ __forceinline__ scalar::Numbers<T> numbers_of(const Operands<T>& o) {
+    return scalar::Numbers<T>(o, [](T x) { return x; });
+}
+
+// The threads' values, added in a fixed order: thread k < sums_of_a_sweep returns sum k, all must call. Whole warps only.
+__device__ __forceinline__ double add_block(const double* values, double* shared) {
+    const unsigned thread = threadIdx.x + blockDim.x * (threadIdx.y + blockDim.y * threadIdx.z);
+    const unsigned warps = blockDim.x * blockDim.y * blockDim.z / 32;
+    for (int k = 0; k < sums_of_a_sweep; ++k) {
+        double sum = values[k];
+        for (int by = 16; by > 0; by /= 2) sum += __shfl_down_sync(~0u, sum, by);
+        if (thread % 32 == 0) shared[thread / 32 * sums_of_a_sweep + k] = sum;
+    }
+    __syncthreads();
+    double total = 0;
+    if (thread < unsigned(sums_of_a_sweep))
+        for (unsigned warp = 0; warp < warps; ++warp) total += shared[warp * sums_of_a_sweep + thread];
+    return total;
+}
+// `shared`: sums_shared_bytes that nothing else uses any more.
+template <class T>
+__device__ __forceinline__ void finish_block(const Operands<T>& o, const T* sums, double* shared, int64_t block) {
+    if (!o.sums) return;
+    double values[sums_of_a_sweep];
+    for (int k = 0; k < sums_of_a_sweep; ++k) values[k] = double(sums[k]);
+    const double total = add_block(values, shared);
+    const unsigned thread = threadIdx.x + blockDim.x * (threadIdx.y + blockDim.y * threadIdx.z);
+    if (thread < unsigned(sums_of_a_sweep)) o.sums[sums_of_a_sweep * (1 + block) + thread] = total;
+}
+
+}  // namespace medeconv::cuda

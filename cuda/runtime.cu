@@ -1,0 +1,166 @@
+#include "gpu.hpp"
+
+#include <string>
+
+namespace medeconv::cuda {
+namespace {
+
+std::string megabytes(size_t bytes) { return std::to_string((bytes + 999999) / 1000000) + " MB"; }
+
+void check_allocation(cudaError_t status, size_t bytes) {
+    if (status == cudaErrorMemoryAllocation) {
+        cudaGetLastError();
+        size_t free = 0, total = 0;
+        free_memory(free, total);
+        throw OutOfMemory(bytes, free, total);
+    }
+    check(status, "allocation");
+}
+
+}  // namespace
+
+OutOfMemory::OutOfMemory(size_t need, size_t free, size_t total)
+    : Failure("GPU memory: " + megabytes(need) + " more are needed, " + megabytes(free) + " of " + megabytes(total) + " are free", 2),
+      need(need), free(free), total(total) {}
+
+void check(cudaError_t status, const char* what) {
+    if (status == cudaSuccess) return;
+    cudaGetLastError();  // or the next launch would report it again
+    throw Failure(std::string(what) + ": " + cudaGetErrorName(status) + ", " + cudaGetErrorString(status), int(status));
+}
+
+Devices devices() {
+    Devices found{0, 0, 0, {}};
+    const cudaError_t status = cudaGetDeviceCount(&found.count);
+    if (status != cudaSuccess) {
+        found.count = 0;
+        found.error = std::string(cudaGetErrorName(status)) + ", " + cudaGetErrorString(status);
+        cudaGetLastError();
+    }
+    if (cudaDriverGetVersion(&found.driver) != cudaSuccess) found.driver = 0;
+    if (cudaRuntimeGetVersion(&found.runtime) != cudaSuccess) found.runtime = 0;
+    return found;
+}
+
+std::string describe_device(int device) {
+    cudaDeviceProp properties;
+    check(cudaGetDeviceProperties(&properties, device), "properties of a device");
+    return std::string(properties.name) + ", compute capability " + std::to_string(properties.major) + "." + std::to_string(properties.minor);
+}
+
+OnDevice::OnDevice(int device) {
+    check(cudaGetDevice(&before_), "the current device");
+    if (device != before_) check(cudaSetDevice(device), "choice of a device");
+}
+OnDevice::~OnDevice() { cudaSetDevice(before_); }
+
+void* allocate(size_t bytes, Stream stream) {
+    void* memory = nullptr;
+    check_allocation(cudaMallocAsync(&memory, bytes ? bytes : 1, stream), bytes);
+    return memory;
+}
+void* allocate_lasting(size_t bytes) {
+    void* memory = nullptr;
+    check_allocation(cudaMalloc(&memory, bytes ? bytes : 1), bytes);
+    return memory;
+}
+void release_lasting(void* memory) noexcept {
+    if (cudaFree(memory) != cudaSuccess) cudaGetLastError();
+}
+void release(void* memory, Stream stream) noexcept {
+    // At the interpreter's end the driver may be gone: there is nobody left to tell.
+    if (cudaFreeAsync(memory, stream) != cudaSuccess) cudaGetLastError();
+}
+void free_memory(size_t& free, size_t& total) { check(cudaMemGetInfo(&free, &total), "free memory"); }
+
+void keep_freed_memory(int device) {
+    cudaMemPool_t pool;
+    check(cudaDeviceGetDefaultMemPool(&pool, device), "memory pool");
+    unsigned long long most = ~0ull;
+    check(cudaMemPoolSetAttribute(pool, cudaMemPoolAttrReleaseThreshold, &most), "memory pool");
+}
+void release_kept_memory(int device) {
+    cudaMemPool_t pool;
+    check(cudaDeviceGetDefaultMemPool(&pool, device), "memory pool");
+    check(cudaMemPoolTrimTo(pool, 0), "memory pool");
+}
+size_t kept_memory(int device) {
+    cudaMemPool_t pool;
+    check(cudaDeviceGetDefaultMemPool(&pool, device), "memory pool");
+    unsigned long long reserved = 0, used = 0;
+    check(cudaMemPoolGetAttribute(pool, cudaMemPoolAttrReservedMemCurrent, &reserved), "memory pool");
+    check(cudaMemPoolGetAttribute(pool, cudaMemPoolAttrUsedMemCurrent, &used), "memory pool");
+    return size_t(reserved - used);
+}
+
+void* allocate_pinned(size_t bytes) {
+    void* memory = nullptr;
+    check(cudaMallocHost(&memory, bytes ? bytes : 1), "pinned host memory");
+    return memory;
+}
+void release_pinned(void* memory) noexcept {
+    if (cudaFreeHost(memory) != cudaSuccess) cudaGetLastError();
+}
+
+void copy_to_device(void* to, const void* from, size_t bytes, Stream stream) {
+    check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, stream), "copy to the device");
+}
+void copy_to_host(void* to, const void* from, size_t bytes, Stream stream) {
+    check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, stream), "copy to the host");
+}
+void copy_on_device(void* to, const void* from, size_t bytes, Stream stream) {
+    check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, stream), "copy on the device");
+}
+void set_zero(void* memory, size_t bytes, Stream stream) { check(cudaMemsetAsync(memory, 0, bytes, stream), "zeros on the device"); }
+
+Stream new_stream() {
+    cudaStream_t stream;
+    check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "a new stream");
+    return stream;
+}
+void delete_stream(Stream stream) noexcept {
+    if (cudaStreamDestroy(stream) != cudaSuccess) cudaGetLastError();
+}
+void synchronize(Stream stream) { check(cudaStreamSynchronize(stream), "work of a stream"); }
+bool capturing(Stream stream) {
+    cudaStreamCaptureStatus status;
+    check(cudaStreamIsCapturing(stream, &status), "state of a stream");
+    return status != cudaStreamCaptureStatusNone;
+}
+void wait_for(Stream waiting, Stream producer) {
+    if (waiting == producer) return;
+    cudaEvent_t event;
+    check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "an event");
+    cudaError_t status = cudaEventRecord(event, producer);
+    if (status == cudaSuccess) status = cudaStreamWaitEvent(waiting, event, 0);
+    cudaEventDestroy(event);  // takes effect when it has happened
+    check(status, "wait for another stream");
+}
+
+struct Graph::State {
+    Stream stream;
+    cudaGraphExec_t ready = nullptr;
+    bool recording = true;
+};
+Graph::Graph(Stream stream) : state_(new State{stream}) {
+    check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), "start of a graph");
+}
+Graph::~Graph() {
+    if (state_->recording) {  // an error in between: what was recorded is dropped
+        cudaGraph_t graph = nullptr;
+        if (cudaStreamEndCapture(state_->stream, &graph) == cudaSuccess && graph) cudaGraphDestroy(graph);
+        cudaGetLastError();
+    }
+    if (state_->ready) cudaGraphExecDestroy(state_->ready);
+}
+void Graph::finish() {
+    cudaGraph_t graph = nullptr;
+    state_->recording = false;
+    check(cudaStreamEndCapture(state_->stream, &graph), "end of a graph");
+    const cudaError_t status = cudaGraphInstantiate(&state_->ready, graph, 0);
+    cudaGraphDestroy(graph);
+    check(status, "graph");
+}
+void Graph::run(Stream stream) const { check(cudaGraphLaunch(state_->ready, stream), "run of a graph"); }
+
+}  // namespace medeconv::cuda

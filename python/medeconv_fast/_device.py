@@ -1,0 +1,478 @@
+"""Arrays in GPU memory: whose they are, where more of them come from, and the arithmetic that set-up needs.
+
+The compiled module's kernels know pointers only: layout and kind are checked here, when an array is taken.
+Work on an array goes to the stream of its `Memory`, in order; nothing waits but what brings values to the
+host.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+import threading
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from numpy.lib.mixins import NDArrayOperatorsMixin
+
+OLDEST_DRIVER = 13000  # that runs what this version of CUDA compiles
+
+module: ModuleType | None
+import_error: str | None
+try:
+    module = importlib.import_module("medeconv_fast._cuda")
+    import_error = None
+except ImportError as error:
+    module = None
+    import_error = str(error)
+
+
+def unavailable_reason() -> str | None:
+    """Why nothing can be computed on a GPU here, or None."""
+    if module is None:
+        return (
+            f"the compiled module medeconv_fast._cuda cannot be imported ({import_error}); it comes from a "
+            "build from source where CUDA's compiler nvcc and an NVIDIA driver are found (without a driver: "
+            "with MEDECONV_CUDA=ON); wheels do not have it"
+        )
+    found = module.devices()
+    if found["driver"] == 0:
+        return "there is no NVIDIA driver on this machine"
+    if found["driver"] < OLDEST_DRIVER:
+        have, need = (f"{v // 1000}.{v % 1000 // 10}" for v in (found["driver"], OLDEST_DRIVER))
+        return f"the NVIDIA driver supports CUDA {have}, the compiled module needs {need}; update the driver"
+    if found["count"] == 0:
+        return f"the NVIDIA driver finds no device ({found['error'] or 'none'})"
+    return None
+
+
+def native() -> Any:
+    if module is None:
+        raise ImportError(f"backend 'cuda': {unavailable_reason()}")
+    return module
+
+
+def suffix(dtype: Any) -> str:
+    return "F32" if np.dtype(dtype) == np.float32 else "F64"
+
+
+_BINARY = {
+    np.add: "add",
+    np.subtract: "subtract",
+    np.multiply: "multiply",
+    np.divide: "divide",
+    np.maximum: "maximum",
+    np.minimum: "minimum",
+    np.less: "less",
+    np.less_equal: "less_equal",
+    np.greater: "greater",
+    np.greater_equal: "greater_equal",
+}
+
+
+class DeviceArray(NDArrayOperatorsMixin):
+    """A C-contiguous array of float32 or float64 in GPU memory; `owner` keeps that memory.
+
+    It takes part in NumPy's elementwise arithmetic with numbers and with arrays of its shape and dtype;
+    comparisons give 1 and 0. What is not there raises: nothing goes to the host by itself.
+    """
+
+    __slots__ = ("dtype", "memory", "owner", "pointer", "shape")
+
+    def __init__(self, pointer: int, shape: tuple[int, ...], dtype: Any, memory: Memory, owner: Any) -> None:
+        self.pointer = pointer
+        self.shape = tuple(int(n) for n in shape)
+        self.dtype = np.dtype(dtype)
+        self.memory = memory
+        self.owner = owner
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def itemsize(self) -> int:
+        return self.dtype.itemsize
+
+    @property
+    def nbytes(self) -> int:
+        return self.size * self.itemsize
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        return {
+            "shape": self.shape,
+            "typestr": self.dtype.str,
+            "data": (self.pointer, False),
+            "strides": None,
+            "version": 3,
+            "stream": self.memory.place.stream or 1,
+        }
+
+    def __repr__(self) -> str:
+        return f"DeviceArray(shape={self.shape}, dtype={self.dtype}, device={self.memory.place.device})"
+
+    def __array__(self, *args: Any, **kwargs: Any) -> np.ndarray:
+        raise TypeError("an array in GPU memory does not become a NumPy array by itself; call numpy()")
+
+    def numpy(self) -> np.ndarray:
+        """A copy on the host, once all work on the array is done."""
+        host = np.empty(self.shape, self.dtype)
+        self.memory.place.download(host, self.pointer)
+        self.memory.place.synchronize()
+        return host
+
+    def write(self, values: np.ndarray | DeviceArray) -> None:
+        """Overwrite all values, in the order of the stream's work."""
+        if values.shape != self.shape or values.dtype != self.dtype:
+            raise ValueError(f"values: got {values.shape} {values.dtype}, expected {self.shape} {self.dtype}")
+        if isinstance(values, np.ndarray):
+            self.memory.place.upload(self.pointer, np.ascontiguousarray(values))
+        else:
+            self.memory.place.copy(self.pointer, values.pointer, self.nbytes)
+
+    def copy(self) -> DeviceArray:
+        made = self.memory.empty(self.shape, self.dtype)
+        made.write(self)
+        return made
+
+    def reshape(self, shape: tuple[int, ...]) -> DeviceArray:
+        """The same memory."""
+        if math.prod(shape) != self.size:
+            raise ValueError(f"shape: got {shape} for {self.size} values")
+        return DeviceArray(self.pointer, shape, self.dtype, self.memory, self.owner)
+
+    def astype(self, dtype: Any) -> DeviceArray:
+        """A copy in the other dtype; the array itself where that is its own."""
+        dtype = np.dtype(dtype)
+        if dtype == self.dtype:
+            return self
+        made = self.memory.empty(self.shape, dtype)
+        getattr(native(), "convert_" + suffix(dtype))(self.memory.place, self, made)
+        return made
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, part: Any) -> DeviceArray:
+        """An item along the first axis, in the same memory; or a copy of a box, one slice per axis."""
+        if isinstance(part, int):
+            if not 0 <= part < len(self):
+                raise IndexError(f"index {part} of {len(self)}")
+            item = self.shape[1:]
+            pointer = self.pointer + part * math.prod(item) * self.itemsize
+            return DeviceArray(pointer, item, self.dtype, self.memory, self.owner)
+        if not isinstance(part, tuple) or len(part) != self.ndim:
+            raise TypeError("an array in GPU memory is indexed by one slice per axis")
+        ranges = [range(n)[s] for n, s in zip(self.shape, part, strict=True)]
+        if any(r.step != 1 for r in ranges):
+            raise TypeError("an array in GPU memory is indexed by slices without a step")
+        made = self.memory.empty(tuple(len(r) for r in ranges), self.dtype)
+        crop = getattr(native(), "crop_" + suffix(self.dtype))
+        crop(self.memory.place, self, self.shape, [r.start for r in ranges], made.shape, made)
+        return made
+
+    def _statistics(self, other: DeviceArray | None = None) -> list[float]:
+        """Sum (with `other` of the products), smallest and largest value; waits for them."""
+        results = self.memory.empty((native().formula_sums_size(self.size),), np.float64)
+        run = getattr(native(), "statistics_" + suffix(self.dtype))
+        run(self.memory.place, self, other, results)
+        host = np.empty(3)
+        self.memory.place.download(host, results.pointer)
+        self.memory.place.synchronize()
+        made: list[float] = host.tolist()
+        return made
+
+    def sum(self, dtype: Any = None) -> float:
+        """In float64, whatever the dtype."""
+        return self._statistics()[0]
+
+    def mean(self, dtype: Any = None) -> float:
+        return self._statistics()[0] / self.size
+
+    def min(self) -> float:
+        return self._statistics()[1]
+
+    def max(self) -> float:
+        return self._statistics()[2]
+
+    def dot(self, other: DeviceArray) -> float:
+        """Sum of the products, in float64."""
+        return self._statistics(other)[0]
+
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, out: Any = None, **options: Any) -> Any:
+        if method != "__call__" or options:
+            return NotImplemented
+        if ufunc is np.absolute:
+            return self._combined("maximum", (self, self._combined("multiply", (self, -1), None)), out)
+        if ufunc is np.negative:
+            return self._combined("multiply", (self, -1), out)
+        if ufunc is np.square:
+            return self._combined("multiply", (self, self), out)
+        if ufunc is np.sqrt:
+            return self._combined("sqrt", (self, 0), out)
+        return self._combined(_BINARY[ufunc], inputs, out) if ufunc in _BINARY else NotImplemented
+
+    def _combined(self, op: str, inputs: tuple[Any, ...], out: Any) -> Any:
+        for value in inputs:
+            if isinstance(value, DeviceArray):
+                if value.shape != self.shape or value.dtype != self.dtype:
+                    raise ValueError(
+                        f"arrays in GPU memory do not broadcast: got {value.shape} {value.dtype} and "
+                        f"{self.shape} {self.dtype}"
+                    )
+            elif np.ndim(value):
+                return NotImplemented
+        result = self.memory.empty(self.shape, self.dtype) if out is None else out[0]
+        run = getattr(native(), "pointwise_" + suffix(self.dtype))
+        run(self.memory.place, op, *inputs, result)
+        return result
+
+    def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        if function is np.empty_like:
+            return self.memory.empty(self.shape, self.dtype)
+        if function is np.zeros_like:
+            return self.memory.full(self.shape, 0, self.dtype)
+        if function is np.full_like:
+            return self.memory.full(self.shape, args[1], self.dtype)
+        if function is np.clip:
+            low, high = args[1:3]
+            return np.minimum(np.maximum(args[0], low, **kwargs), high, **kwargs)
+        return NotImplemented
+
+
+class Memory:
+    """The library's own memory of a device: kept by the driver for reuse, on a stream of its own."""
+
+    def __init__(self, place: Any) -> None:
+        self.place = place
+
+    def full(self, shape: tuple[int, ...], value: float, dtype: Any) -> DeviceArray:
+        made = self.empty(shape, dtype)
+        getattr(native(), "pointwise_" + suffix(dtype))(self.place, "copy", float(value), 0.0, made)
+        return made
+
+    def uploaded(self, values: np.ndarray, *, lasting: bool = False) -> DeviceArray:
+        """A copy of `values`; lasting: for work of any stream from now on."""
+        made = self.empty(values.shape, values.dtype, lasting=lasting)
+        made.write(values)
+        if lasting:
+            self.place.synchronize()
+        return made
+
+    def exported(self, array: DeviceArray) -> Any:
+        """The array as whoever the memory belongs to knows it."""
+        return array
+
+    def record(self, work: Callable[[], None]) -> Callable[[], None]:
+        """What `work` gives the stream, to be given again by one call; it is not done now.
+
+        `work` must allocate nothing, wait for nothing, and do the same each time.
+        """
+        # The default stream cannot be recorded, and what is recorded may run on any: a stream for this alone.
+        ordinary, self.place = self.place, native().Place(self.place.device)
+        try:
+            graph = native().Graph(self.place)
+            work()
+            graph.finish()
+        finally:
+            self.place = ordinary
+
+        def again(kept: Any = work) -> None:  # what it works on stays as long as this does
+            graph.run(ordinary)
+
+        return again
+
+    def empty(self, shape: tuple[int, ...], dtype: Any, *, lasting: bool = False) -> DeviceArray:
+        """Lasting: given back when all streams are done with it, not this one alone."""
+        buffer = native().Buffer(self.place, math.prod(shape) * np.dtype(dtype).itemsize, lasting)
+        return DeviceArray(buffer.pointer, shape, dtype, self, buffer)
+
+
+_own = threading.local()
+_chosen = 0
+
+
+def choose_device(index: int) -> None:
+    """Arrays from the host go to this device from now on; those that lie on one stay there."""
+    count = native().devices()["count"]
+    if not 0 <= index < count:
+        raise ValueError(f"device: got {index}, expected one of {count} devices, counted from 0")
+    global _chosen
+    _chosen = index
+
+
+def own_memory(device: int | None = None) -> Memory:
+    """The calling thread's memory of that device or the chosen one: threads do not wait for one another."""
+    device = _chosen if device is None else device
+    made: dict[int, Memory] = _own.__dict__.setdefault("memories", {})
+    if device not in made:
+        native().keep_freed_memory(device)
+        made[device] = Memory(native().Place(device))
+    return made[device]
+
+
+class LibraryMemory(Memory):
+    """The memory of CuPy or torch: their pools and their current stream; each needs only itself."""
+
+    def __init__(self, device: int, stream: int, empty: Callable[[tuple[int, ...], np.dtype], Any]) -> None:
+        super().__init__(native().Place(device, stream))
+        self._empty = empty
+
+    def exported(self, array: DeviceArray) -> Any:
+        return array.owner if tuple(array.owner.shape) == array.shape else array.owner.reshape(array.shape)
+
+    def empty(self, shape: tuple[int, ...], dtype: Any, *, lasting: bool = False) -> DeviceArray:
+        made = self._empty(tuple(shape), np.dtype(dtype))
+        return DeviceArray(made.__cuda_array_interface__["data"][0], shape, dtype, self, made)
+
+
+def library_of(value: Any) -> str:
+    return type(value).__module__.partition(".")[0]
+
+
+def on_device(value: Any) -> bool:
+    """Whether `value` is an array in GPU memory, of whatever library."""
+    if library_of(value) == "torch":
+        return bool(getattr(value, "is_cuda", False))
+    return hasattr(value, "__cuda_array_interface__")
+
+
+def adopted(value: Any, name: str, working_dtype: Callable[[np.dtype], np.dtype]) -> DeviceArray:
+    """The array in GPU memory that `value` is, not copied where it is contiguous and of its working dtype.
+
+    Raises
+    ------
+    ImportError
+        Nothing can be computed on a GPU here; the message says why.
+    TypeError
+        Neither CuPy's nor torch's, and not contiguous or not of the working dtype.
+    """
+    if isinstance(value, DeviceArray):
+        return value.astype(working_dtype(value.dtype))
+    library = library_of(value)
+    reason = unavailable_reason()
+    if reason is not None:
+        raise ImportError(
+            f"{name}: got a {library} array in GPU memory, which needs the backend 'cuda', not available "
+            f"here: {reason}"
+        )
+    if library == "cupy":
+        cupy = importlib.import_module("cupy")
+        kept = cupy.ascontiguousarray(value, dtype=working_dtype(np.dtype(value.dtype)))
+        device = int(kept.device.id)
+        memory: Memory = LibraryMemory(device, int(cupy.cuda.get_current_stream().ptr), cupy.empty)
+    elif library == "torch":
+        torch = importlib.import_module("torch")
+        dtype = working_dtype(_dtype_of_torch(value.dtype, name))
+        kept = value.resolve_neg().to(getattr(torch, dtype.name)).contiguous()
+        stream = torch.cuda.current_stream(kept.device)
+
+        def empty(shape: tuple[int, ...], dtype: np.dtype) -> Any:
+            return torch.empty(shape, dtype=getattr(torch, np.dtype(dtype).name), device=kept.device)
+
+        memory = LibraryMemory(int(kept.device.index or 0), int(stream.cuda_stream), empty)
+    else:
+        kept = value
+        memory = own_memory()
+    layout = kept.__cuda_array_interface__
+    dtype = np.dtype(layout["typestr"])
+    shape = tuple(layout["shape"])
+    if dtype != working_dtype(dtype) or not _contiguous(shape, layout.get("strides"), dtype.itemsize):
+        raise TypeError(
+            f"{name}: got a {library} array of dtype {dtype}, expected a C-contiguous one of dtype "
+            f"{working_dtype(dtype)}"
+        )
+    producer = layout.get("stream")
+    if producer is not None and producer != memory.place.stream:
+        memory.place.wait_for(producer)
+    return DeviceArray(layout["data"][0], shape, dtype, memory, kept)
+
+
+def _contiguous(shape: tuple[int, ...], strides: tuple[int, ...] | None, itemsize: int) -> bool:
+    if strides is None:
+        return True
+    expected = itemsize
+    for n, stride in zip(reversed(shape), reversed(strides), strict=True):
+        if n > 1 and stride != expected:
+            return False
+        expected *= n
+    return True
+
+
+def _dtype_of_torch(dtype: Any, name: str) -> np.dtype:
+    text = str(dtype).removeprefix("torch.")
+    try:
+        return np.dtype(text)
+    except TypeError:
+        raise TypeError(f"{name}: got {text} values, which NumPy does not know; convert them first") from None
+
+
+def writable(out: Any, like: DeviceArray, shape: tuple[int, ...]) -> DeviceArray | None:
+    """`out` for a kernel to write to; None if it is not contiguous, of that shape and `like`'s dtype."""
+    if not on_device(out) or tuple(out.shape) != shape:
+        return None
+    layout = out.__cuda_array_interface__
+    fits = layout["typestr"] == like.dtype.str and not layout["data"][1]
+    if not fits or not _contiguous(shape, layout.get("strides"), like.itemsize):
+        return None
+    return DeviceArray(layout["data"][0], shape, like.dtype, like.memory, out)
+
+
+def host(array: np.ndarray | DeviceArray) -> np.ndarray:
+    """The values as a NumPy array: for what is done on the host, once."""
+    return array.numpy() if isinstance(array, DeviceArray) else array
+
+
+def maker_beside(array: Any) -> Callable[[tuple[int, ...], Any], Any]:
+    """What makes empty arrays of a shape and dtype on the side where `array` is."""
+    return array.memory.empty if isinstance(array, DeviceArray) else np.empty
+
+
+def full_beside(array: Any, shape: tuple[int, ...], value: float) -> Any:
+    if isinstance(array, DeviceArray):
+        return array.memory.full(shape, value, array.dtype)
+    return np.full(shape, value, array.dtype)
+
+
+def beside(array: Any, values: Any) -> Any:
+    """`values` on the side where `array` is."""
+    if isinstance(array, DeviceArray):
+        return array.memory.uploaded(values) if isinstance(values, np.ndarray) else values
+    return host(values)
+
+
+def dot(a: Any, b: Any) -> float:
+    """Sum of the products in float64."""
+    if isinstance(a, DeviceArray):
+        return a.dot(b)
+    # einsum widens block by block: no float64 copy of the volume.
+    return float(np.einsum("i,i->", a.ravel(), b.ravel(), dtype=np.float64))
+
+
+def settle(array: Any) -> None:
+    """Wait for the work on an array in GPU memory."""
+    if isinstance(array, DeviceArray):
+        array.memory.place.synchronize()
+
+
+def repeat(work: Callable[[], None], count: int, array: Any) -> None:
+    """Do `work` so many times; on a GPU it is recorded once and repeated as a graph (see `Memory.record`)."""
+    if not isinstance(array, DeviceArray):
+        for _ in range(count):
+            work()
+        return
+    if count > 2:
+        work()  # workspaces are there from now on
+        again = array.memory.record(work)
+        for _ in range(count - 1):
+            again()
+    else:
+        for _ in range(count):
+            work()

@@ -1,0 +1,239 @@
+"""Where training pairs come from: arrays, or patches of volumes that may lie on disk."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .. import _arrays, _validate, io
+from .._planner import bytes_of
+
+Pair = tuple[np.ndarray, ...]
+
+
+class Pairs:
+    """Base: numbered pairs (image, target) of (C, *spatial), each from a random generator of its own.
+
+    A third array of the target's shape weights the loss: 0 leaves a value out.
+
+    So a sample depends on seed, epoch and number only, whatever was drawn before it.
+    """
+
+    def __len__(self) -> int:
+        """Samples of one epoch."""
+        raise NotImplementedError
+
+    def order(self, generator: np.random.Generator) -> np.ndarray:
+        """The numbers of one epoch, shuffled."""
+        return generator.permutation(len(self))
+
+    def pair(self, number: int, generator: np.random.Generator) -> Pair:
+        raise NotImplementedError
+
+
+class ArrayPairs(Pairs):
+    """Arrays (N, C, *spatial), checked.
+
+    Parameters
+    ----------
+    x, y : array_like
+    ndim, channels : int
+        Of the network's input.
+    names : pair of str
+        The arguments' names, for messages.
+    """
+
+    def __init__(self, x: Any, y: Any, ndim: int, channels: int, names: tuple[str, str] = ("x", "y")) -> None:
+        self._arrays = []
+        for value, name in ((x, names[0]), (y, names[1])):
+            array, _ = _arrays.to_numpy(value, name)
+            check_batch(array, name, ndim)
+            _validate.finite(_arrays.computable(array, _arrays.result_dtype(array.dtype)), name)
+            self._arrays.append(array)
+        check_channels(self._arrays[0], names[0], channels)
+        if len(self._arrays[0]) != len(self._arrays[1]):
+            raise ValueError(
+                f"{names[1]}: got {len(self._arrays[1])} samples, expected {len(self._arrays[0])}, as "
+                "many as "
+                f"in {names[0]}"
+            )
+
+    def __len__(self) -> int:
+        return len(self._arrays[0])
+
+    def pair(self, number: int, generator: np.random.Generator) -> Pair:
+        return self._arrays[0][number], self._arrays[1][number]
+
+
+def check_batch(array: np.ndarray, name: str, ndim: int) -> None:
+    """(N, C, *spatial) with at least one sample and one value."""
+    axes = _validate.AXES[ndim].strip("()")
+    if array.ndim != ndim + 2:
+        raise ValueError(
+            f"{name}: got {array.ndim} axes (shape {array.shape}), expected {ndim + 2}: (N, C, "
+            f"{axes}); for one "
+            "image x[None, None]"
+        )
+    if array.shape[0] == 0:
+        raise ValueError(f"{name}: got shape {array.shape}, an empty data set; expected at least one sample")
+    if array.size == 0:
+        raise ValueError(f"{name}: got shape {array.shape}, expected at least one value per sample")
+
+
+def check_channels(array: np.ndarray, name: str, channels: int) -> None:
+    if array.shape[1] != channels:
+        raise ValueError(
+            f"{name}: got {array.shape[1]} channels (shape {array.shape}), expected {channels} as the "
+            "network "
+            "takes"
+        )
+
+
+class _Volume:
+    """One source of patches: an array, anything that is sliced like one, or a file."""
+
+    def __init__(self, value: Any, name: str) -> None:
+        self.name = name
+        self.path: Path | None = None
+        self.array: Any = None
+        if isinstance(value, str | Path):
+            self.path = Path(value)
+            if not self.path.exists():
+                raise FileNotFoundError(f"{name}: {self.path} does not exist")
+            if self.path.suffix == ".npy":
+                self.array = np.load(self.path, mmap_mode="r")
+        elif hasattr(value, "shape") and hasattr(value, "dtype") and hasattr(value, "__getitem__"):
+            self.array = value  # a memory map or a zarr array is read where it is sliced
+        else:
+            raise TypeError(f"{name}: got {_validate.shown(value)}, expected an array or a file")
+
+
+class PatchSampler(Pairs):
+    """Random patches of pairs of volumes, read when they are needed.
+
+    Arrays, memory maps, zarr arrays and ``.npy`` files are sliced where they are; of other files (what
+    `medeconv_fast.io.read` takes) whole volumes are kept, the latest ones, up to `memory`. The samples of one
+    volume then follow each other, so that an epoch reads every file once.
+
+    Parameters
+    ----------
+    images, targets : sequence of array_like or path
+        Volumes of as many axes as `patch`, or one more: then a place along the first axis is drawn too
+        (slices for a network of two axes). A target may be larger than its image by a whole factor.
+    patch : tuple of int
+        Shape of an image's patch, [z,] y, x.
+    samples : int
+        Patches of one epoch.
+    memory : int or str
+        Bytes (or "1 GB") of volumes read from files to keep; one volume is kept whatever its size.
+
+    Raises
+    ------
+    ValueError, TypeError
+        Volumes that do not fit to each other or to the patch; the message says which.
+    FileNotFoundError
+        A file that is not there.
+    """
+
+    def __init__(
+        self,
+        images: Sequence[Any],
+        targets: Sequence[Any],
+        patch: Any,
+        samples: int = 256,
+        *,
+        memory: Any = "1 GB",
+    ) -> None:
+        self.patch = _validate.shape(patch, "patch")
+        self.samples = _validate.integer(samples, "samples", minimum=1)
+        self.memory = bytes_of(memory)
+        self._sources = [
+            [_Volume(value, f"{name}[{i}]") for i, value in enumerate(values)]
+            for values, name in ((images, "images"), (targets, "targets"))
+        ]
+        if not self._sources[0]:
+            raise ValueError("images: got no volumes, an empty data set; expected at least one")
+        if len(self._sources[0]) != len(self._sources[1]):
+            raise ValueError(
+                f"targets: got {len(self._sources[1])} volumes, expected {len(self._sources[0])}, as "
+                "many as images"
+            )
+        self._kept: OrderedDict[Path, np.ndarray] = OrderedDict()
+        self.files = any(volume.array is None for kind in self._sources for volume in kind)
+
+    def __len__(self) -> int:
+        return self.samples
+
+    def order(self, generator: np.random.Generator) -> np.ndarray:
+        if not self.files:
+            return super().order(generator)
+        sources = generator.permutation(len(self._sources[0]))
+        numbers = np.arange(self.samples)
+        return np.concatenate([numbers[numbers % len(sources) == source] for source in sources])
+
+    def _read(self, volume: _Volume) -> Any:
+        if volume.array is not None:
+            return volume.array
+        path = volume.path
+        assert path is not None
+        if path not in self._kept:
+            array = io.read(path).array
+            while self._kept and sum(a.nbytes for a in self._kept.values()) + array.nbytes > self.memory:
+                self._kept.popitem(last=False)
+            self._kept[path] = array
+        self._kept.move_to_end(path)
+        return self._kept[path]
+
+    def _factor(self, image: Any, target: Any, source: int) -> tuple[int, ...]:
+        ndim, axes = len(self.patch), len(image.shape)
+        if axes not in (ndim, ndim + 1):
+            raise ValueError(
+                f"images[{source}]: got {axes} axes (shape {image.shape}), expected {ndim} or {ndim + 1} for "
+                f"patches of {self.patch}"
+            )
+        if len(target.shape) != axes or (axes > ndim and image.shape[0] != target.shape[0]):
+            raise ValueError(
+                f"targets[{source}]: got shape {target.shape}, expected a whole multiple of "
+                f"{image.shape}, the "
+                "shape of its image (the same along an axis of slices)"
+            )
+        lengths, wanted = image.shape[axes - ndim :], target.shape[axes - ndim :]
+        if any(p > n for p, n in zip(self.patch, lengths, strict=True)):
+            raise ValueError(
+                f"patch: got {self.patch}, expected at most {lengths}, the size of images[{source}]"
+            )
+        if any(w % n or w < n for n, w in zip(lengths, wanted, strict=True)):
+            raise ValueError(
+                f"targets[{source}]: got shape {target.shape}, expected a whole multiple of "
+                f"{image.shape}, the "
+                "shape of its image"
+            )
+        return tuple(w // n for n, w in zip(lengths, wanted, strict=True))
+
+    def pair(self, number: int, generator: np.random.Generator) -> Pair:
+        source = number % len(self._sources[0])
+        image, target = (self._read(kind[source]) for kind in self._sources)
+        factor = self._factor(image, target, source)
+        place: tuple[Any, ...] = ()
+        if len(image.shape) > len(self.patch):
+            place = (int(generator.integers(image.shape[0])),)
+        lengths = image.shape[len(place) :]
+        starts = [int(generator.integers(n - p + 1)) for n, p in zip(lengths, self.patch, strict=True)]
+        cuts = tuple(slice(s, s + p) for s, p in zip(starts, self.patch, strict=True))
+        wide = tuple(slice(c.start * f, c.stop * f) for c, f in zip(cuts, factor, strict=True))
+        return np.asarray(image[(*place, *cuts)])[None], np.asarray(target[(*place, *wide)])[None]
+
+
+def as_pairs(x: Any, y: Any, ndim: int, channels: int, names: tuple[str, str] = ("x", "y")) -> Pairs:
+    """What `fit` is given as a source of pairs."""
+    if isinstance(x, Pairs):
+        if y is not None:
+            raise TypeError(f"{names[1]}: got {_validate.shown(y)}, expected None beside a sampler of pairs")
+        return x
+    if y is None:
+        raise TypeError(f"{names[1]}: got None, expected the targets, an array (N, C, ...)")
+    return ArrayPairs(x, y, ndim, channels, names)

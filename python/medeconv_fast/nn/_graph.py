@@ -1,0 +1,246 @@
+"""A network: layers joined by signals, run forward and backward; itself a layer of larger networks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .. import _validate
+from ._engine import Engine
+from ._layer import Gradients, Input, Layer, Result, Signal, Tape
+
+
+class _Node(NamedTuple):
+    layer: Layer
+    inputs: tuple[int, ...]  # numbers of values: the network's inputs first, then the nodes' results
+
+
+def in_order(inputs: Sequence[Signal], output: Signal) -> list[Signal]:
+    """All signals between, each behind what it is made of."""
+    found: list[Signal] = []
+    seen = {id(signal) for signal in inputs}
+    waiting = [(output, False)]  # no recursion: an unrolled network is deep
+    while waiting:
+        signal, ready = waiting.pop()
+        if ready:
+            found.append(signal)
+        elif id(signal) not in seen:
+            seen.add(id(signal))
+            if signal.layer is None:
+                raise ValueError("inputs: the output depends on an nn.Input that is not among them")
+            waiting.append((signal, True))
+            waiting.extend((source, False) for source in reversed(signal.inputs))
+    return found
+
+
+class Graph(Layer):
+    """Layers from input signals to one output signal.
+
+    Parameters
+    ----------
+    inputs : Signal or sequence of Signal
+        From `Input`.
+    output : Signal
+        What the layers made of them.
+    recompute : bool
+        As a layer of a larger network: keep nothing of the forward pass but its inputs, and pass forward
+        again when the backward pass comes. Less memory for a third more time; for deep unrolling [1]_.
+    name : str, optional
+
+    Raises
+    ------
+    ValueError, TypeError
+        Signals that do not hang together, or two layers of one name.
+
+    References
+    ----------
+    .. [1] T. Chen et al.: Training deep nets with sublinear memory cost. arXiv:1604.06174 (2016).
+    """
+
+    def __init__(
+        self,
+        inputs: Signal | Sequence[Signal],
+        output: Signal,
+        *,
+        recompute: bool = False,
+        name: str | None = None,
+    ) -> None:
+        super().__init__(name)
+        self.recompute = _validate.flag(recompute, "recompute")
+        starts = (inputs,) if isinstance(inputs, Signal) else tuple(inputs)
+        for signal in (*starts, output):
+            if not isinstance(signal, Signal):
+                raise TypeError(f"inputs, output: got {_validate.shown(signal)}, expected signals")
+        if not starts or any(signal.layer is not None for signal in starts):
+            raise ValueError("inputs: expected one or more signals made by nn.Input")
+        self.arity = len(starts)
+        self.inputs, self.output = starts, output
+        order = in_order(starts, output)
+        if not order:
+            raise ValueError("output: got an input, expected what a layer made of it")
+        number = {id(signal): i for i, signal in enumerate((*starts, *order))}
+        self.nodes = []
+        for signal in order:
+            assert signal.layer is not None
+            self.nodes.append(_Node(signal.layer, tuple(number[id(source)] for source in signal.inputs)))
+        self.layers: list[Layer] = list({id(node.layer): node.layer for node in self.nodes}.values())
+        self._name_layers()
+        uses = [i for node in self.nodes for i in node.inputs]
+        self._last_use = {i: n for n, node in enumerate(self.nodes) for i in node.inputs}
+        unused = [i for i in range(len(starts)) if i not in uses]
+        if unused:
+            raise ValueError(f"inputs: the output does not depend on number {unused[0]}")
+
+    def _name_layers(self) -> None:
+        counts: dict[str, int] = {}
+        for layer in self.layers:
+            kind = type(layer).__name__.lower()
+            counts[kind] = counts.get(kind, 0) + 1
+            layer.name = layer.name or f"{kind}_{counts[kind]}"
+        names = [layer.name for layer in self.layers]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise ValueError(f"name: got two layers of the name {twice!r}, expected one name each")
+
+    # ------------------------------------------------------------ as a layer
+
+    def connect(self, signals: Sequence[Signal]) -> Result:
+        for number, (given, own) in enumerate(zip(signals, self.inputs, strict=True)):
+            if (given.channels, given.ndim) != (own.channels, own.ndim):
+                raise ValueError(
+                    f"input {number}: got {given.channels} channels and {given.ndim} axes, expected "
+                    f"{own.channels} and {own.ndim}"
+                )
+        return Result(self.output.channels, self.output.scale, self.output.reach)
+
+    def leaves(self, prefix: str = "") -> Iterator[tuple[str, Layer]]:
+        """Every layer that holds weights of its own, once, with its path: names joined by '.'."""
+        for layer in self.layers:
+            if isinstance(layer, Graph):
+                yield from layer.leaves(f"{prefix}{layer.name}.")
+            else:
+                yield prefix + layer.name, layer
+
+    def trains(self) -> bool:
+        return self.trainable and any(layer.trainable and layer.shapes() for _, layer in self.leaves())
+
+    # ------------------------------------------------------------ passes
+
+    def forward(self, inputs: Sequence[np.ndarray], engine: Engine, tape: Tape | None) -> np.ndarray:
+        if tape is not None and self.recompute:
+            tape["inputs"] = list(inputs)
+            return self._forward(inputs, engine, None)
+        return self._forward(inputs, engine, tape)
+
+    def _forward(self, inputs: Sequence[np.ndarray], engine: Engine, tape: Tape | None) -> np.ndarray:
+        values: dict[int, np.ndarray] = dict(enumerate(inputs))
+        tapes: list[Tape] = []
+        first = len(inputs)
+        for number, node in enumerate(self.nodes):
+            own: Tape | None = None if tape is None else {}
+            try:
+                values[first + number] = node.layer.forward([values[i] for i in node.inputs], engine, own)
+            except (ValueError, TypeError) as error:
+                if str(error).startswith("layer "):
+                    raise
+                raise type(error)(f"{node.layer._title()}: {error}") from error
+            if own is not None:
+                tapes.append(own)
+            for i in set(node.inputs):
+                if self._last_use[i] == number:
+                    del values[i]  # its memory serves the next layer
+        if tape is not None:
+            tape["tapes"] = tapes
+        return values[first + len(self.nodes) - 1]
+
+    def backward(
+        self, grad: np.ndarray, tape: Tape, engine: Engine, gradients: Gradients, needs: Sequence[bool]
+    ) -> Sequence[np.ndarray | None]:
+        if "inputs" in tape:
+            again: Tape = {}
+            self._forward(tape.pop("inputs"), engine, again)
+            tape = again
+        tapes: list[Tape] = tape["tapes"]
+        first = len(needs)
+        wanted = self._wanted(needs)
+        grads: dict[int, np.ndarray] = {first + len(self.nodes) - 1: grad}
+        del grad
+        for number in reversed(range(len(self.nodes))):
+            node, own = self.nodes[number], tapes.pop()
+            arriving = grads.pop(first + number, None)
+            asked = [wanted[i] for i in node.inputs]
+            if arriving is None or not wanted[first + number]:
+                continue
+            results = node.layer.backward(arriving, own, engine, gradients, asked)
+            del arriving
+            for i, made in zip(node.inputs, results, strict=True):
+                if made is None or not wanted[i]:
+                    continue
+                if i in grads:
+                    engine.pointwise(lambda total, more: np.add(total, more, out=total), grads[i], made)
+                else:
+                    grads[i] = made
+        return [grads.get(i) if need else None for i, need in enumerate(needs)]
+
+    def _wanted(self, needs: Sequence[bool]) -> list[bool]:
+        """Of every value: whether its gradient leads to an input that `needs` one, or to trainable
+        weights.
+        """
+        wanted = list(needs)
+        for node in self.nodes:
+            layer = node.layer
+            own = layer.trains() if isinstance(layer, Graph) else layer.trainable and bool(layer.shapes())
+            wanted.append(own or any(wanted[i] for i in node.inputs))
+        return wanted
+
+    # ------------------------------------------------------------ as JSON
+
+    def options(self) -> dict[str, Any]:
+        number = {id(layer): i for i, layer in enumerate(self.layers)}
+        return {
+            "inputs": [[signal.channels, signal.ndim] for signal in self.inputs],
+            "layers": [describe(layer) for layer in self.layers],
+            "nodes": [[number[id(node.layer)], list(node.inputs)] for node in self.nodes],
+            "recompute": self.recompute,
+        }
+
+    @classmethod
+    def from_options(cls, options: dict[str, Any], name: str | None = None) -> Graph:
+        """The network that `options` describes, without weights."""
+        inputs, output = wired(options)
+        return cls(inputs, output, recompute=options["recompute"], name=name)
+
+
+def describe(layer: Layer) -> dict[str, Any]:
+    return {"kind": type(layer).__name__, "name": layer.name, "trainable": layer.trainable, **layer.options()}
+
+
+def wired(options: dict[str, Any]) -> tuple[list[Signal], Signal]:
+    """Input signals and output signal of a described network."""
+    layers = [layer_of(description) for description in options["layers"]]
+    inputs = [Input(*pair) for pair in options["inputs"]]
+    values = list(inputs)
+    for index, sources in options["nodes"]:
+        values.append(layers[index](*(values[i] for i in sources)))
+    return inputs, values[-1]
+
+
+KINDS: dict[str, type[Layer]] = {"Graph": Graph}  # what a description may name
+
+
+def register(*kinds: type[Layer]) -> None:
+    """Let descriptions name these layers."""
+    KINDS.update((kind.__name__, kind) for kind in kinds)
+
+
+def layer_of(description: dict[str, Any]) -> Layer:
+    options = dict(description)
+    kind, name, trainable = options.pop("kind"), options.pop("name"), options.pop("trainable")
+    if kind not in KINDS:
+        raise ValueError(f"got a layer of kind {kind!r}, expected one of {', '.join(sorted(KINDS))}")
+    made = KINDS[kind]
+    layer = made.from_options(options, name) if issubclass(made, Graph) else made(**options, name=name)
+    layer.trainable = trainable
+    return layer

@@ -1,0 +1,252 @@
+"""Optimizers: SGD, Adam, AdamW; torch's meaning of every number. All work in place, in the weights' dtype."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from .. import _validate
+from ._schedules import as_schedule
+
+
+class Optimizer:
+    """Base: learning rate, clipping, and the state that a checkpoint holds.
+
+    Attributes
+    ----------
+    updates : int
+        Done so far.
+    factor : float
+        By which the schedule's rate is multiplied; `ReduceOnPlateau` lowers it.
+    """
+
+    slots: tuple[str, ...] = ()  # one array each per weight
+
+    def __init__(self, learning_rate: Any, clip_norm: float | None, clip_value: float | None) -> None:
+        self.schedule = as_schedule(learning_rate)
+        self.clip_norm = None if clip_norm is None else _validate.number(clip_norm, "clip_norm", above=0)
+        self.clip_value = None if clip_value is None else _validate.number(clip_value, "clip_value", above=0)
+        self.updates = 0
+        self.factor = 1.0
+        self.state: dict[str, list[np.ndarray]] = {}
+
+    @property
+    def learning_rate(self) -> float:
+        """Of the next update."""
+        return float(self.schedule(self.updates) * self.factor)
+
+    def describe(self) -> dict[str, Any]:
+        """Kind and numbers, as JSON knows them."""
+        plain = {k: v for k, v in vars(self).items() if k not in ("state", "updates", "factor", "schedule")}
+        schedule = {"kind": type(self.schedule).__name__, **vars(self.schedule)}
+        return {"kind": type(self).__name__, **plain, "schedule": schedule}
+
+    def reset(self, weights: Sequence[np.ndarray]) -> None:
+        """Start anew for these weights."""
+        self.updates, self.factor = 0, 1.0
+        self.state = {slot: [np.zeros_like(w) for w in weights] for slot in self.slots}
+
+    def fits(self, weights: Sequence[np.ndarray]) -> bool:
+        held = [[a.shape for a in self.state.get(slot, [])] for slot in self.slots]
+        return all(shapes == [w.shape for w in weights] for shapes in held)
+
+    def update(self, weights: Sequence[np.ndarray], grads: Sequence[np.ndarray]) -> None:
+        """Move `weights` by one step against `grads`; both are overwritten."""
+        self._clip(grads)
+        rate = self.learning_rate
+        self.updates += 1
+        for index, (weight, grad) in enumerate(zip(weights, grads, strict=True)):
+            self._step(weight, grad, rate, index)
+
+    def _clip(self, grads: Sequence[np.ndarray]) -> None:
+        if self.clip_value is not None:
+            for grad in grads:
+                np.clip(grad, -self.clip_value, self.clip_value, out=grad)
+        if self.clip_norm is not None:
+            norm = math.sqrt(sum(float(np.square(g, dtype=np.float64).sum()) for g in grads))
+            if norm > self.clip_norm:
+                for grad in grads:
+                    grad *= grad.dtype.type(self.clip_norm / norm)
+
+    def _step(self, weight: np.ndarray, grad: np.ndarray, rate: float, index: int) -> None:
+        raise NotImplementedError
+
+
+class SGD(Optimizer):
+    """Gradient descent, optionally with momentum.
+
+    Parameters
+    ----------
+    learning_rate : float or schedule
+    momentum : float
+        Part of the last step that goes on, 0 to less than 1.
+    nesterov : bool
+        Look ahead by the momentum (Sutskever et al. 2013).
+    weight_decay : float
+        Added to the gradient, times the weight.
+    clip_norm : float, optional
+        Largest norm of all gradients together; longer ones are shortened.
+    clip_value : float, optional
+        Largest absolute value of a gradient.
+
+    Raises
+    ------
+    ValueError, TypeError
+        Numbers out of their range.
+    """
+
+    def __init__(
+        self,
+        learning_rate: Any = 0.01,
+        momentum: float = 0.0,
+        nesterov: bool = False,
+        weight_decay: float = 0.0,
+        *,
+        clip_norm: float | None = None,
+        clip_value: float | None = None,
+    ) -> None:
+        super().__init__(learning_rate, clip_norm, clip_value)
+        self.momentum = _fraction(momentum, "momentum")
+        self.nesterov = _validate.flag(nesterov, "nesterov")
+        self.weight_decay = _validate.number(weight_decay, "weight_decay", minimum=0)
+        if self.momentum:
+            self.slots = ("velocity",)
+
+    def _step(self, weight: np.ndarray, grad: np.ndarray, rate: float, index: int) -> None:
+        if self.weight_decay:
+            grad += weight * weight.dtype.type(self.weight_decay)
+        if self.momentum:
+            velocity = self.state["velocity"][index]
+            velocity *= weight.dtype.type(self.momentum)
+            velocity += grad
+            grad = grad + velocity * weight.dtype.type(self.momentum) if self.nesterov else velocity
+        weight -= grad * weight.dtype.type(rate)
+
+
+class Adam(Optimizer):
+    """Adam [1]_: steps of a size that the gradients' recent mean and mean square give.
+
+    Parameters
+    ----------
+    learning_rate : float or schedule
+    beta1, beta2 : float
+        How long both are remembered.
+    eps : float
+        Added to the root of the mean square.
+    weight_decay : float
+        Added to the gradient, times the weight.
+    clip_norm, clip_value : float, optional
+        As in `SGD`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        Numbers out of their range.
+
+    References
+    ----------
+    .. [1] D. Kingma, J. Ba: Adam: a method for stochastic optimization. ICLR 2015, arXiv:1412.6980.
+    """
+
+    slots = ("mean", "square")
+    _decoupled = False
+
+    def __init__(
+        self,
+        learning_rate: Any = 1e-3,
+        beta1: float = 0.9,
+        beta2: float = 0.999,
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        *,
+        clip_norm: float | None = None,
+        clip_value: float | None = None,
+    ) -> None:
+        super().__init__(learning_rate, clip_norm, clip_value)
+        self.beta1, self.beta2 = _fraction(beta1, "beta1"), _fraction(beta2, "beta2")
+        self.eps = _validate.number(eps, "eps", above=0)
+        self.weight_decay = _validate.number(weight_decay, "weight_decay", minimum=0)
+
+    def _step(self, weight: np.ndarray, grad: np.ndarray, rate: float, index: int) -> None:
+        real = weight.dtype.type
+        if self.weight_decay:
+            if self._decoupled:
+                weight *= real(1 - rate * self.weight_decay)
+            else:
+                grad += weight * real(self.weight_decay)
+        mean, square = self.state["mean"][index], self.state["square"][index]
+        mean += (grad - mean) * real(1 - self.beta1)
+        square *= real(self.beta2)
+        np.square(grad, out=grad)
+        grad *= real(1 - self.beta2)
+        square += grad
+        root = np.sqrt(square)
+        root /= real(math.sqrt(1 - self.beta2**self.updates))
+        root += real(self.eps)
+        np.divide(mean, root, out=root)
+        root *= real(rate / (1 - self.beta1**self.updates))
+        weight -= root
+
+
+class AdamW(Adam):
+    """Adam whose weight decay does not pass through the means [1]_.
+
+    Parameters
+    ----------
+    learning_rate, beta1, beta2, eps, clip_norm, clip_value
+        As in `Adam`.
+    weight_decay : float
+        Part of each weight, times the learning rate, that an update takes away.
+
+    Raises
+    ------
+    ValueError, TypeError
+        Numbers out of their range.
+
+    References
+    ----------
+    .. [1] I. Loshchilov, F. Hutter: Decoupled weight decay regularization. ICLR 2019, arXiv:1711.05101.
+    """
+
+    _decoupled = True
+
+    def __init__(
+        self,
+        learning_rate: Any = 1e-3,
+        beta1: float = 0.9,
+        beta2: float = 0.999,
+        eps: float = 1e-8,
+        weight_decay: float = 0.01,
+        *,
+        clip_norm: float | None = None,
+        clip_value: float | None = None,
+    ) -> None:
+        super().__init__(
+            learning_rate, beta1, beta2, eps, weight_decay, clip_norm=clip_norm, clip_value=clip_value
+        )
+
+
+def _fraction(value: Any, name: str) -> float:
+    number = _validate.number(value, name, minimum=0)
+    if number >= 1:
+        raise ValueError(f"{name}: got {value!r}, expected less than 1")
+    return number
+
+
+OPTIMIZERS: dict[str, type[Optimizer]] = {"sgd": SGD, "adam": Adam, "adamw": AdamW}
+
+
+def as_optimizer(value: Any, **options: Any) -> Optimizer:
+    """The optimizer that ``optimizer=`` names, with what is not None of `options`, or one that was made."""
+    given = {name: option for name, option in options.items() if option is not None}
+    if isinstance(value, Optimizer):
+        if given:
+            raise ValueError(
+                f"{next(iter(given))}: got {next(iter(given.values()))!r} beside an optimizer that was made, "
+                "expected it among that one's arguments"
+            )
+        return value
+    return OPTIMIZERS[_validate.choice(value, "optimizer", tuple(OPTIMIZERS))](**given)

@@ -1,0 +1,325 @@
+"""The training loop: batches, updates, validation, checkpoints.
+
+Every sample has a random generator of its own, seeded by (seed, epoch, number), and every sum has a fixed
+order, so that the same call gives the same weights bit for bit, for any number of threads, and a run that was
+killed and resumed ends where an unbroken one does.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .. import _arrays, _validate
+from ._callbacks import Callback
+from ._data import Pairs, check_channels
+from ._history import History
+from ._layer import Gradients, Layer, Tape
+from ._losses import Loss, mean_squared_error
+from ._optimizers import Optimizer
+from ._progress import ProgressBar
+from ._storage import read_tensors, write_tensors
+
+if TYPE_CHECKING:
+    from ._model import Model
+
+Batch = tuple[np.ndarray, np.ndarray, np.ndarray | None]
+
+_SHUFFLE = 1 << 40  # beside the numbers of samples, in the seeds
+
+
+class _Score:
+    """Mean loss and PSNR over batches."""
+
+    def __init__(self) -> None:
+        self._loss = self._square = 0.0
+        self._samples = 0
+        self._low, self._high = math.inf, -math.inf
+
+    def add(self, loss: float, prediction: np.ndarray, target: np.ndarray, square: float | None) -> None:
+        count = len(target)
+        if square is None:
+            difference = prediction - target
+            square = float(np.square(difference, out=difference).mean(dtype=np.float64))
+        self._loss += loss * count
+        self._square += square * count
+        self._samples += count
+        self._low, self._high = min(self._low, float(target.min())), max(self._high, float(target.max()))
+
+    @property
+    def loss(self) -> float:
+        return self._loss / self._samples
+
+    @property
+    def psnr(self) -> float:
+        """Over the range of the targets seen; infinite where nothing is wrong, NaN where they are flat."""
+        peak, square = (self._high - self._low) ** 2, self._square / self._samples
+        if peak == 0:
+            return math.nan
+        return math.inf if square == 0 else 10 * math.log10(peak / square)
+
+
+class Training:
+    """One call of `Model.fit`.
+
+    Attributes
+    ----------
+    model : Model
+    epoch : int
+        Of those done, the number of the last one (from 1).
+    optimizer : Optimizer
+    history : History
+    weights : list of numpy.ndarray
+        What is trained, changed in place.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        pairs: Pairs,
+        validation: Pairs | None,
+        *,
+        loss: Loss,
+        optimizer: Optimizer,
+        callbacks: Sequence[Callback],
+        augment: Callable[..., Any] | None,
+        epochs: int,
+        batch_size: int,
+        shuffle: bool,
+        seed: int,
+    ) -> None:
+        self.model, self.optimizer, self.callbacks = model, optimizer, callbacks
+        self.epoch = 0
+        self.history = History()
+        self._pairs, self._validation = pairs, validation
+        self._loss, self._augment = loss, augment
+        self._epochs, self._batch_size, self._shuffle, self._seed = epochs, batch_size, shuffle, seed
+        self._trained: list[tuple[Layer, str]] = model.trained()
+        self._stopped: str | None = None
+        if not self._trained:
+            raise ValueError("fit: every layer is frozen (trainable=False), expected weights to train")
+        if not optimizer.fits(self.weights):
+            optimizer.reset(self.weights)
+
+    @property
+    def weights(self) -> list[np.ndarray]:
+        return [layer.weights[name] for layer, name in self._trained]
+
+    def stop(self, reason: str) -> None:
+        """End the training after this epoch."""
+        self._stopped = reason
+
+    # ------------------------------------------------------------ epochs
+
+    def run(self, checkpoint: Path | None, resume: bool, progress: Any) -> History:
+        if resume and checkpoint is not None and checkpoint.exists():
+            self._resume(checkpoint)
+        else:
+            for callback in self.callbacks:
+                callback.begin(self)
+        bar = ProgressBar(self._epochs - self.epoch, -(-len(self._pairs) // self._batch_size), progress)
+        first = self.epoch
+        while self.epoch < self._epochs and self._stopped is None:
+            begun = time.monotonic()
+            rate = self.optimizer.learning_rate
+            score = self._one_epoch(self.epoch, bar, first)
+            self.epoch += 1
+            logs = {"loss": score.loss, "psnr": score.psnr, "learning_rate": rate}
+            if self._validation is not None:
+                found = score_of(self.model, self._validation, self._loss, self._batch_size)
+                logs |= {"val_loss": found.loss, "val_psnr": found.psnr}
+            for callback in self.callbacks:
+                callback.epoch_end(self, logs)
+            self.history.epochs.append({**logs, "seconds": time.monotonic() - begun})
+            bar.epoch_end(self.epoch - first, logs)
+            if checkpoint is not None:
+                self._save(checkpoint)
+        for callback in self.callbacks:
+            callback.end(self)
+        self.history.stopped_by = self._stopped or "epochs"
+        return self.history
+
+    def _one_epoch(self, epoch: int, bar: ProgressBar, first: int) -> _Score:
+        size, count = self._batch_size, len(self._pairs)
+        numbers = np.arange(count)
+        if self._shuffle:
+            numbers = self._pairs.order(np.random.default_rng([self._seed, epoch, _SHUFFLE]))
+        score = _Score()
+        for batch, start in enumerate(range(0, count, size), 1):
+            chosen = numbers[start : start + size]
+            x, y, weights = self._batch(chosen, epoch)
+            self._update(
+                x, y, weights, score, f"batch {batch} of epoch {epoch + 1} (samples {_listed(chosen)})"
+            )
+            bar.step(epoch - first + 1, batch, score.loss, score.psnr)
+        return score
+
+    def _batch(self, numbers: np.ndarray, epoch: int) -> Batch:
+        return make_batch(self.model, self._pairs, numbers, (self._seed, epoch), self._augment)
+
+    def _update(
+        self, x: np.ndarray, y: np.ndarray, weights: np.ndarray | None, score: _Score, where: str
+    ) -> None:
+        model, engine = self.model, self.model.engine
+        tape: Tape = {}
+        prediction = model.forward([x], engine, tape)
+        _check_target(prediction, y)
+        value, grad = self._loss(prediction, y, engine, weights)
+        if not math.isfinite(value):
+            self._go_back()
+            raise FloatingPointError(
+                f"fit: the loss of {where} is {value}; stopped, and the network has the weights of the last "
+                "update with a finite loss. A smaller learning rate, clip_norm=1 or data of unit "
+                "scale may help"
+            )
+        score.add(
+            value, prediction, y, value if weights is None and self._loss is mean_squared_error else None
+        )
+        del prediction
+        gradients = Gradients()
+        model.backward(grad, tape, engine, gradients, (False,))
+        self._good = [weight.copy() for weight in self.weights]
+        grads = [gradients.of(layer, name) for layer, name in self._trained]
+        self.optimizer.update(self.weights, grads)
+        if not all(math.isfinite(float(w.sum(dtype=np.float64))) for w in self.weights):
+            self._go_back()
+            raise FloatingPointError(
+                f"fit: {where} made weights that are not finite; stopped, and the network has those before it"
+            )
+
+    _good: list[np.ndarray] | None = None
+
+    def _go_back(self) -> None:
+        if self._good is not None:
+            for weight, good in zip(self.weights, self._good, strict=True):
+                weight[...] = good
+        self.optimizer.reset(self.weights)
+
+    # ------------------------------------------------------------ checkpoints
+
+    def _settings(self) -> dict[str, Any]:
+        """What must be the same for a resumed run to end where an unbroken one does."""
+        describe = getattr(self._augment, "describe", None)
+        return {
+            "optimizer": self.optimizer.describe(),
+            "loss": getattr(self._loss, "__name__", type(self._loss).__name__),
+            "batch_size": self._batch_size,
+            "samples": len(self._pairs),
+            "shuffle": self._shuffle,
+            "seed": self._seed,
+            "augment": describe() if describe else None if self._augment is None else "a function",
+            "callbacks": [type(callback).__name__ for callback in self.callbacks],
+            "trained": [f"{layer.name}.{name}" for layer, name in self._trained],
+        }
+
+    def _save(self, path: Path) -> None:
+        tensors = {f"weights/{name}": w for name, w in self.model.named_weights().items()}
+        for slot, arrays in self.optimizer.state.items():
+            tensors |= {f"optimizer/{slot}/{i}": array for i, array in enumerate(arrays)}
+        states = []
+        for number, callback in enumerate(self.callbacks):
+            numbers, arrays_of = callback.state()
+            states.append(numbers)
+            tensors |= {f"callbacks/{number}/{name}": array for name, array in arrays_of.items()}
+        progress = {
+            "epoch": self.epoch,
+            "updates": self.optimizer.updates,
+            "factor": self.optimizer.factor,
+            "history": self.history.epochs,
+            "stopped": self._stopped,
+            "callbacks": states,
+        }
+        training = {"settings": self._settings(), "progress": progress}
+        write_tensors(path, tensors, self.model, {"training": json.dumps(training)}, overwrite=True)
+
+    def _resume(self, path: Path) -> None:
+        tensors, metadata = read_tensors(path)
+        if "training" not in metadata:
+            raise ValueError(f"{path}: holds a network, not a checkpoint; expected one that fit wrote")
+        training = json.loads(metadata["training"])
+        # Through JSON, so that both sides know the same kinds of values.
+        own = json.loads(json.dumps(self._settings()))
+        for name, value in own.items():
+            if training["settings"].get(name) != value:
+                raise ValueError(
+                    f"{path}: the checkpoint's {name} is {training['settings'].get(name)!r}, expected "
+                    f"{value!r} "
+                    "as in this call; remove it to start anew"
+                )
+        kinds: dict[str, dict[str, np.ndarray]] = {"weights": {}, "optimizer": {}, "callbacks": {}}
+        for name, array in tensors.items():
+            kind, _, rest = name.partition("/")
+            kinds[kind][rest] = array
+        self.model.set_named_weights(kinds["weights"], str(path))
+        progress = training["progress"]
+        self.epoch, self._stopped = progress["epoch"], progress["stopped"]
+        self.history.epochs = progress["history"]
+        self.optimizer.updates, self.optimizer.factor = progress["updates"], progress["factor"]
+        for slot, arrays in self.optimizer.state.items():
+            for i, array in enumerate(arrays):
+                array[...] = kinds["optimizer"][f"{slot}/{i}"]
+        for number, (callback, numbers) in enumerate(zip(self.callbacks, progress["callbacks"], strict=True)):
+            prefix = f"{number}/"
+            held = {n.removeprefix(prefix): a for n, a in kinds["callbacks"].items() if n.startswith(prefix)}
+            callback.restore(numbers, held)
+
+
+def make_batch(
+    model: Model,
+    pairs: Pairs,
+    numbers: Sequence[int] | np.ndarray,
+    seeds: tuple[int, int],
+    augment: Callable[..., Any] | None = None,
+) -> Batch:
+    """Images, targets and weights of the samples of these numbers, in the network's dtype."""
+    arrays: list[np.ndarray] = []
+    for place, number in enumerate(numbers):
+        generator = np.random.default_rng([*seeds, int(number)])
+        pair = pairs.pair(int(number), generator)
+        if augment is not None:
+            pair = (*augment(*pair[:2], generator), *pair[2:])
+        if place == 0:
+            arrays = [model.engine.empty((len(numbers), *a.shape), model.dtype) for a in pair]
+            check_channels(arrays[0], "x", model.channels)
+        for array, sample, name in zip(arrays, pair, ("x", "y", "weights"), strict=False):
+            if sample.shape != array.shape[1:]:
+                raise ValueError(
+                    f"{name}: sample {int(number)} has shape {sample.shape}, expected "
+                    f"{array.shape[1:]} as the "
+                    "others of its batch"
+                )
+            _validate.numeric(sample.dtype, name)
+            array[place] = _arrays.computable(sample, model.dtype)
+    return arrays[0], arrays[1], arrays[2] if len(arrays) > 2 else None
+
+
+def score_of(model: Model, pairs: Pairs, loss: Loss, batch_size: int) -> _Score:
+    """Loss and PSNR on all samples, as they are."""
+    score = _Score()
+    for start in range(0, len(pairs), batch_size):
+        numbers = range(start, min(start + batch_size, len(pairs)))
+        x, y, weights = make_batch(model, pairs, numbers, (0, 0))
+        prediction = model.forward([x], model.engine, None)
+        _check_target(prediction, y)
+        value, _ = loss(prediction, y, model.engine, weights)
+        score.add(value, prediction, y, None)
+    return score
+
+
+def _check_target(prediction: np.ndarray, y: np.ndarray) -> None:
+    if prediction.shape != y.shape:
+        raise ValueError(
+            f"y: got samples of shape {y.shape[1:]}, expected {prediction.shape[1:]}, what the "
+            "network makes of x"
+        )
+
+
+def _listed(numbers: np.ndarray) -> str:
+    shown = ", ".join(map(str, numbers[:8]))
+    return shown + (", ..." if len(numbers) > 8 else "")

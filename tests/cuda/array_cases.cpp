@@ -1,0 +1,138 @@
+// Kernels of whole arrays and of the engines without transforms.
+#include "elementwise.hpp"
+#include "launchers.hpp"
+#include "penalty.hpp"
+#include "separable.hpp"
+#include "sums.hpp"
+
+using namespace medeconv;
+using namespace medeconv::cuda;
+
+namespace {
+
+int64_t size_of(const Shape& s) { return s[0] * s[1] * s[2]; }
+
+// All that a formula may be given.
+template <class T>
+struct AllOperands {
+    DeviceValues<T> image, weights, estimate, gain, factor, damping, partial, held_out, previous, change, out, extrapolated;
+    DeviceValues<double> sums;
+    AllOperands(int64_t n, int64_t blocks)
+        : image(n, 1), weights(n, 2), estimate(n, 3), gain(n, 4), factor(n, 5), damping(n, 6), partial(n, 7), held_out(n, 8), previous(n, 9),
+          change(n, 10), out(n), extrapolated(n), sums(sums_size(blocks)) {}
+    Operands<T> operands() const {
+        Operands<T> o;
+        o.image = image, o.weights = weights, o.estimate = estimate, o.gain = gain, o.factor = factor, o.damping = damping;
+        o.partial = partial, o.held_out = held_out, o.previous = previous, o.change = change, o.out = out, o.extrapolated = extrapolated;
+        o.sums = sums, o.background = T(0.1), o.eps = T(1e-3), o.alpha = T(0.3), o.held_out_scale = T(0.2);
+        return o;
+    }
+    std::vector<double> results() const {
+        std::vector<double> all;
+        out.append_to(all), extrapolated.append_to(all), change.append_to(all), sums.append_to(all, sums_of_a_sweep);
+        return all;
+    }
+};
+
+const char* const formulas[] = {"copy", "ratio", "multiply", "residual", "add"};
+
+template <class T>
+void add_cases(std::vector<Case>& cases, const std::string& type) {
+    const Shape shape{3, 5, 300}, low{2, 4, 7}, high{1, 6, 301};
+    const Shape padded{shape[0] + 3, shape[1] + 10, shape[2] + 308};
+    for (int b = 0; b < 4; ++b) {
+        cases.push_back({"pad " + std::to_string(b) + type, [=] {
+            DeviceValues<T> x(size_of(shape), 1), out(size_of(padded));
+            pad<T>(x, shape, low, high, Boundary(b), out, nullptr);
+            std::vector<double> all;
+            out.append_to(all);
+            return all;
+        }});
+        cases.push_back({"fold " + std::to_string(b) + type, [=] {
+            DeviceValues<T> y(size_of(padded), 1), out(size_of(shape));
+            fold<T>(y, shape, low, high, Boundary(b), out, nullptr);
+            std::vector<double> all;
+            out.append_to(all);
+            return all;
+        }});
+    }
+    for (int op = 0; op < 12; ++op)
+        cases.push_back({"pointwise " + std::to_string(op) + type, [=] {
+            const int64_t n = 2500;
+            DeviceValues<T> a(n, 1), b(n, 2), out(n);
+            pointwise<T>(Pointwise(op), a, T(0), op % 2 ? static_cast<const T*>(b) : nullptr, T(1.1), out, n, nullptr);
+            std::vector<double> all;
+            out.append_to(all);
+            return all;
+        }});
+    cases.push_back({"statistics" + type, [=] {
+        const int64_t n = 5000;
+        DeviceValues<T> a(n, 1), b(n, 2);
+        DeviceValues<double> results(sums_size(formula_blocks(n)));
+        statistics<T>(a, b, n, results, nullptr);
+        std::vector<double> all;
+        results.append_to(all);
+        return all;
+    }});
+    cases.push_back({"crop and convert" + type, [=] {
+        const Shape start{1, 2, 5}, length{2, 3, 290};
+        DeviceValues<T> x(size_of(shape), 1), part(size_of(length));
+        DeviceValues<std::conditional_t<sizeof(T) == 4, double, float>> other(size_of(length));
+        crop<T>(x, shape, start, length, part, nullptr);
+        convert(static_cast<const T*>(part), static_cast<std::conditional_t<sizeof(T) == 4, double, float>*>(other), size_of(length), nullptr);
+        std::vector<double> all;
+        other.append_to(all);
+        return all;
+    }});
+    for (int k = 0; k < 4; ++k)
+        cases.push_back({"penalty " + std::to_string(k) + type, [=] {
+            DeviceValues<T> x(size_of(shape), 1), out(size_of(shape));
+            penalty<T>(Penalty(k), x, shape, {2.0, 1.0, 1.5}, 0.01, 1.0, out, nullptr);
+            std::vector<double> all;
+            out.append_to(all);
+            return all;
+        }});
+    for (int f = 0; f < 5; ++f) {
+        const std::string name = std::string(" ") + formulas[f] + type;
+        cases.push_back({"apply_formula" + name, [=] {
+            const int64_t n = 2500;
+            DeviceValues<T> blurred(n, 11);
+            const AllOperands<T> given(n, formula_blocks(n));
+            apply_formula<T>(Formula(f), blurred, given.operands(), n, nullptr);
+            return given.results();
+        }});
+        // Taps beyond a chunk, tiles that are not full, zeros outside and the other end.
+        for (const bool periodic : {false, true}) {
+            const int64_t depth = 3, height = 37, width = 45, n = depth * height * width;
+            const AxisTaps z{depth, depth, -1, 3}, y{height, height, -2, 5}, x{width, width, -9, 19};
+            cases.push_back({"direct" + name, [=] {
+                DeviceValues<T> weight(3 * 5 * 19, 12), input(n, 13), kept(n);
+                const AllOperands<T> given(n, direct_blocks(depth, height, width));
+                direct<T>({z, y, x, periodic, weight, input, kept, Formula(f), given.operands()}, nullptr);
+                std::vector<double> all = given.results();
+                kept.append_to(all);
+                return all;
+            }});
+            for (const int64_t long_z : {1, 11}) {
+                const AxisTaps deep{depth, depth, -(long_z / 2), long_z}, wide{width, width, -35, periodic ? 45 : 70};
+                cases.push_back({"separable" + name, [=] {
+                    DeviceValues<T> weight_z(deep.taps, 14), weight_y(y.taps, 15), weight_x(wide.taps, 16), input(n, 17), kept(n);
+                    DeviceValues<T> workspace(separable_workspace(deep, y, wide));
+                    const AllOperands<T> given(n, separable_blocks(deep, y, wide));
+                    separable<T>({deep, y, wide, periodic, weight_z, weight_y, weight_x, input, kept, Formula(f), given.operands()}, workspace,
+                                 nullptr);
+                    std::vector<double> all = given.results();
+                    kept.append_to(all);
+                    return all;
+                }});
+            }
+        }
+    }
+}
+
+}  // namespace
+
+void add_array_cases(std::vector<Case>& cases) {
+    add_cases<float>(cases, " float32");
+    add_cases<double>(cases, " float64");
+}

@@ -1,0 +1,400 @@
+"""The CUDA backend: whose arrays, which stream, what waits, what is refused. With a GPU, or on the emulator.
+
+The kernels' values are the other tests' to check (fixture ``backend``); here CuPy is played by `FakeCupy`
+where it is not installed.
+"""
+
+import importlib.util
+import os
+import sys
+import threading
+import types
+
+import numpy as np
+import pytest
+
+import medeconv_fast as mf
+from medeconv_fast import _device, backends
+from medeconv_fast.backends import cuda
+
+EMULATED = bool(os.environ.get("MEDECONV_TEST_EMULATOR"))
+needs_cuda = pytest.mark.skipif(
+    not cuda.is_available(), reason="SKIPPED: no GPU, and MEDECONV_TEST_EMULATOR names no emulator"
+)
+on_emulator = pytest.mark.skipif(not EMULATED, reason="SKIPPED: asks the emulator what a GPU does not tell")
+PSF = np.array([[1.0, 2, 1], [2, 5, 3], [1, 2, 1]])[None].repeat(3, 0)
+
+
+@pytest.fixture
+def image(rng):
+    return rng.poisson(40.0, (6, 21, 34)).astype(np.float32)
+
+
+def fake_cupy():
+    """What the library asks of CuPy, over memory of the library's own allocator."""
+
+    class ndarray:
+        def __init__(self, array):
+            self._array = array
+            self.shape, self.dtype = array.shape, array.dtype
+            self.device = types.SimpleNamespace(id=0)
+
+        @property
+        def __cuda_array_interface__(self):
+            return self._array.__cuda_array_interface__ | {"stream": module.stream.stream}
+
+        def reshape(self, shape):
+            return ndarray(self._array.reshape(shape))
+
+        def get(self):
+            module.stream.synchronize()
+            return self._array.numpy()
+
+    ndarray.__module__ = "cupy"
+    module = types.ModuleType("cupy")
+    module.ndarray = ndarray
+    module.stream = _device.native().Place(0)
+    memory = _device.Memory(module.stream)
+    module.made = 0
+
+    def empty(shape, dtype):
+        module.made += 1
+        return ndarray(memory.empty(shape, dtype))
+
+    module.empty = empty
+    module.asarray = lambda values: ndarray(memory.uploaded(np.asarray(values)))
+    module.ascontiguousarray = lambda array, dtype: (
+        array if array.dtype == dtype else ndarray(array._array.astype(dtype))
+    )
+    module.cuda = types.SimpleNamespace(
+        get_current_stream=lambda: types.SimpleNamespace(ptr=module.stream.stream)
+    )
+    return module
+
+
+@pytest.fixture
+def cupy(monkeypatch):
+    if importlib.util.find_spec("cupy") and not EMULATED:
+        return importlib.import_module("cupy")
+    module = fake_cupy()
+    monkeypatch.setitem(sys.modules, "cupy", module)
+    return module
+
+
+# --- what stands in the way
+
+
+def test_why_it_is_not_there(monkeypatch):
+    monkeypatch.setattr(_device, "module", None)
+    monkeypatch.setattr(_device, "import_error", "No module named that")
+    assert not cuda.is_available()
+    for text in ("_cuda cannot be imported (No module named that)", "nvcc", "wheels do not have it"):
+        assert text in cuda.unavailable_reason()
+    with pytest.raises(ImportError, match="backend: 'cuda' is not available here: the compiled module"):
+        mf.convolve(np.ones(9), np.ones(3), backend="cuda")
+
+
+@pytest.mark.parametrize(
+    ("found", "text"),
+    [
+        ({"count": 0, "driver": 0, "runtime": 13000, "error": "x"}, "no NVIDIA driver on this machine"),
+        ({"count": 1, "driver": 12040, "runtime": 13000, "error": ""}, "supports CUDA 12.4, .* needs 13.0"),
+        (
+            {"count": 0, "driver": 13000, "runtime": 13000, "error": "cudaErrorNoDevice"},
+            "no device .cudaErrorNo",
+        ),
+    ],
+)
+def test_why_a_machine_cannot(found, text, monkeypatch):
+    monkeypatch.setattr(_device, "module", types.SimpleNamespace(devices=lambda: found))
+    with pytest.raises(ImportError, match=text):
+        mf.use_backend("cuda")
+    assert "cuda" not in mf.backends.available()
+
+
+def test_auto_never_takes_it_for_host_arrays(monkeypatch):
+    monkeypatch.delenv("MEDECONV_BACKEND", raising=False)
+    for name in ("cpp", "numba"):
+        monkeypatch.setattr(getattr(backends, name), "is_available", lambda: False)
+    monkeypatch.setattr(backends, "_warned", True)
+    monkeypatch.setattr(backends, "_chosen", "auto")
+    assert backends.resolve().NAME == "reference"
+
+
+# --- arrays
+
+
+@needs_cuda
+@pytest.mark.parametrize("boundary", ["extended", "reflect", "wrap"])
+@pytest.mark.parametrize(
+    "options", [{}, {"acceleration": "heavy-ball"}, {"weights": True}, {"initial": "image"}]
+)
+def test_richardson_lucy_in_gpu_memory(options, boundary, image, cupy, rng, tol, relative_error):
+    if "weights" in options:
+        options = {"weights": rng.random(image.shape).astype(np.float32)}
+    run = dict(num_iter=5, boundary=boundary, engine="direct") | options
+    expected = mf.richardson_lucy(image, PSF, backend="reference", **run)
+    given = cupy.asarray(image)
+    got, info = mf.richardson_lucy(given, PSF, return_info=True, **run)
+    assert isinstance(got, cupy.ndarray) and got.dtype == np.float32
+    assert (
+        info.backend == "cuda"
+        and info.num_iter == 5
+        and [e["iteration"] for e in info.trace] == [1, 2, 3, 4, 5]
+    )
+    assert relative_error(got.get(), expected) < tol("backends", np.float32)
+    assert np.array_equal(given.get(), image)
+    assert np.array_equal(mf.richardson_lucy(image, PSF, backend="cuda", **run), got.get())
+
+
+@needs_cuda
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_blur_in_gpu_memory(dtype, image, cupy, tol, relative_error):
+    x = image.astype(dtype)
+    blur = mf.Blur(PSF, image.shape, boundary="wrap", engine="direct", backend="cuda")
+    host = mf.Blur(PSF, image.shape, boundary="wrap", engine="direct", backend="reference")
+    for method in ("forward", "adjoint", "normalizer"):
+        got = getattr(blur, method)(cupy.asarray(x))
+        assert isinstance(got, cupy.ndarray) and got.dtype == dtype
+        assert relative_error(got.get(), getattr(host, method)(x)) < tol("forward", dtype)
+    batch = np.stack([x, 2 * x])
+    assert relative_error(blur.forward(cupy.asarray(batch)).get(), host.forward(batch)) < tol(
+        "forward", dtype
+    )
+    given, out = cupy.asarray(x), cupy.empty(x.shape, x.dtype)
+    made, sums = blur.sweep(given, "ratio", image=x, out=out, return_sums=True)
+    expected, expected_sums = host.sweep(x, "ratio", image=x, return_sums=True)
+    assert made is out
+    assert relative_error(out.get(), expected) < tol("formula", dtype)
+    assert sums == pytest.approx(expected_sums, rel=tol("sums", dtype))
+    with pytest.raises(
+        ValueError, match=r"out: got ndarray .* expected a writable C-contiguous array in GPU"
+    ):
+        blur.sweep(given, "copy", out=np.empty(x.shape, x.dtype))
+
+
+@needs_cuda
+def test_every_method_takes_gpu_arrays(image, cupy, tol, relative_error):
+    calls = {
+        "landweber": lambda x, **o: mf.landweber(x, PSF, 4, engine="direct", stop="relative-change", **o),
+        "van_cittert": lambda x, **o: mf.van_cittert(x, PSF, 3, engine="direct", bounds=(0, 90), **o),
+        "fista": lambda x, **o: mf.fista(x, PSF, 0.1, 3, engine="direct", **o),
+        "fista without": lambda x, **o: mf.fista(x, PSF, 0, 3, engine="direct", **o),
+        "convolve": lambda x, **o: mf.convolve(x, PSF, mode="same", method="direct", **o),
+        "valid": lambda x, **o: mf.convolve(x, PSF, mode="valid", method="direct", **o),
+    }
+    for name, call in calls.items():
+        got = call(cupy.asarray(image))
+        assert isinstance(got, cupy.ndarray), name
+        assert relative_error(got.get(), call(image, backend="reference")) < tol("backends", np.float32), name
+
+
+@needs_cuda
+def test_memory_and_stream_are_the_arrays_own(image, cupy):
+    if not EMULATED:
+        pytest.skip("SKIPPED: counts calls of a stand-in")
+    given = cupy.asarray(image)
+    cupy.made = 0
+    own = _device.own_memory()
+    before = own.place
+    mf.richardson_lucy(given, PSF, 3, engine="direct")
+    assert cupy.made > 3
+    array = _device.adopted(given, "x", np.dtype)
+    assert array.memory.place.stream == cupy.stream.stream != before.stream
+    assert array.pointer == given.__cuda_array_interface__["data"][0]
+
+
+@needs_cuda
+def test_arrays_of_other_libraries(image):
+    class Foreign:
+        def __init__(self, array):
+            self.array, self.shape = array, array.shape
+            self.__cuda_array_interface__ = array.__cuda_array_interface__
+
+    own = _device.own_memory().uploaded(image)
+    blur = mf.Blur(PSF, image.shape, boundary="zero", engine="direct", backend="cuda")
+    got = blur.forward(Foreign(own))
+    assert isinstance(got, _device.DeviceArray)
+    assert np.array_equal(got.numpy(), blur.forward(image))
+    turned = Foreign(own)
+    turned.__cuda_array_interface__ = own.__cuda_array_interface__ | {
+        "strides": (4, 24, 504),
+        "shape": (6, 21, 34),
+    }
+    with pytest.raises(TypeError, match=r"x: got a .* expected a C-contiguous one of dtype float32"):
+        blur.forward(turned)
+    turned.__cuda_array_interface__ = own.__cuda_array_interface__ | {"typestr": "<c8"}
+    with pytest.raises(TypeError, match="x: got complex values"):
+        blur.forward(turned)
+
+
+@needs_cuda
+def test_the_device_is_the_arrays(image, cupy):
+    with pytest.raises(ValueError, match="backend: got 'reference' for a cupy array in GPU memory"):
+        mf.richardson_lucy(cupy.asarray(image), PSF, 2, backend="reference")
+    blur = mf.Blur(PSF, image.shape, backend="reference")
+    with pytest.raises(ValueError, match="'reference' for a cupy array in GPU memory"):
+        blur.forward(cupy.asarray(image[None].repeat(1, 0)[0]))
+
+
+@needs_cuda
+def test_bad_values_are_named(image, cupy):
+    image[2, 3, 4] = np.nan
+    with pytest.raises(ValueError, match=r"image: 1 of 4284 values are not finite .* \(2, 3, 4\)"):
+        mf.richardson_lucy(cupy.asarray(image), PSF, 2, engine="direct")
+    image[2, 3, 4] = -1
+    with pytest.raises(ValueError, match="image: 1 of 4284 values are negative"):
+        mf.richardson_lucy(cupy.asarray(image), PSF, 2, engine="direct")
+
+
+@needs_cuda
+def test_arithmetic_equals_numpys(rng, dtype):
+    a, b = rng.normal(size=(3, 700)).astype(dtype), rng.normal(size=(3, 700)).astype(dtype)
+    memory = _device.own_memory()
+    x, y = memory.uploaded(a), memory.uploaded(b)
+    number = dtype.type(0.3)
+    for ufunc in _device._BINARY:
+        for one, other in (((x, y), (a, b)), ((x, 0.3), (a, number)), ((number, y), (number, b))):
+            assert np.array_equal(ufunc(*one).numpy(), ufunc(*other).astype(dtype)), ufunc
+    assert np.array_equal(np.abs(x).numpy(), np.abs(a)) and np.array_equal((-x).numpy(), -a)
+    assert np.array_equal(np.sqrt(np.square(x)).numpy(), np.sqrt(np.square(a)))
+    assert np.array_equal(np.clip(x, -1, 0.5).numpy(), np.clip(a, dtype.type(-1), dtype.type(0.5)))
+    assert np.array_equal(x[1:, 5:600].numpy(), a[1:, 5:600]) and np.array_equal(x[2].numpy(), a[2])
+    assert x.sum() == pytest.approx(a.sum(dtype=float), rel=1e-12) and x.mean() == pytest.approx(
+        a.mean(dtype=float)
+    )
+    assert (x.min(), x.max()) == (a.min(), a.max())
+    assert x.dot(y) == pytest.approx(np.vdot(a.astype(float), b.astype(float)), rel=1e-12)
+    a[1, 5] = np.nan
+    x.write(a)
+    assert np.isnan(x.min()) and np.isnan(x.max())
+    for refused in (
+        lambda: np.sin(x),
+        lambda: x + a,
+        lambda: np.asarray(x),
+        lambda: x[1:],
+        lambda: x[::2, :],
+    ):
+        with pytest.raises(TypeError):
+            refused()
+    with pytest.raises(ValueError, match="do not broadcast"):
+        x + x[1:, :]
+
+
+# --- streams, graphs, memory
+
+
+class _CountedPlace:
+    """A place whose waits are counted: the bindings take the one behind it."""
+
+    def __init__(self, waits):
+        self._waits = waits
+
+    def __getattr__(self, name):
+        if name in ("synchronize", "wait_for"):
+            self._waits.append(name)
+        return getattr(_device.own_memory().place, name)
+
+
+@on_emulator
+def test_nothing_waits(image, monkeypatch):
+    """A plain run waits for the checks of its arguments, however many iterations follow."""
+    counts = []
+    for iterations in (3, 30):
+        waits = []
+        data = _device.Memory(_CountedPlace(waits)).uploaded(image)
+        mf.richardson_lucy(data, PSF, iterations, boundary="reflect", engine="direct")
+        counts.append(len(waits))
+    assert counts[0] == counts[1] > 0
+
+
+@on_emulator
+def test_plain_iterations_are_recorded_once(image, monkeypatch):
+    """What an allocation or a wait would break: the emulator refuses both while a graph is recorded."""
+    recorded = []
+    record = _device.Memory.record
+    monkeypatch.setattr(_device.Memory, "record", lambda self, work: recorded.append(1) or record(self, work))
+    data = _device.own_memory().uploaded(image)
+    run = dict(boundary="extended", engine="separable")
+    psf = np.multiply.outer(np.multiply.outer([1, 2, 1], [1, 3, 1]), [1, 1, 2.0])
+    graph = mf.richardson_lucy(data, psf, 7, **run)
+    assert recorded == [1]
+    single = mf.richardson_lucy(data, psf, 7, callback=lambda i, x: None, **run)
+    assert recorded == [1]
+    assert np.array_equal(graph.numpy(), single.numpy())
+
+
+@on_emulator
+def test_recording_refuses_what_a_graph_cannot(image):
+    memory = _device.own_memory()
+    data = memory.uploaded(image)
+    with pytest.raises(RuntimeError, match="an allocation while a graph is recorded"):
+        memory.record(lambda: data.copy())
+    with pytest.raises(RuntimeError, match="a wait while a graph is recorded"):
+        memory.record(lambda: memory.place.synchronize())
+    assert np.array_equal(data.numpy(), image)
+
+
+@on_emulator
+def test_streams_that_run_late(image, cupy, monkeypatch):
+    """Nothing relies on work being done when it was given: each stream waits for what it needs."""
+    expected = mf.richardson_lucy(image, PSF, 5, engine="direct", backend="cuda")
+    monkeypatch.setenv("MEDECONV_EMULATOR_STREAMS", "lazy")
+    given = cupy.asarray(image)
+    got = mf.richardson_lucy(given, PSF, 5, engine="direct")
+    assert np.array_equal(got.get(), expected)
+    assert np.array_equal(mf.richardson_lucy(image, PSF, 5, engine="direct", backend="cuda"), expected)
+    foreign = types.SimpleNamespace(
+        shape=image.shape, __cuda_array_interface__=given.__cuda_array_interface__
+    )
+    blur = mf.Blur(PSF, image.shape, boundary="zero", engine="direct", backend="cuda")
+    late = cupy.empty(image.shape, image.dtype)
+    late._array.write(given._array)
+    foreign.__cuda_array_interface__ = late.__cuda_array_interface__
+    assert np.array_equal(blur.forward(foreign).numpy(), blur.forward(image))
+
+
+@needs_cuda
+def test_threads_have_streams_of_their_own(image):
+    results, places = [None] * 3, [None] * 3
+
+    def run(i):
+        places[i] = _device.own_memory().place.stream
+        results[i] = mf.richardson_lucy(image, PSF, 4, engine="direct", backend="cuda")
+
+    threads = [threading.Thread(target=run, args=(i,)) for i in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(set(places)) == 3
+    assert all(np.array_equal(results[0], r) for r in results[1:])
+
+
+@on_emulator
+def test_out_of_memory_names_need_and_have(image, monkeypatch):
+    blur = mf.Blur(PSF, image.shape, boundary="zero", engine="direct", backend="cuda")
+    blur.forward(image)
+    monkeypatch.setenv("MEDECONV_EMULATOR_MEMORY", "1000")
+    with pytest.raises(MemoryError, match=r"GPU memory: 1 MB more are needed, [01] MB of 1 MB are free"):
+        blur.forward(image)
+    monkeypatch.delenv("MEDECONV_EMULATOR_MEMORY")
+    assert np.isfinite(blur.forward(image)).all()
+
+
+@on_emulator
+def test_command_line_takes_a_device(tmp_path, capsys):
+    from medeconv_fast import cli
+
+    image, out = tmp_path / "image.npy", tmp_path / "out.npy"
+    np.save(image, np.random.default_rng(0).random((9, 10)).astype(np.float32) + 1)
+    words = ["restore", str(image), "--fwhm-mm", "2", "2", "--voxel-size-mm", "1", "1", "--iterations", "2"]
+    words += ["--method", "rl"]
+    assert cli.main([*words, "-o", str(out), "--device", "cuda:0"]) == 0
+    assert "backend cuda" in capsys.readouterr().out
+    assert cli.main([*words, "-o", str(tmp_path / "cpu.npy"), "--backend", "reference"]) == 0
+    np.testing.assert_allclose(np.load(out), np.load(tmp_path / "cpu.npy"), rtol=1e-5)
+    assert cli.main([*words, "-o", str(out), "--overwrite", "--device", "cuda:7"]) == 2
+    assert "--device cuda:7: device: got 7, expected one of 1 devices" in capsys.readouterr().err
+    assert cli.main([*words, "-o", str(out), "--overwrite", "--device", "cpu", "--backend", "cuda"]) == 2
+    assert "the backend 'cuda' computes on a GPU" in capsys.readouterr().err

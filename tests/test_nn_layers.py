@@ -1,0 +1,300 @@
+"""Layers of networks: gradients against finite differences in float64, values against formulas
+written out.
+"""
+
+import numpy as np
+import pytest
+
+import medeconv_fast as mf
+from medeconv_fast import nn
+from medeconv_fast.nn._engine import Engine
+from medeconv_fast.nn._layer import Gradients
+
+SMALL = {1: (7,), 2: (6, 5), 3: (4, 5, 3)}
+
+
+def weighted(net, inputs, weight, engine):
+    return float((net.forward(inputs, engine, None) * weight).sum())
+
+
+def check_gradients(net, inputs, rng, bound, engine=None, step=1e-5):
+    """Every input and every weight: the backward pass against central differences along random directions.
+
+    A direction moves all values of one array, so that no entry is left out.
+    """
+    engine = engine or Engine()
+    leaves = [(layer, name) for _, layer in net.leaves() if layer.trainable for name in layer.shapes()]
+    tape = {}
+    out = net.forward(inputs, engine, tape)
+    weight = rng.standard_normal(out.shape)
+    gradients = Gradients()
+    to_inputs = net.backward(weight.copy(), tape, engine, gradients, (True,) * len(inputs))
+    arrays = list(inputs) + [layer.weights[name] for layer, name in leaves]
+    grads = list(to_inputs) + [gradients.of(layer, name) for layer, name in leaves]
+    for array, grad in zip(arrays, grads, strict=True):
+        assert grad.shape == array.shape
+        assert np.abs(grad).max() > 0
+        for _ in range(3):
+            direction = rng.standard_normal(array.shape)
+            original = array.copy()
+            array += step * direction
+            high = weighted(net, inputs, weight, engine)
+            array[...] = original - step * direction
+            low = weighted(net, inputs, weight, engine)
+            array[...] = original
+            expected = (high - low) / (2 * step)
+            scale = np.linalg.norm(grad) * np.linalg.norm(direction)
+            assert abs(float((grad * direction).sum()) - expected) < bound * scale
+
+
+def initialized(inputs, output, seed=3):
+    """A graph with random weights of float64, biases and scales included."""
+    net = nn.Graph(inputs, output)
+    rng = np.random.default_rng(seed)
+    for _, layer in net.leaves():
+        layer.initialize(rng, np.dtype(np.float64))
+        for name, array in layer.weights.items():
+            layer.weights[name] = array + 0.2 * rng.standard_normal(array.shape)
+    return net
+
+
+LAYERS = {
+    "conv": lambda: nn.Conv(3, 3),
+    "conv_relu": lambda: nn.Conv(4, 3, activation="relu"),
+    "conv_leaky": lambda: nn.Conv(4, 3, activation="leaky_relu"),
+    "conv_softplus": lambda: nn.Conv(4, 3, activation="softplus"),
+    "conv_strided": lambda: nn.Conv(2, 3, 2, padding=1, bias=False),
+    "conv_dilated_groups": lambda: nn.Conv(4, 2, dilation=2, groups=2, padding="valid"),
+    "conv_replicate": lambda: nn.Conv(2, 3, padding_mode="replicate"),
+    "transpose": lambda: nn.ConvTranspose(3, 3),
+    "transpose_strided": lambda: nn.ConvTranspose(3, 4, 2, activation="relu"),
+    "transpose_narrow": lambda: nn.ConvTranspose(2, 1, 2),
+    "nearest": lambda: nn.UpSampling(2),
+    "linear": lambda: nn.UpSampling(3, "linear"),
+    "cubic": lambda: nn.UpSampling(2, "cubic"),
+    "relu": lambda: nn.ReLU(),
+    "leaky": lambda: nn.LeakyReLU(0.2),
+    "softplus": lambda: nn.Softplus(),
+    "group_norm": lambda: nn.GroupNorm(2),
+    "group_norm_plain": lambda: nn.GroupNorm(1, affine=False),
+    "instance_norm": lambda: nn.InstanceNorm(),
+}
+
+
+@pytest.mark.parametrize("ndim", [1, 2, 3])
+@pytest.mark.parametrize("name", LAYERS)
+def test_gradients_by_finite_differences(name, ndim, rng, tol):
+    image = nn.Input(4, ndim)
+    net = initialized(image, LAYERS[name]()(image))
+    x = rng.standard_normal((2, 4, *SMALL[ndim]))
+    x[np.abs(x) < 1e-3] = 0.1  # away from the kink of ReLU
+    check_gradients(net, [x], rng, tol("finite_differences"))
+
+
+@pytest.mark.parametrize("kind", ["Add", "Concat"])
+def test_gradients_of_joining_layers(kind, rng, tol, backend):
+    one, two = nn.Input(2), nn.Input(2)
+    conv = nn.Conv(2, 3)
+    net = initialized([one, two], getattr(nn, kind)()(conv(one), two, conv(two), one))  # shared weights
+    inputs = [rng.standard_normal((2, 2, 6, 5)) for _ in range(2)]
+    check_gradients(net, inputs, rng, tol("finite_differences"), Engine(backend))
+
+
+PSF = np.array([[1.0, 2, 1], [2, 5, 3], [1, 2, 1], [0, 1, 0]])  # of even and odd length, not symmetric
+
+
+def psf_of(ndim):
+    return {1: PSF[1], 2: PSF, 3: np.stack([PSF, 2 * PSF[::-1], PSF])}[ndim]
+
+
+@pytest.mark.parametrize("boundary", ["reflect", "zero", "nearest", "mirror", "wrap"])
+@pytest.mark.parametrize("ndim", [1, 2, 3])
+@pytest.mark.parametrize("engine", ["spectral", "direct"])
+def test_gradients_of_fixed_blur(ndim, boundary, engine, rng, tol):
+    image = nn.Input(2, ndim)
+    net = initialized(image, nn.FixedBlur(psf_of(ndim), boundary, engine, trainable=True)(image))
+    x = rng.standard_normal((2, 2, *(8, 6, 7)[:ndim]))
+    (layer,) = net.layers
+    expected = mf.Blur(layer.weights["psf"], x.shape[2:], boundary=boundary, normalize_psf=False)
+    got = net.forward([x], Engine(), None)
+    np.testing.assert_allclose(got[1, 1], expected.forward(x[1, 1]), atol=1e-12)
+    check_gradients(net, [x], rng, tol("finite_differences"))
+
+
+@pytest.mark.parametrize("back", [False, True])
+@pytest.mark.parametrize("boundary", ["reflect", "zero"])
+@pytest.mark.parametrize("ndim", [1, 2, 3])
+def test_gradients_of_richardson_lucy_step(ndim, boundary, back, rng, tol):
+    psf = psf_of(ndim)
+    other = np.arange(1.0, 1 + 3**ndim).reshape((3,) * ndim) if back else None
+    estimate, image = nn.Input(1, ndim), nn.Input(1, ndim)
+    step = nn.RichardsonLucyStep(psf, other, boundary, background=0.3, trainable=True)
+    net = nn.Graph([estimate, image], step(estimate, image))
+    step.initialize(rng, np.dtype(np.float64))
+    inputs = [0.5 + rng.random((2, 1, *(8, 6, 7)[:ndim])) for _ in range(2)]
+    check_gradients(net, inputs, rng, tol("finite_differences"))
+
+
+@pytest.mark.parametrize("ndim", [1, 2, 3])
+def test_richardson_lucy_step_is_an_iteration(ndim, rng, tol, backend, dtype):
+    """Of the library's own algorithm, three times in a row, matched and not."""
+    psf = mf.psf.gaussian(fwhm=(2.5,) * ndim, voxel_size=(1.0,) * ndim)
+    y = (1 + rng.random((12, 9, 10)[:ndim])).astype(dtype)
+    for projector in ("matched", "wiener-butterworth"):
+        net = nn.RLNet(psf, steps=3, back_projector=projector, dtype=dtype, backend=backend)
+        expected = mf.richardson_lucy(
+            y, psf, 3, boundary="reflect", initial="image", back_projector=projector, backend=backend
+        )
+        got = net.predict(y[None, None])[0, 0]  # the corrections start at zero
+        assert np.linalg.norm(got - expected) < tol("transcription", dtype) * np.linalg.norm(expected)
+
+
+def narrow(ndim):
+    return mf.psf.gaussian(fwhm=(1.5,) * ndim, voxel_size=(1.0,) * ndim, shape=(5,) * ndim)
+
+
+NETS = {
+    "learnt": lambda: nn.RLNet(steps=3, filters=4, ndim=2, dtype="float64", seed=2),
+    "known": lambda: nn.RLNet(narrow(2), steps=2, filters=4, dtype="float64", seed=2),
+    "known_3d": lambda: nn.RLNet(narrow(3), steps=2, filters=3, depth=3, dtype="float64"),
+}
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_gradients_of_the_whole_rl_net(name, rng, tol):
+    net = NETS[name]()
+    for _, layer in net.leaves():
+        if not isinstance(layer, nn.RichardsonLucyStep):
+            for weight in layer.weights.values():
+                weight += 0.02 * rng.standard_normal(weight.shape)  # divisors stay away from 0
+        else:
+            layer.trainable = True
+    x = 1 + rng.random((2, 1, *(9, 8, 7)[: net.ndim]))
+    # Thousands of ReLUs: a small step, so that none of them crosses its kink.
+    check_gradients(net, [x], rng, tol("finite_differences"), step=1e-6)
+
+
+def test_rl_net_counts_and_scales(rng):
+    assert sum(w.size for w in nn.RLNet().named_weights().values()) == 15618
+    psf, wide = (mf.psf.gaussian(fwhm=(f, f), voxel_size=(1.0, 1.0)) for f in (2.0, 4.0))
+    net = nn.RLNet(psf, filters=4, dtype="float64")
+    for name, weight in net.named_weights().items():
+        if "iteration" not in name:
+            weight[...] = 0.2 * rng.standard_normal(weight.shape)
+    x = rng.random((1, 1, 14, 15))
+    np.testing.assert_allclose(net.predict(1e4 * x), 1e4 * net.predict(x), rtol=1e-9)
+    other = net.with_psf(wide)
+    assert other.named_weights()["iteration_1.psf"].shape == wide.shape
+    np.testing.assert_array_equal(
+        other.named_weights()["features_1_1.weight"], net.named_weights()["features_1_1.weight"]
+    )
+    with pytest.raises(ValueError, match="odd lengths"):
+        net.with_psf(np.ones((4, 4)))
+    with pytest.raises(ValueError, match="learnt the one blur"):
+        nn.RLNet(ndim=2).with_psf(psf)
+
+
+def test_recomputation_changes_nothing_but_memory(rng):
+    def deep(recompute):
+        start = nn.Input(2)
+        block = nn.Graph(start, nn.Conv(2, 3, activation="softplus", name="c")(start), recompute=recompute)
+        image = nn.Input(2)
+        net = initialized(image, block(block(block(image))))
+        check_tape = {}
+        out = net.forward([x], Engine(), check_tape)
+        gradients = Gradients()
+        (grad,) = net.backward(np.ones_like(out), check_tape, Engine(), gradients, (True,))
+        kept = [set(t) for t in check_tape["tapes"]] if "tapes" in check_tape else []
+        (conv,) = (layer for _, layer in net.leaves())
+        return out, grad, gradients.of(conv, "weight"), kept
+
+    x = rng.standard_normal((1, 2, 9, 8))
+    for one, other in zip(deep(False)[:3], deep(True)[:3], strict=True):
+        np.testing.assert_array_equal(one, other)
+    start = nn.Input(2)
+    net = nn.Graph(start, nn.Graph(i := nn.Input(2), nn.ReLU()(i), recompute=True)(start))
+    tape = {}
+    net.forward([x], Engine(), tape)
+    assert [set(own) for own in tape["tapes"]] == [{"inputs"}]
+
+
+def test_upsampling_reproduces_polynomials():
+    """Of order 0, 1, 2 away from the edge, on the pixel centres of the finer grid."""
+    n, factor = 12, 3
+    coarse = np.arange(n, dtype=np.float64)
+    fine = (np.arange(n * factor) + 0.5) / factor - 0.5
+    for power, mode in ((0, "nearest"), (1, "linear"), (2, "cubic")):
+        image = nn.Input(1, 1)
+        net = nn.Graph(image, nn.UpSampling(factor, mode)(image))
+        out = net.forward([(coarse**power)[None, None]], Engine(), None)[0, 0]
+        np.testing.assert_allclose(out[9:-9], (fine**power)[9:-9], atol=1e-12)
+
+
+def test_group_norm_is_its_formula(rng):
+    x = 3 + 2 * rng.standard_normal((2, 4, 5, 6))
+    image = nn.Input(4)
+    net = nn.Model(image, nn.GroupNorm(2, eps=1e-3)(image), dtype="float64")
+    out = net.predict(x)
+    for sample in range(2):
+        for group in range(2):
+            part = x[sample, 2 * group : 2 * group + 2]
+            expected = (part - part.mean()) / np.sqrt(part.var() + 1e-3)
+            np.testing.assert_allclose(out[sample, 2 * group : 2 * group + 2], expected, atol=1e-12)
+
+
+def test_all_backends_and_threads_agree(rng, tol, backend, dtype):
+    net = nn.DeconvNet(scale=2, filters=8, residual=False, dtype=dtype, backend=backend)
+    x = rng.random((2, 1, 40, 30)).astype(dtype)
+    expected = nn.DeconvNet(scale=2, filters=8, residual=False, dtype=dtype, backend="reference").predict(x)
+    got = net.predict(x)
+    assert got.dtype == dtype
+    assert np.linalg.norm(got - expected) < tol("backends", dtype) * np.linalg.norm(expected)
+
+
+def test_pointwise_blocks_cover_everything(rng):
+    x = rng.standard_normal((1, 1, 1031, 1033))
+    image = nn.Input(1)
+    net = nn.Graph(image, nn.ReLU()(image))
+    for threads in (1, 2, 5):
+        out = net.forward([x], Engine(num_threads=threads), None)
+        np.testing.assert_array_equal(out, np.maximum(x, 0))
+
+
+def refused(error, match, make):
+    with pytest.raises(error, match=match):
+        make()
+
+
+def test_misfits_are_refused():
+    image = nn.Input(4)
+    refused(ValueError, r"layer Conv: groups: got 3.*channels, 4", lambda: nn.Conv(3, 3, groups=3)(image))
+    refused(ValueError, "filters", lambda: nn.Conv(0))
+    refused(TypeError, "padding_mode", lambda: nn.Conv(1, padding_mode=3))
+    refused(ValueError, "activation: got 'tanh'", lambda: nn.Conv(1, activation="tanh"))
+    refused(ValueError, r"layer 'n' \(GroupNorm\): groups: got 3", lambda: nn.GroupNorm(3, name="n")(image))
+    refused(ValueError, "slope", lambda: nn.LeakyReLU(0))
+    refused(ValueError, "mode: got 'quintic'", lambda: nn.UpSampling(2, "quintic"))
+    refused(ValueError, r"\[4, 2\] channels", lambda: nn.Add()(image, nn.Conv(2)(image)))
+    refused(ValueError, "scale", lambda: nn.Concat()(image, nn.UpSampling(2)(image)))
+    refused(TypeError, "got 1 inputs, expected 2 or more", lambda: nn.Add()(image))
+    refused(TypeError, "expected what nn.Input", lambda: nn.ReLU()(np.zeros((1, 4, 3, 3))))
+    refused(ValueError, "another|among", lambda: nn.Graph(nn.Input(4), nn.ReLU()(image)))
+    refused(ValueError, "does not depend", lambda: nn.Graph([image, nn.Input(1)], nn.ReLU()(image)))
+    twins = [nn.Conv(1, name="a"), nn.ReLU("a")]
+    refused(ValueError, "two layers of the name 'a'", lambda: nn.Sequential(twins))
+    conv = nn.Conv(2)
+    conv(image)
+    refused(ValueError, "as at its first use", lambda: conv(nn.Input(3)))
+
+
+def test_a_shape_that_does_not_fit_names_the_layer(rng):
+    net = nn.Sequential([nn.Conv(2, 3), nn.Conv(1, 9, padding="valid", name="wide")])
+    with pytest.raises(ValueError, match=r"layer 'wide' \(Conv\): w: the kernel \(9, 9\)"):
+        net.predict(rng.random((1, 1, 8, 8)))
+
+
+def test_public_layers_are_documented():
+    for name in nn.__all__:
+        text = getattr(nn, name).__doc__ or ""
+        assert len(text) > 30, name
+    assert mf.nn is nn

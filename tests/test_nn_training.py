@@ -1,0 +1,531 @@
+"""Training of networks: losses, optimizers, the loop, checkpoints, and what goes wrong."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+import medeconv_fast as mf
+from medeconv_fast import nn
+from medeconv_fast.nn._engine import Engine
+from medeconv_fast.nn._losses import LOSSES
+
+safetensors = pytest.importorskip("safetensors", reason="SKIPPED: safetensors is not installed (extra nn)")
+
+
+def blurred_pairs(count, size=16, seed=0, dtype=np.float32):
+    """Random blocks and their blur."""
+    rng = np.random.default_rng(seed)
+    y = np.kron(rng.random((count, 1, size // 4, size // 4)), np.ones((4, 4)))
+    psf = mf.psf.gaussian(fwhm=(2, 2), voxel_size=(1, 1))
+    x = mf.Blur(psf, (size, size), boundary="reflect").forward(y[:, 0])[:, None]
+    return x.astype(dtype), y.astype(dtype)
+
+
+def tiny(**options):
+    return nn.DeconvNet(filters=4, seed=1, **options)
+
+
+# ---------------------------------------------------------------- losses and optimizers
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_loss_gradient_by_finite_differences(name, ndim, rng, tol):
+    loss = LOSSES[name]()
+    shape = (2, 2, 9, 8, 10)[: ndim + 2]
+    target, prediction = 1 + rng.random(shape), 1 + rng.random(shape)
+    prediction[0, 0].flat[0] = -0.5  # where the Poisson loss goes on as a tangent
+    _, grad = loss(prediction, target, Engine(), None)
+    for _ in range(3):
+        direction = rng.standard_normal(shape)
+        high, low = (loss(prediction + s * 1e-5 * direction, target, Engine(), None)[0] for s in (1, -1))
+        error = abs((high - low) / 2e-5 - float((grad * direction).sum()))
+        assert error < tol("finite_differences") * np.linalg.norm(grad) * np.linalg.norm(direction)
+
+
+@pytest.mark.parametrize("name", ["mse", "mae", "poisson"])
+def test_loss_weights_leave_values_out(name, rng):
+    loss = LOSSES[name]()
+    target, prediction = 1 + rng.random((1, 1, 4, 6)), 1 + rng.random((1, 1, 4, 6))
+    weights = np.zeros_like(target)
+    weights[..., :3] = 1
+    value, grad = loss(prediction, target, Engine(), weights)
+    prediction[..., 3:] = 77.0
+    if name == "poisson":  # its tangent starts at a part of all targets' mean
+        assert (target > 0.1).all()
+    assert loss(prediction, target, Engine(), weights)[0] == pytest.approx(value, rel=1e-12)
+    assert not grad[..., 3:].any()
+
+
+def test_ssim_loss_is_the_metric(rng):
+    target, prediction = rng.random((1, 1, 20, 17)), rng.random((1, 1, 20, 17))
+    value, _ = LOSSES["ssim"]()(prediction, target, Engine(), None)
+    assert 1 - value == pytest.approx(mf.metrics.ssim(target[0, 0], prediction[0, 0]), rel=1e-10)
+    mse = np.square(target - prediction).mean() / np.ptp(target) ** 2
+    rln, _ = LOSSES["rln"]()(prediction, target, Engine(), None)
+    assert rln == pytest.approx(mse - math.log((2 - value) / 2), rel=1e-10)
+
+
+def test_clipping(rng):
+    weight = np.zeros(4)
+    nn.SGD(1.0, clip_norm=0.5).update([weight], [np.array([3.0, 0, 4, 0])])
+    np.testing.assert_allclose(weight, [-0.3, 0, -0.4, 0])
+    weight[...] = 0
+    nn.SGD(1.0, clip_value=2.0).update([weight], [np.array([3.0, 1, -4, 0])])
+    np.testing.assert_allclose(weight, [-2, -1, 2, 0])
+
+
+def test_schedules():
+    cosine = nn.CosineDecay(1.0, 110, final=0.2, warmup=10)
+    assert cosine(0) == pytest.approx(0.1) and cosine(10) == 1.0
+    assert cosine(60) == pytest.approx(0.6) and cosine(1000) == pytest.approx(0.2)
+    decay = nn.ExponentialDecay(1.0, 10, 0.5)
+    assert decay(5) == pytest.approx(0.5**0.5)
+    assert nn.ExponentialDecay(1.0, 10, 0.5, staircase=True)(19) == 0.5
+    optimizer = nn.SGD(decay)
+    optimizer.update([np.zeros(1)], [np.ones(1)])
+    assert optimizer.learning_rate == decay(1)
+
+
+# ---------------------------------------------------------------- the loop
+
+
+def test_fit_lowers_the_loss_and_says_so(capsys):
+    x, y = blurred_pairs(24)
+    net = tiny().compile(optimizer="adam", loss="mse", learning_rate=5e-3)
+    before = net.evaluate(x, y)
+    seen = []
+    history = net.fit(
+        x,
+        y,
+        epochs=8,
+        batch_size=6,
+        validation_data=(x[:4], y[:4]),
+        progress=True,
+        callbacks=[lambda e, logs: seen.append(e)],
+    )
+    after = net.evaluate(x, y)
+    assert after["psnr"] > before["psnr"] + 0.5
+    assert before["psnr"] == pytest.approx(mf.metrics.psnr(y, x), abs=1e-4)  # it starts as the identity
+    assert seen == list(range(1, 9)) and len(history["loss"]) == 8 == len(history["val_psnr"])
+    assert history.stopped_by == "epochs"
+    text = capsys.readouterr().err
+    assert "epoch 8/8" in text and "PSNR" in text and "left" in text
+
+
+def test_same_seed_same_weights_for_any_number_of_threads():
+    x, y = blurred_pairs(12, 32)
+    runs = []
+    for threads, seed in ((1, 5), (2, 5), (3, 5), (1, 6)):
+        net = nn.DeconvNet(filters=16, seed=1, num_threads=threads).compile()
+        net.fit(x, y, epochs=2, batch_size=5, seed=seed, augment=nn.Augmentation(noise=0.01))
+        runs.append(np.concatenate([w.ravel() for w in net.get_weights()]))
+    np.testing.assert_array_equal(runs[0], runs[1])
+    np.testing.assert_array_equal(runs[0], runs[2])
+    assert (runs[0] != runs[3]).any()
+    assert (nn.DeconvNet(seed=1).get_weights()[0] != nn.DeconvNet(seed=2).get_weights()[0]).any()
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_a_killed_run_resumes_exactly(tmp_path, optimizer):
+    x, y = blurred_pairs(10)
+
+    def run(path, kill_after=None, batch_size=4):
+        net = tiny()
+        made = nn.SGD(0.05, momentum=0.9) if optimizer == "sgd" else nn.Adam(nn.CosineDecay(1e-2, 18))
+        net.compile(made, "mse")
+
+        def kill(epoch, logs):
+            if epoch == kill_after:
+                raise Killed
+
+        history = net.fit(
+            x,
+            y,
+            6,
+            batch_size,
+            (x[:2], y[:2]),
+            augment=nn.Augmentation(),
+            checkpoint=path,
+            resume=True,
+            callbacks=[nn.EarlyStopping(patience=50), nn.ReduceOnPlateau(patience=1), kill],
+        )
+        return net, history
+
+    unbroken, history = run(tmp_path / "a.safetensors")
+    for kill_after in (3, 5):
+        with pytest.raises(Killed):
+            run(tmp_path / "b.safetensors", kill_after)
+    resumed, again = run(tmp_path / "b.safetensors")
+    for one, other in zip(unbroken.get_weights(), resumed.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+    for one, other in zip(history.epochs, again.epochs, strict=True):
+        assert {**one, "seconds": 0} == {**other, "seconds": 0}
+    # A checkpoint is a network too; and it belongs to its training.
+    assert isinstance(nn.DeconvNet.load(tmp_path / "b.safetensors"), nn.DeconvNet)
+    with pytest.raises(ValueError, match="batch_size is 4, expected 5"):
+        run(tmp_path / "b.safetensors", batch_size=5)
+
+
+def test_early_stopping_handles_overfitting():
+    """Four noisy patches are learnt by heart: the training loss falls on, the validation loss turns."""
+    rng = np.random.default_rng(3)
+    x, y = blurred_pairs(4, 16, seed=1)
+    xv, yv = blurred_pairs(24, 16, seed=2)
+    x, xv = (a + rng.normal(0, 0.1, a.shape).astype(np.float32) for a in (x, xv))
+    options = {"filters": 32, "residual": False, "seed": 1}
+    free = nn.DeconvNet(**options).compile(learning_rate=1e-2)
+    history = free.fit(x, y, 250, 4, (xv, yv))
+    best = int(np.argmin(history["val_loss"]))
+    assert history["loss"][-1] < 0.8 * history["loss"][best]
+    assert history["val_loss"][-1] > 1.05 * history["val_loss"][best]
+    stopped = nn.DeconvNet(**options).compile(learning_rate=1e-2)
+    stopping = nn.EarlyStopping(patience=20)
+    short = stopped.fit(x, y, 250, 4, (xv, yv), callbacks=[stopping])
+    assert short.stopped_by == "early stopping" and len(short.epochs) < 250
+    assert stopped.evaluate(xv, yv)["loss"] == pytest.approx(min(short["val_loss"]), rel=1e-6)
+
+
+def test_plateau_lowers_the_rate():
+    x, y = blurred_pairs(4)
+    net = tiny().compile(learning_rate=1e-9)  # nothing improves by 1
+    history = net.fit(x, y, 5, 4, callbacks=[nn.ReduceOnPlateau(patience=1, factor=0.5, min_delta=1.0)])
+    assert history["learning_rate"] == pytest.approx([1e-9, 1e-9, 5e-10, 2.5e-10, 1.25e-10])
+
+
+def test_history_draws_itself(tmp_path):
+    pytest.importorskip("matplotlib", reason="SKIPPED: matplotlib is not installed (extra report)")
+    x, y = blurred_pairs(4)
+    history = tiny().compile().fit(x, y, 2, 4, (x, y))
+    history.plot(tmp_path / "curve.png")
+    assert (tmp_path / "curve.png").read_bytes()[:4] == b"\x89PNG"
+    with pytest.raises(ValueError, match="no epochs"):
+        nn.History().plot()
+
+
+# ---------------------------------------------------------------- data
+
+
+def test_augmentation_keeps_pairs_together(rng):
+    change = nn.Augmentation(crop=(6, 6))
+    x = rng.random((1, 12, 12))
+    y = np.kron(x, np.ones((1, 2, 2)))
+    seen = set()
+    for seed in range(60):
+        a, b = change(x, y, np.random.default_rng(seed))
+        np.testing.assert_array_equal(np.kron(a, np.ones((1, 2, 2))), b)
+        seen.add(tuple(a[0, :2, :2].ravel()))
+    assert len(seen) > 40
+    noisy, same = nn.Augmentation(False, False, noise=0.5)(x, y, rng)
+    assert 0.3 < (noisy - x).std() < 0.7 and same is y
+
+
+def test_patches_come_from_their_volumes(tmp_path, rng):
+    images = [rng.random((5, 20, 22)), rng.random((4, 18, 16))]
+    targets = [2 * np.kron(image, np.ones((1, 2, 2))) for image in images]
+    np.save(tmp_path / "0.npy", images[0])
+    sampler = nn.PatchSampler([tmp_path / "0.npy", images[1]], targets, (8, 6), samples=40)
+    starts = set()
+    for number in range(40):
+        x, y = sampler.pair(number, np.random.default_rng(number))
+        assert x.shape == (1, 8, 6) and y.shape == (1, 16, 12)
+        np.testing.assert_array_equal(2 * np.kron(x, np.ones((1, 2, 2))), y)
+        volume = images[number % 2]
+        windows = np.lib.stride_tricks.sliding_window_view(volume, (8, 6), (1, 2))
+        assert (windows == x[0]).all((-1, -2)).sum() == 1
+        starts.add(float(x[0, 0, 0]))
+    assert len(starts) > 30
+    net = nn.DeconvNet(scale=2, filters=2).compile()
+    assert len(net.fit(sampler, epochs=2, batch_size=8).epochs) == 2
+
+
+def test_patch_sampler_keeps_to_its_memory(tmp_path, rng):
+    pytest.importorskip("tifffile", reason="SKIPPED: tifffile is not installed (extra io)")
+    paths = []
+    for i in range(6):
+        path = tmp_path / f"{i}.tif"
+        mf.io.write(path, mf.io.Volume(np.full((4, 32, 32), i, np.float32), (1.0, 1.0, 1.0)))
+        paths.append(path)
+    sampler = nn.PatchSampler(paths, paths, (4, 8, 8), samples=30, memory=2 * 4 * 32 * 32 * 4)
+    order = sampler.order(np.random.default_rng(0))
+    assert sorted(order) == list(range(30))
+    assert (np.diff(order % 6) != 0).sum() == 5  # every file is read once
+    for number in order:
+        x, y = sampler.pair(int(number), np.random.default_rng(1))
+        assert (x == number % 6).all() and (y == x).all()
+        assert sum(a.nbytes for a in sampler._kept.values()) <= sampler.memory
+
+
+# ---------------------------------------------------------------- applying, files, layouts
+
+
+@pytest.mark.parametrize("scale", [1, 2, 4])
+@pytest.mark.parametrize("ndim", [1, 2, 3])
+def test_tiles_give_the_same(scale, ndim, rng, tol):
+    net = nn.DeconvNet(scale=scale, filters=4, ndim=ndim, residual=True, seed=2)
+    for weight in net.named_weights().values():
+        weight[...] = rng.standard_normal(weight.shape)
+    x = rng.random((2, 1, *(11, 23, 19)[:ndim])).astype(np.float32)
+    whole = net.predict(x)
+    assert whole.shape == (2, 1, *(scale * n for n in x.shape[2:]))
+    tiled = net.predict(x, batch_size=1, tile=5)
+    assert np.abs(tiled - whole).max() < tol("backends", np.float32) * np.abs(whole).max()
+
+
+def test_tiles_follow_strides(rng):
+    layers = [nn.Conv(3, 3, 2), nn.Conv(3, 3), nn.ConvTranspose(1, 4, 2)]
+    net = nn.Sequential(layers, dtype="float64", seed=4)
+    x = rng.random((1, 1, 26, 30))
+    np.testing.assert_allclose(net.predict(x, tile=(5, 7)), net.predict(x), atol=1e-12)
+    norm = nn.Sequential([nn.Conv(2), nn.InstanceNorm()])
+    with pytest.raises(ValueError, match=r"tile: .*whole images"):
+        norm.predict(x, tile=8)
+
+
+def test_predict_follows_the_image(rng):
+    net = tiny()
+    x = rng.random((3, 1, 9, 8))
+    assert net.predict(x).dtype == np.float64
+    assert net.predict((255 * x).astype(np.uint8)).dtype == np.float32
+    np.testing.assert_array_equal(net.predict(x, batch_size=2), x)  # the last layer starts at zero
+    np.testing.assert_array_equal(net.predict((255 * x).astype(np.uint8))[0], (255 * x).astype(np.uint8)[0])
+
+
+def every_layer():
+    image = nn.Input(2)
+    signal = nn.Conv(4, 3, activation="leaky_relu")(image)
+    signal = nn.GroupNorm(2)(nn.LeakyReLU(0.3)(signal))
+    inner = nn.Input(4)
+    block = nn.Graph(inner, nn.Softplus()(nn.Conv(4, (3, 1))(inner)), recompute=True, name="block")
+    signal = nn.InstanceNorm(affine=False)(block(block(signal)))
+    signal = nn.Concat()(signal, image)
+    return nn.Model(image, nn.ConvTranspose(1, 4, 2)(signal), seed=3)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [tiny, every_layer, lambda: nn.Sequential([nn.Conv(3, activation="relu"), nn.UpSampling(2, "linear")])],
+)
+def test_saved_networks_are_the_same(make, tmp_path, rng):
+    net = make()
+    for name, weight in net.named_weights().items():
+        weight[...] = rng.random(weight.shape) if "psf" in name else rng.standard_normal(weight.shape)
+    net.notes["scale"] = 2.5
+    net.save(tmp_path / "net.safetensors")
+    again = nn.Model.load(tmp_path / "net.safetensors")
+    assert type(again) is type(net) and again.notes == {"scale": 2.5}
+    x = rng.random((1, net.channels, 12, 12)).astype(np.float32)
+    np.testing.assert_array_equal(again.predict(x), net.predict(x))
+    assert again.summary() == net.summary()
+    with pytest.raises(FileExistsError):
+        net.save(tmp_path / "net.safetensors")
+
+
+def test_bad_files_are_refused(tmp_path):
+    path = tmp_path / "net.safetensors"
+    tiny().save(path)
+    data = path.read_bytes()
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        nn.Model.load(tmp_path / "other.safetensors")
+    for name, content, match in (
+        ("short", data[:-5], "not a whole safetensors file"),
+        ("text", b"not a network at all", "not a whole safetensors file"),
+        ("flipped", data[:-3] + bytes([data[-3] ^ 8]) + data[-2:], "checksum"),
+    ):
+        bad = tmp_path / f"{name}.safetensors"
+        bad.write_bytes(content)
+        with pytest.raises(ValueError, match=match):
+            nn.Model.load(bad)
+    foreign = tmp_path / "foreign.safetensors"
+    from safetensors.numpy import save_file
+
+    save_file({"a": np.zeros(3)}, foreign)
+    with pytest.raises(ValueError, match=r"format None, expected 'medeconv_fast.nn 1'"):
+        nn.Model.load(foreign)
+    nn.Sequential([nn.Conv(1)]).save(tmp_path / "sequential.safetensors")
+    with pytest.raises(ValueError, match="architecture 'Sequential', expected 'DeconvNet'"):
+        nn.DeconvNet.load(tmp_path / "sequential.safetensors")
+    assert "pickle" not in json.dumps(data[:2000].decode("latin1"))
+
+
+def test_weights_in_both_layouts(rng):
+    net = nn.DeconvNet(scale=2, filters=3, channels=2)
+    torch, keras = net.get_weights(), net.get_weights("keras")
+    assert [w.shape for w in torch] == [(3, 2, 3, 3), (3,), (3, 2, 4, 4), (2,)]
+    assert [w.shape for w in keras] == [(3, 3, 2, 3), (3,), (4, 4, 2, 3), (2,)]
+    np.testing.assert_array_equal(keras[0][1, 2], torch[0][:, :, 1, 2].T)
+    other = nn.DeconvNet(scale=2, filters=3, channels=2, seed=9)
+    other.set_weights(keras, "keras")
+    for one, same in zip(torch, other.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, same)
+    with pytest.raises(ValueError, match="got 3 arrays, expected 4"):
+        other.set_weights(torch[:3])
+    with pytest.raises(ValueError, match=r"'encoder.weight' of shape \(3, 3, 2, 3\), expected \(3, 2, "):
+        other.set_weights(keras)
+    torch[1][0] = np.nan
+    with pytest.raises(ValueError, match=r"encoder.bias: 1 of 3 values are not finite"):
+        other.set_weights(torch)
+    np.testing.assert_array_equal(other.get_weights()[1], 0)
+
+
+def test_summary_counts():
+    text = nn.DeconvNet().summary()
+    assert "1217 weights, 1217 of them trained" in text  # 64·9 + 64 and 64·9 + 1
+    assert "encoder" in text and "64x1x3x3" in text
+
+
+# ---------------------------------------------------------------- bad input
+
+
+def test_diverging_training_stops_with_good_weights():
+    x, y = blurred_pairs(8)
+    net = tiny(residual=False).compile("sgd", "mse", learning_rate=1e4)
+    with np.errstate(all="ignore"), pytest.raises(FloatingPointError, match=r"batch \d of epoch \d"):
+        net.fit(1e3 * x, 1e3 * y, 50, 4)
+    assert all(np.isfinite(w).all() for w in net.get_weights())
+    with np.errstate(all="ignore"):
+        assert np.isfinite(net.predict(x)).all()
+
+
+def test_nan_from_a_sampler_names_the_batch():
+    volume = np.ones((4, 16, 16), np.float32)
+    volume[2] = np.nan
+    net = tiny().compile()
+    before = net.get_weights()
+    sampler = nn.PatchSampler([volume], [volume], (8, 8), samples=16)
+    with pytest.raises(FloatingPointError, match=r"the loss of batch \d of epoch 1 \(samples .*\) is nan"):
+        net.fit(sampler, batch_size=8)
+    assert all(np.isfinite(w).all() for w in net.get_weights())
+    assert [w.shape for w in before] == [w.shape for w in net.get_weights()]
+
+
+def test_bad_data_is_refused(rng):
+    net = tiny().compile()
+    x = rng.random((4, 1, 8, 8)).astype(np.float32)
+    nan = x.copy()
+    nan[1, 0, 2, 3] = np.nan
+    for arguments, error, match in (
+        ((x[:, 0], x), ValueError, r"x: got 3 axes .*\(N, C, y, x\)"),
+        ((x[:0], x[:0]), ValueError, "x: .*empty data set"),
+        ((x, x[:3]), ValueError, "y: got 3 samples, expected 4"),
+        ((np.repeat(x, 2, 1), x), ValueError, "x: got 2 channels"),
+        ((nan, x), ValueError, r"x: 1 of 256 values are not finite"),
+        ((x, None), TypeError, "y: got None"),
+        ((x, x[..., :6], 1, 4), ValueError, r"y: got samples of shape \(1, 8, 6\), expected \(1, 8, 8\)"),
+        ((x, x, 1, 5), ValueError, "batch_size: got 5, expected at most 4"),
+        ((x, x, 0), ValueError, "epochs"),
+        ((x, x, 1, 2, (x,)), ValueError, "validation_data: got 1 values"),
+        ((x.astype(complex), x), TypeError, "x: got complex"),
+    ):
+        with pytest.raises(error, match=match):
+            net.fit(*arguments)
+    with pytest.raises(RuntimeError, match="not compiled"):
+        tiny().fit(x, x)
+    for arguments in (("lbfgs",), ("adam", "hinge")):
+        with pytest.raises(ValueError, match=f"got '{arguments[-1]}'"):
+            net.compile(*arguments)
+    with pytest.raises(ValueError, match="empty data set"):
+        nn.PatchSampler([], [], (8, 8))
+    with pytest.raises(ValueError, match=r"patch: got \(9, 9\), expected at most \(8, 8\)"):
+        net.fit(nn.PatchSampler(list(x[:, 0]), list(x[:, 0]), (9, 9), 8), batch_size=8)
+    with pytest.raises(ValueError, match="resume"):
+        net.fit(x, x, batch_size=4, resume=True)
+    with pytest.raises(TypeError, match="callbacks"):
+        net.fit(x, x, batch_size=4, callbacks=["stop"])
+    with pytest.raises(ValueError, match="scale: got 3"):
+        nn.DeconvNet(scale=3)
+    frozen = tiny()
+    for layer in frozen.layers:
+        layer.trainable = False
+    with pytest.raises(ValueError, match="frozen"):
+        frozen.compile().fit(x, x, batch_size=4)
+
+
+# ---------------------------------------------------------------- little or no data
+
+
+def scene(seed, size=48):
+    rng = np.random.default_rng(seed)
+    return np.kron(rng.random((size // 8, size // 8)) ** 3, np.ones((8, 8)))
+
+
+PSF = mf.psf.gaussian(fwhm=(3.0, 3.0), voxel_size=(1.0, 1.0))
+
+
+def test_simulated_pairs_are_the_model():
+    truth = scene(0)
+    blurred = mf.Blur(PSF, truth.shape, boundary="reflect").forward(truth)
+    for options in (
+        {"noise": None},
+        {"noise": "poisson", "photons": 400.0},
+        {"noise": "gaussian", "sigma": (0.01, 0.02)},
+    ):
+        pairs = nn.SimulatedPairs([truth], PSF, truth.shape, 8, **options)
+        x, y = pairs.pair(0, np.random.default_rng(1))
+        again, _ = pairs.pair(0, np.random.default_rng(1))
+        other, _ = pairs.pair(0, np.random.default_rng(2))
+        np.testing.assert_array_equal(y[0], truth)
+        np.testing.assert_array_equal(x, again)
+        if options["noise"] is None:
+            np.testing.assert_allclose(x[0], blurred, rtol=1e-12)
+            continue
+        assert (x != other).any()
+        variance = np.square(x[0] - blurred).mean()
+        if options["noise"] == "poisson":
+            assert variance == pytest.approx(blurred.mean() * blurred.max() / 400, rel=0.1)
+        else:
+            assert 0.01**2 * 0.9 < variance < 0.02**2 * 1.1
+    with pytest.raises(ValueError, match=r"truths\[0\]: .*negative"):
+        nn.SimulatedPairs([truth - 1], PSF, (8, 8))
+    with pytest.raises(ValueError, match="sigma: got None"):
+        nn.SimulatedPairs([truth], PSF, (8, 8), noise="gaussian")
+
+
+def test_training_on_simulated_pairs_gains():
+    net = nn.RLNet(PSF, steps=2, filters=4, seed=1).compile(learning_rate=5e-3)
+    image = mf.simulate(scene(9), PSF, photons=300, seed=5)
+    before = mf.metrics.psnr(scene(9), net.predict(image[None, None])[0, 0])
+    net.fit(nn.SimulatedPairs([scene(0), scene(1)], PSF, (24, 24), 64, photons=300), None, 6, 8)
+    after = mf.metrics.psnr(scene(9), net.predict(image[None, None])[0, 0])
+    assert after > before + 0.5  # on a scene that was not trained on
+
+
+def test_self_supervision_sees_no_truth_and_gains():
+    """A bare network learns to sharpen and to leave the noise from two noisy, blurred images."""
+    images = [mf.simulate(scene(s), PSF, photons=300, seed=s) for s in (0, 1)]
+    net = nn.DeconvNet(filters=16, seed=1)
+    x = np.array(images)[:, None].astype(np.float32)
+    before = [mf.metrics.psnr(scene(s), net.predict(x)[s, 0]) for s in (0, 1)]
+    history = nn.fit_without_truth(
+        net, images, PSF, 10, 8, patch=(32, 32), samples=64, learning_rate=5e-3, masked=0.1
+    )
+    assert history["loss"][-1] < history["loss"][0]
+    after = [mf.metrics.psnr(scene(s), net.predict(x)[s, 0]) for s in (0, 1)]
+    assert min(np.subtract(after, before)) > 0.5
+    with pytest.raises(ValueError, match="scale 1"):
+        nn.fit_without_truth(nn.DeconvNet(scale=2), images, PSF, patch=(16, 16))
+    with pytest.raises(ValueError, match="masked: got 1"):
+        nn.fit_without_truth(net, images, PSF, patch=(16, 16), masked=1)
+
+
+def test_masks_hide_what_is_compared():
+    from medeconv_fast.nn._without_truth import _MaskedPatches
+
+    image = np.arange(400.0).reshape(20, 20)
+    x, y, mask = _MaskedPatches([image], (9, 11), 4, 0.2).pair(0, np.random.default_rng(0))
+    hidden = mask.astype(bool)
+    assert 5 < hidden.sum() < 50
+    np.testing.assert_array_equal(x[~hidden], y[~hidden])
+    # On a ramp the mean of the neighbours is the value; noise on the value itself leaves no trace.
+    image[1::2, 1::2] += np.random.default_rng(1).normal(0, 50, (10, 10))
+    noisy, _, same = _MaskedPatches([image], (20, 20), 4, 0.2).pair(0, np.random.default_rng(0))
+    inside = np.zeros((1, 20, 20), bool)
+    inside[:, 1:-1:2, 1:-1:2] = same[:, 1:-1:2, 1:-1:2] > 0
+    assert inside.sum() > 5
+    np.testing.assert_allclose(noisy[inside], np.arange(400.0).reshape(1, 20, 20)[inside])

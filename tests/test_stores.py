@@ -1,0 +1,787 @@
+"""Images read and written region by region: OME-Zarr, its metadata on every level, and what goes wrong."""
+
+import contextlib
+import itertools
+import json
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+import threading
+import time
+import warnings
+
+import numpy as np
+import pytest
+
+import medeconv_fast as mf
+from medeconv_fast.io import Volume, _convert, _pyramid, _store
+
+zarr = pytest.importorskip("zarr", reason="SKIPPED: zarr is not installed (extra zarr)")
+
+OBLIQUE = np.array(
+    [[-0.79, 0.05, 0.6, 10.0], [0.02, -0.98, 0.9, -7.5], [0.1, 0.08, 2.2, 3.25], [0, 0, 0, 1]], np.float64
+)
+SIZES = tuple(np.sqrt((OBLIQUE[:3, :3] ** 2).sum(axis=0))[::-1])
+CHANNELS = ({"label": "DAPI", "color": "0000FF"}, {"label": "GFP", "color": "00FF00", "active": False})
+
+
+def regions(store):
+    """Item and region of every block."""
+    for item in range(len(store.items)):
+        for start in itertools.product(
+            *(range(0, n, b) for n, b in zip(store.shape, store.blocks, strict=True))
+        ):
+            yield (
+                item,
+                tuple(
+                    slice(s, min(s + b, n)) for s, b, n in zip(start, store.blocks, store.shape, strict=True)
+                ),
+            )
+
+
+def copied(path, source, **options):
+    """The source, written block by block."""
+    store = mf.io.create_store(path, source, **options)
+    for item, region in regions(store):
+        store.write(item, region, source.read(item, region))
+    return store
+
+
+def image(*shape, dtype=np.float32, seed=4):
+    return (np.random.default_rng(seed).random(shape) * 200).astype(dtype)
+
+
+# Reading regions
+
+
+@pytest.mark.parametrize(
+    "axes", ["yx", "zyx", "xyz", "yxz", "cyx", "tzyx", "tczyx", "xyzct", "zctyx", "czyx", "yxc"]
+)
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_any_order_of_axes(tmp_path, axes, zarr_format):
+    length = {"t": 2, "c": 3, "z": 4, "y": 5, "x": 7}
+    stored = image(*(length[a] for a in axes))
+    made = zarr.create_array(
+        store=str(tmp_path / "a.zarr"), data=stored, chunks=(2,) * stored.ndim, zarr_format=zarr_format
+    )
+    assert made.shape == stored.shape
+    source = mf.io.open_source(tmp_path / "a.zarr", axes=axes)
+    spatial = "".join(a for a in "zyx" if a in axes)
+    assert source.shape == tuple(length[a] for a in spatial)
+    assert len(source.items) == length.get("t" if "t" in axes else "", 1) * (3 if "c" in axes else 1)
+    assert source.axes == "".join(a for a in "tczyx" if a in axes)
+    expected = stored.transpose([axes.index(a) for a in source.axes])
+    expected = expected.reshape(-1, *source.shape)
+    region = tuple(slice(1, n - 1) for n in source.shape)
+    for item in range(len(source.items)):
+        got = source.read(item, region)
+        np.testing.assert_array_equal(got, expected[item][region])
+        assert got.flags.c_contiguous and got.flags.writeable
+    assert source.items[-1] == (1 if "t" in axes else 0, 2 if "c" in axes else 0)
+
+
+@pytest.mark.parametrize("dtype", [">u2", ">f4", "|b1", "<f2"])
+def test_dtypes_come_in_native_order(tmp_path, dtype):
+    stored = (image(6, 7) > 100).astype(dtype) if dtype == "|b1" else image(6, 7).astype(dtype)
+    zarr.create_array(store=str(tmp_path / "a.zarr"), data=stored, zarr_format=2)
+    source = mf.io.open_source(tmp_path / "a.zarr")
+    assert source.dtype == np.dtype(dtype).newbyteorder("=") and source.read(0).dtype.isnative
+    np.testing.assert_array_equal(source.read(0), stored)
+
+
+@pytest.mark.parametrize("order", ["xyz", "tczyx"])
+def test_arrays_in_memory(order):
+    array = image(*range(3, 3 + len(order)))
+    source = mf.io.open_source(array, axes=order, voxel_size=(3, 2, 1), unit="um")
+    before = source.identity()
+    assert source.voxel_size == (3, 2, 1) and source.unit == "um"
+    got = source.read(0)
+    got[:] = -1  # the caller's own
+    assert array.min() >= 0 and source.identity() == before
+    array[(0,) * array.ndim] += 1
+    assert source.identity() != before
+    json.dumps(before)
+
+
+def test_a_volume_brings_its_geometry():
+    volume = Volume(image(2, 4, 5, 6), None, OBLIQUE, "mm", "czyx", {"channels": CHANNELS})
+    source = mf.io.open_source(volume)
+    assert source.items == ((0, 0), (0, 1)) and source.channel_names == ("DAPI", "GFP")
+    np.testing.assert_array_equal(source.affine, OBLIQUE)
+    assert source.voxel_size == pytest.approx(SIZES)
+    np.testing.assert_array_equal(source.read(1), volume.array[1])
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"axes": "zyxc"}, "axes: got 'zyxc' for an array of 3 axes"),
+        ({"axes": "zzx"}, "axes: got 'zzx'"),
+        ({"axes": "abc"}, "axes: got 'abc'"),
+        ({"level": 1}, "level and series are for files"),
+        ({"voxel_size": (1, 2)}, "voxel_size: got 2 values"),
+        ({"unit": "furlong"}, "unit: got 'furlong'"),
+    ],
+)
+def test_options_that_make_no_sense(options, text):
+    with pytest.raises(ValueError, match=text):
+        mf.io.open_source(image(4, 5, 6), **options)
+
+
+def test_what_is_no_source(tmp_path):
+    with pytest.raises(ValueError, match=r"axes: the array has 4 axes .*'tczyx'"):
+        mf.io.open_source(image(2, 3, 4, 5))
+    with pytest.raises(FileNotFoundError, match="no such file"):
+        mf.io.open_source(tmp_path / "absent.zarr")
+    with pytest.raises(TypeError, match="source"):
+        mf.io.open_source(np.zeros((3, 4), complex))
+
+
+@pytest.mark.parametrize(
+    "region",
+    [(slice(0, 3),), (slice(0, 3), slice(0, 9)), (slice(2, 2), slice(0, 3)), (slice(0, 4, 2),) * 2, (0, 1)],
+)
+def test_regions_are_checked(region):
+    with pytest.raises(ValueError, match="region: got"):
+        mf.io.open_source(image(4, 5)).read(0, region)
+
+
+def test_groups(tmp_path):
+    """One array of a group is what is meant; of several, or of bioformats2raw's images, one is chosen."""
+    group = zarr.create_group(store=str(tmp_path / "a.zarr"))
+    group.create_array("first", data=image(4, 5), dimension_names=("y", "x"))
+    assert mf.io.open_source(tmp_path / "a.zarr").shape == (4, 5)
+    group.create_array("second", data=image(6, 7, 2), dimension_names=("y", "x", "c"))
+    with pytest.raises(ValueError, match=r"without OME-NGFF metadata.*first, .*second"):
+        mf.io.open_source(tmp_path / "a.zarr")
+    second = mf.io.open_source(tmp_path / "a.zarr" / "second")
+    assert second.shape == (6, 7) and len(second.items) == 2
+    with pytest.raises(ValueError, match="level: got 1, but this is an array"):
+        mf.io.open_source(tmp_path / "a.zarr" / "second", level=1)
+    with pytest.raises(ValueError, match="series: got 3, but this is an array"):
+        mf.io.open_source(tmp_path / "a.zarr" / "second", series=3)
+    zarr.create_group(store=str(tmp_path / "b.zarr"), attributes={"ome": {"bioformats2raw.layout": 3}})
+    for series, shape in enumerate([(4, 5, 6), (7, 8, 9)]):
+        multiscale(tmp_path / "b.zarr" / str(series), entry(), shape)
+    assert mf.io.open_source(tmp_path / "b.zarr").shape == (4, 5, 6)
+    assert mf.io.read(tmp_path / "b.zarr", series=1).shape == (7, 8, 9)
+    with pytest.raises(ValueError, match="series: got 2"):
+        mf.io.open_source(tmp_path / "b.zarr", series=2)
+
+
+@pytest.mark.parametrize("version", ["0.1", "0.3"])
+def test_old_versions(tmp_path, version):
+    """0.1 has five axes and names none, 0.3 has their names; neither has scales."""
+    axes = "tczyx" if version == "0.1" else "cyx"
+    shape = (2, 3, 4, 5, 6) if version == "0.1" else (3, 5, 6)
+    attributes = {"multiscales": [{"version": version, "datasets": [{"path": "0"}]}]}
+    if version == "0.3":
+        attributes["multiscales"][0]["axes"] = list(axes)
+    group = zarr.create_group(store=str(tmp_path / "a.zarr"), zarr_format=2, attributes=attributes)
+    array = image(*shape)
+    group.create_array("0", data=array)
+    source = mf.io.open_source(tmp_path / "a.zarr")
+    assert (
+        source.axes == axes
+        and source.voxel_size is None
+        and source.layout["format"].startswith(f"OME-Zarr {version}")
+    )
+    np.testing.assert_array_equal(source.volume().array, array)
+
+
+# OME-Zarr
+
+
+@pytest.mark.shared
+def test_a_real_image_of_version_0_4(shared_data):
+    """Axes x, y, z; four levels whose arrays are nested; no unit is stated."""
+    path = shared_data / "omezarr_mni152_slice" / "mni152_axial.ome.zarr"
+    for level, (shape, factor) in enumerate([((1, 256, 207), 1), ((1, 128, 103), 2), ((1, 64, 51), 4)]):
+        source = mf.io.open_source(path, level=level)
+        assert source.shape == shape and source.dtype == np.float64 and source.unit is None
+        size = 0.737463116645813
+        assert source.voxel_size == pytest.approx((size, size * factor, size * factor))
+        shift = size * (factor - 1) / 2
+        assert source.origin == pytest.approx(
+            (7.146018385887146, -110.76253509521484 + shift, -75.76253509521484 + shift)
+        )
+        array = zarr.open_array(str(path / f"scale{level}" / "nibabel_converted_image"), mode="r")
+        np.testing.assert_array_equal(source.read(0), np.asarray(array[:]).T)
+    assert "0.4" in source.layout["format"] and len(source.layout["levels"]) == 4
+
+
+def transformations(path):
+    ome = json.loads((path / "zarr.json").read_text())["attributes"]["ome"]
+    (multiscale,) = ome["multiscales"]
+    for dataset in multiscale["datasets"]:
+        scale, translation = dataset["coordinateTransformations"]
+        yield dataset["path"], scale["scale"], translation["translation"]
+
+
+@pytest.mark.parametrize("sizes", [(1.0, 1.0, 1.0), (3.0, 0.5, 0.5), (0.2, 0.3, 0.1)])
+def test_pyramid(tmp_path, monkeypatch, sizes):
+    """A linear function of the place is in every level what its transformation says."""
+    monkeypatch.setitem(_pyramid.SMALLEST, 3, 16)
+    monkeypatch.setattr(_pyramid, "SHORT", 8)
+    shape, origin, slopes = (24, 64, 32), (5.0, 6.0, 7.0), (1.0, 20.0, 300.0)
+
+    def function(shape, start, step):
+        at = np.ix_(*(o + np.arange(n) * s for n, o, s in zip(shape, start, step, strict=True)))
+        return sum(slope * a for slope, a in zip(slopes, at, strict=True))
+
+    volume = Volume(function(shape, origin, sizes), sizes, None, "um", metadata={"origin": origin})
+    path = tmp_path / "a.zarr"
+    copied(path, mf.io.open_source(volume), dtype="float64", chunks=(8, 8, 8), shards=(16, 16, 16)).finish()
+    levels = list(transformations(path))
+    assert len(levels) >= 3
+    for name, scale, translation in levels:
+        array = zarr.open_array(str(path / name), mode="r")
+        factor = np.round(np.divide(scale, sizes))
+        np.testing.assert_array_equal(np.multiply(factor, sizes), scale)  # exact
+        assert array.shape == tuple(-(-n // int(f)) for n, f in zip(shape, factor, strict=True))
+        np.testing.assert_allclose(array[:], function(array.shape, translation, scale), rtol=1e-12)
+    every = np.array([scale for _, scale, _ in levels])
+    # No level is more anisotropic than the image, and the longest axis fits in the last.
+    assert np.all(every.max(1) / every.min(1) <= max(2, every[0].max() / every[0].min()))
+    assert max(array.shape) <= 16
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.uint32, np.int64, np.float16, np.float32, np.bool_])
+def test_means_of_blocks(dtype):
+    values = image(5, 6, 7, dtype=np.float64).astype(dtype)
+    got = _pyramid.mean_of_blocks(values, (2, 1, 2))
+    padded = np.pad(values.astype(np.float64), ((0, 1), (0, 0), (0, 1)), mode="edge")
+    expected = padded.reshape(3, 2, 6, 4, 2).mean(axis=(1, 4))
+    assert got.dtype == dtype and got.shape == (3, 6, 4)
+    if np.dtype(dtype).kind == "b":
+        np.testing.assert_array_equal(got, expected >= 0.5)
+    else:
+        step = 0.5 if np.dtype(dtype).kind in "iu" else expected.max() * np.finfo(dtype).eps
+        np.testing.assert_allclose(got.astype(np.float64), expected, atol=step)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float16, np.float32, np.int64, np.uint64])
+def test_means_of_the_largest_values_do_not_overflow(dtype):
+    top = np.iinfo(dtype).max if np.dtype(dtype).kind in "iu" else np.finfo(dtype).max
+    got = _pyramid.mean_of_blocks(np.full((2, 2), top, dtype), (2, 2))
+    assert float(got[0, 0]) == pytest.approx(float(top), rel=1e-9)
+
+
+def test_channels_times_and_their_names(tmp_path):
+    axes, shape = "tczyx", (2, 2, 5, 40, 30)
+    metadata = {"channels": CHANNELS, "time_step": 2.5, "time_unit": "sec"}
+    volume = Volume(image(*shape), (2, 0.5, 0.25), None, "um", axes, metadata)
+    store = copied(tmp_path / "a.ome.zarr", mf.io.open_source(volume))
+    assert store.items == ((0, 0), (0, 1), (1, 0), (1, 1))
+    store.finish()
+    again = mf.io.open_source(tmp_path / "a.ome.zarr")
+    assert again.channel_names == ("DAPI", "GFP") and again.axes == axes
+    assert [c["color"] for c in again.geometry.channels] == ["0000FF", "00FF00"]
+    assert again.geometry.channels[1]["active"] is False
+    low, high = volume.array[:, 1].min(), volume.array[:, 1].max()
+    window = again.geometry.channels[1]["window"]
+    assert window["min"] == pytest.approx(low) and window["end"] == pytest.approx(high)
+    assert (again.geometry.time_step, again.geometry.time_unit) == (2.5, "second")
+    assert again.voxel_size == (2, 0.5, 0.25) and again.unit == "um"
+    for item, (t, c) in enumerate(again.items):
+        np.testing.assert_array_equal(again.read(item), volume.array[t, c])
+
+
+def test_the_orientation_goes_along_on_every_level(tmp_path):
+    volume = Volume(image(4, 300, 280), None, OBLIQUE, "mm")
+    copied(tmp_path / "a.zarr", mf.io.open_source(volume)).finish()
+    level = mf.io.open_source(tmp_path / "a.zarr", level=1)
+    base = mf.io.open_source(tmp_path / "a.zarr")
+    np.testing.assert_array_equal(base.affine, OBLIQUE)
+    # The centre of the whole image stays where it is.
+    for source in (base, level):
+        centre = [(n - 1) / 2 for n in source.shape[::-1]]
+        np.testing.assert_allclose(
+            source.affine @ [*centre, 1], OBLIQUE @ [139.5, 149.5, 1.5, 1], rtol=1e-12, atol=1e-9
+        )
+    assert level.shape == (4, 150, 140)
+
+
+def test_an_orientation_that_no_longer_fits_is_left_out(tmp_path):
+    copied(tmp_path / "a.zarr", mf.io.open_source(Volume(image(4, 5, 6), None, OBLIQUE, "mm"))).finish()
+    entry = json.loads((tmp_path / "a.zarr" / "zarr.json").read_text())
+    scale = entry["attributes"]["ome"]["multiscales"][0]["datasets"][0]["coordinateTransformations"][0]
+    scale["scale"][0] *= 2
+    (tmp_path / "a.zarr" / "zarr.json").write_text(json.dumps(entry))
+    with pytest.warns(UserWarning, match="another program has changed the voxel size"):
+        source = mf.io.open_source(tmp_path / "a.zarr")
+    assert source.affine is None and source.voxel_size[0] == pytest.approx(2 * SIZES[0])
+
+
+@pytest.mark.parametrize("shards", ["auto", None])
+def test_yaozarrs_has_nothing_to_say(tmp_path, shards):
+    yaozarrs = pytest.importorskip("yaozarrs", reason="SKIPPED: yaozarrs is not installed (extra test)")
+    metadata = {"channels": CHANNELS, "time_step": 2.5, "time_unit": "sec"}
+    volume = Volume(image(2, 2, 5, 40, 30), (2, 0.5, 0.25), None, "um", "tczyx", metadata)
+    for name, source in (("a", mf.io.open_source(volume)), ("b", mf.io.open_source(image(1100, 90)))):
+        copied(tmp_path / f"{name}.ome.zarr", source, shards=shards).finish()
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert yaozarrs.validate_zarr_store(str(tmp_path / f"{name}.ome.zarr")).ome_version() == "0.5"
+
+
+# Writing
+
+
+def test_nothing_under_the_name_until_it_is_finished(tmp_path):
+    source = mf.io.open_source(image(20, 30, 40))
+    store = mf.io.create_store(tmp_path / "a.zarr", source, chunks=(8, 8, 8), shards=(16, 16, 16))
+    assert os.listdir(tmp_path) == ["a.zarr.partial"] and store.blocks == (16, 16, 16)
+    sums = []
+    todo = list(regions(store))
+    assert len(store.missing()) == len(todo) == 12
+    for item, region in todo[:5]:
+        sums.append(store.write(item, region, source.read(item, region)))
+    with pytest.raises(ValueError, match=r"7 blocks were not written, the first is item 0"):
+        store.finish()
+    # Another process, later.
+    again = pickle.loads(pickle.dumps(mf.io.open_partial(tmp_path / "a.zarr")))
+    assert again.missing() == todo[5:]
+    assert [again.checksum(item, region) for item, region in todo[:5]] == sums
+    with pytest.raises(ValueError, match="never written"):
+        again.checksum(*todo[6])
+    for item, region in todo[5:]:
+        again.write(item, region, source.read(item, region))
+    again.finish()
+    assert os.listdir(tmp_path) == ["a.zarr"]
+    np.testing.assert_array_equal(mf.io.open_source(tmp_path / "a.zarr").read(0), source.read(0))
+    with pytest.raises(FileNotFoundError, match="no unfinished image"):
+        mf.io.open_partial(tmp_path / "a.zarr")
+
+
+def test_one_of_several_processes_begins(tmp_path):
+    """The others are told that there is something to go on with."""
+    source, wait, told = mf.io.open_source(image(20, 30)), threading.Barrier(4), []
+
+    def begin():
+        wait.wait()
+        try:
+            told.append(mf.io.create_store(tmp_path / "a.zarr", source))
+        except FileExistsError as error:
+            told.append(str(error))
+
+    threads = [threading.Thread(target=begin) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sum(isinstance(t, mf.io.Store) for t in told) == 1
+    assert all("mf.io.open_partial goes on with it" in t for t in told if isinstance(t, str))
+    assert os.listdir(tmp_path) == ["a.zarr.partial"]
+
+
+def test_blocks_of_zeros_are_written_too(tmp_path):
+    """What is not there was not written: a lost block of zeros is noticed."""
+    store = copied(tmp_path / "a.zarr", mf.io.open_source(np.zeros((10, 12), np.float32)), chunks=(8, 8))
+    assert store.missing() == []
+    one = store.checksum(0, (slice(0, 10), slice(0, 12)))
+    assert one == _store._checksum(np.zeros((10, 12), np.float32))
+    next((tmp_path / "a.zarr.partial").rglob("c/0/0")).unlink()
+    assert len(store.missing()) == 1
+
+
+@pytest.mark.parametrize(
+    "region", [(slice(0, 8), slice(0, 16)), (slice(8, 16), slice(0, 16)), (slice(0, 16), slice(0, 12))]
+)
+def test_only_whole_blocks_are_written(tmp_path, region):
+    store = mf.io.create_store(
+        tmp_path / "a.zarr", mf.io.open_source(image(30, 30)), chunks=(8, 8), shards=(16, 16)
+    )
+    with pytest.raises(ValueError, match=r"region: .*whole blocks of \(16, 16\)"):
+        store.write(0, region, np.zeros([s.stop - s.start for s in region], np.float32))
+    with pytest.raises(ValueError, match="array: got shape"):
+        store.write(0, (slice(16, 30), slice(0, 16)), np.zeros((16, 16), np.float32))
+    store.write(0, (slice(16, 30), slice(0, 30)), np.zeros((14, 30), np.float32))
+
+
+def test_a_checksum_is_of_the_voxels(tmp_path):
+    """The same by whatever chunks and compression, another for another value."""
+    array = image(16, 16)
+    sums = []
+    for name, options in (("a", {"chunks": (8, 8)}), ("b", {"shards": None}), ("c", {"dtype": "float64"})):
+        store = mf.io.create_store(tmp_path / f"{name}.zarr", mf.io.open_source(array), **options)
+        sums.append(store.write(0, (slice(0, 16), slice(0, 16)), array))
+    assert sums[0] == sums[1] != sums[2]
+    array[3, 3] = np.nextafter(array[3, 3], np.inf)
+    assert store.write(0, (slice(0, 16), slice(0, 16)), array) != sums[2]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "scale", "values", "expected", "clipped"),
+    [
+        (
+            "uint8",
+            (1, 0),
+            [-3.0, -0.4, 0.5, 1.5, 254.6, 255.4, 256.0, 1e9],
+            [0, 0, 0, 2, 255, 255, 255, 255],
+            3,
+        ),
+        ("int16", (0.5, -1024), [-1024.0, 0.0, 20000.0], [0, 2048, 32767], 1),
+        ("float16", (1, 0), [1e5, -1e5, 3.0, np.inf, np.nan], [65504, -65504, 3, np.inf, np.nan], 2),
+        ("float32", (1, 0), np.array([1e300, 1.0]), [np.finfo(np.float32).max, 1], 1),
+        ("float32", (2, 1), [5.0, 1.0], [2, 0], 0),
+        ("int64", (1, 0), np.array([1e30, -1e30]), [np.nextafter(2.0**63, 0), -(2.0**63)], 2),
+        ("uint16", (1, 0), np.array([-5, 70000, 12], np.int32), [0, 65535, 12], 2),
+    ],
+)
+def test_conversion(dtype, scale, values, expected, clipped):
+    values = np.array(values, getattr(values, "dtype", np.float32))
+    got, count = _convert.stored(values, np.dtype(dtype), scale)
+    assert got.dtype == dtype and count == clipped
+    np.testing.assert_array_equal(got.astype(np.float64), np.array(expected, np.float64))
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "text"),
+    [
+        ({"dtype": "uint16"}, ValueError, "scale: needed"),
+        ({"dtype": "input"}, ValueError, "scale: needed to store computed values as int16"),
+        ({"dtype": "complex64"}, TypeError, "dtype"),
+        ({"dtype": "nonsense"}, TypeError, "dtype: got 'nonsense'"),
+        ({"dtype": "int16", "scale": 0}, ValueError, "scale"),
+        ({"dtype": "int16", "scale": (1, 2, 3)}, ValueError, "scale"),
+        ({"shards": (3, 3)}, ValueError, "shards: got"),
+        ({"shards": (48, 48, 48), "chunks": (32, 32, 32)}, ValueError, "expected multiples of the chunks"),
+        ({"chunks": (0, 1, 1)}, ValueError, r"chunks\[0\]"),
+        ({"path": "a.zarr.partial"}, ValueError, "give the final name"),
+    ],
+)
+def test_stores_that_make_no_sense(tmp_path, options, error, text):
+    source = mf.io.open_source(image(8, 9, 10, dtype=np.int16))
+    with pytest.raises(error, match=text):
+        mf.io.create_store(tmp_path / options.pop("path", "a.zarr"), source, **options)
+    assert os.listdir(tmp_path) == []
+
+
+def test_the_input_s_dtype_with_a_scale_and_a_count_of_what_was_clipped(tmp_path):
+    source = mf.io.open_source(image(40, 40, dtype=np.uint8))
+    store = mf.io.create_store(
+        tmp_path / "a.zarr", source, dtype="input", scale=0.25, chunks=(32, 32), shards=None
+    )
+    for item, region in regions(store):
+        store.write(item, region, source.read(item, region).astype(np.float32))
+    beyond = int((source.read(0).astype(float) / 0.25 > 255).sum())
+    assert 0 < beyond == store.clipped == mf.io.open_partial(tmp_path / "a.zarr").clipped
+    # Written again with values that fit: the count is that of what is stored.
+    store.write(0, (slice(0, 32), slice(0, 32)), np.ones((32, 32), np.float32))
+    assert store.clipped < beyond
+    left = store.clipped
+    store.finish()
+    assert store.clipped == left
+    again = mf.io.open_source(tmp_path / "a.zarr")
+    assert again.dtype == np.float32 and again.stored_dtype == np.uint8
+    np.testing.assert_array_equal(again.read(0)[:32, :32], 1)
+    with pytest.raises(ValueError, match="values are NaN, which uint8 lacks"):
+        copied(tmp_path / "b.zarr", mf.io.open_source(np.full((4, 4), np.nan)), dtype="uint8", scale=1)
+
+
+def test_an_existing_image_is_kept(tmp_path):
+    source = mf.io.open_source(image(8, 9))
+    path = tmp_path / "a.zarr"
+    copied(path, source).finish()
+    before = (path / "zarr.json").read_bytes()
+    with pytest.raises(FileExistsError, match="exists already; overwrite=True"):
+        mf.io.create_store(path, source)
+    store = copied(path, mf.io.open_source(np.ones((5, 5), np.float32)), overwrite=True)
+    assert (path / "zarr.json").read_bytes() == before  # until the other is finished
+    (tmp_path / "b.zarr.partial").mkdir()
+    with pytest.raises(FileExistsError, match="is no unfinished image; remove it"):
+        mf.io.create_store(tmp_path / "b.zarr", source)
+    (tmp_path / "b.zarr.partial").rmdir()
+    mf.io.create_store(tmp_path / "b.zarr", source)
+    with pytest.raises(FileExistsError, match=r"an unfinished image; mf\.io\.open_partial goes on"):
+        mf.io.create_store(tmp_path / "b.zarr", source)
+    store.finish()
+    assert mf.io.open_source(path).shape == (5, 5)
+    assert sorted(os.listdir(tmp_path)) == ["a.zarr", "b.zarr.partial"]
+    (tmp_path / "other.zarr").mkdir()
+    (tmp_path / "other.zarr" / "precious").touch()
+    with pytest.raises(FileExistsError, match="is no Zarr; replacing it would delete it"):
+        mf.io.create_store(tmp_path / "other.zarr", source, overwrite=True)
+
+
+def test_a_name_that_was_taken_meanwhile(tmp_path):
+    store = copied(tmp_path / "a.zarr", mf.io.open_source(image(8, 9)))
+    (tmp_path / "a.zarr").mkdir()
+    (tmp_path / "a.zarr" / "theirs").touch()
+    with pytest.raises(FileExistsError, match="exists already"):
+        store.finish()
+    (tmp_path / "a.zarr" / "theirs").unlink()
+    store.finish()
+
+
+@pytest.mark.parametrize("at", ["before", "pyramid", "renamed"])
+def test_finish_goes_on_after_it_was_killed(tmp_path, monkeypatch, at):
+    class Killed(BaseException):
+        pass
+
+    source = mf.io.open_source(image(3, 300, 280))
+    copied(tmp_path / "whole.zarr", source).finish()
+    path = tmp_path / "a.zarr"
+    store = copied(path, source)
+
+    def killed(*_, **__):
+        raise Killed
+
+    target, name = {
+        "before": (_pyramid, "build"),
+        "pyramid": (_pyramid, "windows"),
+        "renamed": (_store.shutil, "rmtree"),
+    }[at]
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(target, name, killed)
+        store.finish()
+    (tmp_path / "a.zarr.partial" / "rest.0123.partial").touch()
+    mf.io.open_partial(path).finish()
+    assert sorted(os.listdir(tmp_path)) == ["a.zarr", "whole.zarr"]
+    names = [sorted(p.relative_to(top) for p in top.rglob("*")) for top in (path, tmp_path / "whole.zarr")]
+    assert names[0] == names[1]
+    for name in names[0]:
+        if (path / name).is_file():
+            wanted = (tmp_path / "whole.zarr" / name).read_bytes().replace(b'"whole"', b'"a"')
+            assert (path / name).read_bytes() == wanted
+
+
+WRITER = """
+import sys
+import numpy as np
+import medeconv_fast as mf
+store = mf.io.open_partial(sys.argv[1])
+rng = np.random.default_rng(int(sys.argv[2]))
+todo = store.missing()
+todo = [todo[i] for i in rng.permutation(len(todo))]
+print("ready", flush=True)
+for item, region in todo:
+    at = np.ix_(*(np.arange(s.start, s.stop, dtype=np.float32) for s in region))
+    store.write(item, region, np.sin(at[0] * 900 + at[1] * 30 + at[2]))
+"""
+
+
+@pytest.mark.parametrize("shards", ["auto", None])
+def test_a_killed_writer_leaves_whole_blocks_only(tmp_path, shards):
+    at = np.ix_(*(np.arange(n, dtype=np.float32) for n in (48, 64, 64)))
+    wanted = np.sin(at[0] * 900 + at[1] * 30 + at[2])
+    path = tmp_path / "a.zarr"
+    store = mf.io.create_store(path, mf.io.open_source(wanted), chunks=(16, 16, 16), shards=shards)
+    total = len(store.missing())
+    words = [sys.executable, "-c", WRITER, str(path), "1"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"ready\n"
+        deadline = time.monotonic() + 20
+        while len(store.missing()) > total - 2 and time.monotonic() < deadline:
+            time.sleep(0.001)
+        process.kill()
+    left = store.missing()
+    assert process.returncode == -9 and 0 < len(left) < total
+    for item, region in regions(store):
+        if (item, region) not in left:
+            np.testing.assert_array_equal(store.read(item, region), wanted[region])
+    for item, region in left:
+        store.write(item, region, wanted[region])
+    store.finish()
+    np.testing.assert_array_equal(mf.io.open_source(path).read(0), wanted)
+    assert not list(path.rglob("*.partial")) and not list(path.rglob("*tmp*"))
+
+
+# What goes wrong
+
+
+def test_a_vanished_input_is_not_taken_for_zeros(tmp_path):
+    copied(tmp_path / "a.zarr", mf.io.open_source(image(8, 9))).finish()
+    source = mf.io.open_source(tmp_path / "a.zarr")
+    os.rename(tmp_path / "a.zarr", tmp_path / "b.zarr")
+    with pytest.raises(FileNotFoundError, match="has vanished while it was being read"):
+        source.read(0)
+
+
+def test_a_vanished_destination_is_not_made_anew(tmp_path):
+    store = mf.io.create_store(tmp_path / "a.zarr", mf.io.open_source(image(8, 9)))
+    shutil.rmtree(tmp_path / "a.zarr.partial")
+    with pytest.raises(FileNotFoundError, match="has vanished while it was being written"):
+        store.write(0, (slice(0, 8), slice(0, 9)), image(8, 9))
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_destination_that_cannot_be_written_to(tmp_path, monkeypatch):
+    source = mf.io.open_source(image(8, 9))
+    with pytest.raises(FileNotFoundError, match=r"the directory .*absent does not exist"):
+        mf.io.create_store(tmp_path / "absent" / "a.zarr", source)
+    (tmp_path / "file").touch()
+    with pytest.raises(NotADirectoryError, match="is not a directory"):
+        mf.io.create_store(tmp_path / "file" / "a.zarr", source)
+    monkeypatch.setattr(os, "access", lambda *_, **__: False)  # root may write anywhere
+    with pytest.raises(PermissionError, match=r"a\.zarr: no permission to write there"):
+        mf.io.create_store(tmp_path / "a.zarr", source)
+    assert os.listdir(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize("how", ["truncated", "overwritten", "empty"])
+@pytest.mark.parametrize(("shards", "zarr_format"), [((16, 16), 3), (None, 3), (None, 2)])
+def test_a_damaged_chunk_is_named(tmp_path, how, shards, zarr_format):
+    array = image(40, 40)
+    options = {} if shards is None else {"shards": shards}
+    zarr.create_array(
+        store=str(tmp_path / "a.zarr"), data=array, chunks=(8, 8), zarr_format=zarr_format, **options
+    )
+    source = mf.io.open_source(tmp_path / "a.zarr")
+    chunk = tmp_path / "a.zarr" / ("c/1/0" if zarr_format == 3 else "1.0")
+    data = chunk.read_bytes()
+    damaged = {"truncated": data[: len(data) // 2], "overwritten": b"\xff" * len(data), "empty": b""}[how]
+    chunk.write_bytes(damaged)
+    with pytest.raises(ValueError, match=rf"{chunk}: damaged or truncated chunk"):
+        source.read(0)
+    assert source.read(0, (slice(0, 8), slice(0, 40))).shape == (8, 40)
+
+
+def test_the_identity_changes_with_a_chunk(tmp_path):
+    copied(tmp_path / "a.zarr", mf.io.open_source(image(40, 40)), chunks=(8, 8), shards=None).finish()
+    source = mf.io.open_source(tmp_path / "a.zarr")
+    before = source.identity()
+    assert before == mf.io.open_source(tmp_path / "a.zarr").identity() == json.loads(json.dumps(before))
+    chunk = tmp_path / "a.zarr" / "0" / "c" / "0" / "0"
+    os.utime(chunk, ns=(1, 1))
+    assert source.identity() != before
+
+
+@pytest.fixture
+def full_disk():
+    """full_disk(bytes): a limit on the size of files stands in for a full disk, the system refuses more."""
+    resource = pytest.importorskip("resource")
+    import signal
+
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+
+    @contextlib.contextmanager
+    def limited(size):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+    yield limited
+    signal.signal(signal.SIGXFSZ, handler)
+
+
+@pytest.mark.parametrize("size", [100, 1000, 5000])
+def test_a_full_disk_leaves_nothing_of_a_whole_image(tmp_path, full_disk, size):
+    with full_disk(size), pytest.raises(OSError, match=r"File too large.*a\.zarr"):
+        mf.io.write(tmp_path / "a.zarr", Volume(image(64, 64)))
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("name", ["a.zarr", "a.npy"])
+def test_a_disk_that_is_full_at_the_end(tmp_path, full_disk, name):
+    array = image(1100, 40)
+    store = copied(tmp_path / name, mf.io.open_source(array), chunks=(256, 40), shards=None)
+    with full_disk(1000), pytest.raises(OSError, match=rf"File too large.*{name}"):
+        store.finish()
+    assert os.listdir(tmp_path) == [f"{name}.partial"]
+    store.finish()
+    np.testing.assert_array_equal(mf.io.read(tmp_path / name).array, array)
+
+
+def test_a_full_disk_names_the_image(tmp_path, full_disk):
+    store = mf.io.create_store(tmp_path / "a.zarr", mf.io.open_source(image(64, 64)))
+    with full_disk(1000), pytest.raises(OSError, match=r"File too large.*a\.zarr"):
+        store.write(0, (slice(0, 64), slice(0, 64)), image(64, 64))
+    assert len(store.missing()) == 1 and not (tmp_path / "a.zarr").exists()
+    assert not [
+        p
+        for p in (tmp_path / "a.zarr.partial" / "image.zarr" / "0").rglob("*")
+        if p.name != "zarr.json" and p.is_file()
+    ]
+    store.write(0, (slice(0, 64), slice(0, 64)), image(64, 64))
+    store.finish()
+
+
+def multiscale(path, attributes, shape=(4, 5, 6)):
+    group = zarr.create_group(
+        store=str(path), zarr_format=3, attributes={"ome": {"version": "0.5", **attributes}}
+    )
+    group.create_array("0", data=image(*shape))
+
+
+def entry(axes=None, scale=(1, 1, 1), **more):
+    kinds = {"t": "time", "c": "channel"}
+    axes = [{"name": a, "type": kinds.get(a, "space")} for a in "zyx"] if axes is None else axes
+    steps = [{"type": "scale", "scale": list(scale)}]
+    return {
+        "multiscales": [
+            {"axes": axes, "datasets": [{"path": "0", "coordinateTransformations": steps}], **more}
+        ]
+    }
+
+
+@pytest.mark.parametrize(
+    ("attributes", "text"),
+    [
+        (entry([{"name": n} for n in "azx"]), "axes: 'a' is not supported"),
+        (entry([{"name": n} for n in "zzx"]), "axes: got 'zzx'"),
+        (entry([{"name": n} for n in "yx"]), r"axes: the metadata names 2 \(y, x\), the arrays have 3"),
+        (entry([{"name": "z", "type": "time"}, {"name": "y"}, {"name": "x"}]), "'z' of the type 'time'"),
+        (entry([{"name": n, "unit": "second"} for n in "zyx"]), "unit of z is 'second', expected a length"),
+        (entry(scale=(1, 1)), r"datasets\[0\]: scale is \[1.0, 1.0\], expected 3 positive numbers"),
+        (entry(scale=(1, -1, 1)), "expected 3 positive numbers"),
+        ({"multiscales": [{"axes": []}]}, "lists no datasets"),
+        ({"plate": {}}, "a plate or well of many images"),
+    ],
+)  # fmt: skip
+def test_metadata_that_makes_no_sense(tmp_path, attributes, text):
+    multiscale(tmp_path / "a.zarr", attributes)
+    with pytest.raises(ValueError, match=text):
+        mf.io.open_source(tmp_path / "a.zarr")
+
+
+def test_names_of_other_channels_than_there_are(tmp_path):
+    """Some programs keep the channels of the image that they took one from."""
+    channels = [{"label": n, "color": "FFFFFF", "window": {}} for n in "abc"]
+    multiscale(tmp_path / "a.zarr", {**entry(), "omero": {"channels": channels}})
+    with pytest.warns(UserWarning, match=r"a\.zarr: 3 channels are named, the image has 1"):
+        source = mf.io.open_source(tmp_path / "a.zarr")
+    assert source.channel_names == ()
+    copied(tmp_path / "b.zarr", source).finish()
+
+
+def test_axes_and_units_can_be_corrected(tmp_path):
+    multiscale(tmp_path / "a.zarr", entry([{"name": n, "unit": "second"} for n in "abc"], (3, 2, 1)))
+    source = mf.io.open_source(tmp_path / "a.zarr", axes="zyx", unit="um")
+    assert source.shape == (4, 5, 6) and source.voxel_size == (3, 2, 1) and source.unit == "um"
+
+
+def test_units_of_lengths(tmp_path):
+    units = ("micrometer", "nanometer", "millimeter")
+    multiscale(
+        tmp_path / "a.zarr",
+        entry([{"name": n, "unit": u} for n, u in zip("zyx", units, strict=True)], (3, 200, 0.001)),
+    )
+    source = mf.io.open_source(tmp_path / "a.zarr")
+    assert source.unit == "um" and source.voxel_size == pytest.approx((3, 0.2, 1))
+    multiscale(
+        tmp_path / "b.zarr", entry([{"name": "z"}, *({"name": n, "unit": "micrometer"} for n in "yx")])
+    )
+    with pytest.warns(UserWarning, match="no unit of the voxel size along z"):
+        assert mf.io.open_source(tmp_path / "b.zarr").unit is None
+
+
+def test_transformations_of_the_whole_image_come_after_those_of_a_level(tmp_path):
+    common = [{"type": "scale", "scale": [1, 2, 3]}, {"type": "translation", "translation": [5, 6, 7]}]
+    multiscale(tmp_path / "a.zarr", entry(scale=(10, 10, 10), coordinateTransformations=common))
+    source = mf.io.open_source(tmp_path / "a.zarr")
+    assert source.voxel_size == (10, 20, 30) and source.origin == (5, 6, 7)
+
+
+def test_damaged_metadata_is_named(tmp_path):
+    multiscale(tmp_path / "a.zarr", entry())
+    path = tmp_path / "a.zarr" / "zarr.json"
+    path.write_text(path.read_text()[:40])
+    with pytest.raises(ValueError, match=r"zarr\.json: damaged metadata"):
+        mf.io.open_source(tmp_path / "a.zarr")
