@@ -512,6 +512,26 @@ def test_self_supervision_sees_no_truth_and_gains():
         nn.fit_without_truth(net, images, PSF, patch=(16, 16), masked=1)
 
 
+def test_self_supervision_resumes_exactly(tmp_path):
+    image = mf.simulate(scene(2), PSF, photons=300, seed=1)
+    options = {"patch": (24, 24), "samples": 16, "checkpoint": tmp_path / "c.safetensors", "resume": True}
+
+    def run(epochs):
+        net = nn.RLNet(PSF, filters=2)
+        nn.fit_without_truth(net, [image], PSF, epochs, 4, **options)
+        return net
+
+    run(1)
+    resumed = run(3)
+    whole = nn.Model.load(tmp_path / "c.safetensors")  # the network and the blur behind it
+    (tmp_path / "c.safetensors").unlink()
+    for one, other in zip(run(3).get_weights(), resumed.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+    x = image[None, None].astype(np.float32)
+    blur = mf.Blur(PSF, image.shape, boundary="reflect")
+    np.testing.assert_allclose(whole.predict(x)[0, 0], blur.forward(resumed.predict(x)[0, 0]), rtol=1e-4)
+
+
 def test_penalty_gradient_by_finite_differences(rng, tol):
     from medeconv_fast.nn._without_truth import _Penalized
 

@@ -17,6 +17,7 @@ from ..algorithms._noise import noise_of
 from ._blur_layers import BOUNDARIES, FixedBlur
 from ._data import Pair, PatchSampler
 from ._engine import Engine
+from ._graph import register
 from ._history import History
 from ._layer import Gradients, Input, Layer, Tape
 from ._model import Model
@@ -139,9 +140,12 @@ class _Penalized(Layer):
 
     _EPS = 1e-3  # of images of unit scale: below it edges are not told from noise
 
-    def __init__(self, weight: float) -> None:
-        super().__init__("penalty")
+    def __init__(self, weight: float, name: str | None = None) -> None:
+        super().__init__(name)
         self._weight = weight
+
+    def options(self) -> dict[str, Any]:
+        return {"weight": self._weight}
 
     def forward(self, inputs: Sequence[np.ndarray], engine: Engine, tape: Tape | None) -> np.ndarray:
         if tape is not None:
@@ -169,6 +173,9 @@ class _Penalized(Layer):
             made[tuple(ahead)] += unit[tuple(behind)]
         made *= x.dtype.type(self._weight / x.size)
         return made
+
+
+register(_Penalized)
 
 
 def fit_without_truth(
