@@ -1,4 +1,4 @@
-"""Train one RLNet for many blurs on generated phantoms, and measure it.
+"""Train the RLNet that ships with the package on generated phantoms, and measure it.
 
     python examples/pretrain_rlnet.py --seed 0 -o rlnet.safetensors       # under 20 minutes on 2 cores
     python examples/pretrain_rlnet.py --measure rlnet.safetensors         # against the best-stopped plain RL

@@ -45,3 +45,32 @@ def test_training_without_truth_reaches_restore(shared_data):
     image = mf.simulate(truth, psf, noise="poisson", photons=100, seed=3)
     made, restored = example.trained(image, psf, 1), mf.restore(image, psf)
     assert mf.metrics.psnr(truth, made) > mf.metrics.psnr(truth, restored) - 0.2
+
+
+def test_the_shipped_network(tol):
+    """Small, and on widths and phantoms that it was not trained on no worse than the best-stopped
+    plain RL.
+    """
+    pytest.importorskip("safetensors", reason="SKIPPED: safetensors is not installed (extra nn)")
+    pytest.importorskip("scipy", reason="SKIPPED: scipy is not installed (extra preprocess)")
+    from medeconv_fast.nn._rl_net import SHIPPED
+
+    assert SHIPPED.stat().st_size < 200_000
+    example = load("pretrain_rlnet")
+    gains = []
+    for seed in range(3):
+        truth = example.phantom((40, 40, 40), np.random.default_rng(500 + seed))
+        psf = mf.psf.gaussian(fwhm=(4.2, 3.0, 3.0), voxel_size=(1.0, 1.0, 1.0))
+        image = example.image_of(truth, psf, 200, seed)
+        net = mf.nn.RLNet.pretrained(psf)
+        made = net.predict(image[None, None])[0, 0]
+        best = []
+        mf.richardson_lucy(
+            image, psf, 60, callback=lambda _, e, t=truth, b=best: b.append(mf.metrics.psnr(t, e))
+        )
+        gains.append(mf.metrics.psnr(truth, made) - max(best))
+        scaled = net.predict(1000 * image[None, None])[0, 0]
+        assert np.abs(scaled - 1000 * made).max() < tol("precision") * scaled.max()
+    assert np.mean(gains) > 0.2
+    with pytest.raises(ValueError, match="psf: got 2 axes"):
+        mf.nn.RLNet.pretrained(psf[0])
