@@ -452,29 +452,6 @@ void bind_penalty(py::module_& m) {
           py::arg("num_threads"));
 }
 
-ConvPadding conv_padding_of(const std::string& name) {
-    if (name == "zeros") return ConvPadding::zeros;
-    if (name == "reflect") return ConvPadding::reflect;
-    if (name == "replicate") return ConvPadding::replicate;
-    if (name == "circular") return ConvPadding::circular;
-    throw std::invalid_argument("padding_mode: got '" + name + "', expected zeros, reflect, replicate or circular");
-}
-ConvShape conv_shape_of(const std::vector<int64_t>& input, const std::vector<int64_t>& weight, const std::vector<int64_t>& stride,
-                        const std::vector<std::pair<int64_t, int64_t>>& padding, const std::vector<int64_t>& dilation, int64_t groups,
-                        const std::string& padding_mode, bool exact) {
-    const size_t axes = stride.size();
-    if (axes < 1 || axes > 3 || input.size() != axes + 2 || weight.size() != axes + 2 || padding.size() != axes || dilation.size() != axes)
-        throw std::invalid_argument("expected 1 to 3 spatial axes, the same number in every argument");
-    if (groups < 1 || weight[1] * groups != input[1])
-        throw std::invalid_argument("weight_shape: got " + std::to_string(weight[1]) + " channels per group in " + std::to_string(groups) +
-                                    " groups, the input has " + std::to_string(input[1]));
-    std::vector<int64_t> low, high;
-    for (auto [before, after] : padding) low.push_back(before), high.push_back(after);
-    auto spatial = [](const std::vector<int64_t>& shape) { return shape3(std::vector<int64_t>(shape.begin() + 2, shape.end())); };
-    return {input[0], input[1], weight[0], groups, spatial(input), spatial(weight), shape3(stride), shape3(dilation), zeros3(low), zeros3(high),
-            conv_padding_of(padding_mode), exact};
-}
-
 // Memory that is kept for reuse once the array is gone: fresh pages cost more than most kernels that fill them.
 template <class T>
 Array<T> empty_array(const std::vector<int64_t>& shape) {

@@ -32,20 +32,6 @@ constexpr int64_t least_channels = 16;
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 int64_t product(const std::array<int64_t, 3>& v) { return v[0] * v[1] * v[2]; }
 
-Boundary boundary_of(ConvPadding padding) {
-    return padding == ConvPadding::reflect ? Boundary::mirror : padding == ConvPadding::replicate ? Boundary::nearest : Boundary::wrap;
-}
-
-// Axes that nothing but a copy happens on become one: a 1×1 convolution has long rows whatever the image's shape.
-void merge_axes(ConvShape& s) {
-    auto plain = [&](size_t a) { return s.kernel[a] == 1 && s.stride[a] == 1 && s.low[a] == 0 && s.high[a] == 0; };
-    for (size_t a : {size_t(1), size_t(0)})
-        if (plain(a) && plain(2) && (a == 1 || s.input[1] == 1) && s.input[2] * s.input[a] < (int64_t(1) << 30)) {
-            s.input[2] *= s.input[a];
-            s.input[a] = 1;
-        }
-}
-
 // Every position's source, and the part that is copied as a piece.
 template <class T>
 void index_axis(ConvTables<T>& t, size_t a, int64_t first, int64_t skip, bool zeros, ConvPadding padding) {
@@ -462,19 +448,8 @@ ConvWeightPass<T> weight_pass(const ConvShape& s, const ConvTables<T>& forward, 
 template <class T>
 ConvPlan<T>::ConvPlan(const ConvShape& given) : shape(given), kernels_(conv_kernels<T>()) {
     merge_axes(shape);
-    for (size_t a = 0; a < 3; ++a) {
-        padded_[a] = shape.input[a] + shape.low[a] + shape.high[a];
-        const int64_t span = (shape.kernel[a] - 1) * shape.dilation[a] + 1;
-        if (std::min({shape.input[a], shape.kernel[a], shape.stride[a], shape.dilation[a]}) < 1 || std::min(shape.low[a], shape.high[a]) < 0)
-            throw std::invalid_argument("conv: sizes, strides and dilations must be at least 1, padding at least 0");
-        if (padded_[a] < span)
-            throw std::invalid_argument("conv: the kernel's extent " + std::to_string(span) + " exceeds the padded input's " +
-                                        std::to_string(padded_[a]));
-        if (std::max(padded_[a], shape.stride[a]) >= int64_t(1) << 30) throw std::invalid_argument("conv: an axis is longer than 2^30");
-        output[a] = (padded_[a] - span) / shape.stride[a] + 1;
-    }
-    if (shape.groups < 1 || shape.sources % shape.groups || shape.destinations % shape.groups)
-        throw std::invalid_argument("conv: channels must be a multiple of groups");
+    padded_ = padded_input(shape);
+    output = conv_output(shape);
     forward_ = forward_tables(shape, output, kernels_);
     backward_ = backward_tables(shape, output, padded_, kernels_);
     weight_ = weight_pass(shape, forward_, kernels_);

@@ -5,19 +5,11 @@
 #include <vector>
 
 #include "conv.hpp"
+#include "conv_shape.hpp"
 #include "memory.hpp"
 #include "threads.hpp"
 
 namespace medeconv {
-
-enum class ConvPadding : int { zeros = 0, reflect = 1, replicate = 2, circular = 3 };   // torch's names and meaning
-
-struct ConvShape {
-    int64_t batch, sources, destinations, groups;   // channels of the input and of the output, all groups together
-    std::array<int64_t, 3> input, kernel, stride, dilation, low, high;   // z, y, x; absent axes are 1, their padding 0
-    ConvPadding padding;
-    bool exact;                      // sums of products only
-};
 
 // What a pass needs beside the arrays; made once per plan.
 template <class T>

@@ -8,4 +8,5 @@ PYBIND11_MODULE(MEDECONV_MODULE, m, py::mod_gil_not_used()) {
     medeconv::cuda::bind_runtime(m);
     medeconv::cuda::bind_arrays(m);
     medeconv::cuda::bind_spectral(m);
+    medeconv::cuda::bind_conv(m);
 }

@@ -97,5 +97,6 @@ Operands<T> operands_of(Formula formula, int64_t size, int64_t blocks, const py:
 void bind_runtime(py::module_& m);
 void bind_arrays(py::module_& m);
 void bind_spectral(py::module_& m);
+void bind_conv(py::module_& m);
 
 }  // namespace medeconv::cuda

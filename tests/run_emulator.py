@@ -1,7 +1,7 @@
 """Runs the suite's tests of kernels on the emulated CUDA backend, with threads taking turns in three ways.
 
-``run_emulator.py DIRECTORY`` (of the module ``_cuda_emu``). The order forward takes all tests in the table, the
-others those marked so: what depends on the order of threads shows in a kernel's own tests.
+``run_emulator.py DIRECTORY`` (of the module ``_cuda_emu``). The order forward takes all tests in the table,
+the others those marked so: what depends on the order of threads shows in a kernel's own tests.
 """
 
 import os
@@ -12,6 +12,8 @@ from pathlib import Path
 # Test file -> -k expression beside "cuda", and whether it runs in every order.
 TESTS = {
     "tests/test_cuda.py": ("", True),
+    "tests/test_cuda_conv.py": ("", True),
+    "tests/test_conv.py": ("not transforms and not large_kernels", False),
     "tests/test_direct.py": ("", False),
     "tests/test_separable.py": ("", False),
     "tests/test_penalty.py": ("", False),

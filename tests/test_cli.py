@@ -534,9 +534,11 @@ def test_bad_psf_files(scan, run):
         (["--boundary", "beyond"], ["--boundary", "beyond"]),
         (["--negative", "ignore"], ["--negative", "ignore"]),
         (["--backend", "fortran"], ["backend", "fortran"]),
-        (["--backend", "cuda"], ["backend", "cuda", "not built yet"]),
-        (["--device", "cuda"], ["--device cuda", "not built yet"]),
-        (["--device", "cuda:1"], ["--device cuda:1", "not built yet"]),
+        (["--backend", "cuda"], ["backend", "'cuda' is not available here", "_cuda"]),
+        (["--device", "cuda"], ["--device cuda", "is not available here", "_cuda"]),
+        (["--device", "cuda:1"], ["--device cuda:1", "is not available here"]),
+        (["--device", "cuda:x"], ["--device", "cuda:x", "cuda:NUMBER"]),
+        (["--device", "cuda", "--backend", "cpp"], ["--device cuda", "'cpp' computes on the CPU"]),
         (["--device", "tpu"], ["--device", "tpu"]),
         (["--memory", "4GB"], ["--memory", "not built yet"]),
         (["--pre", "sharpen=3"], ["--pre", "sharpen=3", "crop, resample, normalize"]),
@@ -1259,7 +1261,7 @@ def test_backends(run):
     assert status == 0 and rows["reference"]["available"]
     assert {name for name, row in rows.items() if row["available"]} == set(mf.backends.available())
     assert record["auto"] == mf.backends.available()[0] and record["num_threads"] == mf.get_num_threads()
-    assert not rows["cuda"]["available"] and "not built" in rows["cuda"]["reason"]
+    assert not rows["cuda"]["available"] and "medeconv_fast._cuda" in rows["cuda"]["reason"]
     if rows["cpp"]["available"]:
         assert rows["cpp"]["details"]["isa"] in rows["cpp"]["details"]["supported_isas"]
     assert "reference" in run("backends")[1]
@@ -1275,7 +1277,7 @@ def test_backends_marks_what_auto_is_here(run, monkeypatch):
     monkeypatch.setenv("MEDECONV_BACKEND", "cuda")
     status, out, err = run("backends")
     assert status == 0 and "<- auto" not in out
-    assert "MEDECONV_BACKEND='cuda' is not built yet" in err
+    assert "MEDECONV_BACKEND: 'cuda' is not available here" in err
     assert json.loads(run("backends", "--json", "-")[1])["auto"] is None
 
 
@@ -1383,7 +1385,7 @@ def test_plan_with_a_psf_file(scan, run):
         (["missing.nii", "--fwhm-mm", 3], ["missing.nii"]),
         (["--shape", 8, 9, "--fwhm-mm", 3], ["voxel size"]),
         (["scan.nii", "--fwhm-mm", 3, "--memory", "much"], ["memory", "much"]),
-        (["scan.nii", "--fwhm-mm", 3, "--device", "cuda"], ["--device cuda", "not built yet"]),
+        (["scan.nii", "--fwhm-mm", 3, "--device", "cuda"], ["--device cuda", "not available here"]),
     ],
 )
 def test_plan_refuses(scan, run, words, texts):

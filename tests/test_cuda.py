@@ -167,7 +167,9 @@ def test_blur_in_gpu_memory(dtype, image, cupy, tol, relative_error):
     assert made is out
     assert relative_error(out.get(), expected) < tol("formula", dtype)
     assert sums == pytest.approx(expected_sums, rel=tol("sums", dtype))
-    with pytest.raises(ValueError, match="out: got ndarray .* expected a writable C-contiguous array in GPU"):
+    with pytest.raises(
+        ValueError, match=r"out: got ndarray .* expected a writable C-contiguous array in GPU"
+    ):
         blur.sweep(given, "copy", out=np.empty(x.shape, x.dtype))
 
 
@@ -219,7 +221,7 @@ def test_arrays_of_other_libraries(image):
         "strides": (4, 24, 504),
         "shape": (6, 21, 34),
     }
-    with pytest.raises(TypeError, match="x: got a .* expected a C-contiguous one of dtype float32"):
+    with pytest.raises(TypeError, match=r"x: got a .* expected a C-contiguous one of dtype float32"):
         blur.forward(turned)
     turned.__cuda_array_interface__ = own.__cuda_array_interface__ | {"typestr": "<c8"}
     with pytest.raises(TypeError, match="x: got complex values"):
@@ -378,3 +380,21 @@ def test_out_of_memory_names_need_and_have(image, monkeypatch):
         blur.forward(image)
     monkeypatch.delenv("MEDECONV_EMULATOR_MEMORY")
     assert np.isfinite(blur.forward(image)).all()
+
+
+@on_emulator
+def test_command_line_takes_a_device(tmp_path, capsys):
+    from medeconv_fast import cli
+
+    image, out = tmp_path / "image.npy", tmp_path / "out.npy"
+    np.save(image, np.random.default_rng(0).random((9, 10)).astype(np.float32) + 1)
+    words = ["restore", str(image), "--fwhm-mm", "2", "2", "--voxel-size-mm", "1", "1", "--iterations", "2"]
+    words += ["--method", "rl"]
+    assert cli.main([*words, "-o", str(out), "--device", "cuda:0"]) == 0
+    assert "backend cuda" in capsys.readouterr().out
+    assert cli.main([*words, "-o", str(tmp_path / "cpu.npy"), "--backend", "reference"]) == 0
+    np.testing.assert_allclose(np.load(out), np.load(tmp_path / "cpu.npy"), rtol=1e-5)
+    assert cli.main([*words, "-o", str(out), "--overwrite", "--device", "cuda:7"]) == 2
+    assert "--device cuda:7: device: got 7, expected one of 1 devices" in capsys.readouterr().err
+    assert cli.main([*words, "-o", str(out), "--overwrite", "--device", "cpu", "--backend", "cuda"]) == 2
+    assert "the backend 'cuda' computes on a GPU" in capsys.readouterr().err

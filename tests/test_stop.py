@@ -208,6 +208,15 @@ def test_time_budget(case):
     assert time.perf_counter() - begun < 5  # it ended; how exactly depends on the machine
 
 
+def test_noise_that_hides_in_a_background_of_zeros_is_said(rng):
+    """A scan cut out of its background: more than half of the details are 0, and so is their median."""
+    image = np.zeros((40, 40))
+    image[10:30, 10:30] = rng.normal(100, 5, (20, 20))
+    for method in (mf.richardson_lucy, mf.landweber):
+        with pytest.warns(UserWarning, match=r"stop: the image's noise was estimated as 0.*sigma="):
+            method(image, np.ones((3, 3)), 5, stop="discrepancy")
+
+
 def test_image_within_the_noise_from_the_start():
     flat = np.full((20, 20), 7.0)
     estimate, info = mf.richardson_lucy(

@@ -7,6 +7,7 @@ and costs no pass over memory of its own.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -171,6 +172,11 @@ class Discrepancy(Rule):
     ------
     TypeError, ValueError
         Unknown noise; numbers that are not positive.
+
+    Warns
+    -----
+    UserWarning
+        In a run: the noise was estimated as 0.
     """
 
     noise: str = "gaussian"
@@ -198,7 +204,16 @@ class _Discrepancy(Watch):
         if rule.noise == "poisson":
             self.level = 0.5 * rule.gain
         else:
-            self.level = (run.noise() if rule.sigma is None else rule.sigma) ** 2
+            sigma = run.noise() if rule.sigma is None else rule.sigma
+            if sigma == 0:
+                warnings.warn(
+                    "stop: the image's noise was estimated as 0: more than half of its finest details are 0 "
+                    "(a background of zeros?), so that 'discrepancy' hardly ever stops; expected sigma, "
+                    "mf.stop.Discrepancy(sigma=...)",
+                    UserWarning,
+                    stacklevel=4,
+                )
+            self.level = sigma**2
         self.level *= rule.factor * run.trust
 
     def before(self, entry: dict[str, Any]) -> bool:

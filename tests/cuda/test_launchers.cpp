@@ -63,6 +63,7 @@ int main(int count, char** arguments) {
     if (count == 2 && !std::strcmp(arguments[1], "--broken")) return broken();
     std::vector<Case> cases;
     add_array_cases(cases);
+    add_conv_cases(cases);
     add_spectral_cases(cases);
     int bad = 0;
     for (const Case& c : cases) {

@@ -210,7 +210,10 @@ def _compute(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("computing")
     group.add_argument("--backend", default="auto", help="auto, or a name that 'medeconv backends' lists")
     group.add_argument(
-        "--device", default="auto", metavar="auto|cpu", help="where to compute (default: auto)"
+        "--device",
+        default="auto",
+        metavar="auto|cpu|cuda[:i]",
+        help="where to compute; cuda is backend cuda on the GPU number i (default: auto, as --backend says)",
     )
     group.add_argument(
         "--threads", type=count, metavar="N", help="CPU threads (default: all that this process may use)"

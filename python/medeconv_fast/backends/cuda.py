@@ -16,6 +16,8 @@ from . import _cuda_base as base
 from ._cuda_arrays import DirectPlan as DirectPlan
 from ._cuda_arrays import SeparablePlan as SeparablePlan
 from ._cuda_base import Array, Call, Sums, memory_of
+from ._cuda_conv import ConvPlan as ConvPlan
+from ._cuda_conv import sum_channels as sum_channels
 from ._cuda_spectral import OverlapPlan as OverlapPlan
 from ._cuda_spectral import SpectralPlan as SpectralPlan
 
@@ -51,29 +53,6 @@ def good_size(n: int, *, even: bool = False) -> int:
 
 def smallest_divisor(scale: float, dtype: Any) -> float:
     return float(native().smallest_divisor(float(scale), np.dtype(dtype) == np.float32))
-
-
-class ConvPlan:
-    """Convolution of one shape as networks mean it: forward, its transpose and its gradient in the weight."""
-
-    def __init__(
-        self,
-        input_shape: tuple[int, ...],
-        weight_shape: tuple[int, ...],
-        stride: tuple[int, ...],
-        padding: Any,
-        dilation: tuple[int, ...],
-        groups: int,
-        padding_mode: str,
-        dtype: Any,
-        exact: bool = False,
-    ) -> None:
-        raise NotImplementedError("backend 'cuda': ConvPlan is not built yet")
-
-
-def sum_channels(x: np.ndarray, out: np.ndarray, *, num_threads: int | None = None) -> None:
-    """The sum over all but axis 1: a convolution's gradient in its bias."""
-    raise NotImplementedError("backend 'cuda': sum_channels is not built yet")
 
 
 def resident(array: Array) -> DeviceArray:
