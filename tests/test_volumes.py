@@ -3,7 +3,9 @@
 import json
 import os
 import pickle
+import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +14,7 @@ import numpy as np
 import pytest
 
 import medeconv_fast as mf
+from medeconv_fast import cli
 from medeconv_fast._grid import Grid, exact_halo
 from medeconv_fast.volumes import TileError, plan_volume
 from medeconv_fast.volumes._manifest import Manifest
@@ -421,6 +424,11 @@ def test_an_unfinished_image_that_vanished(tmp_path, image, psf):
     shutil.rmtree(f"{path}.partial")
     with pytest.raises(FileNotFoundError, match="has vanished"):
         mf.restore_volume(image, path, psf, **RL)
+    # Nor is an image that was there before the one that the job was to make.
+    mf.io.write(path, mf.io.Volume(image))
+    with pytest.raises(FileNotFoundError, match="has vanished"):
+        mf.restore_volume(image, path, psf, **RL)
+    shutil.rmtree(path)
     assert mf.restore_volume(image, path, psf, resume=False, **RL).finished
 
 
@@ -527,6 +535,29 @@ def test_workers_give_the_same_voxels(tmp_path, image, psf):
     assert np.array_equal(result(tmp_path / "client.zarr"), expected)
     first, second = (record(tmp_path / name)["plan"] for name in ("unbroken.zarr", "client.zarr"))
     assert first == second
+
+
+def test_a_worker_that_dies_has_its_tiles_done_by_others(tmp_path, image, psf):
+    pytest.importorskip("distributed", reason="SKIPPED: distributed is not installed (extra dask)")
+    from distributed import Client, LocalCluster
+
+    source = stored(tmp_path, image)
+    expected = unbroken(tmp_path, source, psf)
+    killed = []
+    with (
+        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
+        Client(cluster) as client,
+    ):
+        workers = list(client.run(os.getpid).values())
+
+        def kill_one(state):
+            if state["done"] == 2 and not killed:
+                os.kill(workers[0], signal.SIGKILL)
+                killed.append(workers[0])
+
+        done = mf.restore_volume(source, tmp_path / "out.zarr", psf, client=client, progress=kill_one, **RL)
+    assert killed and done.finished and done.computed == 9
+    assert np.array_equal(result(tmp_path / "out.zarr"), expected)
 
 
 def test_jobs_can_be_sent(tmp_path, image, psf):
@@ -639,3 +670,19 @@ def test_memory_is_kept_to(tmp_path):
     tiles, peak = map(int, done.stdout.split())
     assert tiles > 4
     assert peak < 1.1 * 250e6
+
+
+def test_the_page_on_volumes(tmp_path, monkeypatch, capsys):
+    """docs/volumes.md, on an image made for it."""
+    text = (Path(__file__).resolve().parents[1] / "docs" / "volumes.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    image = mf.io.Volume(counts((20, 40, 40)).astype(np.uint16), (0.3, 0.1, 0.1), None, "um")
+    mf.io.write("embryo.ome.zarr", image)
+    exec(compile(code, "docs/volumes.md", "exec"), {})
+    assert capsys.readouterr().out.startswith("1 ")
+    # Whatever options it names, the command has.
+    assert cli.main(["restore", "--help"]) == 0
+    shown = capsys.readouterr().out
+    for option in re.findall(r"`(--[a-z-]+)", text):
+        assert option in shown, option
