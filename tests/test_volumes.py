@@ -146,13 +146,13 @@ def test_seams_on_pollen(shared_data):
     from medeconv_fast._grid import halo_of, trimmed
 
     folder = shared_data / "micro_pollen_sdeconv"
-    image = tifffile.imread(folder / "pollen_poisson_noise_blurred.tif")
+    image = tifffile.imread(folder / "pollen_poisson_noise_blurred.tif")[:, 64:192, 40:216]
     psf = trimmed(tifffile.imread(folder / "pollen_psf.tif").astype(np.float64))
     for options in ({}, {"acceleration": "biggs-andrews"}, {"regularizer": ("tv", 0.002)}):
         options = {"num_iter": 20, "negative": "clip", **options}
         whole = mf.richardson_lucy(image, psf, **options)
         halo = halo_of(psf, 20, "auto", accelerated="acceleration" in options)
-        tiled = in_tiles(image, psf, (32, 128, 128), halo, **options)
+        tiled = in_tiles(image, psf, (32, 64, 176), halo, **options)
         error = np.abs(tiled - whole).max() / np.ptp(whole)
         assert 0 < error < 1e-3, options
 
@@ -599,7 +599,7 @@ mf.restore_volume(source, path, psf, method="rl", num_iter=3, **options)
 """
 
 
-@pytest.mark.parametrize("number", range(3))
+@pytest.mark.parametrize("number", range(2))
 def test_killed_at_any_moment(tmp_path, image, psf, number):
     import time
 
@@ -659,7 +659,7 @@ print(done.tiles, int(re.search(r"VmHWM:\\s*(\\d+) kB", open("/proc/self/status"
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the peak from /proc")
 def test_memory_is_kept_to(tmp_path):
     source = tmp_path / "in.zarr"
-    mf.io.write(source, mf.io.Volume(counts((192, 192, 192)).astype(np.uint16)))
+    mf.io.write(source, mf.io.Volume(counts((160, 160, 160)).astype(np.uint16)))
     done = subprocess.run(
         [sys.executable, "-c", MEASURED, source, tmp_path / "out.zarr"],
         capture_output=True,

@@ -157,7 +157,7 @@ def test_a_folder_of_images(run, here):
 
 @pytest.mark.parametrize("number, expected", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_signals_keep_what_is_finished(image, here, number, expected):
-    words = ["restore", "in.zarr", "-o", "out.zarr", *FWHM, "--method", "rl", "--iterations", "60", *TILES]
+    words = ["restore", "in.zarr", "-o", "out.zarr", *FWHM, "--method", "rl", "--iterations", "30", *TILES]
     command = [sys.executable, "-m", "medeconv_fast", *map(str, words), "--threads", "1"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=dict(os.environ))
     log = here / "out.zarr.job.log"
