@@ -221,7 +221,7 @@ def test_arrays_of_other_libraries(image):
         "strides": (4, 24, 504),
         "shape": (6, 21, 34),
     }
-    with pytest.raises(TypeError, match="x: got a .* expected a C-contiguous one of dtype float32"):
+    with pytest.raises(TypeError, match=r"x: got a .* expected a C-contiguous one of dtype float32"):
         blur.forward(turned)
     turned.__cuda_array_interface__ = own.__cuda_array_interface__ | {"typestr": "<c8"}
     with pytest.raises(TypeError, match="x: got complex values"):
