@@ -121,7 +121,7 @@ def richardson_lucy(
         estimate in the image's frame; the run ends when it returns True.
     return_info : bool
         Return ``(estimate, info)``.
-    backend : {"auto", "cpp", "numba", "reference"}
+    backend : {"auto", "cpp", "numba", "reference", "cuda"}
     engine : {"auto", "spectral", "separable", "direct"}
         See `Blur`.
     num_threads : int, optional
