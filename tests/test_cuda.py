@@ -399,3 +399,21 @@ def test_out_of_memory_names_need_and_have(image, monkeypatch):
         mf.richardson_lucy(image, PSF, 2, engine="direct", acceleration="biggs-andrews", backend="cuda")
     monkeypatch.delenv("MEDECONV_EMULATOR_MEMORY")
     assert np.isfinite(blur.forward(image)).all()
+
+
+@on_emulator
+def test_command_line_takes_a_device(tmp_path, capsys):
+    from medeconv_fast import cli
+
+    image, out = tmp_path / "image.npy", tmp_path / "out.npy"
+    np.save(image, np.random.default_rng(0).random((9, 10)).astype(np.float32) + 1)
+    words = ["restore", str(image), "--fwhm-mm", "2", "2", "--voxel-size-mm", "1", "1", "--iterations", "2"]
+    words += ["--method", "rl"]
+    assert cli.main([*words, "-o", str(out), "--device", "cuda:0"]) == 0
+    assert "backend cuda" in capsys.readouterr().out
+    assert cli.main([*words, "-o", str(tmp_path / "cpu.npy"), "--backend", "reference"]) == 0
+    np.testing.assert_allclose(np.load(out), np.load(tmp_path / "cpu.npy"), rtol=1e-5)
+    assert cli.main([*words, "-o", str(out), "--overwrite", "--device", "cuda:7"]) == 2
+    assert "--device cuda:7: device: got 7, expected one of 1 devices" in capsys.readouterr().err
+    assert cli.main([*words, "-o", str(out), "--overwrite", "--device", "cpu", "--backend", "cuda"]) == 2
+    assert "the backend 'cuda' computes on a GPU" in capsys.readouterr().err
