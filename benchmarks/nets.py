@@ -1,6 +1,6 @@
 """Whole networks against torch (oneDNN): a training step, inference, and the memory of both.
 
-    python benchmarks/nets.py -o FILE.json [--only deconv ...]
+    python benchmarks/nets.py -o FILE.json [--only deconv ...] [--seconds S]
 
 Every contender works in a process of its own, in turns, with the heap kept warm (torch's best) or as it is by
 default; before it is timed, its result is compared with ours. Training: forward, mean squared error,
@@ -27,7 +27,7 @@ import numpy as np
 WARM = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "100000000000"}
 MODES: dict[str, dict[str, str]] = {"warm": WARM, "default": {}}
 TURNS = 2
-FEWEST, REPEAT_FOR_S = 5, 4.0
+FEWEST = 5
 BOUND = 1e-4  # norm-wise, float32
 
 
@@ -153,26 +153,26 @@ def peak() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def milliseconds(call: Callable[[], Any]) -> list[float]:
+def milliseconds(call: Callable[[], Any], seconds: float) -> list[float]:
     call()
     call()
     times: list[float] = []
     begun = time.perf_counter()
-    while len(times) < FEWEST or time.perf_counter() - begun < REPEAT_FOR_S:
+    while len(times) < FEWEST or time.perf_counter() - begun < seconds:
         start = time.perf_counter()
         call()
         times.append(1e3 * (time.perf_counter() - start))
     return times
 
 
-def worker(name: str, contender: str, path: str) -> None:
+def worker(name: str, contender: str, path: str, seconds: str) -> None:
     """Times of one contender, and its first prediction in a file."""
     step, predict = CONTENDERS[contender](name)
     before = peak()
     np.save(path, predict())
-    inference = milliseconds(predict)
+    inference = milliseconds(predict, float(seconds))
     after_inference = peak()
-    training = milliseconds(step)
+    training = milliseconds(step, float(seconds))
     found = {
         "inference_ms": inference,
         "training_ms": training,
@@ -186,7 +186,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("-o", "--output", metavar="FILE")
     parser.add_argument("--only", nargs="+", choices=tuple(CASES), default=list(CASES))
-    parser.add_argument("--worker", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--seconds", type=float, default=4.0, help="per measurement (default: 4)")
+    parser.add_argument("--worker", nargs=4, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker:
         worker(*arguments.worker)
@@ -203,7 +204,15 @@ def main() -> None:
                     with tempfile.TemporaryDirectory() as folder:
                         path = str(Path(folder, "result.npy"))
                         done = subprocess.run(
-                            [sys.executable, __file__, "--worker", name, contender, path],
+                            [
+                                sys.executable,
+                                __file__,
+                                "--worker",
+                                name,
+                                contender,
+                                path,
+                                str(arguments.seconds),
+                            ],
                             env=os.environ | environment,
                             capture_output=True,
                             text=True,

@@ -1,4 +1,4 @@
-"""Train one RLNet for many blurs on generated phantoms, and measure it.
+"""Train the RLNet that ships with the package on generated phantoms, and measure it.
 
     python examples/pretrain_rlnet.py --seed 0 -o rlnet.safetensors       # under 20 minutes on 2 cores
     python examples/pretrain_rlnet.py --measure rlnet.safetensors         # against the best-stopped plain RL
@@ -123,10 +123,16 @@ def fresh(psf: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.nda
     return np.array(images)[:, None], np.array(truths)[:, None]
 
 
-def train(seed: int, minutes: float, steps: int, filters: int, depth: int) -> mf.nn.RLNet:
+def train(
+    seed: int, minutes: float, steps: int, filters: int, depth: int, start: mf.nn.RLNet | None
+) -> mf.nn.RLNet:
     rng = np.random.default_rng(seed)
     psfs = list(training_psfs())
-    first = mf.nn.RLNet(psfs[0], steps, filters, seed=seed, depth=depth)
+    if start is None:
+        first = mf.nn.RLNet(psfs[0], steps, filters, seed=seed, depth=depth)
+    else:
+        first = start.with_psf(psfs[0])
+    earlier = first.notes.get("updates", 0)
     nets = [first, *(first.with_psf(psf, share=True) for psf in psfs[1:])]
     optimizer = mf.nn.Adam(2e-3, clip_norm=1.0)
     for net in nets:
@@ -154,7 +160,12 @@ def train(seed: int, minutes: float, steps: int, filters: int, depth: int) -> mf
                 f"{np.mean(losses):.3e}",
                 flush=True,
             )
-    first.notes = {"seed": seed, "updates": optimizer.updates, "rounds": rounds, "photons": list(PHOTONS)}
+    first.notes = {
+        "seed": seed,
+        "updates": earlier + optimizer.updates,
+        "rounds": rounds,
+        "photons": list(PHOTONS),
+    }
     return first
 
 
@@ -223,6 +234,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("-o", "--output", metavar="FILE")
     parser.add_argument("--measure", metavar="FILE")
+    parser.add_argument("--start", metavar="FILE", help="go on with this network")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--minutes", type=float, default=15.0)
     parser.add_argument("--steps", type=int, default=3)
@@ -232,7 +244,9 @@ def main() -> None:
     if arguments.measure:
         measure(mf.nn.RLNet.load(arguments.measure))
     else:
-        net = train(arguments.seed, arguments.minutes, arguments.steps, arguments.filters, arguments.depth)
+        start = None if arguments.start is None else mf.nn.RLNet.load(arguments.start)
+        sizes = (arguments.steps, arguments.filters, arguments.depth)
+        net = train(arguments.seed, arguments.minutes, *sizes, start)
         if arguments.output:
             net.save(arguments.output, overwrite=True)
         measure(net)

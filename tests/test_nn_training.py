@@ -502,9 +502,7 @@ def test_self_supervision_sees_no_truth_and_gains():
     net = nn.DeconvNet(filters=16, seed=1)
     x = np.array(images)[:, None].astype(np.float32)
     before = [mf.metrics.psnr(scene(s), net.predict(x)[s, 0]) for s in (0, 1)]
-    history = nn.fit_without_truth(
-        net, images, PSF, 10, 8, patch=(32, 32), samples=64, learning_rate=5e-3, masked=0.1
-    )
+    history = nn.fit_without_truth(net, images, PSF, 10, 8, patch=(32, 32), samples=64, learning_rate=5e-3)
     assert history["loss"][-1] < history["loss"][0]
     after = [mf.metrics.psnr(scene(s), net.predict(x)[s, 0]) for s in (0, 1)]
     assert min(np.subtract(after, before)) > 0.5
@@ -512,6 +510,43 @@ def test_self_supervision_sees_no_truth_and_gains():
         nn.fit_without_truth(nn.DeconvNet(scale=2), images, PSF, patch=(16, 16))
     with pytest.raises(ValueError, match="masked: got 1"):
         nn.fit_without_truth(net, images, PSF, patch=(16, 16), masked=1)
+
+
+def test_self_supervision_resumes_exactly(tmp_path):
+    image = mf.simulate(scene(2), PSF, photons=300, seed=1)
+    options = {"patch": (24, 24), "samples": 16, "checkpoint": tmp_path / "c.safetensors", "resume": True}
+
+    def run(epochs):
+        net = nn.RLNet(PSF, filters=2)
+        nn.fit_without_truth(net, [image], PSF, epochs, 4, **options)
+        return net
+
+    run(1)
+    resumed = run(3)
+    whole = nn.Model.load(tmp_path / "c.safetensors")  # the network and the blur behind it
+    (tmp_path / "c.safetensors").unlink()
+    for one, other in zip(run(3).get_weights(), resumed.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+    x = image[None, None].astype(np.float32)
+    blur = mf.Blur(PSF, image.shape, boundary="reflect")
+    np.testing.assert_allclose(whole.predict(x)[0, 0], blur.forward(resumed.predict(x)[0, 0]), rtol=1e-4)
+
+
+def test_penalty_gradient_by_finite_differences(rng, tol):
+    from medeconv_fast.nn._without_truth import _Penalized
+
+    layer = _Penalized(0.7)
+    for shape in ((2, 1, 9), (1, 2, 5, 6), (2, 1, 4, 5, 3)):
+        x, direction = rng.random(shape), rng.standard_normal(shape)
+
+        def value(x):
+            steps = [np.diff(x, axis=a, append=np.take(x, [-1], a)) for a in range(2, x.ndim)]
+            return 0.7 * np.sqrt(sum(s * s for s in steps) + 1e-6).mean()
+
+        expected = (value(x + 1e-6 * direction) - value(x - 1e-6 * direction)) / 2e-6
+        grad = layer.gradient(x)
+        scale = np.linalg.norm(grad) * np.linalg.norm(direction)
+        assert abs((grad * direction).sum() - expected) < tol("finite_differences") * scale
 
 
 def test_masks_hide_what_is_compared():

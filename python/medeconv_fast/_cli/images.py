@@ -64,6 +64,22 @@ def check_format(path: str, like: mf.io.Volume, dtype: Any) -> None:
             raise UserError(text) from error
 
 
+@dataclasses.dataclass
+class Outline(mf.io.Volume):
+    """The geometry of an image that is not read: one voxel, with the `lengths` of the whole."""
+
+    lengths: tuple[int, ...] = ()
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.lengths
+
+    @classmethod
+    def of(cls, lengths: tuple[int, ...], voxel_size: Any, affine: Any, unit: str | None) -> Outline:
+        one = np.zeros((1,) * len(lengths), np.float32)
+        return cls(one, voxel_size, affine, unit, "zyx"[3 - len(lengths) :], lengths=tuple(lengths))
+
+
 def broadcast(values: tuple[float, ...], ndim: int, flag: str, axes: str) -> tuple[float, ...]:
     """One value for all axes, or one per axis."""
     if len(values) == 1:

@@ -24,6 +24,7 @@ _PER_AXIS = (
     "--new-voxel-size-mm",
     "--new-voxel-size-um",
     "--shape",
+    "--halo",
     "--patch",
     "--tile",
 )
@@ -220,9 +221,56 @@ def _compute(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _not_built(parser: argparse.ArgumentParser) -> None:
-    """Options of the contract that have no code behind them yet: refused by name, and left out of --help."""
-    parser.add_argument("--memory", help=argparse.SUPPRESS)
+def halo(text: str) -> str | int | tuple[int, ...]:
+    """auto, exact, or one whole number for all axes or each."""
+    if text in ("auto", "exact"):
+        return text
+    values = _per_axis(text, lambda value: value >= 0 and value.is_integer(), "auto, exact or whole numbers")
+    whole = tuple(int(value) for value in values)
+    return whole[0] if len(whole) == 1 else whole
+
+
+def _grid(parser: argparse.ArgumentParser) -> Any:
+    group = parser.add_argument_group(
+        "images larger than memory",
+        "Each of these options has the image restored in tiles: docs/volumes.md",
+    )
+    group.add_argument(
+        "--memory", metavar="SIZE", help="what each process may take, such as 4GB (in tiles: the default)"
+    )
+    group.add_argument(
+        "--halo",
+        type=halo,
+        metavar="auto|exact|N",
+        help="voxels around each tile that are computed as well (default: auto, by PSF and iterations)",
+    )
+    group.add_argument(
+        "--tile", type=voxel_counts, metavar="Z Y X", help="tiles' cores, instead of what memory allows"
+    )
+    group.add_argument(
+        "--dtype", choices=("float32", "float16", "input"), help="of the result (default: float32)"
+    )
+    group.add_argument(
+        "--scale", type=positive, metavar="S", help="with --dtype input: value of one step of the integers"
+    )
+    group.add_argument("--seed", type=seed, metavar="N", help="of the sample's places (default: 0)")
+    return group
+
+
+def _volumes(parser: argparse.ArgumentParser) -> None:
+    group = _grid(parser)
+    group.add_argument("--workers", type=count, metavar="N", help="work in so many processes (dask)")
+    group.add_argument("--scheduler", metavar="ADDRESS", help="work on the cluster of this dask scheduler")
+    group.add_argument(
+        "--shard-index", type=seed, metavar="I", help="job arrays: do part I of --num-shards, from 0"
+    )
+    group.add_argument("--num-shards", type=count, metavar="N", help="job arrays: number of parts")
+    group.add_argument(
+        "--no-resume", action="store_true", help="begin anew instead of going on with what was cut off"
+    )
+    group.add_argument(
+        "--no-verify", action="store_true", help="when going on, do not read back what is finished"
+    )
 
 
 def _preprocessing(parser: argparse.ArgumentParser) -> None:
@@ -246,15 +294,7 @@ def _preprocessing(parser: argparse.ArgumentParser) -> None:
     )
 
 
-# ---------------------------------------------------------------- commands
-
-
-def _restore(parser: argparse.ArgumentParser) -> None:
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter  # the table of --pre keeps its lines
-    parser.add_argument(
-        "input", metavar="IN", help="image to restore: a file, or a folder of one DICOM series"
-    )
-    _output(parser)
+def _method(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("method")
     group.add_argument(
         "--method",
@@ -296,6 +336,21 @@ def _restore(parser: argparse.ArgumentParser) -> None:
         help="Richardson-Lucy, negative values in the image: refuse them, set them to 0, or add a constant "
         "before and take it off after (default: raise; --method auto clips and says so)",
     )
+
+
+# ---------------------------------------------------------------- commands
+
+
+def _restore(parser: argparse.ArgumentParser) -> None:
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter  # the table of --pre keeps its lines
+    parser.add_argument(
+        "input",
+        metavar="IN",
+        help="image to restore: a file, a Zarr folder, a folder of one DICOM series; or a folder of files, "
+        "each of which is restored into the folder OUT",
+    )
+    _output(parser)
+    _method(parser)
     _image(parser)
     _psf(parser)
     _voxel_size(parser)
@@ -304,7 +359,7 @@ def _restore(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--report", metavar="HTML", help="also write a page with slices, spectra, PSF, settings and timings"
     )
-    _not_built(parser)
+    _volumes(parser)
     _general(parser)
 
 
@@ -312,23 +367,16 @@ def _plan(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("input", metavar="IN", nargs="?", help="image that would be restored")
     parser.add_argument("--shape", metavar="Z Y X", type=voxel_counts, help="number of voxels, instead of IN")
     parser.add_argument(
-        "--boundary",
-        choices=BOUNDARIES,
-        default="extended",
-        help="what lies outside the image (default: extended)",
-    )
-    parser.add_argument(
-        "--memory", metavar="SIZE", help="memory that a run may take, such as 4GB; says if it is not enough"
-    )
-    parser.add_argument(
         "--calibration",
         metavar="FILE",
         help="times of the machine where 'medeconv calibrate --save FILE' ran; changes no choice",
     )
+    _method(parser)
     _image(parser)
     _psf(parser)
     _voxel_size(parser)
     _compute(parser)
+    _grid(parser)
     _general(parser)
 
 
@@ -699,7 +747,8 @@ def build_parser(version: str) -> argparse.ArgumentParser:
     parser = _Parser(
         prog="medeconv",
         description=f"Deconvolution of medical and microscopy images. {DISCLAIMER}",
-        epilog="Exit status: 0 done, 2 bad arguments or input, 3 failed while running, 130 Ctrl-C.",
+        epilog="Exit status: 0 done, 2 bad arguments or input, 3 failed while running, 130 Ctrl-C, "
+        "143 SIGTERM.",
     )
     parser.add_argument("--version", action="version", version=f"medeconv-fast {version}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)

@@ -8,6 +8,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,15 +17,11 @@ import medeconv_fast as mf
 
 from .._arrays import result_dtype
 from .._device import choose_device
+from . import batch, tiles
 from .images import check_format, parts, psf_for, read_image, shown_size, with_geometry
 from .parser import METHODS
 from .preparing import prepare
 from .session import Progress, Session, UserError, peak_memory_bytes
-
-
-def refuse_unbuilt(arguments: argparse.Namespace) -> None:
-    if arguments.memory is not None:
-        raise NotImplementedError("--memory is not built yet in this version of medeconv_fast")
 
 
 def settle_device(arguments: argparse.Namespace) -> None:
@@ -128,9 +125,15 @@ def _described(info: dict[str, Any]) -> str:
 
 
 def restore(arguments: argparse.Namespace, session: Session) -> None:
-    refuse_unbuilt(arguments)
     settle_device(arguments)
+    images = batch.images_of(Path(arguments.input))
+    if images:
+        batch.restore(arguments, session, images, restore)
+        return
     options = options_of(arguments)
+    if tiles.wanted(arguments):
+        tiles.restore(arguments, session, options)
+        return
     session.claim(arguments, "output", "report", "json")
     begun = time.perf_counter()
     source = with_geometry(read_image(arguments.input, arguments), arguments, arguments.input)

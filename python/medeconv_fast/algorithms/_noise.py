@@ -51,8 +51,8 @@ def noise_of(*parts: np.ndarray, seen: np.ndarray | None = None) -> Noise:
     variance of each is a median over groups of neighbours, so that edges do not count. `parts`: the image, or
     what is at hand of it.
     """
-    parts = tuple(_sample(part) for part in parts)
-    known = None if seen is None else _sample(seen)
+    parts = tuple(sample(part) for part in parts)
+    known = None if seen is None else sample(seen)
     detailed = [pair for part in parts if (pair := _details(part.astype(np.float64), known)) is not None]
     if sum(squares.size for squares, _ in detailed) < 2 * GROUP:
         return Noise(0.0, 0.0)
@@ -114,7 +114,8 @@ def _are_counts(values: np.ndarray, noise: Noise) -> bool:
     return few or bool(poisson)
 
 
-def _sample(image: np.ndarray) -> Any:
+def sample(image: np.ndarray) -> Any:
+    """The image, or slabs of it."""
     if image.size <= SAMPLE or len(image) <= 2 * SLAB:
         return image
     slabs = max(1, SAMPLE // (image.size // len(image) * SLAB))

@@ -142,12 +142,14 @@ def trusted(
     """
     if weights is None or float(weights.min()) > 0:
         return data, extremes
-    seen = weights > 0
-    values = data[seen]
+    given, trust = _device.host(data), _device.host(weights)
+    seen = trust > 0
+    values = given[seen]
     highest = values.max()
-    mean = weighted_mean(values, weights[seen])
+    mean = weighted_mean(values, trust[seen])
     value = values.min(initial=highest, where=values >= mean)
-    return np.where(seen, data, value), (float(values.min()), float(highest))
+    known = np.where(seen, given, value)
+    return _device.beside(data, known), (float(values.min()), float(highest))
 
 
 def weighted_mean(data: np.ndarray, weights: np.ndarray | None) -> float:

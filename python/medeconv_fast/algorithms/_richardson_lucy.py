@@ -146,7 +146,7 @@ def richardson_lucy(
     Warns
     -----
     UserWarning
-        More than 5 iterations with an unmatched back projector.
+        More than 5 iterations with an unmatched back projector; a background above all values of the image.
 
     Notes
     -----
@@ -254,9 +254,9 @@ def richardson_lucy(
     if estimate is None:
         # No voxel rises above the background: zero is the maximum-likelihood estimate itself.
         if highest > 0:
-            warnings.append(
-                f"image: no value rises above the background {background:g}; the estimate is zero"
-            )
+            note = f"image: no value rises above the background {background:g}; the estimate is zero"
+            warnings.append(note)
+            python_warnings.warn(note, UserWarning, stacklevel=2)
         result = _device.full_beside(data, data.shape, -offset / blur.psf_sum if offset else 0.0)
         stopped_by = "nothing above background"
     else:

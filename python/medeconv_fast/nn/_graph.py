@@ -214,7 +214,9 @@ class Graph(Layer):
 
 
 def describe(layer: Layer) -> dict[str, Any]:
-    return {"kind": type(layer).__name__, "name": layer.name, "trainable": layer.trainable, **layer.options()}
+    # A ready-made network inside of another is described by its layers.
+    kind = "Graph" if isinstance(layer, Graph) else type(layer).__name__
+    return {"kind": kind, "name": layer.name, "trainable": layer.trainable, **layer.options()}
 
 
 def wired(options: dict[str, Any]) -> tuple[list[Signal], Signal]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from ._joining import Add, Concat, Divide, Multiply
 from ._layer import Input, Signal
 from ._model import Model
 
+SHIPPED = Path(__file__).with_name("rlnet.safetensors")
 FLOOR = 0.003  # of the image's largest value: about one photon of an image of few
 
 
@@ -154,6 +156,36 @@ class RLNet(Model):
             if path.endswith("back_3"):
                 layer.weights["weight"] *= 0.1
                 layer.weights["bias"][...] = math.log(math.e - 1)
+
+    @classmethod
+    def pretrained(cls, psf: Any, *, backend: str = "auto", num_threads: int | None = None) -> RLNet:
+        """The network that ships with the package, for a Gaussian or confocal blur of volumes.
+
+        Trained on generated phantoms by examples/pretrain_rlnet.py; docs/nets.md shows where it gains over
+        Richardson-Lucy and where it loses.
+
+        Parameters
+        ----------
+        psf : array_like
+            Three axes of odd lengths.
+        backend, num_threads
+            As in `Model`.
+
+        Returns
+        -------
+        RLNet
+
+        Raises
+        ------
+        ValueError, TypeError
+            A PSF that does not fit.
+        ImportError
+            safetensors is not installed (extra nn).
+        """
+        array, _ = _arrays.to_numpy(psf, "psf")
+        _validate.rank(array, "psf", ndim=3, like="network's images")
+        net: RLNet = cls.load(SHIPPED, backend=backend, num_threads=num_threads)
+        return net.with_psf(psf)
 
     def with_psf(self, psf: Any, *, share: bool = False) -> RLNet:
         """The same network for another blur.

@@ -13,10 +13,13 @@ import numpy as np
 from .. import _arrays, _validate
 from .._blur import Blur
 from .._simulate import NOISES
+from ..algorithms._noise import noise_of
 from ._blur_layers import BOUNDARIES, FixedBlur
 from ._data import Pair, PatchSampler
+from ._engine import Engine
+from ._graph import register
 from ._history import History
-from ._layer import Input
+from ._layer import Gradients, Input, Layer, Tape
 from ._model import Model
 
 
@@ -129,6 +132,52 @@ class _MaskedPatches(PatchSampler):
         return np.where(mask, total / (2 * (y.ndim - 1)), y), y, mask.astype(np.float64)
 
 
+class _Penalized(Layer):
+    """Passes images on; on the way back it adds the gradient of their total variation, mean over voxels.
+
+    |grad x| counts as sqrt(|grad x|² + eps²), with forward differences.
+    """
+
+    _EPS = 1e-3  # of images of unit scale: below it edges are not told from noise
+
+    def __init__(self, weight: float, name: str | None = None) -> None:
+        super().__init__(name)
+        self._weight = weight
+
+    def options(self) -> dict[str, Any]:
+        return {"weight": self._weight}
+
+    def forward(self, inputs: Sequence[np.ndarray], engine: Engine, tape: Tape | None) -> np.ndarray:
+        if tape is not None:
+            tape["x"] = inputs[0]
+        return inputs[0].copy()
+
+    def backward(
+        self, grad: np.ndarray, tape: Tape, engine: Engine, gradients: Gradients, needs: Sequence[bool]
+    ) -> Sequence[np.ndarray | None]:
+        grad += self.gradient(tape["x"])
+        return (grad,)
+
+    def gradient(self, x: np.ndarray) -> np.ndarray:
+        """Of the penalty to `x`."""
+        axes = range(2, x.ndim)
+        steps = [np.diff(x, axis=axis, append=np.take(x, [-1], axis)) for axis in axes]
+        length = np.sqrt(sum(step * step for step in steps) + x.dtype.type(self._EPS**2))
+        made = np.zeros_like(x)
+        for axis, step in zip(axes, steps, strict=True):
+            unit = step / length
+            made -= unit
+            behind = [slice(None)] * x.ndim
+            ahead = list(behind)
+            behind[axis], ahead[axis] = slice(None, -1), slice(1, None)
+            made[tuple(ahead)] += unit[tuple(behind)]
+        made *= x.dtype.type(self._weight / x.size)
+        return made
+
+
+register(_Penalized)
+
+
 def fit_without_truth(
     net: Model,
     images: Sequence[Any],
@@ -138,7 +187,8 @@ def fit_without_truth(
     *,
     patch: Any,
     samples: int = 128,
-    masked: float = 0.05,
+    masked: float = 0.1,
+    smoothness: float | str = "auto",
     boundary: str = "reflect",
     optimizer: Any = "adam",
     loss: str = "mse",
@@ -164,6 +214,10 @@ def fit_without_truth(
         As in `Model.fit` and `PatchSampler`; patches should be several PSFs wide.
     masked : float
         Part of the voxels that is hidden.
+    smoothness : float or "auto"
+        Weight of the result's mean total variation beside the loss (which the history does not count). The
+        blur takes away fine noise before the comparison, so something else must speak against it. "auto": the
+        variance of the noise, estimated from the images; right for "mse" and images of unit scale.
     boundary : {"reflect", "zero", "nearest", "mirror", "wrap"}
         What the blur takes to lie outside a patch.
     optimizer, loss, learning_rate
@@ -196,7 +250,12 @@ def fit_without_truth(
         data, _, _ = _arrays.as_image(image, f"images[{i}]")
         checked.append(data)
     start = Input(1, net.ndim)
-    blurred = FixedBlur(psf, boundary, name="blur")(net(start))
+    if smoothness == "auto":
+        found = [noise_of(image).at(max(float(image.mean()), 0.0)) ** 2 for image in checked]
+        weight = float(np.mean(found))
+    else:
+        weight = _validate.number(smoothness, "smoothness", minimum=0)
+    blurred = FixedBlur(psf, boundary, name="blur")(_Penalized(weight)(net(start)))
     whole = Model(
         start,
         blurred,

@@ -103,14 +103,17 @@ class Manifest:
     def alone(self) -> Iterator[None]:
         """While a job is begun or ended: of several processes one after the other."""
         path = self.destination.with_name(self.destination.name + ".job.lock")
-        with open(path, "ab") as file:
-            _lock(file, wait=True)
-            try:
-                yield
-            finally:
-                # Whoever waits for it has the file open, and finds it taken away: see below.
-                if self.record.get("finished"):
-                    path.unlink(missing_ok=True)
+        while True:
+            with open(path, "ab") as file:
+                _lock(file, wait=True)
+                if not _is_at(file, path):
+                    continue  # whoever held it has taken it away meanwhile
+                try:
+                    yield
+                finally:
+                    if self.record.get("finished") or not self.path.exists():
+                        path.unlink(missing_ok=True)
+                return
 
 
 class Log:
@@ -139,6 +142,13 @@ def _drop_torn_line(file: Any) -> None:
 
 def _escaped(name: str) -> str:
     return "".join(f"[{c}]" if c in "*?[" else c for c in name)
+
+
+def _is_at(file: Any, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+    except FileNotFoundError:
+        return False
 
 
 def _lock(file: Any, *, wait: bool = False) -> None:

@@ -16,8 +16,10 @@ from ._numbers import FILTERS, Numbers
 
 # Of a process before it has anything to do: the interpreter, NumPy, Zarr, dask (measured: 60 to 110 MB).
 BASE = 120_000_000
-# What a store holds while it writes, in blocks' worth of its dtype: the converted core and its encoded form.
-WRITING = 2
+# Arrays of a tile's size held while Zarr decodes what is read, in the source's dtype, and encodes what is
+# written, in the store's: several chunks and shards at a time (measured).
+READING, WRITING = 3, 4
+SLACK = 1.2  # freed memory that the allocators keep, in pieces that the next tile does not fit (measured)
 # Transfer functions, spectra and the padded image of a filter of one pass, in arrays of its transform's size.
 FILTER_ARRAYS = 6.0
 # A filter's response beyond the halo, added up without signs, moves no voxel by more than this share of the
@@ -146,10 +148,11 @@ class Costs:
         """Of a whole process that computes one such tile, reads the next and writes the one before."""
         voxels, item = math.prod(region), self.dtype.itemsize
         # Read ahead, as read, in the dtype of the work, counted.
-        arrays = voxels * (2 * self._raw + 2 * item)
+        arrays = voxels * ((1 + READING) * self._raw + 2 * item)
         # The core before it, and what the store makes of it; the core is at most the region.
         arrays += voxels * (2 * item + WRITING * self._stored)
-        return BASE + arrays + max(self._computing(region, n, p) for n, p in self._channels)
+        arrays += max(self._computing(region, n, p) for n, p in self._channels)
+        return BASE + int(SLACK * arrays)
 
     def _computing(self, region: tuple[int, ...], numbers: Numbers, psf: np.ndarray) -> int:
         if not numbers.iterative:

@@ -118,7 +118,8 @@ def restore_volume(
     tile : sequence of int, optional
         The cores' shape, rounded up to whole blocks of the destination, instead of what `memory` allows.
     dtype, scale, chunks, shards
-        Of the destination, see `mf.io.create_store`.
+        Of the destination, see `mf.io.create_store`. Shards that are left to it are given up, for a file per
+        chunk, where memory does not hold a tile of one, or `tile` is not made of them.
     overwrite : bool
         Replace an existing destination that is not this job's result.
     verify : bool
@@ -129,7 +130,7 @@ def restore_volume(
         Of each process; default: the library's setting, of `workers` their share. The result does not depend
         on it.
     progress : callable, optional
-        Called with a dict after each tile: done, tiles, voxels_per_second, seconds_left.
+        Called with a dict before the first tile and after each: done, tiles, voxels_per_second, seconds_left.
     **options
         Of the method, as in `restore`; ``voxel_size`` is the source's unless given. What must be known in
         advance for all tiles cannot be an array of the volume's size (weights, initial).
@@ -189,21 +190,26 @@ def restore_volume(
         done = _what_is_done(job, manifest, verify)
         todo = [n for n in _share(len(job), shard) if n not in done]
         mine = len(todo)
+
+        def tell() -> None:
+            if progress is not None:
+                seconds = time.perf_counter() - begun
+                progress(
+                    {
+                        "done": len(done) + computed,
+                        "tiles": len(job),
+                        "voxels_per_second": voxels / seconds,
+                        "seconds_left": seconds / computed * (mine - computed) if computed else None,
+                    }
+                )
+
+        tell()
         with _driver(job, todo, failures, workers, client, manifest) as finished_tiles:
             for entry in finished_tiles:
                 log.add(entry)
                 computed += 1
                 voxels += int(np.prod(job.place(entry.number)[1].shape))
-                if progress is not None:
-                    seconds = time.perf_counter() - begun
-                    progress(
-                        {
-                            "done": len(done) + computed,
-                            "tiles": len(job),
-                            "voxels_per_second": voxels / seconds,
-                            "seconds_left": seconds / computed * (mine - computed),
-                        }
-                    )
+                tell()
         failures.end()
     finished = False
     with manifest.alone():
@@ -252,8 +258,7 @@ def plan_volume(
     setup = _Setup(
         source, psf, method, memory, halo, tile, dtype, scale, chunks, shards, seed, num_threads, options
     )
-    _, _, plan = setup.planned(setup.blocks())
-    return plan
+    return setup.planned()[2]
 
 
 class _Setup:
@@ -325,15 +330,16 @@ class _Setup:
         except (OSError, ValueError):
             return False
 
-    def blocks(self) -> tuple[int, ...]:
-        """Those that the store will have."""
-        inner, outer = _store._grid(self.source.shape, self.output["chunks"], self.output["shards"])
+    def _blocks(self, shards: Any) -> tuple[int, ...]:
+        """Those that a store has with these shards."""
+        inner, outer = _store._grid(self.source.shape, self.output["chunks"], shards)
         return outer or inner
 
     def stored_dtype(self) -> Any:
         return _convert.output(self.output["dtype"], self.output["scale"], self.source.stored_dtype)[0]
 
-    def planned(self, blocks: tuple[int, ...]) -> tuple[list[Numbers], Grid, VolumePlan]:
+    def planned(self) -> tuple[list[Numbers], Grid, VolumePlan, Any]:
+        """Numbers, grid, plan, and the shards of the store, given up where they are too large."""
         shape = tuple(self.source.shape)
         numbers = []
         self.samples = []
@@ -352,12 +358,20 @@ class _Setup:
         halo = halo_for(numbers, self.psfs, self.halo, shape)
         periodic = all(each.options.get("boundary") == "wrap" for each in numbers)
         costs = Costs(numbers, self.psfs, self.source.dtype, self.stored_dtype(), self.num_threads)
+        shards = self.output["shards"]
+        blocks = self._blocks(shards)
+        automatic = isinstance(shards, str)
         if self.tile is None:
+            smallest = Grid(shape, tuple(map(min, blocks, shape)), halo, periodic).largest
+            if automatic and costs.bytes_of(smallest) > self.memory:
+                shards, blocks = None, self._blocks(None)
             grid = costs.grid(shape, blocks, halo, self.memory, periodic=periodic)
         else:
             core = _validate.shape(self.tile, "tile")
             if len(core) != len(shape):
                 raise ValueError(f"tile: got {core}, expected {len(shape)} lengths, one per axis")
+            if automatic and any(c % k and c < n for c, k, n in zip(core, blocks, shape, strict=True)):
+                shards, blocks = None, self._blocks(None)
             core = tuple(min(n, -(-c // b) * b) for c, b, n in zip(core, blocks, shape, strict=True))
             grid = Grid(shape, core, halo, periodic)
             if costs.bytes_of(grid.largest) > self.memory:
@@ -366,7 +380,7 @@ class _Setup:
                     f"expected less, or more memory than {self.memory / 1e9:.3g} GB"
                 )
         each = [sum(c == channel for _, c in self.source.items) for channel in self.channels]
-        return numbers, grid, costs.predicted(grid, each, self.memory)
+        return numbers, grid, costs.predicted(grid, each, self.memory), shards
 
     def job(self, manifest: Manifest, *, resume: bool, overwrite: bool) -> Job:
         """The job that the manifest records, or a new one."""
@@ -376,7 +390,9 @@ class _Setup:
             if partial.exists() or manifest.destination.exists():
                 # All tiles may be in, and a run that was killed then may have given it its name already.
                 store = files.open_partial(manifest.destination) if partial.exists() else None
-                return self._job(record, store)
+                job = self._job(record, store)
+                if store is not None or len(manifest.done()) == len(job):
+                    return job
             raise FileNotFoundError(
                 f"{partial}: has vanished, with what was finished of the job; resume=False begins anew"
             )
@@ -385,10 +401,11 @@ class _Setup:
             _remove_partial(partial)
         manifest.discard()
         _store._check_free(manifest.destination, partial, overwrite)
-        numbers, grid, plan = self.planned(self.blocks())
+        numbers, grid, plan, shards = self.planned()
         seam = self._seam(numbers, grid)
         manifest.save(**self.description())
-        store = files.create_store(manifest.destination, self.source, overwrite=overwrite, **self.output)
+        output = {**self.output, "shards": shards}
+        store = files.create_store(manifest.destination, self.source, overwrite=overwrite, **output)
         manifest.save(
             plan={**plan, "blocks": list(store.blocks), "periodic": grid.periodic},
             numbers=[each.record() for each in numbers],
