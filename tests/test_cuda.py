@@ -81,6 +81,60 @@ def cupy(monkeypatch):
     return module
 
 
+def fake_torch():
+    """What the library asks of torch's CUDA tensors, over memory of the library's own allocator."""
+    module = types.ModuleType("torch")
+    place = _device.native().Place(0)
+    memory = _device.Memory(place)
+
+    class Kind:
+        def __init__(self, name):
+            self.name = name
+
+        def __str__(self):
+            return f"torch.{self.name}"
+
+    class Tensor:
+        is_cuda, requires_grad = True, False
+        device = types.SimpleNamespace(index=0, type="cuda")
+
+        def __init__(self, array, dtype):
+            self._array, self.dtype, self.shape = array, dtype, array.shape
+
+        @property
+        def __cuda_array_interface__(self):
+            layout = dict(self._array.__cuda_array_interface__)
+            del layout["stream"]  # torch says version 2, without one
+            return layout | {"version": 2}
+
+        def resolve_neg(self):
+            return self
+
+        def contiguous(self):
+            return self
+
+        def to(self, dtype):
+            return self if dtype is self.dtype else Tensor(self._array.astype(dtype.name), dtype)
+
+        def reshape(self, shape):
+            return Tensor(self._array.reshape(shape), self.dtype)
+
+        def host(self):
+            place.synchronize()
+            return self._array.numpy()
+
+    Tensor.__module__ = "torch"
+    module.Tensor = Tensor
+    for name in ("float32", "float64", "uint8", "bfloat16"):
+        setattr(module, name, Kind(name))
+    module.empty = lambda shape, dtype, device: Tensor(memory.empty(shape, dtype.name), dtype)
+    module.tensor = lambda values: Tensor(memory.uploaded(values), getattr(module, values.dtype.name))
+    module.cuda = types.SimpleNamespace(
+        current_stream=lambda device: types.SimpleNamespace(cuda_stream=place.stream)
+    )
+    return module
+
+
 # --- what stands in the way
 
 
@@ -202,6 +256,29 @@ def test_memory_and_stream_are_the_arrays_own(image, cupy):
     array = _device.adopted(given, "x", np.dtype)
     assert array.memory.place.stream == cupy.stream.stream != before.stream
     assert array.pointer == given.__cuda_array_interface__["data"][0]
+
+
+@on_emulator
+@pytest.mark.parametrize("engine", ["direct", "spectral"])
+def test_torch_tensors_in_gpu_memory(engine, image, monkeypatch, tol, relative_error):
+    torch = fake_torch()
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    expected = mf.richardson_lucy(image, PSF, 4, engine=engine, backend="reference")
+    for streams in ("eager", "lazy"):
+        monkeypatch.setenv("MEDECONV_EMULATOR_STREAMS", streams)
+        got = mf.richardson_lucy(torch.tensor(image), PSF, 4, engine=engine)
+        assert isinstance(got, torch.Tensor) and got.dtype is torch.float32
+        assert relative_error(got.host(), expected) < tol("backends", np.float32)
+    wide = mf.convolve(torch.tensor(image.astype(float)), PSF, mode="same")
+    assert isinstance(wide, torch.Tensor) and wide.dtype is torch.float64
+    given = torch.tensor(image)
+    given.requires_grad = True
+    with pytest.raises(TypeError, match="image: got a torch tensor that requires a gradient"):
+        mf.richardson_lucy(given, PSF, 2)
+    given = torch.tensor(image)
+    given.dtype = torch.bfloat16
+    with pytest.raises(TypeError, match="image: got bfloat16 values"):
+        mf.richardson_lucy(given, PSF, 2)
 
 
 @needs_cuda
@@ -355,6 +432,18 @@ def test_streams_that_run_late(image, cupy, monkeypatch):
 
 
 @needs_cuda
+@pytest.mark.parametrize("streams", ["eager", "lazy"])
+def test_large_arrays_arrive_in_slabs(streams, rng, monkeypatch):
+    """A slab is filled again only when it has arrived, and the host's array may change at once."""
+    monkeypatch.setenv("MEDECONV_EMULATOR_STREAMS", streams)
+    values = rng.random((5 << 20) + 3)
+    given = values.copy()
+    array = _device.own_memory().uploaded(given)
+    given[:] = 0
+    assert np.array_equal(array.numpy(), values)
+
+
+@needs_cuda
 def test_threads_have_streams_of_their_own(image):
     results, places = [None] * 3, [None] * 3
 
@@ -378,6 +467,13 @@ def test_out_of_memory_names_need_and_have(image, monkeypatch):
     monkeypatch.setenv("MEDECONV_EMULATOR_MEMORY", "1000")
     with pytest.raises(MemoryError, match=r"GPU memory: 1 MB more are needed, [01] MB of 1 MB are free"):
         blur.forward(image)
+    with pytest.raises(MemoryError, match=r"GPU memory: 1 MB more"):
+        mf.landweber(image, PSF, 2, engine="direct", backend="cuda")
+    monkeypatch.setenv("MEDECONV_EMULATOR_MEMORY", str(40 * image.nbytes // 10))
+    with pytest.raises(
+        MemoryError, match=r"richardson_lucy takes 0\.2 MB beside the image, 0\.. MB of 0\.. MB are free"
+    ):
+        mf.richardson_lucy(image, PSF, 2, engine="direct", acceleration="biggs-andrews", backend="cuda")
     monkeypatch.delenv("MEDECONV_EMULATOR_MEMORY")
     assert np.isfinite(blur.forward(image)).all()
 
