@@ -72,8 +72,9 @@ test-emulator: build/emulator/built
 	$(EMULATOR)/thread/test_launchers forward
 
 # Compiles every .cu with nvcc, where it is, and refuses spills in hot kernels.
-nvcc-check:
-	$(PYTHON) tests/check_ptxas.py
+nvcc-check: $(VENV)/created
+	$(PY) -m pip install --quiet "cmake>=3.24" ninja "pybind11>=3.0,<4"
+	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(PY) tests/check_ptxas.py
 
 $(VENV)/installed-bench: $(VENV)/installed-test
 	$(PY) -m pip install --quiet ".[bench]" "SimpleITK>=2.3" torch==2.13.0

@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <utility>
 
 #include "conv_plan.hpp"
 #include "conv_rows.cuh"
@@ -178,6 +179,17 @@ void cut_table(ConvPass<T>& p) {
     p = best;
 }
 
+template <class T>
+double time_of_rows(const ConvPass<T>& p) {
+    const ConvAxis &y = p.axis[1], &x = p.axis[2];
+    const double vectors = double(ceil_div(x.kernel, 4)), weights = double(y.taps_at_once) * 4 * vectors;
+    const double reads = double(y.kernel + p.rows - 1) * vectors, loads = 4 * (reads * 4 + double(p.rows) * y.kernel);
+    const double sums = p.rows * 4.0 * y.kernel * x.kernel + reads * (1 + 2 * p.rows);
+    const double copies = double(ceil_div(y.kernel, y.taps_at_once)) * (double(p.band) * copied + weights * packed) / 32;
+    const double warps = double(p.threads) * p.teams / 32;
+    return time_of(p, p.rows * 4.0, double(p.sources) * p.axis[0].kernel * (std::max(loads, sums) * warps + copies) + 400);
+}
+
 // For one channel per group.
 template <class T>
 void cut_rows(ConvPass<T>& p) {
@@ -199,11 +211,7 @@ void cut_rows(ConvPass<T>& p) {
                     const int64_t band = int64_t(y.block + y.taps_at_once - 1) * p.pitch, weights = int64_t(y.taps_at_once) * width;
                     if (fit_buffers(p, band, weights, 0, int64_t(sums_pitch(p.rows * 4)) * across * down)) {
                         p.shared_bytes = size_t(2 * p.buffer) * sizeof(T);
-                        const double reads = double(y.kernel + p.rows - 1) * (width / 4), loads = 4 * (reads * 4 + double(p.rows) * y.kernel);
-                        const double sums = p.rows * 4.0 * y.kernel * x.kernel + reads * (1 + 2 * p.rows);
-                        const double copies = double(ceil_div(y.kernel, y.taps_at_once)) * (double(band) * copied + double(weights) * packed) / 32;
-                        const double each = double(p.sources) * p.axis[0].kernel * (std::max(loads, sums) * across * down / 32 + copies) + 400;
-                        const double time = time_of(p, p.rows * 4.0, each);
+                        const double time = time_of_rows(p);
                         if (time < least) least = time, best = p;
                         break;
                     }
@@ -300,8 +308,11 @@ ConvWeightPass<T> weight_pass(const ConvShape& s, const std::array<int64_t, 3>& 
     p.z_taps = threads_for(z.kernel, room);
     x.block = even(x.count, y.count == 1 ? 256 : 64), y.block = even(y.count, 8);
     x.block = int(std::min<int64_t>(round_up(x.block, 4), round_up(x.count, 4)));
-    for (int* n : {&y.block, &p.z_taps, &p.source_threads, &x.block, &p.y_taps, &p.x_chunks, &p.destination_threads})
-        while (*n > 1 && !lay_out(p)) *n = (*n + 1) / 2;
+    // Narrow tiles before fewer channels: what is staged of one side is shared by the other.
+    const std::pair<int*, int> order[] = {{&y.block, 1}, {&x.block, 32}, {&p.z_taps, 1}, {&p.source_threads, 1},
+                                          {&x.block, 1}, {&p.y_taps, 1}, {&p.x_chunks, 1}, {&p.destination_threads, 1}};
+    for (auto [n, least] : order)
+        while (*n > least && !lay_out(p)) *n = std::max(least, (*n + 1) / 2);
     if (!lay_out(p)) throw std::invalid_argument("conv: the weight gradient of this shape does not fit a block");   // never: 9 lines
     const int owners = p.destination_threads * p.source_threads * p.x_chunks * p.y_taps * p.z_taps;
     p.splits = std::clamp(most_weight_threads / owners, 1, int(y.block * ceil_div(x.block, 4)));

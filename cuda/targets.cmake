@@ -2,8 +2,13 @@
 file(GLOB cuda_sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_LIST_DIR}/*.cu)
 file(GLOB cuda_bindings CONFIGURE_DEPENDS ${CMAKE_CURRENT_LIST_DIR}/bindings*.cpp)
 
+# AUTO: where there is a GPU to use it. Compiling takes minutes of a processor, which elsewhere serve nobody.
 set(has_nvcc FALSE)
-if(MEDECONV_PYTHON AND NOT MEDECONV_CUDA STREQUAL "OFF")
+set(wants_cuda FALSE)
+if(MEDECONV_CUDA STREQUAL "ON" OR (MEDECONV_CUDA STREQUAL "AUTO" AND EXISTS /proc/driver/nvidia/version))
+  set(wants_cuda TRUE)
+endif()
+if(MEDECONV_PYTHON AND wants_cuda)
   if(NOT DEFINED CMAKE_CUDA_COMPILER AND NOT DEFINED ENV{CUDACXX})
     find_program(medeconv_nvcc nvcc HINTS ENV CUDA_HOME ENV CUDA_PATH /usr/local/cuda PATH_SUFFIXES bin)
     if(medeconv_nvcc)

@@ -1,7 +1,7 @@
 """Runs the suite's tests of kernels on the emulated CUDA backend, with threads taking turns in three ways.
 
-``run_emulator.py DIRECTORY`` (of the module ``_cuda_emu``). The order forward takes all tests in the table, the
-others those marked so: what depends on the order of threads shows in a kernel's own tests.
+``run_emulator.py DIRECTORY`` (of the module ``_cuda_emu``). The order forward takes all tests in the table,
+the others those marked so: what depends on the order of threads shows in a kernel's own tests.
 """
 
 import os

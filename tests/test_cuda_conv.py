@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import medeconv_fast as mf
+from medeconv_fast import _device
 from medeconv_fast.backends import reference
 
 if "cuda" not in mf.backends.available():
@@ -53,6 +54,7 @@ CUTS = {
     "teams": ((1, 4, 8, 33), (40, 4, 3, 3), {"padding": 1}, ({}, {"threads": (64, 1, 4)}, {})),
     "merged": ((1, 2, 6, 14), (9, 2, 2, 2), {"stride": 2}, ({}, {"merged": (1, 2, 2)}, {})),
     "phases": ((1, 9, 7, 13), (9, 9, 3, 4), {"stride": 3}, ({}, {"merged": (1, 1, 1)}, {})),
+    "phases without taps": ((1, 2, 3, 40), (2, 2, 2, 2), {"stride": (2, 5)}, ({}, {"merged": (1, 1, 1)}, {})),
     "taps in blocks": ((1, 1, 960), (16, 1, 900), {}, ({"taps": (1, 450)}, {}, {"of": (1, 1, 1, 1, 29)})),
     "taps of a column": ((1, 1, 420, 10), (1, 1, 400, 3), {}, ({"kernel": "rows", "taps": (200, 3)}, {}, {})),
     "far apart": ((1, 2, 90, 40), (2, 2, 3, 3), {"dilation": (40, 15)}, ({}, {"taps": (3, 2)}, {})),
@@ -128,3 +130,55 @@ def test_workspace_is_what_is_said(rng):
     padded = 2 * 3 * 22 * 32 * 4
     partial = plan._plan.cuts[2]["parts"] * math.prod(plan.weight_shape) * 4
     assert plan.workspace_bytes == max(padded, partial)
+
+
+def test_arrays_in_gpu_memory_stay_there(rng):
+    """The bits of the same call on host arrays; weights may be on the host."""
+    x, w = rng.standard_normal((2, 3, 9, 11)), rng.standard_normal((4, 3, 3, 4))
+    bias, y = rng.standard_normal(4), rng.standard_normal((2, 4, 5, 5))
+    options = {"stride": 2, "padding": 1}
+    upload = _device.own_memory().uploaded
+    for function, *arrays in (
+        (mf.ops.conv, x, w, bias),
+        (mf.ops.conv_transpose, y, w.astype(np.float32)),
+        (mf.ops.conv_input_grad, y, w, x.shape),
+        (mf.ops.conv_weight_grad, y, x, w.shape),
+        (mf.ops.conv_bias_grad, y),
+    ):
+        keywords = options if function is not mf.ops.conv_bias_grad else {}
+        resident = [upload(arrays[0]), *arrays[1:]]
+        if function is mf.ops.conv_weight_grad:
+            resident[1] = upload(x)
+        expected = function(*arrays, **keywords, backend="cuda")
+        got = function(*resident, **keywords)
+        assert isinstance(got, _device.DeviceArray)
+        assert np.array_equal(got.numpy(), expected)
+        out = upload(np.full(expected.shape, np.nan))
+        assert function(*resident, **keywords, out=out) is out
+        assert np.array_equal(out.numpy(), expected)
+
+
+def test_what_is_refused_in_gpu_memory(rng):
+    upload = _device.own_memory().uploaded
+    x, w = upload(rng.standard_normal((1, 2, 6, 6))), upload(rng.standard_normal((2, 2, 3, 3)))
+    with pytest.raises(ValueError, match="out: shares memory with x"):
+        mf.ops.conv(x, w, padding=1, out=x)
+    with pytest.raises(
+        ValueError, match=r"out: got .*, expected a writable C-contiguous array in GPU memory"
+    ):
+        mf.ops.conv(x, w, padding=1, out=np.empty((1, 2, 6, 6)))
+    with pytest.raises(ValueError, match="backend: got 'cpp'"):
+        mf.ops.conv(x, w, backend="cpp")
+    with pytest.raises(NotImplementedError, match="output_padding"):
+        mf.ops.conv_transpose(x, w, dilation=3, output_padding=2)
+    empty = mf.ops.conv(
+        upload(np.ones((2, 0, 5))), np.ones((3, 0, 2)), upload(np.array([1.0, -2, 3])), relu=True
+    )
+    assert np.array_equal(empty.numpy(), np.broadcast_to([[1.0], [0], [3]], (2, 3, 4)))
+
+
+def test_large_kernels_in_gpu_memory_are_summed(rng):
+    """Transforms go through the host; a resident array does not."""
+    x, w = rng.standard_normal((1, 1, 20, 21)), rng.standard_normal((1, 1, 15, 15))
+    got = mf.ops.conv(_device.own_memory().uploaded(x), w)
+    assert np.array_equal(got.numpy(), mf.ops.conv(x, w, exact=True, backend="cuda"))

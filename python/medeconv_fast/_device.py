@@ -34,8 +34,8 @@ def unavailable_reason() -> str | None:
     if module is None:
         return (
             f"the compiled module medeconv_fast._cuda cannot be imported ({import_error}); it comes from a "
-            "build from source where CUDA's compiler nvcc is found (MEDECONV_CUDA=ON insists on it); wheels "
-            "do not have it"
+            "build from source where CUDA's compiler nvcc and an NVIDIA driver are found (without a driver: "
+            "with MEDECONV_CUDA=ON); wheels do not have it"
         )
     found = module.devices()
     if found["driver"] == 0:
@@ -443,6 +443,20 @@ def dot(a: Any, b: Any) -> float:
         return a.dot(b)
     # einsum widens block by block: no float64 copy of the volume.
     return float(np.einsum("i,i->", a.ravel(), b.ravel(), dtype=np.float64))
+
+
+def ensure_memory(array: Any, needed: int, what: str) -> None:
+    """Refuse work that takes more memory beside `array` than is free; other libraries' pools are theirs."""
+    if not isinstance(array, DeviceArray) or isinstance(array.memory, LibraryMemory):
+        return
+    device = array.memory.place.device
+    free, total = native().memory(device)
+    free += native().kept_memory(device)
+    if needed > free:
+        raise MemoryError(
+            f"GPU memory: {what} takes {needed / 1e6:.1f} MB beside the image, {free / 1e6:.1f} MB of "
+            f"{total / 1e6:.1f} MB are free"
+        )
 
 
 def settle(array: Any) -> None:

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from .. import _arrays, _validate, backends
+from .. import _arrays, _device, _validate, backends
+from .._device import DeviceArray
 from .._threads import resolve_num_threads
 from ._geometry import Layer
 from ._spectral import SpectralPlan, applies, fill, is_cheaper
@@ -17,6 +18,9 @@ from ._spectral import SpectralPlan, applies, fill, is_cheaper
 
 class Call:
     """One call's backend, threads and dtype, and the arrays that it was given.
+
+    Where the first one is in GPU memory, so is the result, and what else is on the host is copied there; else
+    the other way round.
 
     Parameters
     ----------
@@ -32,17 +36,18 @@ class Call:
         self.exact = _validate.flag(exact, "exact")
         self.kernels = _with_convolution(backends.resolve(backend, first))
         self.num_threads = resolve_num_threads(num_threads)
-        array, self._restore = _arrays.to_numpy(first, name)
+        array, self._restore = _arrays.taken(first, name)
         self.dtype = _arrays.result_dtype(array.dtype)
-        self._given: dict[str, np.ndarray] = {name: array}
+        self._first: Any = array
+        self._given: dict[str, Any] = {name: array}
 
-    def operand(self, value: Any, name: str) -> np.ndarray:
+    def operand(self, value: Any, name: str) -> Any:
         """The array of an argument, as it came; its dtype does not promote."""
         if name not in self._given:
-            self._given[name] = _arrays.to_numpy(value, name)[0]
+            self._given[name] = _arrays.taken(value, name)[0]
         return self._given[name]
 
-    def bias(self, value: Any, channels: int) -> np.ndarray | None:
+    def bias(self, value: Any, channels: int) -> Any:
         if value is None:
             return None
         array = self.operand(value, "bias")
@@ -57,20 +62,35 @@ class Call:
             )
         return self.ready("bias")
 
-    def ready(self, name: str) -> np.ndarray:
-        """An argument as the kernels want it."""
-        return _arrays.computable(self._given[name], self.dtype)
+    @property
+    def _resident(self) -> bool:
+        return isinstance(self._first, DeviceArray)
 
-    def result(self, out: Any, shape: tuple[int, ...]) -> tuple[np.ndarray, Any]:
+    def ready(self, name: str) -> Any:
+        """An argument as the kernels want it."""
+        return _device.beside(self._first, _arrays.in_dtype(self._given[name], self.dtype))
+
+    def result(self, out: Any, shape: tuple[int, ...]) -> tuple[Any, Any]:
         """Where the kernel writes, and what the caller gets: the same memory."""
         if out is None:
-            array = self.kernels.empty(shape, self.dtype)
+            array = self._empty(shape)
             return array, self._restore(array)
+        if self._resident:
+            return _resident_destination(out, shape, self._first, self._given), out
         return _destination(out, shape, self.dtype, self._given), out
+
+    def _empty(self, shape: tuple[int, ...]) -> Any:
+        if self._resident:
+            return self._first.memory.empty(shape, self.dtype)
+        return self.kernels.empty(shape, self.dtype)
+
+    def zero(self, array: Any) -> None:
+        _fill(array, None, False)
 
     def _plan(self, layer: Layer, *, weight: bool = False) -> Any:
         """What computes; `weight`: the gradient of the weight."""
-        if not self.exact and _is_spectral(self.kernels, layer, weight):
+        # Transforms take channels apart on the host.
+        if not self.exact and not self._resident and _is_spectral(self.kernels, layer, weight):
             return SpectralPlan(self.kernels, layer, self.dtype)
         return _plan(
             self.kernels,
@@ -88,10 +108,10 @@ class Call:
     def forward(
         self,
         layer: Layer,
-        x: np.ndarray,
-        w: np.ndarray,
-        bias: np.ndarray | None,
-        out: np.ndarray,
+        x: Any,
+        w: Any,
+        bias: Any,
+        out: Any,
         relu: bool = False,
     ) -> None:
         """`layer` applied to `x`, into `out`."""
@@ -101,18 +121,22 @@ class Call:
             return
         whole = out
         if any(layer.beyond):
-            whole = self.kernels.empty(layer.plan_output_shape, self.dtype)
+            whole = self._empty(layer.plan_output_shape)
         self._plan(layer).forward(x, w, bias, whole, relu=relu, num_threads=self.num_threads)
-        if whole is not out:
+        if whole is out:
+            return
+        if self._resident:
+            out.write(whole[_corner(layer)])
+        else:
             out[...] = whole[_corner(layer)]
 
     def adjoint(
         self,
         layer: Layer,
-        y: np.ndarray,
-        w: np.ndarray,
-        bias: np.ndarray | None,
-        out: np.ndarray,
+        y: Any,
+        w: Any,
+        bias: Any,
+        out: Any,
         relu: bool = False,
     ) -> None:
         """The transpose of `layer` applied to `y`, into `out`."""
@@ -123,19 +147,24 @@ class Call:
         y = self._extended(layer, y)
         self._plan(layer).input_grad(y, w, bias, out, relu=relu, num_threads=self.num_threads)
 
-    def weight_grad(self, layer: Layer, y: np.ndarray, x: np.ndarray, out: np.ndarray) -> None:
+    def weight_grad(self, layer: Layer, y: Any, x: Any, out: Any) -> None:
         """The gradient of <`layer` applied to `x`, `y`> to the weight, into `out`."""
         if layer.is_empty:
-            out[...] = 0
+            self.zero(out)
             return
         y = self._extended(layer, y)
         x = x.reshape(layer.input_shape)
         self._plan(layer, weight=True).weight_grad(y, x, out, num_threads=self.num_threads)
 
-    def _extended(self, layer: Layer, y: np.ndarray) -> np.ndarray:
+    def _extended(self, layer: Layer, y: Any) -> Any:
         y = y.reshape(layer.output_shape)
         if not any(layer.beyond):
             return y
+        if self._resident:
+            raise NotImplementedError(
+                f"output_padding: {layer.beyond} positions beyond the stride are not built yet for arrays in "
+                "GPU memory; copy them to the host first"
+            )
         whole = np.zeros(layer.plan_output_shape, self.dtype)
         whole[_corner(layer)] = y
         return whole
@@ -165,8 +194,13 @@ def _corner(layer: Layer) -> tuple[slice, ...]:
     return tuple(slice(0, n) for n in layer.output_shape)
 
 
-def _fill(out: np.ndarray, bias: np.ndarray | None, relu: bool) -> None:
+def _fill(out: Any, bias: Any, relu: bool) -> None:
     """A sum without terms."""
+    if isinstance(out, DeviceArray):
+        values = np.empty(out.shape, out.dtype)
+        _fill(values, None if bias is None else _device.host(bias), relu)
+        out.write(values)
+        return
     fill(out, bias)
     if relu:
         np.maximum(out, 0, out=out)
@@ -211,6 +245,24 @@ def _destination(
     for name, operand in given.items():
         if _overlap(array, operand):
             raise ValueError(f"out: shares memory with {name}, expected memory of its own")
+    return array
+
+
+def _resident_destination(
+    out: Any, shape: tuple[int, ...], first: DeviceArray, given: Mapping[str, Any]
+) -> DeviceArray:
+    """The same in GPU memory."""
+    array = _device.writable(out, first, shape)
+    expected = (
+        f"expected a writable C-contiguous array in GPU memory of shape {shape} and dtype {first.dtype}"
+    )
+    if array is None:
+        raise ValueError(f"out: got {_validate.shown(out)}, {expected}")
+    for name, operand in given.items():
+        if isinstance(operand, DeviceArray):
+            apart = array.pointer + array.nbytes <= operand.pointer
+            if not apart and operand.pointer + operand.nbytes > array.pointer:
+                raise ValueError(f"out: shares memory with {name}, expected memory of its own")
     return array
 
 

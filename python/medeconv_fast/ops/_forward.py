@@ -39,7 +39,7 @@ def conv(
     x : array_like
         (N, C, z, y, x), (N, C, y, x) or (N, C, x), or without N. The result's kind and dtype follow it:
         float64, 32- and 64-bit integers give float64, everything else float32. N and C may be 0; then nothing
-        is summed and the bias remains.
+        is summed and the bias remains. In GPU memory (CuPy, torch) it stays there, and so does the result.
     w : array_like
         (out, C / groups, *kernel), with 1 to 3 kernel axes. Its dtype does not promote: it is rounded to that
         of the work.
@@ -57,13 +57,13 @@ def conv(
         its edge values; itself repeated (at most n values).
     relu : bool
         Apply max(., 0) to the result while it is in cache.
-    out : numpy.ndarray or torch.Tensor, optional
+    out : numpy.ndarray, torch.Tensor or cupy.ndarray, optional
         Where the result goes: C-contiguous, writable, of the result's shape and dtype, sharing no memory with
         the other arguments.
     exact : bool
         Sum the products as they are. By default 3-wide kernels with many channels may go through Winograd's
         transformation and large ones through a Fourier transform, whose rounding is larger.
-    backend : {"auto", "cpp", "reference"}
+    backend : {"auto", "cpp", "numba", "reference", "cuda"}
     num_threads : int, optional
         Does not change a bit of the result.
 

@@ -304,7 +304,7 @@ def conv_bias_grad(
     shape = given.shape if batched else (1, *given.shape)
     array, result = call.result(out, shape[1:2])
     if given.size == 0:
-        array[...] = 0
+        call.zero(array)
     else:
         call.kernels.sum_channels(call.ready("grad").reshape(shape), array, num_threads=call.num_threads)
     return result
