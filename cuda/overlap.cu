@@ -71,8 +71,9 @@ __global__ void __launch_bounds__(most_team, 1) overlap_kernel(const OverlapPass
     if constexpr (plain) {
         inverse_first(axis, me, held, finish_both);
     } else {
+        // No barrier: of powers of two the team divides the distance of a butterfly's elements, so that each thread finishes
+        // what it wrote itself.
         inverse_first(axis, me, held, hold);
-        __syncthreads();
         for (int i = me.thread; i < step; i += me.team) finish_both(i, held(i));
         if (!pass.operands.sums) return;
         double mine[sums_of_a_sweep];
@@ -103,7 +104,8 @@ int64_t overlap_taps() {
     return longest_segment<T> / 2;
 }
 
-// Four times the taps: three quarters of a segment are results. Powers of two, all their stages of radix 8, 4 or 2.
+// Four times the taps: three quarters of a segment are results. Powers of two: radices 8, 4 and 2, and
+// overlap_kernel relies on it.
 template <class T>
 int64_t overlap_segment(int64_t taps) {
     int64_t n = 512;

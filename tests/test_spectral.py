@@ -69,7 +69,8 @@ def test_convolution_is_scipy_ffts_and_the_adjoint_its_transpose(grid, kernels, 
     assert abs(gap) < tol("adjoint", dtype) * np.linalg.norm(x) * np.linalg.norm(y) * np.linalg.norm(psf)
 
 
-@pytest.mark.parametrize("grid", [(60,), (12, 30), (30, 12), (10, 12, 14)], ids=str)
+# 2400: more butterflies than threads, by no multiple: what a thread wrote is read by another one.
+@pytest.mark.parametrize("grid", [(60,), (2400,), (12, 30), (30, 12), (10, 12, 14)], ids=str)
 @pytest.mark.parametrize("formula", ["multiply", "add"])
 def test_a_chain_is_the_references(grid, formula, kernels, dtype, rng, tol, relative_error):
     """Four sweeps that feed each other, with every operand, on boxes of their own and a periodic axis."""
