@@ -64,7 +64,7 @@ build() {
   "$env_dir/bin/python" -c 'import medeconv_fast as mf; print(mf.backends.available()); mf.backends.resolve("cuda")'
 }
 tests() {
-  "$env_dir/bin/python" -m pytest -q -p no:cacheprovider -k "cuda and not large_kernels" --maxfail=30 tests/test_cuda.py \
+  "$env_dir/bin/python" -m pytest -q -p no:cacheprovider -k cuda --maxfail=30 tests/test_cuda.py \
     tests/test_cuda_conv.py tests/test_direct.py tests/test_separable.py tests/test_penalty.py tests/test_formulas.py \
     tests/test_blur.py tests/test_conv.py
 }
