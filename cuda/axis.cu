@@ -1,5 +1,6 @@
 #include "axis.hpp"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <stdexcept>
@@ -10,18 +11,12 @@ namespace {
 
 size_t aligned(size_t bytes) { return (bytes + 15) / 16 * 16; }
 
-std::invalid_argument too_long(int64_t n, int64_t longest) {
-    return std::invalid_argument("grid: got an axis of " + std::to_string(n) + ", but backend 'cuda' transforms at most " +
-                                 std::to_string(longest) + " values along an axis in this dtype; cut the image into tiles");
-}
-
 }  // namespace
 
 std::vector<int> factorise(int64_t n) {
     int count[8] = {};
     for (int p : {2, 3, 5, 7})
         while (n > 1 && n % p == 0) n /= p, ++count[p];
-    if (n != 1) return {};
     std::vector<int> found;
     auto add = [&](int radix, int times) { found.insert(found.end(), size_t(times), radix); };
     // 2^4 as 4·4 rather than 8·2: the radices of one axis keep as many threads busy as possible.
@@ -31,6 +26,8 @@ std::vector<int> factorise(int64_t n) {
     else if (count[2] % 3 == 1) twos = 1;
     add(8, eights), add(7, count[7]), add(5, count[5]), add(4, fours), add(3, count[3]), add(2, twos);
     while (found.size() < 2) found.insert(found.begin(), 1);
+    for (int64_t p = 11; n > 1; p += 2)
+        for (p = p * p > n ? n : p; n % p == 0; n /= p) found.insert(found.begin() + 1, int(p));
     return found;
 }
 
@@ -43,7 +40,7 @@ int64_t good_size(int64_t n, bool even) {
     for (int64_t m = n; double(m) * traffic < best_cost; ++m) {
         if (even && m % 2) continue;
         const std::vector<int> found = factorise(m);
-        if (found.empty()) continue;
+        if (*std::max_element(found.begin(), found.end()) > largest_butterfly) continue;
         const double cost = double(m) * (traffic + double(found.size()));
         if (cost < best_cost) best_cost = cost, best = m;
     }
@@ -51,10 +48,15 @@ int64_t good_size(int64_t n, bool even) {
 }
 
 template <class T>
-Axis<T>::Axis(int64_t length) : n(length), radix_(factorise(length)) {
-    if (n > longest_axis<T>) throw too_long(n, longest_axis<T>);
-    if (n < 1 || radix_.empty())
-        throw std::invalid_argument("grid: got an axis of " + std::to_string(n) + ", expected products of 2, 3, 5 and 7 for backend 'cuda'");
+Axis<T>::Axis(int64_t length) : n(length) {
+    if (n < 1) throw std::invalid_argument("grid: got an axis of " + std::to_string(n) + ", expected 1 or more");
+    if (n <= longest_axis<T>) radix_ = factorise(n);
+    spare_ = !radix_.empty() && *std::max_element(radix_.begin(), radix_.end()) > largest_butterfly;
+    const int64_t longest = longest_axis<T> / (spare_ ? 2 : 1);
+    if (n > longest)
+        throw std::invalid_argument("grid: got an axis of " + std::to_string(n) + ", but backend 'cuda' transforms at most " +
+                                    std::to_string(longest) + " values along an axis " +
+                                    (spare_ ? "whose length has prime factors above 7" : "in this dtype") + "; cut the image into tiles");
 }
 
 template <class T>
@@ -92,6 +94,7 @@ AxisView<T> Axis<T>::view(const void* device_tables) const {
     AxisView<T> v;
     v.n = int(n);
     v.stages = int(radix_.size());
+    v.spare = spare_;
     int64_t m = n;
     for (int s = 0; s < v.stages; ++s) {
         v.radix[s] = radix_[size_t(s)];

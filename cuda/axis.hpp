@@ -5,6 +5,8 @@
 // works on sub-transforms of length part[s]·radix[s]: it takes elements k, k + part, …, transforms them and multiplies output
 // p by exp(-2πi kp/length). Every axis has two stages or more, the first of radix 1 (a copy into shared memory) if need be: a
 // kernel reads global memory in its first stage, writes it in its last, and has a barrier in between.
+// Prime factors above 7, which only periodic filters of such a length have, are sums written out, in stages between the first and
+// the last, and take a second line of shared memory.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -17,10 +19,10 @@ struct alignas(2 * sizeof(T)) Pair {     // a complex number in memory: one acce
     T re, im;
 };
 
-constexpr int most_stages = 10;
+constexpr int most_stages = 10, largest_butterfly = 8;
 constexpr size_t most_shared_bytes = 227 << 10;   // of a block, compute capability 9.0
 
-// Lengths above do not fit a block; below, products of 2, 3, 5 and 7.
+// A longer axis does not fit a block.
 template <class T>
 constexpr int64_t longest_axis = int64_t(most_shared_bytes / sizeof(Pair<T>) * 16 / 18);
 
@@ -28,6 +30,7 @@ constexpr int64_t longest_axis = int64_t(most_shared_bytes / sizeof(Pair<T>) * 1
 template <class T>
 struct AxisView {
     int n = 1, stages = 0;
+    bool spare = false;                      // a second line is needed
     // Of stage s: its butterflies' elements are `part` apart, element p of number k is turned by kp·step/n; butterflies: n/radix.
     int radix[most_stages] = {}, part[most_stages] = {}, step[most_stages] = {}, butterflies[most_stages] = {};
     unsigned reciprocal[most_stages] = {};   // of part: quotients of what is below 2^15, see `quotient`
@@ -38,7 +41,7 @@ struct AxisView {
 template <class T>
 class Axis {
 public:
-    explicit Axis(int64_t n);                // throws if n is too long or has other factors
+    explicit Axis(int64_t n);                // throws if n is too long
     int64_t n;
     int64_t slot_of(int64_t frequency) const;
     // The tables lie one behind the other: roots, then slots.
@@ -48,9 +51,10 @@ public:
 
 private:
     std::vector<int> radix_;
+    bool spare_;
 };
 
-// Radices of n, first stage first; empty where other factors than 2, 3, 5 and 7 are left.
+// Radices of n, first stage first.
 std::vector<int> factorise(int64_t n);
 // Cheapest length >= n (even: among even ones) of those factors; longer than a block can hold, if n is.
 int64_t good_size(int64_t n, bool even);

@@ -631,6 +631,11 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
         cudaEventDestroy(event);
     });
 }
+cudaError_t cudaEventSynchronize(cudaEvent_t event) {
+    const Lock lock(runtime_busy);
+    if (const cudaError_t status = not_while_recording("a wait")) return status;
+    return event->happened ? cudaSuccess : drain(event->stream);
+}
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
     const Lock lock(runtime_busy);
     ++event->users;

@@ -30,7 +30,7 @@ __host__ __device__ __forceinline__ int spread(int i) {
     return sizeof(T) == 4 ? i + (i >> 4) + (i >> 8) : i + (i >> 3) + (i >> 6);
 }
 
-// u / part, for both below 2^15.
+// u / part, for both below 2^15, part above 1.
 __device__ __forceinline__ int quotient(int u, unsigned reciprocal) {
     return int((uint64_t(unsigned(u)) * reciprocal) >> 32);
 }
@@ -87,10 +87,38 @@ __device__ __forceinline__ void forward_first(const AxisView<T>& axis, Member me
         }
     });
 }
+// A stage of any radix: `spare` gets it value by value, and is copied back.
+template <int S, class T, class Place, class Spare>
+__device__ __forceinline__ void written_out(const AxisView<T>& axis, int stage, Member me, Place place, Spare spare) {
+    const int n = axis.n, radix = axis.radix[stage], part = axis.part[stage], step = axis.step[stage];
+    const int root = axis.butterflies[stage];  // exp(2πi/radix) is number n/radix
+    for (int i = me.thread; i < n; i += me.team) {
+        const int at = part > 1 ? quotient(i, axis.reciprocal[stage]) : i, k = i - at * part, block = at / radix, p = at - block * radix;
+        // Forward: the sum over j of x[j] exp(-2πi jp/radix), turned by kp·step/n; inverse: element j is turned by kj·step/n first.
+        const int turn = (S > 0 ? p * root : p * root + k * step) % n;
+        Complex<T> sum{T(0), T(0)};
+        for (int j = 0, number = 0; j < radix; ++j) {
+            const Complex<T> w = loaded(axis.roots[number]), x = rotate<S>(loaded(place(block * radix * part + j * part + k)), w.re, w.im);
+            sum = sum + x;
+            number += turn;
+            if (number >= n) number -= n;
+        }
+        if (S > 0) {
+            const Complex<T> w = loaded(axis.roots[k * step * p]);
+            sum = rotate<S>(sum, w.re, w.im);
+        }
+        spare(i) = stored(sum);
+    }
+    __syncthreads();
+    for (int i = me.thread; i < n; i += me.team) place(i) = spare(i);
+}
+
 // Stages between the first and the last, in place, each with a barrier behind it.
-template <class T, class Place>
-__device__ __forceinline__ void forward_middle(const AxisView<T>& axis, Member me, Place place) {
+template <class T, class Place, class Spare>
+__device__ __forceinline__ void forward_middle(const AxisView<T>& axis, Member me, Place place, Spare spare) {
     for (int stage = 1; stage < axis.stages - 1; ++stage) {
+        if (axis.radix[stage] > largest_butterfly) written_out<1>(axis, stage, me, place, spare);
+        else
         with_radix(axis.radix[stage], [&](auto r) MEDECONV_BODY {
             constexpr int R = decltype(r)::value;
             const int part = axis.part[stage], step = axis.step[stage];
@@ -135,9 +163,11 @@ __device__ __forceinline__ void inverse_last(const AxisView<T>& axis, Member me,
         }
     });
 }
-template <class T, class Place>
-__device__ __forceinline__ void inverse_middle(const AxisView<T>& axis, Member me, Place place) {
+template <class T, class Place, class Spare>
+__device__ __forceinline__ void inverse_middle(const AxisView<T>& axis, Member me, Place place, Spare spare) {
     for (int stage = axis.stages - 2; stage > 0; --stage) {
+        if (axis.radix[stage] > largest_butterfly) written_out<-1>(axis, stage, me, place, spare);
+        else
         with_radix(axis.radix[stage], [&](auto r) MEDECONV_BODY {
             constexpr int R = decltype(r)::value;
             const int part = axis.part[stage], step = axis.step[stage];

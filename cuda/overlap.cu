@@ -27,7 +27,7 @@ Blocks blocks_of(int64_t segment, int64_t taps, int64_t destination) {
 
 // plain: see row_kernel in spectral.cuh.
 template <class T, bool plain, Formula formula = Formula::copy>
-__global__ void __launch_bounds__(most_team) overlap_kernel(const OverlapPass<T> pass) {
+__global__ void __launch_bounds__(most_team, 1) overlap_kernel(const OverlapPass<T> pass) {
     DYN_SHARED(Pair<T>, shared);
     const AxisView<T>& axis = pass.segment;
     const int n = axis.n, step = n - int(pass.line.taps) + 1;
@@ -50,10 +50,10 @@ __global__ void __launch_bounds__(most_team) overlap_kernel(const OverlapPass<T>
                   },
                   hold);
     __syncthreads();
-    forward_middle(axis, me, place);
+    forward_middle(axis, me, place, place);
     turn_last(axis, me, place, [&](int slot, Complex<T> v) MEDECONV_BODY { return product<false>(v, loaded(pass.transfer[slot])); });
     __syncthreads();
-    inverse_middle(axis, me, place);
+    inverse_middle(axis, me, place, place);
 
     const auto number = numbers_of(pass.operands);
     T sums[sums_of_a_sweep] = {};
@@ -83,14 +83,14 @@ __global__ void __launch_bounds__(most_team) overlap_kernel(const OverlapPass<T>
 
 // One block: the transform of the weights, conjugated (they are applied as a correlation), over n.
 template <class T>
-__global__ void __launch_bounds__(most_team) overlap_transfer_kernel(const AxisView<T> axis, const T* weights, int taps, Pair<T>* transfer) {
+__global__ void __launch_bounds__(most_team, 1) overlap_transfer_kernel(const AxisView<T> axis, const T* weights, int taps, Pair<T>* transfer) {
     DYN_SHARED(Pair<T>, line);
     const Member me{int(threadIdx.x), int(blockDim.x)};
     auto place = [=](int i) MEDECONV_BODY -> Pair<T>& { return line[spread<T>(i)]; };
     forward_first(axis, me, [&](int i) MEDECONV_BODY { return Complex<T>{i < taps ? weights[i] : T(0), T(0)}; },
                   [=](int i, Complex<T> v) MEDECONV_BODY { place(i) = stored(v); });
     __syncthreads();
-    forward_middle(axis, me, place);
+    forward_middle(axis, me, place, place);
     const T scale = T(1) / T(axis.n);
     forward_last(axis, me, [=](int i) MEDECONV_BODY { return loaded(place(i)); },
                  [&](int slot, Complex<T> v) MEDECONV_BODY { transfer[slot] = {v.re * scale, -v.im * scale}; });

@@ -1,5 +1,7 @@
 #include "gpu.hpp"
 
+#include <algorithm>
+#include <cstring>
 #include <string>
 
 namespace medeconv::cuda {
@@ -102,7 +104,60 @@ void release_pinned(void* memory) noexcept {
     if (cudaFreeHost(memory) != cudaSuccess) cudaGetLastError();
 }
 
+namespace {
+
+constexpr size_t slab_bytes = 8 << 20;
+
+// A thread's two slabs of page-locked memory, on the device where they were last used.
+class Slabs {
+public:
+    void copy(void* to, const void* from, size_t bytes, Stream stream) {
+        make();
+        for (size_t start = 0, turn = 0; start < bytes; start += slab_bytes, turn ^= 1) {
+            const size_t part = std::min(slab_bytes, bytes - start);
+            if (used_[turn]) check(cudaEventSynchronize(done_[turn]), "copy to the device");
+            std::memcpy(slab_[turn], static_cast<const char*>(from) + start, part);
+            check(cudaMemcpyAsync(static_cast<char*>(to) + start, slab_[turn], part, cudaMemcpyHostToDevice, stream), "copy to the device");
+            check(cudaEventRecord(done_[turn], stream), "copy to the device");
+            used_[turn] = true;
+        }
+    }
+    ~Slabs() { drop(); }
+
+private:
+    void make() {
+        int device = 0;
+        check(cudaGetDevice(&device), "the current device");
+        if (device == device_) return;
+        drop();
+        for (int i = 0; i < 2; ++i) {
+            slab_[i] = allocate_pinned(slab_bytes);
+            check(cudaEventCreateWithFlags(&done_[i], cudaEventDisableTiming), "an event");
+        }
+        device_ = device;
+    }
+    void drop() {
+        for (int i = 0; i < 2; ++i) {
+            if (slab_[i]) release_pinned(slab_[i]);
+            if (done_[i]) cudaEventDestroy(done_[i]);
+            slab_[i] = nullptr, done_[i] = nullptr, used_[i] = false;
+        }
+        device_ = -1;
+    }
+    int device_ = -1;
+    void* slab_[2]{};
+    cudaEvent_t done_[2]{};
+    bool used_[2]{};
+};
+
+}  // namespace
+
 void copy_to_device(void* to, const void* from, size_t bytes, Stream stream) {
+    if (bytes >= 2 * slab_bytes && !capturing(stream)) {
+        thread_local Slabs slabs;
+        slabs.copy(to, from, bytes, stream);
+        return;
+    }
     check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, stream), "copy to the device");
 }
 void copy_to_host(void* to, const void* from, size_t bytes, Stream stream) {

@@ -29,7 +29,8 @@ Part part_of(Range r, Continuation beyond = {}) {
 template <class T>
 int team_of(const AxisView<T>& axis, int most) {
     int team = axis.n;
-    for (int s = 0; s < axis.stages; ++s) team = std::min(team, axis.butterflies[s]);
+    for (int s = 0; s < axis.stages; ++s)
+        if (axis.radix[s] <= largest_butterfly) team = std::min(team, axis.butterflies[s]);
     return std::min(team, most);
 }
 
@@ -38,7 +39,7 @@ int team_of(const AxisView<T>& axis, int most) {
 template <class T, Way way>
 void launch_lines(const LinePass<T>& pass, Stream stream) {
     constexpr size_t room = 72 << 10;
-    const size_t line_bytes = size_t(pass.axis.n) * sizeof(Pair<T>);
+    const size_t line_bytes = size_t(pass.axis.n) * (pass.axis.spare ? 2 : 1) * sizeof(Pair<T>);
     int lanes = int(128 / sizeof(Pair<T>));
     while (size_t(lanes) * line_bytes > room && size_t(lanes) * sizeof(Pair<T>) > 32) lanes /= 2;
     while (size_t(lanes) * line_bytes > most_shared_bytes) lanes /= 2;
@@ -49,13 +50,17 @@ void launch_lines(const LinePass<T>& pass, Stream stream) {
     launch(line_kernel<T, way>, grid, dim3(unsigned(lanes), unsigned(team)), size_t(lanes) * line_bytes, stream, pass);
 }
 
+template <class T>
+size_t row_bytes(const AxisView<T>& axis) {
+    return size_t(spread<T>(axis.n)) * (axis.spare ? 2 : 1) * sizeof(Pair<T>);
+}
 struct RowBlocks {
     int team, pairs;
     int64_t count;
 };
 template <class T>
 RowBlocks row_blocks(const AxisView<T>& axis, int64_t rows) {
-    const size_t line_bytes = size_t(spread<T>(axis.n)) * sizeof(Pair<T>);
+    const size_t line_bytes = row_bytes(axis);
     const int team = team_of(axis, most_row_threads);
     const int64_t all = ceil_div(rows, 2);
     int pairs = 1;
@@ -66,7 +71,7 @@ RowBlocks row_blocks(const AxisView<T>& axis, int64_t rows) {
 template <class T, bool inverse, Formula formula>
 void launch_rows(const RowPass<T>& pass, const RowBlocks& blocks, Stream stream) {
     const dim3 block(unsigned(blocks.team), unsigned(blocks.pairs));
-    const size_t lines = size_t(blocks.pairs) * size_t(spread<T>(pass.axis.n)) * sizeof(Pair<T>);
+    const size_t lines = size_t(blocks.pairs) * row_bytes(pass.axis);
     const size_t sums = pass.operands.sums ? size_t(blocks.team * blocks.pairs) * sums_of_a_sweep * sizeof(double) : 0;
     const bool continued = pass.forward && pass.x.low + pass.x.high > 0;
     if (pass.operands.plain() && !continued)

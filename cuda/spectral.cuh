@@ -6,6 +6,7 @@
 namespace medeconv::cuda {
 namespace {
 
+// With a number of blocks per multiprocessor that the compiler must allow it spills no registers for more of them.
 constexpr int most_line_threads = 512, most_row_threads = 256;
 
 // A part of an axis, taken modulo its length n, and what is repeated beyond it.
@@ -49,7 +50,7 @@ struct LinePass {
 };
 
 template <class T, Way way>
-__global__ void __launch_bounds__(most_line_threads) line_kernel(const LinePass<T> pass) {
+__global__ void __launch_bounds__(most_line_threads, sizeof(T) == 4 ? 2 : 1) line_kernel(const LinePass<T> pass) {
     DYN_SHARED(Pair<T>, shared);
     const AxisView<T>& axis = pass.axis;
     const int lanes = int(blockDim.x), lane = int(threadIdx.x), n = axis.n;
@@ -58,6 +59,7 @@ __global__ void __launch_bounds__(most_line_threads) line_kernel(const LinePass<
     const bool active = column < pass.width && column % pass.pitch < pass.bins;
     const int64_t origin = column + pass.layers.position(int(blockIdx.y), pass.layer_count) * pass.layer_stride;
     auto place = [=](int i) MEDECONV_BODY -> Pair<T>& { return shared[i * lanes + lane]; };
+    auto spare = [=](int i) MEDECONV_BODY -> Pair<T>& { return shared[(n + i) * lanes + lane]; };
     auto held = [=](int i) MEDECONV_BODY { return loaded(place(i)); };
     auto hold = [=](int i, Complex<T> v) MEDECONV_BODY { place(i) = stored(v); };
 
@@ -70,7 +72,7 @@ __global__ void __launch_bounds__(most_line_threads) line_kernel(const LinePass<
                       },
                       hold);
         __syncthreads();
-        forward_middle(axis, me, place);
+        forward_middle(axis, me, place, spare);
     }
     if constexpr (way == Way::forward)
         forward_last(axis, me, held, [&](int slot, Complex<T> v) MEDECONV_BODY {
@@ -100,7 +102,7 @@ __global__ void __launch_bounds__(most_line_threads) line_kernel(const LinePass<
                      hold);
     if constexpr (way != Way::forward) {
         __syncthreads();
-        inverse_middle(axis, me, place);
+        inverse_middle(axis, me, place, spare);
         inverse_first(axis, me, held, [&](int i, Complex<T> v) MEDECONV_BODY {
             if (active && i >= pass.to_start && i < pass.to_stop)
                 static_cast<Pair<T>*>(pass.destination)[origin + i * pass.stride] = stored(v);
@@ -139,15 +141,17 @@ __device__ __forceinline__ Row<T> row_of(const RowPass<T>& pass, int number) {
 // plain: `formula` works on the registers between the last inverse and the first forward stage. Else the pass's formula, with
 // sums, every operand and the continuation, has a pass of its own over shared memory.
 template <class T, bool inverse, bool plain, Formula formula = Formula::copy>
-__global__ void __launch_bounds__(most_row_threads) row_kernel(const RowPass<T> pass) {
+__global__ void __launch_bounds__(most_row_threads, 1) row_kernel(const RowPass<T> pass) {
     DYN_SHARED(Pair<T>, shared);
     const AxisView<T>& axis = pass.axis;
     const int n = axis.n;
     const Member me{int(threadIdx.x), int(blockDim.x)};
     const int pair = int(blockIdx.x * blockDim.y + threadIdx.y);
     const Row<T> a = row_of(pass, 2 * pair), b = row_of(pass, 2 * pair + 1);
-    Pair<T>* const line = shared + int(threadIdx.y) * spread<T>(n);
+    const int line_length = spread<T>(n) * (axis.spare ? 2 : 1);
+    Pair<T>* const line = shared + int(threadIdx.y) * line_length;
     auto place = [=](int i) MEDECONV_BODY -> Pair<T>& { return line[spread<T>(i)]; };
+    auto spare = [=](int i) MEDECONV_BODY -> Pair<T>& { return line[spread<T>(n) + spread<T>(i)]; };
     auto held = [=](int i) MEDECONV_BODY { return loaded(place(i)); };
     auto hold = [=](int i, Complex<T> v) MEDECONV_BODY { place(i) = stored(v); };
 
@@ -172,7 +176,7 @@ __global__ void __launch_bounds__(most_row_threads) row_kernel(const RowPass<T> 
             }
         });
         __syncthreads();
-        inverse_middle(axis, me, place);
+        inverse_middle(axis, me, place, spare);
     }
 
     const auto number = numbers_of(pass.operands);
@@ -234,14 +238,14 @@ __global__ void __launch_bounds__(most_row_threads) row_kernel(const RowPass<T> 
             double mine[sums_of_a_sweep];
             for (int k = 0; k < sums_of_a_sweep; ++k) mine[k] = double(sums[k]);
             // Lines may be in use: the sums lie behind them.
-            double* const partial = reinterpret_cast<double*>(shared + int(blockDim.y) * spread<T>(n));
+            double* const partial = reinterpret_cast<double*>(shared + int(blockDim.y) * line_length);
             sum_of_block<sums_of_a_sweep>(mine, partial, pass.operands.sums + (1 + int64_t(blockIdx.x)) * sums_of_a_sweep);
         }
     }
     if (!pass.forward) return;
 
     __syncthreads();
-    forward_middle(axis, me, place);
+    forward_middle(axis, me, place, spare);
     forward_last(axis, me, held, hold);
     __syncthreads();
     for (int f = me.thread; f < pass.bins; f += me.team) {

@@ -1,4 +1,5 @@
-// The spectral engine on the GPU: H applied by fused passes over lines. Launchers only: see gpu.hpp. Bytes: benchmarks/NOTES.md.
+// The spectral engine on the GPU: H applied by fused passes over lines. Launchers: they allocate nothing and wait for nothing. Bytes:
+// benchmarks/NOTES.md.
 //
 // Axes of one voxel are moved to the front; x is real, y and z are complex. A sweep of a volume is four kernels:
 //   lines, forward   y, of the slices that hold data

@@ -5,7 +5,8 @@
 
 A cell lists the dimensions and dtypes of the cases that run and agree with the reference backend in float64
 and its spectral engine, for every boundary and engine of the row. A backend that is not available here is an
-error: the table must not depend on the machine.
+error: the table must not depend on the machine. Only the column `cuda` is left as it stands in README.md
+where there is neither a GPU nor the emulator (MEDECONV_TEST_EMULATOR, see tests/emulated.py).
 """
 
 from __future__ import annotations
@@ -22,11 +23,15 @@ from unittest import mock
 
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+import emulated  # noqa: F401, before the package
+
 import medeconv_fast as mf
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 BEGIN, END = "<!-- table: docs/make_tables.py --write -->", "<!-- end of table -->"
 BACKENDS = ("cpp", "numba", "reference")
+MEASURED = ""  # on which GPU benchmarks/gpu_run.sh was run; empty: on none, only the emulator ran the kernels
 BOUNDARIES = ("extended", "zero", "reflect", "nearest", "mirror", "wrap")
 ENGINES = ("spectral", "separable", "direct")
 TOLERANCE = {np.float32: 5e-5, np.float64: 1e-10}
@@ -114,18 +119,31 @@ def _cases(operation: Operation, engines: tuple[str, ...], backend: str) -> Iter
 def _row(name: str) -> str:
     operation, has_engines = OPERATIONS[name]
     cells, boundaries, engines = [], set(), set()
-    for backend in BACKENDS:
+    for backend in (*BACKENDS, *(["cuda"] if "cuda" in mf.backends.available() else [])):
         found = list(_cases(operation, ENGINES if has_engines else (), backend))
         ndims, dtypes, kinds, used = (sorted(set(column)) for column in zip(*found, strict=True))
         if len(found) != len(ndims) * len(dtypes) * len(kinds) * len(used):
             raise AssertionError(f"{name}, {backend}: only these agree with the reference: {found}")
         cells.append(f"{ndims[0]}-D to {ndims[-1]}-D, {' and '.join(dtypes)}")
+        if backend == "cuda":
+            cells[-1] += f"; measured on {MEASURED}" if MEASURED else "; emulated only"
         boundaries.add(", ".join(b for b in BOUNDARIES if b in kinds))
         engines.add(", ".join(e for e in ENGINES if e in used) or "spectral")
     if len(boundaries) != 1 or len(engines) != 1:
         raise AssertionError(f"{name}: the backends differ: {boundaries}, {engines}")
     first, comma, rest = name.partition(",")
-    return f"| `{first}`{comma}{rest} | {' | '.join(cells)} | {engines.pop()} | {boundaries.pop()} |"
+    title = f"`{first}`{comma}{rest}"
+    if len(cells) == len(BACKENDS):
+        cells.append(_as_it_stands(title))
+    return f"| {title} | {' | '.join(cells)} | {engines.pop()} | {boundaries.pop()} |"
+
+
+def _as_it_stands(title: str) -> str:
+    """The cell of the column `cuda` in README.md."""
+    for line in README.read_text(encoding="utf-8").splitlines():
+        if line.startswith(f"| {title} |"):
+            return line.split(" | ")[1 + len(BACKENDS)]
+    raise SystemExit(f"{title}: not in README.md, and no GPU or emulator to try it on")
 
 
 def table() -> str:
@@ -133,7 +151,7 @@ def table() -> str:
     missing = [name for name in BACKENDS if name not in mf.backends.available()]
     if missing:
         raise SystemExit(f"not available here: {', '.join(missing)}; the table needs every backend")
-    head = ["operation", *(f"`{name}`" for name in BACKENDS), "engines", "boundaries"]
+    head = ["operation", *(f"`{name}`" for name in (*BACKENDS, "cuda")), "engines", "boundaries"]
     return "\n".join([f"| {' | '.join(head)} |", "|---" * len(head) + "|", *map(_row, OPERATIONS)])
 
 

@@ -21,9 +21,11 @@ BUILD = ROOT / "build" / "nvcc"
 HOT = {
     "conv": ["conv_tableIf", "conv_rowsIf", "conv_weightIf", "sum_chunks", "add_parts"],
     "direct": ["direct_tiles"],
+    "overlap": ["overlap_kernel"],
     "elementwise": ["formula_values", "pad_rows", "fold_rows", "combine"],
     "penalty": ["factors"],
     "separable": ["filter_slices", "filter_columns"],
+    "spectral": ["line_kernel", "row_kernel"],
 }
 ENTRY = re.compile(
     r"Compiling entry function '(?P<name>\w+)' for '(?P<arch>\w+)'.*?"

@@ -1,6 +1,5 @@
 """Fixtures of the whole suite. Every test that computes is run once per backend that is available here."""
 
-import importlib.machinery
 import importlib.util
 import json
 import os
@@ -11,19 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+sys.path.insert(0, str(Path(__file__).parent))
+import emulated  # noqa: F401, before the package
 
-def _load_emulator():
-    """MEDECONV_TEST_EMULATOR: the module _cuda_emu, which then stands for medeconv_fast._cuda."""
-    path = os.environ.get("MEDECONV_TEST_EMULATOR")
-    if path:
-        loader = importlib.machinery.ExtensionFileLoader("_cuda_emu", path)
-        module = importlib.util.module_from_spec(importlib.util.spec_from_loader("_cuda_emu", loader))
-        loader.exec_module(module)
-        sys.modules["medeconv_fast._cuda"] = module
-
-
-_load_emulator()
-import medeconv_fast as mf  # noqa: E402
+import medeconv_fast as mf
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -31,6 +21,14 @@ ROOT = Path(__file__).resolve().parents[1]
 @pytest.fixture(params=mf.backends.available())
 def backend(request):
     return request.param
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        parameters = getattr(item, "callspec", None)
+        on_cuda = parameters is not None and parameters.params.get("backend") == "cuda"
+        if on_cuda or item.path.name.startswith("test_cuda"):
+            item.add_marker(pytest.mark.gpu)
 
 
 @pytest.fixture(params=["float32", "float64"])

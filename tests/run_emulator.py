@@ -18,6 +18,9 @@ TESTS = {
     "tests/test_separable.py": ("", False),
     "tests/test_penalty.py": ("", False),
     "tests/test_formulas.py": ("", False),
+    "tests/test_spectral.py": ("", True),
+    "tests/test_blur.py": ("", False),
+    "tests/test_wiener.py": ("", False),
 }
 
 

@@ -221,7 +221,7 @@ def test_arrays_of_other_libraries(image):
         "strides": (4, 24, 504),
         "shape": (6, 21, 34),
     }
-    with pytest.raises(TypeError, match="x: got a .* expected a C-contiguous one of dtype float32"):
+    with pytest.raises(TypeError, match=r"x: got a .* expected a C-contiguous one of dtype float32"):
         blur.forward(turned)
     turned.__cuda_array_interface__ = own.__cuda_array_interface__ | {"typestr": "<c8"}
     with pytest.raises(TypeError, match="x: got complex values"):
@@ -355,6 +355,18 @@ def test_streams_that_run_late(image, cupy, monkeypatch):
 
 
 @needs_cuda
+@pytest.mark.parametrize("streams", ["eager", "lazy"])
+def test_large_arrays_arrive_in_slabs(streams, rng, monkeypatch):
+    """A slab is filled again only when it has arrived, and the host's array may change at once."""
+    monkeypatch.setenv("MEDECONV_EMULATOR_STREAMS", streams)
+    values = rng.random((5 << 20) + 3)
+    given = values.copy()
+    array = _device.own_memory().uploaded(given)
+    given[:] = 0
+    assert np.array_equal(array.numpy(), values)
+
+
+@needs_cuda
 def test_threads_have_streams_of_their_own(image):
     results, places = [None] * 3, [None] * 3
 
@@ -378,5 +390,12 @@ def test_out_of_memory_names_need_and_have(image, monkeypatch):
     monkeypatch.setenv("MEDECONV_EMULATOR_MEMORY", "1000")
     with pytest.raises(MemoryError, match=r"GPU memory: 1 MB more are needed, [01] MB of 1 MB are free"):
         blur.forward(image)
+    with pytest.raises(MemoryError, match=r"GPU memory: 1 MB more"):
+        mf.landweber(image, PSF, 2, engine="direct", backend="cuda")
+    monkeypatch.setenv("MEDECONV_EMULATOR_MEMORY", str(40 * image.nbytes // 10))
+    with pytest.raises(
+        MemoryError, match=r"richardson_lucy takes 0\.2 MB beside the image, 0\.. MB of 0\.. MB are free"
+    ):
+        mf.richardson_lucy(image, PSF, 2, engine="direct", acceleration="biggs-andrews", backend="cuda")
     monkeypatch.delenv("MEDECONV_EMULATOR_MEMORY")
     assert np.isfinite(blur.forward(image)).all()

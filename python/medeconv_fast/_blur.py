@@ -472,7 +472,7 @@ class Blur:
         to be fastest. ``("separable", tolerance)`` replaces the PSF by the shortest sum, of at most 8 terms,
         of products of filters that leaves out no more than the share `tolerance` of its absolute values: no
         blurred value then moves by more than ``tolerance * sum(abs(psf)) * max(abs(image))``.
-    backend : {"auto", "cpp", "numba", "reference"}
+    backend : {"auto", "cpp", "numba", "reference", "cuda"}
         What computes it.
     dtype : {None, "float32", "float64"}
         Dtype of the work and of results. None: that of each array, by the library's rule (float64, 32- and

@@ -445,6 +445,20 @@ def dot(a: Any, b: Any) -> float:
     return float(np.einsum("i,i->", a.ravel(), b.ravel(), dtype=np.float64))
 
 
+def ensure_memory(array: Any, needed: int, what: str) -> None:
+    """Refuse work that takes more memory beside `array` than is free; other libraries' pools are theirs."""
+    if not isinstance(array, DeviceArray) or isinstance(array.memory, LibraryMemory):
+        return
+    device = array.memory.place.device
+    free, total = native().memory(device)
+    free += native().kept_memory(device)
+    if needed > free:
+        raise MemoryError(
+            f"GPU memory: {what} takes {needed / 1e6:.1f} MB beside the image, {free / 1e6:.1f} MB of "
+            f"{total / 1e6:.1f} MB are free"
+        )
+
+
 def settle(array: Any) -> None:
     """Wait for the work on an array in GPU memory."""
     if isinstance(array, DeviceArray):

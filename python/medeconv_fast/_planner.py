@@ -142,7 +142,7 @@ def plan(
     dtype : {"float32", "float64"}
     engine : {"auto", "spectral", "separable", "direct"}
         See `Blur`.
-    backend : {"auto", "cpp", "numba", "reference"}
+    backend : {"auto", "cpp", "numba", "reference", "cuda"}
     memory : int or str, optional
         Bytes that Richardson-Lucy may take beside input and output; text such as "4 GB" or "512 MiB".
         Where they are too few, `warnings` says so.

@@ -43,3 +43,4 @@ private:
 // One of these per file of cases; test_launchers.cpp runs them all.
 void add_array_cases(std::vector<Case>& cases);
 void add_conv_cases(std::vector<Case>& cases);
+void add_spectral_cases(std::vector<Case>& cases);

@@ -64,6 +64,7 @@ int main(int count, char** arguments) {
     std::vector<Case> cases;
     add_array_cases(cases);
     add_conv_cases(cases);
+    add_spectral_cases(cases);
     int bad = 0;
     for (const Case& c : cases) {
         std::vector<double> first;

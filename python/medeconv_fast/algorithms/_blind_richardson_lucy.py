@@ -99,7 +99,7 @@ def blind_richardson_lucy(
         the run ends when it returns True.
     return_info : bool
         Return ``(estimate, psf, info)``.
-    backend : {"auto", "cpp", "numba", "reference"}
+    backend : {"auto", "cpp", "numba", "reference", "cuda"}
     engine : {"auto", "spectral", "direct"}
         Of the image's iterations, see `Blur`. An estimated PSF is no product of filters.
     num_threads : int, optional

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import time
 import warnings as python_warnings
 from collections.abc import Callable
@@ -120,7 +121,7 @@ def richardson_lucy(
         estimate in the image's frame; the run ends when it returns True.
     return_info : bool
         Return ``(estimate, info)``.
-    backend : {"auto", "cpp", "numba", "reference"}
+    backend : {"auto", "cpp", "numba", "reference", "cuda"}
     engine : {"auto", "spectral", "separable", "direct"}
         See `Blur`.
     num_threads : int, optional
@@ -201,6 +202,9 @@ def richardson_lucy(
         _check_unmatched(projector, iterations, acceleration, regularizer, rule, engine, warnings)
     operator = blur.operator(data.dtype, back)
 
+    arrays = {None: 2, "heavy-ball": 4, "biggs-andrews": 5}[acceleration] + (smoothing is not None)
+    needed = operator.workspace_bytes + arrays * math.prod(blur.estimate_shape) * data.itemsize
+    _device.ensure_memory(data, needed, "richardson_lucy")
     trust = _options.weights_of(weights, data)
     readout = _operand(readout_variance, "readout_variance", data)
     threshold = _operand(damping, "damping", data)

@@ -64,7 +64,7 @@ def wiener(
         As in `richardson_lucy`.
     return_info : bool
         Return ``(estimate, info)``; ``info["settings"]["balance"]`` is the balance used.
-    backend : {"auto", "cpp", "numba", "reference"}
+    backend : {"auto", "cpp", "numba", "reference", "cuda"}
     engine : {"auto", "spectral"}
     num_threads : int, optional
 

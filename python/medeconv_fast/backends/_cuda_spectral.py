@@ -48,24 +48,24 @@ class SpectralPlan:
         self._reach = list(reach)
         self._symmetric = symmetric
         self._sizes = self._made()  # knows sizes; no tables, no device
-        self._on: dict[int, tuple[Any, DeviceArray]] = {}
+        self._prepared: dict[int, tuple[Any, DeviceArray]] = {}
 
     def _made(self) -> Any:
         make = getattr(native(), "SpectralPlan" + suffix(self.dtype))
         return make(list(self.grid), list(self.estimate_box), list(self.image_box), self._reach)
 
-    def on(self, memory: Memory) -> Any:
+    def _on(self, memory: Memory) -> Any:
         """The compiled plan with its tables on that device."""
         device = memory.place.device
-        if device not in self._on:
+        if device not in self._prepared:
             plan = self._made()
             tables = own_memory(device).uploaded(plan.tables(), lasting=True)
             plan.use_tables(tables)
-            self._on[device] = (plan, tables)
-        return self._on[device][0]
+            self._prepared[device] = (plan, tables)
+        return self._prepared[device][0]
 
     @property
-    def sums_size(self) -> int:
+    def _sums_size(self) -> int:
         return int(self._sizes.sums_size)
 
     @property
@@ -73,7 +73,7 @@ class SpectralPlan:
         """One OTF and one spectrum in flight."""
         return int(self._sizes.spectrum_bytes + self._sizes.transfer_bytes(self._symmetric))
 
-    def spectrum(self, memory: Memory) -> DeviceArray:
+    def _spectrum(self, memory: Memory) -> DeviceArray:
         return memory.empty((int(self._sizes.spectrum_bytes),), np.uint8)
 
     def transfer(self, psf: np.ndarray, centre: tuple[int, ...], num_threads: int | None = None) -> Transfer:
@@ -83,13 +83,13 @@ class SpectralPlan:
 
         def make(memory: Memory) -> DeviceArray:
             made = self._new_transfer(memory, self._symmetric)
-            self.on(memory).transfer(
+            self._on(memory).transfer(
                 memory.place,
                 memory.uploaded(taps),
                 taps.shape,
                 middle,
                 self._symmetric,
-                self.spectrum(memory),
+                self._spectrum(memory),
                 made,
             )
             return made
@@ -107,7 +107,7 @@ class SpectralPlan:
         def make(memory: Memory) -> DeviceArray:
             made = self._new_transfer(memory, False)
             psf, regularizer = psf_transfer.on(memory), regularizer_transfer.on(memory)
-            self.on(memory).wiener_transfer(memory.place, psf, regularizer, float(balance), made)
+            self._on(memory).wiener_transfer(memory.place, psf, regularizer, float(balance), made)
             return made
 
         return Transfer(False, make)
@@ -129,13 +129,13 @@ class SpectralPlan:
         memory = call.memory
         totals = call.empty((len(balances), 2), np.float64)
         scratch = call.empty((int(self._sizes.gcv_bytes),), np.uint8)
-        self.on(memory).gcv(
+        self._on(memory).gcv(
             memory.place,
             call.read(image),
             psf_transfer.on(memory),
             regularizer_transfer.on(memory),
             np.asarray(balances, np.float64).tolist(),
-            self.spectrum(memory),
+            self._spectrum(memory),
             scratch,
             totals,
         )
@@ -160,10 +160,10 @@ class SpectralChain:
         self._loaded = False
         memory = memory_of(x, *operands.values())
         if self._spectrum is None or self._memory is not memory:
-            self._memory, self._spectrum = memory, self._plan.spectrum(memory)
+            self._memory, self._spectrum = memory, self._plan._spectrum(memory)
         call = Call(memory)
-        taken = Operands(call, operands, self._plan.sums_size)
-        plan = self._plan.on(memory)
+        taken = Operands(call, operands, self._plan._sums_size)
+        plan = self._plan._on(memory)
         plan.load(memory.place, self._spectrum, call.read(x), adjoint, taken.named)
         call.finish()
         self._loaded = True
@@ -185,9 +185,9 @@ class SpectralChain:
         self._loaded = False  # stays so after an error
         memory = self._memory
         call = Call(memory)
-        taken = Operands(call, operands | {"out": out}, self._plan.sums_size)
+        taken = Operands(call, operands | {"out": out}, self._plan._sums_size)
         otf = transfer.on(memory)
-        plan = self._plan.on(memory)
+        plan = self._plan._on(memory)
         plan.sweep(memory.place, self._spectrum, otf, transfer.symmetric, adjoint, formula, keep, taken.named)
         call.finish()
         self._loaded = keep

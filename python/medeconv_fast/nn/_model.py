@@ -42,7 +42,7 @@ class Model(Graph):
         Same seed, same initial weights; also `fit`'s default.
     dtype : {"float32", "float64"}
         Of the weights and of training. `predict` computes in the dtype that follows the image.
-    backend : {"auto", "cpp", "numba", "reference"}
+    backend : {"auto", "cpp", "numba", "reference", "cuda"}
     num_threads : int, optional
         Neither changes a bit of the weights' start; the number of threads changes no bit of any result.
     name : str, optional
