@@ -4,9 +4,9 @@
 
 Everything is checked before it is timed: a result that is wrong gets no time. Times are of CUDA events around
 many calls, the median of several such rounds; contenders take turns in each round. Every layer is timed
-twice: as calls, and as a CUDA graph of the same calls, which leaves out what the host does. Operands rotate so
-that together they exceed the L2 cache. The share of the roofline is the fewest bytes over the bandwidth that a
-copy reaches here, or the multiply-adds at 60 TFLOP/s, whichever is longer, over the time.
+twice: as calls, and as a CUDA graph of the same calls, which leaves out what the host does. Operands rotate
+so that together they exceed the L2 cache. The share of the roofline is the fewest bytes over the bandwidth
+that a copy reaches here, or the multiply-adds at 60 TFLOP/s, whichever is longer, over the time.
 """
 
 from __future__ import annotations
