@@ -13,7 +13,7 @@ from pathlib import Path
 TESTS = {
     "tests/test_cuda.py": ("", True),
     "tests/test_cuda_conv.py": ("", True),
-    "tests/test_conv.py": ("not transforms and not large_kernels", False),
+    "tests/test_conv.py": ("", False),
     "tests/test_direct.py": ("", False),
     "tests/test_separable.py": ("", False),
     "tests/test_penalty.py": ("", False),
