@@ -126,6 +126,16 @@ def test_automatic_balance_is_near_the_best(boundary, sigma, noise, backend, rng
     assert np.array_equal(given, automatic)
 
 
+@pytest.mark.parametrize("method", [mf.wiener, mf.tikhonov])
+@pytest.mark.parametrize("factor", [1e-7, 1e7])
+def test_automatic_weight_of_a_psf_with_another_sum(method, factor, rng, relative_error):
+    """|H|^2 is 1e14 times as large, or small, and so must be what stands beside it."""
+    _, image, psf = scene(rng, 1.5, 4.0, (40, 45))
+    found, info = method(image, psf * factor, normalize_psf=False, return_info=True)
+    assert info.warnings == []
+    assert relative_error(found * factor, method(image, psf)) < 1e-3
+
+
 def test_automatic_balance_minimises_the_score(backend, rng):
     """No other balance has a smaller score, with the score written out here from the full spectrum."""
     _, image, psf = scene(rng, 1.5, 4.0, (40, 45))

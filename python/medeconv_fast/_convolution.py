@@ -53,7 +53,7 @@ def convolve(
     method : {"auto", "direct", "separable", "fft"}
         "direct" sums over the taps of `b`; "separable" filters axis by axis and needs a `b` that is a product
         of one filter per axis; "fft" goes through transforms; "auto" takes what is predicted to be faster.
-    backend : {"auto", "cpp", "numba", "reference"}
+    backend : {"auto", "cpp", "numba", "reference", "cuda"}
     num_threads : int, optional
 
     Returns

@@ -38,6 +38,8 @@ _MODULES = {
     "calibrate": "calibrate",
     "psf": "psf",
     "simulate": "make",
+    "train": "nets",
+    "predict": "nets",
     "demo": "demo",
 }
 

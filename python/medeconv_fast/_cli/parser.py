@@ -24,6 +24,8 @@ _PER_AXIS = (
     "--new-voxel-size-mm",
     "--new-voxel-size-um",
     "--shape",
+    "--patch",
+    "--tile",
 )
 
 
@@ -208,7 +210,10 @@ def _compute(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("computing")
     group.add_argument("--backend", default="auto", help="auto, or a name that 'medeconv backends' lists")
     group.add_argument(
-        "--device", default="auto", metavar="auto|cpu", help="where to compute (default: auto)"
+        "--device",
+        default="auto",
+        metavar="auto|cpu|cuda[:i]",
+        help="where to compute; cuda is backend cuda on the GPU number i (default: auto, as --backend says)",
     )
     group.add_argument(
         "--threads", type=count, metavar="N", help="CPU threads (default: all that this process may use)"
@@ -591,6 +596,69 @@ def _calibrate(parser: argparse.ArgumentParser) -> None:
     _general(parser)
 
 
+def _train(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("images", metavar="IMAGE", nargs="+", help="images to train on")
+    parser.add_argument(
+        "--net", metavar="FILE", required=True, help="safetensors file to write, also after every epoch"
+    )
+    parser.add_argument(
+        "--targets",
+        metavar="FILE",
+        nargs="+",
+        help="what the network shall make of each image; without them the images are taken for sharp, and "
+        "blurred by the PSF",
+    )
+    parser.add_argument(
+        "--without-truth",
+        action="store_true",
+        help="the images are blurred, and there is nothing sharp: train on them alone, with the PSF",
+    )
+    _image(parser)
+    _psf(parser)
+    _voxel_size(parser)
+    group = parser.add_argument_group("network and training")
+    group.add_argument(
+        "--kind", choices=("deconv", "rl"), help="DeconvNet or RLNet (default: rl with a PSF, else deconv)"
+    )
+    group.add_argument("--filters", type=count, metavar="N", help="channels inside (default: 64, rl: 8)")
+    group.add_argument("--epochs", type=count, default=10, metavar="N", help="default: 10")
+    group.add_argument("--batch-size", type=count, default=8, metavar="N", help="default: 8")
+    group.add_argument(
+        "--samples", type=count, default=256, metavar="N", help="patches per epoch (default: 256)"
+    )
+    group.add_argument(
+        "--patch",
+        metavar="Z Y X",
+        type=voxel_counts,
+        help="size of a patch (default: up to 32 each way, of planes 64); with one number less than the "
+        "images have axes, slices are trained on",
+    )
+    group.add_argument("--loss", choices=("mse", "mae", "poisson"), default="mse", help="default: mse")
+    group.add_argument("--learning-rate", type=positive, default=1e-3, metavar="R", help="default: 0.001")
+    group.add_argument(
+        "--photons", type=positive, metavar="N", help="pairs made with a PSF: photons at the brightest voxel"
+    )
+    group.add_argument("--sigma", type=positive, metavar="S", help="or Gaussian noise, in the images' unit")
+    group.add_argument(
+        "--seed", type=seed, default=0, metavar="N", help="same seed, same network (default: 0)"
+    )
+    group.add_argument("--resume", action="store_true", help="go on where an interrupted run left --net")
+    _compute(parser)
+    _general(parser)
+
+
+def _predict(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("input", metavar="IN", help="image: a file, or a folder of one DICOM series")
+    _output(parser)
+    parser.add_argument("--net", metavar="FILE", required=True, help="network that 'medeconv train' wrote")
+    parser.add_argument("--tile", metavar="Z Y X", type=voxel_counts, help="size of tiles, to save memory")
+    _image(parser)
+    _psf(parser)
+    _voxel_size(parser)
+    _compute(parser)
+    _general(parser)
+
+
 def _demo(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out",
@@ -621,6 +689,8 @@ COMMANDS: dict[str, tuple[Callable[[argparse.ArgumentParser], None], str]] = {
     "backends": (_backends, "List what can compute on this machine, and why others cannot"),
     "bench": (_bench, "Time this library beside others on this machine, after checking that they agree"),
     "calibrate": (_calibrate, "Measure how far predicted times are off on this machine; changes no result"),
+    "train": (_train, "Train a network on pairs, on sharp images and a PSF, or on blurred images alone"),
+    "predict": (_predict, "Apply a trained network to an image"),
     "demo": (_demo, "Restore real scans from a simulated blur, and as they are"),
 }
 

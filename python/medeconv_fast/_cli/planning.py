@@ -11,7 +11,7 @@ import medeconv_fast as mf
 from .._arrays import result_dtype
 from .._planner import Plan
 from .images import parts, psf_for, read_image, shown_size, with_geometry
-from .restore import check_device
+from .restore import settle_device
 from .session import Session, UserError
 
 
@@ -30,7 +30,7 @@ def _volume(arguments: argparse.Namespace) -> tuple[mf.io.Volume, str]:
 
 
 def plan(arguments: argparse.Namespace, session: Session) -> None:
-    check_device(arguments.device)
+    settle_device(arguments)
     session.claim(arguments, "json")
     volume, name = _volume(arguments)
     psf = psf_for(volume, arguments, session, name)

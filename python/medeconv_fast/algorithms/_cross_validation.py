@@ -31,14 +31,17 @@ def windowed(data: np.ndarray) -> np.ndarray:
 
 
 def search(
-    plan: Any, data: np.ndarray, otf: Any, penalty: Any, num_threads: int | None
+    plan: Any, data: np.ndarray, otf: Any, penalty: Any, num_threads: int | None, *, unit: float = 1.0
 ) -> tuple[float, float, bool]:
-    """Exponent of the weight with the smallest score of generalised cross-validation; see `minimise`."""
+    """Exponent of the weight (in multiples of `unit`) with the smallest score of cross-validation.
+
+    See `minimise`.
+    """
     under_window = windowed(data)
     total = math.prod(plan.grid)
 
     def scores(exponents: np.ndarray) -> np.ndarray:
-        top, bottom = plan.gcv(under_window, otf, penalty, 10.0**exponents, num_threads)
+        top, bottom = plan.gcv(under_window, otf, penalty, unit * 10.0**exponents, num_threads)
         values = np.full(len(exponents), np.inf)
         np.divide(total * top, bottom**2, out=values, where=bottom > 0)
         return values

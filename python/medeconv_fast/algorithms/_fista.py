@@ -82,7 +82,7 @@ def fista(
         As in `richardson_lucy`.
     return_info : bool
         Return ``(estimate, info)``.
-    backend : {"auto", "cpp", "numba", "reference"}
+    backend : {"auto", "cpp", "numba", "reference", "cuda"}
     engine : {"auto", "spectral", "separable", "direct"}
         See `Blur`.
     num_threads : int, optional

@@ -52,7 +52,7 @@ def inverse_filter(
     return_info : bool
         Return ``(estimate, info)``; ``info["settings"]["kept"]`` is the share of frequencies at or above the
         threshold.
-    backend : {"auto", "cpp", "numba", "reference"}
+    backend : {"auto", "cpp", "numba", "reference", "cuda"}
     engine : {"auto", "spectral"}
     num_threads : int, optional
 

@@ -76,7 +76,7 @@ def landweber(
         As in `richardson_lucy`.
     return_info : bool
         Return ``(estimate, info)``.
-    backend : {"auto", "cpp", "numba", "reference"}
+    backend : {"auto", "cpp", "numba", "reference", "cuda"}
     engine : {"auto", "spectral", "separable", "direct"}
         See `Blur`.
     num_threads : int, optional

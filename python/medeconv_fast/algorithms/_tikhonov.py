@@ -63,7 +63,7 @@ def tikhonov(
         As in `richardson_lucy`; the voxel size also weighs the axes' derivatives.
     return_info : bool
         Return ``(estimate, info)``; ``info["settings"]["weight"]`` is the weight used.
-    backend : {"auto", "cpp", "numba", "reference"}
+    backend : {"auto", "cpp", "numba", "reference", "cuda"}
     engine : {"auto", "spectral"}
     num_threads : int, optional
 

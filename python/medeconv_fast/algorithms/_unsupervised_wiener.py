@@ -67,7 +67,7 @@ def unsupervised_wiener(
         As in `richardson_lucy`.
     return_info : bool
         Return ``(estimate, info)``.
-    backend : {"auto", "cpp", "numba", "reference"}
+    backend : {"auto", "cpp", "numba", "reference", "cuda"}
     engine : {"auto", "spectral"}
     num_threads : int, optional
         Results do not depend on it.

@@ -84,7 +84,7 @@ def van_cittert(
         As in `richardson_lucy`.
     return_info : bool
         Return ``(estimate, info)``.
-    backend : {"auto", "cpp", "numba", "reference"}
+    backend : {"auto", "cpp", "numba", "reference", "cuda"}
     engine : {"auto", "spectral", "separable", "direct"}
         See `Blur`.
     num_threads : int, optional

@@ -64,7 +64,7 @@ def wiener(
         As in `richardson_lucy`.
     return_info : bool
         Return ``(estimate, info)``; ``info["settings"]["balance"]`` is the balance used.
-    backend : {"auto", "cpp", "numba", "reference"}
+    backend : {"auto", "cpp", "numba", "reference", "cuda"}
     engine : {"auto", "spectral"}
     num_threads : int, optional
 
@@ -160,10 +160,11 @@ def weighted_transfer(
     score: float | None = None
     if searched:
         data = call.data if data is None else data
+        unit = call.psf_sum**2  # |H|^2, which the weight stands beside, is that large at most
         exponent, score, at_end = _cross_validation.search(
-            call.plan, data, otf, penalty_transfer, call.num_threads
+            call.plan, data, otf, penalty_transfer, call.num_threads, unit=unit
         )
-        weight = 10.0**exponent
+        weight = unit * 10.0**exponent
         if at_end and call.lowest != call.highest:
             call.warnings.append(
                 f"{name}: generalised cross-validation has its minimum at the end of the searched range, "
