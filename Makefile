@@ -66,10 +66,9 @@ build/emulator/built: $(wildcard cuda/* cpp/*.hpp cpp/shared/* tests/cuda/*) CMa
 
 # Sums of a run are the same in any order: one is enough for ThreadSanitizer, which looks at what orders two accesses.
 test-emulator: build/emulator/built
-	$(PY) tests/run_emulator.py $(EMULATOR)/module
-	ASAN_OPTIONS=detect_leaks=0 $(EMULATOR)/address,undefined/test_launchers --broken
-	ASAN_OPTIONS=detect_leaks=0 $(EMULATOR)/address,undefined/test_launchers forward reverse random:1
-	$(EMULATOR)/thread/test_launchers forward
+	export ASAN_OPTIONS=detect_leaks=0 && asan=$(EMULATOR)/address,undefined/test_launchers && \
+	{ { $$asan --broken && $$asan forward reverse random:1 && $(EMULATOR)/thread/test_launchers forward; } & } && \
+	$(PY) tests/run_emulator.py $(EMULATOR)/module && wait $$!
 
 # Compiles every .cu with nvcc, where it is, and refuses spills in hot kernels.
 nvcc-check: $(VENV)/created

@@ -71,14 +71,22 @@ int64_t Axis<T>::slot_of(int64_t frequency) const {
 }
 
 template <class T>
+size_t Axis<T>::twiddle_bytes() const {
+    int64_t count = 0, m = n;
+    for (int r : radix_) count += m / r * (r - 1), m /= r;
+    return aligned(size_t(count) * sizeof(Pair<T>));
+}
+template <class T>
 size_t Axis<T>::table_bytes() const {
-    return aligned(size_t(n) * sizeof(Pair<T>)) + aligned(size_t(n) * sizeof(int));
+    return twiddle_bytes() + aligned(size_t(n) * sizeof(Pair<T>)) + aligned(size_t(n) * sizeof(int));
 }
 
 template <class T>
 void Axis<T>::write_tables(void* host) const {
-    auto* const roots = static_cast<Pair<T>*>(host);
-    auto* const slots = reinterpret_cast<int*>(static_cast<char*>(host) + aligned(size_t(n) * sizeof(Pair<T>)));
+    const AxisView<T> at = view(host);
+    auto* twiddle = const_cast<Pair<T>*>(at.twiddles);
+    auto* const roots = const_cast<Pair<T>*>(at.roots);
+    auto* const slots = const_cast<int*>(at.slot);
     for (int64_t k = 0; k < n; ++k) {
         const long double angle = 2 * 3.141592653589793238462643383279502884L * (long double)k / (long double)n;
         long double c = std::cos(angle), s = std::sin(angle);
@@ -87,6 +95,9 @@ void Axis<T>::write_tables(void* host) const {
         roots[k] = {T(c), T(s)};
         slots[k] = int(slot_of(k));
     }
+    for (int stage = 0; stage < at.stages; ++stage)
+        for (int p = 1; p < at.radix[stage]; ++p)
+            for (int k = 0; k < at.part[stage]; ++k) *twiddle++ = roots[int64_t(k) * p * at.step[stage] % n];
 }
 
 template <class T>
@@ -96,16 +107,22 @@ AxisView<T> Axis<T>::view(const void* device_tables) const {
     v.stages = int(radix_.size());
     v.spare = spare_;
     int64_t m = n;
+    int twiddles = 0;
     for (int s = 0; s < v.stages; ++s) {
         v.radix[s] = radix_[size_t(s)];
         m /= v.radix[s];
         v.part[s] = int(m);
+        v.first_twiddle[s] = twiddles;
+        twiddles += v.part[s] * (v.radix[s] - 1);
         v.step[s] = int(n / (m * v.radix[s]));
         v.butterflies[s] = int(n / v.radix[s]);
         v.reciprocal[s] = m > 1 ? unsigned(((uint64_t(1) << 32) + uint64_t(m) - 1) / uint64_t(m)) : 0;
     }
-    v.roots = static_cast<const Pair<T>*>(device_tables);
-    v.slot = reinterpret_cast<const int*>(static_cast<const char*>(device_tables) + aligned(size_t(n) * sizeof(Pair<T>)));
+    if (!device_tables) return v;
+    const char* const tables = static_cast<const char*>(device_tables);
+    v.twiddles = reinterpret_cast<const Pair<T>*>(tables);
+    v.roots = reinterpret_cast<const Pair<T>*>(tables + twiddle_bytes());
+    v.slot = reinterpret_cast<const int*>(tables + twiddle_bytes() + aligned(size_t(n) * sizeof(Pair<T>)));
     return v;
 }
 

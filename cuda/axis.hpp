@@ -34,6 +34,8 @@ struct AxisView {
     // Of stage s: its butterflies' elements are `part` apart, element p of number k is turned by kp·step/n; butterflies: n/radix.
     int radix[most_stages] = {}, part[most_stages] = {}, step[most_stages] = {}, butterflies[most_stages] = {};
     unsigned reciprocal[most_stages] = {};   // of part: quotients of what is below 2^15, see `quotient`
+    int first_twiddle[most_stages] = {};
+    const Pair<T>* twiddles = nullptr;       // of stage s from there on: (cos, sin) of 2π kp·step/n, p = 1 … outer, k inner
     const Pair<T>* roots = nullptr;          // (cos, sin) of 2πk/n
     const int* slot = nullptr;               // of frequency f
 };
@@ -44,12 +46,13 @@ public:
     explicit Axis(int64_t n);                // throws if n is too long
     int64_t n;
     int64_t slot_of(int64_t frequency) const;
-    // The tables lie one behind the other: roots, then slots.
+    // The tables lie one behind the other: twiddles, roots, slots.
     size_t table_bytes() const;
     void write_tables(void* host) const;
-    AxisView<T> view(const void* device_tables) const;
+    AxisView<T> view(const void* device_tables) const;  // null: sizes only
 
 private:
+    size_t twiddle_bytes() const;
     std::vector<int> radix_;
     bool spare_;
 };

@@ -48,12 +48,13 @@ __device__ __forceinline__ void with_radix(int radix, F body) {
     }
 }
 
-// Multiplies element p by exp(-S 2πi kp·step/n).
+// Multiplies element p of butterfly k of a stage by exp(-S 2πi kp·step/n).
 template <int S, int R, class T>
-__device__ __forceinline__ void twiddle(const AxisView<T>& axis, int turn, Complex<T>* x) {
+__device__ __forceinline__ void twiddle(const AxisView<T>& axis, int stage, int k, Complex<T>* x) {
+    const Pair<T>* const table = axis.twiddles + axis.first_twiddle[stage] + k;
     unroll<R - 1>([&](auto i) MEDECONV_BODY {
         constexpr int p = decltype(i)::value + 1;
-        const Complex<T> w = loaded(axis.roots[turn * p]);
+        const Complex<T> w = loaded(table[(p - 1) * axis.part[stage]]);
         x[p] = rotate<S>(x[p], w.re, w.im);
     });
 }
@@ -82,7 +83,7 @@ __device__ __forceinline__ void forward_first(const AxisView<T>& axis, Member me
             Complex<T> x[R];
             gather<R>(x, k, part, get);
             Dft<T, R, 1>::run(x);
-            twiddle<1, R>(axis, k, x);
+            twiddle<1, R>(axis, 0, k, x);
             scatter<R>(x, k, part, put);
         }
     });
@@ -121,13 +122,13 @@ __device__ __forceinline__ void forward_middle(const AxisView<T>& axis, Member m
         else
         with_radix(axis.radix[stage], [&](auto r) MEDECONV_BODY {
             constexpr int R = decltype(r)::value;
-            const int part = axis.part[stage], step = axis.step[stage];
+            const int part = axis.part[stage];
             for (int u = me.thread; u < axis.butterflies[stage]; u += me.team) {
                 const int block = quotient(u, axis.reciprocal[stage]), k = u - block * part, base = block * part * R + k;
                 Complex<T> x[R];
                 gather<R>(x, base, part, [&](int i) MEDECONV_BODY { return loaded(place(i)); });
                 Dft<T, R, 1>::run(x);
-                twiddle<1, R>(axis, k * step, x);
+                twiddle<1, R>(axis, stage, k, x);
                 scatter<R>(x, base, part, [&](int i, Complex<T> v) MEDECONV_BODY { place(i) = stored(v); });
             }
         });
@@ -170,12 +171,12 @@ __device__ __forceinline__ void inverse_middle(const AxisView<T>& axis, Member m
         else
         with_radix(axis.radix[stage], [&](auto r) MEDECONV_BODY {
             constexpr int R = decltype(r)::value;
-            const int part = axis.part[stage], step = axis.step[stage];
+            const int part = axis.part[stage];
             for (int u = me.thread; u < axis.butterflies[stage]; u += me.team) {
                 const int block = quotient(u, axis.reciprocal[stage]), k = u - block * part, base = block * part * R + k;
                 Complex<T> x[R];
                 gather<R>(x, base, part, [&](int i) MEDECONV_BODY { return loaded(place(i)); });
-                twiddle<-1, R>(axis, k * step, x);
+                twiddle<-1, R>(axis, stage, k, x);
                 Dft<T, R, -1>::run(x);
                 scatter<R>(x, base, part, [&](int i, Complex<T> v) MEDECONV_BODY { place(i) = stored(v); });
             }
@@ -191,7 +192,7 @@ __device__ __forceinline__ void inverse_first(const AxisView<T>& axis, Member me
         for (int k = me.thread; k < part; k += me.team) {
             Complex<T> x[R];
             gather<R>(x, k, part, get);
-            twiddle<-1, R>(axis, k, x);
+            twiddle<-1, R>(axis, 0, k, x);
             Dft<T, R, -1>::run(x);
             scatter<R>(x, k, part, put);
         }

@@ -120,10 +120,13 @@ void SpectralPlan<T>::write_tables(void* host) const {
 }
 template <class T>
 void SpectralPlan<T>::use_tables(const void* device) {
-    const char* const at = static_cast<const char*>(device);
-    z_view_ = z_.view(at);
-    y_view_ = y_.view(at + z_.table_bytes());
-    x_view_ = x_.view(at + z_.table_bytes() + y_.table_bytes());
+    const char* at = static_cast<const char*>(device);
+    const auto next = [&at](const Axis<T>& axis) {
+        const AxisView<T> view = axis.view(at);
+        if (at) at += axis.table_bytes();
+        return view;
+    };
+    z_view_ = next(z_), y_view_ = next(y_), x_view_ = next(x_);
 }
 
 template <class T>

@@ -203,13 +203,13 @@ __global__ void __launch_bounds__(most_row_threads, 1) row_kernel(const RowPass<
                 Complex<T> v[R] = {};
                 if constexpr (inverse) {
                     gather<R>(v, k, part, held);
-                    twiddle<-1, R>(axis, k, v);
+                    twiddle<-1, R>(axis, 0, k, v);
                     Dft<T, R, -1>::run(v);
                 }
                 unroll<R>([&](auto j) MEDECONV_BODY { v[j] = result_of(k + int(j) * part, v[j]); });
                 if (!pass.forward) continue;
                 Dft<T, R, 1>::run(v);
-                twiddle<1, R>(axis, k, v);
+                twiddle<1, R>(axis, 0, k, v);
                 scatter<R>(v, k, part, hold);
             }
         });

@@ -373,6 +373,18 @@ def test_dead_voxels(image, backend, relative_error):
         assert relative_error(a, b) < 1e-6
 
 
+def test_numbers_that_mark_dead_voxels_have_no_influence(image):
+    image = image.astype(np.float32)
+    weights = np.ones_like(image)
+    weights[5, 6:9] = 0
+    results = []
+    for mark in (0.0, 2.0**32 - 1, -1e6):
+        marked = np.where(weights > 0, image, np.float32(mark))
+        results.append(mf.blind_richardson_lucy(marked, (7, 7), 3, weights=weights, initial="image"))
+    for estimate, psf in results[1:]:
+        assert np.array_equal(estimate, results[0][0]) and np.array_equal(psf, results[0][1])
+
+
 def test_torch(image, backend):
     torch = pytest.importorskip("torch")
     estimate, psf = mf.blind_richardson_lucy(torch.from_numpy(image), 5, 2, backend=backend)

@@ -327,6 +327,7 @@ HANDED_BACK = [
     ("array kind", "ndimage.uniform_filter", (ONES.view(type("Kind", (np.ndarray,), {})), 3)),
     ("not finite", "signal.fftconvolve", (NAN, THREE)),
     ("not finite", "signal.convolve", (ONES, NAN)),
+    ("not finite", "signal.correlate", (NAN[1:4, :3], ONES, "full", "direct")),
     ("not finite", "ndimage.uniform_filter", (NAN, 3)),
     ("not finite", "ndimage.convolve", (NAN, np.eye(3))),
     ("output dtype", "ndimage.gaussian_filter", (ONES, 1, 0, np.uint8)),

@@ -81,6 +81,60 @@ def cupy(monkeypatch):
     return module
 
 
+def fake_torch():
+    """What the library asks of torch's CUDA tensors, over memory of the library's own allocator."""
+    module = types.ModuleType("torch")
+    place = _device.native().Place(0)
+    memory = _device.Memory(place)
+
+    class Kind:
+        def __init__(self, name):
+            self.name = name
+
+        def __str__(self):
+            return f"torch.{self.name}"
+
+    class Tensor:
+        is_cuda, requires_grad = True, False
+        device = types.SimpleNamespace(index=0, type="cuda")
+
+        def __init__(self, array, dtype):
+            self._array, self.dtype, self.shape = array, dtype, array.shape
+
+        @property
+        def __cuda_array_interface__(self):
+            layout = dict(self._array.__cuda_array_interface__)
+            del layout["stream"]  # torch says version 2, without one
+            return layout | {"version": 2}
+
+        def resolve_neg(self):
+            return self
+
+        def contiguous(self):
+            return self
+
+        def to(self, dtype):
+            return self if dtype is self.dtype else Tensor(self._array.astype(dtype.name), dtype)
+
+        def reshape(self, shape):
+            return Tensor(self._array.reshape(shape), self.dtype)
+
+        def host(self):
+            place.synchronize()
+            return self._array.numpy()
+
+    Tensor.__module__ = "torch"
+    module.Tensor = Tensor
+    for name in ("float32", "float64", "uint8", "bfloat16"):
+        setattr(module, name, Kind(name))
+    module.empty = lambda shape, dtype, device: Tensor(memory.empty(shape, dtype.name), dtype)
+    module.tensor = lambda values: Tensor(memory.uploaded(values), getattr(module, values.dtype.name))
+    module.cuda = types.SimpleNamespace(
+        current_stream=lambda device: types.SimpleNamespace(cuda_stream=place.stream)
+    )
+    return module
+
+
 # --- what stands in the way
 
 
@@ -202,6 +256,29 @@ def test_memory_and_stream_are_the_arrays_own(image, cupy):
     array = _device.adopted(given, "x", np.dtype)
     assert array.memory.place.stream == cupy.stream.stream != before.stream
     assert array.pointer == given.__cuda_array_interface__["data"][0]
+
+
+@on_emulator
+@pytest.mark.parametrize("engine", ["direct", "spectral"])
+def test_torch_tensors_in_gpu_memory(engine, image, monkeypatch, tol, relative_error):
+    torch = fake_torch()
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    expected = mf.richardson_lucy(image, PSF, 4, engine=engine, backend="reference")
+    for streams in ("eager", "lazy"):
+        monkeypatch.setenv("MEDECONV_EMULATOR_STREAMS", streams)
+        got = mf.richardson_lucy(torch.tensor(image), PSF, 4, engine=engine)
+        assert isinstance(got, torch.Tensor) and got.dtype is torch.float32
+        assert relative_error(got.host(), expected) < tol("backends", np.float32)
+    wide = mf.convolve(torch.tensor(image.astype(float)), PSF, mode="same")
+    assert isinstance(wide, torch.Tensor) and wide.dtype is torch.float64
+    given = torch.tensor(image)
+    given.requires_grad = True
+    with pytest.raises(TypeError, match="image: got a torch tensor that requires a gradient"):
+        mf.richardson_lucy(given, PSF, 2)
+    given = torch.tensor(image)
+    given.dtype = torch.bfloat16
+    with pytest.raises(TypeError, match="image: got bfloat16 values"):
+        mf.richardson_lucy(given, PSF, 2)
 
 
 @needs_cuda
@@ -399,3 +476,21 @@ def test_out_of_memory_names_need_and_have(image, monkeypatch):
         mf.richardson_lucy(image, PSF, 2, engine="direct", acceleration="biggs-andrews", backend="cuda")
     monkeypatch.delenv("MEDECONV_EMULATOR_MEMORY")
     assert np.isfinite(blur.forward(image)).all()
+
+
+@on_emulator
+def test_command_line_takes_a_device(tmp_path, capsys):
+    from medeconv_fast import cli
+
+    image, out = tmp_path / "image.npy", tmp_path / "out.npy"
+    np.save(image, np.random.default_rng(0).random((9, 10)).astype(np.float32) + 1)
+    words = ["restore", str(image), "--fwhm-mm", "2", "2", "--voxel-size-mm", "1", "1", "--iterations", "2"]
+    words += ["--method", "rl"]
+    assert cli.main([*words, "-o", str(out), "--device", "cuda:0"]) == 0
+    assert "backend cuda" in capsys.readouterr().out
+    assert cli.main([*words, "-o", str(tmp_path / "cpu.npy"), "--backend", "reference"]) == 0
+    np.testing.assert_allclose(np.load(out), np.load(tmp_path / "cpu.npy"), rtol=1e-5)
+    assert cli.main([*words, "-o", str(out), "--overwrite", "--device", "cuda:7"]) == 2
+    assert "--device cuda:7: device: got 7, expected one of 1 devices" in capsys.readouterr().err
+    assert cli.main([*words, "-o", str(out), "--overwrite", "--device", "cpu", "--backend", "cuda"]) == 2
+    assert "the backend 'cuda' computes on a GPU" in capsys.readouterr().err

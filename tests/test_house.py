@@ -19,14 +19,14 @@ PACKAGE = Path(mf.__file__).parent
 # From the bottom up; a module imports from its own layer's package or from below. Private command-line
 # modules and the demo stand on top.
 LAYERS = [
-    {"_validate", "_extras"},
+    {"_validate", "_extras", "__version__"},
     {"_arrays", "_device", "_threads"},
     {"psf", "preprocess", "io", "metrics"},
     {"backends"},
     {"_costs", "_calibration"},
     {"_taps"},
     {"_blur", "_convolution"},
-    {"_planner"},
+    {"_planner", "_grid", "_simulate"},
     {"stop"},
     {"algorithms", "ops"},
     {"volumes", "nn", "compat"},
@@ -155,7 +155,11 @@ COMPAT = (".compat", ".compat.skimage.restoration", ".compat.scipy.signal", ".co
 
 
 @pytest.mark.parametrize(
-    "name", ["", ".psf", ".preprocess", ".io", ".report", ".backends", ".algorithms", ".ops", ".nn", *COMPAT]
+    "name",
+    [
+        *("", ".psf", ".preprocess", ".io", ".report", ".backends", ".algorithms", ".ops", ".nn", ".volumes"),
+        *COMPAT,
+    ],
 )
 def test_all_is_correct(name):
     module = importlib.import_module("medeconv_fast" + name)
@@ -175,6 +179,7 @@ CONTRACT = {
     "stop=None initial='flat' negative='raise' voxel_size=None psf_voxel_size=None normalize_psf=True "
     "callback=None return_info=False backend='auto' engine='auto' num_threads=None",
     "restore": "image psf method='auto' **options",
+    "restore_volume": "source destination psf * method='auto'",
     "wiener": "image psf balance='auto' * regularizer='laplacian' boundary='reflect'",
     "tikhonov": "image psf weight='auto' * regularizer=0 prior=0.0 boundary='reflect'",
     "inverse_filter": "image psf threshold=0.1 * below='zero' boundary='reflect'",

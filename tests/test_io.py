@@ -5,6 +5,7 @@ import gzip
 import pathlib
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -572,6 +573,21 @@ def test_compressed_tiff_without_imagecodecs_names_the_extra(tmp_path):
     )
     assert done.stdout.startswith("a.tif: ") and "LZW" in done.stdout
     assert "pip install 'medeconv-fast[io]'" in done.stdout
+
+
+def test_further_images_of_a_tiff_are_not_left_out_silently(tmp_path):
+    """Frames appended one by one are as many images, of which readers return the first."""
+    tifffile = pytest.importorskip("tifffile")
+    frames = np.arange(120, dtype=np.uint16).reshape(4, 5, 6)
+    for number, frame in enumerate(frames):
+        tifffile.imwrite(tmp_path / "x.tif", frame, append=number > 0)
+    with pytest.warns(
+        UserWarning, match=r"x.tif: holds 4 images, of which the first is read, \(5, 6\); series=1"
+    ):
+        assert np.array_equal(mf.io.read(tmp_path / "x.tif").array, frames[0])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert np.array_equal(mf.io.read(tmp_path / "x.tif", series=2).array, frames[2])
 
 
 def test_complex_tiff_names_the_file(tmp_path):

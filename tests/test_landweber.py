@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import warnings
 
 import numpy as np
 import pytest
@@ -141,6 +142,22 @@ def test_dead_voxels_and_scale_of_weights(backend, rng, relative_error):
     a = mf.landweber(image, psf, 15, weights=weights, **options)
     assert relative_error(mf.landweber(broken, psf, 15, weights=weights, **options), a) < 1e-12
     assert relative_error(mf.landweber(image, psf, 15, weights=7 * weights, **options), a) < 1e-12
+
+
+@pytest.mark.parametrize("mark", [0.0, 2.0**32 - 1, -1e6])
+def test_numbers_that_mark_dead_voxels_start_nothing(mark, rng):
+    psf = np.outer([1, 2, 1], [1, 2, 1])
+    image = rng.random((16, 18)) * 50
+    weights = np.ones_like(image)
+    weights[7, 8:11] = 0
+    options = {"weights": weights, "initial": "image"}
+    marked = np.where(weights > 0, image, mark)
+    assert np.array_equal(mf.landweber(marked, psf, 10, **options), mf.landweber(image, psf, 10, **options))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # such as that of a signed scale
+        assert np.array_equal(
+            mf.fista(marked, psf, 0.1, 5, **options), mf.fista(image, psf, 0.1, 5, **options)
+        )
 
 
 @pytest.mark.parametrize("factor", [1e-9, 1e9])

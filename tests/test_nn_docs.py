@@ -3,6 +3,7 @@
 import importlib.util
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import medeconv_fast as mf
@@ -10,14 +11,18 @@ import medeconv_fast as mf
 ROOT = Path(__file__).resolve().parents[1]
 
 
+def load(name):
+    spec = importlib.util.spec_from_file_location(name, ROOT / "examples" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 @pytest.fixture(scope="module")
 def example():
     for name in ("nibabel", "pydicom", "openjpeg", "scipy"):
         pytest.importorskip(name, reason=f"SKIPPED: {name} is not installed (extra io)")
-    spec = importlib.util.spec_from_file_location("train_net", ROOT / "examples" / "train_net.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load("train_net")
 
 
 @pytest.mark.filterwarnings("ignore:.*padding.*:UserWarning")
@@ -27,3 +32,45 @@ def test_ten_epochs_beat_cubic_interpolation(example):
     net.fit(x, y, epochs=10, batch_size=32)
     gains = [after - before for before, after in example.gains(net).values()]
     assert len(gains) == 3 and min(gains) > 0.8  # measured: 2.6, 1.5, 1.0 dB
+
+
+@pytest.mark.shared
+def test_training_without_truth_reaches_restore(shared_data):
+    """Within 0.2 dB; one round of the example's four, on a smaller part."""
+    pytest.importorskip("tifffile", reason="SKIPPED: tifffile is not installed (extra io)")
+    example = load("train_without_truth")
+    truth = mf.io.read(shared_data / "micro_pollen_sdeconv" / "pollen.tif").array[:, 96:160, 96:160]
+    truth = truth.astype(np.float32)
+    psf = mf.psf.gaussian(fwhm=example.FWHM, voxel_size=(1.0, 1.0, 1.0))
+    image = mf.simulate(truth, psf, noise="poisson", photons=100, seed=3)
+    made, restored = example.trained(image, psf, 1), mf.restore(image, psf)
+    assert mf.metrics.psnr(truth, made) > mf.metrics.psnr(truth, restored) - 0.2
+
+
+def test_the_shipped_network(tol):
+    """Small, and on widths and phantoms that it was not trained on no worse than the best-stopped
+    plain RL.
+    """
+    pytest.importorskip("safetensors", reason="SKIPPED: safetensors is not installed (extra nn)")
+    pytest.importorskip("scipy", reason="SKIPPED: scipy is not installed (extra preprocess)")
+    from medeconv_fast.nn._rl_net import SHIPPED
+
+    assert SHIPPED.stat().st_size < 200_000
+    example = load("pretrain_rlnet")
+    gains = []
+    for seed in range(3):
+        truth = example.phantom((40, 40, 40), np.random.default_rng(500 + seed))
+        psf = mf.psf.gaussian(fwhm=(4.2, 3.0, 3.0), voxel_size=(1.0, 1.0, 1.0))
+        image = example.image_of(truth, psf, 200, seed)
+        net = mf.nn.RLNet.pretrained(psf)
+        made = net.predict(image[None, None])[0, 0]
+        best = []
+        mf.richardson_lucy(
+            image, psf, 60, callback=lambda _, e, t=truth, b=best: b.append(mf.metrics.psnr(t, e))
+        )
+        gains.append(mf.metrics.psnr(truth, made) - max(best))
+        scaled = net.predict(1000 * image[None, None])[0, 0]
+        assert np.abs(scaled - 1000 * made).max() < tol("precision") * scaled.max()
+    assert np.mean(gains) > 0.2
+    with pytest.raises(ValueError, match="psf: got 2 axes"):
+        mf.nn.RLNet.pretrained(psf[0])

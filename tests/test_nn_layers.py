@@ -100,6 +100,100 @@ def test_gradients_of_joining_layers(kind, rng, tol, backend):
     check_gradients(net, inputs, rng, tol("finite_differences"), Engine(backend))
 
 
+PSF = np.array([[1.0, 2, 1], [2, 5, 3], [1, 2, 1], [0, 1, 0]])  # of even and odd length, not symmetric
+
+
+def psf_of(ndim):
+    return {1: PSF[1], 2: PSF, 3: np.stack([PSF, 2 * PSF[::-1], PSF])}[ndim]
+
+
+@pytest.mark.parametrize("boundary", ["reflect", "zero", "nearest", "mirror", "wrap"])
+@pytest.mark.parametrize("ndim", [1, 2, 3])
+@pytest.mark.parametrize("engine", ["spectral", "direct"])
+def test_gradients_of_fixed_blur(ndim, boundary, engine, rng, tol):
+    image = nn.Input(2, ndim)
+    net = initialized(image, nn.FixedBlur(psf_of(ndim), boundary, engine, trainable=True)(image))
+    x = rng.standard_normal((2, 2, *(8, 6, 7)[:ndim]))
+    (layer,) = net.layers
+    expected = mf.Blur(layer.weights["psf"], x.shape[2:], boundary=boundary, normalize_psf=False)
+    got = net.forward([x], Engine(), None)
+    np.testing.assert_allclose(got[1, 1], expected.forward(x[1, 1]), atol=1e-12)
+    check_gradients(net, [x], rng, tol("finite_differences"))
+
+
+@pytest.mark.parametrize("back", [False, True])
+@pytest.mark.parametrize("boundary", ["reflect", "zero"])
+@pytest.mark.parametrize("ndim", [1, 2, 3])
+def test_gradients_of_richardson_lucy_step(ndim, boundary, back, rng, tol):
+    psf = psf_of(ndim)
+    other = np.arange(1.0, 1 + 3**ndim).reshape((3,) * ndim) if back else None
+    estimate, image = nn.Input(1, ndim), nn.Input(1, ndim)
+    step = nn.RichardsonLucyStep(psf, other, boundary, background=0.3, trainable=True)
+    net = nn.Graph([estimate, image], step(estimate, image))
+    step.initialize(rng, np.dtype(np.float64))
+    inputs = [0.5 + rng.random((2, 1, *(8, 6, 7)[:ndim])) for _ in range(2)]
+    check_gradients(net, inputs, rng, tol("finite_differences"))
+
+
+@pytest.mark.parametrize("ndim", [1, 2, 3])
+def test_richardson_lucy_step_is_an_iteration(ndim, rng, tol, backend, dtype):
+    """Of the library's own algorithm, three times in a row, matched and not."""
+    psf = mf.psf.gaussian(fwhm=(2.5,) * ndim, voxel_size=(1.0,) * ndim)
+    y = (1 + rng.random((12, 9, 10)[:ndim])).astype(dtype)
+    for projector in ("matched", "wiener-butterworth"):
+        net = nn.RLNet(psf, steps=3, back_projector=projector, dtype=dtype, backend=backend)
+        expected = mf.richardson_lucy(
+            y, psf, 3, boundary="reflect", initial="image", back_projector=projector, backend=backend
+        )
+        got = net.predict(y[None, None])[0, 0]  # the corrections start at zero
+        assert np.linalg.norm(got - expected) < tol("transcription", dtype) * np.linalg.norm(expected)
+
+
+def narrow(ndim):
+    return mf.psf.gaussian(fwhm=(1.5,) * ndim, voxel_size=(1.0,) * ndim, shape=(5,) * ndim)
+
+
+NETS = {
+    "learnt": lambda: nn.RLNet(steps=3, filters=4, ndim=2, dtype="float64", seed=2),
+    "known": lambda: nn.RLNet(narrow(2), steps=2, filters=4, dtype="float64", seed=2),
+    "known_3d": lambda: nn.RLNet(narrow(3), steps=2, filters=3, depth=3, dtype="float64"),
+}
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_gradients_of_the_whole_rl_net(name, rng, tol):
+    net = NETS[name]()
+    for _, layer in net.leaves():
+        if not isinstance(layer, nn.RichardsonLucyStep):
+            for weight in layer.weights.values():
+                weight += 0.02 * rng.standard_normal(weight.shape)  # divisors stay away from 0
+        else:
+            layer.trainable = True
+    x = 1 + rng.random((2, 1, *(9, 8, 7)[: net.ndim]))
+    # Thousands of ReLUs: a small step, so that none of them crosses its kink.
+    check_gradients(net, [x], rng, tol("finite_differences"), step=1e-6)
+
+
+def test_rl_net_counts_and_scales(rng):
+    assert sum(w.size for w in nn.RLNet().named_weights().values()) == 15618
+    psf, wide = (mf.psf.gaussian(fwhm=(f, f), voxel_size=(1.0, 1.0)) for f in (2.0, 4.0))
+    net = nn.RLNet(psf, filters=4, dtype="float64")
+    for name, weight in net.named_weights().items():
+        if "iteration" not in name:
+            weight[...] = 0.2 * rng.standard_normal(weight.shape)
+    x = rng.random((1, 1, 14, 15))
+    np.testing.assert_allclose(net.predict(1e4 * x), 1e4 * net.predict(x), rtol=1e-9)
+    other = net.with_psf(wide)
+    assert other.named_weights()["iteration_1.psf"].shape == wide.shape
+    np.testing.assert_array_equal(
+        other.named_weights()["features_1_1.weight"], net.named_weights()["features_1_1.weight"]
+    )
+    with pytest.raises(ValueError, match="odd lengths"):
+        net.with_psf(np.ones((4, 4)))
+    with pytest.raises(ValueError, match="learnt the one blur"):
+        nn.RLNet(ndim=2).with_psf(psf)
+
+
 def test_recomputation_changes_nothing_but_memory(rng):
     def deep(recompute):
         start = nn.Input(2)

@@ -314,8 +314,8 @@ def every_layer():
 )
 def test_saved_networks_are_the_same(make, tmp_path, rng):
     net = make()
-    for weight in net.named_weights().values():
-        weight[...] = rng.standard_normal(weight.shape)
+    for name, weight in net.named_weights().items():
+        weight[...] = rng.random(weight.shape) if "psf" in name else rng.standard_normal(weight.shape)
     net.notes["scale"] = 2.5
     net.save(tmp_path / "net.safetensors")
     again = nn.Model.load(tmp_path / "net.safetensors")
@@ -445,3 +445,122 @@ def test_bad_data_is_refused(rng):
         layer.trainable = False
     with pytest.raises(ValueError, match="frozen"):
         frozen.compile().fit(x, x, batch_size=4)
+
+
+# ---------------------------------------------------------------- little or no data
+
+
+def scene(seed, size=48):
+    rng = np.random.default_rng(seed)
+    return np.kron(rng.random((size // 8, size // 8)) ** 3, np.ones((8, 8)))
+
+
+PSF = mf.psf.gaussian(fwhm=(3.0, 3.0), voxel_size=(1.0, 1.0))
+
+
+def test_simulated_pairs_are_the_model():
+    truth = scene(0)
+    blurred = mf.Blur(PSF, truth.shape, boundary="reflect").forward(truth)
+    for options in (
+        {"noise": None},
+        {"noise": "poisson", "photons": 400.0},
+        {"noise": "gaussian", "sigma": (0.01, 0.02)},
+    ):
+        pairs = nn.SimulatedPairs([truth], PSF, truth.shape, 8, **options)
+        x, y = pairs.pair(0, np.random.default_rng(1))
+        again, _ = pairs.pair(0, np.random.default_rng(1))
+        other, _ = pairs.pair(0, np.random.default_rng(2))
+        np.testing.assert_array_equal(y[0], truth)
+        np.testing.assert_array_equal(x, again)
+        if options["noise"] is None:
+            np.testing.assert_allclose(x[0], blurred, rtol=1e-12)
+            continue
+        assert (x != other).any()
+        variance = np.square(x[0] - blurred).mean()
+        if options["noise"] == "poisson":
+            assert variance == pytest.approx(blurred.mean() * blurred.max() / 400, rel=0.1)
+        else:
+            assert 0.01**2 * 0.9 < variance < 0.02**2 * 1.1
+    with pytest.raises(ValueError, match=r"truths\[0\]: .*negative"):
+        nn.SimulatedPairs([truth - 1], PSF, (8, 8))
+    with pytest.raises(ValueError, match="sigma: got None"):
+        nn.SimulatedPairs([truth], PSF, (8, 8), noise="gaussian")
+
+
+def test_training_on_simulated_pairs_gains():
+    net = nn.RLNet(PSF, steps=2, filters=4, seed=1).compile(learning_rate=5e-3)
+    image = mf.simulate(scene(9), PSF, photons=300, seed=5)
+    before = mf.metrics.psnr(scene(9), net.predict(image[None, None])[0, 0])
+    net.fit(nn.SimulatedPairs([scene(0), scene(1)], PSF, (24, 24), 64, photons=300), None, 6, 8)
+    after = mf.metrics.psnr(scene(9), net.predict(image[None, None])[0, 0])
+    assert after > before + 0.5  # on a scene that was not trained on
+
+
+def test_self_supervision_sees_no_truth_and_gains():
+    """A bare network learns to sharpen and to leave the noise from two noisy, blurred images."""
+    images = [mf.simulate(scene(s), PSF, photons=300, seed=s) for s in (0, 1)]
+    net = nn.DeconvNet(filters=16, seed=1)
+    x = np.array(images)[:, None].astype(np.float32)
+    before = [mf.metrics.psnr(scene(s), net.predict(x)[s, 0]) for s in (0, 1)]
+    history = nn.fit_without_truth(net, images, PSF, 10, 8, patch=(32, 32), samples=64, learning_rate=5e-3)
+    assert history["loss"][-1] < history["loss"][0]
+    after = [mf.metrics.psnr(scene(s), net.predict(x)[s, 0]) for s in (0, 1)]
+    assert min(np.subtract(after, before)) > 0.5
+    with pytest.raises(ValueError, match="scale 1"):
+        nn.fit_without_truth(nn.DeconvNet(scale=2), images, PSF, patch=(16, 16))
+    with pytest.raises(ValueError, match="masked: got 1"):
+        nn.fit_without_truth(net, images, PSF, patch=(16, 16), masked=1)
+
+
+def test_self_supervision_resumes_exactly(tmp_path):
+    image = mf.simulate(scene(2), PSF, photons=300, seed=1)
+    options = {"patch": (24, 24), "samples": 16, "checkpoint": tmp_path / "c.safetensors", "resume": True}
+
+    def run(epochs):
+        net = nn.RLNet(PSF, filters=2)
+        nn.fit_without_truth(net, [image], PSF, epochs, 4, **options)
+        return net
+
+    run(1)
+    resumed = run(3)
+    whole = nn.Model.load(tmp_path / "c.safetensors")  # the network and the blur behind it
+    (tmp_path / "c.safetensors").unlink()
+    for one, other in zip(run(3).get_weights(), resumed.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+    x = image[None, None].astype(np.float32)
+    blur = mf.Blur(PSF, image.shape, boundary="reflect")
+    np.testing.assert_allclose(whole.predict(x)[0, 0], blur.forward(resumed.predict(x)[0, 0]), rtol=1e-4)
+
+
+def test_penalty_gradient_by_finite_differences(rng, tol):
+    from medeconv_fast.nn._without_truth import _Penalized
+
+    layer = _Penalized(0.7)
+    for shape in ((2, 1, 9), (1, 2, 5, 6), (2, 1, 4, 5, 3)):
+        x, direction = rng.random(shape), rng.standard_normal(shape)
+
+        def value(x):
+            steps = [np.diff(x, axis=a, append=np.take(x, [-1], a)) for a in range(2, x.ndim)]
+            return 0.7 * np.sqrt(sum(s * s for s in steps) + 1e-6).mean()
+
+        expected = (value(x + 1e-6 * direction) - value(x - 1e-6 * direction)) / 2e-6
+        grad = layer.gradient(x)
+        scale = np.linalg.norm(grad) * np.linalg.norm(direction)
+        assert abs((grad * direction).sum() - expected) < tol("finite_differences") * scale
+
+
+def test_masks_hide_what_is_compared():
+    from medeconv_fast.nn._without_truth import _MaskedPatches
+
+    image = np.arange(400.0).reshape(20, 20)
+    x, y, mask = _MaskedPatches([image], (9, 11), 4, 0.2).pair(0, np.random.default_rng(0))
+    hidden = mask.astype(bool)
+    assert 5 < hidden.sum() < 50
+    np.testing.assert_array_equal(x[~hidden], y[~hidden])
+    # On a ramp the mean of the neighbours is the value; noise on the value itself leaves no trace.
+    image[1::2, 1::2] += np.random.default_rng(1).normal(0, 50, (10, 10))
+    noisy, _, same = _MaskedPatches([image], (20, 20), 4, 0.2).pair(0, np.random.default_rng(0))
+    inside = np.zeros((1, 20, 20), bool)
+    inside[:, 1:-1:2, 1:-1:2] = same[:, 1:-1:2, 1:-1:2] > 0
+    assert inside.sum() > 5
+    np.testing.assert_allclose(noisy[inside], np.arange(400.0).reshape(1, 20, 20)[inside])

@@ -78,11 +78,22 @@ def test_memory_as_text(memory, count):
 
 def test_too_little_memory_is_a_warning():
     enough = mf.plan((64, 64), (3, 3), memory="1 GB").warnings  # that of a backend without predicted times
+    assert not any("tiles" in warning for warning in enough)
     plan = mf.plan((64, 64), (3, 3), memory="1 kB")
     assert plan.tiles == (1, 1)
-    assert not any("tiles" in warning for warning in enough)
     (added,) = [warning for warning in plan.warnings if warning not in enough]
-    assert "tiles are not built yet" in added
+    assert "do not even hold a tile" in added
+
+
+@pytest.mark.parametrize("boundary", BOUNDARIES)
+def test_memory_for_a_part_gives_tiles(boundary):
+    psf = mf.psf.gaussian((3, 3), (1, 1))
+    whole = mf.plan((400, 500), psf, boundary=boundary)
+    plan = mf.plan((400, 500), psf, boundary=boundary, memory=whole.richardson_lucy_bytes // 4)
+    number = np.prod(plan.tiles)
+    assert 4 <= number <= 24
+    assert any(f"{plan.tiles[0]} x {plan.tiles[1]} of them" in warning for warning in plan.warnings)
+    assert mf.plan((400, 500), psf, boundary=boundary, memory=whole.richardson_lucy_bytes).tiles == (1, 1)
 
 
 @pytest.mark.parametrize(

@@ -144,6 +144,21 @@ def test_noise_is_found(gain, variance, rng):
     assert offset <= 500
 
 
+def test_noise_is_that_of_voxels_that_count(counts):
+    _, psf, image = counts
+    weights = np.ones_like(image)
+    weights[: len(weights) // 3] = 0
+    weights[len(weights) // 2, ::7] = 0
+    estimates = []
+    for mark in (0, 65535, -1e6):
+        marked = np.where(weights > 0, image, mark).astype(image.dtype)
+        estimate, info = mf.restore(marked, psf, weights=weights, return_info=True)
+        estimates.append(estimate)
+        assert not info.settings["clipped"]
+        assert info.settings["noise"]["gain"] == pytest.approx(3, rel=0.25)
+    assert np.array_equal(estimates[0], estimates[1]) and np.array_equal(estimates[0], estimates[2])
+
+
 def test_few_counts_are_counts(rng):
     """Among zeros there is no noise to be seen, but that of counts is known."""
     assert noise_of(rng.poisson(0.05, (40, 50)).astype(float)) == (1, 0)

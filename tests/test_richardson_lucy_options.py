@@ -180,6 +180,16 @@ def test_matched_projector_as_array_is_the_transpose(problem, backend, relative_
 NAMED = ["gaussian", "butterworth", "wiener-butterworth", "otf-masked-wiener"]
 
 
+def test_back_projectors_of_an_even_line(rng, relative_error):
+    line = rng.poisson(30, 40).astype(float)
+    psf = np.array([1.0, 2, 6, 9, 7, 2])
+    for back_projector in ("gaussian", "otf-masked-wiener", np.array([0.0, 1, 3, 5, 2, 1])):
+        got = mf.richardson_lucy(line, psf, 2, back_projector=back_projector, boundary="wrap")
+        in_plane = back_projector if isinstance(back_projector, str) else back_projector[None]
+        plane = mf.richardson_lucy(line[None], psf[None], 2, back_projector=in_plane, boundary="wrap")
+        assert relative_error(got, plane[0]) < 1e-12
+
+
 def test_named_back_projectors_need_few_iterations(backend, rng, relative_error):
     truth = np.zeros((20, 32, 32))
     truth[tuple(rng.integers(4, (16, 28, 28), (30, 3)).T)] = 500

@@ -176,11 +176,45 @@ def test_thinning_with_readout_noise(case, backend):
     assert 0 < info.num_iter < 30
 
 
+def test_thinning_of_integers_with_readout_noise(case):
+    """The counts are integers, though what the readout variance makes of them is none."""
+    named = run(case, 30, stop="thinning", readout_variance=2.3)[1]
+    assert named.num_iter == run(case, 30, stop=mf.stop.Thinning(gain=1.0), readout_variance=2.3)[1].num_iter
+    with pytest.raises(ValueError, match="thinning needs counts"):
+        mf.richardson_lucy(case[3] + 0.5, case[1], stop="thinning", readout_variance=2.5)
+
+
+@pytest.mark.parametrize("kind", ["tikhonov", "good-roughness", "entropy", "tv"])
+def test_thinning_regularizes_the_part_like_the_whole(case, kind):
+    """What the split run saw is a run on the kept counts alone."""
+    _, psf, _, image = case
+    rule = mf.stop.Thinning(gain=1.0, fraction=0.5)
+    options = {"regularizer": (kind, 0.02), "boundary": "wrap"}
+    residuals = run(case, 4, stop=rule, **options)[1].settings["thinning"]["residuals"]
+    kept, held = rule.split(image)
+    blur = mf.Blur(psf, image.shape, boundary="wrap")
+    flat = np.full(image.shape, image.mean() / 2)
+    estimates = [flat]
+    mf.richardson_lucy(kept, psf, 3, initial=flat, callback=lambda _, e: estimates.append(e), **options)
+    expected = [((held - blur.forward(e)) ** 2).sum() for e in estimates]
+    # The regularizer's level is the mean of the kept counts, half of that of all but for chance.
+    np.testing.assert_allclose(residuals, expected, rtol=1e-3)
+
+
 def test_time_budget(case):
     begun = time.perf_counter()
     _, info = run(case, 10**6, stop=("time", 0.2))
     assert info.stopped_by == "time" and info.num_iter > 1
     assert time.perf_counter() - begun < 5  # it ended; how exactly depends on the machine
+
+
+def test_noise_that_hides_in_a_background_of_zeros_is_said(rng):
+    """A scan cut out of its background: more than half of the details are 0, and so is their median."""
+    image = np.zeros((40, 40))
+    image[10:30, 10:30] = rng.normal(100, 5, (20, 20))
+    for method in (mf.richardson_lucy, mf.landweber):
+        with pytest.warns(UserWarning, match=r"stop: the image's noise was estimated as 0.*sigma="):
+            method(image, np.ones((3, 3)), 5, stop="discrepancy")
 
 
 def test_image_within_the_noise_from_the_start():

@@ -1,5 +1,6 @@
 """Images read and written region by region: OME-Zarr, its metadata on every level, and what goes wrong."""
 
+import contextlib
 import itertools
 import json
 import os
@@ -7,6 +8,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+import threading
 import time
 import warnings
 
@@ -78,6 +80,15 @@ def test_any_order_of_axes(tmp_path, axes, zarr_format):
         np.testing.assert_array_equal(got, expected[item][region])
         assert got.flags.c_contiguous and got.flags.writeable
     assert source.items[-1] == (1 if "t" in axes else 0, 2 if "c" in axes else 0)
+
+
+@pytest.mark.parametrize("dtype", [">u2", ">f4", "|b1", "<f2"])
+def test_dtypes_come_in_native_order(tmp_path, dtype):
+    stored = (image(6, 7) > 100).astype(dtype) if dtype == "|b1" else image(6, 7).astype(dtype)
+    zarr.create_array(store=str(tmp_path / "a.zarr"), data=stored, zarr_format=2)
+    source = mf.io.open_source(tmp_path / "a.zarr")
+    assert source.dtype == np.dtype(dtype).newbyteorder("=") and source.read(0).dtype.isnative
+    np.testing.assert_array_equal(source.read(0), stored)
 
 
 @pytest.mark.parametrize("order", ["xyz", "tczyx"])
@@ -345,6 +356,27 @@ def test_nothing_under_the_name_until_it_is_finished(tmp_path):
         mf.io.open_partial(tmp_path / "a.zarr")
 
 
+def test_one_of_several_processes_begins(tmp_path):
+    """The others are told that there is something to go on with."""
+    source, wait, told = mf.io.open_source(image(20, 30)), threading.Barrier(4), []
+
+    def begin():
+        wait.wait()
+        try:
+            told.append(mf.io.create_store(tmp_path / "a.zarr", source))
+        except FileExistsError as error:
+            told.append(str(error))
+
+    threads = [threading.Thread(target=begin) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sum(isinstance(t, mf.io.Store) for t in told) == 1
+    assert all("mf.io.open_partial goes on with it" in t for t in told if isinstance(t, str))
+    assert os.listdir(tmp_path) == ["a.zarr.partial"]
+
+
 def test_blocks_of_zeros_are_written_too(tmp_path):
     """What is not there was not written: a lost block of zeros is noticed."""
     store = copied(tmp_path / "a.zarr", mf.io.open_source(np.zeros((10, 12), np.float32)), chunks=(8, 8))
@@ -534,7 +566,7 @@ for item, region in todo:
 
 @pytest.mark.parametrize("shards", ["auto", None])
 def test_a_killed_writer_leaves_whole_blocks_only(tmp_path, shards):
-    at = np.ix_(*(np.arange(n, dtype=np.float32) for n in (96, 128, 128)))
+    at = np.ix_(*(np.arange(n, dtype=np.float32) for n in (48, 64, 64)))
     wanted = np.sin(at[0] * 900 + at[1] * 30 + at[2])
     path = tmp_path / "a.zarr"
     store = mf.io.create_store(path, mf.io.open_source(wanted), chunks=(16, 16, 16), shards=shards)
@@ -543,7 +575,7 @@ def test_a_killed_writer_leaves_whole_blocks_only(tmp_path, shards):
     with subprocess.Popen(words, stdout=subprocess.PIPE) as process:
         assert process.stdout.readline() == b"ready\n"
         deadline = time.monotonic() + 20
-        while len(store.missing()) > total - 5 and time.monotonic() < deadline:
+        while len(store.missing()) > total - 2 and time.monotonic() < deadline:
             time.sleep(0.001)
         process.kill()
     left = store.missing()
@@ -618,21 +650,49 @@ def test_the_identity_changes_with_a_chunk(tmp_path):
     assert source.identity() != before
 
 
-def test_a_full_disk_names_the_image(tmp_path, monkeypatch):
-    """A limit on the size of files stands in for a full disk: the system refuses to write beyond it."""
+@pytest.fixture
+def full_disk():
+    """full_disk(bytes): a limit on the size of files stands in for a full disk, the system refuses more."""
     resource = pytest.importorskip("resource")
     import signal
 
-    store = mf.io.create_store(tmp_path / "a.zarr", mf.io.open_source(image(64, 64)))
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    try:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
-        with pytest.raises(OSError, match=r"File too large.*a\.zarr"):
-            store.write(0, (slice(0, 64), slice(0, 64)), image(64, 64))
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-        signal.signal(signal.SIGXFSZ, handler)
+
+    @contextlib.contextmanager
+    def limited(size):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+    yield limited
+    signal.signal(signal.SIGXFSZ, handler)
+
+
+@pytest.mark.parametrize("size", [100, 1000, 5000])
+def test_a_full_disk_leaves_nothing_of_a_whole_image(tmp_path, full_disk, size):
+    with full_disk(size), pytest.raises(OSError, match=r"File too large.*a\.zarr"):
+        mf.io.write(tmp_path / "a.zarr", Volume(image(64, 64)))
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("name", ["a.zarr", "a.npy"])
+def test_a_disk_that_is_full_at_the_end(tmp_path, full_disk, name):
+    array = image(1100, 40)
+    store = copied(tmp_path / name, mf.io.open_source(array), chunks=(256, 40), shards=None)
+    with full_disk(1000), pytest.raises(OSError, match=rf"File too large.*{name}"):
+        store.finish()
+    assert os.listdir(tmp_path) == [f"{name}.partial"]
+    store.finish()
+    np.testing.assert_array_equal(mf.io.read(tmp_path / name).array, array)
+
+
+def test_a_full_disk_names_the_image(tmp_path, full_disk):
+    store = mf.io.create_store(tmp_path / "a.zarr", mf.io.open_source(image(64, 64)))
+    with full_disk(1000), pytest.raises(OSError, match=r"File too large.*a\.zarr"):
+        store.write(0, (slice(0, 64), slice(0, 64)), image(64, 64))
     assert len(store.missing()) == 1 and not (tmp_path / "a.zarr").exists()
     assert not [
         p
@@ -679,6 +739,16 @@ def test_metadata_that_makes_no_sense(tmp_path, attributes, text):
     multiscale(tmp_path / "a.zarr", attributes)
     with pytest.raises(ValueError, match=text):
         mf.io.open_source(tmp_path / "a.zarr")
+
+
+def test_names_of_other_channels_than_there_are(tmp_path):
+    """Some programs keep the channels of the image that they took one from."""
+    channels = [{"label": n, "color": "FFFFFF", "window": {}} for n in "abc"]
+    multiscale(tmp_path / "a.zarr", {**entry(), "omero": {"channels": channels}})
+    with pytest.warns(UserWarning, match=r"a\.zarr: 3 channels are named, the image has 1"):
+        source = mf.io.open_source(tmp_path / "a.zarr")
+    assert source.channel_names == ()
+    copied(tmp_path / "b.zarr", source).finish()
 
 
 def test_axes_and_units_can_be_corrected(tmp_path):

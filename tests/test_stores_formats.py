@@ -177,6 +177,28 @@ def test_plain_tiff(tmp_path, kind, shape):
         assert source.chunks[-2:] == TIFFS[kind]["tile"]
 
 
+@pytest.mark.parametrize("name", ["anatomical.nii", "functional.nii", "example4d.nii.gz"])
+def test_real_scans(name):
+    """Of big-endian integers, of a time series with a scale, of a compressed one."""
+    from nibabel.testing import data_path
+
+    same_as_read(Path(data_path) / name)
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize(
+    "folder", ["micro_confocal_beads_bia", "micro_pollen_sdeconv", "micro_celegans2d_sdeconv"]
+)
+@pytest.mark.filterwarnings("ignore:.*no voxel size along z")
+def test_real_micrographs(shared_data, folder):
+    paths = sorted((shared_data / folder).glob("*.tif"))
+    assert paths
+    for path in paths:
+        source, whole = mf.io.open_source(path), mf.io.read(path)
+        np.testing.assert_array_equal(source.volume().array, whole.array)
+        assert (source.voxel_size, source.unit) == (whole.voxel_size, whole.unit)
+
+
 @pytest.mark.parametrize("axes", ["TCZYX", "CYX", "ZCYX", "YX", "TZYX"])
 @pytest.mark.parametrize("options", [{}, {"tile": (16, 16), "bigtiff": True}])
 def test_ome_tiff(tmp_path, axes, options):
@@ -246,11 +268,13 @@ def test_dask(tmp_path):
     lazy = da.map_blocks(
         block, chunks=((2,), (8, 8, 8), (8, 8)), dtype=np.float32, meta=np.empty((0,) * 3, np.float32)
     )
-    source = mf.io.open_source(lazy, axes="czy"[:1] + "yx", voxel_size=0.5, unit="um")
+    source = mf.io.open_source(lazy, axes="cyx", voxel_size=0.5, unit="um")
     computed.clear()
     got = source.read(1, (slice(9, 15), slice(0, 4)))
     assert computed == [(0, 1, 0)] and np.all(got == 1)
-    assert source.chunks == (8, 8) and source.identity() == mf.io.open_source(lazy, axes="cyx").identity()
+    assert source.chunks == (8, 8)
+    again = mf.io.open_source(lazy, axes="cyx", voxel_size=0.5, unit="um").identity()
+    assert source.identity() == again != mf.io.open_source(lazy + 1, axes="cyx").identity()
     with pytest.raises(ValueError, match="chunks of unknown size"):
         mf.io.open_source(
             da.from_array(np.arange(12.0).reshape(3, 4))[np.array([True, False, True])][
@@ -317,6 +341,21 @@ def test_what_zarr_cannot_hold_and_what_exists(tmp_path):
         mf.io.read(tmp_path / "a.zarr", channel="red")
 
 
+def test_a_volume_that_was_cut_loses_the_place_it_no_longer_has(tmp_path):
+    metadata = {"origin": (5.0, 6.0, 7.0)}
+    mf.io.write(tmp_path / "a.zarr", Volume(image(8, 9, 10), (3, 2, 1), None, "um", metadata=metadata))
+    whole = mf.io.read(tmp_path / "a.zarr")
+    assert whole.metadata["origin"] == (5, 6, 7)
+    cut, step = mf.preprocess.crop(whole, box=((2, 6), (0, 9), (3, 8)))
+    for name, volume, origin in (
+        ("cut", cut, None),
+        ("unit", whole.to_unit("mm"), None),
+        ("back", step.undo(cut), (5, 6, 7)),
+    ):
+        mf.io.write(tmp_path / f"{name}.zarr", volume)
+        assert mf.io.open_source(tmp_path / f"{name}.zarr").origin == origin
+
+
 LENGTHS = st.floats(1e-4, 1e4, allow_nan=False)
 
 
@@ -379,6 +418,30 @@ def test_nifti_through_zarr(tmp_path, codes, unit, shape):
     np.testing.assert_allclose(last.header.get_zooms(), first.header.get_zooms(), rtol=1e-6)
 
 
+@pytest.mark.parametrize("shape", [(17, 16, 15), (17, 16, 15, 3)])
+def test_nifti_through_stores(tmp_path, shape):
+    """The same region by region, integers with a scale: values bit for bit, sizes but for their rounding."""
+    made = nib.Nifti1Image(image(*shape, dtype=np.int16), OBLIQUE)
+    made.header.set_xyzt_units("micron", "msec" if len(shape) == 4 else "unknown")
+    made.header.set_slope_inter(0.25, -1024)
+    made.header["descrip"] = b"region by region"
+    made.set_qform(OBLIQUE, 1)
+    made.set_sform(OBLIQUE, 2)
+    nib.save(made, tmp_path / "a.nii")
+    scale = {"dtype": "input", "scale": (0.25, -1024)}
+    made_of(tmp_path / "b.zarr", mf.io.open_source(tmp_path / "a.nii"), chunks=(8, 8, 8), **scale).finish()
+    between = mf.io.open_source(tmp_path / "b.zarr")
+    assert between.stored_dtype == np.int16 and between.dtype == np.float32 and between.unit == "um"
+    made_of(tmp_path / "c.nii", between, **scale).finish()
+    assert (tmp_path / "c.nii").read_bytes()[352:] == (tmp_path / "a.nii").read_bytes()[352:]
+    first, last = nib.load(tmp_path / "a.nii").header, nib.load(tmp_path / "c.nii").header
+    for field in first:
+        if first[field].dtype.kind == "f":
+            np.testing.assert_allclose(last[field], first[field], rtol=1e-6, atol=1e-6, err_msg=field)
+        else:
+            np.testing.assert_array_equal(last[field], first[field], err_msg=field)
+
+
 # Other formats, made of a store
 
 
@@ -419,6 +482,20 @@ def test_channels_and_times_made_of_a_store(tmp_path, name):
     read = mf.io.read(tmp_path / name)
     np.testing.assert_array_equal(read.array.transpose([read.axes.index(a) for a in "tczyx"]), volume.array)
     assert read.voxel_size == pytest.approx((3, 2, 1)) and read.unit == "um"
+
+
+@pytest.mark.parametrize("kind", ["NIfTI-1", "NIfTI-2"])
+@pytest.mark.parametrize("axes", ["zyx", "tczyx"])
+@pytest.mark.parametrize("name", ["a.nii", "a.npy"])
+def test_files_that_grow_in_place_are_those_that_are_written_at_once(tmp_path, name, axes, kind):
+    shape = (2, 3, 4, 20, 21)[-len(axes) :]
+    metadata = {"format": kind, "qform_code": 1, "sform_code": 2, "descrip": "in place"}
+    volume = Volume(image(*shape), None, OBLIQUE, "mm", axes, metadata)
+    mf.io.write(tmp_path / name, volume)
+    (tmp_path / "out").mkdir()
+    made_of(tmp_path / "out" / name, mf.io.open_source(volume), chunks=(3, 8, 8)).finish()
+    for path in mf.io.destinations(tmp_path / name):
+        assert (tmp_path / "out" / path.name).read_bytes() == path.read_bytes()
 
 
 def test_nifti_keeps_the_scale_of_integers(tmp_path):

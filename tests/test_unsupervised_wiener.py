@@ -2,9 +2,11 @@
 
 import importlib
 import json
+import warnings
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 import medeconv_fast as mf
 
@@ -215,3 +217,17 @@ def test_identity_and_array_as_regularizer(backend, rng):
 def test_refusals(options, error, words):
     with pytest.raises(error, match=words):
         mf.unsupervised_wiener(np.ones((9, 9)), np.ones((3, 3)), **options)
+
+
+def test_noise_that_is_not_white_is_said(rng):
+    truth = np.zeros((64, 64))
+    truth[20:44, 18:40] = 100
+    psf = mf.psf.gaussian((6.0, 6.0), (1.0, 1.0))
+    blurred = mf.Blur(psf, truth.shape, boundary="nearest").forward(truth)
+    white = rng.normal(0, 1, truth.shape)
+    smooth = ndimage.gaussian_filter(white, 1.5)
+    with pytest.warns(UserWarning, match="image: its noise, grown beyond the image"):
+        mf.unsupervised_wiener(blurred + 3 / smooth.std() * smooth, psf)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        mf.unsupervised_wiener(blurred + 3 * white, psf)

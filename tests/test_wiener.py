@@ -2,9 +2,11 @@
 
 import importlib
 import json
+import warnings
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 import medeconv_fast as mf
 
@@ -124,6 +126,50 @@ def test_automatic_balance_is_near_the_best(boundary, sigma, noise, backend, rng
     assert info.warnings == []
     given = mf.wiener(image, psf, info.settings["balance"], boundary=boundary, backend=backend)
     assert np.array_equal(given, automatic)
+
+
+@pytest.mark.parametrize("method", [mf.wiener, mf.tikhonov])
+@pytest.mark.parametrize("factor", [1e-7, 1e7])
+def test_automatic_weight_of_a_psf_with_another_sum(method, factor, rng, relative_error):
+    """|H|^2 is 1e14 times as large, or small, and so must be what stands beside it."""
+    _, image, psf = scene(rng, 1.5, 4.0, (40, 45))
+    found, info = method(image, psf * factor, normalize_psf=False, return_info=True)
+    assert info.warnings == []
+    assert relative_error(found * factor, method(image, psf)) < 1e-3
+
+
+@pytest.mark.parametrize("width", [0.7, 1.5])
+@pytest.mark.parametrize("method", ["wiener", "tikhonov", "restore"])
+def test_noise_that_is_not_white_is_not_blown_up(method, width, backend, rng):
+    """Reconstructed and interpolated images: cross-validation takes their smooth noise for detail."""
+    truth, _, psf = scene(rng, 1.7, 0.0)
+    noise = ndimage.gaussian_filter(rng.normal(0, 1, truth.shape), width)
+    noise *= 5 / noise.std()
+    image = ndimage.convolve(truth, psf) + noise - 1000  # a signed scale, which restore gives to wiener
+    options = {"backend": backend} | ({"regularizer": 1} if method == "tikhonov" else {})
+    with pytest.warns(UserWarning, match="noise outgrows the image: it is not white") as caught:
+        found, info = getattr(mf, method)(image, psf, return_info=True, **options)
+    assert len(caught) == (2 if method == "restore" else 1)  # and that of a signed scale
+    error = np.linalg.norm(found + 1000 - truth)
+    assert error < 1.2 * np.linalg.norm(image + 1000 - truth)
+    assert any("is taken instead" in note for note in info.warnings)
+    name = "weight" if method == "tikhonov" else "balance"
+    exact = mf.tikhonov if method == "tikhonov" else mf.wiener
+    assert np.array_equal(found, exact(image, psf, info.settings[name], **options))
+
+
+@pytest.mark.parametrize("method", [mf.wiener, mf.tikhonov])
+def test_what_a_blur_has_flattened_is_not_taken_for_noise(method, rng):
+    """Textures and isolated points come back many times as strong; cross-validation is right about them."""
+    psf = mf.psf.gaussian((3.0, 3.0), (1.0, 1.0))
+    points = np.zeros((64, 64))
+    points[rng.integers(8, 56, 12), rng.integers(8, 56, 12)] = 1000
+    for truth in (rng.random((64, 64)), points):
+        image = mf.simulate(truth, psf, noise="gaussian", sigma=0.005 * float(truth.max()))
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            found = method(image, psf)
+        assert np.linalg.norm(found - truth) < np.linalg.norm(image - truth)
 
 
 def test_automatic_balance_minimises_the_score(backend, rng):

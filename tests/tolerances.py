@@ -105,4 +105,5 @@ TABLE = {
         1e-5,
         "the contract's bound on the losses of 50 updates against torch's, each relative to its own",
     ),
+    "nn_onnx": Tolerance(1e-5, 1e-5, "a network in onnxruntime, in float32: rounding through a few layers"),
 }

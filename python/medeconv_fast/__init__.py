@@ -4,7 +4,7 @@ Arrays are (z, y, x), (y, x) or (x). A PSF's centre is at ``shape // 2``. See `r
 `restore`.
 """
 
-from . import backends, compat, io, metrics, nn, ops, preprocess, psf, report, stop
+from . import backends, compat, io, metrics, nn, ops, preprocess, psf, report, stop, volumes
 from ._blur import Blur
 from ._convolution import convolve, correlate
 from ._planner import plan
@@ -23,6 +23,7 @@ from .algorithms import (
     wiener,
 )
 from .backends import release_memory, use_backend
+from .volumes import restore_volume
 
 __version__ = "0.1.0"
 
@@ -48,6 +49,7 @@ __all__ = [
     "release_memory",
     "report",
     "restore",
+    "restore_volume",
     "richardson_lucy",
     "set_num_threads",
     "simulate",
@@ -56,5 +58,6 @@ __all__ = [
     "unsupervised_wiener",
     "use_backend",
     "van_cittert",
+    "volumes",
     "wiener",
 ]

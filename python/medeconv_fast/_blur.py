@@ -60,6 +60,7 @@ SUMS: dict[str, tuple[str, str, str]] = {
 }
 
 Box = tuple[tuple[int, int], ...]
+Sides = tuple[tuple[bool, bool], ...]
 
 LONGEST_LINE_PSF = 1 << 15  # a longer one takes one long transform: its segments would not fit the cache
 
@@ -202,8 +203,13 @@ def geometry(
     boundary: str,
     backend: ModuleType,
     centre: tuple[int, ...] | None = None,
+    open_sides: Sides | None = None,
 ) -> Geometry:
-    """Lay out the operator; `centre` other than shape // 2 is for plain convolution."""
+    """Lay out the operator; `centre` other than shape // 2 is for plain convolution.
+
+    `open_sides`: per axis, whether the image goes on before and behind it although it is not given there (a
+    tile's sides inside a volume). Such a side is extended, whatever the boundary of the others is.
+    """
     centre = tuple(k // 2 for k in psf_shape) if centre is None else centre
     axes = list(zip(shape, psf_shape, centre, strict=True))
     nothing = (0,) * len(shape)
@@ -218,7 +224,8 @@ def geometry(
             )
         grid, reach = periodic_grid(psf_shape, centre, shape, backend)
         return Geometry(shape, shape, taps, centre, nothing, nothing, grid, whole, whole, frame, reach)
-    if boundary == "zero":
+    going_on = open_sides or ((False, False),) * len(shape)
+    if boundary == "zero" and not any(map(any, going_on)):
         taps = tuple(slice(max(0, c - (n - 1)), min(k, c + n)) for n, k, c in axes)
         centre = tuple(c - t.start for (_, _, c), t in zip(axes, taps, strict=True))
         spare = (max(c, t.stop - t.start - 1 - c) for c, t in zip(centre, taps, strict=True))
@@ -227,12 +234,28 @@ def geometry(
     low = tuple(k - 1 - c for _, k, c in axes)
     reached = tuple(n + k - 1 for n, k, _ in axes)
     image_box = tuple((a, a + n) for a, n in zip(low, shape, strict=True))
-    inside = tuple(slice(a, b) for a, b in image_box)
     grid = choose_grid(reached, backend)
-    estimate_box = tuple((0, length) for length in reached)
-    if boundary == "extended":
-        return Geometry(shape, reached, taps, centre, nothing, nothing, grid, estimate_box, image_box, inside)
-    return Geometry(shape, shape, taps, centre, low, centre, grid, estimate_box, image_box, frame)
+    estimated, boxes, padded, frame_of = [], [], [], []
+    for n, a, length, sides in zip(shape, low, reached, going_on, strict=True):
+        before, behind = (boundary == "extended" or side for side in sides)
+        estimated.append(n + a * before + (length - n - a) * behind)
+        frame_of.append(slice(a * before, a * before + n))
+        folded = boundary in FOLDED
+        boxes.append((0 if before or folded else a, length if behind or folded else a + n))
+        padded.append((a * (folded and not before), (length - n - a) * (folded and not behind)))
+    before_it, behind_it = (tuple(p[i] for p in padded) for i in (0, 1))
+    return Geometry(
+        shape,
+        tuple(estimated),
+        taps,
+        centre,
+        before_it,
+        behind_it,
+        grid,
+        tuple(boxes),
+        image_box,
+        tuple(frame_of),
+    )
 
 
 def is_line(layout: Geometry) -> bool:
@@ -528,6 +551,7 @@ class Blur:
         dtype: Any = None,
         normalize_psf: bool = True,
         num_threads: int | None = None,
+        _open_sides: Sides | None = None,
     ) -> None:
         self.shape = _validate.shape(shape, "shape")
         self.boundary = _validate.choice(boundary, "boundary", BOUNDARIES)
@@ -550,7 +574,10 @@ class Blur:
             values, self._terms = approximated(values, self._tolerance)
         self.psf = values.view()
         self.psf.flags.writeable = False
-        self._layout = geometry(values.shape, self.shape, self.boundary, self._backend)
+        self._open_sides = _open_sides
+        self._layout = geometry(
+            values.shape, self.shape, self.boundary, self._backend, open_sides=_open_sides
+        )
         taps = taps_of(self.psf[self._layout.taps])
         if self._terms is not None:
             taps = taps._replace(terms=len(self._terms))
@@ -581,6 +608,7 @@ class Blur:
             "dtype": self.dtype,
             "normalize_psf": False,
             "num_threads": self._num_threads,
+            "_open_sides": self._open_sides,
         }
         return _rebuild, (np.array(self._given), self.shape, options)
 

@@ -296,10 +296,21 @@ class Memory:
 
 
 _own = threading.local()
+_chosen = 0
 
 
-def own_memory(device: int = 0) -> Memory:
-    """The calling thread's memory of that device: threads do not wait for one another."""
+def choose_device(index: int) -> None:
+    """Arrays from the host go to this device from now on; those that lie on one stay there."""
+    count = native().devices()["count"]
+    if not 0 <= index < count:
+        raise ValueError(f"device: got {index}, expected one of {count} devices, counted from 0")
+    global _chosen
+    _chosen = index
+
+
+def own_memory(device: int | None = None) -> Memory:
+    """The calling thread's memory of that device or the chosen one: threads do not wait for one another."""
+    device = _chosen if device is None else device
     made: dict[int, Memory] = _own.__dict__.setdefault("memories", {})
     if device not in made:
         native().keep_freed_memory(device)

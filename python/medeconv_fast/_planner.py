@@ -18,6 +18,7 @@ from ._blur import (
     make_plan,
     predicted_costs,
 )
+from ._grid import cut, halo_of
 from ._taps import point_symmetric, taps_of
 from ._threads import resolve_num_threads
 
@@ -26,6 +27,9 @@ _UNITS = {"": 1, "B": 1} | {
     for power, letter in enumerate("KMGT", 1)
     for unit, base in (("B", 1000), ("IB", 1024))
 }
+
+
+ITERATIONS = 30  # for which an image is cut into tiles: Richardson-Lucy's default
 
 
 class Plan(dict[str, Any]):
@@ -55,7 +59,8 @@ class Plan(dict[str, Any]):
     memory : int or None
         The limit that was given, in bytes.
     tiles : tuple of int
-        Number of tiles per axis: one, until tiled runs are built.
+        Number of tiles per axis with which a run stays within `memory`, for 30 iterations (see
+        `restore_volume`, which also counts what is read and written); ones where the whole fits.
     warnings : list of str
         What stands in the way.
     """
@@ -145,7 +150,7 @@ def plan(
     backend : {"auto", "cpp", "numba", "reference", "cuda"}
     memory : int or str, optional
         Bytes that Richardson-Lucy may take beside input and output; text such as "4 GB" or "512 MiB".
-        Where they are too few, `warnings` says so.
+        Where they are too few for the whole image, `tiles` says how it may be cut.
     num_threads : int, optional
         Scales the predicted times; the choice does not depend on it.
     calibration : path-like or dict, optional
@@ -211,8 +216,15 @@ def plan(
         predicted = _calibration.scaled(predicted, sum(n > 1 for n in shape), scale)
     symmetric = values is not None and point_symmetric(values[layout.taps], layout.centre)[1]
     _, workspace = make_plan(chosen, layout, boundary, kernels, kind, symmetric=symmetric)
-    held = math.prod(layout.estimate_shape) * (1 if boundary == "wrap" else 2)  # estimate, 1 / normalizer
-    total = workspace + held * kind.itemsize
+
+    def held(shape: tuple[int, ...]) -> int:
+        """What Richardson-Lucy takes beside an image of that shape and its result."""
+        layout = geometry(psf_shape, shape, boundary, kernels)
+        _, workspace = make_plan(chosen, layout, boundary, kernels, kind, symmetric=symmetric)
+        arrays = 1 if boundary == "wrap" else 2  # estimate, 1 / normalizer
+        return int(workspace) + arrays * math.prod(layout.estimate_shape) * kind.itemsize
+
+    total = held(shape)
     warnings = []
     if calibration is not None:
         here = {"backend": kernels.NAME, "isa": isa, "num_threads": threads}
@@ -221,11 +233,23 @@ def plan(
             warnings.append(f"calibration: it was made with {', '.join(other)}; the predicted times are off")
     elif kernels.NAME != "cpp":
         warnings.append(f"backend: the predicted times are those of 'cpp', not of {kernels.NAME!r}")
+    tiles: tuple[int, ...] = (1,) * len(shape)
     if limit is not None and total > limit:
-        warnings.append(
-            f"memory: Richardson-Lucy takes {total / 1e6:.1f} MB beside input and output, more than the "
-            f"{limit / 1e6:.1f} MB given; runs in tiles are not built yet"
+        taken = f"Richardson-Lucy takes {total / 1e6:.1f} MB beside input and output"
+        used_psf = np.ones(psf_shape) if values is None else values
+        halo = halo_of(used_psf, ITERATIONS, "auto")
+        smallest = tuple(
+            min(n, k) if boundary == "wrap" else 1 for n, k in zip(shape, psf_shape, strict=True)
         )
+        grid = cut(shape, smallest, halo, limit, held, lambda axis, n: n + psf_shape[axis] - 1)
+        if grid is None:
+            warnings.append(f"memory: {taken}; {limit / 1e6:.1f} MB do not even hold a tile with its halo")
+        else:
+            tiles = grid.counts
+            warnings.append(
+                f"memory: {taken}, more than the {limit / 1e6:.1f} MB given; restore_volume (on the command "
+                f"line --memory) works in tiles, {' x '.join(map(str, tiles))} of them"
+            )
     return Plan(
         shape=shape,
         estimate_shape=layout.estimate_shape,
@@ -243,6 +267,6 @@ def plan(
         bytes=workspace,
         richardson_lucy_bytes=total,
         memory=limit,
-        tiles=(1,) * len(shape),
+        tiles=tiles,
         warnings=warnings,
     )

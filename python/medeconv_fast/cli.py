@@ -1,7 +1,7 @@
 """The ``medeconv`` command.
 
-Exit status: 0 done; 2 bad arguments or bad input; 3 failed while running; 130 stopped by Ctrl-C. Errors are
-one line on stderr; status 3 and 130 also say what was written, if anything.
+Exit status: 0 done; 2 bad arguments or bad input; 3 failed while running; 130 stopped by Ctrl-C, 143 by
+SIGTERM. Errors are one line on stderr; other statuses than 2 also say what was written, if anything.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Sequence
 
 from ._cli.parser import build_parser, join_numbers
-from ._cli.session import STDOUT, OutputError, Session, UserError, one_line
+from ._cli.session import STDOUT, OutputError, Session, Terminated, UserError, one_line
 
 # What bad arguments and unreadable input raise, here and in the library. Anything else is a failure.
 _BAD_INPUT = (
@@ -38,6 +38,8 @@ _MODULES = {
     "calibrate": "calibrate",
     "psf": "psf",
     "simulate": "make",
+    "train": "nets",
+    "predict": "nets",
     "demo": "demo",
 }
 
@@ -62,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        Exit status: 0, 2, 3 or 130.
+        Exit status: 0, 2, 3, 130 or 143.
     """
     from . import __version__
 
@@ -88,9 +90,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             command = importlib.import_module(f"._cli.{_MODULES[arguments.command]}", __package__)
             getattr(command, arguments.command)(arguments, session)
         return 0
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stopped:
         _complain(f"stopped; {session.what_was_written()}")
-        return 130
+        return 143 if isinstance(stopped, Terminated) else 130
     except BrokenPipeError:
         # The reader of our output went away (a pipe into `head`): nothing to tell it.
         _give_up_stdout()

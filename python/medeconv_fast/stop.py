@@ -7,6 +7,7 @@ and costs no pass over memory of its own.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -171,6 +172,11 @@ class Discrepancy(Rule):
     ------
     TypeError, ValueError
         Unknown noise; numbers that are not positive.
+
+    Warns
+    -----
+    UserWarning
+        In a run: the noise was estimated as 0.
     """
 
     noise: str = "gaussian"
@@ -198,7 +204,16 @@ class _Discrepancy(Watch):
         if rule.noise == "poisson":
             self.level = 0.5 * rule.gain
         else:
-            self.level = (run.noise() if rule.sigma is None else rule.sigma) ** 2
+            sigma = run.noise() if rule.sigma is None else rule.sigma
+            if sigma == 0:
+                warnings.warn(
+                    "stop: the image's noise was estimated as 0: more than half of its finest details are 0 "
+                    "(a background of zeros?), so that 'discrepancy' hardly ever stops; expected sigma, "
+                    "mf.stop.Discrepancy(sigma=...)",
+                    UserWarning,
+                    stacklevel=4,
+                )
+            self.level = sigma**2
         self.level *= rule.factor * run.trust
 
     def before(self, entry: dict[str, Any]) -> bool:
@@ -252,13 +267,17 @@ class Thinning(Rule):
     def watch(self, run: Run) -> Watch:
         return Prediction(self) if self.splits == 1 else Watch(self)
 
-    def split(self, image: np.ndarray, number: int = 0) -> tuple[np.ndarray, np.ndarray]:
-        """The image of the counts that are kept, and that of those held out, in the image's units."""
+    def check(self, image: np.ndarray) -> None:
+        """Refuse an image that is neither of counts nor of a stated gain."""
         if self.gain is None and not np.array_equal(image, np.rint(image)):
             raise ValueError(
                 "stop: thinning needs counts, but the image has values that are no integers; give the image "
                 "units per count, mf.stop.Thinning(gain=...)"
             )
+
+    def split(self, image: np.ndarray, number: int = 0) -> tuple[np.ndarray, np.ndarray]:
+        """The image of the counts that are kept, and that of those held out, in the image's units."""
+        self.check(image)
         gain = 1.0 if self.gain is None else self.gain
         counts = np.rint(image.astype(np.float64) / gain)
         largest = float(counts.max())

@@ -64,6 +64,22 @@ def check_format(path: str, like: mf.io.Volume, dtype: Any) -> None:
             raise UserError(text) from error
 
 
+@dataclasses.dataclass
+class Outline(mf.io.Volume):
+    """The geometry of an image that is not read: one voxel, with the `lengths` of the whole."""
+
+    lengths: tuple[int, ...] = ()
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.lengths
+
+    @classmethod
+    def of(cls, lengths: tuple[int, ...], voxel_size: Any, affine: Any, unit: str | None) -> Outline:
+        one = np.zeros((1,) * len(lengths), np.float32)
+        return cls(one, voxel_size, affine, unit, "zyx"[3 - len(lengths) :], lengths=tuple(lengths))
+
+
 def broadcast(values: tuple[float, ...], ndim: int, flag: str, axes: str) -> tuple[float, ...]:
     """One value for all axes, or one per axis."""
     if len(values) == 1:
@@ -132,6 +148,28 @@ class Psf(NamedTuple):
 
 def psf_for(volume: mf.io.Volume, arguments: argparse.Namespace, session: Session, path: str) -> Psf:
     """The PSF that the options ask for, on the volume's grid."""
+    psf = _psf_for(volume, arguments, session, path)
+    if float(psf.array.max()) > 0.999 * float(psf.array.sum()):
+        # What millimetres instead of micrometres make of one: nothing would be restored, and nobody told.
+        session.note(f"the PSF ({psf.text}) is one voxel on the image's grid: no blur; are the units right?")
+    return psf
+
+
+def _check_width(fwhm: tuple[float, ...], target: tuple[float, ...], volume: mf.io.Volume, flag: str) -> None:
+    """Refuse a width beyond the image, which in the wrong unit would be more than memory holds."""
+    axes = volume.spatial_axes
+    lengths = [n for n, axis in zip(volume.shape, volume.axes, strict=True) if axis in axes]
+    fields = [n * size for n, size in zip(lengths, target, strict=True)]
+    for axis, width, n, field in zip(axes, fwhm, lengths, fields, strict=True):
+        most = field if n > 1 else max(fields)
+        if width > most:
+            raise UserError(
+                f"{flag}: the width along {axis} is {width:.6g} {volume.unit}, more than the image's "
+                f"{most:.6g} {volume.unit}; expected less: are the units right?"
+            )
+
+
+def _psf_for(volume: mf.io.Volume, arguments: argparse.Namespace, session: Session, path: str) -> Psf:
     axes = volume.spatial_axes
     ndim = len(axes)
     for unit in ("mm", "um"):
@@ -142,7 +180,9 @@ def psf_for(volume: mf.io.Volume, arguments: argparse.Namespace, session: Sessio
         fwhm = broadcast(values, ndim, flag, axes)
         target, target_unit = need_voxel_size(volume, path, flag)
         factor = UNITS[unit] / UNITS[target_unit]
-        array = mf.psf.gaussian(fwhm=tuple(v * factor for v in fwhm), voxel_size=target)
+        widths = tuple(v * factor for v in fwhm)
+        _check_width(widths, target, volume, flag)
+        array = mf.psf.gaussian(fwhm=widths, voxel_size=target)
         record: dict[str, Any] = {"kind": "gaussian", "fwhm": fwhm, "unit": unit, "shape": array.shape}
         return Psf(array, record, f"Gaussian, FWHM {shown_size(fwhm, unit)}")
     if arguments.psf is None:

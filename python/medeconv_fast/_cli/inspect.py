@@ -421,13 +421,7 @@ def backends(arguments: argparse.Namespace, session: Session) -> None:
     rows: list[dict[str, Any]] = []
     available = mf.backends.available()
     for name in ("cpp", "numba", "reference", "cuda"):
-        try:
-            module = importlib.import_module(f"medeconv_fast.backends.{name}")
-        except ImportError:
-            rows.append(
-                {"name": name, "available": False, "reason": "not built yet in this version of medeconv_fast"}
-            )
-            continue
+        module = importlib.import_module(f"medeconv_fast.backends.{name}")
         row: dict[str, Any] = {"name": name, "available": name in available}
         row |= {"details": module.describe()} if row["available"] else {"reason": module.unavailable_reason()}
         rows.append(row)

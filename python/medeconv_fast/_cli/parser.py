@@ -24,6 +24,9 @@ _PER_AXIS = (
     "--new-voxel-size-mm",
     "--new-voxel-size-um",
     "--shape",
+    "--halo",
+    "--patch",
+    "--tile",
 )
 
 
@@ -208,16 +211,66 @@ def _compute(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("computing")
     group.add_argument("--backend", default="auto", help="auto, or a name that 'medeconv backends' lists")
     group.add_argument(
-        "--device", default="auto", metavar="auto|cpu", help="where to compute (default: auto)"
+        "--device",
+        default="auto",
+        metavar="auto|cpu|cuda[:i]",
+        help="where to compute; cuda is backend cuda on the GPU number i (default: auto, as --backend says)",
     )
     group.add_argument(
         "--threads", type=count, metavar="N", help="CPU threads (default: all that this process may use)"
     )
 
 
-def _not_built(parser: argparse.ArgumentParser) -> None:
-    """Options of the contract that have no code behind them yet: refused by name, and left out of --help."""
-    parser.add_argument("--memory", help=argparse.SUPPRESS)
+def halo(text: str) -> str | int | tuple[int, ...]:
+    """auto, exact, or one whole number for all axes or each."""
+    if text in ("auto", "exact"):
+        return text
+    values = _per_axis(text, lambda value: value >= 0 and value.is_integer(), "auto, exact or whole numbers")
+    whole = tuple(int(value) for value in values)
+    return whole[0] if len(whole) == 1 else whole
+
+
+def _grid(parser: argparse.ArgumentParser) -> Any:
+    group = parser.add_argument_group(
+        "images larger than memory",
+        "Each of these options has the image restored in tiles: docs/volumes.md",
+    )
+    group.add_argument(
+        "--memory", metavar="SIZE", help="what each process may take, such as 4GB (in tiles: the default)"
+    )
+    group.add_argument(
+        "--halo",
+        type=halo,
+        metavar="auto|exact|N",
+        help="voxels around each tile that are computed as well (default: auto, by PSF and iterations)",
+    )
+    group.add_argument(
+        "--tile", type=voxel_counts, metavar="Z Y X", help="tiles' cores, instead of what memory allows"
+    )
+    group.add_argument(
+        "--dtype", choices=("float32", "float16", "input"), help="of the result (default: float32)"
+    )
+    group.add_argument(
+        "--scale", type=positive, metavar="S", help="with --dtype input: value of one step of the integers"
+    )
+    group.add_argument("--seed", type=seed, metavar="N", help="of the sample's places (default: 0)")
+    return group
+
+
+def _volumes(parser: argparse.ArgumentParser) -> None:
+    group = _grid(parser)
+    group.add_argument("--workers", type=count, metavar="N", help="work in so many processes (dask)")
+    group.add_argument("--scheduler", metavar="ADDRESS", help="work on the cluster of this dask scheduler")
+    group.add_argument(
+        "--shard-index", type=seed, metavar="I", help="job arrays: do part I of --num-shards, from 0"
+    )
+    group.add_argument("--num-shards", type=count, metavar="N", help="job arrays: number of parts")
+    group.add_argument(
+        "--no-resume", action="store_true", help="begin anew instead of going on with what was cut off"
+    )
+    group.add_argument(
+        "--no-verify", action="store_true", help="when going on, do not read back what is finished"
+    )
 
 
 def _preprocessing(parser: argparse.ArgumentParser) -> None:
@@ -241,15 +294,7 @@ def _preprocessing(parser: argparse.ArgumentParser) -> None:
     )
 
 
-# ---------------------------------------------------------------- commands
-
-
-def _restore(parser: argparse.ArgumentParser) -> None:
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter  # the table of --pre keeps its lines
-    parser.add_argument(
-        "input", metavar="IN", help="image to restore: a file, or a folder of one DICOM series"
-    )
-    _output(parser)
+def _method(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("method")
     group.add_argument(
         "--method",
@@ -291,6 +336,21 @@ def _restore(parser: argparse.ArgumentParser) -> None:
         help="Richardson-Lucy, negative values in the image: refuse them, set them to 0, or add a constant "
         "before and take it off after (default: raise; --method auto clips and says so)",
     )
+
+
+# ---------------------------------------------------------------- commands
+
+
+def _restore(parser: argparse.ArgumentParser) -> None:
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter  # the table of --pre keeps its lines
+    parser.add_argument(
+        "input",
+        metavar="IN",
+        help="image to restore: a file, a Zarr folder, a folder of one DICOM series; or a folder of files, "
+        "each of which is restored into the folder OUT",
+    )
+    _output(parser)
+    _method(parser)
     _image(parser)
     _psf(parser)
     _voxel_size(parser)
@@ -299,7 +359,7 @@ def _restore(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--report", metavar="HTML", help="also write a page with slices, spectra, PSF, settings and timings"
     )
-    _not_built(parser)
+    _volumes(parser)
     _general(parser)
 
 
@@ -307,23 +367,16 @@ def _plan(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("input", metavar="IN", nargs="?", help="image that would be restored")
     parser.add_argument("--shape", metavar="Z Y X", type=voxel_counts, help="number of voxels, instead of IN")
     parser.add_argument(
-        "--boundary",
-        choices=BOUNDARIES,
-        default="extended",
-        help="what lies outside the image (default: extended)",
-    )
-    parser.add_argument(
-        "--memory", metavar="SIZE", help="memory that a run may take, such as 4GB; says if it is not enough"
-    )
-    parser.add_argument(
         "--calibration",
         metavar="FILE",
         help="times of the machine where 'medeconv calibrate --save FILE' ran; changes no choice",
     )
+    _method(parser)
     _image(parser)
     _psf(parser)
     _voxel_size(parser)
     _compute(parser)
+    _grid(parser)
     _general(parser)
 
 
@@ -591,6 +644,69 @@ def _calibrate(parser: argparse.ArgumentParser) -> None:
     _general(parser)
 
 
+def _train(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("images", metavar="IMAGE", nargs="+", help="images to train on")
+    parser.add_argument(
+        "--net", metavar="FILE", required=True, help="safetensors file to write, also after every epoch"
+    )
+    parser.add_argument(
+        "--targets",
+        metavar="FILE",
+        nargs="+",
+        help="what the network shall make of each image; without them the images are taken for sharp, and "
+        "blurred by the PSF",
+    )
+    parser.add_argument(
+        "--without-truth",
+        action="store_true",
+        help="the images are blurred, and there is nothing sharp: train on them alone, with the PSF",
+    )
+    _image(parser)
+    _psf(parser)
+    _voxel_size(parser)
+    group = parser.add_argument_group("network and training")
+    group.add_argument(
+        "--kind", choices=("deconv", "rl"), help="DeconvNet or RLNet (default: rl with a PSF, else deconv)"
+    )
+    group.add_argument("--filters", type=count, metavar="N", help="channels inside (default: 64, rl: 8)")
+    group.add_argument("--epochs", type=count, default=10, metavar="N", help="default: 10")
+    group.add_argument("--batch-size", type=count, default=8, metavar="N", help="default: 8")
+    group.add_argument(
+        "--samples", type=count, default=256, metavar="N", help="patches per epoch (default: 256)"
+    )
+    group.add_argument(
+        "--patch",
+        metavar="Z Y X",
+        type=voxel_counts,
+        help="size of a patch (default: up to 32 each way, of planes 64); with one number less than the "
+        "images have axes, slices are trained on",
+    )
+    group.add_argument("--loss", choices=("mse", "mae", "poisson"), default="mse", help="default: mse")
+    group.add_argument("--learning-rate", type=positive, default=1e-3, metavar="R", help="default: 0.001")
+    group.add_argument(
+        "--photons", type=positive, metavar="N", help="pairs made with a PSF: photons at the brightest voxel"
+    )
+    group.add_argument("--sigma", type=positive, metavar="S", help="or Gaussian noise, in the images' unit")
+    group.add_argument(
+        "--seed", type=seed, default=0, metavar="N", help="same seed, same network (default: 0)"
+    )
+    group.add_argument("--resume", action="store_true", help="go on where an interrupted run left --net")
+    _compute(parser)
+    _general(parser)
+
+
+def _predict(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("input", metavar="IN", help="image: a file, or a folder of one DICOM series")
+    _output(parser)
+    parser.add_argument("--net", metavar="FILE", required=True, help="network that 'medeconv train' wrote")
+    parser.add_argument("--tile", metavar="Z Y X", type=voxel_counts, help="size of tiles, to save memory")
+    _image(parser)
+    _psf(parser)
+    _voxel_size(parser)
+    _compute(parser)
+    _general(parser)
+
+
 def _demo(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out",
@@ -621,6 +737,8 @@ COMMANDS: dict[str, tuple[Callable[[argparse.ArgumentParser], None], str]] = {
     "backends": (_backends, "List what can compute on this machine, and why others cannot"),
     "bench": (_bench, "Time this library beside others on this machine, after checking that they agree"),
     "calibrate": (_calibrate, "Measure how far predicted times are off on this machine; changes no result"),
+    "train": (_train, "Train a network on pairs, on sharp images and a PSF, or on blurred images alone"),
+    "predict": (_predict, "Apply a trained network to an image"),
     "demo": (_demo, "Restore real scans from a simulated blur, and as they are"),
 }
 
@@ -629,7 +747,8 @@ def build_parser(version: str) -> argparse.ArgumentParser:
     parser = _Parser(
         prog="medeconv",
         description=f"Deconvolution of medical and microscopy images. {DISCLAIMER}",
-        epilog="Exit status: 0 done, 2 bad arguments or input, 3 failed while running, 130 Ctrl-C.",
+        epilog="Exit status: 0 done, 2 bad arguments or input, 3 failed while running, 130 Ctrl-C, "
+        "143 SIGTERM.",
     )
     parser.add_argument("--version", action="version", version=f"medeconv-fast {version}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)

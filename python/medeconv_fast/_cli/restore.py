@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import inspect
 import os
+import re
 import time
 from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,22 +16,34 @@ import numpy as np
 import medeconv_fast as mf
 
 from .._arrays import result_dtype
+from .._device import choose_device
+from . import batch, tiles
 from .images import check_format, parts, psf_for, read_image, shown_size, with_geometry
 from .parser import METHODS
 from .preparing import prepare
 from .session import Progress, Session, UserError, peak_memory_bytes
 
 
-def refuse_unbuilt(arguments: argparse.Namespace) -> None:
-    if arguments.memory is not None:
-        raise NotImplementedError("--memory is not built yet in this version of medeconv_fast")
-
-
-def check_device(device: str) -> None:
-    if device == "cuda" or device.startswith("cuda:"):
-        raise NotImplementedError(f"--device {device}: the CUDA backend is not built yet; use --device cpu")
-    if device not in ("auto", "cpu"):
-        raise UserError(f"--device: got {device!r}, expected auto or cpu")
+def settle_device(arguments: argparse.Namespace) -> None:
+    """Let --device and --backend say the same; a GPU that was asked for and cannot compute is an error."""
+    device, backend = arguments.device, arguments.backend
+    if device == "auto":
+        return
+    if device == "cpu":
+        if mf.backends.resolve(backend).NAME == "cuda":
+            raise UserError("--device cpu: the backend 'cuda' computes on a GPU; give another --backend")
+        return
+    found = re.fullmatch(r"cuda(?::(\d+))?", device)
+    if found is None:
+        raise UserError(f"--device: got {device!r}, expected auto, cpu, cuda or cuda:NUMBER")
+    if backend not in ("auto", "cuda"):
+        raise UserError(f"--device {device}: the backend {backend!r} computes on the CPU; leave it out")
+    try:
+        mf.backends.resolve("cuda")
+        choose_device(int(found[1] or 0))
+    except (ImportError, ValueError) as error:
+        raise UserError(f"--device {device}: {error}") from error
+    arguments.backend = "cuda"
 
 
 def options_of(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -111,9 +125,15 @@ def _described(info: dict[str, Any]) -> str:
 
 
 def restore(arguments: argparse.Namespace, session: Session) -> None:
-    refuse_unbuilt(arguments)
-    check_device(arguments.device)
+    settle_device(arguments)
+    images = batch.images_of(Path(arguments.input))
+    if images:
+        batch.restore(arguments, session, images, restore)
+        return
     options = options_of(arguments)
+    if tiles.wanted(arguments):
+        tiles.restore(arguments, session, options)
+        return
     session.claim(arguments, "output", "report", "json")
     begun = time.perf_counter()
     source = with_geometry(read_image(arguments.input, arguments), arguments, arguments.input)

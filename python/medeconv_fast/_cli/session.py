@@ -26,6 +26,10 @@ class OutputError(Exception):
     """Standard output cannot be written to: a failure, whatever had been done before."""
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, heard like Ctrl-C."""
+
+
 class UserError(Exception):
     """Bad arguments or bad input: one line for the user, exit status 2."""
 
@@ -46,9 +50,16 @@ class Session:
     """
 
     def __init__(
-        self, *, json_target: str | None = None, overwrite: bool = False, quiet: bool = False
+        self,
+        *,
+        json_target: str | None = None,
+        overwrite: bool = False,
+        quiet: bool = False,
+        to_stderr: bool = False,
     ) -> None:
         self.json_target = json_target
+        self.to_stderr = to_stderr or json_target == "-"
+        self.kept: str | None = None  # of a run that can be gone on with
         self.overwrite = overwrite
         self.quiet = quiet
         self.written: list[str] = []
@@ -70,7 +81,7 @@ class Session:
         """A line of the result; goes to stderr when stdout carries the JSON."""
         if self.quiet:
             return
-        if self.json_target == "-":
+        if self.to_stderr:
             print(text, file=sys.stderr, flush=True)
         else:
             self._print(text)
@@ -144,6 +155,8 @@ class Session:
             write_text(self.json_target, text + "\n", overwrite=self.overwrite)
 
     def what_was_written(self) -> str:
+        if self.kept is not None and not self.written:
+            return self.kept
         return "written: " + ", ".join(self.written) if self.written else "nothing was written"
 
 

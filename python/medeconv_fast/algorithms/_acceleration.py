@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from .. import _validate
 
 ACCELERATIONS = ("biggs-andrews", "heavy-ball")
@@ -38,6 +40,17 @@ class HeavyBall:
 
     def alpha(self, iteration: int) -> float:
         return (iteration - 1) / (iteration + 2)
+
+
+class Prescribed(HeavyBall):
+    """Factors that are known before the run, whatever scheme they come from: those of a whole volume for each
+    of its tiles. `alphas` has one after each iteration but the last."""
+
+    def __init__(self, alphas: Sequence[float]) -> None:
+        self._alphas = tuple(alphas)
+
+    def alpha(self, iteration: int) -> float:
+        return self._alphas[iteration - 1]
 
 
 def acceleration_of(name: object) -> BiggsAndrews | HeavyBall | None:

@@ -49,7 +49,7 @@ def _inside(projector: np.ndarray, *, strict: bool) -> np.ndarray:
     """Only what the transpose reaches as well: an axis of even length has one offset more on one side."""
     for axis, n in enumerate(projector.shape):
         if n % 2 == 0:
-            first = np.moveaxis(projector, axis, 0)[0]
+            first = np.moveaxis(projector, axis, 0)[:1]  # a view on a line, too
             if strict and np.abs(first).sum() > 1e-6 * np.abs(projector).sum():
                 raise ValueError(
                     f"back_projector: axis {axis} has even length {n}; its first values, the farthest "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import time
 import warnings as python_warnings
 from collections.abc import Callable
@@ -177,8 +176,6 @@ def blind_richardson_lucy(
 
     kernels = backends.resolve(backend, image)
     data, restore, (lowest, highest) = _arrays.as_image(image)
-    if lowest == highest:
-        raise ValueError(f"image: all values are {lowest:g}; a constant image says nothing about its psf")
     notes: list[str] = []
     kernel, form, psf_settings = first_psf(
         psf, data.shape, support, symmetry, voxel_size, psf_voxel_size, notes
@@ -197,6 +194,10 @@ def blind_richardson_lucy(
 
     blur = blur_of(kernel)
     trust = _options.weights_of(weights, data)
+    given = data
+    data, (lowest, highest) = _options.trusted(data, trust, (lowest, highest))
+    if lowest == highest:
+        raise ValueError(f"image: all values are {lowest:g}; a constant image says nothing about its psf")
     data, _, offset, clipped = counts_of(data, lowest, negative)
     highest = highest + offset if offset else max(highest, 0.0)
     _validate.scale(highest, "image", data.dtype)
@@ -217,7 +218,7 @@ def blind_richardson_lucy(
         unit=unit_of(highest),
     )
     counted = float(data.size) if trust is None else float(trust.sum(dtype=np.float64))
-    run = Run(counted, functools.partial(noise_level, data), started)
+    run = Run(counted, lambda: noise_level(np.maximum(given, 0) if clipped else given), started)
     watch = Watch(Rule()) if rule is None else rule.watch(run)
     mean = level_of(data, trust, background)
 

@@ -65,6 +65,8 @@ class FilterCall:
         self.psf, self.psf_sum = _arrays.as_psf(
             psf, self.data.ndim, normalize=self._normalize_psf, dtype=self.data.dtype
         )
+        largest = max(-self.lowest, self.highest)
+        _options.check_psf_sum(self.psf_sum, largest, self.data.dtype, squared=True)
         self.grid, self._low = _padding(self.data.shape, self.psf.shape, self.boundary, self.kernels)
         shape = self.data.shape
         self._high = tuple(g - n - a for g, n, a in zip(self.grid, shape, self._low, strict=True))

@@ -82,6 +82,7 @@ class LinearModel:
             normalize_psf=normalize_psf,
             num_threads=num_threads,
         )
+        _options.check_psf_sum(self.blur.psf_sum, largest, self.data.dtype, squared=True)
         self.operator = self.blur.operator(self.data.dtype)
         self.weights = _options.weights_of(weights, self.data)
         self.unit = unit_of(largest)
@@ -117,15 +118,18 @@ class LinearModel:
             made: np.ndarray = _device.full_beside(data, blur.estimate_shape, level)
             return made
         if isinstance(initial, str):
+            if self._method != "van_cittert":  # which never corrects a voxel of weight 0
+                data, _ = _options.trusted(data, self.weights, self._extremes)
             return _options.framed(data - data.dtype.type(self.background), blur)
         return _options.framed(_options.initial_array(initial, blur, data), blur)
 
     def warn_of_signed_scale(self) -> None:
         """For an estimate that is to be non-negative although nobody asked for it."""
-        lowest, highest = (value - self.background for value in self._extremes)
+        _, extremes = _options.trusted(self.data, self.weights, self._extremes)
+        lowest, highest = (value - self.background for value in extremes)
         if lowest < 0 and -lowest > _options.SIGNED * highest:
             note = (
-                f"image: values from {self._extremes[0]:g} to {self._extremes[1]:g} are a signed scale, of "
+                f"image: values from {extremes[0]:g} to {extremes[1]:g} are a signed scale, of "
                 "which the estimate keeps what is above 0 only; pass non_negative=False"
             )
             self.warnings.append(note)

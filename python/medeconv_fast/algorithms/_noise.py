@@ -42,13 +42,36 @@ class Noise(NamedTuple):
         return self.at(level) ** 2 / (level + most), most
 
 
-def noise_of(image: np.ndarray) -> Noise:
+def noise_of(*parts: np.ndarray, seen: np.ndarray | None = None) -> Noise:
     """Gain and variance fitted to the finest details (second differences along every axis).
 
+    `seen` is False in voxels of a single part that say nothing: no detail that they are part of counts.
+
     A blurred image has little else in them. They are sorted by their surroundings' mean into bins; the
-    variance of each is a median over groups of neighbours, so that edges do not count.
+    variance of each is a median over groups of neighbours, so that edges do not count. `parts`: the image, or
+    what is at hand of it.
     """
-    values = _sample(image).astype(np.float64)
+    parts = tuple(sample(part) for part in parts)
+    known = None if seen is None else sample(seen)
+    detailed = [pair for part in parts if (pair := _details(part.astype(np.float64), known)) is not None]
+    if sum(squares.size for squares, _ in detailed) < 2 * GROUP:
+        return Noise(0.0, 0.0)
+    squares, means = (np.concatenate(pieces) for pieces in zip(*detailed, strict=True))
+    bins = max(1, min(BINS, means.size // (8 * GROUP)))
+    found = []
+    for part in np.array_split(np.argsort(means, kind="stable"), bins):
+        part = np.sort(part)  # neighbours in the image are neighbours in a group
+        groups = squares[part[: len(part) // GROUP * GROUP]].reshape(-1, GROUP).mean(axis=1)
+        found.append((float(means[part].mean()), float(np.median(groups)) / MEDIAN))
+    noise = _line(np.array(found))
+    values = [part.ravel() if known is None else part[known] for part in parts]
+    if _are_counts(np.concatenate(values), noise):
+        return Noise(1.0, 0.0)
+    return noise
+
+
+def _details(values: np.ndarray, seen: np.ndarray | None) -> tuple[np.ndarray, np.ndarray] | None:
+    """Squares of the finest details, and the means of their surroundings; None without an axis to differ."""
     details, means = values, values
     for axis, n in enumerate(values.shape):
         if n < 3:
@@ -57,19 +80,12 @@ def noise_of(image: np.ndarray) -> Noise:
         details = np.moveaxis((a[:-2] - 2 * a[1:-1] + a[2:]) / math.sqrt(6), 0, axis)
         a = np.moveaxis(means, axis, 0)
         means = np.moveaxis((a[:-2] + 2 * a[1:-1] + a[2:]) / 4, 0, axis)
-    if details is values or details.size < 2 * GROUP:
-        return Noise(0.0, 0.0)
-    squares, means = details.ravel() ** 2, means.ravel()
-    bins = max(1, min(BINS, means.size // (8 * GROUP)))
-    found = []
-    for part in np.array_split(np.argsort(means, kind="stable"), bins):
-        part = np.sort(part)  # neighbours in the image are neighbours in a group
-        groups = squares[part[: len(part) // GROUP * GROUP]].reshape(-1, GROUP).mean(axis=1)
-        found.append((float(means[part].mean()), float(np.median(groups)) / MEDIAN))
-    noise = _line(np.array(found))
-    if _are_counts(values, noise):
-        return Noise(1.0, 0.0)
-    return noise
+        if seen is not None:
+            a = np.moveaxis(seen, axis, 0)
+            seen = np.moveaxis(a[:-2] & a[1:-1] & a[2:], 0, axis)
+    if details is values:
+        return None
+    return (details.ravel() ** 2, means.ravel()) if seen is None else (details[seen] ** 2, means[seen])
 
 
 def _line(found: np.ndarray) -> Noise:
@@ -98,7 +114,8 @@ def _are_counts(values: np.ndarray, noise: Noise) -> bool:
     return few or bool(poisson)
 
 
-def _sample(image: np.ndarray) -> Any:
+def sample(image: np.ndarray) -> Any:
+    """The image, or slabs of it."""
     if image.size <= SAMPLE or len(image) <= 2 * SLAB:
         return image
     slabs = max(1, SAMPLE // (image.size // len(image) * SLAB))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from .._blur import Blur
 # signed scale.
 SIGNED = 0.25
 REGULARIZERS = ("tv", "tikhonov", "good-roughness", "entropy")
+RELATIVE = ("tikhonov", "entropy")  # to the mean: half of the light needs half of the level
 
 
 class Info(dict[str, Any]):
@@ -82,6 +84,23 @@ def psf_on_grid(psf: Any, ndim: int, voxel_size: Any, psf_voxel_size: Any) -> tu
     return psf_module.resample(values, settings["psf_voxel_size"], settings["voxel_size"]), settings
 
 
+def check_psf_sum(total: float, largest: float, dtype: Any, *, squared: bool) -> None:
+    """Refuse a PSF that is not normalised and whose sum takes the estimate out of the dtype's range.
+
+    `largest` is the image's largest value; `squared`: the method works with |H|^2.
+    """
+    most = 1e28 if np.dtype(dtype) == np.float32 else 1e280
+    limit = math.sqrt(most) if squared else most
+    expected = f"in {np.dtype(dtype)}; rescale it, or leave normalize_psf=True"
+    if not 1 / limit <= total <= limit:
+        raise ValueError(f"psf: its sum is {total:g}, expected {1 / limit:g} to {limit:g} {expected}")
+    if largest != 0 and not 1 / most <= largest / total <= most:
+        raise ValueError(
+            f"psf: its sum {total:g} makes an estimate of about {largest / total:g}, expected "
+            f"{1 / most:g} to {most:g} {expected}"
+        )
+
+
 def steepness(voxel_size: tuple[float, ...] | None, shape: tuple[int, ...]) -> tuple[float, ...]:
     """What differences along each axis are multiplied by to be gradients per smallest voxel length.
 
@@ -108,7 +127,29 @@ def weights_of(weights: Any, data: np.ndarray) -> np.ndarray | None:
     _validate.non_negative(trust, "weights", lowest)
     if highest == 0:
         raise ValueError("weights: all are zero, expected at least one positive")
+    _validate.scale(highest, "weights", data.dtype)
     return trust
+
+
+def trusted(
+    data: np.ndarray, weights: np.ndarray | None, extremes: tuple[float, float]
+) -> tuple[np.ndarray, tuple[float, float]]:
+    """The image as its weights let it be seen, and its smallest and largest value.
+
+    What stands in a voxel of weight 0 says nothing, and may be a number that marks it as dead: no scale,
+    divisor or first estimate may come from it. It takes a value that is there (counts stay counts), the
+    smallest that is not below the weighted mean.
+    """
+    if weights is None or float(weights.min()) > 0:
+        return data, extremes
+    given, trust = _device.host(data), _device.host(weights)
+    seen = trust > 0
+    values = given[seen]
+    highest = values.max()
+    mean = weighted_mean(values, trust[seen])
+    value = values.min(initial=highest, where=values >= mean)
+    known = np.where(seen, given, value)
+    return _device.beside(data, known), (float(values.min()), float(highest))
 
 
 def weighted_mean(data: np.ndarray, weights: np.ndarray | None) -> float:

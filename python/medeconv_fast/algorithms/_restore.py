@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -97,7 +97,7 @@ def restore(image: Any, psf: Any, method: str = "auto", **options: Any) -> Any:
         return NAMED[method](image, psf, **options)
     automatic, callback = method == "auto", None
     if automatic:
-        method, why = _choose(image, options)
+        method, why = choose(options, lambda: _extremes(image))
         if method == "wiener":
             # A closed form has one step to report.
             callback = options.pop("callback", None)
@@ -130,17 +130,36 @@ def restore(image: Any, psf: Any, method: str = "auto", **options: Any) -> Any:
 
 def _defaults(image: Any, options: dict[str, Any]) -> tuple[Noise, dict[str, Any]]:
     """The noise of an image, and the options of `richardson_lucy` that go with it."""
-    background = _validate.number(options.get("background", 0.0), "background", minimum=0)
     data, _, (lowest, highest) = _arrays.as_image(image)
+    trust, seen = _options.weights_of(options.get("weights"), data), None
+    if trust is not None and float(trust.min()) == 0:
+        seen = trust > 0
+        data, (lowest, highest) = _options.trusted(data, trust, (lowest, highest))
+    return defaults_of([data], lowest, highest, options, seen=seen)
+
+
+def defaults_of(
+    parts: Sequence[np.ndarray],
+    lowest: float,
+    highest: float,
+    options: dict[str, Any],
+    *,
+    seen: np.ndarray | None = None,
+) -> tuple[Noise, dict[str, Any]]:
+    """The same of an image of which only some parts are at hand, with its smallest and largest value.
+
+    `seen` is False in voxels of a single part that say nothing.
+    """
+    background = _validate.number(options.get("background", 0.0), "background", minimum=0)
     if options.get("negative") == "shift" and lowest < 0:
-        data, highest = data - data.dtype.type(lowest), highest - lowest
-    _validate.scale(max(highest, 0.0), "image", data.dtype)
-    noise = noise_of(data)
+        parts, highest = [part - part.dtype.type(lowest) for part in parts], highest - lowest
+    _validate.scale(max(highest, 0.0), "image", parts[0].dtype)
+    noise = noise_of(*parts, seen=seen)
     matched = options.get("back_projector", "matched")
     if not (isinstance(matched, str) and matched == "matched"):
         return noise, {}
     chosen: dict[str, Any] = {"acceleration": "biggs-andrews"}
-    level = _level_of_light(data, noise, background)
+    level = _level_of_light(parts if seen is None else [parts[0][seen]], noise, background)
     weight = min(WEIGHT * noise.at(level) / level, MOST_WEIGHT) if level > 0 else 0.0
     if "num_iter" not in options and "stop" not in options:
         chosen |= {"stop": IDivergenceSlope(), "num_iter": MOST_ITERATIONS}
@@ -152,19 +171,21 @@ def _defaults(image: Any, options: dict[str, Any]) -> tuple[Noise, dict[str, Any
     if offset > NO_OFFSET * level and negative == "clip":
         chosen["readout_variance"] = offset
     if "stop" in chosen and negative != "shift":
-        splits = int(min(max(SPLIT_VOXELS // data.size, 1), MOST_SPLITS))
+        size = sum(part.size for part in parts)
+        splits = int(min(max(SPLIT_VOXELS // size, 1), MOST_SPLITS))
         chosen["stop"] = Thinning(gain=gain, fraction=FRACTION, splits=splits)
     return noise, chosen
 
 
-def _level_of_light(data: np.ndarray, noise: Noise, background: float) -> float:
+def _level_of_light(parts: Sequence[np.ndarray], noise: Noise, background: float) -> float:
     """The mean intensity that a count, not a voxel, sees; that of the voxels where noise hides it."""
-    total = float(data.sum(dtype=np.float64))
-    squares = float(np.einsum("i,i->", data.ravel(), data.ravel(), dtype=np.float64))
-    mean = total / data.size - background
+    size = sum(part.size for part in parts)
+    total = sum(float(part.sum(dtype=np.float64)) for part in parts)
+    squares = sum(float(np.einsum("i,i->", part.ravel(), part.ravel(), dtype=np.float64)) for part in parts)
+    mean = total / size - background
     if total <= 0 or mean <= 0:
         return 0.0
-    seen = (squares - noise.gain * total - noise.variance * data.size) / total - background
+    seen = (squares - noise.gain * total - noise.variance * size) / total - background
     return max(seen, mean)
 
 
@@ -176,18 +197,25 @@ def _refuse_unknown(options: dict[str, Any], known: set[str], method: str) -> No
         )
 
 
-def _choose(image: Any, options: dict[str, Any]) -> tuple[str, str | None]:
-    """The method of "auto", and a warning where the user may be surprised."""
+def choose(options: dict[str, Any], extremes: Callable[[], tuple[float, float]]) -> tuple[str, str | None]:
+    """The method of "auto", and a warning where the user may be surprised.
+
+    `extremes`: the image's smallest and largest value, asked for only where the options do not decide.
+    """
     if any(name in _WIENER - _RL for name in options):
         return "wiener", None
     if any(name in _RL - _WIENER - {"callback"} for name in options) or options.get("boundary") == "extended":
         return "richardson-lucy", None
-    array, _ = _arrays.to_numpy(image, "image")
-    _validate.rank(array, "image")
-    lowest, highest = _validate.finite(array, "image")
+    lowest, highest = extremes()
     if lowest < 0 and -lowest > _options.SIGNED * highest:
         return "wiener", (
             f"image: values from {lowest:g} to {highest:g} are a signed scale, restored with the Wiener "
             "filter; for Richardson-Lucy pass method='rl' and negative='shift'"
         )
     return "richardson-lucy", None
+
+
+def _extremes(image: Any) -> tuple[float, float]:
+    array, _ = _arrays.to_numpy(image, "image")
+    _validate.rank(array, "image")
+    return _validate.finite(array, "image")

@@ -78,7 +78,8 @@ def richardson_lucy(
         Known constant that was added to the blurred object (offset, autofluorescence), in the image's units;
         not part of the estimate.
     weights : array_like, optional
-        Trust in each image voxel, not negative; 0 for dead voxels. Only their ratios count.
+        Trust in each image voxel, not negative; 0 for dead voxels, whose values then do not count. Only their
+        ratios count.
     readout_variance : float or array_like, optional
         Variance of the camera's Gaussian noise, in counts squared, the image being in counts (Snyder et al.
         1993; as READOUT of MATLAB's deconvlucy): added to image and model.
@@ -145,7 +146,7 @@ def richardson_lucy(
     Warns
     -----
     UserWarning
-        More than 5 iterations with an unmatched back projector.
+        More than 5 iterations with an unmatched back projector; a background above all values of the image.
 
     Notes
     -----
@@ -206,11 +207,14 @@ def richardson_lucy(
     needed = operator.workspace_bytes + arrays * math.prod(blur.estimate_shape) * data.itemsize
     _device.ensure_memory(data, needed, "richardson_lucy")
     trust = _options.weights_of(weights, data)
+    given = data
+    data, (lowest, highest) = _options.trusted(data, trust, (lowest, highest))
     readout = _operand(readout_variance, "readout_variance", data)
     threshold = _operand(damping, "damping", data)
     image, data, offset, clipped = counts_of(data, lowest, negative, readout)
     highest = highest + offset if offset else max(highest, 0.0)
     _validate.scale(highest, "image", data.dtype)
+    _options.check_psf_sum(blur.psf_sum, highest, data.dtype, squared=False)
     if clipped:
         warnings.append(f"image: {clipped} negative values (smallest {lowest:g}) were set to zero")
     if offset:
@@ -223,10 +227,15 @@ def richardson_lucy(
         weights=trust,
         background=background + (readout if isinstance(readout, float) else 0.0),
         partial=None if readout is None or isinstance(readout, float) else readout,
-        damping=None if threshold is None else _sharpness(threshold, data),
+        damping=None if threshold is None else sharpness(threshold, data),
         eps=blur.smallest_divisor(highest),
         unit=unit_of(highest),
     )
+
+    def noise() -> float:
+        # Told from neighbours, robustly: a constant in place of dead voxels would hide it.
+        values = _device.host(given)
+        return noise_level(np.maximum(values, 0) if clipped and readout is None else values)
 
     def cropped(estimate: np.ndarray, *, copy: bool = False) -> np.ndarray:
         inside = _options.cropped(estimate, blur, copy=copy)
@@ -245,31 +254,43 @@ def richardson_lucy(
     if estimate is None:
         # No voxel rises above the background: zero is the maximum-likelihood estimate itself.
         if highest > 0:
-            warnings.append(
-                f"image: no value rises above the background {background:g}; the estimate is zero"
-            )
+            note = f"image: no value rises above the background {background:g}; the estimate is zero"
+            warnings.append(note)
+            python_warnings.warn(note, UserWarning, stacklevel=2)
         result = _device.full_beside(data, data.shape, -offset / blur.psf_sum if offset else 0.0)
         stopped_by = "nothing above background"
     else:
-        penalty = None
-        if smoothing is not None:
-            scale = level_of(data, trust, background) / blur.psf_sum
-            penalty = Penalty(*smoothing, scale, psf_settings["voxel_size"], operator)
-        extra = {None: 0, "heavy-ball": 2, "biggs-andrews": 3}[acceleration] + (penalty is not None)
+        mean = level_of(data, trust, background) / blur.psf_sum
+
+        def penalty_of(share: float) -> Penalty | None:
+            """The regularizer of an image that holds this share of the light."""
+            if smoothing is None:
+                return None
+            # The level of other kinds only says which gradients are none.
+            level = share * mean if smoothing[0] in _options.RELATIVE else mean
+            return Penalty(*smoothing, level, psf_settings["voxel_size"], operator)
+
+        extra = {None: 0, "heavy-ball": 2, "biggs-andrews": 3}[acceleration] + (smoothing is not None)
         held += [estimate] * extra
         counted = float(data.size) if trust is None else float(trust.sum(dtype=np.float64))
-        run = Run(counted, lambda: noise_level(_device.host(data)), started)
-        loop = functools.partial(iterate, operator, gain=gain, penalty=penalty)
+        run = Run(counted, noise, started)
+        loop = functools.partial(iterate, operator, gain=gain)
         if isinstance(rule, Thinning):
             if offset:
                 raise ValueError("stop: thinning splits Poisson counts; it does not go with negative='shift'")
-            thinned = _thin(rule, run, model, estimate, iterations, loop, acceleration)
+            if readout is not None:
+                # What the readout variance makes of counts is as good as counts, but no integers.
+                rule.check(data)
+                rule = dataclasses.replace(rule, gain=1.0 if rule.gain is None else rule.gain)
+            loop_of_part = functools.partial(loop, penalty=penalty_of(1 - rule.fraction))
+            thinned = _thin(rule, run, model, estimate, iterations, loop_of_part, acceleration)
             iterations = thinned["num_iter"]
         estimate, stopped_by = loop(
             model,
             estimate,
             iterations,
             trace,
+            penalty=penalty_of(1.0),
             scheme=scheme,
             watch=None if rule is None or thinned is not None else rule.watch(run),
             report=None if callback is None else report,
@@ -394,7 +415,7 @@ def _operand(value: Any, name: str, data: np.ndarray) -> float | np.ndarray | No
     return array if highest > 0 else None
 
 
-def _sharpness(threshold: float | np.ndarray, data: np.ndarray) -> np.ndarray:
+def sharpness(threshold: float | np.ndarray, data: np.ndarray) -> np.ndarray:
     """2 / threshold², as the formula takes it; where the threshold is 0 nothing is damped."""
     wide = np.broadcast_to(
         np.asarray(threshold if isinstance(threshold, float) else _device.host(threshold), np.float64),

@@ -79,6 +79,11 @@ def tikhonov(
     ValueError, TypeError
         As `wiener`; an order other than 0, 1, 2; a prior of another shape.
 
+    Warns
+    -----
+    UserWarning
+        "auto" found a weight that amplifies noise beyond the image; as `wiener`.
+
     Notes
     -----
     With order 2 and equal voxels this is `wiener`, with order 0 `wiener` with regularizer="identity". There

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import time
+import warnings as python_warnings
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -86,6 +87,11 @@ def unsupervised_wiener(
     ValueError, TypeError
         As `wiener`; fewer samples than the burn-in needs.
 
+    Warns
+    -----
+    UserWarning
+        The estimate is little but noise, as the image's noise is not white.
+
     Notes
     -----
     Differs from the paper, and from scikit-image's function of that name, in three ways. The estimate
@@ -162,6 +168,13 @@ def unsupervised_wiener(
         chains = Chains([g * share for g in chains.noise], [g * share for g in chains.prior])
         settings |= _summary(chains, burn_in)
     result = call.apply(call.transfer_from(otf.conj() * mean_filter))
+    if call.lowest != call.highest and _cross_validation.is_amplified_noise(result, call.data, call.psf_sum):
+        note = (
+            "image: its noise, grown beyond the image, is most of the estimate: it is not white, as "
+            "unsupervised_wiener assumes; use wiener or tikhonov with a weight chosen by eye"
+        )
+        call.warnings.append(note)
+        python_warnings.warn(note, UserWarning, stacklevel=2)
     return call.finish(
         result,
         settings,

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+import warnings as python_warnings
 from typing import Any
 
 import numpy as np
 
 from .. import _arrays, _validate
 from . import _cross_validation, _filters
+from ._cross_validation import is_amplified_noise, is_quiet
 
 
 def wiener(
@@ -82,13 +85,21 @@ def wiener(
         than one of balance, noise_to_signal and the powers; a power spectrum that is negative, zero
         everywhere or not symmetric.
 
+    Warns
+    -----
+    UserWarning
+        "auto" found a balance that amplifies noise beyond the image.
+
     Notes
     -----
     "auto" minimises ``N sum(g^2 |Y|^2) / sum(g)^2`` with ``g = balance |R|^2 / (|H|^2 + balance |R|^2)`` over
     the balance, on a grid of powers of ten and then by golden-section search; the sums run over all N
     frequencies, and Y is the transform of the image less its mean under a Hann window. Without the window the
     jump between opposite edges, which no blur explains, passes for image detail, and the balance comes out
-    orders of magnitude too small. White noise is assumed. Frequencies where filter and regularizer both
+    orders of magnitude too small. White noise is assumed; where it is not (reconstructed, interpolated or
+    compressed images) that minimum lies at next to no balance, and the result would be nothing but noise: the
+    balance is then raised until the finest details are below 0.02 of the image's standard deviation, with a
+    warning. Frequencies where filter and regularizer both
     vanish are set to zero.
 
     With powers the mean is treated like any other frequency: it shrinks unless the signal's power at
@@ -160,16 +171,33 @@ def weighted_transfer(
     score: float | None = None
     if searched:
         data = call.data if data is None else data
+        unit = call.psf_sum**2  # |H|^2, which the weight stands beside, is that large at most
         exponent, score, at_end = _cross_validation.search(
-            call.plan, data, otf, penalty_transfer, call.num_threads
+            call.plan, data, otf, penalty_transfer, call.num_threads, unit=unit
         )
-        weight = 10.0**exponent
+        weight = unit * 10.0**exponent
+        found = weight
+
+        def result(weight: float) -> np.ndarray:
+            return call.apply(call.plan.wiener_transfer(otf, penalty_transfer, weight), data)
+
+        if call.lowest != call.highest and is_amplified_noise(result(weight), data, call.psf_sum):
+            largest = unit * 10.0 ** _cross_validation.SEARCH[-1]
+            while weight < largest and not is_quiet(result(weight), data, call.psf_sum):
+                weight *= math.sqrt(10)
+            note = (
+                f"{name}: generalised cross-validation found {found:g}, with which noise outgrows the image: "
+                f"it is not white. {weight:g} is taken instead; choose the {name} by eye"
+            )
+            call.warnings.append(note)
+            python_warnings.warn(note, UserWarning, stacklevel=3)
+            at_end = False
         if at_end and call.lowest != call.highest:
             call.warnings.append(
                 f"{name}: generalised cross-validation has its minimum at the end of the searched range, "
                 f"{weight:g}; the noise is not white, or there is none: choose the {name} by eye"
             )
-    settings |= {name: weight, f"{name}_searched": searched, "gcv_score": score}
+    settings |= {name: float(weight), f"{name}_searched": searched, "gcv_score": score}
     return call.plan.wiener_transfer(otf, penalty_transfer, weight)
 
 

@@ -18,6 +18,7 @@ A file or folder appears under its final name only when whole; an existing one i
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -214,8 +215,9 @@ def read(
     Warns
     -----
     UserWarning
-        The file gives a voxel size along some axes only: it is left out. DICOM: there is no pixel size, or
-        only one at the detector; some values are padding; files of a folder were left out.
+        The file gives a voxel size along some axes only: it is left out. A TIFF holds several images (frames
+        that were appended one by one, too) and `series` chose none: the first is read. DICOM: there is no
+        pixel size, or only one at the detector; some values are padding; files of a folder were left out.
 
     Notes
     -----
@@ -244,7 +246,16 @@ def read(
             name = "channel" if channel is not None else "frame"
             raise ValueError(f"{name}: is for DICOM, which {suffix} is not")
         if suffix.startswith((".tif", ".ome")):
-            return _tiff.read(path, _number_of_series(series))
+            volume = _tiff.read(path, _number_of_series(series))
+            held = volume.metadata.get("series_in_file", 1)
+            if series is None and held > 1:
+                warnings.warn(
+                    f"{path}: holds {held} images, of which the first is read, {volume.shape}; series=1 to "
+                    f"{held - 1} (on the command line --series) are the others",
+                    UserWarning,
+                    stacklevel=2,
+                )
+            return volume
         if series is not None:
             raise ValueError(f"series: got {series!r}, but a file of the type {suffix} holds one image")
         if suffix.startswith(".nii"):

@@ -1,23 +1,24 @@
 """Files of other formats than Zarr, made of the blocks of a finished store.
 
 The blocks are copied into one array in a file that is mapped into memory, in the order of the axes that the
-format writes, and that is what the format's own writer is given.
+format writes. Of NIfTI and .npy that is the file itself; of other formats it is what their writer is given.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
+import mmap
 import os
 import shutil
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from . import _nifti, _npy
 from ._source import Source
-from ._volume import Volume
 
 if TYPE_CHECKING:
     from ._store import Store
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 # Formats whose files have another order than t, c, z, y, x.
 ORDERS = {".nii": "ctzyx", ".nii.gz": "ctzyx", ".tif": "tzcyx", ".tiff": "tzcyx"}
 SCALED = (".nii", ".nii.gz")
+TOGETHER = 16  # planes
+RAW: dict[str, Any] = {".nii": _nifti, ".npy": _npy}
 
 
 def is_zarr(path: Path) -> bool:
@@ -80,30 +83,53 @@ def assemble(store: Store, out: Path) -> None:
         axes = store.geometry.spatial_axes
     scratch = store.partial / "assembling"
     shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir()
-    # As large as the image from the start: a full disk must not be met as a fault of memory.
-    with open(scratch / "array", "wb") as file:
-        size = math.prod(store.full_shape) * store.dtype.itemsize
-        file.truncate(size)
-        if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(file.fileno(), 0, size)
-    shape = tuple(length[a] for a in axes)
-    whole = np.memmap(scratch / "array", store.dtype, "r+", shape=shape)
-    for item, (time, channel) in enumerate(store.positions):
-        at = {"t": time, "c": channel}
-        part = whole[tuple(at.get(a, slice(None)) for a in axes)]
-        grid = [range(0, n, b) for n, b in zip(store.shape, store.blocks, strict=True)]
-        for starts in itertools.product(*grid):
-            region = tuple(
-                slice(s, min(s + b, n)) for s, b, n in zip(starts, store.blocks, store.shape, strict=True)
-            )
-            part[region] = store.read(item, region)
-    whole.flush()
-    volume: Volume = store.geometry.volume(whole, axes)
+    (scratch / "files").mkdir(parents=True)
+    raw = next((module for suffix, module in RAW.items() if name.endswith(suffix)), None)
+    whole = np.memmap(scratch / "array", store.dtype, "w+", shape=tuple(length[a] for a in axes))
+    volume = store.geometry.volume(whole, axes)
     if store.scale != (1.0, 0.0):
         volume.metadata["intensity_scale"] = store.scale
-    (scratch / "files").mkdir()
-    write(scratch / "files" / store.path.name, volume)
+    if raw is not None:  # the values lie in the file as they do in memory
+        _fill(store, scratch / "files" / store.path.name, raw.prefix(volume), axes)
+        if raw is _npy:
+            _npy.save_geometry(scratch / "files" / _npy.sidecar(store.path).name, volume)
+    else:
+        _fill(store, scratch / "array", b"", axes)
+        write(scratch / "files" / store.path.name, volume)
     del whole, volume
     os.unlink(scratch / "array")
     os.rename(scratch / "files", out)
+
+
+def _fill(store: Store, path: Path, prefix: bytes, axes: str) -> None:
+    """Write the blocks into a file that is mapped into memory, behind the prefix."""
+    length = dict(zip(store.axes, store.full_shape, strict=True))
+    size = len(prefix) + math.prod(store.full_shape) * store.dtype.itemsize
+    with open(path, "w+b" if prefix else "r+b") as file:
+        file.write(prefix)
+        file.truncate(size)
+        # As large as the image from the start: a full disk must not be met as a fault of memory.
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, size)
+        file.flush()
+        mapped = mmap.mmap(file.fileno(), size)
+        whole: np.ndarray = np.ndarray([length[a] for a in axes], store.dtype, mapped, len(prefix))
+        for item, (time, channel) in enumerate(store.positions):
+            at = {"t": time, "c": channel}
+            part = whole[tuple(at.get(a, slice(None)) for a in axes)]
+            grid = [range(0, n, b) for n, b in zip(store.shape, store.blocks, strict=True)]
+            for starts in itertools.product(*grid):
+                region = tuple(
+                    slice(s, min(s + b, n)) for s, b, n in zip(starts, store.blocks, store.shape, strict=True)
+                )
+                block, within = store.read(item, region), part[region]
+                for first in range(0, len(block), TOGETHER):
+                    within[first : first + TOGETHER] = block[first : first + TOGETHER]
+                    if hasattr(mmap, "MADV_DONTNEED"):
+                        # The pages are the system's to write; mapped ones would count as this process'
+                        # memory, and a few rows of a plane map up to 2 MiB.
+                        mapped.madvise(mmap.MADV_DONTNEED)
+                del within
+        del part, whole
+        mapped.flush()
+        mapped.close()

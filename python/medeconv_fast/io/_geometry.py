@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -52,12 +53,16 @@ class Geometry:
     @classmethod
     def of(cls, volume: Volume) -> Geometry:
         samples = volume.shape[volume.axes.index("s")] if "s" in volume.axes else 0
+        metadata = dict(volume.metadata)
+        # Who crops or resamples a volume, or takes another unit, moves its affine but does not know this.
+        if metadata.pop("origin_grid", _grid(volume)) != _grid(volume):
+            metadata.pop("origin", None)
         return cls.stated(
             volume.spatial_axes,
             volume.voxel_size,
             volume.affine if volume.oriented else None,
             volume.unit,
-            volume.metadata,
+            metadata,
             samples,
         )
 
@@ -104,7 +109,10 @@ class Geometry:
             names = {ngff: nifti for nifti, ngff in TIME_UNITS.items()}
             metadata["time_step"] = self.time_step
             metadata["time_unit"] = names.get(self.time_unit or "", "unknown")
-        return Volume(array, self.voxel_size, self.affine, self.unit, axes, metadata)
+        made = Volume(array, self.voxel_size, self.affine, self.unit, axes, metadata)
+        if self.origin is not None:
+            made.metadata["origin_grid"] = _grid(made)
+        return made
 
     def changed(self, voxel_size: Any, unit: str | None) -> Geometry:
         """With a voxel size or unit that the caller knows better than the file."""
@@ -139,13 +147,21 @@ class Geometry:
         return cls(**entry)
 
 
+def _grid(volume: Volume) -> tuple[Any, ...]:
+    """What an origin belongs to."""
+    length = dict(zip(volume.axes, volume.shape, strict=True))
+    return tuple(length[a] for a in volume.spatial_axes), volume.voxel_size, volume.unit
+
+
 def _is_plain(value: Any) -> bool:
     """Whether JSON gives back what it was given."""
     if isinstance(value, list):
         return all(map(_is_plain, value))
     if isinstance(value, dict):
         return all(isinstance(k, str) and _is_plain(v) for k, v in value.items())
-    return value is None or type(value) in (bool, int, float, str)
+    if type(value) is float:
+        return math.isfinite(value)
+    return value is None or type(value) in (bool, int, str)
 
 
 def _tuples(value: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import zlib
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -137,6 +138,20 @@ def _header(path: Path, image: Any) -> Header:
 
 
 def save(path: Path, volume: Volume) -> None:
+    _nibabel().save(_image(volume), path)
+
+
+def prefix(volume: Volume) -> bytes:
+    """What stands before the values, which follow in the order of the axes c, t, z, y, x, x the fastest."""
+    header = _image(volume).header
+    if "intensity_scale" not in volume.metadata:
+        header.set_slope_inter(1, 0)
+    made = io.BytesIO()
+    header.write_to(made)
+    return made.getvalue()
+
+
+def _image(volume: Volume) -> Any:
     nib = _nibabel()
     if "s" in volume.axes:
         raise ValueError(
@@ -185,4 +200,5 @@ def save(path: Path, volume: Volume) -> None:
             header[key] = volume.metadata[key]
     if "intensity_scale" in volume.metadata:  # the array holds what is to be stored
         header.set_slope_inter(*volume.metadata["intensity_scale"])
-    nib.save(image, path)
+    image.update_header()
+    return image

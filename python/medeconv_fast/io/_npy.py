@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,14 @@ def save_geometry(path: Path, volume: Volume) -> None:
         "affine": volume.affine.tolist() if volume.affine is not None and volume.oriented else None,
     }
     path.write_text(json.dumps(entry, indent=1), encoding="utf-8")
+
+
+def prefix(volume: Volume) -> bytes:
+    """What stands before the values."""
+    made = io.BytesIO()
+    entry = {"descr": volume.dtype.str, "fortran_order": False, "shape": volume.shape}
+    np.lib.format.write_array_header_1_0(made, entry)
+    return made.getvalue()
 
 
 def save(path: Path, volume: Volume) -> None:

@@ -208,7 +208,12 @@ def _affine(
 ) -> np.ndarray | None:
     """The orientation kept beside the metadata, moved to the level's grid."""
     own, base, level = image.own, image.levels[0], image.levels[number]
-    if own.get("affine") is None or base.scale is None or level.scale is None:
+    if (
+        own.get("affine") is None
+        or own.get("voxel_size") is None
+        or base.scale is None
+        or level.scale is None
+    ):
         return None
     stated = [base.scale[place[a]] * f for a, f in zip(spatial, factors, strict=True)]
     if len(own["voxel_size"]) != len(stated) or not np.allclose(own["voxel_size"], stated, rtol=1e-6):

@@ -95,12 +95,18 @@ def _halve(finer: Path, coarser: Path, step: tuple[int, ...]) -> None:
 
     def fill(starts: tuple[int, ...]) -> None:
         index = tuple(slice(s, min(s + g, n)) for s, g, n in zip(starts, grid, shape, strict=True))
-        wide = tuple(
-            slice(i.start * s, min(i.stop * s, n)) for i, s, n in zip(index, steps, array.shape, strict=True)
-        )
-        made[index] = mean_of_blocks(source(wide), steps)
+        block = np.empty([s.stop - s.start for s in index], array.dtype)
+        # From one block of the finer level at a time: all of them are eight times as large.
+        edges = [-(-g // s) for g, s in zip(grid, steps, strict=True)]
+        for corner in itertools.product(*(range(0, n, e) for n, e in zip(block.shape, edges, strict=True))):
+            part = tuple(slice(c, min(c + e, n)) for c, e, n in zip(corner, edges, block.shape, strict=True))
+            wide = tuple(
+                slice((i.start + p.start) * s, min((i.start + p.stop) * s, n))
+                for i, p, s, n in zip(index, part, steps, array.shape, strict=True)
+            )
+            block[part] = mean_of_blocks(source(wide), steps)
+        made[index] = block
 
-    # Each holds eight blocks of the finer level, and their halves, in memory.
     with ThreadPoolExecutor(min(MOST_THREADS, get_num_threads())) as pool:
         blocks = itertools.product(*(range(0, n, g) for n, g in zip(shape, grid, strict=True)))
         for _ in pool.map(fill, blocks):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -83,6 +85,15 @@ class Source:
         self.chunks = tuple(
             min(int(chunk.get(a, 1)), n) for a, n in zip(geometry.spatial_axes, self.shape, strict=True)
         )
+        given, count = len(geometry.channels), length.get("c", 1)
+        if given not in (0, count):
+            warnings.warn(
+                f"{path or 'source'}: {given} channels are named, the image has {count}; the names are "
+                "left out",
+                UserWarning,
+                stacklevel=4,
+            )
+            self.geometry = dataclasses.replace(geometry, channels=())
         self.items: tuple[tuple[int, int], ...] = tuple(
             (t, c) for t in range(length.get("t", 1)) for c in range(length.get("c", 1))
         )
@@ -176,8 +187,16 @@ class Source:
         Of files: path, size and time of the last change (of Zarr: a digest of the metadata, and one of all
         chunks' sizes and times); of arrays in memory a digest of their values; of dask arrays their name.
         """
-        about = {"shape": list(self.shape), "items": len(self.items), "dtype": self.dtype.str}
-        return {**self._identify(), **about}
+        geometry = self.geometry.to_json()
+        return {
+            **self._identify(),
+            "shape": list(self.shape),
+            "items": len(self.items),
+            "dtype": self.dtype.str,
+            "voxel_size": None if self.voxel_size is None else list(self.voxel_size),
+            "affine": geometry["affine"],
+            "unit": self.unit,
+        }
 
 
 def checked_region(region: Sequence[slice] | None, shape: tuple[int, ...]) -> tuple[slice, ...]:

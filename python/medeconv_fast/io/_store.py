@@ -139,6 +139,10 @@ class Store:
             raise FileNotFoundError(f"{self._image}: has vanished while it was being written")
         with _at(self.path):
             self._note_clipped(item, place, clipped)
+            for chunk in found.chunks_of(index):
+                # The region is all of the block; zarr would read one at the image's end before it fills it,
+                # and a damaged one could not be replaced.
+                found.file_of(chunk).unlink(missing_ok=True)
             found.array[index] = stored.reshape(tuple(s.stop - s.start for s in index))
             for chunk in found.chunks_of(index):
                 _sync(found.file_of(chunk))

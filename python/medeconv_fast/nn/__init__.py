@@ -1,26 +1,44 @@
 """Networks that learn to deconvolve, trained and applied on this library's own kernels.
 
-Arrays are (N, C, [z,] y, x). `DeconvNet` is ready made; `Sequential` and `Model` are made of layers. See
-docs/nets.md.
+Arrays are (N, C, [z,] y, x). `DeconvNet` and `RLNet` are ready made; `Sequential` and `Model` are made of
+layers. See docs/nets.md.
 """
 
 from ._activations import LeakyReLU, ReLU, Softplus
 from ._augmentation import Augmentation
+from ._blur_layers import FixedBlur, RichardsonLucyStep
 from ._callbacks import Callback, EarlyStopping, ReduceOnPlateau
 from ._convolutions import Conv, ConvTranspose
 from ._data import PatchSampler
 from ._deconv_net import DeconvNet
 from ._graph import Graph, register
 from ._history import History
-from ._joining import Add, Concat
+from ._joining import Add, Concat, Divide, Multiply
 from ._layer import Input, Layer
 from ._model import Model, Sequential
 from ._normalization import GroupNorm, InstanceNorm
 from ._optimizers import SGD, Adam, AdamW
+from ._rl_net import RLNet
 from ._schedules import CosineDecay, ExponentialDecay
 from ._upsampling import UpSampling
+from ._without_truth import SimulatedPairs, fit_without_truth
 
-register(Add, Concat, Conv, ConvTranspose, GroupNorm, InstanceNorm, LeakyReLU, ReLU, Softplus, UpSampling)
+register(
+    Add,
+    Concat,
+    Conv,
+    ConvTranspose,
+    Divide,
+    FixedBlur,
+    GroupNorm,
+    InstanceNorm,
+    LeakyReLU,
+    Multiply,
+    ReLU,
+    RichardsonLucyStep,
+    Softplus,
+    UpSampling,
+)
 
 __all__ = [
     "SGD",
@@ -34,8 +52,10 @@ __all__ = [
     "ConvTranspose",
     "CosineDecay",
     "DeconvNet",
+    "Divide",
     "EarlyStopping",
     "ExponentialDecay",
+    "FixedBlur",
     "Graph",
     "GroupNorm",
     "History",
@@ -44,10 +64,15 @@ __all__ = [
     "Layer",
     "LeakyReLU",
     "Model",
+    "Multiply",
     "PatchSampler",
+    "RLNet",
     "ReLU",
     "ReduceOnPlateau",
+    "RichardsonLucyStep",
     "Sequential",
+    "SimulatedPairs",
     "Softplus",
     "UpSampling",
+    "fit_without_truth",
 ]

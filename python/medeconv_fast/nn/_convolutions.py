@@ -79,13 +79,13 @@ class _Convolution(Layer):
         self.stride = _geometry.per_axis(given["stride"], "stride", ndim, minimum=1)
         self.dilation = _geometry.per_axis(given["dilation"], "dilation", ndim, minimum=1)
         extent = [d * (k - 1) + 1 for k, d in zip(self.kernel, self.dilation, strict=True)]
-        self._extra = (0,) * ndim
+        self.output_padding = (0,) * ndim
         if given["padding"] == "same":
             # So that a length is divided by the stride, or multiplied by it; the odd value goes behind.
             total = [e - s for e, s in zip(extent, self.stride, strict=True)]
             self.padding = tuple((max(t, 0) // 2, max(t, 0) - max(t, 0) // 2) for t in total)
             if self.transposed:
-                self._extra = tuple(max(-t, 0) for t in total)
+                self.output_padding = tuple(max(-t, 0) for t in total)
         else:
             self.padding = _geometry.read_padding(given["padding"], self.kernel, self.stride, self.dilation)
         self.channels = channels
@@ -124,7 +124,7 @@ class _Convolution(Layer):
             "dilation": self.dilation,
             "groups": self.groups,
             "padding_mode": self.padding_mode,
-        } | ({"output_padding": self._extra} if self.transposed else {})
+        } | ({"output_padding": self.output_padding} if self.transposed else {})
 
     def forward(self, inputs: Sequence[np.ndarray], engine: Engine, tape: Tape | None) -> np.ndarray:
         (x,) = inputs

@@ -12,11 +12,13 @@ import numpy as np
 from .. import _arrays, _validate, io
 from .._planner import bytes_of
 
-Pair = tuple[np.ndarray, np.ndarray]
+Pair = tuple[np.ndarray, ...]
 
 
 class Pairs:
     """Base: numbered pairs (image, target) of (C, *spatial), each from a random generator of its own.
+
+    A third array of the target's shape weights the loss: 0 leaves a value out.
 
     So a sample depends on seed, epoch and number only, whatever was drawn before it.
     """

@@ -66,7 +66,7 @@ class DeconvNet(Model):
         if _validate.integer(scale, "scale", minimum=1) not in SCALES:
             raise ValueError(f"scale: got {scale}, expected 1, 2 or 4")
         residual = _validate.flag(residual, "residual")
-        self._arguments = {
+        self._arguments: dict[str, Any] = {
             "scale": scale,
             "filters": filters,
             "ndim": ndim,

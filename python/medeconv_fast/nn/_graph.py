@@ -81,14 +81,14 @@ class Graph(Layer):
         if not order:
             raise ValueError("output: got an input, expected what a layer made of it")
         number = {id(signal): i for i, signal in enumerate((*starts, *order))}
-        self._nodes = []
+        self.nodes = []
         for signal in order:
             assert signal.layer is not None
-            self._nodes.append(_Node(signal.layer, tuple(number[id(source)] for source in signal.inputs)))
-        self.layers: list[Layer] = list({id(node.layer): node.layer for node in self._nodes}.values())
+            self.nodes.append(_Node(signal.layer, tuple(number[id(source)] for source in signal.inputs)))
+        self.layers: list[Layer] = list({id(node.layer): node.layer for node in self.nodes}.values())
         self._name_layers()
-        uses = [i for node in self._nodes for i in node.inputs]
-        self._last_use = {i: n for n, node in enumerate(self._nodes) for i in node.inputs}
+        uses = [i for node in self.nodes for i in node.inputs]
+        self._last_use = {i: n for n, node in enumerate(self.nodes) for i in node.inputs}
         unused = [i for i in range(len(starts)) if i not in uses]
         if unused:
             raise ValueError(f"inputs: the output does not depend on number {unused[0]}")
@@ -138,7 +138,7 @@ class Graph(Layer):
         values: dict[int, np.ndarray] = dict(enumerate(inputs))
         tapes: list[Tape] = []
         first = len(inputs)
-        for number, node in enumerate(self._nodes):
+        for number, node in enumerate(self.nodes):
             own: Tape | None = None if tape is None else {}
             try:
                 values[first + number] = node.layer.forward([values[i] for i in node.inputs], engine, own)
@@ -153,7 +153,7 @@ class Graph(Layer):
                     del values[i]  # its memory serves the next layer
         if tape is not None:
             tape["tapes"] = tapes
-        return values[first + len(self._nodes) - 1]
+        return values[first + len(self.nodes) - 1]
 
     def backward(
         self, grad: np.ndarray, tape: Tape, engine: Engine, gradients: Gradients, needs: Sequence[bool]
@@ -165,10 +165,10 @@ class Graph(Layer):
         tapes: list[Tape] = tape["tapes"]
         first = len(needs)
         wanted = self._wanted(needs)
-        grads: dict[int, np.ndarray] = {first + len(self._nodes) - 1: grad}
+        grads: dict[int, np.ndarray] = {first + len(self.nodes) - 1: grad}
         del grad
-        for number in reversed(range(len(self._nodes))):
-            node, own = self._nodes[number], tapes.pop()
+        for number in reversed(range(len(self.nodes))):
+            node, own = self.nodes[number], tapes.pop()
             arriving = grads.pop(first + number, None)
             asked = [wanted[i] for i in node.inputs]
             if arriving is None or not wanted[first + number]:
@@ -189,7 +189,7 @@ class Graph(Layer):
         weights.
         """
         wanted = list(needs)
-        for node in self._nodes:
+        for node in self.nodes:
             layer = node.layer
             own = layer.trains() if isinstance(layer, Graph) else layer.trainable and bool(layer.shapes())
             wanted.append(own or any(wanted[i] for i in node.inputs))
@@ -202,7 +202,7 @@ class Graph(Layer):
         return {
             "inputs": [[signal.channels, signal.ndim] for signal in self.inputs],
             "layers": [describe(layer) for layer in self.layers],
-            "nodes": [[number[id(node.layer)], list(node.inputs)] for node in self._nodes],
+            "nodes": [[number[id(node.layer)], list(node.inputs)] for node in self.nodes],
             "recompute": self.recompute,
         }
 
@@ -214,7 +214,9 @@ class Graph(Layer):
 
 
 def describe(layer: Layer) -> dict[str, Any]:
-    return {"kind": type(layer).__name__, "name": layer.name, "trainable": layer.trainable, **layer.options()}
+    # A ready-made network inside of another is described by its layers.
+    kind = "Graph" if isinstance(layer, Graph) else type(layer).__name__
+    return {"kind": kind, "name": layer.name, "trainable": layer.trainable, **layer.options()}
 
 
 def wired(options: dict[str, Any]) -> tuple[list[Signal], Signal]:

@@ -1,12 +1,14 @@
-"""Layers of several inputs: Add and Concat."""
+"""Layers of several inputs: Add, Multiply, Divide, Concat."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 
+from .. import _validate
 from ._engine import Engine
 from ._layer import Gradients, Layer, Result, Signal, Tape
 
@@ -17,6 +19,13 @@ def _check_grids(signals: Sequence[Signal]) -> None:
         raise ValueError(
             f"got inputs on grids of scale {scales} relative to the network's input, expected one"
         )
+
+
+def _check_channels(signals: Sequence[Signal]) -> None:
+    channels = [signal.channels for signal in signals]
+    if len(set(channels)) > 1:
+        raise ValueError(f"got inputs of {channels} channels, expected as many in each")
+    _check_grids(signals)
 
 
 def _check_shapes(inputs: Sequence[np.ndarray]) -> None:
@@ -35,10 +44,7 @@ class Add(Layer):
     arity = None
 
     def connect(self, signals: Sequence[Signal]) -> Result:
-        channels = [signal.channels for signal in signals]
-        if len(set(channels)) > 1:
-            raise ValueError(f"got inputs of {channels} channels, expected as many in each")
-        _check_grids(signals)
+        _check_channels(signals)
         return super().connect(signals)
 
     def forward(self, inputs: Sequence[np.ndarray], engine: Engine, tape: Tape | None) -> np.ndarray:
@@ -92,3 +98,78 @@ class Concat(Layer):
     ) -> Sequence[np.ndarray | None]:
         parts = np.split(grad, tape["ends"][:-1], axis=1)
         return [part.copy() if need else None for part, need in zip(parts, needs, strict=True)]
+
+
+class Multiply(Layer):
+    """The product of two inputs of the same shape.
+
+    Parameters
+    ----------
+    name : str, optional
+    """
+
+    arity = 2
+
+    def connect(self, signals: Sequence[Signal]) -> Result:
+        _check_channels(signals)
+        return super().connect(signals)
+
+    def forward(self, inputs: Sequence[np.ndarray], engine: Engine, tape: Tape | None) -> np.ndarray:
+        _check_shapes(inputs)
+        out = engine.empty(inputs[0].shape, inputs[0].dtype)
+        engine.pointwise(lambda target, a, b: np.multiply(a, b, out=target), out, *inputs)
+        if tape is not None:
+            tape["inputs"] = list(inputs)
+        return out
+
+    def backward(
+        self, grad: np.ndarray, tape: Tape, engine: Engine, gradients: Gradients, needs: Sequence[bool]
+    ) -> Sequence[np.ndarray | None]:
+        one, other = tape["inputs"]
+        return [grad * other if needs[0] else None, grad * one if needs[1] else None]
+
+
+class Divide(Layer):
+    """The first input over the second, which counts as `floor` where it is smaller.
+
+    Parameters
+    ----------
+    floor : float
+        Greater than 0.
+    name : str, optional
+
+    Raises
+    ------
+    ValueError, TypeError
+        Another floor.
+    """
+
+    arity = 2
+
+    def __init__(self, floor: float = 1e-3, name: str | None = None) -> None:
+        super().__init__(name)
+        self.floor = _validate.number(floor, "floor", above=0)
+
+    def options(self) -> dict[str, Any]:
+        return {"floor": self.floor}
+
+    def connect(self, signals: Sequence[Signal]) -> Result:
+        _check_channels(signals)
+        return super().connect(signals)
+
+    def forward(self, inputs: Sequence[np.ndarray], engine: Engine, tape: Tape | None) -> np.ndarray:
+        _check_shapes(inputs)
+        above, below = inputs
+        divisor = np.maximum(below, below.dtype.type(self.floor))
+        out = engine.empty(above.shape, above.dtype)
+        engine.pointwise(lambda target, a, b: np.divide(a, b, out=target), out, above, divisor)
+        if tape is not None:
+            tape["divisor"], tape["out"], tape["free"] = divisor, out, below > self.floor
+        return out
+
+    def backward(
+        self, grad: np.ndarray, tape: Tape, engine: Engine, gradients: Gradients, needs: Sequence[bool]
+    ) -> Sequence[np.ndarray | None]:
+        grad /= tape["divisor"]
+        to_below = -grad * tape["out"] * tape["free"] if needs[1] else None
+        return [grad if needs[0] else None, to_below]

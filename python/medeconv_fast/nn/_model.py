@@ -200,7 +200,7 @@ class Model(Graph):
         Parameters
         ----------
         optimizer : {"adam", "sgd", "adamw"} or optimizer
-            Such as ``nn.Adam(1e-3, beta1=0.9)``.
+            Such as ``nn.Adam(1e-3, beta1=0.9)``; one that was in use goes on where it stands.
         loss : {"mse", "mae", "ssim", "poisson", "rln"} or callable
             Mean squared or absolute error, 1 - SSIM, the likelihood of counts, squared error with SSIM as in
             Li et al. 2022; or a function (prediction, target, engine, weights) -> (value, gradient to the
@@ -225,8 +225,9 @@ class Model(Graph):
             optimizer, learning_rate=learning_rate, clip_norm=clip_norm, clip_value=clip_value
         )
         self._loss, self._optimizer = as_loss(loss), made
-        made.state = {}
-        made.reset([layer.weights[name] for layer, name in self.trained()])
+        weights = [layer.weights[name] for layer, name in self.trained()]
+        if not made.fits(weights):
+            made.reset(weights)
         return self
 
     def _compiled(self) -> tuple[Loss, Optimizer]:
@@ -450,7 +451,7 @@ class Model(Graph):
     def summary(self) -> str:
         """The layers in a table: what they make, and how many weights they have."""
         rows = [("layer", "kind", "channels", "scale", "weights", "shapes")]
-        for node in self._nodes_of_output():
+        for node in self._made():
             layer = node.layer
             assert layer is not None
             leaves = layer.leaves() if isinstance(layer, Graph) else [("", layer)]
@@ -481,7 +482,7 @@ class Model(Graph):
         ]
         return "\n".join(lines)
 
-    def _nodes_of_output(self) -> list[Signal]:
+    def _made(self) -> list[Signal]:
         return in_order(self.inputs, self.output)
 
     # ------------------------------------------------------------ files
@@ -519,6 +520,28 @@ class Model(Graph):
         write_tensors(
             Path(path), self.named_weights(), self, {}, overwrite=_validate.flag(overwrite, "overwrite")
         )
+
+    def to_onnx(self, path: Any, *, overwrite: bool = False) -> None:
+        """Write the network as ONNX: opset 17, IR version 8, float32, images of any number and size.
+
+        Parameters
+        ----------
+        path : path-like
+        overwrite : bool
+            Replace an existing file.
+
+        Raises
+        ------
+        NotImplementedError
+            A layer or an option that opset 17 does not have; the message names the layer.
+        FileExistsError
+            The file exists.
+        ImportError
+            onnx is not installed (extra onnx).
+        """
+        from ._onnx import write_onnx  # here: it knows every layer, and models are made of layers
+
+        write_onnx(self, Path(path), overwrite=_validate.flag(overwrite, "overwrite"))
 
     @classmethod
     def load(cls, path: Any, *, backend: str = "auto", num_threads: int | None = None) -> Any:
@@ -627,7 +650,7 @@ class Sequential(Model):
 
     def arguments(self) -> dict[str, Any]:
         return {
-            "layers": [describe(node.layer) for node in self._nodes],
+            "layers": [describe(node.layer) for node in self.nodes],
             "channels": self.channels,
             "ndim": self.ndim,
         }

@@ -57,7 +57,7 @@ class GroupNorm(Layer):
 
     def connect(self, signals: Sequence[Signal]) -> Result:
         (signal,) = signals
-        self.channels = signal.channels
+        self.channels, self.ndim = signal.channels, signal.ndim
         self._groups_of(signal.channels)
         return Result(signal.channels, (Fraction(1),) * signal.ndim, (math.inf,) * signal.ndim)
 

@@ -29,6 +29,8 @@ from ._storage import read_tensors, write_tensors
 if TYPE_CHECKING:
     from ._model import Model
 
+Batch = tuple[np.ndarray, np.ndarray, np.ndarray | None]
+
 _SHUFFLE = 1 << 40  # beside the numbers of samples, in the seeds
 
 
@@ -151,20 +153,24 @@ class Training:
         score = _Score()
         for batch, start in enumerate(range(0, count, size), 1):
             chosen = numbers[start : start + size]
-            x, y = self._batch(chosen, epoch)
-            self._update(x, y, score, f"batch {batch} of epoch {epoch + 1} (samples {_listed(chosen)})")
+            x, y, weights = self._batch(chosen, epoch)
+            self._update(
+                x, y, weights, score, f"batch {batch} of epoch {epoch + 1} (samples {_listed(chosen)})"
+            )
             bar.step(epoch - first + 1, batch, score.loss, score.psnr)
         return score
 
-    def _batch(self, numbers: np.ndarray, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+    def _batch(self, numbers: np.ndarray, epoch: int) -> Batch:
         return make_batch(self.model, self._pairs, numbers, (self._seed, epoch), self._augment)
 
-    def _update(self, x: np.ndarray, y: np.ndarray, score: _Score, where: str) -> None:
+    def _update(
+        self, x: np.ndarray, y: np.ndarray, weights: np.ndarray | None, score: _Score, where: str
+    ) -> None:
         model, engine = self.model, self.model.engine
         tape: Tape = {}
         prediction = model.forward([x], engine, tape)
         _check_target(prediction, y)
-        value, grad = self._loss(prediction, y, engine, None)
+        value, grad = self._loss(prediction, y, engine, weights)
         if not math.isfinite(value):
             self._go_back()
             raise FloatingPointError(
@@ -172,7 +178,9 @@ class Training:
                 "update with a finite loss. A smaller learning rate, clip_norm=1 or data of unit "
                 "scale may help"
             )
-        score.add(value, prediction, y, value if self._loss is mean_squared_error else None)
+        score.add(
+            value, prediction, y, value if weights is None and self._loss is mean_squared_error else None
+        )
         del prediction
         gradients = Gradients()
         model.backward(grad, tape, engine, gradients, (False,))
@@ -268,18 +276,18 @@ def make_batch(
     numbers: Sequence[int] | np.ndarray,
     seeds: tuple[int, int],
     augment: Callable[..., Any] | None = None,
-) -> tuple[np.ndarray, np.ndarray]:
-    """The samples of these numbers in two arrays of the network's dtype."""
+) -> Batch:
+    """Images, targets and weights of the samples of these numbers, in the network's dtype."""
     arrays: list[np.ndarray] = []
     for place, number in enumerate(numbers):
         generator = np.random.default_rng([*seeds, int(number)])
         pair = pairs.pair(int(number), generator)
         if augment is not None:
-            pair = augment(*pair, generator)
+            pair = (*augment(*pair[:2], generator), *pair[2:])
         if place == 0:
             arrays = [model.engine.empty((len(numbers), *a.shape), model.dtype) for a in pair]
             check_channels(arrays[0], "x", model.channels)
-        for array, sample, name in zip(arrays, pair, ("x", "y"), strict=True):
+        for array, sample, name in zip(arrays, pair, ("x", "y", "weights"), strict=False):
             if sample.shape != array.shape[1:]:
                 raise ValueError(
                     f"{name}: sample {int(number)} has shape {sample.shape}, expected "
@@ -288,7 +296,7 @@ def make_batch(
                 )
             _validate.numeric(sample.dtype, name)
             array[place] = _arrays.computable(sample, model.dtype)
-    return arrays[0], arrays[1]
+    return arrays[0], arrays[1], arrays[2] if len(arrays) > 2 else None
 
 
 def score_of(model: Model, pairs: Pairs, loss: Loss, batch_size: int) -> _Score:
@@ -296,10 +304,10 @@ def score_of(model: Model, pairs: Pairs, loss: Loss, batch_size: int) -> _Score:
     score = _Score()
     for start in range(0, len(pairs), batch_size):
         numbers = range(start, min(start + batch_size, len(pairs)))
-        x, y = make_batch(model, pairs, numbers, (0, 0))
+        x, y, weights = make_batch(model, pairs, numbers, (0, 0))
         prediction = model.forward([x], model.engine, None)
         _check_target(prediction, y)
-        value, _ = loss(prediction, y, model.engine, None)
+        value, _ = loss(prediction, y, model.engine, weights)
         score.add(value, prediction, y, None)
     return score
 

@@ -26,7 +26,7 @@ def _keys(t: float) -> float:
     return 2 - t * (4 - t * (2.5 - 0.5 * t)) if t < 2 else 0.0
 
 
-def _taps(mode: str, factor: int, phase: int) -> list[tuple[int, float]]:
+def taps_of(mode: str, factor: int, phase: int) -> list[tuple[int, float]]:
     """(offset, weight) of the samples that make a new one: pixel centres of both grids share the extent."""
     if mode == "nearest":
         return [(0, 1.0)]
@@ -73,6 +73,7 @@ class UpSampling(Layer):
 
     def connect(self, signals: Sequence[Signal]) -> Result:
         (signal,) = signals
+        self.channels = signal.channels
         self.factor = _geometry.per_axis(self._given, "factor", signal.ndim, minimum=1)
         reach = {"nearest": 1.0, "linear": 1.0, "cubic": 2.0}[self.mode]
         factors = tuple(Fraction(f) for f in self.factor)
@@ -104,7 +105,7 @@ class UpSampling(Layer):
         behind = (slice(None),) * axis
         for phase in range(factor):
             target = out[(*behind, slice(phase, None, factor))]
-            for number, (offset, weight) in enumerate(_taps(self.mode, factor, phase)):
+            for number, (offset, weight) in enumerate(taps_of(self.mode, factor, phase)):
                 source = padded[(*behind, slice(_PAD + offset, _PAD + offset + n))]
                 if number == 0:
                     np.multiply(source, x.dtype.type(weight), out=target)
@@ -123,7 +124,7 @@ class UpSampling(Layer):
         behind: tuple[Any, ...] = (slice(None),) * axis
         for phase in range(factor):
             source = grad[(*behind, slice(phase, None, factor))]
-            for offset, weight in _taps(self.mode, factor, phase):
+            for offset, weight in taps_of(self.mode, factor, phase):
                 padded[(*behind, slice(_PAD + offset, _PAD + offset + n))] += grad.dtype.type(weight) * source
         inner = padded[(*behind, slice(_PAD, _PAD + n))]
         inner[(*behind, 0)] += padded[(*behind, slice(0, _PAD))].sum(axis)

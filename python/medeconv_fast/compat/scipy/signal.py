@@ -77,8 +77,10 @@ def _plain(in1: Any, in2: Any, mode: Any, method: Any, *, reverse: bool) -> np.n
     if not finite:
         if method == "auto":
             method = _calls.original("scipy.signal", "choose_conv_method")(first, second, mode=mode)
-        # A transform makes NaN of everything; a sum does not, but our taps must be finite.
-        if method == "fft" or not is_finite(h):
+        # A transform makes NaN of everything; a sum does not, but the taps must be finite. scipy's taps are
+        # in1 where mode is "full" and in2 is larger.
+        taps = x if mode == "full" and h.size > x.size else h
+        if method == "fft" or not (is_finite(h) and is_finite(taps)):
             raise HandBack("not finite")
     return convolve_window(x, h, window, by_sums=method == "direct", finite=finite)
 

@@ -1,0 +1,257 @@
+"""``medeconv train`` and ``medeconv predict``: networks from scans to files and from files to scans."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from typing import Any
+
+import numpy as np
+
+import medeconv_fast as mf
+
+from .._arrays import result_dtype
+from .images import Psf, broadcast, check_format, parts, psf_for, read_image, with_geometry
+from .session import Progress, Session, UserError
+
+UNIT_PERCENTILE = 99.9  # of an image: what counts as 1 inside of a network
+
+
+def _unit_of(image: np.ndarray, path: str) -> float:
+    unit = float(np.percentile(np.abs(image), UNIT_PERCENTILE))
+    if not unit > 0:  # NaN as well
+        raise UserError(
+            f"{path}: its {UNIT_PERCENTILE}th percentile is {unit:g}, expected values to train on"
+        )
+    return unit
+
+
+def _volume(path: str, arguments: argparse.Namespace) -> tuple[mf.io.Volume, np.ndarray]:
+    """A file of one channel and time point."""
+    volume = with_geometry(read_image(path, arguments), arguments, path)
+    places = parts(volume)
+    if len(places) > 1:
+        raise UserError(
+            f"{path}: holds {len(places)} channels or time points, expected one; split them into files first"
+        )
+    array = np.asarray(volume.array[places[0][1]])
+    return volume, array.astype(result_dtype(array.dtype), copy=False)
+
+
+def _has_psf(arguments: argparse.Namespace) -> bool:
+    return any(getattr(arguments, name) is not None for name in ("psf", "fwhm_mm", "fwhm_um"))
+
+
+def _check_choice(arguments: argparse.Namespace) -> None:
+    """What goes with what."""
+    known = _has_psf(arguments)
+    if arguments.targets is not None:
+        if len(arguments.targets) != len(arguments.images):
+            raise UserError(
+                f"--targets: got {len(arguments.targets)} files, expected {len(arguments.images)}, "
+                "one per image"
+            )
+        if arguments.without_truth:
+            raise UserError("--without-truth: does not go with --targets")
+    elif not known:
+        raise UserError("train needs --targets, or a PSF (--psf, --fwhm-mm, --fwhm-um) to make pairs with")
+    for name in ("photons", "sigma"):
+        if getattr(arguments, name) is not None and (
+            arguments.targets is not None or arguments.without_truth
+        ):
+            raise UserError(f"--{name}: belongs to pairs that are made of sharp images and a PSF")
+    if arguments.photons is not None and arguments.sigma is not None:
+        raise UserError("--sigma: does not go with --photons")
+    if arguments.kind == "rl" and not known:
+        raise UserError("--kind rl: needs a PSF (--psf, --fwhm-mm, --fwhm-um)")
+
+
+def _patch(arguments: argparse.Namespace, shape: tuple[int, ...]) -> tuple[int, ...]:
+    if arguments.patch is not None:
+        if len(arguments.patch) not in (len(shape), len(shape) - 1):
+            raise UserError(
+                f"--patch: got {len(arguments.patch)} numbers, expected {len(shape)} for the axes of "
+                "the images, "
+                f"or {len(shape) - 1} to train on slices"
+            )
+        return tuple(arguments.patch)
+    return tuple(min(n, 32 if len(shape) == 3 else 64) for n in shape)
+
+
+def train(arguments: argparse.Namespace, session: Session) -> None:
+    _check_choice(arguments)
+    if arguments.resume and os.path.exists(arguments.net):
+        session.overwrite = True
+    session.claim(arguments, "net", "json")
+    volumes, images, units = [], [], []
+    for path in arguments.images:
+        volume, image = _volume(path, arguments)
+        unit = _unit_of(image, path)
+        volumes.append(volume)
+        images.append(image / image.dtype.type(unit))
+        units.append(unit)
+    kernel = None
+    if _has_psf(arguments):
+        kernel = psf_for(volumes[0], arguments, session, arguments.images[0])
+        sizes = [volume.voxel_size for volume in volumes]
+        if any(size != sizes[0] for size in sizes):
+            session.note("the images' voxel sizes differ: the PSF is that of the first one's grid")
+    patch = _patch(arguments, images[0].shape)
+    net = _made(arguments, kernel, len(patch))
+    net.notes = {"unit_percentile": UNIT_PERCENTILE, "trained_on": [str(p) for p in arguments.images]}
+    options: dict[str, Any] = {
+        "checkpoint": arguments.net,
+        "resume": arguments.resume,
+        "seed": arguments.seed,
+        "progress": False if session.quiet else None,
+    }
+    history, way = _trained(net, arguments, images, units, kernel, patch, options)
+    with session.output(arguments.net):
+        if arguments.without_truth:  # else the last epoch's checkpoint is the network
+            net.save(arguments.net, overwrite=session.overwrite)
+    last = history.epochs[-1]
+    session.say(f"{way}; {len(history.epochs)} epochs, loss {last['loss']:.4g}, PSNR {last['psnr']:.2f} dB")
+    session.say(f"wrote {arguments.net} ({net!r})")
+    session.write_json(
+        {
+            "command": "train",
+            "version": mf.__version__,
+            "images": arguments.images,
+            "targets": arguments.targets,
+            "net": arguments.net,
+            "architecture": net.architecture(),
+            "way": way,
+            "psf": None if kernel is None else kernel.record,
+            "patch": patch,
+            "epochs": history.epochs,
+        }
+    )
+
+
+def _made(arguments: argparse.Namespace, kernel: Psf | None, ndim: int) -> mf.nn.Model:
+    options = {"seed": arguments.seed, "backend": arguments.backend, "num_threads": arguments.threads}
+    kind = arguments.kind or ("deconv" if kernel is None else "rl")
+    if kind == "deconv":
+        return mf.nn.DeconvNet(filters=arguments.filters or 64, ndim=ndim, **options)
+    assert kernel is not None
+    if kernel.array.ndim != ndim:
+        raise UserError(
+            f"--patch: got {ndim} numbers, expected {kernel.array.ndim}, as many as the PSF has axes"
+        )
+    return mf.nn.RLNet(kernel.array, filters=arguments.filters or 8, **options)
+
+
+def _trained(
+    net: mf.nn.Model,
+    arguments: argparse.Namespace,
+    images: list[np.ndarray],
+    units: list[float],
+    kernel: Psf | None,
+    patch: tuple[int, ...],
+    options: dict[str, Any],
+) -> tuple[mf.nn.History, str]:
+    """Train `net`; returns what happened, and in words how."""
+    chosen = {"learning_rate": arguments.learning_rate, "loss": arguments.loss}
+    if arguments.without_truth:
+        assert kernel is not None
+        # What is trained, and written after every epoch, is the network and the blur behind it.
+        options = {**options, "checkpoint": None, "resume": False}
+        if arguments.resume:
+            raise UserError("--resume: does not go with --without-truth")
+        history = mf.nn.fit_without_truth(
+            net,
+            images,
+            kernel.array,
+            arguments.epochs,
+            arguments.batch_size,
+            patch=patch,
+            samples=arguments.samples,
+            **chosen,
+            **options,
+        )
+        return history, "trained on the images alone"
+    net.compile(**chosen)
+    if arguments.targets is not None:
+        targets = []
+        for path, image, unit in zip(arguments.targets, images, units, strict=True):
+            _, target = _volume(path, arguments)
+            if target.shape != image.shape:
+                raise UserError(f"--targets: {path} has shape {target.shape}, its image {image.shape}")
+            targets.append(target / target.dtype.type(unit))
+        pairs = mf.nn.PatchSampler(images, targets, patch, arguments.samples)
+        way = "trained on pairs of images and targets"
+    else:
+        assert kernel is not None
+        noise: dict[str, Any] = {"noise": "poisson", "photons": arguments.photons or 1000.0}
+        if arguments.sigma is not None:
+            noise = {"noise": "gaussian", "sigma": arguments.sigma / float(np.mean(units))}
+        pairs = mf.nn.SimulatedPairs(images, kernel.array, patch, arguments.samples, **noise)
+        way = "trained on the images as truths, blurred by the PSF"
+    history = net.fit(
+        pairs,
+        None,
+        arguments.epochs,
+        arguments.batch_size,
+        augment=mf.nn.Augmentation(rotations=False),
+        **options,
+    )
+    return history, way
+
+
+def predict(arguments: argparse.Namespace, session: Session) -> None:
+    session.claim(arguments, "output", "json")
+    net = mf.nn.Model.load(arguments.net, backend=arguments.backend, num_threads=arguments.threads)
+    volume = with_geometry(read_image(arguments.input, arguments), arguments, arguments.input)
+    axes = volume.spatial_axes
+    if net.ndim not in (len(axes), len(axes) - 1) or net.channels != 1 or any(s != 1 for s in net.scale):
+        raise UserError(
+            f"{arguments.net}: got a network of {net.ndim} axes, {net.channels} channels, scale "
+            f"{' '.join(map(str, net.scale))}; expected one channel, scale 1 and the axes "
+            f"({', '.join(axes)}) or "
+            "one less"
+        )
+    kernel = None
+    if _has_psf(arguments):
+        if not isinstance(net, mf.nn.RLNet):
+            raise UserError(f"{arguments.net}: a {type(net).__name__} knows no PSF, only an RLNet does")
+        kernel = psf_for(volume, arguments, session, arguments.input)
+        net = net.with_psf(kernel.array)
+    tile = (
+        None if arguments.tile is None else broadcast(arguments.tile, net.ndim, "--tile", axes[-net.ndim :])
+    )
+    result = np.empty(volume.shape, dtype=result_dtype(volume.dtype))
+    check_format(arguments.output, volume, result.dtype)
+    percentile = net.notes.get("unit_percentile")
+    places = parts(volume)
+    with Progress("predict", len(places), enabled=not session.quiet) as progress:
+        for label, index in places:
+            image = np.asarray(volume.array[index]).astype(result.dtype, copy=False)
+            name = f"{arguments.input}{f' ({label})' if label else ''}"
+            unit = image.dtype.type(1.0 if percentile is None else _unit_of(image, name))
+            # Slices of a volume are the batch of a network of two axes.
+            batch = (image / unit).reshape(-1, 1, *image.shape[image.ndim - net.ndim :])
+            try:
+                made = net.predict(batch, 1 if net.ndim == 3 else 8, tile=tile)
+            except (ValueError, TypeError) as error:
+                raise UserError(f"{name}: {error}") from error
+            result[index] = made.reshape(image.shape) * unit
+            progress.step()
+    written = volume.with_array(result)
+    written.metadata["derivation"] = (
+        f"version {mf.__version__}, network {type(net).__name__} of {os.path.basename(arguments.net)}"
+    )
+    with session.output(arguments.output):
+        mf.io.write(arguments.output, written, overwrite=session.overwrite)
+    session.say(f"wrote {arguments.output} ({result.dtype}), by {net!r}")
+    session.write_json(
+        {
+            "command": "predict",
+            "version": mf.__version__,
+            "input": arguments.input,
+            "output": arguments.output,
+            "net": arguments.net,
+            "architecture": net.architecture(),
+            "psf": None if kernel is None else kernel.record,
+            "shape": result.shape,
+        }
+    )

@@ -1,0 +1,352 @@
+"""FixedBlur and RichardsonLucyStep: the operator of a known PSF inside of networks, with its
+exact adjoint.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+
+from .. import _arrays, _validate, backends, ops
+from .._blur import ENGINES, Blur, Operator
+from ._engine import Engine
+from ._layer import Gradients, Layer, Result, Signal, Tape
+
+BOUNDARIES = ("reflect", "zero", "nearest", "mirror", "wrap")
+_PAD_MODE = {
+    "zero": "constant",
+    "reflect": "symmetric",
+    "nearest": "edge",
+    "mirror": "reflect",
+    "wrap": "wrap",
+}
+_KEPT = 4  # operators: a few sizes and dtypes
+
+
+def _kept(store: OrderedDict[tuple[Any, ...], Any], key: tuple[Any, ...], make: Callable[[], Any]) -> Any:
+    """What `make` made for this key, among the latest few."""
+    if key not in store:
+        store[key] = make()
+        while len(store) > _KEPT:
+            store.popitem(last=False)
+    store.move_to_end(key)
+    return store[key]
+
+
+class _Filter:
+    """The operators of one filter on the grids that come by."""
+
+    def __init__(self, boundary: str, engine: str) -> None:
+        self._boundary, self._engine = boundary, engine
+        self._operators: OrderedDict[tuple[Any, ...], Operator] = OrderedDict()
+        self._normalizers: OrderedDict[tuple[Any, ...], np.ndarray] = OrderedDict()
+
+    def operator(self, taps: np.ndarray, shape: tuple[int, ...], dtype: np.dtype, engine: Engine) -> Operator:
+        def make() -> Operator:
+            blur = Blur(
+                taps,
+                shape,
+                boundary=self._boundary,
+                engine=self._engine,
+                normalize_psf=False,
+                **engine.options,
+            )
+            return blur.operator(dtype)
+
+        made: Operator = _kept(self._operators, (taps.tobytes(), shape, dtype, engine), make)
+        return made
+
+    def normalizer(self, taps: np.ndarray, x: np.ndarray, engine: Engine) -> np.ndarray:
+        """The adjoint of ones, of shape (1, 1, *spatial), at least a tenth of its largest value."""
+
+        def make() -> np.ndarray:
+            ones = np.ones((1, 1, *x.shape[2:]), x.dtype)
+            made = self.apply(taps, ones, engine, adjoint=True)
+            return np.maximum(made, made.dtype.type(0.1) * made.max(), out=made)
+
+        key = (taps.tobytes(), x.shape[2:], x.dtype, engine)
+        made: np.ndarray = _kept(self._normalizers, key, make)
+        return made
+
+    def apply(self, taps: np.ndarray, x: np.ndarray, engine: Engine, *, adjoint: bool = False) -> np.ndarray:
+        """On every channel of every image."""
+        operator = self.operator(taps, x.shape[2:], x.dtype, engine)
+        return operator.apply_each(x.reshape(-1, *x.shape[2:]), adjoint=adjoint).reshape(x.shape)
+
+    def to_taps(self, taps: np.ndarray, grad: np.ndarray, x: np.ndarray, engine: Engine) -> np.ndarray:
+        """The gradient of <blur of x, grad> to the taps: a correlation of both over the taps' offsets.
+
+        y[i] = sum over j of h[j] x[i - (j - c)] is a cross-correlation of the padded x by the reversed taps.
+        """
+        low = [k - 1 - k // 2 for k in taps.shape]
+        high = [k // 2 for k in taps.shape]
+        rows = (-1, 1, *x.shape[2:])
+        widths = [(0, 0), (0, 0), *zip(low, high, strict=True)]
+        padded = np.pad(x.reshape(rows), widths, mode=_PAD_MODE[self._boundary])  # type: ignore[call-overload]
+        made = ops.conv_weight_grad(grad.reshape(rows), padded, (1, 1, *taps.shape), **engine.options)
+        return np.ascontiguousarray(np.flip(made[0, 0]))
+
+
+def _check_taps(value: Any, name: str, *, normalize: bool) -> np.ndarray:
+    array, _ = _arrays.to_numpy(value, name)
+    taps, _ = _arrays.as_psf(value, array.ndim, normalize=normalize, name=name)
+    return taps
+
+
+class _BlurLayer(Layer):
+    """What holds a PSF: its check, its reach, and its place among the weights."""
+
+    def __init__(
+        self, psf: Any, boundary: str, engine: str, trainable: bool, normalize_psf: bool, name: str | None
+    ) -> None:
+        super().__init__(name)
+        self.boundary = _validate.choice(boundary, "boundary", BOUNDARIES)
+        self.engine = _validate.choice(engine, "engine", ENGINES)
+        self.trainable = _validate.flag(trainable, "trainable")
+        self._start = {
+            "psf": _check_taps(psf, "psf", normalize=_validate.flag(normalize_psf, "normalize_psf"))
+        }
+
+    def options(self) -> dict[str, Any]:
+        # The values come with the weights; a description only says how large they are.
+        return {
+            "psf": {"shape": self._start["psf"].shape},
+            "boundary": self.boundary,
+            "engine": self.engine,
+        }
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return {name: taps.shape for name, taps in self._start.items()}
+
+    def initialize(self, generator: np.random.Generator, dtype: np.dtype) -> None:
+        self.weights = {name: taps.astype(dtype) for name, taps in self._start.items()}
+
+    def connect(self, signals: Sequence[Signal]) -> Result:
+        first = signals[0]
+        taps = self._start["psf"]
+        if taps.ndim != first.ndim:
+            raise ValueError(f"psf: got {taps.ndim} axes, expected {first.ndim} as the network's images have")
+        self.channels = first.channels
+        reach = tuple(float(k // 2) for k in taps.shape)
+        return Result(first.channels, (Fraction(1),) * first.ndim, reach)
+
+    def _taps(self, name: str, x: np.ndarray) -> np.ndarray:
+        return self.weights[name].astype(x.dtype, copy=False)
+
+
+def _given(value: Any) -> Any:
+    """A PSF, or of a description a placeholder that the weights will replace."""
+    if isinstance(value, dict):
+        taps = np.zeros(value["shape"])
+        taps[tuple(k // 2 for k in taps.shape)] = 1
+        return taps
+    return value
+
+
+class FixedBlur(_BlurLayer):
+    """Blur every channel by one PSF, as `medeconv_fast.Blur` does.
+
+    Parameters
+    ----------
+    psf : array_like
+        As many axes as the images, centre at ``shape // 2``.
+    boundary : {"reflect", "zero", "nearest", "mirror", "wrap"}
+    engine : {"auto", "spectral", "separable", "direct"}
+    trainable : bool
+        Let training change the PSF; it is not normalised again.
+    normalize_psf : bool
+        Divide the PSF by its sum first.
+    name : str, optional
+
+    Raises
+    ------
+    ValueError, TypeError
+        A PSF or options that `Blur` refuses.
+    """
+
+    def __init__(
+        self,
+        psf: Any,
+        boundary: str = "reflect",
+        engine: str = "auto",
+        *,
+        trainable: bool = False,
+        normalize_psf: bool = True,
+        name: str | None = None,
+    ) -> None:
+        super().__init__(_given(psf), boundary, engine, trainable, normalize_psf, name)
+        self._filter = _Filter(self.boundary, self.engine)
+
+    def forward(self, inputs: Sequence[np.ndarray], engine: Engine, tape: Tape | None) -> np.ndarray:
+        (x,) = inputs
+        if tape is not None:
+            tape["x"] = x
+        return self._filter.apply(self._taps("psf", x), x, engine)
+
+    def backward(
+        self, grad: np.ndarray, tape: Tape, engine: Engine, gradients: Gradients, needs: Sequence[bool]
+    ) -> Sequence[np.ndarray | None]:
+        taps = self._taps("psf", grad)
+        if self.trainable:
+            gradients.add(self, "psf", self._filter.to_taps(taps, grad, tape["x"], engine))
+        return (self._filter.apply(taps, grad, engine, adjoint=True) if needs[0] else None,)
+
+
+class RichardsonLucyStep(_BlurLayer):
+    """One Richardson-Lucy iteration, of inputs estimate e and image y.
+
+    ``e * B(y / max(He + background, eps)) / B1``, not below 0, with B the transpose of H or of the blur with
+    `back`. eps is `floor` times the image's largest value, at least the library's smallest divisor for it.
+
+    Parameters
+    ----------
+    psf : array_like
+        As many axes as the images, centre at ``shape // 2``.
+    back : array_like, optional
+        Another filter for the way back, of odd lengths: B is the exact transpose of the blur with it.
+    boundary, engine, trainable
+        As in `FixedBlur`; training changes `back` too.
+    background : float
+        Added to the blurred estimate.
+    floor : float
+        Share of the image's largest value that divisors are at least. With another filter on the way back a
+        divisor near 0 spoils its neighbours too.
+    normalize_psf : bool
+        Divide PSF and `back` by their sums first.
+    name : str, optional
+
+    Raises
+    ------
+    ValueError, TypeError
+        A PSF or options that `Blur` refuses.
+
+    References
+    ----------
+    W. H. Richardson, J. Opt. Soc. Am. 62, 55 (1972); L. B. Lucy, Astron. J. 79, 745 (1974). Other filters for
+    the way back: M. Guo et al., Nat. Biotechnol. 38, 1337 (2020).
+    """
+
+    arity = 2
+
+    def __init__(
+        self,
+        psf: Any,
+        back: Any = None,
+        boundary: str = "reflect",
+        engine: str = "auto",
+        *,
+        background: float = 0.0,
+        floor: float = 0.0,
+        trainable: bool = False,
+        normalize_psf: bool = True,
+        name: str | None = None,
+    ) -> None:
+        super().__init__(_given(psf), boundary, engine, trainable, normalize_psf, name)
+        self.background = _validate.number(background, "background", minimum=0)
+        self.floor = _validate.number(floor, "floor", minimum=0)
+        if back is not None:
+            taps = _check_taps(_given(back), "back", normalize=normalize_psf)
+            if any(k % 2 == 0 for k in taps.shape):
+                raise ValueError(f"back: got shape {taps.shape}, expected odd lengths")
+            self._start["back"] = taps
+        self.way = "psf" if back is None else "back"
+        self._filters = {name: _Filter(self.boundary, self.engine) for name in self._start}
+
+    def options(self) -> dict[str, Any]:
+        back = self._start.get("back")
+        made = super().options() | {"background": self.background, "floor": self.floor}
+        return made | ({} if back is None else {"back": {"shape": back.shape}})
+
+    def connect(self, signals: Sequence[Signal]) -> Result:
+        estimate, image = signals
+        if estimate.channels != image.channels or estimate.scale != image.scale:
+            raise ValueError(
+                f"got an estimate of {estimate.channels} channels and an image of {image.channels}, "
+                "expected as "
+                "many, on one grid"
+            )
+        made = super().connect(signals)
+        back = self._start[self.way]
+        if back.ndim != estimate.ndim:
+            raise ValueError(f"back: got {back.ndim} axes, expected {estimate.ndim} as the psf has")
+        reach = tuple(r + k // 2 for r, k in zip(made.reach, back.shape, strict=True))
+        return made._replace(reach=reach)
+
+    def forward(self, inputs: Sequence[np.ndarray], engine: Engine, tape: Tape | None) -> np.ndarray:
+        estimate, image = inputs
+        if estimate.shape != image.shape:
+            raise ValueError(
+                f"got an estimate of {estimate.shape} and an image of {image.shape}, expected one shape"
+            )
+        taps, back = self._taps("psf", estimate), self._taps(self.way, estimate)
+        forward, backward = self._filters["psf"], self._filters[self.way]
+        normalizer = backward.normalizer(back, estimate, engine)
+        highest = float(image.max())
+        smallest = backends.resolve(engine.backend).smallest_divisor(highest, estimate.dtype)
+        eps = estimate.dtype.type(max(smallest, self.floor * highest))
+        offset = estimate.dtype.type(self.background)
+        divisor = forward.apply(taps, estimate, engine)  # with background and bound below
+        ratio = engine.empty(image.shape, image.dtype)
+
+        def divide(target: np.ndarray, below: np.ndarray, above: np.ndarray) -> None:
+            np.add(below, offset, out=below)
+            np.maximum(below, eps, out=below)
+            np.divide(above, below, out=target)
+
+        engine.pointwise(divide, ratio, divisor, image)
+        correction = backward.apply(back, ratio, engine, adjoint=True)
+        if tape is not None:
+            tape.update(
+                estimate=estimate,
+                divisor=divisor,
+                eps=eps,
+                ratio=ratio,
+                correction=correction,
+                normalizer=normalizer,
+            )
+            out = estimate * correction
+        else:
+            out = np.multiply(estimate, correction, out=correction)
+        out /= normalizer
+        np.maximum(out, 0, out=out)
+        if tape is not None:
+            tape["out"] = out
+        return out
+
+    @staticmethod
+    def smallest_share(dtype: np.dtype) -> float:
+        """The library's smallest divisor for an image, as a share of the image's largest value."""
+        return float(backends.resolve("auto").smallest_divisor(1.0, dtype))
+
+    def backward(
+        self, grad: np.ndarray, tape: Tape, engine: Engine, gradients: Gradients, needs: Sequence[bool]
+    ) -> Sequence[np.ndarray | None]:
+        estimate, ratio, divisor = tape["estimate"], tape["ratio"], tape["divisor"]
+        correction, normalizer = tape["correction"], tape["normalizer"]
+        taps, back = self._taps("psf", grad), self._taps(self.way, grad)
+        forward, backward = self._filters["psf"], self._filters[self.way]
+        grad *= tape["out"] > 0
+        grad /= normalizer
+        to_correction = grad * estimate
+        to_estimate = np.multiply(grad, correction, out=grad)
+        to_ratio = backward.apply(back, to_correction, engine)
+        to_image = to_ratio / divisor
+        to_blurred = to_image * ratio
+        np.negative(to_blurred, out=to_blurred)
+        to_blurred *= divisor > tape["eps"]
+        if self.trainable:
+            gradients.add(self, "psf", forward.to_taps(taps, to_blurred, estimate, engine))
+            # <to_correction, transpose of B to ratio> and the same of the normalizer's ones.
+            gradients.add(self, self.way, backward.to_taps(back, ratio, to_correction, engine))
+            to_normalizer = (to_correction * correction).sum((0, 1), keepdims=True)
+            to_normalizer /= -normalizer
+            to_normalizer *= normalizer > normalizer.max() * normalizer.dtype.type(0.1)
+            ones = np.ones_like(to_normalizer)
+            gradients.add(self, self.way, backward.to_taps(back, ones, to_normalizer, engine))
+        if needs[0]:
+            to_estimate += forward.apply(taps, to_blurred, engine, adjoint=True)
+        return (to_estimate if needs[0] else None, to_image if needs[1] else None)

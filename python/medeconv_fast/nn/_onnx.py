@@ -1,0 +1,294 @@
+"""Networks as ONNX files: opset 17, IR version 8, float32, images of any size."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .._extras import library
+from ..io._files import write_whole
+from ._activations import LeakyReLU, ReLU, Softplus
+from ._blur_layers import FixedBlur, RichardsonLucyStep
+from ._convolutions import Conv, ConvTranspose, _Convolution
+from ._graph import Graph
+from ._joining import Add, Concat, Divide, Multiply
+from ._layer import Layer
+from ._normalization import GroupNorm, InstanceNorm
+from ._upsampling import _PAD, UpSampling, taps_of
+
+if TYPE_CHECKING:
+    from ._model import Model
+
+OPSET, IR_VERSION = 17, 8
+_END = np.iinfo(np.int64).max
+
+
+class _Builder:
+    """Nodes and constants of a file."""
+
+    def __init__(self) -> None:
+        self.onnx = library("onnx", "onnx", "writing ONNX")
+        self.nodes: list[Any] = []
+        self.constants: list[Any] = []
+        self._count = itertools.count(1)
+
+    def constant(self, array: Any, dtype: Any = np.float32) -> str:
+        name = f"c{next(self._count)}"
+        values = np.ascontiguousarray(array, dtype)
+        self.constants.append(self.onnx.numpy_helper.from_array(values, name))
+        return name
+
+    def node(self, kind: str, *inputs: str, **attributes: Any) -> str:
+        name = f"v{next(self._count)}"
+        self.nodes.append(self.onnx.helper.make_node(kind, list(inputs), [name], name=name, **attributes))
+        return name
+
+    def integers(self, *values: int) -> str:
+        return self.constant(np.array(values), np.int64)
+
+    def slice(self, x: str, axis: int, start: int, stop: int, step: int = 1) -> str:
+        parts = (self.integers(n) for n in (start, stop, axis, step))
+        return self.node("Slice", x, *parts)
+
+    def pad(self, x: str, pairs: Sequence[tuple[int, int]], mode: str) -> str:
+        """The spatial axes continued; `mode` is ONNX's."""
+        low, high = ([pair[i] for pair in pairs] for i in (0, 1))
+        return self.node("Pad", x, self.integers(0, 0, *low, 0, 0, *high), mode=mode)
+
+
+def _activated(build: _Builder, layer: Layer, x: str) -> str:
+    if isinstance(layer, LeakyReLU):
+        return build.node("LeakyRelu", x, alpha=layer.slope)
+    return build.node("Relu" if isinstance(layer, ReLU) else "Softplus", x)
+
+
+def _convolution(build: _Builder, layer: _Convolution, inputs: Sequence[str]) -> str:
+    (x,) = inputs
+    attributes: dict[str, Any] = {
+        "kernel_shape": list(layer.kernel),
+        "strides": list(layer.stride),
+        "dilations": list(layer.dilation),
+        "group": layer.groups,
+    }
+    pairs = layer.padding
+    modes = {"zeros": None, "reflect": "reflect", "replicate": "edge"}
+    if layer.padding_mode not in modes or (layer.transposed and layer.padding_mode != "zeros"):
+        raise NotImplementedError(
+            f"{layer.name}: padding_mode={layer.padding_mode!r} of {type(layer).__name__} is nothing "
+            "that opset "
+            f"{OPSET} has"
+        )
+    mode = modes[layer.padding_mode]
+    if mode is not None:
+        x = build.pad(x, pairs, mode)
+        pairs = ((0, 0),) * len(pairs)
+    attributes["pads"] = [low for low, _ in pairs] + [high for _, high in pairs]
+    if layer.transposed:
+        attributes["output_padding"] = list(layer.output_padding)
+    weights = [build.constant(layer.weights[name]) for name in layer.shapes()]
+    made = build.node("ConvTranspose" if layer.transposed else "Conv", x, *weights, **attributes)
+    return made if layer.activation is None else _activated(build, layer.activation, made)
+
+
+def _upsampling(build: _Builder, layer: UpSampling, inputs: Sequence[str]) -> str:
+    """A transposed convolution of the image continued by its edge: Resize of cubic mode knows two
+    axes only.
+    """
+    (x,) = inputs
+    lines = []
+    for factor in layer.factor:
+        line = np.zeros((2 * _PAD + 1) * factor)
+        for phase in range(factor):
+            for offset, weight in taps_of(layer.mode, factor, phase):
+                line[factor * (_PAD - offset) + phase] += weight
+        lines.append(line)
+    kernel: np.ndarray = functools.reduce(np.multiply.outer, lines)
+    spread = np.broadcast_to(kernel, (layer.channels, 1, *kernel.shape))
+    x = build.pad(x, [(_PAD, _PAD)] * len(lines), "edge")
+    cut = [2 * _PAD * factor for factor in layer.factor]
+    return build.node(
+        "ConvTranspose",
+        x,
+        build.constant(spread),
+        strides=list(layer.factor),
+        pads=[*cut, *cut],
+        group=layer.channels,
+        kernel_shape=list(kernel.shape),
+    )
+
+
+def _normalization(build: _Builder, layer: GroupNorm, inputs: Sequence[str]) -> str:
+    (x,) = inputs
+    groups = layer._groups_of(layer.channels)
+    rows = build.node("Reshape", x, build.integers(0, groups, -1))
+    ones, zeros = build.constant(np.ones(groups)), build.constant(np.zeros(groups))
+    rows = build.node("InstanceNormalization", rows, ones, zeros, epsilon=layer.eps)
+    made = build.node("Reshape", rows, build.node("Shape", x))
+    if layer.affine:
+        shape = (1, layer.channels, *(1,) * layer.ndim)
+        made = build.node("Mul", made, build.constant(layer.weights["weight"].reshape(shape)))
+        made = build.node("Add", made, build.constant(layer.weights["bias"].reshape(shape)))
+    return made
+
+
+def _divided(build: _Builder, layer: Divide, inputs: Sequence[str]) -> str:
+    above, below = inputs
+    return build.node("Div", above, build.node("Max", below, build.constant(layer.floor)))
+
+
+class _Blurring:
+    """The blur by some taps and its transpose, of every channel."""
+
+    def __init__(self, build: _Builder, taps: np.ndarray, channels: int, boundary: str, name: str) -> None:
+        if boundary not in ("zero", "reflect", "wrap"):
+            raise NotImplementedError(
+                f"{name}: boundary={boundary!r} has no transpose in ONNX, expected 'reflect', 'zero' "
+                "or 'wrap'"
+            )
+        self._build, self._boundary = build, boundary
+        self._low = [k - 1 - k // 2 for k in taps.shape]
+        self._high = [k // 2 for k in taps.shape]
+        self._options = {"group": channels, "kernel_shape": list(taps.shape)}
+        weight = np.broadcast_to(np.flip(taps), (channels, 1, *taps.shape))
+        self._weight = build.constant(weight)
+
+    def forward(self, x: str) -> str:
+        pads = [*self._low, *self._high]
+        if self._boundary != "zero":
+            for axis, (low, high) in enumerate(zip(self._low, self._high, strict=True), 2):
+                x = self._continued(x, axis, low, high)
+            pads = [0] * len(pads)
+        return self._build.node("Conv", x, self._weight, pads=pads, **self._options)
+
+    def adjoint(self, x: str) -> str:
+        pads = [*self._low, *self._high] if self._boundary == "zero" else [0] * 2 * len(self._low)
+        x = self._build.node("ConvTranspose", x, self._weight, pads=pads, **self._options)
+        if self._boundary != "zero":
+            for axis, (low, high) in enumerate(zip(self._low, self._high, strict=True), 2):
+                x = self._folded(x, axis, low, high)
+        return x
+
+    def _before(self, x: str, axis: int, count: int) -> str:
+        """What continues `x` before its start."""
+        cut = self._build.slice
+        if self._boundary == "wrap":
+            return cut(x, axis, -count, _END)
+        return cut(x, axis, count - 1, -_END, -1)
+
+    def _behind(self, x: str, axis: int, count: int) -> str:
+        cut = self._build.slice
+        return cut(x, axis, 0, count) if self._boundary == "wrap" else cut(x, axis, -1, -count - 1, -1)
+
+    def _continued(self, x: str, axis: int, low: int, high: int) -> str:
+        parts = [self._before(x, axis, low)] * bool(low) + [x] + [self._behind(x, axis, high)] * bool(high)
+        return x if len(parts) == 1 else self._build.node("Concat", *parts, axis=axis)
+
+    def _folded(self, x: str, axis: int, low: int, high: int) -> str:
+        """The transpose of `_continued`: what lies outside is added to what it continues."""
+        build = self._build
+        core = build.slice(x, axis, low, -high if high else _END)
+        left = build.slice(x, axis, 0, low) if low else None
+        right = build.slice(x, axis, -high, _END) if high else None
+        if self._boundary == "wrap":
+            first, last = right, left  # each belongs to the other end
+        else:
+            first = None if left is None else build.slice(left, axis, -1, -_END, -1)
+            last = None if right is None else build.slice(right, axis, -1, -_END, -1)
+        for part, count, at_start in (
+            (first, high if self._boundary == "wrap" else low, True),
+            (last, low if self._boundary == "wrap" else high, False),
+        ):
+            if part is None:
+                continue
+            if at_start:
+                near, rest = build.slice(core, axis, 0, count), build.slice(core, axis, count, _END)
+                core = build.node("Concat", build.node("Add", near, part), rest, axis=axis)
+            else:
+                rest, near = build.slice(core, axis, 0, -count), build.slice(core, axis, -count, _END)
+                core = build.node("Concat", rest, build.node("Add", near, part), axis=axis)
+        return core
+
+
+def _blurred(build: _Builder, layer: FixedBlur, inputs: Sequence[str]) -> str:
+    return _Blurring(build, layer.weights["psf"], layer.channels, layer.boundary, layer.name).forward(
+        inputs[0]
+    )
+
+
+def _iteration(build: _Builder, layer: RichardsonLucyStep, inputs: Sequence[str]) -> str:
+    estimate, image = inputs
+    way = (layer.channels, layer.boundary, layer.name)
+    forward = _Blurring(build, layer.weights["psf"], *way)
+    back = _Blurring(build, layer.weights[layer.way], *way)
+    # eps is proportional to the image's largest value.
+    share = max(layer.floor, layer.smallest_share(np.dtype(np.float32)))
+    eps = build.node("Mul", build.node("ReduceMax", image, keepdims=0), build.constant(share))
+    blurred = build.node("Add", forward.forward(estimate), build.constant(layer.background))
+    ratio = build.node("Div", image, build.node("Max", blurred, eps))
+    one = build.onnx.numpy_helper.from_array(np.ones(1, np.float32))
+    ones = build.node("ConstantOfShape", build.node("Shape", image), value=one)
+    normalizer = back.adjoint(ones)
+    least = build.node("Mul", build.node("ReduceMax", normalizer, keepdims=0), build.constant(0.1))
+    normalizer = build.node("Max", normalizer, least)
+    product = build.node("Mul", estimate, back.adjoint(ratio))
+    return build.node("Relu", build.node("Div", product, normalizer))
+
+
+def _export(build: _Builder, layer: Layer, inputs: Sequence[str]) -> str:
+    if isinstance(layer, Graph):
+        return export_graph(build, layer, inputs)
+    plain: dict[type[Layer], str] = {Add: "Sum", Multiply: "Mul"}
+    if type(layer) in plain:
+        return build.node(plain[type(layer)], *inputs)
+    if isinstance(layer, Concat):
+        return build.node("Concat", *inputs, axis=1)
+    if isinstance(layer, LeakyReLU | ReLU | Softplus):
+        return _activated(build, layer, inputs[0])
+    makers: dict[type[Layer], Callable[..., str]] = {
+        Conv: _convolution,
+        ConvTranspose: _convolution,
+        UpSampling: _upsampling,
+        GroupNorm: _normalization,
+        InstanceNorm: _normalization,
+        Divide: _divided,
+        FixedBlur: _blurred,
+        RichardsonLucyStep: _iteration,
+    }
+    if type(layer) not in makers:
+        raise NotImplementedError(f"{layer.name}: {type(layer).__name__} has no form in ONNX")
+    return makers[type(layer)](build, layer, inputs)
+
+
+def export_graph(build: _Builder, graph: Graph, inputs: Sequence[str]) -> str:
+    """The nodes of a network; returns its result's name."""
+    values = list(inputs)
+    for node in graph.nodes:
+        values.append(_export(build, node.layer, [values[i] for i in node.inputs]))
+    return values[-1]
+
+
+def write_onnx(model: Model, path: Path, *, overwrite: bool) -> None:
+    """Write `model`; its input is called "image", its result "result"."""
+    build = _Builder()
+    helper, kind = build.onnx.helper, build.onnx.TensorProto.FLOAT
+    last = export_graph(build, model, ["image"])
+    build.nodes.append(helper.make_node("Identity", [last], ["result"], name="result"))
+    axes = ["z", "y", "x"][-model.ndim :]
+    before = helper.make_tensor_value_info("image", kind, ["N", model.channels, *axes])
+    after = helper.make_tensor_value_info(
+        "result", kind, ["N", model.output.channels, *(f"result_{axis}" for axis in axes)]
+    )
+    graph = helper.make_graph(build.nodes, type(model).__name__, [before], [after], build.constants)
+    made = helper.make_model(
+        graph,
+        opset_imports=[helper.make_opsetid("", OPSET)],
+        ir_version=IR_VERSION,
+        producer_name="medeconv_fast",
+    )
+    build.onnx.checker.check_model(made, full_check=True)
+    write_whole(path, lambda p: build.onnx.save(made, str(p)), overwrite=overwrite)

@@ -1,0 +1,257 @@
+"""RLNet: unrolled Richardson-Lucy, with projectors that are learnt or known."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .. import _arrays, _validate
+from ..algorithms._back_projectors import BACK_PROJECTORS, back_projector_of
+from ._activations import ReLU
+from ._blur_layers import BOUNDARIES, RichardsonLucyStep, _given
+from ._convolutions import Conv
+from ._graph import Graph
+from ._joining import Add, Concat, Divide, Multiply
+from ._layer import Input, Signal
+from ._model import Model
+
+SHIPPED = Path(__file__).with_name("rlnet.safetensors")
+FLOOR = 0.003  # of the image's largest value: about one photon of an image of few
+
+
+def _learnt_step(filters: int, ndim: int) -> Graph:
+    """estimate * back(image / forward(estimate)), both projectors three convolutions of 3."""
+    estimate, image = Input(1, ndim), Input(1, ndim)
+
+    def projector(signal: Signal, which: str) -> Signal:
+        signal = Conv(filters, 3, activation="relu", name=f"{which}_1")(signal)
+        signal = Conv(filters, 3, activation="relu", name=f"{which}_2")(signal)
+        return Conv(1, 3, activation="softplus", init="glorot", name=f"{which}_3")(signal)
+
+    ratio = Divide(name="ratio")(image, projector(estimate, "forward"))
+    updated = Multiply(name="update")(estimate, projector(ratio, "back"))
+    return Graph([estimate, image], updated, recompute=True, name="step")
+
+
+class RLNet(Model):
+    """Unrolled Richardson-Lucy iterations with learnt projectors, after Li et al. [1]_.
+
+    Without a PSF both projectors are learnt: each step is ``e * B(y / F(e))`` with F and B three convolutions
+    each, the same in every step (15 618 weights in three dimensions). The network then knows the one blur
+    that it was trained on.
+
+    With a PSF the steps are `RichardsonLucyStep` with the known blur and an unmatched back projector [2]_,
+    and what is learnt is a correction after each: convolutions without biases of image, estimate and the
+    estimate before, added; below 0 the sum counts as 0. Nothing that is learnt depends on the PSF, so the
+    network can be given another one (`with_psf`), and without biases it is homogeneous: images of any scale
+    give results of that scale [3]_.
+
+    Parameters
+    ----------
+    psf : array_like, optional
+        As many axes as the images, centre at ``shape // 2``.
+    steps : int
+        Iterations.
+    filters : int
+        Channels inside.
+    ndim : int, optional
+        Spatial axes of the images; default: the PSF's, without one 3.
+    seed : int
+    depth : int
+        With a PSF: convolutions of a correction, 2 or more.
+    back_projector : str or array_like
+        With a PSF, as in `richardson_lucy`; "matched" too. Arrays and PSFs of odd lengths.
+    boundary : {"reflect", "zero", "nearest", "mirror", "wrap"}
+        With a PSF: what lies outside the image.
+    dtype, backend, num_threads
+        As in `Model`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        A PSF that `Blur` refuses; options out of their range.
+
+    References
+    ----------
+    .. [1] Y. Li et al.: Incorporating the image formation process into deep learning improves network
+       performance. Nature Methods 19, 1427 (2022).
+    .. [2] M. Guo et al.: Rapid image deconvolution and multiview fusion for optical microscopy. Nature
+       Biotechnology 38, 1337 (2020).
+    .. [3] S. Mohan et al.: Robust and interpretable blind image denoising via bias-free convolutional neural
+       networks. ICLR 2020, arXiv:1906.05478.
+    """
+
+    def __init__(
+        self,
+        psf: Any = None,
+        steps: int = 2,
+        filters: int = 16,
+        ndim: int | None = None,
+        seed: int = 0,
+        *,
+        depth: int = 2,
+        back_projector: Any = "wiener-butterworth",
+        boundary: str = "reflect",
+        dtype: Any = "float32",
+        backend: str = "auto",
+        num_threads: int | None = None,
+    ) -> None:
+        steps = _validate.integer(steps, "steps", minimum=1)
+        depth = _validate.integer(depth, "depth", minimum=2)
+        boundary = _validate.choice(boundary, "boundary", BOUNDARIES)
+        filters = _validate.integer(filters, "filters", minimum=1)
+        self._arguments: dict[str, Any] = {
+            "steps": steps,
+            "filters": filters,
+            "ndim": ndim,
+            "depth": depth,
+            "boundary": boundary,
+            "back_projector": back_projector if isinstance(back_projector, str) else "array",
+        }
+        self._computing: dict[str, Any] = {"backend": backend, "num_threads": num_threads}
+        if psf is None:
+            ndim = 3 if ndim is None else ndim
+            image = Input(1, ndim)
+            signal: Signal = image
+            step = _learnt_step(filters, image.ndim)
+            for _ in range(steps):
+                signal = step(signal, image)
+            self._arguments["psf"] = None
+        else:
+            taps, back = _projectors(psf, back_projector)
+            if ndim not in (None, taps.ndim):
+                raise ValueError(f"ndim: got {ndim}, expected {taps.ndim} as the psf has, or None")
+            self._arguments["psf"] = {"shape": list(taps.shape), "matched": back is None}
+            image = Input(1, taps.ndim)
+            signal = image
+            for number in range(1, steps + 1):
+                step_layer = RichardsonLucyStep(
+                    taps,
+                    back,
+                    boundary,
+                    floor=0.0 if back is None else FLOOR,
+                    name=f"iteration_{number}",
+                )
+                updated = step_layer(signal, image)
+                known = [image, updated] if number == 1 else [image, updated, signal]
+                inner: Signal = Concat(name=f"known_{number}")(*known)
+                for level in range(1, depth):
+                    inner = Conv(
+                        filters, 3, bias=False, activation="relu", name=f"features_{number}_{level}"
+                    )(inner)
+                inner = Conv(1, 3, bias=False, init="zeros", name=f"correction_{number}")(inner)
+                signal = Add(name=f"sum_{number}")(updated, inner)
+                signal = ReLU(name=f"estimate_{number}")(signal)
+        self._arguments["ndim"] = image.ndim
+        super().__init__(image, signal, seed=seed, dtype=dtype, **self._computing)
+        if psf is None:
+            self._start_at_one()
+
+    def _start_at_one(self) -> None:
+        """A correction of about 1 for a ratio of 1: the last layer's bias is where softplus gives it."""
+        for path, layer in self.leaves():
+            if path.endswith("back_3"):
+                layer.weights["weight"] *= 0.1
+                layer.weights["bias"][...] = math.log(math.e - 1)
+
+    @classmethod
+    def pretrained(cls, psf: Any, *, backend: str = "auto", num_threads: int | None = None) -> RLNet:
+        """The network that ships with the package, for a Gaussian or confocal blur of volumes.
+
+        Trained on generated phantoms by examples/pretrain_rlnet.py; docs/nets.md shows where it gains over
+        Richardson-Lucy and where it loses.
+
+        Parameters
+        ----------
+        psf : array_like
+            Three axes of odd lengths.
+        backend, num_threads
+            As in `Model`.
+
+        Returns
+        -------
+        RLNet
+
+        Raises
+        ------
+        ValueError, TypeError
+            A PSF that does not fit.
+        ImportError
+            safetensors is not installed (extra nn).
+        """
+        array, _ = _arrays.to_numpy(psf, "psf")
+        _validate.rank(array, "psf", ndim=3, like="network's images")
+        net: RLNet = cls.load(SHIPPED, backend=backend, num_threads=num_threads)
+        return net.with_psf(psf)
+
+    def with_psf(self, psf: Any, *, share: bool = False) -> RLNet:
+        """The same network for another blur.
+
+        Parameters
+        ----------
+        psf : array_like
+            As many axes as before.
+        share : bool
+            Use the same arrays for what is learnt: training one trains the other. For training on many blurs.
+
+        Returns
+        -------
+        RLNet
+
+        Raises
+        ------
+        ValueError
+            A network without a PSF, or a PSF that does not fit.
+        """
+        if self._arguments["psf"] is None:
+            raise ValueError(
+                "with_psf: the network has learnt the one blur that it was trained on, and has no psf"
+            )
+        if self._arguments["back_projector"] == "array":
+            raise ValueError("with_psf: the back projector was given as an array, expected one by name")
+        options = {k: v for k, v in self._arguments.items() if k != "psf"}
+        made = RLNet(psf, **options, dtype=self.dtype, seed=self.seed, **self._computing)
+        for (_, own), (_, other) in zip(self.leaves(), made.leaves(), strict=True):
+            if not isinstance(own, RichardsonLucyStep):
+                other.weights = dict(own.weights) if share else {n: w.copy() for n, w in own.weights.items()}
+        made.notes = dict(self.notes)
+        return made
+
+    def arguments(self) -> dict[str, Any]:
+        return self._arguments
+
+    @classmethod
+    def from_arguments(cls, arguments: dict[str, Any], **options: Any) -> Model:
+        given = dict(arguments)
+        psf = given.pop("psf")
+        if psf is not None:
+            # PSF and back projector come with the weights.
+            if not psf["matched"]:
+                given["back_projector"] = _given(psf)
+            else:
+                given["back_projector"] = "matched"
+            made = cls(_given(psf), **given, **options)
+            made._arguments["back_projector"] = arguments["back_projector"]
+            return made
+        return cls(None, **{k: v for k, v in given.items() if k != "back_projector"}, **options)
+
+
+def _projectors(psf: Any, back_projector: Any) -> tuple[np.ndarray, np.ndarray | None]:
+    """The PSF, and the filter whose blur is the transpose of the way back (None: the PSF's own)."""
+    array, _ = _arrays.to_numpy(psf, "psf")
+    taps, _ = _arrays.as_psf(psf, array.ndim)
+    if isinstance(back_projector, str):
+        _validate.choice(back_projector, "back_projector", ("matched", *BACK_PROJECTORS))
+        if back_projector == "matched":
+            return taps, None
+    if any(k % 2 == 0 for k in taps.shape):
+        raise ValueError(
+            f"psf: got shape {taps.shape}, expected odd lengths with an unmatched back projector"
+        )
+    _, back = back_projector_of(back_projector, taps)
+    assert back is not None
+    # An adjoint correlates: what convolves with `back` is the adjoint of the blur with its mirror image.
+    return taps, np.ascontiguousarray(np.flip(back))

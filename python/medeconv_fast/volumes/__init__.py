@@ -1,0 +1,7 @@
+"""Volumes larger than memory, many of them, on many machines: restored in tiles, through one function."""
+
+from ._drivers import TileError
+from ._plan import VolumePlan
+from ._restore_volume import VolumeResult, plan_volume, restore_volume
+
+__all__ = ["TileError", "VolumePlan", "VolumeResult", "plan_volume", "restore_volume"]

@@ -1,0 +1,90 @@
+"""A job as every process that works on it holds it: source, store, grid, numbers; and its tiles."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from .. import backends
+from .._grid import Grid, Tile
+from ._manifest import Done
+from ._numbers import Numbers
+from ._tile import Restored, Restorer, read_region
+
+
+@dataclass
+class Job:
+    """May be pickled, if its source and its store may.
+
+    Attributes
+    ----------
+    source, store
+        As `mf.io.open_source` and `mf.io.create_store` make them.
+    grid : Grid
+        Of an item; tile n of item i has the number ``i * len(grid) + n``.
+    channels : dict of int to (Numbers, ndarray)
+        Numbers and PSF of each channel.
+    num_threads : int, optional
+    """
+
+    source: Any
+    store: Any
+    grid: Grid
+    channels: dict[int, tuple[Numbers, np.ndarray]]
+    num_threads: int | None = None
+    _restorer: tuple[int, Restorer] | None = field(default=None, repr=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_restorer": None}
+
+    def __len__(self) -> int:
+        return len(self.source.items) * len(self.grid)
+
+    def place(self, number: int) -> tuple[int, Tile]:
+        item, index = divmod(number, len(self.grid))
+        return item, self.grid.tile(index)
+
+    def read(self, number: int) -> np.ndarray:
+        item, tile = self.place(number)
+        return read_region(self.source, item, tile.region)
+
+    def restorer(self, item: int) -> Restorer:
+        """Of the item's channel; only the latest one is kept, for its memory."""
+        channel = self.source.items[item][1]
+        if self._restorer is None or self._restorer[0] != channel:
+            self._restorer = None
+            numbers, psf = self.channels[channel]
+            made = Restorer(numbers, psf, periodic=self.grid.periodic, num_threads=self.num_threads)
+            self._restorer = (channel, made)
+        return self._restorer[1]
+
+    def compute(self, number: int, raw: list[np.ndarray]) -> Restored:
+        """`raw` is emptied: what was read is not kept longer than needed."""
+        item, tile = self.place(number)
+        return self.restorer(item)(raw.pop(), tile)
+
+    def write(self, number: int, restored: Restored, begun: float) -> Done:
+        item, tile = self.place(number)
+        checksum = self.store.write(item, tile.core, restored.core)
+        return Done(number, checksum, restored.clipped, time.perf_counter() - begun)
+
+    def run(self, number: int) -> Done:
+        """All of it, for a driver that does not overlap reading and writing itself."""
+        begun = time.perf_counter()
+        return self.write(number, self.compute(number, [self.read(number)]), begun)
+
+    def release(self) -> None:
+        """Give back what tiles took."""
+        self._restorer = None
+        backends.release_memory()
+
+    def intact(self, done: Done) -> bool:
+        """Whether what is stored of a finished tile is what was written."""
+        item, tile = self.place(done.number)
+        try:
+            return bool(self.store.checksum(item, tile.core) == done.checksum)
+        except (OSError, ValueError):
+            return False

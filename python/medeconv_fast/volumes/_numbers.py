@@ -1,0 +1,291 @@
+"""What depends on the data, resolved once for all tiles of a channel.
+
+Each tile on its own would find other numbers than its neighbours, and show it at the seam: Biggs-Andrews
+factors alone cost 5e-4 of the range.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from .. import _arrays, _validate
+from .._grid import trimmed
+from ..algorithms import _back_projectors as unmatched
+from ..algorithms import richardson_lucy, tikhonov, wiener
+from ..algorithms._acceleration import HeavyBall
+from ..algorithms._options import psf_on_grid
+from ..algorithms._restore import choose, defaults_of
+from ..algorithms._richardson_lucy import DEFAULT_ITERATIONS
+from ..algorithms._start import Counts, counts_of, level_of
+from ..stop import Thinning, TimeBudget, rule_of
+from ._sample import Sample
+
+METHODS = ("auto", "richardson-lucy", "rl", "wiener", "tikhonov")
+# Name of the weight that cross-validation finds.
+FILTERS: dict[str, tuple[Callable[..., Any], str]] = {
+    "wiener": (wiener, "balance"),
+    "tikhonov": (tikhonov, "weight"),
+}
+RL_OPTIONS = {
+    "num_iter", "boundary", "background", "readout_variance", "damping", "regularizer", "acceleration",
+    "back_projector", "stop", "initial", "negative", "voxel_size", "psf_voxel_size", "normalize_psf",
+    "backend", "engine",
+}  # fmt: skip
+FILTER_OPTIONS = {
+    "wiener": {
+        "balance", "regularizer", "boundary", "noise_to_signal", "normalize_psf", "voxel_size",
+        "psf_voxel_size", "backend", "engine",
+    },
+    "tikhonov": {
+        "weight", "regularizer", "prior", "boundary", "normalize_psf", "voxel_size", "psf_voxel_size",
+        "backend", "engine",
+    },
+}  # fmt: skip
+# Options that may be arrays in a run on an image.
+OF_THE_IMAGE = ("readout_variance", "damping", "initial", "prior", "back_projector", "regularizer")
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """What all tiles of a channel share; everything in it goes through JSON.
+
+    Attributes
+    ----------
+    method : {"richardson_lucy", "wiener", "tikhonov"}
+    options : dict
+        Of the method, with a number for everything that was to be found.
+    highest, level, offset : float
+        Richardson-Lucy: largest value of the sample (what the smallest divisor is relative to), its mean
+        above the background (the first estimate, and what a regularizer is relative to), what is added to
+        make negative values positive.
+    alphas : list of float, optional
+        Factors of the acceleration, one after each iteration.
+    noise, chosen : dict
+        What "auto" found and took.
+    sample : dict
+        What was looked at: whole, blocks, voxels, seed.
+    warnings : list of str
+    """
+
+    method: str
+    options: dict[str, Any]
+    highest: float = 0.0
+    level: float = 0.0
+    offset: float = 0.0
+    alphas: list[float] | None = None
+    noise: dict[str, float] | None = None
+    chosen: dict[str, str] = field(default_factory=dict)
+    sample: dict[str, Any] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def iterative(self) -> bool:
+        return self.method == "richardson_lucy"
+
+    def record(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_record(cls, record: dict[str, Any]) -> Numbers:
+        options = dict(record["options"])
+        for name in ("regularizer", "engine", "voxel_size"):
+            if isinstance(options.get(name), list):
+                options[name] = tuple(options[name])
+        return cls(**{**record, "options": options})
+
+
+def check_options(method: str, options: dict[str, Any]) -> None:
+    """Refuse what a run in tiles cannot have, and what the method does not know."""
+    for name in OF_THE_IMAGE:
+        if isinstance(options.get(name), np.ndarray | list):
+            raise ValueError(
+                f"{name}: got {_validate.shown(options[name])}, but in tiles it must be a number or a name; "
+                "arrays are not cut into tiles"
+            )
+    for name in ("weights", "callback", "return_info", "noise_power", "signal_power"):
+        if name in options:
+            raise ValueError(f"{name}: is not for a volume that is restored in tiles; expected it left out")
+    if isinstance(rule_of(options.get("stop")), TimeBudget):
+        raise ValueError(
+            "stop: got a time budget, which would end in each tile after another number of iterations; "
+            "expected a number of iterations or a rule that the sample can follow"
+        )
+    known = (
+        RL_OPTIONS | FILTER_OPTIONS["wiener"] if method == "auto" else FILTER_OPTIONS.get(method, RL_OPTIONS)
+    )
+    unknown = [name for name in options if name not in known]
+    if unknown:
+        raise TypeError(
+            f"{unknown[0]}: the method {method} has no such option in tiles; it takes {sorted(known)}"
+        )
+
+
+@contextmanager
+def _noting(notes: list[str]) -> Iterator[None]:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        yield
+    for warning in caught:
+        if str(warning.message) not in notes:
+            notes.append(str(warning.message))
+
+
+def resolve(
+    sample: Sample, psf: np.ndarray, method: str, options: dict[str, Any], num_threads: int | None
+) -> Numbers:
+    """The numbers of a channel, from its sample."""
+    notes: list[str] = []
+    if method == "auto":
+        method, why = choose(options, lambda: sample.extremes)
+        automatic = method != "wiener"
+        if why:
+            notes.append(why)
+    else:
+        automatic = False
+    if method in FILTERS:
+        numbers = _of_filter(sample, psf, method, options, notes, num_threads)
+    else:
+        numbers = _of_richardson_lucy(sample, psf, automatic, options, notes, num_threads)
+    return numbers
+
+
+def _of_filter(
+    sample: Sample, psf: np.ndarray, method: str, options: dict[str, Any], notes: list[str], num_threads: Any
+) -> Numbers:
+    function, name = FILTERS[method]
+    found = []
+    with _noting(notes):
+        for part in (sample.parts[i] for i in sample.trials):
+            _, info = function(part, psf, return_info=True, num_threads=num_threads, **options)
+            found.append(info["settings"][name])
+    settled = dict(options)
+    if "noise_to_signal" not in options:
+        # Weights are searched on a scale of powers of ten.
+        positive = [math.log(w) for w in found if w > 0]
+        settled[name] = math.exp(statistics.median(positive)) if positive else 0.0
+        if len(set(found)) == 1:
+            settled[name] = found[0]
+    return Numbers(method, settled, warnings=notes)
+
+
+def _of_richardson_lucy(
+    sample: Sample,
+    psf: np.ndarray,
+    automatic: bool,
+    options: dict[str, Any],
+    notes: list[str],
+    num_threads: Any,
+) -> Numbers:
+    options = {"negative": "clip", **options}
+    lowest, highest = sample.extremes
+    noise: dict[str, float] | None = None
+    chosen: dict[str, Any] = {}
+    if automatic:
+        found, chosen = defaults_of(sample.parts, lowest, highest, options)
+        noise = found._asdict()
+        chosen = {name: value for name, value in chosen.items() if name not in options}
+    settled = {**chosen, **options}
+    background = _validate.number(settled.get("background", 0.0), "background", minimum=0)
+    offset = -lowest if settled["negative"] == "shift" and lowest < 0 else 0.0
+    readout = settled.get("readout_variance")
+    parts = [counted(part, settled["negative"], offset, readout).measured for part in sample.parts]
+    level = level_of(np.concatenate([part.ravel() for part in parts]), None, background)
+    if level <= 0 and not sample.whole:
+        raise ValueError(
+            f"source: nothing in its sample ({len(parts)} blocks of {parts[0].shape}) rises above the "
+            f"background {background:g}; expected something to restore, or another seed="
+        )
+
+    rule = rule_of(settled.pop("stop", None))
+    trials = [sample.parts[i] for i in sample.trials if float(sample.parts[i].max()) > background]
+    with _noting(notes):
+        if rule is not None:
+            runs = [
+                richardson_lucy(part, psf, return_info=True, num_threads=num_threads, stop=rule, **settled)[1]
+                for part in trials
+            ]
+            iterations = _iterations(runs, rule)
+        else:
+            matched = settled.get("back_projector", "matched") == "matched"
+            usual = DEFAULT_ITERATIONS if matched else unmatched.DEFAULT_ITERATIONS
+            iterations = _validate.integer(settled.get("num_iter", usual), "num_iter", minimum=1)
+            runs = []
+        settled["num_iter"] = iterations
+        alphas = None
+        if settled.get("acceleration") is not None:
+            alphas = _alphas(trials, runs, psf, settled, num_threads)
+        elif not runs and trials:
+            # Options are checked by the algorithm itself, at once rather than in the first tile.
+            richardson_lucy(trials[0], psf, num_threads=num_threads, **{**settled, "num_iter": 1})
+    return Numbers(
+        "richardson_lucy",
+        settled,
+        highest=highest + offset,
+        level=level,
+        offset=offset,
+        alphas=alphas,
+        noise=noise,
+        chosen={name: str(value) for name, value in chosen.items()},
+        warnings=notes,
+    )
+
+
+def counted(data: np.ndarray, negative: str, offset: float, readout: float | None) -> Counts:
+    """The image as the model takes it, with the offset of the volume."""
+    if offset:
+        data, negative = data + data.dtype.type(offset), "clip"
+    return counts_of(data, float(data.min()), negative, readout or None)
+
+
+def _iterations(runs: list[Any], rule: Any) -> int:
+    """Of the median trial; with held-out counts, where their residuals added up are least."""
+    done = [info for info in runs if info["num_iter"]]
+    if not done:
+        return 1
+    if isinstance(rule, Thinning):
+        curves = [info["settings"]["thinning"]["residuals"] for info in done]
+        if len({len(curve) for curve in curves}) == 1:
+            return max(int(np.argmin(np.sum(curves, axis=0))), 1)
+    return max(1, round(statistics.median(info["num_iter"] for info in done)))
+
+
+def _alphas(
+    trials: list[np.ndarray], runs: list[Any], psf: np.ndarray, settled: dict[str, Any], num_threads: Any
+) -> list[float]:
+    """After each iteration the mean of what the trials took."""
+    number = settled["num_iter"]
+    if settled["acceleration"] == "heavy-ball":
+        return [HeavyBall().alpha(i) for i in range(1, number + 1)]
+    if not trials:
+        return [0.0] * number
+    if any(info["num_iter"] != number for info in runs) or not runs:
+        runs = [
+            richardson_lucy(part, psf, return_info=True, num_threads=num_threads, **settled)[1]
+            for part in trials
+        ]
+    return [statistics.fmean(info["trace"][i].get("alpha", 0.0) for info in runs) for i in range(number)]
+
+
+def channel_psfs(
+    psf: Any, channels: int, ndim: int, voxel_size: Any, psf_voxel_size: Any
+) -> list[np.ndarray]:
+    """One PSF per channel on the volume's grid: of a list one each, else the same for all."""
+    several = isinstance(psf, list | tuple) and len(psf) > 0 and all(np.ndim(p) == ndim for p in psf)
+    given = list(psf) if several else [psf] * channels
+    if len(given) != channels:
+        raise ValueError(
+            f"psf: got {len(given)} of them, expected one, or one for each of {channels} channels"
+        )
+    made = []
+    for each in given:
+        on_grid, _ = psf_on_grid(each, ndim, voxel_size, psf_voxel_size)
+        made.append(trimmed(_arrays.as_psf(on_grid, ndim, normalize=False)[0]))
+    return made

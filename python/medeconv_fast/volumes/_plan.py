@@ -1,0 +1,244 @@
+"""Memory, disk and time of a run in tiles, before anything runs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from .. import _arrays, backends
+from .._grid import Grid, cut, halo_of
+from .._planner import plan as plan_image
+from ..algorithms._filters import REACH
+from ._numbers import FILTERS, Numbers
+
+# Of a process before it has anything to do: the interpreter, NumPy, Zarr, dask (measured: 60 to 110 MB).
+BASE = 120_000_000
+# Arrays of a tile's size held while Zarr decodes what is read, in the source's dtype, and encodes what is
+# written, in the store's: several chunks and shards at a time (measured).
+READING, WRITING = 3, 4
+SLACK = 1.2  # freed memory that the allocators keep, in pieces that the next tile does not fit (measured)
+# Transfer functions, spectra and the padded image of a filter of one pass, in arrays of its transform's size.
+FILTER_ARRAYS = 6.0
+# A filter's response beyond the halo, added up without signs, moves no voxel by more than this share of the
+# range.
+RESPONSE = 1e-3
+LARGEST_RESPONSE = 1 << 22  # voxels of the grid on which it is looked at
+
+
+class VolumePlan(dict[str, Any]):
+    """A prediction for a volume: a dict whose entries can also be read as attributes; as text, a few lines.
+
+    Entries
+    -------
+    shape, images, dtype
+        Of one image of the source (a time point of a channel), how many there are, the dtype of the work.
+    core, halo, counts, tiles : tuple of int, int
+        The grid of an image, and the number of tiles of all of them.
+    largest : tuple of int
+        Shape of the largest region.
+    halo_share : float
+        Of the voxels computed.
+    reads_per_voxel : float
+        How often a voxel is read, in the mean.
+    memory, predicted_memory : int
+        What a worker may take, and will at most.
+    disk : int
+        Bytes of the result before compression.
+    iterations : int
+    seconds : float
+        Of one worker, computing alone.
+    engine, backend, num_threads
+    """
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(f"no entry {name!r}; there are {', '.join(self)}") from None
+
+    def __str__(self) -> str:
+        def size(shape: Sequence[int]) -> str:
+            return " x ".join(map(str, shape))
+
+        return "\n".join(
+            [
+                f"volume     {self.images} x {size(self.shape)}, computed in {self.dtype}",
+                f"tiles      {self.tiles}: {size(self.counts)} per image, cores of {size(self.core)}",
+                f"halo       {size(self.halo)}, {100 * self.halo_share:.1f} % of what is computed; a voxel "
+                f"is read {self.reads_per_voxel:.2f} times",
+                f"memory     {self.predicted_memory / 1e9:.2f} of {self.memory / 1e9:.2f} GB per worker, a "
+                f"tile of {size(self.largest)}",
+                f"disk       {self.disk / 1e9:.3g} GB before compression",
+                f"time       {self.seconds:.3g} s of one worker with {self.num_threads} threads, engine "
+                f"{self.engine}, backend {self.backend}, {self.iterations} iterations",
+            ]
+        )
+
+
+def halo_for(
+    numbers: Sequence[Numbers], psfs: Sequence[np.ndarray], rule: Any, shape: tuple[int, ...]
+) -> tuple[int, ...]:
+    """The halo that serves every channel."""
+    halos = []
+    for each, psf in zip(numbers, psfs, strict=True):
+        if each.iterative:
+            made = halo_of(
+                psf,
+                each.options["num_iter"],
+                rule,
+                penalty=each.options.get("regularizer") is not None,
+                accelerated=each.alphas is not None,
+            )
+        elif isinstance(rule, str):
+            made = _halo_of_filter(each, psf, rule)
+        else:
+            made = halo_of(psf, 1, rule)
+        halos.append(made)
+    return tuple(max(h) for h in zip(*halos, strict=True))
+
+
+def _halo_of_filter(numbers: Numbers, psf: np.ndarray, rule: str) -> tuple[int, ...]:
+    """As far as the filter's response matters, which is looked at on a periodic grid."""
+    if rule != "auto":
+        raise ValueError(
+            f"halo: got {rule!r}, but the response of {numbers.method} has no end; expected 'auto' or numbers"
+        )
+    shape = tuple(1 if k == 1 else 1 << math.ceil(math.log2(8 * k)) for k in psf.shape)
+    while math.prod(shape) > LARGEST_RESPONSE:
+        shape = tuple(max(n // 2, min(n, k)) for n, k in zip(shape, psf.shape, strict=True))
+    impulse = np.zeros(shape)
+    impulse[tuple(n // 2 for n in shape)] = 1
+    function, _ = FILTERS[numbers.method]
+    options = {**numbers.options, "boundary": "wrap"} | (
+        {"prior": 0.0} if numbers.method == "tikhonov" else {}
+    )
+    response = np.abs(function(impulse, psf, **options))
+    halos = []
+    for axis, n in enumerate(shape):
+        line = response.sum(axis=tuple(a for a in range(len(shape)) if a != axis))
+        offsets = np.abs(np.arange(n) - n // 2)
+        order = np.argsort(offsets, kind="stable")
+        beyond = line.sum() - np.cumsum(line[order])
+        halos.append(int(offsets[order][int(np.argmax(beyond <= RESPONSE / len(shape)))]))
+    return tuple(halos)
+
+
+class Costs:
+    """What a tile takes, from its shape; the most of any channel."""
+
+    def __init__(
+        self,
+        numbers: Sequence[Numbers],
+        psfs: Sequence[np.ndarray],
+        source_dtype: Any,
+        stored_dtype: Any,
+        num_threads: int | None,
+    ) -> None:
+        self._channels = list(zip(numbers, psfs, strict=True))
+        self._raw = np.dtype(source_dtype).itemsize
+        self.dtype = _arrays.result_dtype(source_dtype)
+        self._stored = np.dtype(stored_dtype).itemsize
+        self._num_threads = num_threads
+        self._good: dict[int, int] = {}
+
+    def bytes_of(self, region: tuple[int, ...]) -> int:
+        """Of a whole process that computes one such tile, reads the next and writes the one before."""
+        voxels, item = math.prod(region), self.dtype.itemsize
+        # Read ahead, as read, in the dtype of the work, counted.
+        arrays = voxels * ((1 + READING) * self._raw + 2 * item)
+        # The core before it, and what the store makes of it; the core is at most the region.
+        arrays += voxels * (2 * item + WRITING * self._stored)
+        arrays += max(self._computing(region, n, p) for n, p in self._channels)
+        return BASE + int(SLACK * arrays)
+
+    def _computing(self, region: tuple[int, ...], numbers: Numbers, psf: np.ndarray) -> int:
+        if not numbers.iterative:
+            spare = [n + math.ceil(REACH * (k - 1)) for n, k in zip(region, psf.shape, strict=True)]
+            return int(FILTER_ARRAYS * math.prod(map(self.good, spare)) * self.dtype.itemsize)
+        made = self._plan(region, numbers, psf)
+        estimates = (0 if numbers.alphas is None else 2) + (numbers.options.get("regularizer") is not None)
+        held = estimates * math.prod(made.estimate_shape)
+        held += math.prod(region) * bool(numbers.options.get("damping"))
+        return int(made.richardson_lucy_bytes) + held * self.dtype.itemsize
+
+    def _plan(self, region: tuple[int, ...], numbers: Numbers, psf: np.ndarray) -> Any:
+        return plan_image(
+            region,
+            psf,
+            dtype=self.dtype,
+            engine=numbers.options.get("engine", "auto") if numbers.iterative else "auto",
+            backend=numbers.options.get("backend", "auto"),
+            num_threads=self._num_threads,
+        )
+
+    def good(self, n: int) -> int:
+        if n not in self._good:
+            kernels = backends.resolve(self._channels[0][0].options.get("backend", "auto"))
+            self._good[n] = 1 if n == 1 else kernels.good_size(n)
+        return self._good[n]
+
+    def length(self, axis: int, n: int) -> int:
+        """Of the transform along an axis of a region of n."""
+        reach = max(p.shape[axis] - 1 for _, p in self._channels)
+        return self.good(n + reach)
+
+    def grid(
+        self,
+        shape: tuple[int, ...],
+        blocks: Sequence[int],
+        halo: Sequence[int],
+        memory: int,
+        *,
+        periodic: bool,
+    ) -> Grid:
+        """The grid that computes least within `memory`."""
+        found = cut(shape, blocks, halo, memory, self.bytes_of, self.length, periodic=periodic)
+        if found is None:
+            smallest = Grid(shape, tuple(map(min, blocks, shape)), tuple(halo), periodic).largest
+            raise ValueError(
+                f"memory: got {memory / 1e9:.3g} GB, but a block of {tuple(blocks)} voxels with its halo of "
+                f"{tuple(halo)} takes {self.bytes_of(smallest) / 1e9:.3g} GB; expected more, smaller blocks "
+                "(shards=) or a smaller halo="
+            )
+        return found
+
+    def predicted(self, grid: Grid, items: Sequence[int], memory: int) -> VolumePlan:
+        """`items`: how many there are of each channel."""
+        largest = grid.largest
+        points = math.prod(
+            sum(self.length(axis, n) * k for n, k in grid.lengths(axis)) for axis in range(len(grid.shape))
+        )
+        most = math.prod(self.length(axis, n) for axis, n in enumerate(largest))
+        seconds, engines, iterations = 0.0, [], 1
+        for (numbers, psf), count in zip(self._channels, items, strict=True):
+            made = self._plan(largest, numbers, psf)
+            # A filter of one pass makes its transfer functions anew for each tile: as much as two passes.
+            rounds = numbers.options["num_iter"] if numbers.iterative else 2
+            engines.append(made.engine if numbers.iterative else "spectral")
+            iterations = max(iterations, rounds if numbers.iterative else 1)
+            each = made.predicted_iteration_ms[engines[-1]] * 1e-3 * rounds
+            seconds += each * points / most * count
+        total = math.prod(grid.shape) * sum(items)
+        return VolumePlan(
+            shape=grid.shape,
+            images=sum(items),
+            dtype=str(self.dtype),
+            core=grid.core,
+            halo=grid.halo,
+            counts=grid.counts,
+            tiles=len(grid) * sum(items),
+            largest=largest,
+            halo_share=grid.halo_share,
+            reads_per_voxel=grid.read_voxels / math.prod(grid.shape),
+            memory=memory,
+            predicted_memory=self.bytes_of(largest),
+            disk=total * self._stored,
+            iterations=iterations,
+            seconds=seconds,
+            engine=" and ".join(dict.fromkeys(engines)),
+            backend=made.backend,
+            num_threads=made.num_threads,
+        )

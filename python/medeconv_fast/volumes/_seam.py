@@ -1,0 +1,68 @@
+"""How far a result in tiles is from that of the whole, measured on the brightest part of the sample."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from .._grid import Grid
+from ._tile import Restorer, read_region
+
+# The part is as long across the cut as two regions, but for memory; beside it as wide as a block.
+LONGEST = 1 << 22
+
+
+def estimate_seam(
+    source: Any, item: int, around: tuple[slice, ...], grid: Grid, restorer: Restorer, limit: int
+) -> dict[str, Any] | None:
+    """Restore a part once as a whole and once in two tiles; their largest and root mean square difference.
+
+    In shares of the range of the part's result, for each axis that is cut, within a halo of the cut. None
+    where nothing is cut, or where a part that fits has no room for two halos.
+
+    Parameters
+    ----------
+    source, item
+    around : tuple of slice
+        A block of the sample: the part lies around it.
+    grid : Grid
+        The run's: its halo is what is judged.
+    restorer : Restorer
+    limit : int
+        Voxels that a part may have.
+    """
+    axes: dict[str, dict[str, Any]] = {}
+    for axis, (n, count, halo) in enumerate(zip(grid.shape, grid.counts, grid.halo, strict=True)):
+        if count == 1 or halo == 0:
+            continue
+        part = list(around)
+        beside = math.prod(s.stop - s.start for a, s in enumerate(around) if a != axis)
+        length = min(n, 4 * halo + 2, max(1, min(limit, LONGEST) // beside))
+        if length < 2 * halo + 2:
+            continue
+        middle = (around[axis].start + around[axis].stop) // 2
+        start = min(max(0, middle - length // 2), n - length)
+        part[axis] = slice(start, start + length)
+        data = read_region(source, item, part)
+        whole = Grid(data.shape, data.shape, (0,) * data.ndim)
+        core = tuple(-(-m // 2) if a == axis else m for a, m in enumerate(data.shape))
+        halves = Grid(data.shape, core, grid.halo)
+        reference = restorer(data, whole.tile(0)).core.astype(np.float64)
+        difference = np.empty_like(reference)
+        for tile in halves:
+            restored = restorer(np.ascontiguousarray(data[tile.region]), tile).core
+            difference[tile.core] = restored - reference[tile.core]
+        near = slice(max(0, core[axis] - halo), core[axis] + halo)
+        difference = difference[tuple(near if a == axis else slice(None) for a in range(data.ndim))]
+        extent = float(np.ptp(reference))
+        if extent > 0:
+            axes["zyx"[-len(grid.shape) :][axis]] = {
+                "largest": float(np.abs(difference).max()) / extent,
+                "rms": float(np.sqrt(np.mean(difference**2))) / extent,
+                "voxels": list(data.shape),
+            }
+    if not axes:
+        return None
+    return {"largest": max(entry["largest"] for entry in axes.values()), "axes": axes}

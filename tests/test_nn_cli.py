@@ -1,0 +1,157 @@
+"""``medeconv train`` and ``medeconv predict``."""
+
+import json
+
+import numpy as np
+import pytest
+
+import medeconv_fast as mf
+from medeconv_fast.cli import main
+
+pytest.importorskip("safetensors", reason="SKIPPED: safetensors is not installed (extra nn)")
+pytest.importorskip("nibabel", reason="SKIPPED: nibabel is not installed (extra io)")
+
+FWHM = (2.5, 2.5, 2.5)
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Two blurred, noisy volumes and what they were made of."""
+    rng = np.random.default_rng(4)
+    psf = mf.psf.gaussian(fwhm=FWHM, voxel_size=(1.0, 1.0, 1.0))
+    for i in range(2):
+        truth = 700 * np.kron(rng.random((4, 5, 5)) ** 2, np.ones((4, 4, 4))).astype(np.float32)
+        image = mf.simulate(truth, psf, photons=500, seed=i)
+        for name, array in (("truth", truth), ("image", image)):
+            volume = mf.io.Volume(array, (1.0, 1.0, 1.0), unit="mm", affine=np.eye(4))
+            mf.io.write(tmp_path / f"{name}{i}.nii.gz", volume)
+    return tmp_path
+
+
+def run(capsys, *words):
+    status = main([str(word) for word in words])
+    captured = capsys.readouterr()
+    return status, captured.out + captured.err
+
+
+def gain(files, made):
+    read = [mf.io.read(files / name).array for name in ("truth1.nii.gz", "image1.nii.gz", made)]
+    return mf.metrics.psnr(read[0], read[2]) - mf.metrics.psnr(read[0], read[1])
+
+
+TRAINING = ("--epochs", "4", "--samples", "32", "--patch", "12", "12", "12", "--learning-rate", "0.005")
+WAYS = {
+    "pairs": ("image0.nii.gz", "--targets", "truth0.nii.gz", "--filters", "8", "--epochs", "25"),
+    "simulated": ("truth0.nii.gz", "--fwhm-mm", *FWHM, "--photons", "500"),
+    "alone": ("image0.nii.gz", "--fwhm-mm", *FWHM, "--without-truth"),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_train_then_predict(way, files, capsys, monkeypatch):
+    monkeypatch.chdir(files)
+    status, text = run(
+        capsys, "train", *TRAINING, *WAYS[way], "--net", "net.safetensors", "--json", "net.json"
+    )
+    assert status == 0, text
+    record = json.loads((files / "net.json").read_text())
+    assert len(record["epochs"]) in (4, 25) and record["way"] in text
+    status, text = run(capsys, "predict", "image1.nii.gz", "-o", "out.nii.gz", "--net", "net.safetensors")
+    assert status == 0, text
+    assert gain(files, "out.nii.gz") > 0.5
+    made, image = mf.io.read(files / "out.nii.gz"), mf.io.read(files / "image1.nii.gz")
+    np.testing.assert_array_equal(made.affine, image.affine)
+    status, text = run(
+        capsys, "predict", "image1.nii.gz", "-o", "tiled.nii.gz", "--net", "net.safetensors", "--tile", "8"
+    )
+    assert status == 0, text
+    assert gain(files, "tiled.nii.gz") == pytest.approx(gain(files, "out.nii.gz"), abs=0.2)
+
+
+def test_slices_another_psf_and_resume(files, capsys, monkeypatch):
+    monkeypatch.chdir(files)
+    words = (
+        "train",
+        "image0.nii.gz",
+        "--targets",
+        "truth0.nii.gz",
+        "--net",
+        "flat.safetensors",
+        "--filters",
+        "8",
+    )
+    status, text = run(capsys, *words, "--patch", "12", "12", "--epochs", "1", "--samples", "16")
+    assert status == 0, text
+    assert mf.nn.Model.load(files / "flat.safetensors").ndim == 2
+    status, text = run(capsys, "predict", "image1.nii.gz", "-o", "flat.nii.gz", "--net", "flat.safetensors")
+    assert status == 0, text
+    assert mf.io.read(files / "flat.nii.gz").shape == (16, 20, 20)
+
+    known = (
+        "train",
+        *WAYS["simulated"],
+        "--net",
+        "rl.safetensors",
+        "--samples",
+        "8",
+        "--patch",
+        "12",
+        "12",
+        "12",
+    )
+    for epochs in ("1", "2"):
+        status, text = run(capsys, *known, "--epochs", epochs, "--resume", "--json", f"{epochs}.json")
+        assert status == 0, text
+    assert len(json.loads((files / "2.json").read_text())["epochs"]) == 2
+    status, text = run(
+        capsys, "predict", "image1.nii.gz", "-o", "w.nii.gz", "--net", "rl.safetensors", "--fwhm-mm", "3.5"
+    )
+    assert status == 0, text
+
+
+@pytest.mark.parametrize(
+    ("words", "match"),
+    [
+        (("train", "image0.nii.gz", "--net", "n.safetensors"), "needs --targets, or a PSF"),
+        (
+            (
+                "train",
+                "image0.nii.gz",
+                "--targets",
+                "truth0.nii.gz",
+                "truth1.nii.gz",
+                "--net",
+                "n.safetensors",
+            ),
+            "--targets: got 2 files, expected 1",
+        ),
+        (
+            (
+                "train",
+                "image0.nii.gz",
+                "--targets",
+                "truth0.nii.gz",
+                "--photons",
+                "5",
+                "--net",
+                "n.safetensors",
+            ),
+            "--photons: belongs to pairs",
+        ),
+        (
+            ("train", "truth0.nii.gz", "--fwhm-mm", "2", "--patch", "40", "9", "9", "--net", "n.safetensors"),
+            r"patch: got \(40, 9, 9\)",
+        ),
+        (("train", "no.nii.gz", "--fwhm-mm", "2", "--net", "n.safetensors"), "no.nii.gz"),
+        (("predict", "image0.nii.gz", "-o", "o.nii.gz", "--net", "image1.nii.gz"), "not a whole safetensors"),
+        (("predict", "image0.nii.gz", "-o", "o.nii.gz", "--net", "no.safetensors"), "does not exist"),
+    ],
+)
+def test_bad_input(words, match, files, capsys, monkeypatch):
+    import re
+
+    monkeypatch.chdir(files)
+    status, text = run(capsys, *words)
+    assert status == 2, text
+    assert re.search(match, text)
+    assert not (files / "n.safetensors").exists() and not (files / "o.nii.gz").exists()

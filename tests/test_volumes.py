@@ -1,0 +1,688 @@
+"""restore_volume: it gives what the whole run gives, whatever the tiles, the workers and the crashes."""
+
+import json
+import os
+import pickle
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import medeconv_fast as mf
+from medeconv_fast import cli
+from medeconv_fast._grid import Grid, exact_halo
+from medeconv_fast.volumes import TileError, plan_volume
+from medeconv_fast.volumes._manifest import Manifest
+from medeconv_fast.volumes._numbers import resolve
+from medeconv_fast.volumes._sample import Sample, block_shape, draw
+from medeconv_fast.volumes._tile import Restorer, read_region
+
+pytest.importorskip("zarr", reason="SKIPPED: zarr is not installed (extra zarr)")
+BOUNDARIES = ("extended", "zero", "reflect", "nearest", "mirror", "wrap")
+SMALL = {"chunks": (8, 8, 8), "shards": (16, 16, 16)}
+
+
+def counts(shape, seed=0, psf=None):
+    """Points and boxes, blurred, with photon noise."""
+    rng = np.random.default_rng(seed)
+    truth = np.full(shape, 3.0)
+    for _ in range(max(6, int(np.prod(shape)) // 800)):
+        truth[tuple(rng.integers(n) for n in shape)] += rng.uniform(100, 900)
+    truth[tuple(slice(n // 3, n // 2 + 1) for n in shape)] += 30
+    if psf is not None:
+        truth = mf.convolve(truth, psf / psf.sum(), mode="same", boundary="reflect")
+    return rng.poisson(np.maximum(truth, 0))
+
+
+@pytest.fixture
+def psf():
+    return mf.psf.gaussian((2.5, 2, 2), (1, 1, 1))
+
+
+@pytest.fixture
+def image(psf):
+    return counts((34, 40, 29), psf=psf).astype(np.uint16)
+
+
+def result(path):
+    return mf.io.open_source(path).read(0)
+
+
+class Memory:
+    """A source and a store in memory: the whole of what tiles need of either."""
+
+    def __init__(self, array):
+        self.array, self.shape, self.dtype, self.chunks = array, array.shape, array.dtype, (4,) * array.ndim
+        self.items = ((0, 0),)
+
+    def read(self, item, region):
+        return np.ascontiguousarray(self.array[tuple(region)])
+
+
+def in_tiles(image, psf, core, halo, method="rl", **options):
+    """All tiles of a grid, with the numbers of the whole image."""
+    data = image if image.dtype == np.float64 else image.astype(np.float32)
+    sample = Sample([data], [(0, tuple(slice(0, n) for n in image.shape))], True)
+    numbers = resolve(sample, psf, method, options, None)
+    grid = Grid(image.shape, core, halo, options.get("boundary") == "wrap")
+    restorer = Restorer(numbers, psf, periodic=grid.periodic)
+    out = np.full(image.shape, np.nan)
+    for tile in grid:
+        out[tile.core] = restorer(read_region(Memory(image), 0, tile.region), tile).core
+    assert len(grid) > 1
+    return out
+
+
+# Tiles
+
+
+# All boundaries on two axes; on others those whose layouts differ most.
+CASES = [((61, 50), (20, 25), b) for b in BOUNDARIES]
+CASES += [
+    ((200,), (60,), "reflect"),
+    ((30, 34, 21), (12, 34, 7), "extended"),
+    ((30, 34, 21), (12, 34, 7), "zero"),
+]
+
+
+@pytest.mark.parametrize("shape, core, boundary", CASES)
+def test_exact_halo_gives_the_whole_result(backend, shape, core, boundary):
+    if backend == "numba" and len(shape) != 2:
+        pytest.skip("compiling what only these need takes longer than all other tests together")
+    psf = np.random.default_rng(3).random((5, 5, 4)[-len(shape) :])  # radius 2, even and odd
+    image = counts(shape).astype(np.float64)
+    for options in (
+        {},
+        {"acceleration": "biggs-andrews"},
+        {"acceleration": "heavy-ball", "background": 2.0, "initial": "image"},
+        {"regularizer": ("tv", 0.01), "negative": "shift"},
+        {"damping": 1.5, "readout_variance": 1.0},
+    ):
+        if boundary == "wrap" and "regularizer" in options:
+            continue  # a regularizer's gradients end at the border of a whole run
+        halo = exact_halo(psf.shape, 5, penalty="regularizer" in options)
+        noisy = image - 1.0 if "negative" in options else image
+        options = {"num_iter": 5, "boundary": boundary, "backend": backend, **options}
+        whole = mf.richardson_lucy(noisy, psf, **options)
+        tiled = in_tiles(noisy, psf, core, halo, **options)
+        assert np.abs(tiled - whole).max() < 1e-6 * np.ptp(whole), options
+
+
+def test_back_projectors_in_tiles(psf):
+    image = counts((40, 44, 36), psf=psf).astype(np.float64)
+    options = {"num_iter": 2, "back_projector": "wiener-butterworth"}
+    whole = mf.richardson_lucy(image, psf, **options)
+    tiled = in_tiles(image, psf, (20, 22, 36), exact_halo(psf.shape, 2), **options)
+    assert np.abs(tiled - whole).max() < 1e-6 * np.ptp(whole)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"acceleration": "biggs-andrews"}, {"regularizer": ("tv", 0.002)}],
+    ids=["plain", "accelerated", "regularised"],
+)
+def test_seams_stay_below_the_bound(tmp_path, options):
+    psf = mf.psf.gaussian((4, 3, 3), (1, 1, 1))
+    image = counts((72, 96, 80), psf=psf).astype(np.uint16)
+    options = {"method": "rl", "num_iter": 20, **options}
+    done = mf.restore_volume(
+        image, tmp_path / "out.zarr", psf, tile=(36, 48, 80), chunks=(12, 16, 16), shards=None, **options
+    )
+    assert done.tiles == 4
+    whole = mf.richardson_lucy(image, psf, **{k: v for k, v in options.items() if k != "method"})
+    error = np.abs(result(tmp_path / "out.zarr") - whole).max() / np.ptp(whole)
+    assert 0 < error < 1e-3
+    assert 0 < done.seam["largest"] < 1e-3
+
+
+@pytest.mark.shared
+def test_seams_on_pollen(shared_data):
+    tifffile = pytest.importorskip("tifffile", reason="SKIPPED: tifffile is not installed (extra io)")
+    from medeconv_fast._grid import halo_of, trimmed
+
+    folder = shared_data / "micro_pollen_sdeconv"
+    image = tifffile.imread(folder / "pollen_poisson_noise_blurred.tif")[:, 64:192, 40:216]
+    psf = trimmed(tifffile.imread(folder / "pollen_psf.tif").astype(np.float64))
+    for options in ({}, {"acceleration": "biggs-andrews"}, {"regularizer": ("tv", 0.002)}):
+        options = {"num_iter": 20, "negative": "clip", **options}
+        whole = mf.richardson_lucy(image, psf, **options)
+        halo = halo_of(psf, 20, "auto", accelerated="acceleration" in options)
+        tiled = in_tiles(image, psf, (32, 64, 176), halo, **options)
+        error = np.abs(tiled - whole).max() / np.ptp(whole)
+        assert 0 < error < 1e-3, options
+
+
+@pytest.mark.parametrize("method", ["wiener", "tikhonov"])
+def test_filters_in_tiles(tmp_path, psf, method):
+    image = counts((60, 70, 20), psf=psf).astype(np.int16) - 5
+    done = mf.restore_volume(
+        image, tmp_path / "out.zarr", psf, method=method, tile=(30, 70, 20), chunks=(10, 10, 10), shards=None
+    )
+    whole, info = getattr(mf, method)(image, psf, return_info=True)
+    name = {"wiener": "balance", "tikhonov": "weight"}[method]
+    assert done.numbers[0]["options"][name] == info.settings[name]
+    assert done.plan.counts == [2, 1, 1] and 0 < done.plan.halo[0] < 45
+    # At the volume's own border the padding of a whole run has another length.
+    inner = (slice(12, -12), slice(12, -12))
+    error = np.abs(result(tmp_path / "out.zarr") - whole)[inner].max() / np.ptp(whole)
+    assert 0 < error < 1e-3
+    assert done.seam["largest"] < 1e-3
+
+
+def test_periodic_regions():
+    array = np.arange(5 * 7).reshape(5, 7)
+    region = (slice(-3, 12), slice(2, 9))
+    wide = np.pad(array, ((3, 7), (0, 2)), mode="wrap")[:, 2:]
+    assert np.array_equal(read_region(Memory(array), 0, region), wide)
+
+
+# Numbers
+
+
+def test_auto_chooses_what_restore_chooses(tmp_path, psf, image):
+    done = mf.restore_volume(image, tmp_path / "out.zarr", psf, tile=(16, 16, 32), **SMALL)
+    _, info = mf.restore(image, psf, return_info=True)
+    numbers = done.numbers[0]
+    assert numbers["options"]["num_iter"] == info.settings["num_iter"] == info.num_iter
+    assert numbers["noise"] == info.settings["noise"]
+    assert tuple(numbers["options"]["regularizer"]) == info.settings["regularizer"]
+    assert numbers["alphas"] == pytest.approx([e.get("alpha", 0.0) for e in info.trace])
+    assert numbers["sample"]["whole"]
+    signed = mf.restore_volume(
+        image.astype(np.int32) - 100, tmp_path / "s.zarr", psf, tile=(48, 48, 32), **SMALL
+    )
+    assert signed.numbers[0]["method"] == "wiener" and "signed scale" in signed.warnings[0]
+
+
+def test_a_large_volume_is_sampled_by_seed(rng):
+    array = rng.random((50, 60, 70))
+    same, again, other = (
+        draw(Memory(array), [0], (5, 5, 5), memory=2_000_000, seed=seed) for seed in (1, 1, 2)
+    )
+    assert not same.whole and sum(p.size for p in same.parts) <= 25_000
+    assert same.places == again.places != other.places
+    for part, (_, region) in zip(same.parts, same.places, strict=True):
+        assert np.array_equal(part, array[region])
+        assert all(s.start % 4 == 0 for s in region)
+    light = [part.sum() for part in same.parts]
+    assert light[same.trials[0]] == max(light)
+    assert draw(Memory(array), [0], (5, 5, 5), memory=10**9, seed=1).whole
+    assert block_shape((2, 500, 500), (1, 5, 5), 24_000) == (2, 22, 22)
+
+
+def test_a_sample_with_nothing_in_it_says_so():
+    with pytest.raises(ValueError, match="nothing in its sample"):
+        sample = draw(Memory(np.zeros((50, 60, 70))), [0], (3, 3, 3), memory=1_000_000, seed=0)
+        resolve(sample, np.ones((3, 3, 3)), "rl", {}, None)
+
+
+@pytest.mark.parametrize(
+    "options, error, name",
+    [
+        ({"stop": ("time", 1)}, ValueError, "stop"),
+        ({"weights": np.ones((34, 40, 29))}, ValueError, "weights"),
+        ({"initial": np.ones((34, 40, 29))}, ValueError, "initial"),
+        ({"odd": 1}, TypeError, "odd"),
+        ({"method": "wiener", "num_iter": 3}, TypeError, "num_iter"),
+        ({"method": "landweber"}, ValueError, "method"),
+        ({"memory": "1 MB"}, ValueError, "memory"),
+        ({"memory": "much"}, ValueError, "memory"),
+        ({"halo": -1}, ValueError, "halo"),
+        ({"method": "wiener", "halo": "exact"}, ValueError, "halo"),
+        ({"tile": (8, 8)}, ValueError, "tile"),
+        ({"workers": 0}, ValueError, "workers"),
+        ({"workers": 2, "client": object()}, ValueError, "workers"),
+        ({"shard": (2, 2)}, ValueError, r"shard\[0\]"),
+        ({"shard": 2}, TypeError, "shard"),
+        ({"num_iter": 0}, ValueError, "num_iter"),
+        ({"seed": -1}, ValueError, "seed"),
+        ({"psf": [np.ones((3, 3, 3))] * 2}, ValueError, "psf"),
+    ],
+)
+def test_errors_name_the_argument_and_leave_nothing(tmp_path, psf, image, options, error, name):
+    psf = options.pop("psf", psf) if "psf" in options else psf
+    with pytest.raises(error, match=rf"^{name}"):
+        mf.restore_volume(image, tmp_path / "out.zarr", psf, **{"method": "rl", **options})
+    # Nothing that would keep a corrected call from working.
+    mf.restore_volume(image, tmp_path / "out.zarr", np.ones((3, 3, 3)), method="rl", num_iter=1)
+
+
+def test_each_channel_has_its_own_psf_and_numbers(tmp_path):
+    psfs = [np.ones((3, 3)), mf.psf.gaussian((4, 4), (1, 1))]
+    array = np.stack([[counts((60, 70), 3 * t + c) * (1 + 9 * c) for c in range(2)] for t in range(3)])
+    source = mf.io.open_source(array.astype(np.uint16), axes="tcyx")
+    done = mf.restore_volume(
+        source,
+        tmp_path / "out.zarr",
+        psfs,
+        method="rl",
+        num_iter=4,
+        tile=(32, 70),
+        halo="exact",
+        chunks=(16, 16),
+        shards=None,
+    )
+    assert done.tiles == 12 and done.plan.images == 6
+    assert done.numbers[1]["level"] == pytest.approx(10 * done.numbers[0]["level"], rel=0.3)
+    made = mf.io.open_source(tmp_path / "out.zarr")
+    assert made.items == source.items
+    for item, (t, c) in enumerate(made.items):
+        whole = mf.richardson_lucy(array[t, c].astype(np.float32), psfs[c], 4)
+        assert np.abs(made.read(item) - whole).max() < 1e-4 * np.ptp(whole)
+
+
+# Jobs that are gone on with
+
+
+def record(path):
+    return json.loads(Path(f"{path}.job.json").read_text())
+
+
+RL = {"method": "rl", "num_iter": 3, "tile": (16, 16, 32), **SMALL}
+
+
+def unbroken(tmp_path, image, psf, **options):
+    mf.restore_volume(image, tmp_path / "unbroken.zarr", psf, **{**RL, **options})
+    return result(tmp_path / "unbroken.zarr")
+
+
+class Stop(Exception):
+    pass
+
+
+def stopping_after(number):
+    def progress(state):
+        if state["done"] >= number:
+            raise Stop
+
+    return progress
+
+
+def broken(path, image, psf, after=4, **options):
+    with pytest.raises(Stop):
+        mf.restore_volume(image, path, psf, progress=stopping_after(after), **{**RL, **options})
+
+
+def test_a_broken_run_is_gone_on_with(tmp_path, image, psf):
+    expected = unbroken(tmp_path, image, psf)
+    path = tmp_path / "out.zarr"
+    broken(path, image, psf)
+    assert not path.exists() and Path(f"{path}.partial").is_dir()
+    seen = []
+    done = mf.restore_volume(image, path, psf, progress=seen.append, **RL)
+    assert (done.finished, done.tiles) == (True, 9) and 3 <= done.computed <= 5
+    assert seen[-1]["done"] == seen[-1]["tiles"] == 9
+    assert np.array_equal(result(path), expected)
+    assert sorted(p.name for p in tmp_path.iterdir() if p.name.startswith("out")) == [
+        "out.zarr",
+        "out.zarr.job.json",
+    ]
+    again = mf.restore_volume(image, path, psf, **RL)
+    assert again.finished and again.computed == 0 and again.seam == done.seam
+
+
+def test_metadata_are_those_of_an_unbroken_run(tmp_path, psf):
+    volume = mf.io.Volume(counts((34, 40, 29)).astype(np.float32), (2.0, 0.5, 0.5), None, "um")
+    unbroken(tmp_path, volume, psf)
+    broken(tmp_path / "out.zarr", volume, psf)
+    mf.restore_volume(volume, tmp_path / "out.zarr", psf, **RL)
+    for file in (tmp_path / "unbroken.zarr").rglob("zarr.json"):
+        other = tmp_path / "out.zarr" / file.relative_to(tmp_path / "unbroken.zarr")
+        assert file.read_text().replace("unbroken", "out") == other.read_text()
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        ({"psf": np.ones((3, 3, 3))}, "the psf is another one"),
+        ({"num_iter": 4}, "options.num_iter was 3, is 4"),
+        ({"method": "wiener"}, "method was rl, is wiener"),
+        ({"memory": "3 GB"}, "memory was 4000000000, is 3000000000"),
+        ({"seed": 1}, "seed was 0, is 1"),
+        ({"dtype": "float16"}, "output.dtype was float32, is float16"),
+        ({"isa": "other"}, "isa was .*, is other"),
+        ({"image": 1}, "input"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_changed_is_said(tmp_path, image, psf, change, said, monkeypatch):
+    path = tmp_path / "out.zarr"
+    broken(path, image, psf)
+    options = {**RL, "psf": psf, "image": image, **change}
+    if "method" in change:
+        del options["num_iter"]
+    if isinstance(options["image"], int):
+        options["image"] = image + 1
+    if "isa" in options:
+        name = options.pop("isa")
+        monkeypatch.setattr(mf.backends.resolve(), "describe", lambda: {"isa": name})
+    given, kernel = options.pop("image"), options.pop("psf")
+    with pytest.raises(ValueError, match=said):
+        mf.restore_volume(given, path, kernel, **options)
+    done = mf.restore_volume(given, path, kernel, resume=False, **options)
+    assert done.finished and done.computed == done.tiles
+
+
+def test_another_jobs_result_is_not_replaced(tmp_path, image, psf):
+    path = tmp_path / "out.zarr"
+    mf.restore_volume(image, path, psf, **RL)
+    with pytest.raises(FileExistsError, match=r"options\.num_iter was 3, is 5"):
+        mf.restore_volume(image, path, psf, **{**RL, "num_iter": 5})
+    assert mf.restore_volume(image, path, psf, **{**RL, "num_iter": 5}, overwrite=True).computed == 9
+    (tmp_path / "other.zarr").mkdir()
+    (tmp_path / "other.zarr" / "mine.txt").write_text("kept")
+    with pytest.raises(FileExistsError):
+        mf.restore_volume(image, tmp_path / "other.zarr", psf, **RL)
+    assert (tmp_path / "other.zarr" / "mine.txt").read_text() == "kept"
+
+
+def test_damaged_tiles_are_done_again(tmp_path, image, psf):
+    expected = unbroken(tmp_path, image, psf)
+    path = tmp_path / "out.zarr"
+    broken(path, image, psf)
+    blocks = sorted(p for p in Path(f"{path}.partial").rglob("c/*/*/*") if p.is_file())
+    with open(blocks[0], "r+b") as file:
+        file.truncate(20)
+    blocks[1].unlink()
+    log = Path(f"{path}.job.log")
+    log.write_bytes(log.read_bytes() + b"8 0123")  # cut short by a crash
+    mf.restore_volume(image, path, psf, **RL)
+    assert np.array_equal(result(path), expected)
+
+
+def test_killed_between_the_steps_of_the_beginning_and_the_end(tmp_path, image, psf, monkeypatch):
+    expected = unbroken(tmp_path, image, psf)
+    path = tmp_path / "out.zarr"
+    from medeconv_fast.volumes import _restore_volume
+
+    def stop(*_, **__):
+        raise Stop
+
+    for where, what in (
+        (_restore_volume, "resolve"),
+        (_restore_volume, "estimate_seam"),
+        (Manifest, "finish"),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(where, what, stop)
+            with pytest.raises(Stop):
+                mf.restore_volume(image, path, psf, **RL)
+    assert path.exists() and not record(path)["finished"]
+    done = mf.restore_volume(image, path, psf, **RL)
+    assert done.finished and done.computed == 0 and record(path)["finished"]
+    assert np.array_equal(result(path), expected)
+
+
+def test_an_unfinished_image_that_vanished(tmp_path, image, psf):
+    path = tmp_path / "out.zarr"
+    broken(path, image, psf)
+    shutil.rmtree(f"{path}.partial")
+    with pytest.raises(FileNotFoundError, match="has vanished"):
+        mf.restore_volume(image, path, psf, **RL)
+    # Nor is an image that was there before the one that the job was to make.
+    mf.io.write(path, mf.io.Volume(image))
+    with pytest.raises(FileNotFoundError, match="has vanished"):
+        mf.restore_volume(image, path, psf, **RL)
+    shutil.rmtree(path)
+    assert mf.restore_volume(image, path, psf, resume=False, **RL).finished
+
+
+def test_two_processes_do_not_share_a_log(tmp_path, image, psf):
+    path = tmp_path / "out.zarr"
+    broken(path, image, psf)
+    with Manifest(path).logging(None), pytest.raises(BlockingIOError, match="another process"):
+        mf.restore_volume(image, path, psf, **RL)
+
+
+def stored(tmp_path, image):
+    path = tmp_path / "in.zarr"
+    mf.io.write(path, mf.io.Volume(image))
+    return path
+
+
+def test_a_damaged_input_costs_only_its_tiles(tmp_path, image, psf):
+    source = stored(tmp_path, np.tile(image, (2, 2, 2)))
+    expected = unbroken(tmp_path, source, psf)
+    path = tmp_path / "out.zarr"
+    (file,) = [p for p in source.rglob("c/*/*/*") if p.is_file()][:1]
+    content = file.read_bytes()
+    stamp = file.stat()
+    file.write_bytes(content[: len(content) // 2])
+    with pytest.raises((TileError, ValueError)):
+        mf.restore_volume(source, path, psf, **RL)
+    file.write_bytes(content)
+    os.utime(file, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    assert mf.restore_volume(source, path, psf, resume=False, **RL).finished
+    assert np.array_equal(result(path), expected)
+
+
+def test_failures_of_the_input_go_on_others_end_the_run(tmp_path, image, psf, monkeypatch):
+    path = tmp_path / "out.zarr"
+    expected = unbroken(tmp_path, image, psf)
+    from medeconv_fast.volumes._job import Job
+
+    read, write = Job.read, Job.write
+
+    def damaged(self, number):
+        if number in (2, 5):
+            raise ValueError("a chunk is damaged")
+        return read(self, number)
+
+    def full(self, number, *rest):
+        if number == 5:
+            raise OSError(28, "No space left on device")
+        return write(self, number, *rest)
+
+    monkeypatch.setattr(Job, "read", damaged)
+    with pytest.raises(TileError, match=r"2 of 9 tiles .* \(numbers 2, 5\).*a chunk is damaged"):
+        mf.restore_volume(image, path, psf, **RL)
+    assert len(Manifest(path).done()) == 7
+    monkeypatch.setattr(Job, "read", read)
+    monkeypatch.setattr(Job, "write", full)
+    with pytest.raises(OSError, match="No space left"):
+        mf.restore_volume(image, path, psf, **RL)
+    assert len(Manifest(path).done()) == 8
+    monkeypatch.setattr(Job, "write", write)
+    assert mf.restore_volume(image, path, psf, **RL).computed == 1
+    assert np.array_equal(result(path), expected)
+
+
+def test_an_input_that_vanishes_or_changes_ends_the_run(tmp_path, image, psf):
+    source = stored(tmp_path, image)
+    path = tmp_path / "out.zarr"
+
+    def vanish(state):
+        if state["done"] == 2:
+            os.rename(source, tmp_path / "elsewhere.zarr")
+
+    with pytest.raises(OSError):
+        mf.restore_volume(source, path, psf, progress=vanish, **RL)
+    assert 2 <= len(Manifest(path).done()) < 9
+    os.rename(tmp_path / "elsewhere.zarr", source)
+    assert 0 < mf.restore_volume(source, path, psf, **RL).computed <= 7
+
+
+# Drivers
+
+
+def test_shards_of_a_job_array(tmp_path, image, psf):
+    expected = unbroken(tmp_path, image, psf)
+    path = tmp_path / "out.zarr"
+    done = [mf.restore_volume(image, path, psf, shard=(i, 3), **RL) for i in (2, 0, 1)]
+    assert [d.finished for d in done] == [False, False, True]
+    assert sum(d.computed for d in done) == 9
+    assert np.array_equal(result(path), expected)
+    assert mf.restore_volume(image, path, psf, shard=(0, 3), **RL).computed == 0
+
+
+def test_workers_give_the_same_voxels(tmp_path, image, psf):
+    pytest.importorskip("distributed", reason="SKIPPED: distributed is not installed (extra dask)")
+    from distributed import Client, LocalCluster
+
+    source = stored(tmp_path, image)
+    expected = unbroken(tmp_path, source, psf)
+    with (
+        LocalCluster(n_workers=2, threads_per_worker=1, processes=False, dashboard_address=None) as cluster,
+        Client(cluster) as client,
+    ):
+        done = mf.restore_volume(source, tmp_path / "client.zarr", psf, client=client, **RL)
+    assert done.computed == 9
+    assert np.array_equal(result(tmp_path / "client.zarr"), expected)
+    first, second = (record(tmp_path / name)["plan"] for name in ("unbroken.zarr", "client.zarr"))
+    assert first == second
+
+
+def test_a_worker_that_dies_has_its_tiles_done_by_others(tmp_path, image, psf):
+    pytest.importorskip("distributed", reason="SKIPPED: distributed is not installed (extra dask)")
+    from distributed import Client, LocalCluster
+
+    source = stored(tmp_path, image)
+    expected = unbroken(tmp_path, source, psf)
+    killed = []
+    with (
+        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
+        Client(cluster) as client,
+    ):
+        workers = list(client.run(os.getpid).values())
+
+        def kill_one(state):
+            if state["done"] == 2 and not killed:
+                os.kill(workers[0], signal.SIGKILL)
+                killed.append(workers[0])
+
+        done = mf.restore_volume(source, tmp_path / "out.zarr", psf, client=client, progress=kill_one, **RL)
+    assert killed and done.finished and done.computed == 9
+    assert np.array_equal(result(tmp_path / "out.zarr"), expected)
+
+
+def test_jobs_can_be_sent(tmp_path, image, psf):
+    source = stored(tmp_path, image)
+    path = tmp_path / "out.zarr"
+    broken(path, source, psf)
+    from medeconv_fast.volumes._restore_volume import _Setup
+
+    options = {k: v for k, v in RL.items() if k not in ("num_iter", "method", "tile")}
+    manifest = Manifest(path)
+    manifest.load()
+    setup = _Setup(
+        source,
+        psf,
+        "rl",
+        "4 GB",
+        "auto",
+        RL["tile"],
+        "float32",
+        None,
+        options["chunks"],
+        options["shards"],
+        0,
+        None,
+        {"num_iter": 3},
+    )
+    job = setup.job(manifest, resume=True, overwrite=False)
+    there = pickle.loads(pickle.dumps(job))
+    done = there.run(8)
+    assert job.intact(done) and not job.intact(done._replace(checksum="other"))
+
+
+KILLED = """
+import sys, numpy as np, medeconv_fast as mf
+source, path = sys.argv[1:]
+psf = mf.psf.gaussian((2.5, 2, 2), (1, 1, 1))
+options = {"tile": (16, 16, 32), "chunks": (8, 8, 8), "shards": (16, 16, 16)}
+mf.restore_volume(source, path, psf, method="rl", num_iter=3, **options)
+"""
+
+
+@pytest.mark.parametrize("number", range(2))
+def test_killed_at_any_moment(tmp_path, image, psf, number):
+    import time
+
+    source = stored(tmp_path, image)
+    expected = unbroken(tmp_path, source, psf)
+    path = tmp_path / "out.zarr"
+    rng = np.random.default_rng(number)
+    log = Path(f"{path}.job.log")
+    process = subprocess.Popen([sys.executable, "-c", KILLED, source, path])
+    wanted = int(rng.integers(0, 200))  # bytes of the log: somewhere among the tiles
+    deadline = time.monotonic() + 60
+    while process.poll() is None and time.monotonic() < deadline:
+        if log.exists() and log.stat().st_size >= wanted:
+            break
+        time.sleep(0.001)
+    process.kill()
+    process.wait()
+    done = mf.restore_volume(source, path, psf, **RL)
+    assert done.finished
+    assert np.array_equal(result(path), expected)
+
+
+# Plans and memory
+
+
+def test_plan_is_what_is_done(tmp_path, image, psf):
+    options = {"method": "rl", "num_iter": 3, "tile": (16, 16, 32), **SMALL}
+    plan = plan_volume(image, psf, **options)
+    done = mf.restore_volume(image, tmp_path / "out.zarr", psf, **options)
+    for name, value in plan.items():
+        assert done.plan[name] == (list(value) if isinstance(value, tuple) else value)
+    assert plan.tiles == 9 and plan.counts == (3, 3, 1) and plan.disk == image.size * 4
+    text = str(plan)
+    for part in ("9: 3 x 3 x 1 per image", "halo", "GB per worker", "3 iterations"):
+        assert part in text
+
+
+def test_memory_decides_the_grid_and_workers_do_not(psf):
+    source = mf.io.open_source(np.broadcast_to(np.uint16(7), (256, 256, 256)))
+    options = {"method": "rl", "num_iter": 10, "chunks": (32, 32, 32), "shards": None}
+    small, large = (plan_volume(source, psf, memory=m, **options) for m in ("200 MB", "2 GB"))
+    assert large.tiles == 1 < small.tiles
+    assert small.predicted_memory <= 200e6
+    assert plan_volume(source, psf, memory="200 MB", num_threads=1, **options)["core"] == small.core
+
+
+MEASURED = """
+import re, sys, medeconv_fast as mf
+psf = mf.psf.gaussian((3, 3, 3), (1, 1, 1))
+options = {"engine": "spectral", "acceleration": "biggs-andrews", "regularizer": ("tv", 0.002)}
+options |= {"chunks": (32, 32, 32), "shards": (64, 64, 64), "memory": "250 MB"}
+done = mf.restore_volume(sys.argv[1], sys.argv[2], psf, method="rl", num_iter=2, **options)
+print(done.tiles, int(re.search(r"VmHWM:\\s*(\\d+) kB", open("/proc/self/status").read())[1]) * 1024)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the peak from /proc")
+def test_memory_is_kept_to(tmp_path):
+    source = tmp_path / "in.zarr"
+    mf.io.write(source, mf.io.Volume(counts((160, 160, 160)).astype(np.uint16)))
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURED, source, tmp_path / "out.zarr"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    tiles, peak = map(int, done.stdout.split())
+    assert tiles > 4
+    assert peak < 1.1 * 250e6
+
+
+def test_the_page_on_volumes(tmp_path, monkeypatch, capsys):
+    """docs/volumes.md, on an image made for it."""
+    text = (Path(__file__).resolve().parents[1] / "docs" / "volumes.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    image = mf.io.Volume(counts((20, 40, 40)).astype(np.uint16), (0.3, 0.1, 0.1), None, "um")
+    mf.io.write("embryo.ome.zarr", image)
+    exec(compile(code, "docs/volumes.md", "exec"), {})
+    assert capsys.readouterr().out.startswith("1 ")
+    # Whatever options it names, the command has.
+    assert cli.main(["restore", "--help"]) == 0
+    shown = capsys.readouterr().out
+    for option in re.findall(r"`(--[a-z-]+)", text):
+        assert option in shown, option

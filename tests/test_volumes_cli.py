@@ -1,0 +1,200 @@
+"""medeconv restore and plan in tiles: options, exit status, batches, the report."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import medeconv_fast as mf
+from medeconv_fast import cli
+from medeconv_fast._cli import volume_report
+
+pytest.importorskip("zarr", reason="SKIPPED: zarr is not installed (extra zarr)")
+SHAPE, SIZE = (80, 90, 70), (2.0, 1.0, 1.0)
+FWHM = ["--fwhm-um", "4", "2.5", "2.5"]
+TILES = ["--memory", "1GB", "--tile", "64", "64", "64"]
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def image(here):
+    array = np.random.default_rng(2).poisson(6, SHAPE).astype(np.uint16)
+    array[30:50, 30:60, 20:50] += 40
+    mf.io.write("in.zarr", mf.io.Volume(array, SIZE, None, "um"))
+    return array
+
+
+@pytest.fixture
+def run(capsys):
+    def run(*words):
+        status = cli.main([str(w) for w in words])
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    return run
+
+
+def test_restore_in_tiles(run, image, here):
+    words = ["restore", "in.zarr", "-o", "out.ome.zarr", *FWHM, "--method", "rl", "--iterations", 3, *TILES]
+    status, out, err = run(*words, "--json", "r.json")
+    assert status == 0, err
+    assert "tiles     8 of 8 done, 8 now" in out and "seam" in out and "wrote     out.ome.zarr" in out
+    record = json.loads(Path("r.json").read_text())
+    assert record["tiles"] == 8 and record["finished"] and record["plan"]["core"] == [64, 64, 64]
+    made = mf.io.open_source("out.ome.zarr")
+    assert made.voxel_size == SIZE and made.unit == "um"
+    psf = mf.psf.gaussian((4, 2.5, 2.5), SIZE)
+    whole = mf.richardson_lucy(image, psf, 3)
+    assert np.abs(made.read(0) - whole).max() < 1e-3 * np.ptp(whole)
+    status, out, _ = run(*words)
+    assert status == 0 and "0 now" in out and "exists     out.ome.zarr" in out
+    status, _, err = run(*words[:-1], 32)
+    assert status == 2 and "made by another job (tile was" in err
+
+
+def test_other_formats_and_dtypes(run, image, here):
+    words = ["restore", "in.zarr", *FWHM, "--method", "rl", "--iterations", 2, *TILES]
+    assert run(*words, "-o", "out.nii")[0] == 0
+    assert mf.io.read("out.nii").voxel_size == (0.002, 0.001, 0.001) or mf.io.read("out.nii").unit == "um"
+    status, _, err = run(*words, "-o", "out.zarr", "--dtype", "input", "--scale", 1)
+    assert status == 0, err
+    assert mf.io.open_source("out.zarr").stored_dtype == np.uint16
+    status, _, err = run(*words, "-o", "other.zarr", "--dtype", "input")
+    assert status == 2 and "scale" in err
+    assert not Path("other.zarr").exists() and not Path("other.zarr.partial").exists()
+
+
+def test_shards_and_resuming(run, image, here):
+    words = ["restore", "in.zarr", "-o", "out.zarr", *FWHM, "--method", "rl", "--iterations", 2, *TILES]
+    status, out, _ = run(*words, "--shard-index", 0, "--num-shards", 2)
+    assert status == 0 and "unfinished out.zarr: 4 tiles are left" in out
+    status, _, err = run(*words[:7], 3, *words[8:])
+    assert status == 2 and "the psf is another one" in err and "--no-resume" in err
+    status, out, _ = run(*words)
+    assert status == 0 and "8 of 8 done, 4 now" in out
+
+
+def test_plan_in_tiles(run, image):
+    words = ["plan", "in.zarr", *FWHM, "--method", "rl", "--iterations", 3]
+    status, out, err = run(*words, *TILES, "--json", "p.json")
+    assert status == 0, err
+    assert "in tiles" in out and "8: 2 x 2 x 2 per image" in out
+    plan = json.loads(Path("p.json").read_text())["in_tiles"]
+    run("restore", *words[1:], "-o", "out.zarr", *TILES, "--json", "r.json")
+    done = json.loads(Path("r.json").read_text())["plan"]
+    assert {k: done[k] for k in plan} == plan
+    status, _, err = run(*words, "--memory", "1MB")
+    assert status == 0 and "a block of" in err
+    status, out, _ = run("plan", "in.zarr", *FWHM)
+    assert status == 0 and "in tiles" not in out
+
+
+def test_report(run, image, here):
+    pytest.importorskip("matplotlib", reason="SKIPPED: matplotlib is not installed (extra report)")
+    words = ["restore", "in.zarr", "-o", "out.zarr", *FWHM, "--method", "rl", "--iterations", 2, *TILES]
+    status, _out, err = run(*words, "--report", "r.html")
+    assert status == 0, err
+    page = Path("r.html").read_text()
+    for part in ("Maximum-intensity projections", "Seams", "cut across z", "share of halos", "num_iter"):
+        assert part in page
+    assert page.count("data:image/png") == 3
+    assert run(*words, "--report", "r.txt")[0] == 2
+
+
+@pytest.mark.parametrize("shape", [(30, 600, 70), (1100, 40)])
+def test_projections_are_the_largest_values(shape, monkeypatch):
+    monkeypatch.setattr(volume_report, "SLAB", 5000)
+    array = np.random.default_rng(0).random(shape)
+    made = volume_report.projections(mf.io.open_source(array))
+    step = [-(-n // 512) for n in shape]
+    padded = np.pad(array, [(0, -n % s) for n, s in zip(shape, step, strict=True)], constant_values=-np.inf)
+    small = padded.reshape([k for n, s in zip(padded.shape, step, strict=True) for k in (n // s, s)])
+    small = small.max(axis=tuple(range(1, 2 * len(shape), 2)))
+    expected = [small] if len(shape) == 2 else [small.max(axis=a) for a in range(3)]
+    for got, wanted in zip(made, expected, strict=True):
+        assert np.array_equal(got, wanted)
+
+
+def test_a_folder_of_images(run, here):
+    folder = here / "images"
+    folder.mkdir()
+    for number in range(3):
+        array = np.random.default_rng(number).poisson(9, (12, 14, 10)).astype(np.float32)
+        mf.io.write(folder / f"scan{number}.npy", mf.io.Volume(array, SIZE, None, "mm"))
+    bad = np.load(folder / "scan1.npy")
+    bad[0, 0, 0] = np.nan
+    np.save(folder / "scan1.npy", bad)
+    (folder / "notes.txt").write_text("not an image")
+    words = ["restore", "images", "-o", "restored", "--fwhm-mm", 4, 2, 2, "--method", "rl", "--iterations", 2]
+    status, out, err = run(*words, "--json", "b.json")
+    assert status == 3 and "1 of 3 images could not be restored" in err and "scan1.npy" in err
+    assert "scan1.npy  failed" in out and "scan2.npy  restored" in out
+    rows = json.loads(Path("b.json").read_text())["images"]
+    assert [row["status"] for row in rows] == ["restored", "failed", "restored"]
+    alone, _, _ = run("restore", "images/scan2.npy", "-o", "alone.npy", *words[4:])
+    assert alone == 0
+    assert np.array_equal(np.load("alone.npy"), np.load("restored/scan2.npy"))
+    bad[0, 0, 0] = 9
+    np.save(folder / "scan1.npy", bad)
+    status, out, _ = run(*words)
+    assert status == 0 and "scan0.npy  exists" in out and "scan1.npy  restored" in out
+    status, out, _ = run(*words, "--overwrite")
+    assert status == 0 and out.count("npy  restored") == 3
+    assert run("restore", "images", "-o", "images", *words[4:])[0] == 2
+    assert run("restore", "images", "-o", "images/notes.txt", *words[4:])[0] == 2
+
+
+@pytest.mark.parametrize("number, expected", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_signals_keep_what_is_finished(image, here, number, expected):
+    words = ["restore", "in.zarr", "-o", "out.zarr", *FWHM, "--method", "rl", "--iterations", "30", *TILES]
+    command = [sys.executable, "-m", "medeconv_fast", *map(str, words), "--threads", "1"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=dict(os.environ))
+    log = here / "out.zarr.job.log"
+    deadline = time.monotonic() + 60
+    while process.poll() is None and time.monotonic() < deadline:
+        if log.exists() and log.stat().st_size:
+            break
+        time.sleep(0.01)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == expected, err
+    assert "of 8 tiles are done, the same command does the others" in err
+    assert 1 <= len(log.read_text().splitlines()) < 8
+
+
+def test_a_failure_on_the_way_says_what_is_kept(run, image, monkeypatch):
+    from medeconv_fast.volumes._job import Job
+
+    write = Job.write
+
+    def full(self, number, *rest):
+        if number == 3:
+            raise OSError(28, "No space left on device", "out.zarr")
+        return write(self, number, *rest)
+
+    monkeypatch.setattr(Job, "write", full)
+    words = ["restore", "in.zarr", "-o", "out.zarr", *FWHM, "--method", "rl", "--iterations", 2, *TILES]
+    status, _, err = run(*words)
+    assert status == 3 and "No space left" in err and "3 of 8 tiles are done" in err
+    monkeypatch.setattr(Job, "write", write)
+    assert run(*words)[0] == 0
+
+
+def test_large_files_are_restored_in_tiles_unasked(run, image, monkeypatch):
+    from medeconv_fast._cli import tiles
+
+    monkeypatch.setattr(tiles, "_available_memory", lambda: 1000)
+    words = ["restore", "in.zarr", "-o", "out.zarr", *FWHM, "--method", "rl", "--iterations", 1]
+    status, out, _ = run(*words)
+    assert status == 0 and "tiles     1 of 1 done" in out
