@@ -1,322 +1,442 @@
-"""Times the CUDA backend beside what else a user of a GPU would call; verified before it is timed.
+"""On a GPU, in one process: ours against CuPy with cuFFT, torch (cuDNN, torch.fft) and cuCIM.
 
-    python benchmarks/gpu.py OUT.json        writes OUT.json after every case, and OUT.md at the end
-    python benchmarks/gpu.py --dry OUT.json  tiny sizes, NumPy in CuPy's place: whether the script runs at all
+    python benchmarks/gpu.py -o FILE.json [--budget SECONDS] [--only deconvolution|networks]
 
-Peers: Richardson-Lucy in CuPy on cuFFT as a good user would write it (cached plans, fused pointwise kernels),
-cuCIM's, torch.fft's; convolutions of networks through torch (cuDNN, TF32 off). A peer that is not there is
-marked absent. Times are medians between device events, inputs random; the fraction of the roofline is bytes
-that the scheme must move over time, as a share of what a device-to-device copy reaches in the same run.
+Everything is checked before it is timed: a result that is wrong gets no time. Times are of CUDA events around
+many calls, the median of several such rounds; contenders take turns in each round. Networks' layers are timed
+twice: as calls, and as a CUDA graph of the same calls, which leaves out what the host does. Inputs rotate so
+that together they exceed the L2 cache. The share of the roofline is the fewest bytes over the bandwidth that
+a copy reaches here, over the time.
 """
+
+from __future__ import annotations
 
 import argparse
 import importlib
+import importlib.metadata
 import json
+import math
+import platform
 import statistics
-import sys
 import time
-import traceback
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
-import emulated  # noqa: F401, before the package
+from cases import LAYERS, Layer
 
-import medeconv_fast as mf
+GRIDS = ((256, 256, 256), (512, 512, 512), (256, 1024, 1024))
+BATCH = (16, 1024, 1024)
+PSF_FWHM = 4.0  # voxels
+ITERATIONS = 10  # between the two numbers of iterations whose difference is timed
+ROUNDS = 5
+L2_BYTES = 2 * 60e6
+# Bytes per voxel and Richardson-Lucy iteration, float32: see NOTES.md and design of the spectral engine.
+FUSED_BYTES, CUFFT_BYTES = 11.3e9 / 512**3, 19.4e9 / 512**3
+BOUNDS = {"deconvolution": 1e-4, "networks": 1e-5}  # norm-wise, against float64
 
-VOLUMES = {
-    "256^3": (256, 256, 256),
-    "512^3": (512, 512, 512),
-    "1024x1024x256": (256, 1024, 1024),
-    "2-D 4096^2": (4096, 4096),
-}
-TINY = {"12^3": (12, 12, 12), "2-D 24^2": (24, 24)}
-FEW, MANY = 5, 25  # iterations; a time per iteration is from the difference
-# That a plain iteration by fused lines reads and writes (docs/gpu.md).
-BYTES_PER_VOXEL = {3: 21.0 * 4, 2: 13.0 * 4}
-CONVOLUTIONS = {
-    "conv2d 1->64 3x3, 512^2": ((1, 1, 512, 512), (64, 1, 3, 3), {"padding": 1}),
-    "conv2d 64->1 3x3, 512^2": ((1, 64, 512, 512), (1, 64, 3, 3), {"padding": 1}),
-    "depthwise 64 7x7, 256^2": ((1, 64, 256, 256), (64, 1, 7, 7), {"padding": 3, "groups": 64}),
-    "conv3d 1->16 3^3, 96^3": ((1, 1, 96, 96, 96), (16, 1, 3, 3, 3), {"padding": 1}),
-    "conv3d 16->16 3^3, 96^3": ((1, 16, 96, 96, 96), (16, 16, 3, 3, 3), {"padding": 1}),
-    "conv3d 1->1 9^3, 128^3": ((1, 1, 128, 128, 128), (1, 1, 9, 9, 9), {"padding": 4}),
-}
-AGREE = 2e-4
+Run = Callable[[], Any]
 
 
-class Machine:
-    """Arrays, clocks and names of the GPU; in a dry run NumPy's and the host's."""
+def gaussian(ndim: int, size: int = 15) -> np.ndarray:
+    line = np.exp(-4 * math.log(2) * ((np.arange(size) - size // 2) / PSF_FWHM) ** 2)
+    psf = line
+    for _ in range(ndim - 1):
+        psf = psf[..., None] * line
+    return (psf / psf.sum()).astype(np.float32)
 
-    def __init__(self, dry):
-        self.dry = dry
-        self.xp = np if dry else importlib.import_module("cupy")
 
-    def median_ms(self, call, repeats):
-        call()
-        times = []
-        for _ in range(repeats):
-            if self.dry:
-                begun = time.perf_counter()
-                call()
-                times.append((time.perf_counter() - begun) * 1e3)
-                continue
-            start, stop = self.xp.cuda.Event(), self.xp.cuda.Event()
-            start.record()
-            call()
-            stop.record()
-            stop.synchronize()
-            times.append(self.xp.cuda.get_elapsed_time(start, stop))
-        return statistics.median(times)
+def otf_of(xp: Any, psf: np.ndarray, grid: tuple[int, ...], dtype: Any) -> Any:
+    """Transform of the PSF with its centre at index 0."""
+    whole = np.zeros(grid, dtype)
+    whole[tuple(slice(0, n) for n in psf.shape)] = psf
+    whole = np.roll(whole, [-(n // 2) for n in psf.shape], tuple(range(len(grid))))
+    return xp.fft.rfftn(xp.asarray(whole))
 
-    def host(self, array):
-        return np.asarray(array) if self.dry else self.xp.asnumpy(array)
 
-    def describe(self):
-        if self.dry:
-            return {"device": "none: a dry run, whose times mean nothing"}
-        properties = self.xp.cuda.runtime.getDeviceProperties(0)
+def cupy_richardson_lucy(cupy: Any, image: Any, otf: Any, eps: float) -> Callable[[int], Any]:
+    """As a good user writes it: the transfer function once, cached plans, pointwise work in fused kernels."""
+    product = cupy.ElementwiseKernel("C a, C b", "C y", "y = a * b", "product")
+    adjoint = cupy.ElementwiseKernel("C a, C b", "C y", "y = a * conj(b)", "product_with_conjugate")
+    ratio = cupy.ElementwiseKernel(
+        "T image, T blurred, T eps", "T y", "y = image / max(blurred, eps)", "ratio"
+    )
+
+    def run(iterations: int) -> Any:
+        estimate = cupy.full(image.shape, image.mean(), image.dtype)
+        for _ in range(iterations):
+            spectrum = cupy.fft.rfftn(estimate)
+            product(spectrum, otf, spectrum)
+            blurred = cupy.fft.irfftn(spectrum, s=image.shape)
+            ratio(image, blurred, image.dtype.type(eps), blurred)
+            spectrum = cupy.fft.rfftn(blurred)
+            adjoint(spectrum, otf, spectrum)
+            estimate *= cupy.fft.irfftn(spectrum, s=image.shape)
+        return estimate
+
+    return run
+
+
+def torch_richardson_lucy(torch: Any, image: Any, otf: Any, eps: float) -> Callable[[int], Any]:
+    conjugate = otf.conj().resolve_conj()
+
+    def run(iterations: int) -> Any:
+        estimate = torch.full_like(image, float(image.mean()))
+        for _ in range(iterations):
+            blurred = torch.fft.irfftn(torch.fft.rfftn(estimate).mul_(otf), s=image.shape)
+            blurred = image / blurred.clamp_(min=eps)
+            estimate *= torch.fft.irfftn(torch.fft.rfftn(blurred).mul_(conjugate), s=image.shape)
+        return estimate
+
+    return run
+
+
+class Bench:
+    """What was measured so far; written after every entry, so that a later failure loses nothing."""
+
+    def __init__(self, path: Path, budget: float) -> None:
+        self.torch, self.cupy = importlib.import_module("torch"), importlib.import_module("cupy")
+        self._path = path
+        self.allow(budget)
+        self.record: dict[str, Any] = {"machine": self._machine(), "entries": []}
+        self.bandwidth = self._copy_bandwidth()
+        self.record["copy_bytes_per_s"] = self.bandwidth
+        self.write()
+
+    def _machine(self) -> dict[str, Any]:
+        versions = {"python": platform.python_version(), "cuda": self.torch.version.cuda}
+        for package in ("medeconv-fast", "numpy", "torch", "cupy-cuda13x", "cucim-cu13"):
+            try:
+                versions[package] = importlib.metadata.version(package)
+            except importlib.metadata.PackageNotFoundError:
+                versions[package] = None
+        properties = self.torch.cuda.get_device_properties(0)
         return {
-            "device": properties["name"].decode(),
-            "driver": self.xp.cuda.runtime.driverGetVersion(),
-            "cupy": self.xp.__version__,
+            "device": properties.name,
+            "memory_bytes": properties.total_memory,
+            "processors": properties.multi_processor_count,
+            "cudnn": self.torch.backends.cudnn.version(),
+            "versions": versions,
         }
 
-    def copy_bandwidth(self):
-        """Bytes read and written per second by a copy that no cache holds."""
-        size = 1 << 16 if self.dry else 1 << 30
-        a = self.xp.random.default_rng(0).random(size // 4, dtype=self.xp.float32)
-        b = self.xp.empty_like(a)
-        return 2 * a.nbytes / (self.median_ms(lambda: b.__setitem__(..., a), 20) / 1e3)
-
-
-def blurred_image(machine, shape):
-    random = np.random.default_rng(0)
-    psf = random.random(tuple(min(n, 33) if len(shape) == 3 else min(n, 65) for n in shape)) ** 4
-    return machine.xp.asarray(random.poisson(50, shape).astype(np.float32)), (psf / psf.sum()).astype(
-        np.float32
-    )
-
-
-def ours(machine, image, psf, iterations):
-    return mf.richardson_lucy(image, psf, iterations, boundary="wrap", backend="cuda", engine="spectral")
-
-
-def memory_taken(machine, image, psf):
-    """What a run adds to the memory in use, as a number of volumes; pools keep what was used at most."""
-    if machine.dry:
-        return {}
-    runtime = machine.xp.cuda.runtime
-    machine.xp.get_default_memory_pool().free_all_blocks()
-    mf.release_memory()
-    before = runtime.memGetInfo()[0]
-    result, info = mf.richardson_lucy(
-        image, psf, 3, boundary="wrap", backend="cuda", engine="spectral", return_info=True
-    )
-    machine.xp.cuda.Device().synchronize()
-    taken = before - runtime.memGetInfo()[0] - result.nbytes
-    return {"volumes_taken": taken / image.nbytes, "volumes_predicted": info.bytes / image.nbytes}
-
-
-def _otf(xp, psf, shape):
-    placed = np.zeros(shape, np.float32)
-    placed[tuple(slice(0, k) for k in psf.shape)] = psf
-    placed = np.roll(placed, [-(k // 2) for k in psf.shape], range(psf.ndim))
-    return xp.fft.rfftn(xp.asarray(placed))
-
-
-def cufft(machine, image, psf, iterations):
-    """Plans are cached by CuPy; the pointwise steps are one kernel each."""
-    xp, shape, axes = machine.xp, image.shape, tuple(range(image.ndim))
-    otf = _otf(xp, psf, shape)
-    back = otf.conj()
-
-    def divide(image, blurred):
-        return image / xp.maximum(blurred, 1e-4)
-
-    def multiply(estimate, correction):
-        return xp.maximum(estimate * correction, 0)
-
-    if not machine.dry:
-        divide, multiply = xp.fuse(divide), xp.fuse(multiply)
-    estimate = xp.full(shape, float(image.mean()), xp.float32)
-    for _ in range(iterations):
-        blurred = xp.fft.irfftn(xp.fft.rfftn(estimate) * otf, shape, axes)
-        ratio = divide(image, blurred)
-        estimate = multiply(estimate, xp.fft.irfftn(xp.fft.rfftn(ratio) * back, shape, axes))
-    return estimate
-
-
-def torch_fft(machine, image, psf, iterations):
-    torch = importlib.import_module("torch")
-    device = "cpu" if machine.dry else "cuda"
-    data = torch.as_tensor(machine.host(image), device=device)
-    otf = torch.as_tensor(machine.host(_otf(machine.xp, psf, image.shape)), device=device)
-    axes = tuple(range(data.ndim))
-    estimate = torch.full_like(data, float(data.mean()))
-    for _ in range(iterations):
-        blurred = torch.fft.irfftn(torch.fft.rfftn(estimate) * otf, data.shape, axes)
-        ratio = data / blurred.clamp_min_(1e-4)
-        estimate = (
-            estimate * torch.fft.irfftn(torch.fft.rfftn(ratio) * otf.conj(), data.shape, axes)
-        ).clamp_min_(0)
-    return estimate.cpu().numpy() if machine.dry else machine.xp.from_dlpack(estimate)
-
-
-def cucim(machine, image, psf, iterations):
-    """Zeros outside, and no division by the normalizer: timed, and compared in the middle only."""
-    restoration = importlib.import_module("cucim.skimage.restoration")
-    return restoration.richardson_lucy(image, machine.xp.asarray(psf), num_iter=iterations, clip=False)
-
-
-DECONVOLUTIONS = {"ours": ours, "cupy + cufft": cufft, "torch.fft": torch_fft, "cucim": cucim}
-
-
-def deconvolution(machine, shape, bandwidth):
-    image, psf = blurred_image(machine, shape)
-    wanted = machine.host(ours(machine, image, psf, 3))
-    record = {}
-    for name, run in DECONVOLUTIONS.items():
-        try:
-            got = machine.host(run(machine, image, psf, 3))
-            error = float(np.linalg.norm(got - wanted) / np.linalg.norm(wanted))
-            if name != "cucim" and not error < AGREE:
-                record[name] = {"error": error, "refused": "differs too much to be timed"}
-                continue
-            few, many = (
-                machine.median_ms(lambda n=n, run=run: run(machine, image, psf, n), 5) for n in (FEW, MANY)
-            )
-            each = (many - few) / (MANY - FEW)
-            record[name] = {"ms_per_iteration": each, "difference": error}
-            if name == "ours":
-                least = BYTES_PER_VOXEL[image.ndim] * image.size / bandwidth * 1e3
-                record[name] |= {"roofline_ms": least, "share_of_roofline": least / each}
-                record[name] |= memory_taken(machine, image, psf)
-        except ImportError as error:
-            record[name] = {"absent": str(error)}
-        except Exception:
-            record[name] = {"failed": traceback.format_exc(limit=3)}
-    return record
-
-
-def convolution(machine, case):
-    torch = importlib.import_module("torch")
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    torch.backends.cudnn.benchmark = True
-    x_shape, w_shape, options = case
-    device = "cpu" if machine.dry else "cuda"
-    random = torch.Generator().manual_seed(0)
-    x, w = (torch.randn(s, generator=random).to(device) for s in (x_shape, w_shape))
-    peer = getattr(torch.nn.functional, f"conv{len(x_shape) - 2}d")
-    backend = "cuda"
-
-    def both(forward, input_grad, weight_grad):
-        grad = forward()
-        return lambda: (forward(), input_grad(grad), weight_grad(grad))
-
-    keywords = dict(options, backend=backend)
-    calls = {
-        "ours": (
-            lambda: mf.ops.conv(x, w, **keywords),
-            lambda g: mf.ops.conv_input_grad(g, w, x_shape, **keywords),
-            lambda g: mf.ops.conv_weight_grad(g, x, w_shape, **keywords),
-        ),
-        "torch": (
-            lambda: peer(x, w, **options),
-            lambda g: torch.nn.grad.__dict__[f"conv{len(x_shape) - 2}d_input"](x_shape, w, g, **options),
-            lambda g: torch.nn.grad.__dict__[f"conv{len(x_shape) - 2}d_weight"](x, w_shape, g, **options),
-        ),
-    }
-    wanted = peer(x.double(), w.double(), **options)
-    record = {}
-    for name, (forward, input_grad, weight_grad) in calls.items():
-        try:
-            error = float((forward().double() - wanted).norm() / wanted.norm())
-            if not error < 1e-5:
-                record[name] = {"error": error, "refused": "differs too much to be timed"}
-                continue
-            record[name] = {
-                "forward_ms": machine.median_ms(forward, 3 if machine.dry else 20),
-                "all_ms": machine.median_ms(both(forward, input_grad, weight_grad), 3 if machine.dry else 20),
-                "difference": error,
-            }
-        except Exception:
-            record[name] = {"failed": traceback.format_exc(limit=3)}
-    return record
-
-
-def same_bits_on_two_streams(machine):
-    """Two runs at once, each on a stream of its own, and one alone."""
-    image, psf = blurred_image(machine, (64, 64, 64))
-    if machine.dry:
-        return {"skipped": "dry run"}
-    streams = [machine.xp.cuda.Stream(non_blocking=True) for _ in range(2)]
-    machine.xp.cuda.Device().synchronize()
-    results = []
-    for stream in streams:
-        with stream:
-            results.append(ours(machine, image, psf, 10))
-    machine.xp.cuda.Device().synchronize()
-    results.append(ours(machine, image, psf, 10))
-    first, *others = (machine.host(r) for r in results)
-    return {"same_bits": all(np.array_equal(first, other) for other in others)}
-
-
-def table(record):
-    lines = [f"# GPU benchmark: {record['machine']['device']}", ""]
-    lines += [f"copy: {record['copy_bandwidth'] / 1e12:.2f} TB/s, bytes read and written", ""]
-    names = list(DECONVOLUTIONS)
-    lines += [
-        f"| Richardson-Lucy, ms per iteration | {' | '.join(names)} | share of the roofline |",
-        "|---" * (len(names) + 2) + "|",
-    ]
-
-    def cell(entry, key):
-        return f"{entry[key]:.3g}" if key in entry else next(iter(entry), "not run")
-
-    for case, entries in record["richardson_lucy"].items():
-        cells = [cell(entries.get(name, {}), "ms_per_iteration") for name in names]
-        lines.append(
-            f"| {case} | {' | '.join(cells)} | {cell(entries.get('ours', {}), 'share_of_roofline')} |"
+    def _copy_bandwidth(self) -> float:
+        source = self.torch.rand(1 << 30, dtype=self.torch.float32, device="cuda")
+        target = self.torch.empty_like(source)
+        return (
+            2
+            * 4
+            * source.numel()
+            / (1e-3 * self.milliseconds({"copy": lambda: target.copy_(source)}, 10)["copy"])
         )
-    lines += [
-        "",
-        "| convolution, ms | ours | torch | ours, with gradients | torch, with gradients |",
-        "|---|---|---|---|---|",
-    ]
-    for case, entries in record["convolution"].items():
-        cells = [
-            cell(entries.get(name, {}), key) for key in ("forward_ms", "all_ms") for name in ("ours", "torch")
+
+    def allow(self, seconds: float) -> None:
+        """Until when something new may be started."""
+        self._stop = time.monotonic() + seconds
+
+    @property
+    def late(self) -> bool:
+        return time.monotonic() > self._stop
+
+    def write(self) -> None:
+        self._path.write_text(json.dumps(self.record, indent=1) + "\n")
+
+    def add(self, **entry: Any) -> None:
+        self.record["entries"].append(entry)
+        self.write()
+        shown = {k: round(v, 4) if isinstance(v, float) else v for k, v in entry.items()}
+        print(json.dumps(shown), flush=True)
+
+    def milliseconds(self, runs: dict[str, Run], calls: int) -> dict[str, float]:
+        """Of one call of each, in turns."""
+        times: dict[str, list[float]] = {name: [] for name in runs}
+        for run in runs.values():
+            run()
+        self.torch.cuda.synchronize()
+        for _ in range(ROUNDS):
+            for name, run in runs.items():
+                start, stop = (self.torch.cuda.Event(enable_timing=True) for _ in range(2))
+                start.record()
+                for _ in range(calls):
+                    run()
+                stop.record()
+                stop.synchronize()
+                times[name].append(start.elapsed_time(stop) / calls)
+        return {name: statistics.median(measured) for name, measured in times.items()}
+
+    def checked(
+        self, runs: dict[str, Run], precise: Any, bound: float
+    ) -> tuple[dict[str, Run], dict[str, Any]]:
+        """Those whose results are right, and every error (or why there is none)."""
+        good, errors = {}, {}
+        scale = float(self.torch.linalg.vector_norm(precise))
+        for name, run in runs.items():
+            try:
+                got = self.torch.as_tensor(run(), device="cuda").double()
+                errors[name] = float(self.torch.linalg.vector_norm(got - precise)) / scale
+                if errors[name] < bound:  # not so for a NaN
+                    good[name] = run
+            except Exception as error:  # one contender's failure must not lose the others
+                errors[name] = f"{type(error).__name__}: {error}"[:300]
+        return good, errors
+
+
+def peak_of(bench: Bench, run: Run) -> int:
+    """Device memory that a run of ours takes beside what is there: CuPy's pool hands it out."""
+    pool = bench.cupy.get_default_memory_pool()
+    pool.free_all_blocks()
+    before = pool.used_bytes()
+    result = run()
+    bench.torch.cuda.synchronize()
+    peak = pool.total_bytes() - before
+    del result
+    return int(peak)
+
+
+def deconvolution(bench: Bench) -> None:
+    mf = importlib.import_module("medeconv_fast")
+    cupy, torch = bench.cupy, bench.torch
+    try:
+        cucim = importlib.import_module("cucim.skimage.restoration")
+    except ImportError as error:
+        cucim, bench.record["cucim"] = None, f"absent: {error}"
+    for grid in GRIDS:
+        if bench.late:
+            bench.add(kind="deconvolution", grid=grid, skipped="no time left")
+            continue
+        psf = gaussian(3)
+        image = cupy.random.default_rng(0).poisson(100.0, grid).astype(np.float32)
+        image[tuple(n // 3 for n in grid)] = 5000
+        eps = 1e-6 * float(image.max())
+        on_torch = torch.as_tensor(image, device="cuda")
+        solvers = {
+            "ours": lambda n, i=image, p=psf: mf.richardson_lucy(i, p, n, boundary="wrap"),
+            "cupy": cupy_richardson_lucy(cupy, image, otf_of(cupy, psf, grid, np.float32), eps),
+            "torch.fft": torch_richardson_lucy(
+                torch, on_torch, torch.as_tensor(otf_of(cupy, psf, grid, np.float32)), eps
+            ),
+        }
+        precise = torch.as_tensor(
+            cupy_richardson_lucy(cupy, image.astype(np.float64), otf_of(cupy, psf, grid, np.float64), eps)(5)
+        )
+        runs = {name: lambda s=solver: s(5) for name, solver in solvers.items()}
+        good, errors = bench.checked(runs, precise, BOUNDS["deconvolution"])
+        del precise
+        cupy.get_default_memory_pool().free_all_blocks()
+        torch.cuda.empty_cache()
+        names = list(good)
+        if cucim is not None:  # its borders are zeros: not comparable voxel by voxel, timed all the same
+            on_gpu = cupy.asarray(psf)
+            solvers["cucim"] = lambda n, i=image, p=on_gpu: cucim.richardson_lucy(
+                i, p, num_iter=n, clip=False
+            )
+            names.append("cucim")
+        few, many = ({name: lambda s=solvers[name], n=n: s(n) for name in names} for n in (2, 2 + ITERATIONS))
+        calls = 1 if math.prod(grid) > 256**3 else 3
+        try:
+            short, long = bench.milliseconds(few, calls), bench.milliseconds(many, calls)
+        except Exception as error:
+            bench.add(
+                kind="deconvolution",
+                grid=grid,
+                errors=errors,
+                failed=f"{type(error).__name__}: {error}"[:300],
+            )
+            continue
+        voxels = math.prod(grid)
+        each = {name: (long[name] - short[name]) / ITERATIONS for name in names}
+        entry: dict[str, Any] = {
+            "kind": "deconvolution",
+            "grid": grid,
+            "errors": errors,
+            "ms_per_iteration": each,
+        }
+        for name, of in (("ours", FUSED_BYTES), ("cupy", CUFFT_BYTES)):
+            if name in each:
+                entry[f"{name}_share_of_its_bytes"] = voxels * of / bench.bandwidth / (1e-3 * each[name])
+        if "ours" in good:
+            entry["peak_volumes"] = peak_of(bench, lambda s=solvers["ours"]: s(3)) / (4 * voxels)
+        bench.add(**entry)
+        wiener(bench, mf, cucim, image, psf)
+    batch_of_images(bench, mf)
+
+
+def wiener(bench: Bench, mf: Any, cucim: Any, image: Any, psf: np.ndarray) -> None:
+    if bench.late:
+        return
+    runs: dict[str, Run] = {"ours": lambda: mf.wiener(image, psf, 0.1, boundary="wrap")}
+    if cucim is not None:
+        on_gpu = bench.cupy.asarray(psf)
+        runs["cucim"] = lambda: cucim.wiener(image, on_gpu, 0.1, clip=False)
+    try:
+        bench.add(kind="wiener", grid=image.shape, ms=bench.milliseconds(runs, 1))
+    except Exception as error:
+        bench.add(kind="wiener", grid=image.shape, failed=f"{type(error).__name__}: {error}"[:300])
+
+
+def batch_of_images(bench: Bench, mf: Any) -> None:
+    """2-D images one by one through ours; CuPy transforms them all at once."""
+    if bench.late:
+        return
+    cupy, psf = bench.cupy, gaussian(2)
+    images = cupy.random.default_rng(1).poisson(100.0, BATCH).astype(np.float32)
+    otf, eps = otf_of(cupy, psf, BATCH[1:], np.float32), 1e-6 * float(images.max())
+
+    def ours(n: int) -> Any:
+        return [mf.richardson_lucy(image, psf, n, boundary="wrap") for image in images]
+
+    def theirs(n: int) -> Any:
+        estimate = cupy.broadcast_to(images.mean(axis=(1, 2), keepdims=True), BATCH).copy()
+        for _ in range(n):
+            blurred = cupy.fft.irfft2(cupy.fft.rfft2(estimate) * otf, s=BATCH[1:])
+            ratio = images / cupy.maximum(blurred, np.float32(eps))
+            estimate *= cupy.fft.irfft2(cupy.fft.rfft2(ratio) * otf.conj(), s=BATCH[1:])
+        return estimate
+
+    try:
+        error = float(cupy.linalg.norm(cupy.stack(ours(5)) - theirs(5)) / cupy.linalg.norm(theirs(5)))
+        runs = {"ours": lambda: ours(ITERATIONS), "cupy": lambda: theirs(ITERATIONS)}
+        bench.add(kind="2-D batch", grid=BATCH, difference=error, ms=bench.milliseconds(runs, 1))
+    except Exception as error:
+        bench.add(kind="2-D batch", grid=BATCH, failed=f"{type(error).__name__}: {error}"[:300])
+
+
+def graph_of(bench: Bench, run: Run, calls: int) -> Run:
+    """`calls` calls as one CUDA graph."""
+    torch = bench.torch
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        run()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for _ in range(calls):
+            run()
+    return graph.replay
+
+
+def layer_runs(bench: Bench, layer: Layer, sets: list[dict[str, Any]]) -> dict[str, dict[str, Run]]:
+    """Forward and both gradients by ours and by torch; successive calls take successive operands."""
+    mf, torch = importlib.import_module("medeconv_fast"), bench.torch
+    name = "conv_transpose" if layer.transposed else "conv"
+    ndim = len(layer.x) - 2
+    ours, theirs = getattr(mf.ops, name), getattr(torch.nn.functional, f"{name}{ndim}d")
+    to_x, to_w = (getattr(mf.ops, f"{name}_{what}_grad") for what in ("input", "weight"))
+    options = {k: v for k, v in layer.options.items()}
+    n = (layer.stride,) * ndim, (layer.padding,) * ndim, (layer.dilation,) * ndim
+    zeros = (0,) * ndim
+    backward = torch.ops.aten.convolution_backward
+
+    def turns(of: Callable[[dict[str, Any]], Any]) -> Run:
+        state = {"next": 0}
+
+        def run() -> Any:
+            state["next"] = (state["next"] + 1) % len(sets)
+            return of(sets[state["next"]])
+
+        return run
+
+    def gradient(s: dict[str, Any], which: int) -> Any:
+        mask = [which == 0, which == 1, False]
+        return backward(s["grad"], s["x"], s["w"], None, *n, layer.transposed, zeros, layer.groups, mask)[
+            which
         ]
-        lines.append(f"| {case} | {' | '.join(cells)} |")
-    return "\n".join([*lines, "", f"two streams at once: {record['streams']}", ""])
+
+    return {
+        "forward": {
+            "ours": turns(lambda s: ours(s["x"], s["w"], **options)),
+            "torch": turns(lambda s: theirs(s["x"], s["w"], **options)),
+        },
+        "input_grad": {
+            "ours": turns(lambda s: to_x(s["grad"], s["w"], tuple(s["x"].shape), **options)),
+            "torch": turns(lambda s: gradient(s, 0)),
+        },
+        "weight_grad": {
+            "ours": turns(lambda s: to_w(s["grad"], s["x"], tuple(s["w"].shape), **options)),
+            "torch": turns(lambda s: gradient(s, 1)),
+        },
+    }
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--dry", action="store_true")
-    arguments = parser.parse_args()
-    machine = Machine(arguments.dry)
-    record = {"machine": machine.describe(), "richardson_lucy": {}, "convolution": {}, "streams": "not run"}
+def operands(bench: Bench, layer: Layer, seed: int) -> dict[str, Any]:
+    torch = bench.torch
+    generator = torch.Generator(device="cuda").manual_seed(seed)
+    shapes = {"x": layer.x, "w": layer.w, "grad": layer.output()}
+    return {k: torch.randn(s, device="cuda", generator=generator) for k, s in shapes.items()}
 
-    def save():
-        arguments.out.write_text(json.dumps(record, indent=1) + "\n")
-        arguments.out.with_suffix(".md").write_text(table(record))
 
-    record["copy_bandwidth"] = machine.copy_bandwidth()
-    save()
-    for name, shape in (TINY if arguments.dry else VOLUMES).items():
-        record["richardson_lucy"][name] = deconvolution(machine, shape, record["copy_bandwidth"])
-        save()
-    record["streams"] = same_bits_on_two_streams(machine)
-    for name, (x, w, options) in CONVOLUTIONS.items():
-        if arguments.dry:
-            x = (*x[:2], *(12 for _ in x[2:]))
-        record["convolution"][name] = convolution(machine, (x, w, options))
-        save()
-    print(table(record))
+def networks(bench: Bench) -> None:
+    torch = bench.torch
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.benchmark = True
+    for layer in LAYERS:
+        if bench.late:
+            bench.add(kind="networks", layer=layer.name, skipped="no time left")
+            continue
+        count = min(12, max(2, math.ceil(L2_BYTES / layer.bytes)))
+        sets = [operands(bench, layer, seed) for seed in range(count)]
+        # The reference takes the operands that each contender's first call takes: set 1.
+        wide = [{k: v.double() for k, v in sets[1].items()}]
+        precise = {what: runs["torch"]() for what, runs in layer_runs(bench, layer, wide).items()}
+        for what in ("forward", "input_grad", "weight_grad"):
+            runs = layer_runs(bench, layer, sets)[what]
+            good, errors = bench.checked(runs, precise[what], BOUNDS["networks"])
+            entry: dict[str, Any] = {"kind": "networks", "layer": layer.name, "what": what, "errors": errors}
+            try:
+                entry["ms_call"] = bench.milliseconds(good, 4 * count)
+                graphs = {name: graph_of(bench, run, count) for name, run in good.items()}
+                entry["ms_graph"] = {k: v / count for k, v in bench.milliseconds(graphs, 4).items()}
+                floor = layer.bytes / bench.bandwidth
+                entry["share_of_roofline"] = {
+                    k: 1e3 * max(floor, layer.operations / 60e12) / v for k, v in entry["ms_graph"].items()
+                }
+            except Exception as error:
+                entry["failed"] = f"{type(error).__name__}: {error}"[:300]
+            bench.add(**entry)
+        del sets, wide, precise
+        torch.cuda.empty_cache()
+
+
+def table(record: dict[str, Any]) -> str:
+    """Markdown: one line per entry, every contender's milliseconds."""
+    lines = [f"{record['machine']['device']}, copy {record['copy_bytes_per_s'] / 1e12:.2f} TB/s", ""]
+    lines += ["| what | ms | share of roofline |", "|---|---|---|"]
+    for entry in record["entries"]:
+        what = " ".join(
+            str(part)
+            for part in (entry["kind"], entry.get("layer", entry.get("grid")), entry.get("what", ""))
+            if part != ""
+        )
+        times = entry.get("ms_graph") or entry.get("ms_per_iteration") or entry.get("ms")
+        if not times:
+            lines.append(
+                f"| {what} | {entry.get('failed') or entry.get('skipped') or entry.get('errors')} | |"
+            )
+            continue
+        share = entry.get("share_of_roofline", {}).get("ours", entry.get("ours_share_of_its_bytes"))
+        shown = ", ".join(f"{name} {value:.3f}" for name, value in times.items())
+        lines.append(f"| {what} | {shown} | {'' if share is None else f'{share:.2f}'} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("-o", "--out", type=Path, required=True)
+    parser.add_argument(
+        "--budget", type=float, default=240, help="seconds after which nothing new is started"
+    )
+    parser.add_argument("--only", choices=("deconvolution", "networks"))
+    given = parser.parse_args()
+    bench = Bench(given.out, given.budget)
+    for kind, run in (("networks", networks), ("deconvolution", deconvolution)):
+        if given.only in (None, kind):
+            bench.allow(given.budget if given.only else given.budget / 2)
+            run(bench)
+    text = table(bench.record)
+    given.out.with_suffix(".md").write_text(text)
+    print(text)
 
 
 if __name__ == "__main__":

@@ -1,69 +1,109 @@
 #!/usr/bin/env bash
-# Everything that wants a GPU, in one call of under ten minutes: builds with CUDA, runs the tests marked gpu, times the
-# backend beside CuPy + cuFFT, torch and cuCIM, then lets compute-sanitizer and ncu look, where they are.
+# Builds, tests and measures the CUDA backend in one call, in under ten minutes, on a machine without a network.
 #
-#   benchmarks/gpu_run.sh OUT       leaves OUT/gpu.json, OUT/gpu_networks.json, tables (.md) and a log of every stage
+#   benchmarks/gpu_run.sh [OUT]       OUT (default: $OUT or build/gpu): logs of every stage, gpu.json, gpu.md
+#   STAGES="build tests" benchmarks/gpu_run.sh    some of: build tests bench sanitize profile
+#   benchmarks/gpu_run.sh --wheels    on a machine with a network: what is to be carried, into benchmarks/wheels
 #
-# The machine: CUDA 13 with nvcc, Python 3.12 with NumPy, CuPy and torch, no network. Wheels that are not there are carried in
-# GPU_WHEELS (default: wheels/ in the repository), fetched beforehand where there is a network:
-#   pip download --only-binary=:all: --python-version 3.12 -d wheels scikit-build-core pybind11 pytest scipy scikit-image hypothesis
-#   pip download --only-binary=:all: --python-version 3.12 --no-deps -d wheels cucim-cu13      (a peer; without it: "absent")
+# The machine: a GPU of compute capability 8.0 or more with a driver for CUDA 13, nvcc 13, g++, Python 3.12 (or 3.11) with
+# NumPy, CuPy (cupy-cuda13x), torch built for CUDA 13 and pytest. Carried as wheels in benchmarks/wheels (or $WHEELS) is what it
+# does not have of: scikit-build-core, pybind11, cmake, ninja (to build); scipy, hypothesis, onnx (tests that need them are
+# skipped without); cucim-cu13 with lazy-loader, scikit-image, click (its column is marked absent without).
 #
-# Every stage has its own limit, and what it wrote until then stays. Only a missing GPU or a failed build end the run.
+# Every stage has a time limit of its own and a log; one that fails or hangs loses nothing of the others. The exit status is
+# that of build, tests and benchmark; compute-sanitizer and ncu are extras: they may be missing or not allowed.
 set -u
 cd "$(dirname "$0")/.."
-out=$(mkdir -p "${1:?usage: gpu_run.sh OUT}" && cd "$1" && pwd)
-wheels=${GPU_WHEELS:-wheels}
+wheels=${WHEELS:-benchmarks/wheels}
+if [ "${1:-}" = --wheels ]; then
+  exec python3 -m pip download --only-binary :all: --no-deps --python-version 3.12 --platform manylinux_2_28_x86_64 \
+    --platform manylinux2014_x86_64 --platform any -d "$wheels" \
+    scikit-build-core pathspec packaging pybind11 cmake ninja hypothesis sortedcontainers cucim-cu13 lazy-loader click
+fi
+out=${1:-${OUT:-build/gpu}}
+mkdir -p "$out"
+out=$(cd "$out" && pwd)
 python=${PYTHON:-python3}
-site=$out/site
-failed=()
-export PATH=${CUDA_HOME:-/usr/local/cuda}/bin:$PATH MEDECONV_CUDA=ON PYTHONDONTWRITEBYTECODE=1
+env_dir=$PWD/build/gpu-venv
+status=0
+summary=$out/summary.txt
+: > "$summary"
 
-stage() {  # name, limit in seconds, command...
-    local name=$1 limit=$2 begun
-    shift 2
-    begun=$(date +%s)
-    echo "=== $name (at most $limit s)"
-    if timeout --signal=INT --kill-after=10 "$limit" "$@" > "$out/$name.log" 2>&1; then
-        echo "    done in $(($(date +%s) - begun)) s"
-        return 0
-    fi
-    failed+=("$name")
-    echo "    FAILED after $(($(date +%s) - begun)) s; the end of $out/$name.log:"
-    tail -n 15 "$out/$name.log" | sed 's/^/    /'
-    return 1
+# stage NAME SECONDS needed|extra COMMAND...
+stage() {
+  local name=$1 limit=$2 kind=$3 started=$SECONDS code=0
+  shift 3
+  case " ${STAGES:-$name} " in *" $name "*) ;; *) return 0 ;; esac
+  echo "--- $name (at most $limit s)"
+  timeout --kill-after=5 "$limit" "$@" > "$out/$name.log" 2>&1 || code=$?
+  case $code in
+    0) echo "$name: done in $((SECONDS - started)) s" ;;
+    124 | 137) echo "$name: STOPPED after $limit s" ;;
+    *) echo "$name: FAILED ($code) after $((SECONDS - started)) s" ;;
+  esac | tee -a "$summary"
+  tail -n 3 "$out/$name.log"
+  if [ $code -ne 0 ] && [ "$kind" = needed ]; then status=1; fi
+  return 0
 }
 
-tools() {
-    mkdir -p "$site"
-    for package in scikit-build-core pybind11 pytest scipy scikit-image hypothesis cucim-cu13; do
-        "$python" -m pip install --quiet --no-index --find-links "$wheels" --target "$site" "$package" ||
-            echo "not carried: $package"
+build() {
+  set -e
+  "$python" -m venv --system-site-packages "$env_dir"
+  # A virtual environment of a virtual environment sees the outer one's packages only through a path file.
+  "$python" -c 'import site; print(*site.getsitepackages(), sep="\n")' > \
+    "$("$env_dir/bin/python" -c 'import site; print(site.getsitepackages()[0])')/outer.pth"
+  if ls "$wheels"/*.whl > /dev/null 2>&1; then
+    # What is there already stays; a wheel that does not fit must not stop the others.
+    for wheel in "$wheels"/*.whl; do
+      "$env_dir/bin/python" -m pip install --quiet --no-index --no-deps "$wheel" || echo "not installed: $wheel"
     done
+  fi
+  PATH="$env_dir/bin:$PATH" "$env_dir/bin/python" -m pip install --no-index --no-deps --no-build-isolation \
+    --config-settings=cmake.define.MEDECONV_CUDA=ON --config-settings=cmake.define.MEDECONV_ISAS=avx2 .
+  cd "$out"
+  "$env_dir/bin/python" -c 'import medeconv_fast as mf; print(mf.backends.available()); mf.backends.resolve("cuda")'
 }
-build() { "$python" -m pip install --no-index --no-build-isolation --no-deps --upgrade --target "$site" .; }
-describe() {
-    nvidia-smi && nvcc --version && "$python" -c "import cupy, torch; print(cupy.__version__, torch.__version__)"
+tests() {
+  "$env_dir/bin/python" -m pytest -q -p no:cacheprovider -k "cuda and not large_kernels" --maxfail=30 tests/test_cuda.py \
+    tests/test_cuda_conv.py tests/test_direct.py tests/test_separable.py tests/test_penalty.py tests/test_formulas.py \
+    tests/test_blur.py tests/test_conv.py
 }
-export -f tools build describe
-export python wheels site
-export PYTHONPATH=$site
+bench() { "$env_dir/bin/python" benchmarks/gpu.py -o "$out/gpu.json" --budget 170; }
+# Small, for it slows kernels a hundred times.
+small() {
+  cat << 'PYTHON'
+import numpy, torch
+import medeconv_fast as mf
+image = torch.rand(24, 40, 36, device="cuda") + 1
+mf.richardson_lucy(image, numpy.ones((3, 5, 3)), 3)
+x = torch.rand(1, 5, 40, 44, device="cuda")
+for w, options in ((torch.rand(20, 5, 3, 3), {"padding": 1}), (torch.rand(1, 5, 7, 7), {"padding": 3})):
+    y = mf.ops.conv(x, w.cuda(), **options)
+    mf.ops.conv_input_grad(y, w.cuda(), tuple(x.shape), **options)
+    mf.ops.conv_weight_grad(y, x, tuple(w.shape), **options)
+    mf.ops.conv_transpose(y, w.cuda(), stride=2)
+torch.cuda.synchronize()
+PYTHON
+}
+sanitize() {
+  small > "$out/small.py"
+  for tool in memcheck racecheck; do
+    compute-sanitizer --tool "$tool" --error-exitcode 9 "$env_dir/bin/python" "$out/small.py" || return 1
+  done
+}
+profile() {
+  small > "$out/small.py"
+  ncu --clock-control none --set basic --kernel-name regex:"conv_|spectral|lines|columns|planes" -c 20 -o "$out/kernels" -f \
+    "$env_dir/bin/python" "$out/small.py"
+}
+export -f build tests bench small sanitize profile
+export python env_dir wheels out
 
-stage machine 30 bash -c describe || { echo "no GPU with CUDA, CuPy and torch here: nothing was run"; exit 1; }
-stage tools 45 bash -c tools
-stage build 150 bash -c build || { echo "not built: nothing was run"; exit 1; }
-stage tests 120 "$python" -m pytest -q -p no:cacheprovider -m gpu tests/test_cuda.py tests/test_cuda_conv.py tests/test_conv.py \
-    tests/test_direct.py tests/test_separable.py tests/test_penalty.py tests/test_formulas.py tests/test_spectral.py tests/test_blur.py \
-    tests/test_richardson_lucy.py
-stage benchmark 120 "$python" benchmarks/gpu.py "$out/gpu.json"
-stage networks 60 "$python" benchmarks/gpu_networks.py -o "$out/gpu_networks.json" --budget 45
-# From here on whatever the machine has: these may fail.
-stage memcheck 35 compute-sanitizer --tool memcheck "$python" -m pytest -q -p no:cacheprovider -m gpu tests/test_cuda.py -k arithmetic
-stage ncu 30 ncu --set basic --launch-skip 20 --launch-count 12 "$python" -c "
-import numpy, medeconv_fast as mf
-image, psf = numpy.ones((256, 256, 256), numpy.float32), numpy.random.default_rng(0).random((33, 33, 33))
-mf.richardson_lucy(image, psf, 4, boundary='wrap', backend='cuda', engine='spectral', callback=lambda i, x: None)"
-echo
-for table in "$out/gpu.md" "$out/gpu_networks.md"; do [ -f "$table" ] && cat "$table"; done
-echo "failed: ${failed[*]:-none}"
-[[ " ${failed[*]:-} " != *" tests "* && " ${failed[*]:-} " != *" benchmark "* ]]
+nvidia-smi > "$out/machine.log" 2>&1 || true
+stage build 200 needed bash -c build
+stage tests 110 needed bash -c tests
+stage bench 210 needed bash -c bench
+stage sanitize 30 extra bash -c sanitize
+stage profile 30 extra bash -c profile
+cat "$summary" "$out/gpu.md" 2> /dev/null
+exit $status
