@@ -66,7 +66,7 @@ build() {
 tests() {
   "$env_dir/bin/python" -m pytest -q -p no:cacheprovider -k "cuda and not large_kernels" --maxfail=30 tests/test_cuda.py \
     tests/test_cuda_conv.py tests/test_direct.py tests/test_separable.py tests/test_penalty.py tests/test_formulas.py \
-    tests/test_blur.py tests/test_conv.py
+    tests/test_spectral.py tests/test_blur.py tests/test_conv.py
 }
 bench() { "$env_dir/bin/python" benchmarks/gpu.py -o "$out/gpu.json" --budget 170; }
 # Small, for it slows kernels a hundred times.
