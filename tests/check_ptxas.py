@@ -17,7 +17,7 @@ import pybind11
 
 ROOT = Path(__file__).resolve().parents[1]
 BUILD = ROOT / "build" / "nvcc"
-# Kernels that must have no stack frame and no spills, in any instance. Parts of names, by file ("": of a header).
+# Kernels that must have no stack frame and no spills, in any instance. Parts of names, by file ("": headers).
 HOT = {
     "": ["conv_tableIf", "conv_rowsIf", "conv_weightIf", "sum_chunks", "add_parts"],
     "direct": ["direct_tiles"],
@@ -98,8 +98,8 @@ def main() -> int:
             bad += frame and hot
             if "--all" in sys.argv or (frame and hot):
                 print(
-                    f"{file_of(stem)}: {kernel['name']}: {kernel['registers']} registers, stack {kernel['stack']}, "
-                    f"spills {kernel['stores']} + {kernel['loads']} bytes"
+                    f"{file_of(stem)}: {kernel['name']}: {kernel['registers']} registers, "
+                    f"stack {kernel['stack']}, spills {kernel['stores']} + {kernel['loads']} bytes"
                 )
         print(f"{file_of(stem)}: {len(found)} kernels, {spilling} with a stack frame or spills")
     return bad != 0
