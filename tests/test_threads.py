@@ -269,6 +269,7 @@ def test_interrupt_stops_a_long_run(backend, num_threads):
         import numpy as np
         import medeconv_fast as mf
 
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
         backend, threads, side = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
         image, psf = np.ones((side,) * 3, np.float32), np.ones((3, 3, 3))
         sent = []
