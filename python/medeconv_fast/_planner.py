@@ -19,6 +19,7 @@ from ._blur import (
     predicted_costs,
 )
 from ._grid import cut, halo_of
+from ._record import Record
 from ._taps import point_symmetric, taps_of
 from ._threads import resolve_num_threads
 
@@ -32,7 +33,7 @@ _UNITS = {"": 1, "B": 1} | {
 ITERATIONS = 30  # for which an image is cut into tiles: Richardson-Lucy's default
 
 
-class Plan(dict[str, Any]):
+class Plan(Record):
     """A prediction: a dict whose entries can also be read as attributes; as text, a few lines.
 
     Entries
@@ -64,12 +65,6 @@ class Plan(dict[str, Any]):
     warnings : list of str
         What stands in the way.
     """
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return self[name]
-        except KeyError:
-            raise AttributeError(f"no entry {name!r}; there are {', '.join(self)}") from None
 
     def __str__(self) -> str:
         def size(shape: tuple[int, ...]) -> str:

@@ -12,7 +12,6 @@ from typing import Any
 import medeconv_fast as mf
 
 from .session import Session, UserError, one_line
-from .tiles import _is_zarr
 
 
 class BatchError(Exception):
@@ -21,13 +20,13 @@ class BatchError(Exception):
 
 def images_of(folder: Path) -> list[Path]:
     """The images of a folder, by name; DICOM files are those of one series, which is one image."""
-    if not folder.is_dir() or _is_zarr(folder):
+    if not folder.is_dir() or mf.io.is_zarr(folder):
         return []
     endings = tuple(s for s in mf.io.formats() if not mf.io.is_dicom(f"x{s}"))
     return sorted(
         path
         for path in folder.iterdir()
-        if (path.is_dir() and _is_zarr(path))
+        if mf.io.is_zarr(path)
         or (path.is_file() and path.name.lower().endswith(endings) and not path.name.startswith("."))
     )
 

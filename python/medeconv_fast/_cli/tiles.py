@@ -33,7 +33,7 @@ def wanted(arguments: argparse.Namespace) -> bool:
     if any(value is not None and value is not False for value in given):  # 0 is a value
         return True
     path = Path(arguments.input)
-    if not path.exists() or (path.is_dir() and not _is_zarr(path)):
+    if not path.exists() or (path.is_dir() and not mf.io.is_zarr(path)):
         return False
     if path.is_file() and path.stat().st_size < _LARGE_FILE:
         return False
@@ -42,10 +42,6 @@ def wanted(arguments: argparse.Namespace) -> bool:
         return False
     source = mf.io.open_source(path)
     return len(source.items) * int(np.prod(source.shape)) * _BYTES_PER_VOXEL > available
-
-
-def _is_zarr(path: Path) -> bool:
-    return any((path / name).is_file() for name in ("zarr.json", ".zgroup", ".zarray"))
 
 
 def _available_memory() -> int | None:

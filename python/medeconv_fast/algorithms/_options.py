@@ -9,6 +9,7 @@ import numpy as np
 
 from .. import _arrays, _device, _validate, backends
 from .._blur import Blur
+from .._record import Record
 
 # Negative values down to this share of the largest one are taken for noise around zero, beyond it for a
 # signed scale.
@@ -17,7 +18,7 @@ REGULARIZERS = ("tv", "tikhonov", "good-roughness", "entropy")
 RELATIVE = ("tikhonov", "entropy")  # to the mean: half of the light needs half of the level
 
 
-class Info(dict[str, Any]):
+class Info(Record):
     """The record of a run: a dict whose entries can also be read as attributes.
 
     Entries
@@ -40,12 +41,6 @@ class Info(dict[str, Any]):
     warnings : list of str
         What the user should know about the result.
     """
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return self[name]
-        except KeyError:
-            raise AttributeError(f"no entry {name!r}; there are {', '.join(self)}") from None
 
 
 def regularizer_of(value: Any) -> tuple[str, float] | None:

@@ -125,6 +125,22 @@ def write_whole_together(paths: Sequence[Path], save: Callable[[Path], object], 
             raise
 
 
+def check_parent(path: Path) -> None:
+    """Refuse a folder's name now where no folder could be made.
+
+    Raises
+    ------
+    FileNotFoundError, NotADirectoryError, PermissionError
+    """
+    parent = path.absolute().parent
+    if not parent.exists():
+        raise FileNotFoundError(f"{path}: the directory {parent} does not exist")
+    if not parent.is_dir():
+        raise NotADirectoryError(f"{path}: {parent} is not a directory")
+    if not os.access(parent, os.W_OK):
+        raise PermissionError(f"{path}: no permission to write there")
+
+
 def check_folder(
     path: Path, *, overwrite: bool = False, replaceable: Callable[[Path], bool] = lambda _: False
 ) -> Path:
@@ -153,13 +169,7 @@ def check_folder(
                 f"{path}: holds {kept.name}, which is not of a series written by this library; replacing the "
                 "folder would delete it, choose another name"
             )
-    parent = path.absolute().parent
-    if not parent.exists():
-        raise FileNotFoundError(f"{path}: the directory {parent} does not exist")
-    if not parent.is_dir():
-        raise NotADirectoryError(f"{path}: {parent} is not a directory")
-    if not os.access(parent, os.W_OK):
-        raise PermissionError(f"{path}: no permission to write there")
+    check_parent(path)
     return path
 
 

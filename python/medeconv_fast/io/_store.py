@@ -25,7 +25,7 @@ import numpy as np
 
 from .. import _validate
 from . import _assemble, _convert, _ome, _pyramid, _zarr
-from ._files import write_whole
+from ._files import check_parent, write_whole
 from ._geometry import Geometry
 from ._source import Source, checked_region, open_source
 from ._volume import Volume
@@ -498,13 +498,7 @@ def check_zarr(path: Path, *, overwrite: bool) -> None:
             raise FileExistsError(
                 f"{path}: exists and is no Zarr; replacing it would delete it, choose another name"
             )
-    parent = path.absolute().parent
-    if not parent.exists():
-        raise FileNotFoundError(f"{path}: the directory {parent} does not exist")
-    if not parent.is_dir():
-        raise NotADirectoryError(f"{path}: {parent} is not a directory")
-    if not os.access(parent, os.W_OK):
-        raise PermissionError(f"{path}: no permission to write there")
+    check_parent(path)
 
 
 def write_volume(path: Path, volume: Volume, *, overwrite: bool) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 from .. import _arrays, backends
 from .._grid import Grid, cut, halo_of
 from .._planner import plan as plan_image
+from .._record import Record
 from ..algorithms._filters import REACH
 from ._numbers import FILTERS, Numbers
 
@@ -28,7 +29,7 @@ RESPONSE = 1e-3
 LARGEST_RESPONSE = 1 << 22  # voxels of the grid on which it is looked at
 
 
-class VolumePlan(dict[str, Any]):
+class VolumePlan(Record):
     """A prediction for a volume: a dict whose entries can also be read as attributes; as text, a few lines.
 
     Entries
@@ -52,12 +53,6 @@ class VolumePlan(dict[str, Any]):
         Of one worker, computing alone.
     engine, backend, num_threads
     """
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return self[name]
-        except KeyError:
-            raise AttributeError(f"no entry {name!r}; there are {', '.join(self)}") from None
 
     def __str__(self) -> str:
         def size(shape: Sequence[int]) -> str:

@@ -17,6 +17,7 @@ from .. import _validate, backends
 from .. import io as files
 from .._grid import Grid
 from .._planner import bytes_of
+from .._record import Record
 from ..io import _convert, _store
 from . import _drivers
 from ._job import Job
@@ -28,7 +29,7 @@ from ._seam import estimate_seam
 from ._tile import Restorer
 
 
-class VolumeResult(dict[str, Any]):
+class VolumeResult(Record):
     """The record of a run: a dict whose entries can also be read as attributes.
 
     Entries
@@ -53,12 +54,6 @@ class VolumeResult(dict[str, Any]):
         (in halos more than once).
     warnings : list of str
     """
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return self[name]
-        except KeyError:
-            raise AttributeError(f"no entry {name!r}; there are {', '.join(self)}") from None
 
 
 def restore_volume(
