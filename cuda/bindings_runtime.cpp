@@ -128,6 +128,7 @@ void bind_runtime(py::module_& m) {
         return made;
     });
     m.def("describe_device", &describe_device, py::arg("device"));
+    m.def("device_of", [](uintptr_t memory) { return device_of(reinterpret_cast<const void*>(memory)); }, py::arg("memory"));
     m.def("memory", [](int device) {
         const OnDevice on(device);
         size_t free = 0, total = 0;

@@ -20,7 +20,7 @@ from medeconv_fast.volumes import TileError, plan_volume
 from medeconv_fast.volumes._manifest import Manifest
 from medeconv_fast.volumes._numbers import resolve
 from medeconv_fast.volumes._sample import Sample, block_shape, draw
-from medeconv_fast.volumes._tile import Restorer, read_region
+from medeconv_fast.algorithms._tile import Restorer, read_region
 
 pytest.importorskip("zarr", reason="SKIPPED: zarr is not installed (extra zarr)")
 BOUNDARIES = ("extended", "zero", "reflect", "nearest", "mirror", "wrap")

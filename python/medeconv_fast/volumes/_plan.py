@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from .. import _arrays, backends
+from .. import _arrays, _device, backends
 from .._grid import Grid, cut, halo_of
 from .._planner import plan as plan_image
 from .._record import Record
 from ..algorithms._filters import REACH
-from ._numbers import FILTERS, Numbers
+from ..algorithms._in_tiles import USED
+from ..algorithms._tile import FILTERS, Numbers
 
 # Of a process before it has anything to do: the interpreter, NumPy, Zarr, dask (measured: 60 to 110 MB).
 BASE = 120_000_000
@@ -138,6 +139,7 @@ class Costs:
         self._stored = np.dtype(stored_dtype).itemsize
         self._num_threads = num_threads
         self._good: dict[int, int] = {}
+        self._on_gpu = backends.resolve(self._channels[0][0].options.get("backend", "auto")).NAME == "cuda"
 
     def bytes_of(self, region: tuple[int, ...]) -> int:
         """Of a whole process that computes one such tile, reads the next and writes the one before."""
@@ -158,6 +160,11 @@ class Costs:
         held = estimates * math.prod(made.estimate_shape)
         held += math.prod(region) * bool(numbers.options.get("damping"))
         return int(made.richardson_lucy_bytes) + held * self.dtype.itemsize
+
+    def _gpu_bytes_of(self, region: tuple[int, ...]) -> int:
+        """Of the GPU, with the tile, its core and a copy of the tile for each kind of counts."""
+        images = math.prod(region) * self.dtype.itemsize * 4
+        return images + max(self._computing(region, n, p) for n, p in self._channels)
 
     def _plan(self, region: tuple[int, ...], numbers: Numbers, psf: np.ndarray) -> Any:
         return plan_image(
@@ -190,7 +197,13 @@ class Costs:
         periodic: bool,
     ) -> Grid:
         """The grid that computes least within `memory`."""
-        found = cut(shape, blocks, halo, memory, self.bytes_of, self.length, periodic=periodic)
+        free = USED * _device.free_memory()[0] if self._on_gpu else math.inf
+
+        def taken(region: tuple[int, ...]) -> int:  # of the memory that is used up first
+            on_gpu = math.ceil(self._gpu_bytes_of(region) / free * memory) if self._on_gpu else 0
+            return max(self.bytes_of(region), on_gpu)
+
+        found = cut(shape, blocks, halo, memory, taken, self.length, periodic=periodic)
         if found is None:
             smallest = Grid(shape, tuple(map(min, blocks, shape)), tuple(halo), periodic).largest
             raise ValueError(

@@ -1,0 +1,317 @@
+"""Richardson-Lucy of an image on the host in tiles: where a GPU's memory does not hold the whole, or as asked.
+
+Numbers that depend on the data are those of the whole image, or found once in a part of it, and the same for
+all tiles (see `_tile`); only the tile that is computed is on the GPU, the next one on its way there and the one
+before on its way back.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from .. import _arrays, _device, _validate
+from .._blur import Blur, geometry, make_plan
+from .._grid import Grid, Tile, cut, halo_of, trimmed
+from .._taps import point_symmetric
+from ._acceleration import HeavyBall
+from ._tile import InMemory, Numbers, Restorer, read_region
+
+# Of the memory that is free: the rest is for what its pieces leave between them.
+USED = 0.95
+# Arrays of a tile's size beside its own work: what it is read from, the next one, its core, the one before's.
+ARRAYS_BESIDE = 4
+
+
+def tiles_of(tiles: Any, ndim: int) -> tuple[int, ...] | bool | None:
+    """A call's ``tiles=``: tiles per axis, False for never, None where memory decides."""
+    if tiles is None or tiles is False:
+        return tiles
+    if isinstance(tiles, list | tuple | np.ndarray):
+        numbers = tuple(_validate.integer(n, f"tiles[{i}]", minimum=1) for i, n in enumerate(tiles))
+        if len(numbers) == ndim:
+            return numbers
+    raise ValueError(
+        f"tiles: got {_validate.shown(tiles)}, expected None, False or {ndim} numbers of tiles, one per axis"
+    )
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a call does to an image, and what that takes of the side where it is computed.
+
+    Attributes
+    ----------
+    data : ndarray
+        The image on the host.
+    numbers : Numbers
+        Of the whole image; its options are those of `richardson_lucy`, but for stop and acceleration.
+    psf : ndarray
+        On the image's voxels.
+    arrays : dict of str to ndarray
+        Options that are arrays of the image's shape, see `Restorer`.
+    kernels : module
+        The backend.
+    estimates, images : int
+        Arrays of the estimate's and of a tile's shape that an iteration holds.
+    num_threads : int, optional
+    """
+
+    data: np.ndarray
+    numbers: Numbers
+    psf: np.ndarray
+    arrays: Mapping[str, np.ndarray]
+    kernels: ModuleType
+    estimates: int
+    images: int
+    num_threads: int | None
+
+    @property
+    def periodic(self) -> bool:
+        return self.numbers.options["boundary"] == "wrap"
+
+    def bytes_of(self, region: tuple[int, ...]) -> int:
+        """Of the side that computes, for a tile with this region while its neighbours come and go."""
+        dtype, options = self.data.dtype, self.numbers.options
+        blur = Blur(
+            self.psf,
+            region,
+            engine=options["engine"],
+            backend=self.kernels.NAME,
+            dtype=dtype,
+            normalize_psf=options["normalize_psf"],
+        )
+        layout = geometry(blur.psf.shape, region, "extended", self.kernels)
+        _, symmetric = point_symmetric(blur.psf[layout.taps], layout.centre)
+        matched = isinstance(options["back_projector"], str) and options["back_projector"] == "matched"
+        symmetric = symmetric and matched
+        engine = blur.engine if matched else "spectral"
+        boundary = "extended" if self.periodic else options["boundary"]
+        _, workspace = make_plan(engine, layout, boundary, self.kernels, dtype, symmetric=symmetric)
+        voxels = self.estimates * math.prod(layout.estimate_shape)
+        voxels += (self.images + ARRAYS_BESIDE) * math.prod(region)
+        # Of an unmatched back projector a transfer function as well, which is no larger than the rest.
+        return int(workspace) * (1 if matched else 2) + voxels * dtype.itemsize
+
+    def halo(self, iterations: int, *, accelerated: bool) -> tuple[int, ...]:
+        penalty = self.numbers.options["regularizer"] is not None
+        return halo_of(self.psf, iterations, "auto", penalty=penalty, accelerated=accelerated)
+
+    def grid(self, halo: Sequence[int], counts: Any, memory: int) -> Grid | None:
+        """Of so many tiles, or of those that fit; None if none do."""
+        shape = self.data.shape
+        if counts is not None:
+            core = tuple(-(-n // count) for n, count in zip(shape, counts, strict=True))
+            return Grid(shape, core, tuple(halo), self.periodic)
+        least = self.psf.shape if self.periodic else (1,) * len(shape)
+        smallest = tuple(map(min, shape, least))
+        taps = self.psf.shape
+        return cut(
+            shape, smallest, halo, memory, self.bytes_of, lambda axis, n: n + taps[axis] - 1, periodic=self.periodic
+        )
+
+
+def brightest(data: np.ndarray, grid: Grid) -> Tile:
+    """The tile whose core holds most light."""
+    light = [float(data[tile.core].sum(dtype=np.float64)) for tile in grid]
+    return grid.tile(int(np.argmax(light)))
+
+
+@dataclass(frozen=True)
+class Found:
+    """What was looked for in a part of the image: the number of iterations, and the acceleration's factors."""
+
+    iterations: int
+    alphas: list[float] | None
+    stopped_by: str
+    thinned: dict[str, Any] | None
+    region: tuple[tuple[int, int], ...] | None  # None: nothing had to be looked for
+
+
+def find(
+    work: Work,
+    iterations: int,
+    acceleration: str | None,
+    rule: Any,
+    counts: Any,
+    memory: int,
+    restore: Callable[..., Any],
+) -> Found | None:
+    """Run `restore` (`richardson_lucy`) on the brightest part that fits, where a rule or a scheme asks for it.
+
+    None if no part fits.
+    """
+    heavy = acceleration == "heavy-ball"
+    if rule is None and acceleration is None:
+        return Found(iterations, None, "num_iter", None, None)
+    if rule is None and heavy:
+        return Found(iterations, _heavy_ball(iterations), "num_iter", None, None)
+    grid = work.grid((0,) * work.data.ndim, counts, memory)
+    if grid is None:
+        return None
+    core = brightest(work.data, grid).core
+    arrays = {name: array[core] for name, array in work.arrays.items()}
+    options = {**work.numbers.options, **arrays, "acceleration": acceleration, "stop": rule}
+    options["num_iter"] = iterations
+    if options["boundary"] == "wrap":
+        options["boundary"] = "extended"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # the call itself has said it
+        _, info = restore(
+            np.ascontiguousarray(work.data[core]),
+            work.psf,
+            return_info=True,
+            tiles=False,
+            num_threads=work.num_threads,
+            **options,
+        )
+    number = max(info.num_iter, 1)
+    alphas = None
+    if heavy:
+        alphas = _heavy_ball(number)
+    elif acceleration is not None:
+        alphas = [entry["alpha"] for entry in info.trace] or [0.0]
+    region = tuple((s.start, s.stop) for s in core)
+    return Found(number, alphas, info.stopped_by, info.settings["thinning"], region)
+
+
+def _heavy_ball(iterations: int) -> list[float]:
+    return [HeavyBall().alpha(i) for i in range(1, iterations + 1)]
+
+
+def restored(work: Work, found: Found, grid: Grid) -> np.ndarray:
+    """The image, tile by tile: one is computed while the next one is fetched and the one before is stored."""
+    options = {**work.numbers.options, "num_iter": found.iterations, "backend": work.kernels.NAME}
+    numbers = replace(work.numbers, options=options, alphas=found.alphas)
+    restorer = Restorer(
+        numbers, work.psf, periodic=grid.periodic, num_threads=work.num_threads, arrays=work.arrays
+    )
+    result = np.empty(work.data.shape, work.data.dtype)
+    source = InMemory(work.data)
+    on_gpu = work.kernels.NAME == "cuda"
+    ferry = _device.Ferry(math.prod(grid.largest), work.data.dtype) if on_gpu else None
+
+    def fetch(tile: Tile) -> Any:
+        values = np.ascontiguousarray(read_region(source, 0, tile.region))
+        return values if ferry is None else ferry.upload(values)
+
+    def store(tile: Tile, core: Any) -> None:
+        result[tile.core] = core if ferry is None or isinstance(core, np.ndarray) else ferry.download(core)
+
+    stored: Future[None] | None = None
+    with (
+        ThreadPoolExecutor(1, "medeconv-fetch") as fetching,
+        ThreadPoolExecutor(1, "medeconv-store") as storing,
+    ):
+        ahead = fetching.submit(fetch, grid.tile(0))
+        for index in range(len(grid)):
+            tile, part = grid.tile(index), ahead.result()
+            if index + 1 < len(grid):
+                ahead = fetching.submit(fetch, grid.tile(index + 1))
+            core = restorer.beside(part, tile).core
+            _device.settle(core)  # what it was made of is needed no more
+            if stored is not None:
+                stored.result()
+            stored = storing.submit(store, tile, core)
+            del core, part
+        if stored is not None:
+            stored.result()
+    return result
+
+
+@dataclass(frozen=True)
+class Made:
+    """A result, and the record of how it was made."""
+
+    image: np.ndarray
+    found: Found
+    trace: list[dict[str, Any]]
+    tiling: dict[str, Any]
+    bytes: int
+    note: str
+
+
+def is_cut(
+    data: Any, needed: int, counts: tuple[int, ...] | bool | None, on_gpu: bool, obstacle: str | None
+) -> bool:
+    """Whether an image that takes `needed` bytes beside itself is restored in tiles.
+
+    Raises
+    ------
+    MemoryError
+        It must be, but for want of memory or of `obstacle` cannot.
+    """
+    if counts is False or isinstance(data, _device.DeviceArray):
+        if isinstance(counts, tuple):
+            raise ValueError("tiles: got an image in GPU memory, but only one on the host is cut into tiles")
+        return False
+    if isinstance(counts, tuple):
+        if obstacle is not None and max(counts) > 1:
+            raise ValueError(f"tiles: got {counts} together with {obstacle}, which tiles cannot have")
+        return max(counts) > 1
+    if not on_gpu:
+        return False
+    free, total = _device.free_memory()
+    if needed + data.nbytes <= free:
+        return False
+    if obstacle is not None:
+        reason = f"in tiles it would fit, but with {obstacle} it cannot be cut"
+        raise _device.shortage(needed, "richardson_lucy", free, total, reason)
+    return True
+
+
+def run(
+    work: Work,
+    iterations: int,
+    acceleration: str | None,
+    rule: Any,
+    counts: Any,
+    needed: int,
+    restore: Callable[..., Any],
+) -> Made:
+    """Restore the image in `counts` tiles, or in those that the GPU's free memory (of `needed` bytes) holds."""
+    free = total = memory = 0
+    if counts is None:
+        free, total = _device.free_memory()
+        memory = int(USED * free)
+    begun = time.perf_counter()
+    found = find(work, iterations, acceleration, rule, counts, memory, restore)
+    grid = None
+    if found is not None:
+        halo = work.halo(found.iterations, accelerated=acceleration is not None)
+        grid = work.grid(halo, counts, memory)
+    if found is None or grid is None:
+        raise _device.shortage(
+            needed, "richardson_lucy", free, total, "which does not even hold a tile with its halo"
+        )
+    image = restored(work, found, grid)
+    seconds = (time.perf_counter() - begun) / found.iterations
+    trace: list[dict[str, Any]] = [
+        {"iteration": i, "seconds": seconds} for i in range(1, found.iterations + 1)
+    ]
+    if found.alphas is not None:
+        for entry, alpha in zip(trace, found.alphas, strict=True):
+            entry["alpha"] = alpha
+    tiling = {"counts": grid.counts, "core": grid.core, "halo": grid.halo, "found_in": found.region}
+    shown = " x ".join(map(str, grid.counts))
+    note = (
+        f"image: richardson_lucy takes {needed / 1e6:.1f} MB of GPU memory beside it, {free / 1e6:.1f} MB of "
+        f"{total / 1e6:.1f} MB are free: restored in {shown} tiles with a halo of {grid.halo} voxels, which "
+        f"differs from the whole by less than 1e-3 of the range; tiles={grid.counts} fixes the grid, "
+        "tiles=False refuses"
+    )
+    return Made(image, found, trace, tiling, work.bytes_of(grid.largest), note)
+
+
+def trimmed_psf(psf: Any, ndim: int, back_projector: Any) -> np.ndarray:
+    """A call's PSF without margins that hold nothing, of which every tile would be larger."""
+    values, _ = _arrays.as_psf(psf, ndim, normalize=False)
+    return trimmed(values) if isinstance(back_projector, str) else values

@@ -1,0 +1,128 @@
+"""What a GPU's memory does not hold is cut into tiles: on the emulator, whose memory is as small as asked for."""
+
+import os
+import warnings
+
+import numpy as np
+import pytest
+from test_tiles import PSF, difference, scene
+
+import medeconv_fast as mf
+from medeconv_fast import _device
+from medeconv_fast.algorithms import _tile
+
+pytestmark = pytest.mark.skipif(
+    not os.environ.get("MEDECONV_TEST_EMULATOR"),
+    reason="SKIPPED: needs a GPU with little memory, and MEDECONV_TEST_EMULATOR names no emulator",
+)
+
+
+@pytest.fixture
+def image():
+    return scene((24, 40, 36))
+
+
+def needed(image, **options):
+    """What the whole run takes on the GPU."""
+    _, info = mf.richardson_lucy(image, PSF, 2, backend="cuda", return_info=True, **options)
+    return info.bytes + image.nbytes
+
+
+@pytest.mark.parametrize("streams", ["eager", "lazy"])
+def test_what_does_not_fit_is_cut(image, streams, monkeypatch, tol):
+    """The emulator refuses what goes beyond: that the run ends well says that it stays within."""
+    whole = mf.richardson_lucy(image, PSF, 5, backend="cuda")
+    limit = int(0.6 * needed(image))
+    monkeypatch.setenv("MEDECONV_EMULATOR_STREAMS", streams)
+    monkeypatch.setenv("MEDECONV_EMULATOR_MEMORY", str(limit))
+    with pytest.warns(UserWarning, match=r"MB are free: restored in .* tiles with a halo of .* tiles=.* fixes"):
+        tiled, info = mf.richardson_lucy(image, PSF, 5, backend="cuda", return_info=True)
+    tiling = info.settings["tiles"]
+    assert np.prod(tiling["counts"]) > 1 and len(info.warnings) == 1 and info.bytes < limit
+    assert 0 < difference(tiled, whole) < tol("seam", np.float32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fixed = mf.richardson_lucy(image, PSF, 5, backend="cuda", tiles=tiling["counts"])
+    assert np.array_equal(fixed, tiled)
+    monkeypatch.delenv("MEDECONV_EMULATOR_MEMORY")
+    assert np.array_equal(mf.richardson_lucy(image, PSF, 5, backend="cuda"), whole)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"boundary": "reflect"},
+        {"boundary": "wrap", "background": 0.5},
+        {"acceleration": "biggs-andrews", "stop": "relative-change", "regularizer": ("tv", 0.002)},
+        {"weights": np.random.default_rng(5).random((24, 40, 36)) + 0.5, "negative": "clip"},
+        {"damping": np.full((24, 40, 36), 1.5), "readout_variance": np.full((24, 40, 36), 1.0)},
+        {"back_projector": "gaussian", "num_iter": 2},
+    ],
+    ids=lambda o: " ".join(o),
+)
+def test_the_prediction_holds(image, options, monkeypatch, tol):
+    options = {"num_iter": 4, "backend": "cuda"} | options
+    if "negative" in options:
+        image = image - 4
+    whole, info = mf.richardson_lucy(image, PSF, return_info=True, **options)
+    monkeypatch.setenv("MEDECONV_EMULATOR_MEMORY", str(int(0.75 * (info.bytes + image.nbytes))))
+    with pytest.warns(UserWarning, match="restored in"):
+        tiled, of_tiles = mf.richardson_lucy(image, PSF, return_info=True, **options)
+    assert np.prod(of_tiles.settings["tiles"]["counts"]) > 1
+    if "acceleration" not in options:  # whose factors are a part's
+        assert difference(tiled, whole) < tol("seam", np.float32)
+
+
+def test_restore_is_cut_as_well(image, monkeypatch):
+    monkeypatch.setenv("MEDECONV_EMULATOR_MEMORY", str(int(0.7 * needed(image, acceleration="biggs-andrews"))))
+    with pytest.warns(UserWarning, match="restored in"):
+        tiled, info = mf.restore(image, PSF, backend="cuda", return_info=True)
+    assert np.isfinite(tiled).all() and info.settings["tiles"] is not None
+
+
+def test_what_cannot_be_cut_names_need_and_have(image, monkeypatch):
+    monkeypatch.setenv("MEDECONV_EMULATOR_MEMORY", str(int(0.6 * needed(image))))
+    run = {"num_iter": 3, "backend": "cuda"}
+    sizes = r"GPU memory: richardson_lucy takes [\d.]+ MB beside the image, [\d.]+ MB of [\d.]+ MB are free; "
+    with pytest.raises(MemoryError, match=sizes + "in tiles it would fit, but with a callback it cannot be cut"):
+        mf.richardson_lucy(image, PSF, callback=lambda i, x: None, **run)
+    with pytest.raises(MemoryError, match=sizes + r"from a NumPy array with backend='cuda' it works in tiles"):
+        mf.richardson_lucy(image, PSF, tiles=False, **run)
+    device = _device.own_memory().uploaded(image)
+    with pytest.raises(MemoryError, match=sizes + r"from a NumPy array"):
+        mf.richardson_lucy(device, PSF, 3)
+    with pytest.raises(ValueError, match="tiles: got an image in GPU memory"):
+        mf.richardson_lucy(device, PSF, 3, tiles=(2, 2, 2))
+    del device
+    monkeypatch.setenv("MEDECONV_EMULATOR_MEMORY", "60000")
+    with pytest.raises(MemoryError, match=sizes + "which does not even hold a tile with its halo"):
+        mf.richardson_lucy(image, PSF, **run)
+
+
+def test_failing_halfway_leaves_no_result(image, monkeypatch):
+    """Someone else takes the memory between two tiles."""
+    beside = _tile.Restorer.beside
+    done = []
+
+    def fails(self, raw, tile):
+        if done:
+            monkeypatch.setenv("MEDECONV_EMULATOR_MEMORY", "1000")
+        done.append(tile.index)
+        return beside(self, raw, tile)
+
+    monkeypatch.setattr(_tile.Restorer, "beside", fails)
+    with pytest.raises(MemoryError, match=r"GPU memory: \d+ MB more are needed, \d+ MB of \d+ MB are free"):
+        mf.richardson_lucy(image, PSF, 3, backend="cuda", tiles=(2, 2, 1))
+    assert done == [0, 1]
+
+
+def test_volumes_take_tiles_that_the_gpu_holds(tmp_path, monkeypatch, tol):
+    pytest.importorskip("zarr", reason="SKIPPED: zarr is not installed (extra zarr)")
+    image = scene((24, 64, 64))
+    whole = mf.richardson_lucy(image, PSF, 4)
+    store = {"chunks": (8, 16, 16), "shards": None}
+    run = {"num_iter": 4, "backend": "cuda", "memory": "4 GB"}
+    monkeypatch.setenv("MEDECONV_EMULATOR_MEMORY", str(int(0.5 * needed(image))))
+    result = mf.restore_volume(image, tmp_path / "out.zarr", PSF, method="rl", **store, **run)
+    assert result.tiles > 1
+    assert difference(mf.io.open_source(tmp_path / "out.zarr").read(0), whole) < tol("seam", np.float32)
