@@ -21,7 +21,11 @@ public:
         at(*place_, [&](Stream stream) { memory_ = lasting_ ? allocate_lasting(bytes) : allocate(bytes, stream); });
     }
     ~Buffer() {
-        at(*place_, [&](Stream stream) { lasting_ ? release_lasting(memory_) : release(memory_, stream); });
+        try {
+            at(*place_, [&](Stream stream) { lasting_ ? release_lasting(memory_) : release(memory_, stream); });
+        } catch (const Failure&) {
+            // A forked child, or a process at its end, has no device to give it back to.
+        }
     }
     Buffer(const Buffer&) = delete;
     uintptr_t pointer() const { return reinterpret_cast<uintptr_t>(memory_); }

@@ -425,9 +425,13 @@ def test_devices(bridge):
         x, w = torch.empty(2, 4, 6, 7, device="cuda"), torch.empty(6, 4, 3, 3, device="cuda")
         y = bridge.conv2d(x, w)
         assert y.device.type == "cuda" and y.shape == (2, 6, 4, 5)
-        with pytest.raises(ValueError, match="weight: got a tensor on cuda.*, expected it on cpu, as the input"):
+        with pytest.raises(
+            ValueError, match=r"weight: got a tensor on cuda.*, expected it on cpu, as the input"
+        ):
             bridge.conv2d(torch.empty(2, 4, 6, 7), w)
-    with pytest.raises(NotImplementedError, match="input: got a tensor on mps, expected one on the CPU or on"):
+    with pytest.raises(
+        NotImplementedError, match="input: got a tensor on mps, expected one on the CPU or on"
+    ):
         bridge._check_device("input", torch.device("mps"), torch.device("mps"))
 
 

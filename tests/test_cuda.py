@@ -510,7 +510,9 @@ def test_the_device_is_the_arrays_own(image, streams, monkeypatch):
     host = types.SimpleNamespace(
         shape=image.shape, __cuda_array_interface__=dict(image.__array_interface__, stream=None)
     )
-    with pytest.raises(ValueError, match="expected an array in GPU memory, got a pointer that is no device's"):
+    with pytest.raises(
+        ValueError, match="expected an array in GPU memory, got a pointer that is no device's"
+    ):
         blur.forward(host)
 
 

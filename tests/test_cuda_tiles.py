@@ -1,4 +1,4 @@
-"""What a GPU's memory does not hold is cut into tiles: on the emulator, whose memory is as small as asked for."""
+"""What a GPU's memory does not hold is cut into tiles: on the emulator, whose memory is as small as asked."""
 
 import os
 import warnings
@@ -35,10 +35,14 @@ def test_what_does_not_fit_is_cut(image, streams, monkeypatch, tol):
     limit = int(0.6 * needed(image))
     monkeypatch.setenv("MEDECONV_EMULATOR_STREAMS", streams)
     monkeypatch.setenv("MEDECONV_EMULATOR_MEMORY", str(limit))
-    with pytest.warns(UserWarning, match=r"MB are free: restored in .* tiles with a halo of .* tiles=.* fixes"):
+    with pytest.warns(
+        UserWarning, match=r"MB are free: restored in .* tiles with a halo of .* tiles=.* fixes"
+    ):
         tiled, info = mf.richardson_lucy(image, PSF, 5, backend="cuda", return_info=True)
     tiling = info.settings["tiles"]
     assert np.prod(tiling["counts"]) > 1 and len(info.warnings) == 1 and info.bytes < limit
+    (said,) = (w for w in mf.plan(image.shape, PSF, backend="cuda").warnings if w.startswith("memory"))
+    assert "MB are free; richardson_lucy works in tiles, of a NumPy array" in said
     assert 0 < difference(tiled, whole) < tol("seam", np.float32)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -74,7 +78,9 @@ def test_the_prediction_holds(image, options, monkeypatch, tol):
 
 
 def test_restore_is_cut_as_well(image, monkeypatch):
-    monkeypatch.setenv("MEDECONV_EMULATOR_MEMORY", str(int(0.7 * needed(image, acceleration="biggs-andrews"))))
+    monkeypatch.setenv(
+        "MEDECONV_EMULATOR_MEMORY", str(int(0.7 * needed(image, acceleration="biggs-andrews")))
+    )
     with pytest.warns(UserWarning, match="restored in"):
         tiled, info = mf.restore(image, PSF, backend="cuda", return_info=True)
     assert np.isfinite(tiled).all() and info.settings["tiles"] is not None
@@ -84,9 +90,13 @@ def test_what_cannot_be_cut_names_need_and_have(image, monkeypatch):
     monkeypatch.setenv("MEDECONV_EMULATOR_MEMORY", str(int(0.6 * needed(image))))
     run = {"num_iter": 3, "backend": "cuda"}
     sizes = r"GPU memory: richardson_lucy takes [\d.]+ MB beside the image, [\d.]+ MB of [\d.]+ MB are free; "
-    with pytest.raises(MemoryError, match=sizes + "in tiles it would fit, but with a callback it cannot be cut"):
+    with pytest.raises(
+        MemoryError, match=sizes + "in tiles it would fit, but with a callback it cannot be cut"
+    ):
         mf.richardson_lucy(image, PSF, callback=lambda i, x: None, **run)
-    with pytest.raises(MemoryError, match=sizes + r"from a NumPy array with backend='cuda' it works in tiles"):
+    with pytest.raises(
+        MemoryError, match=sizes + r"from a NumPy array with backend='cuda' it works in tiles"
+    ):
         mf.richardson_lucy(image, PSF, tiles=False, **run)
     device = _device.own_memory().uploaded(image)
     with pytest.raises(MemoryError, match=sizes + r"from a NumPy array"):
@@ -126,3 +136,70 @@ def test_volumes_take_tiles_that_the_gpu_holds(tmp_path, monkeypatch, tol):
     result = mf.restore_volume(image, tmp_path / "out.zarr", PSF, method="rl", **store, **run)
     assert result.tiles > 1
     assert difference(mf.io.open_source(tmp_path / "out.zarr").read(0), whole) < tol("seam", np.float32)
+
+
+@pytest.mark.parametrize("streams", ["eager", "lazy"])
+@pytest.mark.parametrize(
+    ("mode", "boundary"),
+    [("full", "zero"), ("valid", "zero")]
+    + [("same", b) for b in ("zero", "reflect", "nearest", "mirror", "wrap")],
+)
+def test_convolve_in_tiles_is_the_whole(mode, boundary, streams, rng, monkeypatch, tol, relative_error):
+    monkeypatch.setenv("MEDECONV_EMULATOR_STREAMS", streams)
+    image = rng.random((22, 41, 30)).astype(np.float32)
+    small, long = rng.random((3, 6, 5)).astype(np.float32), np.ones((4, 1, 45), np.float32)
+    carried = []
+    carry = _device.carry
+    monkeypatch.setattr(_device, "carry", lambda *a, **k: carried.append(len(a[0])) or carry(*a, **k))
+    for kernel, method in ((small, "direct"), (small, "fft"), (long, "auto")):
+        if mode == "valid" and kernel.shape[2] > image.shape[2]:
+            continue
+        run = {"mode": mode, "boundary": boundary, "method": method}
+        monkeypatch.delenv("MEDECONV_EMULATOR_MEMORY", raising=False)
+        expected = mf.convolve(image.astype(float), kernel, backend="reference", **run)
+        monkeypatch.setenv("MEDECONV_EMULATOR_MEMORY", str(2 * image.nbytes))
+        carried.clear()
+        got = mf.convolve(image, kernel, backend="cuda", **run)
+        assert carried and carried[0] > 1
+        assert relative_error(got, expected) < tol("convolution", np.float32)
+    monkeypatch.setenv("MEDECONV_EMULATOR_MEMORY", "100")
+    with pytest.raises(MemoryError, match=r"GPU memory: convolve takes .* which does not even hold a tile"):
+        mf.convolve(image, kernel, backend="cuda", mode="same")
+
+
+@pytest.mark.parametrize("boundary", ["reflect", "wrap", "zero"])
+def test_filters_in_tiles(boundary, monkeypatch, tol):
+    image = scene((40, 44, 30)) - 5
+    size = 6 * 48 * 54 * 36 * 4  # of six transforms and a bit
+    calls = {
+        "wiener": lambda **o: mf.wiener(image, PSF, 0.05, boundary=boundary, **o),
+        "tikhonov": lambda **o: mf.tikhonov(
+            image, PSF, 0.05, regularizer=1, prior=2.0, boundary=boundary, **o
+        ),
+        "noise": lambda **o: mf.wiener(image, PSF, noise_to_signal=0.05, boundary=boundary, **o),
+    }
+    for name, run in calls.items():
+        monkeypatch.delenv("MEDECONV_EMULATOR_MEMORY", raising=False)
+        whole = run()
+        monkeypatch.setenv("MEDECONV_EMULATOR_MEMORY", str(int(0.6 * size)))
+        with pytest.warns(UserWarning, match="MB are free: filtered in .* tiles with a halo of"):
+            tiled, info = run(backend="cuda", return_info=True)
+        tiling = info.settings["tiles"]
+        assert np.prod(tiling["counts"]) > 1 and tiling["found_in"] is None, name
+        assert difference(tiled, whole) < tol("seam", np.float32), name
+
+
+def test_a_filters_weight_is_found_in_the_brightest_tile(monkeypatch):
+    image = scene((40, 44, 30))
+    monkeypatch.setenv("MEDECONV_EMULATOR_MEMORY", str(int(0.6 * 6 * 48 * 54 * 36 * 4)))
+    with pytest.warns(UserWarning, match="filtered in"):
+        _, info = mf.wiener(image, PSF, backend="cuda", return_info=True)
+    region = tuple(slice(*span) for span in info.settings["tiles"]["found_in"])
+    _, part = mf.wiener(image[region], PSF, return_info=True)
+    assert info.settings["balance_searched"]
+    assert info.settings["balance"] == pytest.approx(part.settings["balance"], rel=1e-2)
+    powers = {"noise_power": np.ones(image.shape), "signal_power": np.ones(image.shape)}
+    with pytest.raises(MemoryError, match=r"wiener takes .* but with arrays of powers it cannot be cut"):
+        mf.wiener(image, PSF, backend="cuda", **powers)
+    with pytest.raises(MemoryError, match=r"tikhonov takes .* but with an array as prior it cannot be cut"):
+        mf.tikhonov(image, PSF, 0.1, prior=image, backend="cuda")

@@ -1,5 +1,7 @@
-"""Torch's own tensors and autograd over the CUDA backend: on a GPU, or on the emulator, whose device memory is
-the host's, so that torch's CPU tensors can play tensors in GPU memory."""
+"""Torch's own tensors and autograd over the CUDA backend: on a GPU, or on the emulator.
+
+Its device memory is the host's, so that torch's CPU tensors can play tensors in GPU memory.
+"""
 
 import os
 import types
@@ -98,4 +100,3 @@ def test_restoration(on_gpu, rng, tol, relative_error):
     assert isinstance(got, torch.Tensor)
     expected = mf.richardson_lucy(image, psf, 4, backend="reference")
     assert relative_error(on_gpu.get(got).numpy(), expected) < tol("backends", np.float32)
-

@@ -1,8 +1,14 @@
-"""The GPU benchmark's contenders on the processor: that they compute the same thing as ours does; and all of it
-from end to end, where what torch and CuPy ask of a GPU is played by what has the same names here."""
+"""The GPU benchmark on the processor: its contenders compute the same thing as ours, and all of it runs.
+
+What torch and CuPy ask of a GPU is played by what has the same names here.
+"""
 
 import importlib.util
 import json
+import os
+import re
+import shutil
+import subprocess
 import sys
 import time
 import types
@@ -186,3 +192,37 @@ def test_what_is_wrong_gets_no_time(gpu, tmp_path):
     }
     good, errors = gpu.Bench.checked(bench, runs, precise, 1e-4)
     assert list(good) == ["right"] and errors["fails"] == "RuntimeError: no" and set(errors) == set(runs)
+
+
+def test_failing_stages_of_the_run_are_logged(tmp_path):
+    """Where nothing was built every stage fails, each for itself; only the extras may."""
+    script = tmp_path / "benchmarks" / "gpu_run.sh"
+    script.parent.mkdir()
+    shutil.copy(BENCHMARKS / "gpu_run.sh", script)
+    results = {}
+    for stages in ("tests bench sanitize profile", "sanitize profile"):
+        out = tmp_path / stages.replace(" ", "-")
+        env = os.environ | {"STAGES": stages}
+        done = subprocess.run(
+            ["bash", script, out], env=env, capture_output=True, text=True, timeout=60, check=False
+        )
+        results[stages] = done.returncode
+        lines = (out / "summary.txt").read_text().splitlines()
+        assert [line.partition(":")[0] for line in lines] == stages.split()
+        assert all(re.search(r": FAILED \(\d+\) after \d+ s", line) for line in lines), done.stdout
+        assert all((out / f"{stage}.log").read_text() for stage in stages.split())
+    assert list(results.values()) == [1, 0]
+
+
+def test_limits_of_the_run():
+    """All stages together, each at its limit and killed late, take less than ten minutes."""
+    text = (BENCHMARKS / "gpu_run.sh").read_text()
+    limits = [int(n) for n in re.findall(r"^stage \w+ (\d+) ", text, re.MULTILINE)]
+    (late,) = re.findall(r"--kill-after=(\d+)", text)
+    assert len(limits) == 5 and sum(limits) + len(limits) * int(late) < 600
+    (budget,) = re.findall(r"--budget (\d+)", text)
+    assert int(budget) + 30 < limits[2]
+    table = re.findall(
+        r"^\| (\w+) \| (\d+) \|", (BENCHMARKS.parent / "docs" / "gpu.md").read_text(), re.MULTILINE
+    )
+    assert [int(limit) for _, limit in table] == limits

@@ -10,9 +10,10 @@ from __future__ import annotations
 import importlib
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
@@ -521,11 +522,14 @@ def ensure_memory(array: Any, needed: int, what: str) -> None:
         raise shortage(needed, what, free, total, way_out)
 
 
-class Ferry:
+USED = 0.95  # of the memory that is free, by tiles: the rest is for what they leave between them
+
+
+class _Ferry:
     """Carries tiles between the host and the GPU while the thread that made it computes there.
 
-    Upload and download are called in other threads, each of which has a stream of its own; two tiles may be on
-    the GPU at a time: the one before the last must be done with when the next is uploaded.
+    Upload and download are called in other threads, each of which has a stream of its own; two tiles may be
+    on the GPU at a time: the one before the last must be done with when the next is uploaded.
     """
 
     def __init__(self, size: int, dtype: Any) -> None:
@@ -549,6 +553,51 @@ class Ferry:
         place.download(host, array.pointer)
         place.synchronize()
         return host
+
+
+Piece = TypeVar("Piece")
+
+
+def carry(
+    pieces: Sequence[Piece],
+    read: Callable[[Piece], np.ndarray],
+    compute: Callable[[Any, Piece], Any],
+    write: Callable[[Piece, np.ndarray], None],
+    *,
+    size: int,
+    dtype: Any,
+) -> None:
+    """For each piece ``write(piece, compute(read(piece), piece))``, computed on the GPU in this thread.
+
+    Meanwhile the next piece is read and on its way there, and the one before on its way back and written, in
+    two other threads. `size`: of the largest that is read, in values of `dtype`.
+    """
+    ferry = _Ferry(size, dtype)
+
+    def fetch(piece: Piece) -> DeviceArray:
+        return ferry.upload(read(piece))
+
+    def store(piece: Piece, made: Any) -> None:
+        write(piece, ferry.download(made) if isinstance(made, DeviceArray) else made)
+
+    stored: Future[None] | None = None
+    with (
+        ThreadPoolExecutor(1, "medeconv-fetch") as fetching,
+        ThreadPoolExecutor(1, "medeconv-store") as storing,
+    ):
+        ahead = fetching.submit(fetch, pieces[0])
+        for piece, following in zip(pieces, [*pieces[1:], None], strict=True):
+            given = ahead.result()
+            if following is not None:
+                ahead = fetching.submit(fetch, following)
+            made = compute(given, piece)
+            settle(made)  # what it was made of is needed no more
+            if stored is not None:
+                stored.result()
+            stored = storing.submit(store, piece, made)
+            del given, made
+        if stored is not None:
+            stored.result()
 
 
 def settle(array: Any) -> None:

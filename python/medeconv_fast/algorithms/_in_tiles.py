@@ -1,8 +1,8 @@
-"""Richardson-Lucy of an image on the host in tiles: where a GPU's memory does not hold the whole, or as asked.
+"""An image on the host in tiles: where a GPU's memory does not hold the whole, or as asked.
 
 Numbers that depend on the data are those of the whole image, or found once in a part of it, and the same for
-all tiles (see `_tile`); only the tile that is computed is on the GPU, the next one on its way there and the one
-before on its way back.
+all tiles (see `_tile`). Only the tile that is computed is on the GPU, the next one on its way there and the
+one before on its way back.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Any
@@ -23,10 +22,9 @@ from .._blur import Blur, geometry, make_plan
 from .._grid import Grid, Tile, cut, halo_of, trimmed
 from .._taps import point_symmetric
 from ._acceleration import HeavyBall
-from ._tile import InMemory, Numbers, Restorer, read_region
+from ._filters import FilterCall
+from ._tile import FILTERS, InMemory, Numbers, Restorer, halo_of_filter, read_region
 
-# Of the memory that is free: the rest is for what its pieces leave between them.
-USED = 0.95
 # Arrays of a tile's size beside its own work: what it is read from, the next one, its core, the one before's.
 ARRAYS_BESIDE = 4
 
@@ -78,6 +76,11 @@ class Work:
     def periodic(self) -> bool:
         return self.numbers.options["boundary"] == "wrap"
 
+    @property
+    def _matched(self) -> bool:
+        projector = self.numbers.options["back_projector"]
+        return isinstance(projector, str) and projector == "matched"
+
     def bytes_of(self, region: tuple[int, ...]) -> int:
         """Of the side that computes, for a tile with this region while its neighbours come and go."""
         dtype, options = self.data.dtype, self.numbers.options
@@ -91,7 +94,7 @@ class Work:
         )
         layout = geometry(blur.psf.shape, region, "extended", self.kernels)
         _, symmetric = point_symmetric(blur.psf[layout.taps], layout.centre)
-        matched = isinstance(options["back_projector"], str) and options["back_projector"] == "matched"
+        matched = self._matched
         symmetric = symmetric and matched
         engine = blur.engine if matched else "spectral"
         boundary = "extended" if self.periodic else options["boundary"]
@@ -102,8 +105,11 @@ class Work:
         return int(workspace) * (1 if matched else 2) + voxels * dtype.itemsize
 
     def halo(self, iterations: int, *, accelerated: bool) -> tuple[int, ...]:
-        penalty = self.numbers.options["regularizer"] is not None
-        return halo_of(self.psf, iterations, "auto", penalty=penalty, accelerated=accelerated)
+        options = self.numbers.options
+        penalty = options["regularizer"] is not None
+        # The measured rule is the transpose's; others reach farther, in very few iterations.
+        rule = "auto" if self._matched else "exact"
+        return halo_of(self.psf, iterations, rule, penalty=penalty, accelerated=accelerated)
 
     def grid(self, halo: Sequence[int], counts: Any, memory: int) -> Grid | None:
         """Of so many tiles, or of those that fit; None if none do."""
@@ -115,7 +121,13 @@ class Work:
         smallest = tuple(map(min, shape, least))
         taps = self.psf.shape
         return cut(
-            shape, smallest, halo, memory, self.bytes_of, lambda axis, n: n + taps[axis] - 1, periodic=self.periodic
+            shape,
+            smallest,
+            halo,
+            memory,
+            self.bytes_of,
+            lambda axis, n: n + taps[axis] - 1,
+            periodic=self.periodic,
         )
 
 
@@ -127,7 +139,7 @@ def brightest(data: np.ndarray, grid: Grid) -> Tile:
 
 @dataclass(frozen=True)
 class Found:
-    """What was looked for in a part of the image: the number of iterations, and the acceleration's factors."""
+    """What a part of the image has told: the number of iterations, and the acceleration's factors."""
 
     iterations: int
     alphas: list[float] | None
@@ -145,7 +157,7 @@ def find(
     memory: int,
     restore: Callable[..., Any],
 ) -> Found | None:
-    """Run `restore` (`richardson_lucy`) on the brightest part that fits, where a rule or a scheme asks for it.
+    """Run `restore` (`richardson_lucy`) on the brightest part that fits, where something is to be found.
 
     None if no part fits.
     """
@@ -188,42 +200,30 @@ def _heavy_ball(iterations: int) -> list[float]:
 
 
 def restored(work: Work, found: Found, grid: Grid) -> np.ndarray:
-    """The image, tile by tile: one is computed while the next one is fetched and the one before is stored."""
+    """The image, tile by tile."""
     options = {**work.numbers.options, "num_iter": found.iterations, "backend": work.kernels.NAME}
     numbers = replace(work.numbers, options=options, alphas=found.alphas)
     restorer = Restorer(
         numbers, work.psf, periodic=grid.periodic, num_threads=work.num_threads, arrays=work.arrays
     )
-    result = np.empty(work.data.shape, work.data.dtype)
-    source = InMemory(work.data)
-    on_gpu = work.kernels.NAME == "cuda"
-    ferry = _device.Ferry(math.prod(grid.largest), work.data.dtype) if on_gpu else None
+    data = work.data
+    result = np.empty(data.shape, data.dtype)
+    source = InMemory(data)
 
-    def fetch(tile: Tile) -> Any:
-        values = np.ascontiguousarray(read_region(source, 0, tile.region))
-        return values if ferry is None else ferry.upload(values)
+    def read(tile: Tile) -> np.ndarray:
+        return np.ascontiguousarray(read_region(source, 0, tile.region))
 
-    def store(tile: Tile, core: Any) -> None:
-        result[tile.core] = core if ferry is None or isinstance(core, np.ndarray) else ferry.download(core)
+    def compute(part: Any, tile: Tile) -> Any:
+        return restorer.beside(part, tile).core
 
-    stored: Future[None] | None = None
-    with (
-        ThreadPoolExecutor(1, "medeconv-fetch") as fetching,
-        ThreadPoolExecutor(1, "medeconv-store") as storing,
-    ):
-        ahead = fetching.submit(fetch, grid.tile(0))
-        for index in range(len(grid)):
-            tile, part = grid.tile(index), ahead.result()
-            if index + 1 < len(grid):
-                ahead = fetching.submit(fetch, grid.tile(index + 1))
-            core = restorer.beside(part, tile).core
-            _device.settle(core)  # what it was made of is needed no more
-            if stored is not None:
-                stored.result()
-            stored = storing.submit(store, tile, core)
-            del core, part
-        if stored is not None:
-            stored.result()
+    def write(tile: Tile, core: np.ndarray) -> None:
+        result[tile.core] = core
+
+    if work.kernels.NAME == "cuda":
+        _device.carry(list(grid), read, compute, write, size=math.prod(grid.largest), dtype=data.dtype)
+    else:
+        for tile in grid:
+            write(tile, compute(read(tile), tile))
     return result
 
 
@@ -277,11 +277,14 @@ def run(
     needed: int,
     restore: Callable[..., Any],
 ) -> Made:
-    """Restore the image in `counts` tiles, or in those that the GPU's free memory (of `needed` bytes) holds."""
+    """Restore the image in `counts` tiles, or in those that the GPU's free memory holds.
+
+    `needed`: bytes that the whole takes.
+    """
     free = total = memory = 0
     if counts is None:
         free, total = _device.free_memory()
-        memory = int(USED * free)
+        memory = int(_device.USED * free)
     begun = time.perf_counter()
     found = find(work, iterations, acceleration, rule, counts, memory, restore)
     grid = None
@@ -305,8 +308,9 @@ def run(
     note = (
         f"image: richardson_lucy takes {needed / 1e6:.1f} MB of GPU memory beside it, {free / 1e6:.1f} MB of "
         f"{total / 1e6:.1f} MB are free: restored in {shown} tiles with a halo of {grid.halo} voxels, which "
-        f"differs from the whole by less than 1e-3 of the range; tiles={grid.counts} fixes the grid, "
-        "tiles=False refuses"
+        "differs from the whole by less than 1e-3 of the range"
+        + (", with iterations and factors of the brightest tile" if found.region else "")
+        + f"; tiles={grid.counts} fixes the grid, tiles=False refuses"
     )
     return Made(image, found, trace, tiling, work.bytes_of(grid.largest), note)
 
@@ -315,3 +319,81 @@ def trimmed_psf(psf: Any, ndim: int, back_projector: Any) -> np.ndarray:
     """A call's PSF without margins that hold nothing, of which every tile would be larger."""
     values, _ = _arrays.as_psf(psf, ndim, normalize=False)
     return trimmed(values) if isinstance(back_projector, str) else values
+
+
+def filtered(call: FilterCall, options: dict[str, Any], obstacle: str | None) -> Any:
+    """What a filter of one pass returns for an image that the GPU's memory does not hold.
+
+    Parameters
+    ----------
+    call : FilterCall
+    options : dict
+        The method's own; a weight that is "auto" is found in the brightest tile.
+    obstacle : str, optional
+        What of them cannot be had in tiles.
+    """
+    method, data, psf = call.method, call.data, call.psf
+    function, weight = FILTERS[method]
+    free, total = _device.free_memory()
+    needed = call.device_bytes(data.shape) - data.nbytes
+    if obstacle is not None:
+        reason = f"in tiles it would fit, but with {obstacle} it cannot be cut"
+        raise _device.shortage(needed, method, free, total, reason)
+    options = options | {
+        "boundary": call.boundary,
+        "normalize_psf": call.normalize_psf,
+        "voxel_size": call.voxel_size,
+        "backend": call.kernels.NAME,
+    }
+    periodic = call.boundary == "wrap"
+    smallest = tuple(map(min, data.shape, psf.shape))
+
+    def grid_of(halo: tuple[int, ...]) -> Grid:
+        found = cut(
+            data.shape,
+            smallest,
+            halo,
+            int(_device.USED * free),
+            call.device_bytes,
+            lambda axis, n: n + psf.shape[axis] - 1,
+            periodic=periodic,
+        )
+        if found is None:
+            raise _device.shortage(
+                needed, method, free, total, "which does not even hold a tile with its halo"
+            )
+        return found
+
+    settings: dict[str, Any] = {f"{weight}_searched": False, "gcv_score": None}
+    region = None
+    if options[weight] == "auto" and options.get("noise_to_signal") is None:
+        core = brightest(data, grid_of((0,) * data.ndim)).core
+        part = np.ascontiguousarray(data[core])
+        local = options | ({"boundary": "reflect"} if periodic else {})
+        _, info = function(part, psf, return_info=True, num_threads=call.num_threads, **local)
+        settings = {name: info["settings"][name] for name in settings}
+        options[weight] = info["settings"][weight]
+        call.warnings += info["warnings"]
+        region = tuple((s.start, s.stop) for s in core)
+    numbers = Numbers(method, options)
+    on_host = Numbers(method, {**options, "backend": "auto"})
+    grid = grid_of(halo_of_filter(on_host, psf, "auto"))
+    restorer = Restorer(numbers, psf, periodic=periodic, num_threads=call.num_threads)
+    result = np.empty(data.shape, data.dtype)
+    for tile in grid:
+        part = np.ascontiguousarray(read_region(InMemory(data), 0, tile.region))
+        result[tile.core] = restorer(part, tile).core
+    shown = " x ".join(map(str, grid.counts))
+    note = (
+        f"image: {method} takes {needed / 1e6:.1f} MB of GPU memory beside it, {free / 1e6:.1f} MB of "
+        f"{total / 1e6:.1f} MB are free: filtered in {shown} tiles with a halo of {grid.halo} voxels"
+    )
+    call.warnings.append(note)
+    warnings.warn(note, UserWarning, stacklevel=4)
+    regularizer = options["regularizer"]
+    settings |= {
+        weight: options[weight] if options.get("noise_to_signal") is None else options["noise_to_signal"],
+        "regularizer": regularizer if np.ndim(regularizer) == 0 else "array",
+        "tiles": {"counts": grid.counts, "core": grid.core, "halo": grid.halo, "found_in": region},
+    }
+    return call.finish(result, settings)

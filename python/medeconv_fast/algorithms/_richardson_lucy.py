@@ -172,11 +172,11 @@ def richardson_lucy(
     image hardly sees, keeps its initial value. The divisor is never smaller than a fixed fraction of the
     image's largest value (1e-6 in float32, 1e-12 in float64), so the result scales with the image.
 
-    In tiles each is computed with a halo of real data, as in `restore_volume`: the result differs from that of
-    the whole image by less than 1e-3 of its range (docs/volumes.md). All tiles share the numbers of the whole
-    image; where a rule stops the run or "biggs-andrews" accelerates it, the number of iterations and the
-    factors are found in the brightest tile. Tiles know no callback, no time budget and no `initial` of the
-    estimate's shape.
+    In tiles each is computed with a halo of real data, as in `restore_volume`: the result differs from that
+    of the whole image by less than 1e-3 of its range (docs/volumes.md). All tiles share the numbers of the
+    whole image; but where a rule stops the run or "biggs-andrews" accelerates it, the number of iterations
+    and the factors are those of the brightest tile, as if it had been the image. Tiles know no callback, no
+    time budget and no `initial` of the estimate's shape.
 
     References
     ----------
@@ -306,7 +306,9 @@ def richardson_lucy(
         made = _in_tiles.run(
             _in_tiles.Work(
                 data=seen,
-                numbers=Numbers("richardson_lucy", options_of_tiles, highest=highest, level=mean, offset=offset),
+                numbers=Numbers(
+                    "richardson_lucy", options_of_tiles, highest=highest, level=mean, offset=offset
+                ),
                 psf=_in_tiles.trimmed_psf(psf, data.ndim, back_projector),
                 arrays={name: array for name, array in operands.items() if isinstance(array, np.ndarray)},
                 kernels=kernels,
@@ -423,9 +425,7 @@ def richardson_lucy(
     return restore(result), info
 
 
-def _obstacle(
-    callback: Any, rule: Rule | None, initial: Any, shape: tuple[int, ...]
-) -> str | None:
+def _obstacle(callback: Any, rule: Rule | None, initial: Any, shape: tuple[int, ...]) -> str | None:
     """What of a call's options cannot be had in tiles."""
     if callback is not None:
         return "a callback"

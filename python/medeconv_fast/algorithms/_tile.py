@@ -1,8 +1,9 @@
-"""The one function that restores a tile, of a volume in files or of an image in memory; every driver calls it."""
+"""The one function that restores a tile, of files or of an image in memory; every driver calls it."""
 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
@@ -25,6 +26,11 @@ FILTERS: dict[str, tuple[Callable[..., Any], str]] = {
     "wiener": (wiener, "balance"),
     "tikhonov": (tikhonov, "weight"),
 }
+
+# A filter's response beyond the halo, added up without signs, moves no voxel by more than this share of the
+# range.
+RESPONSE = 1e-3
+LARGEST_RESPONSE = 1 << 22  # voxels of the grid on which it is looked at
 
 
 @dataclass(frozen=True)
@@ -277,6 +283,32 @@ class Restorer:
             gain = None if "weights" in self._arrays else self._gain(blur, operator, data, None)
             self._made = (key, blur, operator, gain)
         return self._made[1:]
+
+
+def halo_of_filter(numbers: Numbers, psf: np.ndarray, rule: str) -> tuple[int, ...]:
+    """As far as the filter's response matters, which is looked at on a periodic grid."""
+    if rule != "auto":
+        raise ValueError(
+            f"halo: got {rule!r}, but the response of {numbers.method} has no end; expected 'auto' or numbers"
+        )
+    shape = tuple(1 if k == 1 else 1 << math.ceil(math.log2(8 * k)) for k in psf.shape)
+    while math.prod(shape) > LARGEST_RESPONSE:
+        shape = tuple(max(n // 2, min(n, k)) for n, k in zip(shape, psf.shape, strict=True))
+    impulse = np.zeros(shape)
+    impulse[tuple(n // 2 for n in shape)] = 1
+    function, _ = FILTERS[numbers.method]
+    options = {**numbers.options, "boundary": "wrap"} | (
+        {"prior": 0.0} if numbers.method == "tikhonov" else {}
+    )
+    response = np.abs(function(impulse, psf, **options))
+    halos = []
+    for axis, n in enumerate(shape):
+        line = response.sum(axis=tuple(a for a in range(len(shape)) if a != axis))
+        offsets = np.abs(np.arange(n) - n // 2)
+        order = np.argsort(offsets, kind="stable")
+        beyond = line.sum() - np.cumsum(line[order])
+        halos.append(int(offsets[order][int(np.argmax(beyond <= RESPONSE / len(shape)))]))
+    return tuple(halos)
 
 
 def _where(tile: Tile) -> str:

@@ -219,8 +219,8 @@ def _check_device(name: str, device: Any, inputs: Any) -> None:
     # Tensors on "meta" have no memory: only the shape of the result is asked for.
     if device.type not in ("cpu", "cuda", "meta"):
         raise NotImplementedError(
-            f"{name}: got a tensor on {device}, expected one on the CPU or on a CUDA device; copy it there with "
-            ".cpu() or .cuda()"
+            f"{name}: got a tensor on {device}, expected one on the CPU or on a CUDA device; copy it "
+            "there with .cpu() or .cuda()"
         )
     if device != inputs:
         raise ValueError(f"{name}: got a tensor on {device}, expected it on {inputs}, as the input")
