@@ -623,7 +623,7 @@ cudaError_t cudaMemsetAsync(void* memory, int value, size_t bytes, cudaStream_t 
 }
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
     const Lock lock(runtime_busy);
-    streams.push_back(*stream = new CUstream_st{current_device});
+    streams.push_back(*stream = new CUstream_st{current_device, {}, nullptr});
     return cudaSuccess;
 }
 cudaError_t cudaStreamDestroy(cudaStream_t stream) {
@@ -662,7 +662,7 @@ cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
     *graph = std::exchange(stream->recording, nullptr);
     return cudaSuccess;
 }
-cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) { return *event = new CUevent_st{current_device}, cudaSuccess; }
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) { return *event = new CUevent_st{current_device, true, nullptr, 1}, cudaSuccess; }
 cudaError_t cudaEventDestroy(cudaEvent_t event) {
     const Lock lock(runtime_busy);
     if (--event->users == 0) delete event;

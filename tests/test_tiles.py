@@ -5,6 +5,7 @@ import pytest
 
 import medeconv_fast as mf
 from medeconv_fast._grid import Grid
+from medeconv_fast.algorithms import _in_tiles
 from medeconv_fast.algorithms._tile import Numbers, Restorer
 
 BOUNDARIES = ("extended", "zero", "reflect", "nearest", "mirror", "wrap")
@@ -23,6 +24,11 @@ def scene(shape, seed=0):
     return rng.poisson(np.maximum(truth, 0)).astype(np.float32)
 
 
+def in_tiles(counts, function, *arguments, **options):
+    with _in_tiles.asked(counts):
+        return function(*arguments, **options)
+
+
 def difference(tiled, whole):
     """Largest, in shares of the range."""
     return np.abs(tiled.astype(float) - whole).max() / np.ptp(whole)
@@ -33,7 +39,7 @@ def test_equal_to_the_whole(backend, boundary, tol):
     image, psf = scene((50, 61)), PSF.sum(0)
     options = {"num_iter": 6, "boundary": boundary, "backend": backend}
     whole = mf.richardson_lucy(image, psf, **options)
-    tiled, info = mf.richardson_lucy(image, psf, tiles=(2, 3), return_info=True, **options)
+    tiled, info = in_tiles((2, 3), mf.richardson_lucy, image, psf, return_info=True, **options)
     assert tiled.dtype == np.float32
     assert 0 < difference(tiled, whole) < tol("seam", np.float32)
     tiling = info.settings["tiles"]
@@ -67,7 +73,7 @@ def test_options_mean_the_same(options, tol):
     image[4, 20, 7] = 1e6 if "weights" in options else image[4, 20, 7]  # dead, and marked so
     options = {"num_iter": 8} | options
     whole, info = mf.richardson_lucy(image, PSF, return_info=True, **options)
-    tiled, of_tiles = mf.richardson_lucy(image, PSF, tiles=(2, 2, 1), return_info=True, **options)
+    tiled, of_tiles = in_tiles((2, 2, 1), mf.richardson_lucy, image, PSF, return_info=True, **options)
     assert difference(tiled, whole) < tol("seam", np.float32)
     same = ("eps", "initial_level", "offset", "clipped", "num_iter", "weights", "damping", "initial")
     assert [of_tiles.settings[name] for name in same] == [info.settings[name] for name in same]
@@ -79,7 +85,7 @@ def test_numbers_are_found_in_the_brightest_tile(tol):
     image[25:35, 5:15] += 60
     stop = mf.stop.RelativeChange(0.02)
     options = {"acceleration": "biggs-andrews", "stop": stop}
-    tiled, info = mf.richardson_lucy(image, PSF, tiles=(2, 2, 1), return_info=True, **options)
+    tiled, info = in_tiles((2, 2, 1), mf.richardson_lucy, image, PSF, return_info=True, **options)
     assert info.settings["tiles"]["found_in"] == ((20, 40), (0, 22), (0, 21))
     _, part = mf.richardson_lucy(image[20:, :22], PSF, return_info=True, **options)
     assert info.num_iter == part.num_iter > 2 and info.stopped_by == "relative-change"
@@ -99,31 +105,13 @@ def test_numbers_are_found_in_the_brightest_tile(tol):
 def test_restore_in_tiles():
     image = scene((36, 40, 20))
     whole, info = mf.restore(image, PSF, return_info=True)
-    tiled, of_tiles = mf.restore(image, PSF, tiles=(1, 2, 1), return_info=True)
+    tiled, of_tiles = in_tiles((1, 2, 1), mf.restore, image, PSF, return_info=True)
     assert of_tiles.settings["thinning"] is not None and of_tiles.settings["tiles"]["counts"] == (1, 2, 1)
     assert of_tiles.settings["noise"] == info.settings["noise"]
     error = np.linalg.norm(tiled - whole) / np.linalg.norm(whole)
     assert error < 0.2  # iterations are those that a part asks for
 
 
-def test_bad_tiles_are_named():
-    image = scene((20, 24))
-    psf = PSF.sum(0)
-    for bad, text in (
-        ((2, 2, 2), "expected None, False or 2 numbers"),
-        (True, "got True, expected None, False or 2"),
-        ((0, 2), r"tiles\[0\]: got 0"),
-    ):
-        with pytest.raises(ValueError, match=text):
-            mf.richardson_lucy(image, psf, 2, tiles=bad)
-    with pytest.raises(
-        ValueError, match=r"tiles: got .2, 1. together with a callback, which tiles cannot have"
-    ):
-        mf.richardson_lucy(image, psf, 2, tiles=(2, 1), callback=lambda i, x: None)
-    with pytest.raises(ValueError, match="together with a time budget"):
-        mf.richardson_lucy(image, psf, 2, tiles=(2, 1), stop=("time", 1.0))
-    whole = mf.richardson_lucy(image, psf, 2)
-    assert np.array_equal(mf.richardson_lucy(image, psf, 2, tiles=(1, 1), callback=lambda i, x: None), whole)
-    assert np.array_equal(mf.richardson_lucy(image, psf, 2, tiles=False), whole)
+def test_an_image_of_nothing():
     dark = np.zeros((20, 24), np.float32)
-    assert not mf.richardson_lucy(dark, psf, 2, tiles=(2, 2)).any()
+    assert not in_tiles((2, 2), mf.richardson_lucy, dark, PSF.sum(0), 2).any()

@@ -142,7 +142,7 @@ def _run(
     operator = Operator(kernel, layout, boundary, engine, num_threads, kind)
     if engine.NAME == "cuda" and isinstance(image, np.ndarray):
         arrays = math.prod(layout.shape) + image.size
-        needed = operator.workspace_bytes + arrays * image.itemsize
+        needed = _work_bytes(operator) + arrays * image.itemsize
         if needed > _device.free_memory()[0]:
             whole = same_kernel if mode == "same" else kernel
             return restore(_in_tiles(image, whole, mode, boundary, engine, num_threads, kind, needed))
@@ -219,10 +219,15 @@ def _of_tile(
     return Operator(kernel, layout, "zero", engine, num_threads, kind)
 
 
+def _work_bytes(operator: Operator) -> int:
+    # The transfer function is made, in another spectrum, when one is loaded already.
+    return operator.workspace_bytes * (2 if operator.engine == "spectral" else 1)
+
+
 def _tile_bytes(core: tuple[int, ...], reach: tuple[int, ...], operator: Operator) -> int:
     """With the next tile and the result before it."""
     region = math.prod(c + r for c, r in zip(core, reach, strict=True))
-    return operator.workspace_bytes + 2 * (region + math.prod(core)) * operator.dtype.itemsize
+    return _work_bytes(operator) + 2 * (region + math.prod(core)) * operator.dtype.itemsize
 
 
 def _continued(part: np.ndarray, axis: int, start: int, stop: int, boundary: str) -> np.ndarray:

@@ -23,6 +23,7 @@ REGULARIZERS = ("laplacian", "identity")
 REACH = 1.5
 # Transfer functions, spectra and the padded image of a filter of one pass, in arrays of its transform's size.
 ARRAYS = 6.0
+ON_GPU = 7.0  # the same there, where a transfer function is made in a spectrum of its own
 
 
 class FilterCall:
@@ -92,7 +93,7 @@ class FilterCall:
     def device_bytes(self, shape: tuple[int, ...]) -> int:
         """What filtering an image of that shape takes where it is computed, the image included."""
         grid, _ = _padding(shape, self.psf.shape, self.boundary, self.kernels)
-        return int((ARRAYS * math.prod(grid) + math.prod(shape)) * self.data.itemsize)
+        return int((ON_GPU * math.prod(grid) + math.prod(shape)) * self.data.itemsize)
 
     @property
     def is_cut(self) -> bool:

@@ -10,14 +10,16 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
-from .. import _arrays, _device, _validate
+from .. import _arrays, _device
 from .._blur import Blur, geometry, make_plan
 from .._grid import Grid, Tile, cut, halo_of, trimmed
 from .._taps import point_symmetric
@@ -29,17 +31,18 @@ from ._tile import FILTERS, InMemory, Numbers, Restorer, halo_of_filter, read_re
 ARRAYS_BESIDE = 4
 
 
-def tiles_of(tiles: Any, ndim: int) -> tuple[int, ...] | bool | None:
-    """A call's ``tiles=``: tiles per axis, False for never, None where memory decides."""
-    if tiles is None or tiles is False:
-        return tiles
-    if isinstance(tiles, list | tuple | np.ndarray):
-        numbers = tuple(_validate.integer(n, f"tiles[{i}]", minimum=1) for i, n in enumerate(tiles))
-        if len(numbers) == ndim:
-            return numbers
-    raise ValueError(
-        f"tiles: got {_validate.shown(tiles)}, expected None, False or {ndim} numbers of tiles, one per axis"
-    )
+# Tiles per axis, for whoever wants no others; False: none. None: memory decides.
+_asked: ContextVar[tuple[int, ...] | bool | None] = ContextVar("asked", default=None)
+
+
+@contextmanager
+def asked(counts: tuple[int, ...] | bool) -> Iterator[None]:
+    """Inside, `richardson_lucy` works in so many tiles per axis, on any backend; False: in none."""
+    token = _asked.set(counts)
+    try:
+        yield
+    finally:
+        _asked.reset(token)
 
 
 @dataclass(frozen=True)
@@ -111,10 +114,10 @@ class Work:
         rule = "auto" if self._matched else "exact"
         return halo_of(self.psf, iterations, rule, penalty=penalty, accelerated=accelerated)
 
-    def grid(self, halo: Sequence[int], counts: Any, memory: int) -> Grid | None:
-        """Of so many tiles, or of those that fit; None if none do."""
-        shape = self.data.shape
-        if counts is not None:
+    def grid(self, halo: Sequence[int], memory: int) -> Grid | None:
+        """Of as many tiles as were asked for, or of those that fit; None if none do."""
+        shape, counts = self.data.shape, _asked.get()
+        if isinstance(counts, tuple):
             core = tuple(-(-n // count) for n, count in zip(shape, counts, strict=True))
             return Grid(shape, core, tuple(halo), self.periodic)
         least = self.psf.shape if self.periodic else (1,) * len(shape)
@@ -153,7 +156,6 @@ def find(
     iterations: int,
     acceleration: str | None,
     rule: Any,
-    counts: Any,
     memory: int,
     restore: Callable[..., Any],
 ) -> Found | None:
@@ -166,7 +168,7 @@ def find(
         return Found(iterations, None, "num_iter", None, None)
     if rule is None and heavy:
         return Found(iterations, _heavy_ball(iterations), "num_iter", None, None)
-    grid = work.grid((0,) * work.data.ndim, counts, memory)
+    grid = work.grid((0,) * work.data.ndim, memory)
     if grid is None:
         return None
     core = brightest(work.data, grid).core
@@ -175,13 +177,12 @@ def find(
     options["num_iter"] = iterations
     if options["boundary"] == "wrap":
         options["boundary"] = "extended"
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), asked(False):
         warnings.simplefilter("ignore", UserWarning)  # the call itself has said it
         _, info = restore(
             np.ascontiguousarray(work.data[core]),
             work.psf,
             return_info=True,
-            tiles=False,
             num_threads=work.num_threads,
             **options,
         )
@@ -236,26 +237,20 @@ class Made:
     trace: list[dict[str, Any]]
     tiling: dict[str, Any]
     bytes: int
-    note: str
 
 
-def is_cut(
-    data: Any, needed: int, counts: tuple[int, ...] | bool | None, on_gpu: bool, obstacle: str | None
-) -> bool:
+def is_cut(data: Any, needed: int, on_gpu: bool, obstacle: str | None) -> bool:
     """Whether an image that takes `needed` bytes beside itself is restored in tiles.
 
     Raises
     ------
     MemoryError
-        It must be, but for want of memory or of `obstacle` cannot.
+        It must be, but because of `obstacle` cannot.
     """
-    if counts is False or isinstance(data, _device.DeviceArray):
-        if isinstance(counts, tuple):
-            raise ValueError("tiles: got an image in GPU memory, but only one on the host is cut into tiles")
+    counts = _asked.get()
+    if isinstance(data, _device.DeviceArray) or counts is False:
         return False
     if isinstance(counts, tuple):
-        if obstacle is not None and max(counts) > 1:
-            raise ValueError(f"tiles: got {counts} together with {obstacle}, which tiles cannot have")
         return max(counts) > 1
     if not on_gpu:
         return False
@@ -273,28 +268,34 @@ def run(
     iterations: int,
     acceleration: str | None,
     rule: Any,
-    counts: Any,
     needed: int,
     restore: Callable[..., Any],
+    notes: list[str],
 ) -> Made:
-    """Restore the image in `counts` tiles, or in those that the GPU's free memory holds.
+    """Restore the image in the tiles that were asked for, or that the GPU's free memory holds.
 
-    `needed`: bytes that the whole takes.
+    `needed`: bytes that the whole takes. `notes`: where a warning goes as well, which comes before the work.
     """
-    free = total = memory = 0
-    if counts is None:
+    free = total = 0
+    if _asked.get() is None:
         free, total = _device.free_memory()
-        memory = int(_device.USED * free)
+    memory = int(_device.USED * free)
     begun = time.perf_counter()
-    found = find(work, iterations, acceleration, rule, counts, memory, restore)
+    found = find(work, iterations, acceleration, rule, memory, restore)
     grid = None
     if found is not None:
-        halo = work.halo(found.iterations, accelerated=acceleration is not None)
-        grid = work.grid(halo, counts, memory)
+        grid = work.grid(work.halo(found.iterations, accelerated=acceleration is not None), memory)
     if found is None or grid is None:
-        raise _device.shortage(
-            needed, "richardson_lucy", free, total, "which does not even hold a tile with its halo"
+        reason = "which does not even hold a tile with its halo"
+        raise _device.shortage(needed, "richardson_lucy", free, total, reason)
+    if _asked.get() is None:
+        notes.append(
+            f"image: richardson_lucy takes {needed / 1e6:.1f} MB of GPU memory beside it, {free / 1e6:.1f} "
+            f"MB of {total / 1e6:.1f} MB are free: restored in {' x '.join(map(str, grid.counts))} tiles "
+            f"with a halo of {grid.halo} voxels, which differs from the whole by less than 1e-3 of the range"
+            + (", with iterations and factors of the brightest tile" if found.region else "")
         )
+        warnings.warn(notes[-1], UserWarning, stacklevel=3)
     image = restored(work, found, grid)
     seconds = (time.perf_counter() - begun) / found.iterations
     trace: list[dict[str, Any]] = [
@@ -304,15 +305,7 @@ def run(
         for entry, alpha in zip(trace, found.alphas, strict=True):
             entry["alpha"] = alpha
     tiling = {"counts": grid.counts, "core": grid.core, "halo": grid.halo, "found_in": found.region}
-    shown = " x ".join(map(str, grid.counts))
-    note = (
-        f"image: richardson_lucy takes {needed / 1e6:.1f} MB of GPU memory beside it, {free / 1e6:.1f} MB of "
-        f"{total / 1e6:.1f} MB are free: restored in {shown} tiles with a halo of {grid.halo} voxels, which "
-        "differs from the whole by less than 1e-3 of the range"
-        + (", with iterations and factors of the brightest tile" if found.region else "")
-        + f"; tiles={grid.counts} fixes the grid, tiles=False refuses"
-    )
-    return Made(image, found, trace, tiling, work.bytes_of(grid.largest), note)
+    return Made(image, found, trace, tiling, work.bytes_of(grid.largest))
 
 
 def trimmed_psf(psf: Any, ndim: int, back_projector: Any) -> np.ndarray:
@@ -380,16 +373,16 @@ def filtered(call: FilterCall, options: dict[str, Any], obstacle: str | None) ->
     grid = grid_of(halo_of_filter(on_host, psf, "auto"))
     restorer = Restorer(numbers, psf, periodic=periodic, num_threads=call.num_threads)
     result = np.empty(data.shape, data.dtype)
-    for tile in grid:
-        part = np.ascontiguousarray(read_region(InMemory(data), 0, tile.region))
-        result[tile.core] = restorer(part, tile).core
     shown = " x ".join(map(str, grid.counts))
     note = (
         f"image: {method} takes {needed / 1e6:.1f} MB of GPU memory beside it, {free / 1e6:.1f} MB of "
         f"{total / 1e6:.1f} MB are free: filtered in {shown} tiles with a halo of {grid.halo} voxels"
     )
     call.warnings.append(note)
-    warnings.warn(note, UserWarning, stacklevel=4)
+    warnings.warn(note, UserWarning, stacklevel=3)
+    for tile in grid:
+        part = np.ascontiguousarray(read_region(InMemory(data), 0, tile.region))
+        result[tile.core] = restorer(part, tile).core
     regularizer = options["regularizer"]
     settings |= {
         weight: options[weight] if options.get("noise_to_signal") is None else options["noise_to_signal"],

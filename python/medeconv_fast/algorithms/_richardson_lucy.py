@@ -60,7 +60,6 @@ def richardson_lucy(
     return_info: bool = False,
     backend: str = "auto",
     engine: str = "auto",
-    tiles: Any = None,
     num_threads: int | None = None,
 ) -> Any:
     """Restore an image blurred by a known PSF, by Richardson-Lucy iterations.
@@ -135,9 +134,6 @@ def richardson_lucy(
     backend : {"auto", "cpp", "numba", "reference", "cuda"}
     engine : {"auto", "spectral", "separable", "direct"}
         See `Blur`.
-    tiles : sequence of int, optional
-        Restore an image on the host in so many tiles per axis; see Notes. None: as a whole, but with
-        backend="cuda" in as many tiles as the GPU's free memory asks for, with a warning. False: never.
     num_threads : int, optional
         Results do not depend on it.
 
@@ -172,11 +168,12 @@ def richardson_lucy(
     image hardly sees, keeps its initial value. The divisor is never smaller than a fixed fraction of the
     image's largest value (1e-6 in float32, 1e-12 in float64), so the result scales with the image.
 
-    In tiles each is computed with a halo of real data, as in `restore_volume`: the result differs from that
-    of the whole image by less than 1e-3 of its range (docs/volumes.md). All tiles share the numbers of the
-    whole image; but where a rule stops the run or "biggs-andrews" accelerates it, the number of iterations
-    and the factors are those of the brightest tile, as if it had been the image. Tiles know no callback, no
-    time budget and no `initial` of the estimate's shape.
+    An image on the host that the GPU's free memory does not hold (backend="cuda") is restored in tiles, each
+    with a halo of real data, as in `restore_volume`: the result differs from that of the whole image by less
+    than 1e-3 of its range (docs/volumes.md). All tiles share the numbers of the whole image; but where a rule
+    stops the run or "biggs-andrews" accelerates it, the number of iterations and the factors are those of the
+    brightest tile, as if it had been the image. Tiles know no callback, no time budget and no `initial` of
+    another shape than the image's.
 
     References
     ----------
@@ -206,7 +203,6 @@ def richardson_lucy(
 
     kernels = backends.resolve(backend, image)
     data, restore, (lowest, highest) = _arrays.as_image(image, resident=True)
-    counts = _in_tiles.tiles_of(tiles, data.ndim)
     psf, psf_settings = _options.psf_on_grid(psf, data.ndim, voxel_size, psf_voxel_size)
     blur = Blur(
         psf,
@@ -229,10 +225,16 @@ def richardson_lucy(
 
     beside = {None: 0, "heavy-ball": 2, "biggs-andrews": 3}[acceleration] + (smoothing is not None)
     arrays = 2 + beside  # estimate and gain
-    needed = operator.workspace_bytes + arrays * math.prod(blur.estimate_shape) * data.itemsize
-    cut = _in_tiles.is_cut(
-        data, needed, counts, kernels.NAME == "cuda", _obstacle(callback, rule, initial, data.shape)
+    needed = (
+        operator.workspace_bytes * (1 if back is None else 2)
+        + arrays * math.prod(blur.estimate_shape) * data.itemsize
     )
+    # What options add to the image: themselves, and what is made of them.
+    images = (lowest < 0 or readout_variance is not None) + (np.ndim(readout_variance) > 0)
+    images += 2 * (weights is not None) + 2 * (damping is not None)
+    needed += images * data.nbytes
+    obstacle = _obstacle(callback, rule, initial, data.shape)
+    cut = _in_tiles.is_cut(data, needed, kernels.NAME == "cuda", obstacle)
     if not cut:
         data = kernels.resident(data)
         _device.ensure_memory(data, needed, "richardson_lucy")
@@ -313,22 +315,19 @@ def richardson_lucy(
                 arrays={name: array for name, array in operands.items() if isinstance(array, np.ndarray)},
                 kernels=kernels,
                 estimates=arrays,
-                images=(image is not given) + 2 * (trust is not None) + 2 * (threshold is not None),
+                images=images,
                 num_threads=num_threads,
             ),
             iterations,
             acceleration,
             rule,
-            counts,
             needed,
             richardson_lucy,
+            warnings,
         )
         result, tiling, thinned = made.image, made.tiling, made.found.thinned
         iterations, stopped_by, trace = made.found.iterations, made.found.stopped_by, made.trace
         taken = made.bytes
-        if counts is None:
-            warnings.append(made.note)
-            python_warnings.warn(made.note, UserWarning, stacklevel=2)
     else:
         # What is needed for the gain adds nothing to the peak before the estimate is there.
         gain = gain_of(blur, operator, data, trust, matched=back is None)
