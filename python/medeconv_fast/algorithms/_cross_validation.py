@@ -76,6 +76,18 @@ def search(
     return minimise(scores)
 
 
+def noise_variance(
+    plan: Any, data: np.ndarray, otf: Any, penalty: Any, weight: float, num_threads: int | None
+) -> float:
+    """Of white noise, from what a weight leaves of the image: sum(g^2 |Y|^2) / sum(g) per value.
+
+    G. Wahba, J. R. Stat. Soc. B 45, 133 (1983).
+    """
+    top, bottom = plan.gcv(windowed(data), otf, penalty, np.array([weight]), num_threads)
+    energy = math.prod(float(np.square(window(n)).sum()) for n in data.shape)
+    return float(top[0] / (bottom[0] * energy)) if bottom[0] > 0 else 0.0
+
+
 def minimise(scores: Callable[[np.ndarray], np.ndarray]) -> tuple[float, float, bool]:
     """Exponent with the smallest score, that score, and whether it lies at the end of the searched range."""
     coarse = scores(SEARCH)

@@ -80,6 +80,22 @@ class FilterCall:
         self.plan = self.kernels.SpectralPlan(self.grid, filled, window, self.data.dtype)
         self.warnings: list[str] = []
 
+    def like(self, image: np.ndarray) -> FilterCall:
+        """The same call of another image; the PSF is taken as it is here."""
+        return FilterCall(
+            self.method,
+            image,
+            self.psf,
+            boundary=self.boundary,
+            normalize_psf=False,
+            voxel_size=None,
+            psf_voxel_size=None,
+            return_info=False,
+            backend=self.kernels.NAME,
+            engine="auto",
+            num_threads=self.num_threads,
+        )
+
     @property
     def voxel_size(self) -> tuple[float, ...] | None:
         given: tuple[float, ...] | None = self._psf_settings["voxel_size"]

@@ -24,6 +24,7 @@ from .._blur import Blur, geometry, make_plan
 from .._grid import Grid, Tile, cut, halo_of, trimmed
 from .._taps import point_symmetric
 from ._acceleration import HeavyBall
+from ._border_error import no_border
 from ._filters import FilterCall
 from ._tile import FILTERS, InMemory, Numbers, Restorer, halo_of_filter, read_region
 
@@ -357,13 +358,14 @@ def filtered(call: FilterCall, options: dict[str, Any], obstacle: str | None) ->
             )
         return found
 
-    settings: dict[str, Any] = {f"{weight}_searched": False, "gcv_score": None}
+    settings: dict[str, Any] = {f"{weight}_searched": False, "gcv_score": None, "border_factor": None}
     region = None
     if options[weight] == "auto" and options.get("noise_to_signal") is None:
         core = brightest(data, grid_of((0,) * data.ndim)).core
         part = np.ascontiguousarray(data[core])
         local = options | ({"boundary": "reflect"} if periodic else {})
-        _, info = function(part, psf, return_info=True, num_threads=call.num_threads, **local)
+        with no_border():
+            _, info = function(part, psf, return_info=True, num_threads=call.num_threads, **local)
         settings = {name: info["settings"][name] for name in settings}
         options[weight] = info["settings"][weight]
         call.warnings += info["warnings"]

@@ -20,6 +20,7 @@ from .._grid import trimmed
 from ..algorithms import _back_projectors as unmatched
 from ..algorithms import richardson_lucy
 from ..algorithms._acceleration import HeavyBall
+from ..algorithms._border_error import no_border
 from ..algorithms._options import psf_on_grid
 from ..algorithms._restore import choose, defaults_of
 from ..algorithms._richardson_lucy import DEFAULT_ITERATIONS
@@ -108,7 +109,7 @@ def _of_filter(
 ) -> Numbers:
     function, name = FILTERS[method]
     found = []
-    with _noting(notes):
+    with _noting(notes), no_border():
         for part in (sample.parts[i] for i in sample.trials):
             _, info = function(part, psf, return_info=True, num_threads=num_threads, **options)
             found.append(info["settings"][name])

@@ -1,0 +1,98 @@
+"""What the border asks of a filter's weight: against the truth, which the filter does not know."""
+
+import numpy as np
+import pytest
+
+import medeconv_fast as mf
+from medeconv_fast.algorithms import _border_error
+
+
+def texture(shape, seed):
+    """Positive, with details of all sizes."""
+    rng = np.random.default_rng(seed)
+    frequencies = np.meshgrid(*[np.fft.fftfreq(n) for n in shape], indexing="ij")
+    power = (sum(f**2 for f in frequencies) + 1e-4) ** -0.75
+    values = np.fft.ifftn(np.fft.fftn(rng.standard_normal(shape)) * power).real
+    return (values - values.min()) / np.ptp(values)
+
+
+def cut_from_a_larger_image(shape, psf, counts, seed):
+    """Truth and image of a part: what lies beyond its border has been blurred into it."""
+    around = [k // 2 for k in psf.shape]
+    whole = texture([n + 2 * a for n, a in zip(shape, around, strict=True)], seed) * counts
+    inside = tuple(slice(a, a + n) for n, a in zip(shape, around, strict=True))
+    blurred = mf.Blur(psf, whole.shape, boundary="wrap", dtype=np.float64).forward(whole)
+    image = np.random.default_rng(seed).poisson(np.maximum(blurred, 0))
+    return whole[inside], image[inside].astype(np.float32)
+
+
+SMALL = [((24, 26), (4.0, 4.0)), ((12, 20, 18), (2.5, 3.0, 3.0)), ((21, 29, 21), (2.5, 2.5, 2.5))]
+
+
+@pytest.mark.parametrize(("method", "weight"), [("wiener", "balance"), ("tikhonov", "weight")])
+def test_nearer_to_the_best_weight(method, weight, backend):
+    function = getattr(mf, method)
+    lost, without = [], []
+    for shape, fwhm in SMALL:
+        psf = mf.psf.gaussian(fwhm=fwhm, voxel_size=(1.0,) * len(shape))
+        for seed in range(3):
+            truth, image = cut_from_a_larger_image(shape, psf, 1000, seed)
+            found, info = function(image, psf, return_info=True, backend=backend)
+            assert info.settings["border_factor"] >= 1
+            with _border_error.no_border():
+                plain, other = function(image, psf, return_info=True, backend=backend)
+            assert other.settings["border_factor"] == 1
+            raised = info.settings["border_factor"] * other.settings[weight]
+            assert info.settings[weight] == pytest.approx(raised, rel=1e-12)
+            weights = info.settings[weight] * 10.0 ** np.arange(-2, 2.1, 0.25)
+            best = max(
+                mf.metrics.psnr(truth, function(image, psf, float(w), backend=backend)) for w in weights
+            )
+            lost.append(best - mf.metrics.psnr(truth, found))
+            without.append(best - mf.metrics.psnr(truth, plain))
+    assert np.mean(lost) < 0.5 * np.mean(without)
+    assert np.mean(lost) < 0.2
+
+
+def test_same_for_any_number_of_threads(backend):
+    psf = mf.psf.gaussian(fwhm=(2.5, 3.0, 3.0), voxel_size=(1.0, 1.0, 1.0))
+    _, image = cut_from_a_larger_image((12, 20, 18), psf, 1000, 0)
+    factors = [
+        mf.wiener(image, psf, return_info=True, backend=backend, num_threads=n)[1].settings["border_factor"]
+        for n in (1, 2, 5)
+    ]
+    assert factors[0] > 1.5
+    assert factors == [factors[0]] * 3
+
+
+def test_backends_agree():
+    """Nearly: each continues the image to the size of a transform that it finds cheap."""
+    psf = mf.psf.gaussian(fwhm=(4.0, 4.0), voxel_size=(1.0, 1.0))
+    _, image = cut_from_a_larger_image((24, 26), psf, 1000, 1)
+    factors = [
+        mf.wiener(image.astype(float), psf, return_info=True, backend=name)[1].settings["border_factor"]
+        for name in mf.backends.available()
+    ]
+    assert factors == pytest.approx([factors[0]] * len(factors), rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("shape", "boundary"), [((24, 26), "wrap"), ((120, 130), "reflect"), ((1, 90), "reflect")], ids=str
+)
+def test_where_the_border_has_no_say(shape, boundary, backend):
+    """Periodic images have none; of large ones most lies inside."""
+    psf = mf.psf.gaussian(fwhm=(3.0, 3.0), voxel_size=(1.0, 1.0))[-min(shape[0], 99) :]
+    psf = psf if shape[0] > 1 else psf.sum(axis=0, keepdims=True)
+    _, image = cut_from_a_larger_image(shape, psf, 300, 2)
+    _, info = mf.wiener(image, psf, boundary=boundary, return_info=True, backend=backend)
+    assert info.settings["border_factor"] == 1
+    _, info = mf.wiener(image, psf, 0.1, boundary=boundary, return_info=True, backend=backend)
+    assert info.settings["border_factor"] == 1
+
+
+def test_reach():
+    psf = np.zeros((7, 1, 9))
+    psf[3, 0, 4], psf[3, 0, 7], psf[1, 0, 4] = 0.9, 0.06, 0.04
+    assert _border_error.reach(psf) == (2, 0, 3)
+    psf[1, 0, 4], psf[3, 0, 4] = 0.015, 0.925
+    assert _border_error.reach(psf) == (0, 0, 3)
