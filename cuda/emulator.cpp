@@ -564,6 +564,7 @@ cudaError_t cudaMalloc(void** memory, size_t bytes) { return allocated_on(curren
 cudaError_t cudaFree(void* memory) {
     const Lock lock(runtime_busy);
     if (!memory) return cudaSuccess;
+    if (const cudaError_t status = not_while_recording("memory freed")) return status;
     if (const cudaError_t status = drain_all()) return status;  // as a device does
     return give_back(memory);
 }

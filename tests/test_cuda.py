@@ -4,6 +4,7 @@ The kernels' values are the other tests' to check (fixture ``backend``); here Cu
 where it is not installed.
 """
 
+import gc
 import importlib.util
 import os
 import sys
@@ -430,6 +431,32 @@ def test_recording_refuses_what_a_graph_cannot(image):
     with pytest.raises(RuntimeError, match="a wait while a graph is recorded"):
         memory.record(lambda: memory.place.synchronize())
     assert np.array_equal(data.numpy(), image)
+
+
+@on_emulator
+def test_garbage_waits_for_the_end_of_a_recording(image):
+    memory = _device.own_memory()
+    data = memory.uploaded(image)
+    before = _device.native().memory(0)
+    cycle = [memory.empty((1000,), np.float32, lasting=True)]
+    cycle.append(cycle)
+    del cycle
+    thresholds = gc.get_threshold()
+
+    def work():
+        gc.set_threshold(1)
+        [[] for _ in range(100)]
+        np.add(data, 1.0, out=data)
+
+    try:
+        again = memory.record(work)
+    finally:
+        gc.set_threshold(*thresholds)
+    assert gc.isenabled()
+    again()
+    gc.collect()
+    assert _device.native().memory(0) == before
+    assert np.array_equal(data.numpy(), image + 1)
 
 
 @on_emulator

@@ -7,6 +7,7 @@ host.
 
 from __future__ import annotations
 
+import gc
 import importlib
 import math
 import threading
@@ -292,12 +293,16 @@ class Memory:
         """
         # The default stream cannot be recorded, and what is recorded may run on any: a stream for this alone.
         ordinary, self.place = self.place, native().Place(self.place.device)
+        collects = gc.isenabled()
+        gc.disable()  # what garbage gives back to the device now would end the recording
         try:
             graph = native().Graph(self.place)
             work()
             graph.finish()
         finally:
             self.place = ordinary
+            if collects:
+                gc.enable()
 
         def again(kept: Any = work) -> None:  # what it works on stays as long as this does
             graph.run(ordinary)
