@@ -37,7 +37,7 @@ def test_table_is_sound(cases):
     ids = [case.id for case in cases.CASES]
     assert len(set(ids)) == len(ids)
     for case in cases.CASES:
-        assert case.operation in {*peers.BOUNDS, "copy", "precision"}
+        | dict.fromkeys(("training", "inference"), both)assert case.operation in {*peers.BOUNDS, "copy", "precision"}
         assert len(case.psf) in (0, len(case.shape))
         assert all(k % 2 for k in case.psf), "even PSFs have no agreed centre"
         for contender in case.contenders:
@@ -262,6 +262,25 @@ def test_planners_cases_and_their_table(load, report):
     rows = [{**row, "ratio": 1.2}, {**row, "ratio": 1.5}]
     text = "\n".join(report._planner(report.Results({"planner": {"planner": rows}})))
     assert "1 of 2 cases" in text and "1.50x" in text
+
+
+def test_whole_networks_are_reported(cases, report, load):
+    """A part of the networks does not pass for all."""
+    head = {"datetime": "2031-02-03T04:05:06", "machine_info": raw_record(cases, report)["machine_info"]}
+    both = {"medeconv_fast": {"median_ms": 2.0, "bytes": 2e6}, "torch": {"median_ms": 5.0, "bytes": 1e6}}
+    rows = [
+        {"net": case.title, "mode": mode, "error": 0.0}
+        | dict.fromkeys(("training", "inference"), both)
+        for case in list(load("nets").CASES.values())[:1]
+        for mode in ("warm", "default")
+    ]
+    text = report.render(report.Results({"nets": {**head, "nets": rows}}))
+    found = {row[0]: row[2:] for row in rows_of(text, "## Targets")}
+    assert found["DeconvNet, training, warm heap: torch over ours"] == ["2.5 x", "met"]
+    assert found["DeconvNet, inference, default heap: our memory over torch's"] == ["2", "**falls short**"]
+    assert found["RLNet, training, warm heap: torch over ours"] == ["", "not measured"]
+    (row,) = [row for row in rows_of(text, "## Whole networks") if row[1:3] == ["warm", "training"]]
+    assert row[3:] == ["2", "5", "2.5x", "2", "1"]
 
 
 @pytest.mark.parametrize(

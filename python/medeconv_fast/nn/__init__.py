@@ -13,7 +13,7 @@ from ._data import PatchSampler
 from ._deconv_net import DeconvNet
 from ._graph import Graph, register
 from ._history import History
-from ._joining import Add, Concat, Divide, Multiply
+from ._joining import Add, Concat, Crop, Divide, Multiply
 from ._layer import Input, Layer
 from ._model import Model, Sequential
 from ._normalization import GroupNorm, InstanceNorm
@@ -28,6 +28,7 @@ register(
     Concat,
     Conv,
     ConvTranspose,
+    Crop,
     Divide,
     FixedBlur,
     GroupNorm,
@@ -51,6 +52,7 @@ __all__ = [
     "Conv",
     "ConvTranspose",
     "CosineDecay",
+    "Crop",
     "DeconvNet",
     "Divide",
     "EarlyStopping",

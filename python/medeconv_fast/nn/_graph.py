@@ -52,7 +52,7 @@ class Graph(Layer):
     Raises
     ------
     ValueError, TypeError
-        Signals that do not hang together, or two layers of one name.
+        Signals that do not hang together, two layers of one name, one layer with weights in two graphs.
 
     References
     ----------
@@ -87,6 +87,7 @@ class Graph(Layer):
             self.nodes.append(_Node(signal.layer, tuple(number[id(source)] for source in signal.inputs)))
         self.layers: list[Layer] = list({id(node.layer): node.layer for node in self.nodes}.values())
         self._name_layers()
+        self._check_owners()
         uses = [i for node in self.nodes for i in node.inputs]
         self._last_use = {i: n for n, node in enumerate(self.nodes) for i in node.inputs}
         unused = [i for i in range(len(starts)) if i not in uses]
@@ -103,6 +104,17 @@ class Graph(Layer):
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice is not None:
             raise ValueError(f"name: got two layers of the name {twice!r}, expected one name each")
+
+    def _check_owners(self) -> None:
+        """A layer with weights stands in one graph, or it would be trained and saved twice."""
+        seen: dict[int, str] = {}
+        for path, layer in self.leaves():
+            if layer.shapes() and id(layer) in seen:
+                raise ValueError(
+                    f"layers: {seen[id(layer)]!r} and {path!r} are one layer in two graphs, expected "
+                    "that the graph itself is shared"
+                )
+            seen[id(layer)] = path
 
     # ------------------------------------------------------------ as a layer
 
