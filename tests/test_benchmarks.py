@@ -37,7 +37,7 @@ def test_table_is_sound(cases):
     ids = [case.id for case in cases.CASES]
     assert len(set(ids)) == len(ids)
     for case in cases.CASES:
-        | dict.fromkeys(("training", "inference"), both)assert case.operation in {*peers.BOUNDS, "copy", "precision"}
+        assert case.operation in {*peers.BOUNDS, "copy", "precision"}
         assert len(case.psf) in (0, len(case.shape))
         assert all(k % 2 for k in case.psf), "even PSFs have no agreed centre"
         for contender in case.contenders:
@@ -269,8 +269,7 @@ def test_whole_networks_are_reported(cases, report, load):
     head = {"datetime": "2031-02-03T04:05:06", "machine_info": raw_record(cases, report)["machine_info"]}
     both = {"medeconv_fast": {"median_ms": 2.0, "bytes": 2e6}, "torch": {"median_ms": 5.0, "bytes": 1e6}}
     rows = [
-        {"net": case.title, "mode": mode, "error": 0.0}
-        | dict.fromkeys(("training", "inference"), both)
+        {"net": case.title, "mode": mode, "error": 0.0} | dict.fromkeys(("training", "inference"), both)
         for case in list(load("nets").CASES.values())[:1]
         for mode in ("warm", "default")
     ]

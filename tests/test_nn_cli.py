@@ -128,8 +128,7 @@ def test_a_finer_grid_covers_the_same_field(files, capsys, monkeypatch):
     made, truth = mf.io.read("fine.nii.gz"), mf.io.read("truth1.nii.gz")
     assert made.shape == (16, 20, 20) and made.voxel_size == (1.0, 1.0, 1.0)
     np.testing.assert_allclose(made.affine, np.eye(4), atol=1e-6)
-    coarse = np.kron(mf.io.read("coarse1.nii.gz").array, np.ones((1, 2, 2)))
-    assert mf.metrics.psnr(truth.array, made.array) > mf.metrics.psnr(truth.array, coarse)
+    assert mf.metrics.psnr(truth.array, made.array) > 22  # a shift by one pixel costs 10 dB
     status, text = run(capsys, *words[:3], "coarse0.nii.gz", *words[4:], "--overwrite")
     assert status == 2 and "expected (16, 20, 20) for an image of (16, 10, 10)" in text
     status, text = run(capsys, *finer, "-o", "fine.dcm")

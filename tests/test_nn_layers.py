@@ -102,7 +102,7 @@ def test_crop_and_its_transpose(rng, tol):
         check_gradients(net, [x], rng, tol("finite_differences"))
     one, two = nn.Input(1), nn.Input(1)
     small = nn.Graph([one, two], nn.Crop(name="c")(one, two))
-    with pytest.raises(ValueError, match=r"layer 'c' (Crop): got inputs of shapes"):
+    with pytest.raises(ValueError, match=r"layer 'c' \(Crop\): got inputs of shapes"):
         small.forward([x[:, :1, :4], x[:, :1]], Engine(), None)
 
 

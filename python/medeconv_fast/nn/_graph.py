@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from fractions import Fraction
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -134,6 +135,14 @@ class Graph(Layer):
                 yield from layer.leaves(f"{prefix}{layer.name}.")
             else:
                 yield prefix + layer.name, layer
+
+    def scales(self, before: tuple[Fraction, ...]) -> Iterator[tuple[Fraction, ...]]:
+        """Samples of every result, inside of graphs too, per sample where `before` is that of the inputs."""
+        for signal in in_order(self.inputs, self.output):
+            yield tuple(a * b for a, b in zip(before, signal.scale, strict=True))
+            if isinstance(signal.layer, Graph):
+                inside = signal.inputs[0].scale
+                yield from signal.layer.scales(tuple(a * b for a, b in zip(before, inside, strict=True)))
 
     def trains(self) -> bool:
         return self.trainable and any(layer.trainable and layer.shapes() for _, layer in self.leaves())

@@ -444,14 +444,7 @@ class Model(Graph):
 
     def _steps(self) -> tuple[int, ...]:
         """Per axis the least common multiple of all strides so far from the input."""
-        scales: list[tuple[Fraction, ...]] = []
-        waiting, seen = [self.output], set()
-        while waiting:
-            signal = waiting.pop()
-            if id(signal) not in seen:
-                seen.add(id(signal))
-                scales.append(signal.scale)
-                waiting.extend(signal.inputs)
+        scales = self.scales((Fraction(1),) * self.ndim)
         return tuple(math.lcm(*(s.denominator for s in axis)) for axis in zip(*scales, strict=True))
 
     def summary(self) -> str:
