@@ -75,6 +75,7 @@ LAYERS = {
     "relu": lambda: nn.ReLU(),
     "leaky": lambda: nn.LeakyReLU(0.2),
     "softplus": lambda: nn.Softplus(),
+    "deviation": lambda: nn.LocalDeviation(3),
     "group_norm": lambda: nn.GroupNorm(2),
     "group_norm_plain": lambda: nn.GroupNorm(1, affine=False),
     "instance_norm": lambda: nn.InstanceNorm(),
@@ -281,6 +282,28 @@ def test_upsampling_reproduces_polynomials():
         net = nn.Graph(image, nn.UpSampling(factor, mode)(image))
         out = net.forward([(coarse**power)[None, None]], Engine(), None)[0, 0]
         np.testing.assert_allclose(out[9:-9], (fine**power)[9:-9], atol=1e-12)
+
+
+def test_local_deviation_is_that_of_the_noise(rng, tol, dtype):
+    """The formula by scipy; white noise gives its own deviation, a flat image 0 and no slope."""
+    ndimage = pytest.importorskip("scipy.ndimage", reason="SKIPPED: scipy is not installed")
+    around = np.zeros((3, 3, 3))
+    for axis in range(3):
+        around[tuple(np.roll([0, 1, 1], axis))] = around[tuple(np.roll([2, 1, 1], axis))] = 1 / 6
+    x = (5 + 0.3 * rng.standard_normal((2, 1, 40, 30, 32))).astype(dtype)
+    image = nn.Input(1, 3)
+    net = nn.Model(image, nn.LocalDeviation(name="noise")(image), dtype=dtype)
+    got = net.predict(x)
+    for one, made in zip(x[:, 0].astype(np.float64), got[:, 0], strict=True):
+        detail = one - ndimage.correlate(one, around, mode="nearest")
+        expected = np.sqrt(6 / 7 * ndimage.uniform_filter(detail**2, 9, mode="nearest"))
+        assert np.linalg.norm(made - expected) < tol("formula", dtype) * np.linalg.norm(expected)
+    assert got.mean() == pytest.approx(0.3, rel=0.05)
+    tape = {}
+    flat = net.forward([np.full((1, 1, 9, 9, 9), 2.0)], Engine(), tape)
+    (grad,) = net.backward(np.ones_like(flat), tape, Engine(), Gradients(), (True,))
+    assert np.abs(flat).max() < 1e-7 and np.isfinite(grad).all()
+    refused(ValueError, "window: got 4, expected an odd", lambda: nn.LocalDeviation(4))
 
 
 def test_group_norm_is_its_formula(rng):

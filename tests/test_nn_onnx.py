@@ -28,8 +28,8 @@ def graph(ndim):
     block = nn.Graph(inner, nn.Softplus()(nn.Conv(4, 3, padding_mode="replicate")(inner)), name="block")
     signal = nn.InstanceNorm(affine=False)(block(block(signal)))
     signal = nn.Conv(4, 4, padding_mode="circular")(nn.Conv(4, 3, padding_mode="reflect")(signal))
-    signal = nn.Concat()(signal, nn.Multiply()(image, image))
-    small = nn.Conv(3, 3, 2, groups=3)(signal)
+    signal = nn.Concat()(signal, nn.Multiply()(image, image), nn.LocalDeviation(5)(image))
+    small = nn.Conv(4, 3, 2, groups=4)(signal)
     large = nn.ConvTranspose(2, 3, 2, activation="relu")(small)
     return nn.Model(image, nn.Divide(0.1)(nn.Add()(large, image, image), image), seed=3)
 

@@ -11,6 +11,7 @@ from ._callbacks import Callback, EarlyStopping, ReduceOnPlateau
 from ._convolutions import Conv, ConvTranspose
 from ._data import PatchSampler
 from ._deconv_net import DeconvNet
+from ._deviation import LocalDeviation
 from ._graph import Graph, register
 from ._history import History
 from ._joining import Add, Concat, Crop, Divide, Multiply
@@ -34,6 +35,7 @@ register(
     GroupNorm,
     InstanceNorm,
     LeakyReLU,
+    LocalDeviation,
     Multiply,
     ReLU,
     RichardsonLucyStep,
@@ -65,6 +67,7 @@ __all__ = [
     "InstanceNorm",
     "Layer",
     "LeakyReLU",
+    "LocalDeviation",
     "Model",
     "Multiply",
     "PatchSampler",

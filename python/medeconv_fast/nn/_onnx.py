@@ -15,6 +15,7 @@ from ..io._files import write_whole
 from ._activations import LeakyReLU, ReLU, Softplus
 from ._blur_layers import FixedBlur, RichardsonLucyStep
 from ._convolutions import Conv, ConvTranspose, _Convolution
+from ._deviation import BOUNDARY, LocalDeviation
 from ._graph import Graph
 from ._joining import Add, Concat, Crop, Divide, Multiply
 from ._layer import Layer
@@ -230,6 +231,13 @@ def _blurred(build: _Builder, layer: FixedBlur, inputs: Sequence[str]) -> str:
     return _Blurring(build, layer.weights["psf"], layer.channels, layer.boundary).forward(inputs[0])
 
 
+def _deviation(build: _Builder, layer: LocalDeviation, inputs: Sequence[str]) -> str:
+    (x,) = inputs
+    around, mean = (_Blurring(build, taps, layer.channels, BOUNDARY) for taps in layer.filters())
+    detail = build.node("Sub", x, around.forward(x))
+    return build.node("Sqrt", mean.forward(build.node("Mul", detail, detail)))
+
+
 def _iteration(build: _Builder, layer: RichardsonLucyStep, inputs: Sequence[str]) -> str:
     estimate, image = inputs
     forward = _Blurring(build, layer.weights["psf"], layer.channels, layer.boundary)
@@ -270,6 +278,7 @@ def _export(build: _Builder, layer: Layer, inputs: Sequence[str]) -> str:
         FixedBlur: _blurred,
         RichardsonLucyStep: _iteration,
         Crop: _cropped,
+        LocalDeviation: _deviation,
     }
     if type(layer) not in makers:
         raise NotImplementedError(f"{layer.name}: {type(layer).__name__} has no form in ONNX")

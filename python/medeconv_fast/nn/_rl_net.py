@@ -13,6 +13,7 @@ from ..algorithms._back_projectors import BACK_PROJECTORS, back_projector_of
 from ._activations import ReLU
 from ._blur_layers import BOUNDARIES, RichardsonLucyStep, _given
 from ._convolutions import Conv, ConvTranspose
+from ._deviation import LocalDeviation
 from ._graph import Graph
 from ._joining import Add, Concat, Crop, Divide, Multiply
 from ._layer import Input, Signal
@@ -38,31 +39,34 @@ def _learnt_step(filters: int, ndim: int) -> Graph:
 
 
 def _correction(channels: int, ndim: int, filters: int, levels: int, depth: int) -> Graph:
-    """From image and estimates to what is added to the last one: down by halves, and back up.
+    """From image, estimates and noise to what is added to the last estimate.
 
-    All convolutions are without biases, and none is on the full grid but the first and the last, which reach
-    it with strides: at half the resolution a volume has an eighth of the values.
+    A convolution on the image's own grid, coarser grids with twice the channels, and two convolutions back
+    on the image's grid, all without biases.
     """
     known = Input(channels, ndim)
     halves = [(0, 1)] * ndim  # a length that is odd is rounded up
 
-    def features(signal: Signal, name: str) -> Signal:
-        for number in range(1, depth + 1):
-            signal = Conv(filters, 3, bias=False, activation="relu", name=f"{name}_{number}")(signal)
+    def features(signal: Signal, count: int, width: int, name: str) -> Signal:
+        for number in range(1, count + 1):
+            signal = Conv(width, 3, bias=False, activation="relu", name=f"{name}_{number}")(signal)
         return signal
 
-    grids, signal = [known], known
+    wide = 2 * filters
+    signal = features(known, 1, filters, "before")
+    grids = [signal]
     for level in range(1, levels + 1):
-        signal = Conv(filters, 2, 2, halves, bias=False, init="he", name=f"down_{level}")(signal)
-        signal = features(signal, f"coarse_{level}")
+        signal = Conv(wide, 2, 2, halves, bias=False, name=f"down_{level}")(signal)
+        signal = features(signal, depth, wide, f"coarser_{level}")
         grids.append(signal)
-    for level in range(levels - 1, 0, -1):
-        signal = ConvTranspose(filters, 2, 2, bias=False, name=f"up_{level}")(signal)
-        signal = Crop(name=f"cut_{level}")(signal, grids[level])
-        signal = Add(name=f"joined_{level}")(signal, grids[level])
-        signal = features(signal, f"fine_{level}")
-    signal = ConvTranspose(1, 4, 2, bias=False, init="zeros", name="up_0")(signal)
-    return Graph(known, Crop(name="cut_0")(signal, known), name="correction")
+    for level in range(levels, 0, -1):
+        signal = features(signal, depth, wide, f"finer_{level}")
+        width = wide if level > 1 else filters
+        signal = ConvTranspose(width, 2, 2, bias=False, name=f"up_{level}")(signal)
+        finer = grids[level - 1]
+        signal = Add(name=f"joined_{level}")(finer, Crop(name=f"cut_{level}")(signal, finer))
+    signal = features(signal, 1, filters, "after")
+    return Graph(known, Conv(1, 3, bias=False, init="zeros", name="last")(signal), name="correction")
 
 
 class RLNet(Model):
@@ -74,10 +78,10 @@ class RLNet(Model):
 
     With a PSF the steps are `RichardsonLucyStep` with the known blur and an unmatched back projector [2]_,
     and what is learnt is a correction: after each step two convolutions without biases of image, estimate and
-    the estimate before; or, with `levels`, after the last step a U-shaped network of image and all estimates,
-    whose convolutions run at half the resolution and less. It is added; below 0 the sum counts as 0. Nothing
-    that is learnt depends on the PSF, so the network can be given another one (`with_psf`), and without
-    biases it is homogeneous: images of any scale give results of that scale [3]_.
+    the estimate before; or, with `levels`, after the last step a U-shaped network of image, all estimates and
+    the noise (`LocalDeviation` of the image). It is added; below 0 the sum counts as 0. Nothing that is
+    learnt depends on the PSF, so the network can be given another one (`with_psf`), and without biases it is
+    homogeneous: images of any scale give results of that scale [3]_.
 
     Parameters
     ----------
@@ -91,11 +95,11 @@ class RLNet(Model):
         Spatial axes of the images; default: the PSF's, without one 3.
     seed : int
     depth : int
-        With a PSF: convolutions of a correction, 2 or more; with `levels` of each grid on the way down, and
-        as many on the way up, 1 or more.
+        With a PSF: convolutions of a correction, 2 or more; with `levels` of each coarser grid on the way
+        down, and as many on the way up, 1 or more.
     levels : int
-        With a PSF: how often the correction's network halves the resolution; 0: corrections after every step,
-        on the image's own grid.
+        With a PSF: how often the correction's network halves the resolution; there it has twice the
+        `filters`. 0: corrections after every step, on the image's own grid.
     back_projector : str or array_like
         With a PSF, as in `richardson_lucy`; "matched" too. Arrays and PSFs of odd lengths.
     boundary : {"reflect", "zero", "nearest", "mirror", "wrap"}
@@ -106,7 +110,7 @@ class RLNet(Model):
     Attributes
     ----------
     known : Signal or None
-        With `levels`: image and estimates, as channels.
+        With `levels`: image, estimates and noise, as channels.
     correction : Graph or None
         With `levels`: what is learnt, from `known` to what is added to the last estimate.
 
@@ -188,8 +192,9 @@ class RLNet(Model):
                 estimates.append(updated)
                 signal = updated if levels else self._corrected(image, updated, signal, number)
             if levels:
-                self.known = Concat(name="known")(image, *estimates)
-                self.correction = _correction(steps + 1, taps.ndim, filters, levels, depth)
+                noise = LocalDeviation(name="noise")(image)
+                self.known = Concat(name="known")(image, *estimates, noise)
+                self.correction = _correction(steps + 2, taps.ndim, filters, levels, depth)
                 signal = Add(name="sum")(signal, self.correction(self.known))
                 signal = ReLU(name="result")(signal)
         self._arguments["ndim"] = image.ndim
