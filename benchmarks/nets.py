@@ -1,11 +1,10 @@
 """Whole networks against torch (oneDNN): a training step, inference, and the memory of both.
 
-    python benchmarks/nets.py -o FILE.json [--only deconv ...] [--seconds S]
+    python benchmarks/nets.py -o benchmarks/results/nets.json [--only deconv ...] [--seconds S]
 
 Every contender works in a process of its own, in turns, with the heap kept warm (torch's best) or as it is by
-default; before it is timed, its result is compared with ours. Training: forward, mean squared error,
-backward, an update of Adam. Memory: what a process's peak grows by from before the network to after the
-steps.
+default; its result is compared with ours. Training: forward, mean squared error, backward, an update of Adam.
+Memory: what a process's peak grows by from before the network's first use to after the steps.
 """
 
 from __future__ import annotations
@@ -13,10 +12,10 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -24,8 +23,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from machine import peak_bytes, save  # notes the load before anything is measured
+
 WARM = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "100000000000"}
 MODES: dict[str, dict[str, str]] = {"warm": WARM, "default": {}}
+WORK = {"training": "training step", "inference": "inference"}
 TURNS = 2
 FEWEST = 5
 BOUND = 1e-4  # norm-wise, float32
@@ -48,12 +50,12 @@ def data(case: Case) -> tuple[np.ndarray, np.ndarray]:
     return x, y
 
 
-def our_net(name: str) -> Any:
+def our_net(name: str, threads: int | None = None) -> Any:
     import medeconv_fast as mf
 
     if name == "deconv":
-        return mf.nn.DeconvNet(residual=False)
-    return mf.nn.RLNet(steps=2, filters=16)
+        return mf.nn.DeconvNet(residual=False, num_threads=threads)
+    return mf.nn.RLNet(steps=2, filters=16, num_threads=threads)
 
 
 def torch_net(name: str) -> Any:
@@ -96,13 +98,13 @@ def torch_net(name: str) -> Any:
     return net
 
 
-def by_us(name: str) -> tuple[Callable[[], Any], Callable[[], np.ndarray]]:
+def by_us(name: str, threads: int) -> tuple[Callable[[], Any], Callable[[], np.ndarray]]:
     """A training step, and inference."""
     from medeconv_fast.nn._data import ArrayPairs
     from medeconv_fast.nn._training import Training, _Score, make_batch
 
     x, y = data(CASES[name])
-    net = our_net(name).compile("adam", "mse")
+    net = our_net(name, threads).compile("adam", "mse")
     loss, optimizer = net._compiled()
     pairs = ArrayPairs(x, y, net.ndim, net.channels)
     training = Training(
@@ -126,10 +128,10 @@ def by_us(name: str) -> tuple[Callable[[], Any], Callable[[], np.ndarray]]:
     return step, lambda: np.asarray(net.predict(x))
 
 
-def by_torch(name: str) -> tuple[Callable[[], Any], Callable[[], np.ndarray]]:
+def by_torch(name: str, threads: int) -> tuple[Callable[[], Any], Callable[[], np.ndarray]]:
     import torch
 
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    torch.set_num_threads(threads)
     x, y = (torch.from_numpy(array) for array in data(CASES[name]))
     net = torch_net(name)
     optimizer = torch.optim.Adam(net.parameters(), 1e-3)
@@ -149,10 +151,6 @@ def by_torch(name: str) -> tuple[Callable[[], Any], Callable[[], np.ndarray]]:
 CONTENDERS = {"medeconv_fast": by_us, "torch": by_torch}
 
 
-def peak() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
 def milliseconds(call: Callable[[], Any], seconds: float) -> list[float]:
     call()
     call()
@@ -165,85 +163,90 @@ def milliseconds(call: Callable[[], Any], seconds: float) -> list[float]:
     return times
 
 
-def worker(name: str, contender: str, path: str, seconds: str) -> None:
+def worker(name: str, contender: str, path: str, threads: int, seconds: float) -> None:
     """Times of one contender, and its first prediction in a file."""
-    step, predict = CONTENDERS[contender](name)
-    before = peak()
+    step, predict = CONTENDERS[contender](name, threads)
+    before = peak_bytes()
     np.save(path, predict())
-    inference = milliseconds(predict, float(seconds))
-    after_inference = peak()
-    training = milliseconds(step, float(seconds))
+    inference = milliseconds(predict, seconds)
+    after_inference = peak_bytes()
+    training = milliseconds(step, seconds)
     found = {
         "inference_ms": inference,
         "training_ms": training,
         "inference_bytes": after_inference - before,
-        "training_bytes": peak() - before,
+        "training_bytes": peak_bytes() - before,
     }
     print(json.dumps(found))
 
 
+def _in_a_process(
+    name: str, contender: str, mode: str, threads: int, seconds: float
+) -> tuple[dict[str, Any], np.ndarray]:
+    with tempfile.TemporaryDirectory() as folder:
+        path = str(Path(folder, "result.npy"))
+        command = [sys.executable, __file__, "--worker", name, contender, path]
+        command += ["--threads", str(threads), "--seconds", str(seconds)]
+        environment = os.environ | MODES[mode]
+        done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+        found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        return found, np.load(path).astype(np.float64)
+
+
+def measure(name: str, mode: str, threads: int, seconds: float, turns: int) -> dict[str, Any]:
+    """Medians in ms and peaks in bytes, of both contenders."""
+    runs: dict[str, list[dict[str, Any]]] = {contender: [] for contender in CONTENDERS}
+    results = {}
+    for _ in range(turns):
+        for contender, own in runs.items():
+            found, results[contender] = _in_a_process(name, contender, mode, threads, seconds)
+            own.append(found)
+    ours, theirs = results["medeconv_fast"], results["torch"]
+    error = float(np.linalg.norm(ours - theirs) / np.linalg.norm(theirs))
+    if not error <= BOUND:
+        raise SystemExit(f"{name}: the results differ by {error:.2g}, at most {BOUND:g} is expected")
+    row: dict[str, Any] = {"net": CASES[name].title, "mode": mode, "error": error}
+    for work in WORK:
+        row[work] = {
+            contender: {
+                "median_ms": statistics.median(t for run in own for t in run[f"{work}_ms"]),
+                "least_ms": min(t for run in own for t in run[f"{work}_ms"]),
+                "times": sum(len(run[f"{work}_ms"]) for run in own),
+                "bytes": max(run[f"{work}_bytes"] for run in own),
+            }
+            for contender, own in runs.items()
+        }
+    return row
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("-o", "--output", metavar="FILE")
+    parser.add_argument("-o", "--output", type=Path)
+    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--only", nargs="+", choices=tuple(CASES), default=list(CASES))
-    parser.add_argument("--seconds", type=float, default=4.0, help="per measurement (default: 4)")
-    parser.add_argument("--worker", nargs=4, help=argparse.SUPPRESS)
+    parser.add_argument("--seconds", type=float, default=3.0, help="per measurement (default: 3)")
+    parser.add_argument("--quick", action="store_true", help="each a few times only: does everything work?")
+    parser.add_argument("--worker", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker:
-        worker(*arguments.worker)
+        worker(*arguments.worker, arguments.threads, arguments.seconds)
         return
-    import tempfile
-
-    records = []
+    seconds, turns = (0.0, 1) if arguments.quick else (arguments.seconds, TURNS)
+    rows = []
     for name in arguments.only:
-        for mode, environment in MODES.items():
-            found: dict[str, list[dict[str, Any]]] = {contender: [] for contender in CONTENDERS}
-            results = {}
-            for _ in range(TURNS):
-                for contender in CONTENDERS:
-                    with tempfile.TemporaryDirectory() as folder:
-                        path = str(Path(folder, "result.npy"))
-                        done = subprocess.run(
-                            [
-                                sys.executable,
-                                __file__,
-                                "--worker",
-                                name,
-                                contender,
-                                path,
-                                str(arguments.seconds),
-                            ],
-                            env=os.environ | environment,
-                            capture_output=True,
-                            text=True,
-                            check=True,
-                        )
-                        results[contender] = np.load(path).astype(np.float64)
-                    found[contender].append(json.loads(done.stdout.splitlines()[-1]))
-            ours, theirs = results["medeconv_fast"], results["torch"]
-            error = float(np.linalg.norm(ours - theirs) / np.linalg.norm(theirs))
-            if error > BOUND:
-                raise SystemExit(f"{name}: the results differ by {error:.2g}, at most {BOUND:g} is expected")
-            record: dict[str, Any] = {"case": CASES[name].title, "mode": mode, "error": error}
-            for contender, runs in found.items():
-                for kind in ("training", "inference"):
-                    times = [t for run in runs for t in run[f"{kind}_ms"]]
-                    record[f"{contender} {kind} ms"] = statistics.median(times)
-                    record[f"{contender} {kind} fastest ms"] = min(times)
-                    record[f"{contender} {kind} MB"] = max(run[f"{kind}_bytes"] for run in runs) / 1e6
-            for kind in ("training", "inference"):
-                ratio = record[f"torch {kind} ms"] / record[f"medeconv_fast {kind} ms"]
-                record[f"{kind} speedup"] = ratio
+        for mode in MODES:
+            row = measure(name, mode, arguments.threads, seconds, turns)
+            rows.append(row)
+            for work, title in WORK.items():
+                ours, theirs = (row[work][contender] for contender in CONTENDERS)
+                ratio = theirs["median_ms"] / ours["median_ms"]
                 print(
-                    f"{record['case']}, {mode} heap, {kind}: {record[f'medeconv_fast {kind} ms']:.1f} ms and "
-                    f"{record[f'medeconv_fast {kind} MB']:.0f} MB, torch "
-                    f"{record[f'torch {kind} ms']:.1f} ms and "
-                    f"{record[f'torch {kind} MB']:.0f} MB: {ratio:.2f} times as fast",
+                    f"{row['net']}, {mode} heap, {title}: {ours['median_ms']:.1f} ms and "
+                    f"{ours['bytes'] / 1e6:.0f} MB, torch {theirs['median_ms']:.1f} ms and "
+                    f"{theirs['bytes'] / 1e6:.0f} MB: {ratio:.2f} times as fast",
                     flush=True,
                 )
-            records.append(record)
-    if arguments.output:
-        Path(arguments.output).write_text(json.dumps(records, indent=2) + "\n", encoding="utf-8")
+    save(arguments.output, arguments.threads, nets=rows)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from cases import CASES, LAYERS, Case, cube, times
 
 HERE = Path(__file__).parent
 RESULTS, REPORT = HERE / "results", HERE / "RESULTS.md"
-FILES = ("suite", "large", "memory", "isas", "planner", "networks")
+FILES = ("suite", "large", "memory", "isas", "planner", "networks", "nets")
 # Columns of the tables, in this order.
 CONTENDERS = (
     "medeconv",
@@ -50,6 +50,11 @@ NETWORK_TARGETS = (
     ("restoration", "default", (5.0, None)),
     ("extra", "warm", (2.0, 0.9)),
 )
+# Whole networks: least ratio of torch's time to ours.
+NET_TARGETS = {
+    "DeconvNet": {"training": 1.5, "inference": 2.0},
+    "RLNet": {"training": 1.5, "inference": 2.0},
+}
 KINDS = {"general": "PSF without symmetry", "gaussian": "Gaussian PSF"}
 EXTRA = [
     "operation",
@@ -176,6 +181,13 @@ class Results:
         self.networks("warm")
         rows: list[dict[str, Any]] = self.records["networks"]["network_memory"]
         return rows
+
+    def net(self, name: str, mode: str, work: str, what: str) -> float:
+        """torch's time or memory over ours, of a whole network."""
+        for row in self.records["nets"]["nets"]:
+            if row["mode"] == mode and row["net"].startswith(name):
+                return row[work]["torch"][what] / row[work]["medeconv_fast"][what]
+        raise KeyError(name)
 
     def isa(self, shape: tuple[int, ...], engine: str, isa: str) -> float:
         for row in self.records["isas"]["isas"]:
@@ -306,6 +318,26 @@ def targets() -> list[Target]:
             "",
         )
     )
+    for net, limits in NET_TARGETS.items():
+        for work, limit in limits.items():
+            found += [
+                Target(
+                    f"{net}, {work}, {mode} heap: torch over ours",
+                    limit,
+                    True,
+                    lambda r, net=net, mode=mode, work=work: r.net(net, mode, work, "median_ms"),
+                )
+                for mode in ("warm", "default")
+            ]
+            found.append(
+                Target(
+                    f"{net}, {work}, default heap: our memory over torch's",
+                    1,
+                    False,
+                    lambda r, net=net, work=work: 1 / r.net(net, "default", work, "bytes"),
+                    "",
+                )
+            )
     for isa, limit in (("avx2", 1.8), ("baseline", 4)):
         for engine in ("spectral", "separable"):
             what = f"256 cubed, {engine} iteration: {isa} over avx512"
@@ -568,6 +600,21 @@ def _networks(results: Results) -> list[str]:
     return [*lines, "### Memory beside operands and result", "", *table(head, rows)]
 
 
+def _nets(results: Results) -> list[str]:
+    if "nets" not in results.records:
+        return []
+    rows = []
+    for row in results.records["nets"]["nets"]:
+        for work in ("training", "inference"):
+            ours, theirs = row[work]["medeconv_fast"], row[work]["torch"]
+            times_ms = [ours["median_ms"], theirs["median_ms"]]
+            values = [*times_ms, times_ms[1] / times_ms[0], ours["bytes"] / 1e6, theirs["bytes"] / 1e6]
+            cells = [number(value) for value in values]
+            rows.append([row["net"], row["mode"], work, *cells[:2], f"{cells[2]}x", *cells[3:]])
+    head = ["network", "heap", "work", "ms", "torch, ms", "torch over ours", "MB", "torch, MB"]
+    return ["## Whole networks", "", NETS, "", *table(head, rows)]
+
+
 def _planner(results: Results) -> list[str]:
     if "planner" not in results.records:
         return []
@@ -597,6 +644,10 @@ Medians in ms on a warm heap, in brackets over ours. "Default heap": torch's tim
 goes back to the system, as it does unless told otherwise; AVX2: both sides kept to AVX2, warm. GFLOP/s are
 those of the direct sum, whatever the kernel saves, so that Winograd's can exceed the arithmetic of the
 machine; `medeconv-exact` uses direct sums only.\
+"""
+NETS = """\
+Medians in ms; training is forward, mean squared error, backward and an update of Adam. Each contender in a
+process of its own, in turns. MB: what the peak of its process grows by from before the network's first use.\
 """
 INTRODUCTION = """\
 # Benchmark results
@@ -630,7 +681,7 @@ def render(results: Results) -> str:
             for boundary in ("wrap", "extended"):
                 lines += _section(results, operation, kind, boundary)
     lines += _copies(results) + _memory(results) + _isas(results) + _planner(results)
-    lines += _networks(results)
+    lines += _networks(results) + _nets(results)
     return "\n".join(lines).rstrip() + "\n"
 
 

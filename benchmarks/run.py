@@ -1,6 +1,6 @@
 """Runs the whole measurement unattended and writes RESULTS.md: what `make bench` calls.
 
-    python benchmarks/run.py                      suite, memory, isas, planner, networks, report
+    python benchmarks/run.py                      suite, memory, isas, planner, networks, nets, report
     python benchmarks/run.py --only suite -k "256x256x256 and wrap" --results DIRECTORY
     python benchmarks/run.py --only large         512 cubed and the like
 
@@ -20,7 +20,7 @@ from pathlib import Path
 from report import RESULTS
 
 HERE = Path(__file__).parent
-STEPS = ("suite", "large", "memory", "isas", "planner", "networks")
+STEPS = ("suite", "large", "memory", "isas", "planner", "networks", "nets")
 MARKS = {"suite": "not large", "large": "large"}
 
 
@@ -61,7 +61,7 @@ def main() -> int:
             command = [sys.executable, str(HERE / f"{step}.py")]
             command += ["-o", str(target), "--threads", str(arguments.threads)]
             if arguments.quick:
-                command += ["--quick"] if step == "networks" else ["--shape", "48", "48", "48"]
+                command += ["--quick"] if step in ("networks", "nets") else ["--shape", "48", "48", "48"]
         status = subprocess.run(command, env=environment, check=False).returncode
         if step in MARKS and raw.exists() and raw.stat().st_size:
             slim = [sys.executable, str(HERE / "report.py"), "--slim", str(raw), "-o", str(target)]

@@ -109,6 +109,34 @@ def test_slices_another_psf_and_resume(files, capsys, monkeypatch):
     assert status == 0, text
 
 
+def test_a_finer_grid_covers_the_same_field(files, capsys, monkeypatch):
+    """Slices of twice as many pixels; voxel size and affine follow, pixel centres share the extent."""
+    monkeypatch.chdir(files)
+    for i in range(2):
+        truth = mf.io.read(f"truth{i}.nii.gz")
+        coarse = truth.array.reshape(16, 10, 2, 10, 2).mean((2, 4))
+        affine = np.diag([2.0, 2, 1, 1])
+        affine[:2, 3] = 0.5
+        mf.io.write(f"coarse{i}.nii.gz", mf.io.Volume(coarse, (1.0, 2.0, 2.0), unit="mm", affine=affine))
+    words = ("train", "coarse0.nii.gz", "--targets", "truth0.nii.gz", "--net", "fine.safetensors")
+    words += ("--scale", "2", "--filters", "8", "--patch", "8", "8", "--samples", "32", "--epochs", "4")
+    status, text = run(capsys, *words)
+    assert status == 0, text
+    finer = ("predict", "coarse1.nii.gz", "--net", "fine.safetensors")
+    status, text = run(capsys, *finer, "-o", "fine.nii.gz")
+    assert status == 0, text
+    made, truth = mf.io.read("fine.nii.gz"), mf.io.read("truth1.nii.gz")
+    assert made.shape == (16, 20, 20) and made.voxel_size == (1.0, 1.0, 1.0)
+    np.testing.assert_allclose(made.affine, np.eye(4), atol=1e-6)
+    assert mf.metrics.psnr(truth.array, made.array) > 22  # a shift by one pixel costs 10 dB
+    status, text = run(capsys, *words[:3], "coarse0.nii.gz", *words[4:], "--overwrite")
+    assert status == 2 and "expected (16, 20, 20) for an image of (16, 10, 10)" in text
+    status, text = run(capsys, *finer, "-o", "fine.dcm")
+    assert status == 2 and "keeps its grid" in text
+    status, text = run(capsys, "train", *WAYS["simulated"], "--scale", "2", "--net", "n.safetensors")
+    assert status == 2 and "--scale 2: needs --targets" in text
+
+
 @pytest.mark.parametrize(
     ("words", "match"),
     [

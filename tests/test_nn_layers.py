@@ -75,6 +75,7 @@ LAYERS = {
     "relu": lambda: nn.ReLU(),
     "leaky": lambda: nn.LeakyReLU(0.2),
     "softplus": lambda: nn.Softplus(),
+    "deviation": lambda: nn.LocalDeviation(3),
     "group_norm": lambda: nn.GroupNorm(2),
     "group_norm_plain": lambda: nn.GroupNorm(1, affine=False),
     "instance_norm": lambda: nn.InstanceNorm(),
@@ -89,6 +90,21 @@ def test_gradients_by_finite_differences(name, ndim, rng, tol):
     x = rng.standard_normal((2, 4, *SMALL[ndim]))
     x[np.abs(x) < 1e-3] = 0.1  # away from the kink of ReLU
     check_gradients(net, [x], rng, tol("finite_differences"))
+
+
+def test_crop_and_its_transpose(rng, tol):
+    """After a stride has rounded odd lengths up."""
+    image = nn.Input(2)
+    halves = nn.Conv(3, 2, 2, [(0, 1), (0, 1)])(image)
+    net = initialized(image, nn.Crop()(nn.ConvTranspose(1, 4, 2)(halves), image))
+    for shape in ((7, 10), (8, 9)):
+        x = rng.standard_normal((2, 2, *shape))
+        assert net.forward([x], Engine(), None).shape == (2, 1, *shape)
+        check_gradients(net, [x], rng, tol("finite_differences"))
+    one, two = nn.Input(1), nn.Input(1)
+    small = nn.Graph([one, two], nn.Crop(name="c")(one, two))
+    with pytest.raises(ValueError, match=r"layer 'c' \(Crop\): got inputs of shapes"):
+        small.forward([x[:, :1, :4], x[:, :1]], Engine(), None)
 
 
 @pytest.mark.parametrize("kind", ["Add", "Concat"])
@@ -141,12 +157,27 @@ def test_richardson_lucy_step_is_an_iteration(ndim, rng, tol, backend, dtype):
     psf = mf.psf.gaussian(fwhm=(2.5,) * ndim, voxel_size=(1.0,) * ndim)
     y = (1 + rng.random((12, 9, 10)[:ndim])).astype(dtype)
     for projector in ("matched", "wiener-butterworth"):
-        net = nn.RLNet(psf, steps=3, back_projector=projector, dtype=dtype, backend=backend)
+        options = {"back_projector": projector, "dtype": dtype, "backend": backend}
+        net = nn.RLNet(psf, steps=3, **options)
         expected = mf.richardson_lucy(
             y, psf, 3, boundary="reflect", initial="image", back_projector=projector, backend=backend
         )
         got = net.predict(y[None, None])[0, 0]  # the corrections start at zero
         assert np.linalg.norm(got - expected) < tol("transcription", dtype) * np.linalg.norm(expected)
+        deeper = nn.RLNet(psf, steps=3, filters=2, levels=2, **options)  # odd lengths are cut again
+        np.testing.assert_array_equal(deeper.predict(y[None, None])[0, 0], got)
+
+
+def test_images_of_a_batch_do_not_know_each_other(rng):
+    """The smallest divisor is that of each image, an image of zeros included."""
+    psf = mf.psf.gaussian(fwhm=(3.0, 3.0), voxel_size=(1.0, 1.0))
+    net = nn.RLNet(psf, steps=2)
+    x = rng.poisson(0.3, (4, 1, 16, 17)).astype(np.float32)
+    x[1] *= 1e4
+    x[3] = 0
+    together = net.predict(x)
+    np.testing.assert_array_equal(together, [net.predict(one[None])[0] for one in x])
+    assert not together[3].any() and np.isfinite(together).all()
 
 
 def narrow(ndim):
@@ -157,6 +188,8 @@ NETS = {
     "learnt": lambda: nn.RLNet(steps=3, filters=4, ndim=2, dtype="float64", seed=2),
     "known": lambda: nn.RLNet(narrow(2), steps=2, filters=4, dtype="float64", seed=2),
     "known_3d": lambda: nn.RLNet(narrow(3), steps=2, filters=3, depth=3, dtype="float64"),
+    "levels": lambda: nn.RLNet(narrow(2), steps=2, filters=3, levels=2, depth=1, dtype="float64"),
+    "levels_3d": lambda: nn.RLNet(narrow(3), steps=1, filters=2, levels=1, dtype="float64"),
 }
 
 
@@ -188,6 +221,27 @@ def test_rl_net_counts_and_scales(rng):
     np.testing.assert_array_equal(
         other.named_weights()["features_1_1.weight"], net.named_weights()["features_1_1.weight"]
     )
+    assert net.known is None and net.correction is None
+    levels = nn.RLNet(psf, filters=4, levels=2, dtype="float64")
+    for _, layer in levels.correction.leaves():
+        for weight in layer.weights.values():
+            weight[...] = 0.2 * rng.standard_normal(weight.shape)
+    made = levels.predict(x)
+    np.testing.assert_allclose(levels.predict(1e4 * x), 1e4 * made, rtol=1e-9)
+    long = 1 + rng.random((1, 1, 151, 15))
+    np.testing.assert_allclose(levels.predict(long, tile=(13, 15)), levels.predict(long), rtol=1e-9)
+    np.testing.assert_array_equal(levels.with_psf(psf).predict(x), made)
+    shared = levels.with_psf(wide, share=True)
+    shared.correction.layers[0].weights["weight"] *= 2
+    assert np.abs(levels.predict(x) - made).max() > 1e-3
+    for options, match in (
+        ({"levels": 5}, "levels: got 5"),
+        ({"levels": 1, "depth": 0}, "depth"),
+        ({"levels": 0, "depth": 1}, "depth"),
+    ):
+        refused(ValueError, match, lambda options=options: nn.RLNet(psf, **options))
+    refused(ValueError, "levels: got 1 without a psf", lambda: nn.RLNet(levels=1))
+    refused(ValueError, r"x: 1 of 210 values are negative", lambda: net.predict(x - x.min() - 1e-9))
     with pytest.raises(ValueError, match="odd lengths"):
         net.with_psf(np.ones((4, 4)))
     with pytest.raises(ValueError, match="learnt the one blur"):
@@ -228,6 +282,28 @@ def test_upsampling_reproduces_polynomials():
         net = nn.Graph(image, nn.UpSampling(factor, mode)(image))
         out = net.forward([(coarse**power)[None, None]], Engine(), None)[0, 0]
         np.testing.assert_allclose(out[9:-9], (fine**power)[9:-9], atol=1e-12)
+
+
+def test_local_deviation_is_that_of_the_noise(rng, tol, dtype):
+    """The formula by scipy; white noise gives its own deviation, a flat image 0 and no slope."""
+    ndimage = pytest.importorskip("scipy.ndimage", reason="SKIPPED: scipy is not installed")
+    around = np.zeros((3, 3, 3))
+    for axis in range(3):
+        around[tuple(np.roll([0, 1, 1], axis))] = around[tuple(np.roll([2, 1, 1], axis))] = 1 / 6
+    x = (5 + 0.3 * rng.standard_normal((2, 1, 40, 30, 32))).astype(dtype)
+    image = nn.Input(1, 3)
+    net = nn.Model(image, nn.LocalDeviation(name="noise")(image), dtype=dtype)
+    got = net.predict(x)
+    for one, made in zip(x[:, 0].astype(np.float64), got[:, 0], strict=True):
+        detail = one - ndimage.correlate(one, around, mode="nearest")
+        expected = np.sqrt(6 / 7 * ndimage.uniform_filter(detail**2, 9, mode="nearest"))
+        assert np.linalg.norm(made - expected) < tol("formula", dtype) * np.linalg.norm(expected)
+    assert got.mean() == pytest.approx(0.3, rel=0.05)
+    tape = {}
+    flat = net.forward([np.full((1, 1, 9, 9, 9), 2.0)], Engine(), tape)
+    (grad,) = net.backward(np.ones_like(flat), tape, Engine(), Gradients(), (True,))
+    assert np.abs(flat).max() < 1e-7 and np.isfinite(grad).all()
+    refused(ValueError, "window: got 4, expected an odd", lambda: nn.LocalDeviation(4))
 
 
 def test_group_norm_is_its_formula(rng):
@@ -282,6 +358,14 @@ def test_misfits_are_refused():
     refused(ValueError, "does not depend", lambda: nn.Graph([image, nn.Input(1)], nn.ReLU()(image)))
     twins = [nn.Conv(1, name="a"), nn.ReLU("a")]
     refused(ValueError, "two layers of the name 'a'", lambda: nn.Sequential(twins))
+    shared = nn.Conv(4, name="shared")
+
+    def block(name):
+        start = nn.Input(4)
+        return nn.Graph(start, nn.ReLU()(shared(start)), name=name)
+
+    two = block("one")(block("other")(image))
+    refused(ValueError, r"'other.shared' and 'one.shared' are one layer", lambda: nn.Graph(image, two))
     conv = nn.Conv(2)
     conv(image)
     refused(ValueError, "as at its first use", lambda: conv(nn.Input(3)))

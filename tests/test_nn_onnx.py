@@ -5,6 +5,7 @@ import pytest
 
 import medeconv_fast as mf
 from medeconv_fast import nn
+from medeconv_fast.nn._blur_layers import BOUNDARIES
 
 onnx = pytest.importorskip("onnx", reason="SKIPPED: onnx is not installed (extra onnx)")
 onnxruntime = pytest.importorskip("onnxruntime", reason="SKIPPED: onnxruntime is not installed (extra onnx)")
@@ -26,8 +27,9 @@ def graph(ndim):
     inner = nn.Input(4, ndim)
     block = nn.Graph(inner, nn.Softplus()(nn.Conv(4, 3, padding_mode="replicate")(inner)), name="block")
     signal = nn.InstanceNorm(affine=False)(block(block(signal)))
-    signal = nn.Concat()(signal, nn.Multiply()(image, image))
-    small = nn.Conv(3, 3, 2, groups=3)(signal)
+    signal = nn.Conv(4, 4, padding_mode="circular")(nn.Conv(4, 3, padding_mode="reflect")(signal))
+    signal = nn.Concat()(signal, nn.Multiply()(image, image), nn.LocalDeviation(5)(image))
+    small = nn.Conv(4, 3, 2, groups=4)(signal)
     large = nn.ConvTranspose(2, 3, 2, activation="relu")(small)
     return nn.Model(image, nn.Divide(0.1)(nn.Add()(large, image, image), image), seed=3)
 
@@ -55,8 +57,11 @@ NETS = {
     "graph3": lambda: graph(3),
     "learnt": lambda: nn.RLNet(ndim=2, steps=2, filters=4),
     "known": lambda: nn.RLNet(gaussian(3), filters=4),
+    "levels2": lambda: nn.RLNet(gaussian(2), filters=4, levels=2),
+    "levels3": lambda: nn.RLNet(gaussian(3), steps=1, filters=3, levels=1),
     "matched": lambda: nn.RLNet(gaussian(2), filters=4, back_projector="matched", boundary="zero"),
-    **{f"blur_{b}": (lambda b=b: blurring(2, b)) for b in ("zero", "reflect", "wrap")},
+    **{f"blur_{b}": (lambda b=b: blurring(2, b)) for b in BOUNDARIES},
+    "blur_3d": lambda: blurring(3, "mirror"),
 }
 
 
@@ -66,7 +71,8 @@ def test_onnxruntime_makes_the_same(name, tmp_path, rng, tol):
     for key, weight in net.named_weights().items():
         if not key.endswith((".psf", ".back")):
             weight += (0.1 * rng.standard_normal(weight.shape)).astype(np.float32)
-    for size in ((8, 12, 10), (14, 8, 16)) if name == "graph2" else ((8, 12, 10),):
+    sizes = {"graph2": ((8, 12, 10), (14, 8, 16)), "levels2": ((8, 12), (13, 11)), "levels3": ((9, 8, 7),)}
+    for size in sizes.get(name, ((8, 12, 10),)):
         x = (1 + rng.random((2, net.channels, *size[: net.ndim]))).astype(np.float32)
         path = tmp_path / f"{size[0]}.onnx"
         expected = net.predict(x)
@@ -76,11 +82,9 @@ def test_onnxruntime_makes_the_same(name, tmp_path, rng, tol):
 
 
 def test_what_onnx_does_not_have_is_refused(tmp_path):
-    circular = nn.Sequential([nn.Conv(1, padding_mode="circular", name="ring")])
+    circular = nn.Sequential([nn.ConvTranspose(1, 4, 2, padding_mode="circular", name="ring")])
     with pytest.raises(NotImplementedError, match="ring: padding_mode='circular'"):
         circular.to_onnx(tmp_path / "a.onnx")
-    with pytest.raises(NotImplementedError, match="boundary='mirror'"):
-        nn.Sequential([nn.FixedBlur(np.ones((3, 3)), "mirror")]).to_onnx(tmp_path / "a.onnx")
     assert not list(tmp_path.iterdir())
     nn.DeconvNet().to_onnx(tmp_path / "a.onnx")
     with pytest.raises(FileExistsError):

@@ -327,6 +327,16 @@ def test_saved_networks_are_the_same(make, tmp_path, rng):
         net.save(tmp_path / "net.safetensors")
 
 
+def test_a_layer_used_twice_is_saved_once(tmp_path, rng):
+    conv = nn.Conv(1, 3, name="twice")
+    net = nn.Sequential([conv, nn.ReLU(), conv], seed=2)
+    net.save(tmp_path / "net.safetensors")
+    again = nn.Sequential.load(tmp_path / "net.safetensors")
+    x = rng.random((1, 1, 9, 8)).astype(np.float32)
+    np.testing.assert_array_equal(again.predict(x), net.predict(x))
+    assert len(again.get_weights()) == 2
+
+
 def test_bad_files_are_refused(tmp_path):
     path = tmp_path / "net.safetensors"
     tiny().save(path)
@@ -405,6 +415,29 @@ def test_nan_from_a_sampler_names_the_batch():
     assert [w.shape for w in before] == [w.shape for w in net.get_weights()]
 
 
+def test_gradients_of_a_users_loss_are_checked(rng):
+    """Whatever their order in memory, and refused where they are no gradients."""
+    x, y = blurred_pairs(4)
+
+    def loss(order):
+        def square(prediction, target, engine, weights):
+            difference = prediction - target
+            grad = (2 / difference.size) * difference.astype(np.float64)
+            return float(np.square(difference).mean()), np.array(grad, order=order)
+
+        return square
+
+    made = []
+    for order in "CF":
+        net = nn.Sequential([nn.Conv(3, activation="relu"), nn.Conv(1, activation="softplus")], seed=1)
+        net.compile("sgd", loss(order), learning_rate=0.1).fit(x, y, 2, 4)
+        made.append(np.concatenate([w.ravel() for w in net.get_weights()]))
+    np.testing.assert_array_equal(made[0], made[1])
+    net = tiny().compile(loss=lambda p, t, engine, weights: (0.0, 1.0))
+    with pytest.raises(ValueError, match=r"loss: got a gradient float, expected an array of shape \(4, 1,"):
+        net.fit(x, y, 1, 4)
+
+
 def test_bad_data_is_refused(rng):
     net = tiny().compile()
     x = rng.random((4, 1, 8, 8)).astype(np.float32)
@@ -434,6 +467,12 @@ def test_bad_data_is_refused(rng):
         nn.PatchSampler([], [], (8, 8))
     with pytest.raises(ValueError, match=r"patch: got \(9, 9\), expected at most \(8, 8\)"):
         net.fit(nn.PatchSampler(list(x[:, 0]), list(x[:, 0]), (9, 9), 8), batch_size=8)
+    with pytest.raises(ValueError, match="samples: got 3, expected at least 4"):
+        nn.PatchSampler(list(x[:, 0]), list(x[:, 0]), (4, 4), 3)
+    with pytest.raises(ValueError, match=r"y: got a target of \(9, 8\), expected a whole multiple"):
+        nn.Augmentation(crop=(4, 4))(x[0], np.zeros((1, 9, 8)), rng)
+    with pytest.raises(ValueError, match="images: got none"):
+        nn.fit_without_truth(net, [], np.ones((3, 3)), patch=(8, 8))
     with pytest.raises(ValueError, match="resume"):
         net.fit(x, x, batch_size=4, resume=True)
     with pytest.raises(TypeError, match="callbacks"):

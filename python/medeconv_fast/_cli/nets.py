@@ -11,6 +11,7 @@ import numpy as np
 import medeconv_fast as mf
 
 from .._arrays import result_dtype
+from ..preprocess._step import Move
 from .images import Psf, broadcast, check_format, parts, psf_for, read_image, with_geometry
 from .session import Progress, Session, UserError
 
@@ -42,6 +43,10 @@ def _has_psf(arguments: argparse.Namespace) -> bool:
     return any(getattr(arguments, name) is not None for name in ("psf", "fwhm_mm", "fwhm_um"))
 
 
+def _kind(arguments: argparse.Namespace) -> str:
+    return str(arguments.kind or ("rl" if _has_psf(arguments) else "deconv"))
+
+
 def _check_choice(arguments: argparse.Namespace) -> None:
     """What goes with what."""
     known = _has_psf(arguments)
@@ -64,6 +69,14 @@ def _check_choice(arguments: argparse.Namespace) -> None:
         raise UserError("--sigma: does not go with --photons")
     if arguments.kind == "rl" and not known:
         raise UserError("--kind rl: needs a PSF (--psf, --fwhm-mm, --fwhm-um)")
+    if arguments.scale != 1 and (arguments.targets is None or _kind(arguments) == "rl"):
+        raise UserError(f"--scale {arguments.scale}: needs --targets, and --kind deconv")
+
+
+def _enlarged(shape: tuple[int, ...], ndim: int, scale: int) -> tuple[int, ...]:
+    """The last `ndim` axes are the network's."""
+    at = len(shape) - ndim
+    return shape[:at] + tuple(n * scale for n in shape[at:])
 
 
 def _patch(arguments: argparse.Namespace, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -130,9 +143,8 @@ def train(arguments: argparse.Namespace, session: Session) -> None:
 
 def _made(arguments: argparse.Namespace, kernel: Psf | None, ndim: int) -> mf.nn.Model:
     options = {"seed": arguments.seed, "backend": arguments.backend, "num_threads": arguments.threads}
-    kind = arguments.kind or ("deconv" if kernel is None else "rl")
-    if kind == "deconv":
-        return mf.nn.DeconvNet(filters=arguments.filters or 64, ndim=ndim, **options)
+    if _kind(arguments) == "deconv":
+        return mf.nn.DeconvNet(arguments.scale, arguments.filters or 64, ndim, **options)
     assert kernel is not None
     if kernel.array.ndim != ndim:
         raise UserError(
@@ -175,8 +187,12 @@ def _trained(
         targets = []
         for path, image, unit in zip(arguments.targets, images, units, strict=True):
             _, target = _volume(path, arguments)
-            if target.shape != image.shape:
-                raise UserError(f"--targets: {path} has shape {target.shape}, its image {image.shape}")
+            wanted = _enlarged(image.shape, len(patch), arguments.scale)
+            if target.shape != wanted:
+                raise UserError(
+                    f"--targets: {path} has shape {target.shape}, expected {wanted} for an image of "
+                    f"{image.shape}"
+                )
             targets.append(target / target.dtype.type(unit))
         pairs = mf.nn.PatchSampler(images, targets, patch, arguments.samples)
         way = "trained on pairs of images and targets"
@@ -198,17 +214,27 @@ def _trained(
     return history, way
 
 
+def _on_finer_grid(volume: mf.io.Volume, array: np.ndarray, factors: dict[str, int]) -> mf.io.Volume:
+    """The volume around an array of `factors` times as many voxels along axes, in the same field."""
+    steps = tuple(1 / factors.get(axis, 1) for axis in volume.spatial_axes)
+    # Pixel centres: the first new one lies half an old voxel less half a new one before the first old one.
+    move = Move(tuple((step - 1) / 2 for step in steps), steps)
+    changed = move.geometry(volume)
+    metadata = dict(volume.metadata)
+    return mf.io.Volume(array, changed["voxel_size"], changed["affine"], volume.unit, volume.axes, metadata)
+
+
 def predict(arguments: argparse.Namespace, session: Session) -> None:
     session.claim(arguments, "output", "json")
     net = mf.nn.Model.load(arguments.net, backend=arguments.backend, num_threads=arguments.threads)
     volume = with_geometry(read_image(arguments.input, arguments), arguments, arguments.input)
     axes = volume.spatial_axes
-    if net.ndim not in (len(axes), len(axes) - 1) or net.channels != 1 or any(s != 1 for s in net.scale):
+    fits = net.ndim in (len(axes), len(axes) - 1) and all(s.denominator == 1 for s in net.scale)
+    if not fits or (net.channels, net.output.channels) != (1, 1):
         raise UserError(
-            f"{arguments.net}: got a network of {net.ndim} axes, {net.channels} channels, scale "
-            f"{' '.join(map(str, net.scale))}; expected one channel, scale 1 and the axes "
-            f"({', '.join(axes)}) or "
-            "one less"
+            f"{arguments.net}: got a network of {net.ndim} axes, {net.channels} channels in and "
+            f"{net.output.channels} out, scale {' '.join(map(str, net.scale))}; expected one channel, a "
+            f"whole scale and the axes ({', '.join(axes)}) or one less"
         )
     kernel = None
     if _has_psf(arguments):
@@ -219,8 +245,12 @@ def predict(arguments: argparse.Namespace, session: Session) -> None:
     tile = (
         None if arguments.tile is None else broadcast(arguments.tile, net.ndim, "--tile", axes[-net.ndim :])
     )
-    result = np.empty(volume.shape, dtype=result_dtype(volume.dtype))
-    check_format(arguments.output, volume, result.dtype)
+    factors = {axis: int(scale) for axis, scale in zip(axes[-net.ndim :], net.scale, strict=True)}
+    if mf.io.is_dicom(arguments.output) and any(factor > 1 for factor in factors.values()):
+        raise UserError(f"{arguments.output}: a DICOM series keeps its grid, and the network's is finer")
+    shape = tuple(n * factors.get(a, 1) for a, n in zip(volume.axes, volume.shape, strict=True))
+    check_format(arguments.output, volume, result_dtype(volume.dtype))
+    result = np.empty(shape, dtype=result_dtype(volume.dtype))
     percentile = net.notes.get("unit_percentile")
     places = parts(volume)
     with Progress("predict", len(places), enabled=not session.quiet) as progress:
@@ -234,9 +264,10 @@ def predict(arguments: argparse.Namespace, session: Session) -> None:
                 made = net.predict(batch, 1 if net.ndim == 3 else 8, tile=tile)
             except (ValueError, TypeError) as error:
                 raise UserError(f"{name}: {error}") from error
-            result[index] = made.reshape(image.shape) * unit
+            result[index] = made.reshape(result[index].shape) * unit
             progress.step()
-    written = volume.with_array(result)
+    finer = result.shape != volume.shape
+    written = _on_finer_grid(volume, result, factors) if finer else volume.with_array(result)
     written.metadata["derivation"] = (
         f"version {mf.__version__}, network {type(net).__name__} of {os.path.basename(arguments.net)}"
     )

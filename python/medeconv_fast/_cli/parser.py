@@ -669,6 +669,13 @@ def _train(parser: argparse.ArgumentParser) -> None:
         "--kind", choices=("deconv", "rl"), help="DeconvNet or RLNet (default: rl with a PSF, else deconv)"
     )
     group.add_argument("--filters", type=count, metavar="N", help="channels inside (default: 64, rl: 8)")
+    group.add_argument(
+        "--scale",
+        type=int,
+        choices=(1, 2, 4),
+        default=1,
+        help="with --targets: how much finer their grid is than the images' (default: 1)",
+    )
     group.add_argument("--epochs", type=count, default=10, metavar="N", help="default: 10")
     group.add_argument("--batch-size", type=count, default=8, metavar="N", help="default: 8")
     group.add_argument(

@@ -11,9 +11,10 @@ from ._callbacks import Callback, EarlyStopping, ReduceOnPlateau
 from ._convolutions import Conv, ConvTranspose
 from ._data import PatchSampler
 from ._deconv_net import DeconvNet
+from ._deviation import LocalDeviation
 from ._graph import Graph, register
 from ._history import History
-from ._joining import Add, Concat, Divide, Multiply
+from ._joining import Add, Concat, Crop, Divide, Multiply
 from ._layer import Input, Layer
 from ._model import Model, Sequential
 from ._normalization import GroupNorm, InstanceNorm
@@ -28,11 +29,13 @@ register(
     Concat,
     Conv,
     ConvTranspose,
+    Crop,
     Divide,
     FixedBlur,
     GroupNorm,
     InstanceNorm,
     LeakyReLU,
+    LocalDeviation,
     Multiply,
     ReLU,
     RichardsonLucyStep,
@@ -51,6 +54,7 @@ __all__ = [
     "Conv",
     "ConvTranspose",
     "CosineDecay",
+    "Crop",
     "DeconvNet",
     "Divide",
     "EarlyStopping",
@@ -63,6 +67,7 @@ __all__ = [
     "InstanceNorm",
     "Layer",
     "LeakyReLU",
+    "LocalDeviation",
     "Model",
     "Multiply",
     "PatchSampler",

@@ -68,6 +68,10 @@ class Augmentation:
         lengths = x.shape[1:]
         if len(crop) != len(lengths) or any(c > n for c, n in zip(crop, lengths, strict=True)):
             raise ValueError(f"crop: got {crop}, expected at most {lengths}, the images' size")
+        if any(m % n or m < n for n, m in zip(lengths, y.shape[1:], strict=True)):
+            raise ValueError(
+                f"y: got a target of {y.shape[1:]}, expected a whole multiple of its image's {lengths}"
+            )
         factors = [m // n for n, m in zip(lengths, y.shape[1:], strict=True)]
         starts = [int(generator.integers(n - c + 1)) for n, c in zip(lengths, crop, strict=True)]
         cuts = tuple(slice(s, s + c) for s, c in zip(starts, crop, strict=True))

@@ -200,7 +200,8 @@ class RichardsonLucyStep(_BlurLayer):
     """One Richardson-Lucy iteration, of inputs estimate e and image y.
 
     ``e * B(y / max(He + background, eps)) / B1``, not below 0, with B the transpose of H or of the blur with
-    `back`. eps is `floor` times the image's largest value, at least the library's smallest divisor for it.
+    `back`. eps is `floor` times the largest value of each image, at least the library's smallest divisor for
+    it.
 
     Parameters
     ----------
@@ -285,19 +286,19 @@ class RichardsonLucyStep(_BlurLayer):
         taps, back = self._taps("psf", estimate), self._taps(self.way, estimate)
         forward, backward = self._filters["psf"], self._filters[self.way]
         normalizer = backward.normalizer(back, estimate, engine)
-        highest = float(image.max())
-        smallest = backends.resolve(engine.backend).smallest_divisor(highest, estimate.dtype)
-        eps = estimate.dtype.type(max(smallest, self.floor * highest))
+        eps = self._smallest_divisors(image, engine)
         offset = estimate.dtype.type(self.background)
         divisor = forward.apply(taps, estimate, engine)  # with background and bound below
         ratio = engine.empty(image.shape, image.dtype)
 
-        def divide(target: np.ndarray, below: np.ndarray, above: np.ndarray) -> None:
-            np.add(below, offset, out=below)
-            np.maximum(below, eps, out=below)
-            np.divide(above, below, out=target)
+        for least, *arrays in zip(eps.ravel(), ratio, divisor, image, strict=True):
 
-        engine.pointwise(divide, ratio, divisor, image)
+            def divide(target: np.ndarray, below: np.ndarray, above: np.ndarray, least: Any = least) -> None:
+                np.add(below, offset, out=below)
+                np.maximum(below, least, out=below)
+                np.divide(above, below, out=target)
+
+            engine.pointwise(divide, *arrays)
         correction = backward.apply(back, ratio, engine, adjoint=True)
         if tape is not None:
             tape.update(
@@ -317,10 +318,16 @@ class RichardsonLucyStep(_BlurLayer):
             tape["out"] = out
         return out
 
-    @staticmethod
-    def smallest_share(dtype: np.dtype) -> float:
-        """The library's smallest divisor for an image, as a share of the image's largest value."""
-        return float(backends.resolve("auto").smallest_divisor(1.0, dtype))
+    def smallest_share(self, dtype: np.dtype, backend: str = "auto") -> float:
+        """Of an image's largest value: what divisors are at least."""
+        return max(float(backends.resolve(backend).smallest_divisor(1.0, dtype)), self.floor)
+
+    def _smallest_divisors(self, image: np.ndarray, engine: Engine) -> np.ndarray:
+        """Of each image of the batch by itself, of shape (N, 1, 1, ...)."""
+        highest = image.max(tuple(range(1, image.ndim)), keepdims=True)
+        share = image.dtype.type(self.smallest_share(image.dtype, engine.backend))
+        # An image of zeros gives zeros; any divisor will do.
+        return np.where(highest > 0, share * highest, image.dtype.type(1))
 
     def backward(
         self, grad: np.ndarray, tape: Tape, engine: Engine, gradients: Gradients, needs: Sequence[bool]

@@ -127,7 +127,7 @@ class PatchSampler(Pairs):
     patch : tuple of int
         Shape of an image's patch, [z,] y, x.
     samples : int
-        Patches of one epoch.
+        Patches of one epoch, at least one per volume.
     memory : int or str
         Bytes (or "1 GB") of volumes read from files to keep; one volume is kept whatever its size.
 
@@ -161,6 +161,10 @@ class PatchSampler(Pairs):
             raise ValueError(
                 f"targets: got {len(self._sources[1])} volumes, expected {len(self._sources[0])}, as "
                 "many as images"
+            )
+        if self.samples < len(self._sources[0]):
+            raise ValueError(
+                f"samples: got {samples}, expected at least {len(self._sources[0])}, one for every volume"
             )
         self._kept: OrderedDict[Path, np.ndarray] = OrderedDict()
         self.files = any(volume.array is None for kind in self._sources for volume in kind)

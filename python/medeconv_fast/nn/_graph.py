@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from fractions import Fraction
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -52,7 +53,7 @@ class Graph(Layer):
     Raises
     ------
     ValueError, TypeError
-        Signals that do not hang together, or two layers of one name.
+        Signals that do not hang together, two layers of one name, one layer with weights in two graphs.
 
     References
     ----------
@@ -87,6 +88,7 @@ class Graph(Layer):
             self.nodes.append(_Node(signal.layer, tuple(number[id(source)] for source in signal.inputs)))
         self.layers: list[Layer] = list({id(node.layer): node.layer for node in self.nodes}.values())
         self._name_layers()
+        self._check_owners()
         uses = [i for node in self.nodes for i in node.inputs]
         self._last_use = {i: n for n, node in enumerate(self.nodes) for i in node.inputs}
         unused = [i for i in range(len(starts)) if i not in uses]
@@ -103,6 +105,17 @@ class Graph(Layer):
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice is not None:
             raise ValueError(f"name: got two layers of the name {twice!r}, expected one name each")
+
+    def _check_owners(self) -> None:
+        """A layer with weights stands in one graph, or it would be trained and saved twice."""
+        seen: dict[int, str] = {}
+        for path, layer in self.leaves():
+            if layer.shapes() and id(layer) in seen:
+                raise ValueError(
+                    f"layers: {seen[id(layer)]!r} and {path!r} are one layer in two graphs, expected "
+                    "that the graph itself is shared"
+                )
+            seen[id(layer)] = path
 
     # ------------------------------------------------------------ as a layer
 
@@ -122,6 +135,14 @@ class Graph(Layer):
                 yield from layer.leaves(f"{prefix}{layer.name}.")
             else:
                 yield prefix + layer.name, layer
+
+    def scales(self, before: tuple[Fraction, ...]) -> Iterator[tuple[Fraction, ...]]:
+        """Samples of every result, inside of graphs too, per sample where `before` is that of the inputs."""
+        for signal in in_order(self.inputs, self.output):
+            yield tuple(a * b for a, b in zip(before, signal.scale, strict=True))
+            if isinstance(signal.layer, Graph):
+                inside = signal.inputs[0].scale
+                yield from signal.layer.scales(tuple(a * b for a, b in zip(before, inside, strict=True)))
 
     def trains(self) -> bool:
         return self.trainable and any(layer.trainable and layer.shapes() for _, layer in self.leaves())

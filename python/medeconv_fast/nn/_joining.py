@@ -1,4 +1,4 @@
-"""Layers of several inputs: Add, Multiply, Divide, Concat."""
+"""Layers of several inputs: Add, Multiply, Divide, Concat, Crop."""
 
 from __future__ import annotations
 
@@ -173,3 +173,42 @@ class Divide(Layer):
         grad /= tape["divisor"]
         to_below = -grad * tape["out"] * tape["free"] if needs[1] else None
         return [grad if needs[0] else None, to_below]
+
+
+class Crop(Layer):
+    """The first values of each axis of the first input, as many as the second has; both on one grid.
+
+    After strides have rounded a length up, the way back is longer by a few values than what it came from.
+
+    Parameters
+    ----------
+    name : str, optional
+    """
+
+    arity = 2
+
+    def connect(self, signals: Sequence[Signal]) -> Result:
+        _check_grids(signals)
+        self.ndim = signals[0].ndim
+        return super().connect(signals)
+
+    def forward(self, inputs: Sequence[np.ndarray], engine: Engine, tape: Tape | None) -> np.ndarray:
+        x, like = inputs
+        if any(n < m for n, m in zip(x.shape[2:], like.shape[2:], strict=True)):
+            raise ValueError(f"got inputs of shapes {[a.shape for a in inputs]}, expected a first as large")
+        if tape is not None:
+            tape["shape"] = x.shape
+        return x[self._cut(like.shape)].copy()
+
+    def backward(
+        self, grad: np.ndarray, tape: Tape, engine: Engine, gradients: Gradients, needs: Sequence[bool]
+    ) -> Sequence[np.ndarray | None]:
+        made = None
+        if needs[0]:
+            made = np.zeros(tape["shape"], grad.dtype)
+            made[self._cut(grad.shape)] = grad
+        return (made, None)  # the second only lends its size
+
+    @staticmethod
+    def _cut(shape: tuple[int, ...]) -> tuple[slice, ...]:
+        return (slice(None), slice(None), *(slice(0, n) for n in shape[2:]))

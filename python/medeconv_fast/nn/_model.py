@@ -55,6 +55,8 @@ class Model(Graph):
         Size of the result over that of the image, per axis.
     notes : dict
         Anything that JSON knows, saved with the network.
+    positive : bool
+        Whether `predict` refuses images with negative values.
 
     Raises
     ------
@@ -94,6 +96,7 @@ class Model(Graph):
         self.channels, self.ndim = self.inputs[0].channels, self.inputs[0].ndim
         self.scale = output.scale
         self.notes: dict[str, Any] = {}
+        self.positive = False
         self._loss: Loss | None = None
         self._optimizer: Optimizer | None = None
         for number, (_, layer) in enumerate(self.leaves()):
@@ -376,7 +379,8 @@ class Model(Graph):
             Images passed through at once.
         tile : int or one int per axis, optional
             Cut images into tiles of this size and so much around them as the result depends on; less memory,
-            and the same result up to rounding.
+            and the same result up to rounding, but for the smallest divisor of `RichardsonLucyStep`, which
+            follows the largest value of a tile.
 
         Returns
         -------
@@ -386,15 +390,17 @@ class Model(Graph):
         Raises
         ------
         ValueError, TypeError
-            An array that does not fit the network, NaN or Inf; `tile` for a network with layers that look at
-            whole images.
+            An array that does not fit the network, NaN or Inf, values below 0 where the network is
+            `positive`; `tile` for a network with layers that look at whole images.
         """
         array, restore = _arrays.to_numpy(x, "x")
         check_batch(array, "x", self.ndim)
         check_channels(array, "x", self.channels)
         batch_size = _validate.integer(batch_size, "batch_size", minimum=1)
         data = _arrays.computable(array, _arrays.result_dtype(array.dtype))
-        _validate.finite(data, "x")
+        lowest, _ = _validate.finite(data, "x")
+        if self.positive:
+            _validate.non_negative(data, "x", lowest)
         out: np.ndarray | None = None
         lengths = data.shape[2:]
         everything = (slice(None),)
@@ -438,14 +444,7 @@ class Model(Graph):
 
     def _steps(self) -> tuple[int, ...]:
         """Per axis the least common multiple of all strides so far from the input."""
-        scales: list[tuple[Fraction, ...]] = []
-        waiting, seen = [self.output], set()
-        while waiting:
-            signal = waiting.pop()
-            if id(signal) not in seen:
-                seen.add(id(signal))
-                scales.append(signal.scale)
-                waiting.extend(signal.inputs)
+        scales = self.scales((Fraction(1),) * self.ndim)
         return tuple(math.lcm(*(s.denominator for s in axis)) for axis in zip(*scales, strict=True))
 
     def summary(self) -> str:
@@ -650,7 +649,8 @@ class Sequential(Model):
 
     def arguments(self) -> dict[str, Any]:
         return {
-            "layers": [describe(node.layer) for node in self.nodes],
+            "layers": [describe(layer) for layer in self.layers],
+            "order": [self.layers.index(node.layer) for node in self.nodes],
             "channels": self.channels,
             "ndim": self.ndim,
         }
@@ -658,4 +658,6 @@ class Sequential(Model):
     @classmethod
     def from_arguments(cls, arguments: dict[str, Any], **options: Any) -> Model:
         layers = [layer_of(description) for description in arguments["layers"]]
-        return cls(layers, arguments["channels"], arguments["ndim"], **options)
+        # Files without an order are of networks that use each layer once.
+        order = arguments.get("order", range(len(layers)))
+        return cls([layers[i] for i in order], arguments["channels"], arguments["ndim"], **options)

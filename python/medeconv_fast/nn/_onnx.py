@@ -15,8 +15,9 @@ from ..io._files import write_whole
 from ._activations import LeakyReLU, ReLU, Softplus
 from ._blur_layers import FixedBlur, RichardsonLucyStep
 from ._convolutions import Conv, ConvTranspose, _Convolution
+from ._deviation import BOUNDARY, LocalDeviation
 from ._graph import Graph
-from ._joining import Add, Concat, Divide, Multiply
+from ._joining import Add, Concat, Crop, Divide, Multiply
 from ._layer import Layer
 from ._normalization import GroupNorm, InstanceNorm
 from ._upsampling import _PAD, UpSampling, taps_of
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 OPSET, IR_VERSION = 17, 8
 _END = np.iinfo(np.int64).max
+_PAD_MODES = {"nearest": "edge", "mirror": "reflect"}  # of a blur's boundaries, as opset 17 knows them
+_BOUNDARY_OF = {"reflect": "mirror", "replicate": "nearest", "circular": "wrap"}  # of padding modes
 
 
 class _Builder:
@@ -76,16 +79,12 @@ def _convolution(build: _Builder, layer: _Convolution, inputs: Sequence[str]) ->
         "group": layer.groups,
     }
     pairs = layer.padding
-    modes = {"zeros": None, "reflect": "reflect", "replicate": "edge"}
-    if layer.padding_mode not in modes or (layer.transposed and layer.padding_mode != "zeros"):
-        raise NotImplementedError(
-            f"{layer.name}: padding_mode={layer.padding_mode!r} of {type(layer).__name__} is nothing "
-            "that opset "
-            f"{OPSET} has"
-        )
-    mode = modes[layer.padding_mode]
-    if mode is not None:
-        x = build.pad(x, pairs, mode)
+    if layer.padding_mode != "zeros":
+        if layer.transposed:
+            raise NotImplementedError(
+                f"{layer.name}: padding_mode={layer.padding_mode!r} of ConvTranspose has no form in ONNX"
+            )
+        x = _continued(build, x, pairs, _BOUNDARY_OF[layer.padding_mode])
         pairs = ((0, 0),) * len(pairs)
     attributes["pads"] = [low for low, _ in pairs] + [high for _, high in pairs]
     if layer.transposed:
@@ -141,93 +140,113 @@ def _divided(build: _Builder, layer: Divide, inputs: Sequence[str]) -> str:
     return build.node("Div", above, build.node("Max", below, build.constant(layer.floor)))
 
 
+def _cropped(build: _Builder, layer: Crop, inputs: Sequence[str]) -> str:
+    x, like = inputs
+    spatial = build.node("Shape", like, start=2)
+    axes = list(range(2, 2 + layer.ndim))
+    return build.node("Slice", x, build.integers(*(0 for _ in axes)), spatial, build.integers(*axes))
+
+
+def _continued(build: _Builder, x: str, pairs: Sequence[tuple[int, int]], boundary: str) -> str:
+    """`x` continued as a blur's `boundary` says, but for "zero", which convolutions do by themselves.
+
+    Opset 17 pads by the edge and by mirroring it away; the others are put together from pieces.
+    """
+    if boundary in _PAD_MODES:
+        return build.pad(x, pairs, _PAD_MODES[boundary])
+    for axis, (low, high) in enumerate(pairs, 2):
+        if boundary == "wrap":
+            before, behind = (-low, _END, 1), (0, high, 1)
+        else:
+            before, behind = (low - 1, -_END, -1), (-1, -high - 1, -1)
+        parts = [build.slice(x, axis, *before)] if low else []
+        parts += [x, build.slice(x, axis, *behind)] if high else [x]
+        if len(parts) > 1:
+            x = build.node("Concat", *parts, axis=axis)
+    return x
+
+
+def _folded(build: _Builder, x: str, pairs: Sequence[tuple[int, int]], boundary: str) -> str:
+    """The transpose of `_continued`: what lies outside is added to what it continues."""
+    for axis, (low, high) in enumerate(pairs, 2):
+        core = build.slice(x, axis, low, -high if high else _END)
+        # From where to where each side is added.
+        places: dict[str, tuple[tuple[int, int | None], ...]] = {
+            "reflect": ((0, low), (-high, None)),
+            "mirror": ((1, 1 + low), (-1 - high, -1)),
+            "nearest": ((0, 1), (-1, None)),
+            "wrap": ((-low, None), (0, high)),
+        }
+        outsides = ((0, low), (-high, _END))
+        for count, outside, place in zip((low, high), outsides, places[boundary], strict=True):
+            if count:
+                part = _placed(build, build.slice(x, axis, *outside), axis, boundary)
+                core = _added(build, core, part, axis, *place)
+        x = core
+    return x
+
+
+def _placed(build: _Builder, part: str, axis: int, boundary: str) -> str:
+    """What lay outside, in the order of what it continues."""
+    if boundary == "wrap":
+        return part
+    if boundary == "nearest":
+        return build.node("ReduceSum", part, build.integers(axis), keepdims=1)
+    return build.slice(part, axis, -1, -_END, -1)
+
+
+def _added(build: _Builder, x: str, part: str, axis: int, start: int, stop: int | None) -> str:
+    """`x` with `part` added from `start` to `stop` along `axis`; the end where `stop` is None."""
+    pieces = [build.slice(x, axis, 0, start)] if start != 0 else []
+    near = build.slice(x, axis, start, _END if stop is None else stop)
+    pieces.append(build.node("Add", near, part))
+    if stop is not None:
+        pieces.append(build.slice(x, axis, stop, _END))
+    return build.node("Concat", *pieces, axis=axis)
+
+
 class _Blurring:
     """The blur by some taps and its transpose, of every channel."""
 
-    def __init__(self, build: _Builder, taps: np.ndarray, channels: int, boundary: str, name: str) -> None:
-        if boundary not in ("zero", "reflect", "wrap"):
-            raise NotImplementedError(
-                f"{name}: boundary={boundary!r} has no transpose in ONNX, expected 'reflect', 'zero' "
-                "or 'wrap'"
-            )
+    def __init__(self, build: _Builder, taps: np.ndarray, channels: int, boundary: str) -> None:
         self._build, self._boundary = build, boundary
-        self._low = [k - 1 - k // 2 for k in taps.shape]
-        self._high = [k // 2 for k in taps.shape]
+        self._outside = [(k - 1 - k // 2, k // 2) for k in taps.shape]
+        low, high = zip(*self._outside, strict=True)
+        self._pads = [*low, *high] if boundary == "zero" else [0] * 2 * taps.ndim
         self._options = {"group": channels, "kernel_shape": list(taps.shape)}
         weight = np.broadcast_to(np.flip(taps), (channels, 1, *taps.shape))
         self._weight = build.constant(weight)
 
     def forward(self, x: str) -> str:
-        pads = [*self._low, *self._high]
         if self._boundary != "zero":
-            for axis, (low, high) in enumerate(zip(self._low, self._high, strict=True), 2):
-                x = self._continued(x, axis, low, high)
-            pads = [0] * len(pads)
-        return self._build.node("Conv", x, self._weight, pads=pads, **self._options)
+            x = _continued(self._build, x, self._outside, self._boundary)
+        return self._build.node("Conv", x, self._weight, pads=self._pads, **self._options)
 
     def adjoint(self, x: str) -> str:
-        pads = [*self._low, *self._high] if self._boundary == "zero" else [0] * 2 * len(self._low)
-        x = self._build.node("ConvTranspose", x, self._weight, pads=pads, **self._options)
-        if self._boundary != "zero":
-            for axis, (low, high) in enumerate(zip(self._low, self._high, strict=True), 2):
-                x = self._folded(x, axis, low, high)
-        return x
-
-    def _before(self, x: str, axis: int, count: int) -> str:
-        """What continues `x` before its start."""
-        cut = self._build.slice
-        if self._boundary == "wrap":
-            return cut(x, axis, -count, _END)
-        return cut(x, axis, count - 1, -_END, -1)
-
-    def _behind(self, x: str, axis: int, count: int) -> str:
-        cut = self._build.slice
-        return cut(x, axis, 0, count) if self._boundary == "wrap" else cut(x, axis, -1, -count - 1, -1)
-
-    def _continued(self, x: str, axis: int, low: int, high: int) -> str:
-        parts = [self._before(x, axis, low)] * bool(low) + [x] + [self._behind(x, axis, high)] * bool(high)
-        return x if len(parts) == 1 else self._build.node("Concat", *parts, axis=axis)
-
-    def _folded(self, x: str, axis: int, low: int, high: int) -> str:
-        """The transpose of `_continued`: what lies outside is added to what it continues."""
-        build = self._build
-        core = build.slice(x, axis, low, -high if high else _END)
-        left = build.slice(x, axis, 0, low) if low else None
-        right = build.slice(x, axis, -high, _END) if high else None
-        if self._boundary == "wrap":
-            first, last = right, left  # each belongs to the other end
-        else:
-            first = None if left is None else build.slice(left, axis, -1, -_END, -1)
-            last = None if right is None else build.slice(right, axis, -1, -_END, -1)
-        for part, count, at_start in (
-            (first, high if self._boundary == "wrap" else low, True),
-            (last, low if self._boundary == "wrap" else high, False),
-        ):
-            if part is None:
-                continue
-            if at_start:
-                near, rest = build.slice(core, axis, 0, count), build.slice(core, axis, count, _END)
-                core = build.node("Concat", build.node("Add", near, part), rest, axis=axis)
-            else:
-                rest, near = build.slice(core, axis, 0, -count), build.slice(core, axis, -count, _END)
-                core = build.node("Concat", rest, build.node("Add", near, part), axis=axis)
-        return core
+        x = self._build.node("ConvTranspose", x, self._weight, pads=self._pads, **self._options)
+        return x if self._boundary == "zero" else _folded(self._build, x, self._outside, self._boundary)
 
 
 def _blurred(build: _Builder, layer: FixedBlur, inputs: Sequence[str]) -> str:
-    return _Blurring(build, layer.weights["psf"], layer.channels, layer.boundary, layer.name).forward(
-        inputs[0]
-    )
+    return _Blurring(build, layer.weights["psf"], layer.channels, layer.boundary).forward(inputs[0])
+
+
+def _deviation(build: _Builder, layer: LocalDeviation, inputs: Sequence[str]) -> str:
+    (x,) = inputs
+    around, mean = (_Blurring(build, taps, layer.channels, BOUNDARY) for taps in layer.filters())
+    detail = build.node("Sub", x, around.forward(x))
+    return build.node("Sqrt", mean.forward(build.node("Mul", detail, detail)))
 
 
 def _iteration(build: _Builder, layer: RichardsonLucyStep, inputs: Sequence[str]) -> str:
     estimate, image = inputs
-    way = (layer.channels, layer.boundary, layer.name)
-    forward = _Blurring(build, layer.weights["psf"], *way)
-    back = _Blurring(build, layer.weights[layer.way], *way)
-    # eps is proportional to the image's largest value.
-    share = max(layer.floor, layer.smallest_share(np.dtype(np.float32)))
-    eps = build.node("Mul", build.node("ReduceMax", image, keepdims=0), build.constant(share))
+    forward = _Blurring(build, layer.weights["psf"], layer.channels, layer.boundary)
+    back = _Blurring(build, layer.weights[layer.way], layer.channels, layer.boundary)
+    # eps is proportional to the largest value of each image; of an image of zeros anything will do.
+    axes = list(range(1, 2 + layer.weights["psf"].ndim))
+    share = layer.smallest_share(np.dtype(np.float32))
+    eps = build.node("Mul", build.node("ReduceMax", image, axes=axes, keepdims=1), build.constant(share))
+    eps = build.node("Max", eps, build.constant(np.finfo(np.float32).tiny))
     blurred = build.node("Add", forward.forward(estimate), build.constant(layer.background))
     ratio = build.node("Div", image, build.node("Max", blurred, eps))
     one = build.onnx.numpy_helper.from_array(np.ones(1, np.float32))
@@ -258,6 +277,8 @@ def _export(build: _Builder, layer: Layer, inputs: Sequence[str]) -> str:
         Divide: _divided,
         FixedBlur: _blurred,
         RichardsonLucyStep: _iteration,
+        Crop: _cropped,
+        LocalDeviation: _deviation,
     }
     if type(layer) not in makers:
         raise NotImplementedError(f"{layer.name}: {type(layer).__name__} has no form in ONNX")

@@ -12,14 +12,16 @@ from .. import _arrays, _validate
 from ..algorithms._back_projectors import BACK_PROJECTORS, back_projector_of
 from ._activations import ReLU
 from ._blur_layers import BOUNDARIES, RichardsonLucyStep, _given
-from ._convolutions import Conv
+from ._convolutions import Conv, ConvTranspose
+from ._deviation import LocalDeviation
 from ._graph import Graph
-from ._joining import Add, Concat, Divide, Multiply
+from ._joining import Add, Concat, Crop, Divide, Multiply
 from ._layer import Input, Signal
 from ._model import Model
 
 SHIPPED = Path(__file__).with_name("rlnet.safetensors")
 FLOOR = 0.003  # of the image's largest value: about one photon of an image of few
+MOST_LEVELS = 4
 
 
 def _learnt_step(filters: int, ndim: int) -> Graph:
@@ -36,6 +38,37 @@ def _learnt_step(filters: int, ndim: int) -> Graph:
     return Graph([estimate, image], updated, recompute=True, name="step")
 
 
+def _correction(channels: int, ndim: int, filters: int, levels: int, depth: int) -> Graph:
+    """From image, estimates and noise to what is added to the last estimate.
+
+    A convolution on the image's own grid, coarser grids with twice the channels, and two convolutions back
+    on the image's grid, all without biases.
+    """
+    known = Input(channels, ndim)
+    halves = [(0, 1)] * ndim  # a length that is odd is rounded up
+
+    def features(signal: Signal, count: int, width: int, name: str) -> Signal:
+        for number in range(1, count + 1):
+            signal = Conv(width, 3, bias=False, activation="relu", name=f"{name}_{number}")(signal)
+        return signal
+
+    wide = 2 * filters
+    signal = features(known, 1, filters, "before")
+    grids = [signal]
+    for level in range(1, levels + 1):
+        signal = Conv(wide, 2, 2, halves, bias=False, name=f"down_{level}")(signal)
+        signal = features(signal, depth, wide, f"coarser_{level}")
+        grids.append(signal)
+    for level in range(levels, 0, -1):
+        signal = features(signal, depth, wide, f"finer_{level}")
+        width = wide if level > 1 else filters
+        signal = ConvTranspose(width, 2, 2, bias=False, name=f"up_{level}")(signal)
+        finer = grids[level - 1]
+        signal = Add(name=f"joined_{level}")(finer, Crop(name=f"cut_{level}")(signal, finer))
+    signal = features(signal, 1, filters, "after")
+    return Graph(known, Conv(1, 3, bias=False, init="zeros", name="last")(signal), name="correction")
+
+
 class RLNet(Model):
     """Unrolled Richardson-Lucy iterations with learnt projectors, after Li et al. [1]_.
 
@@ -44,10 +77,11 @@ class RLNet(Model):
     that it was trained on.
 
     With a PSF the steps are `RichardsonLucyStep` with the known blur and an unmatched back projector [2]_,
-    and what is learnt is a correction after each: convolutions without biases of image, estimate and the
-    estimate before, added; below 0 the sum counts as 0. Nothing that is learnt depends on the PSF, so the
-    network can be given another one (`with_psf`), and without biases it is homogeneous: images of any scale
-    give results of that scale [3]_.
+    and what is learnt is a correction: after each step two convolutions without biases of image, estimate and
+    the estimate before; or, with `levels`, after the last step a U-shaped network of image, all estimates and
+    the noise (`LocalDeviation` of the image). It is added; below 0 the sum counts as 0. Nothing that is
+    learnt depends on the PSF, so the network can be given another one (`with_psf`), and without biases it is
+    homogeneous: images of any scale give results of that scale [3]_.
 
     Parameters
     ----------
@@ -61,7 +95,11 @@ class RLNet(Model):
         Spatial axes of the images; default: the PSF's, without one 3.
     seed : int
     depth : int
-        With a PSF: convolutions of a correction, 2 or more.
+        With a PSF: convolutions of a correction, 2 or more; with `levels` of each coarser grid on the way
+        down, and as many on the way up, 1 or more.
+    levels : int
+        With a PSF: how often the correction's network halves the resolution; there it has twice the
+        `filters`. 0: corrections after every step, on the image's own grid.
     back_projector : str or array_like
         With a PSF, as in `richardson_lucy`; "matched" too. Arrays and PSFs of odd lengths.
     boundary : {"reflect", "zero", "nearest", "mirror", "wrap"}
@@ -69,10 +107,18 @@ class RLNet(Model):
     dtype, backend, num_threads
         As in `Model`.
 
+    Attributes
+    ----------
+    known : Signal or None
+        With `levels`: image, estimates and noise, as channels.
+    correction : Graph or None
+        With `levels`: what is learnt, from `known` to what is added to the last estimate.
+
     Raises
     ------
     ValueError, TypeError
-        A PSF that `Blur` refuses; options out of their range.
+        A PSF that `Blur` refuses; options out of their range. From `predict` also for images with negative
+        values, where there is a PSF.
 
     References
     ----------
@@ -93,6 +139,7 @@ class RLNet(Model):
         seed: int = 0,
         *,
         depth: int = 2,
+        levels: int = 0,
         back_projector: Any = "wiener-butterworth",
         boundary: str = "reflect",
         dtype: Any = "float32",
@@ -100,18 +147,24 @@ class RLNet(Model):
         num_threads: int | None = None,
     ) -> None:
         steps = _validate.integer(steps, "steps", minimum=1)
-        depth = _validate.integer(depth, "depth", minimum=2)
+        levels = _validate.integer(levels, "levels", minimum=0, maximum=MOST_LEVELS)
+        depth = _validate.integer(depth, "depth", minimum=1 if levels else 2)
         boundary = _validate.choice(boundary, "boundary", BOUNDARIES)
         filters = _validate.integer(filters, "filters", minimum=1)
+        if psf is None and levels:
+            raise ValueError(f"levels: got {levels} without a psf, expected 0")
         self._arguments: dict[str, Any] = {
             "steps": steps,
             "filters": filters,
             "ndim": ndim,
             "depth": depth,
+            "levels": levels,
             "boundary": boundary,
             "back_projector": back_projector if isinstance(back_projector, str) else "array",
         }
         self._computing: dict[str, Any] = {"backend": backend, "num_threads": num_threads}
+        self.known: Signal | None = None
+        self.correction: Graph | None = None
         if psf is None:
             ndim = 3 if ndim is None else ndim
             image = Input(1, ndim)
@@ -127,28 +180,39 @@ class RLNet(Model):
             self._arguments["psf"] = {"shape": list(taps.shape), "matched": back is None}
             image = Input(1, taps.ndim)
             signal = image
+            estimates: list[Signal] = []
             for number in range(1, steps + 1):
-                step_layer = RichardsonLucyStep(
+                updated = RichardsonLucyStep(
                     taps,
                     back,
                     boundary,
                     floor=0.0 if back is None else FLOOR,
                     name=f"iteration_{number}",
-                )
-                updated = step_layer(signal, image)
-                known = [image, updated] if number == 1 else [image, updated, signal]
-                inner: Signal = Concat(name=f"known_{number}")(*known)
-                for level in range(1, depth):
-                    inner = Conv(
-                        filters, 3, bias=False, activation="relu", name=f"features_{number}_{level}"
-                    )(inner)
-                inner = Conv(1, 3, bias=False, init="zeros", name=f"correction_{number}")(inner)
-                signal = Add(name=f"sum_{number}")(updated, inner)
-                signal = ReLU(name=f"estimate_{number}")(signal)
+                )(signal, image)
+                estimates.append(updated)
+                signal = updated if levels else self._corrected(image, updated, signal, number)
+            if levels:
+                noise = LocalDeviation(name="noise")(image)
+                self.known = Concat(name="known")(image, *estimates, noise)
+                self.correction = _correction(steps + 2, taps.ndim, filters, levels, depth)
+                signal = Add(name="sum")(signal, self.correction(self.known))
+                signal = ReLU(name="result")(signal)
         self._arguments["ndim"] = image.ndim
         super().__init__(image, signal, seed=seed, dtype=dtype, **self._computing)
+        self.positive = psf is not None
         if psf is None:
             self._start_at_one()
+
+    def _corrected(self, image: Signal, updated: Signal, before: Signal, number: int) -> Signal:
+        """The estimate of a step with its own correction, on the image's grid."""
+        known = [image, updated] if number == 1 else [image, updated, before]
+        inner: Signal = Concat(name=f"known_{number}")(*known)
+        filters = self._arguments["filters"]
+        for layer in range(1, self._arguments["depth"]):
+            name = f"features_{number}_{layer}"
+            inner = Conv(filters, 3, bias=False, activation="relu", name=name)(inner)
+        inner = Conv(1, 3, bias=False, init="zeros", name=f"correction_{number}")(inner)
+        return ReLU(name=f"estimate_{number}")(Add(name=f"sum_{number}")(updated, inner))
 
     def _start_at_one(self) -> None:
         """A correction of about 1 for a ratio of 1: the last layer's bias is where softplus gives it."""

@@ -75,7 +75,7 @@ def read_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
             f"{path}: got a file of the format {metadata.get('format')!r}, expected {FORMAT!r}, written by "
             "Model.save or by fit"
         )
-    if metadata["sha256"] != _digest(tensors):
+    if metadata.get("sha256") != _digest(tensors):
         raise ValueError(f"{path}: the weights are not those that were written (their checksum differs)")
     return tensors, metadata
 

@@ -183,7 +183,7 @@ class Training:
         )
         del prediction
         gradients = Gradients()
-        model.backward(grad, tape, engine, gradients, (False,))
+        model.backward(_checked(grad, y.shape, model.dtype), tape, engine, gradients, (False,))
         self._good = [weight.copy() for weight in self.weights]
         grads = [gradients.of(layer, name) for layer, name in self._trained]
         self.optimizer.update(self.weights, grads)
@@ -318,6 +318,16 @@ def _check_target(prediction: np.ndarray, y: np.ndarray) -> None:
             f"y: got samples of shape {y.shape[1:]}, expected {prediction.shape[1:]}, what the "
             "network makes of x"
         )
+
+
+def _checked(grad: object, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """The gradient of a loss, which may be a function of the user's, as the backward pass wants it."""
+    if not isinstance(grad, np.ndarray) or grad.shape != shape:
+        raise ValueError(
+            f"loss: got a gradient {getattr(grad, 'shape', type(grad).__name__)}, expected an array of "
+            f"shape {shape}"
+        )
+    return np.ascontiguousarray(grad, dtype)
 
 
 def _listed(numbers: np.ndarray) -> str:

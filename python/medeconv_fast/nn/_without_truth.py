@@ -249,6 +249,8 @@ def fit_without_truth(
     for i, image in enumerate(images):
         data, _, _ = _arrays.as_image(image, f"images[{i}]")
         checked.append(data)
+    if not checked:
+        raise ValueError("images: got none, an empty data set; expected at least one")
     start = Input(1, net.ndim)
     if smoothness == "auto":
         found = [noise_of(image).at(max(float(image.mean()), 0.0)) ** 2 for image in checked]
