@@ -21,6 +21,7 @@ from ._manifest import Done
 MOST_FAILURES = 16
 # The store or the machine are at their end: no other tile would fare better.
 _FATAL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM}
+SLOTS = 2  # tiles that a worker has in hand
 AHEAD = 3  # tiles per worker that a cluster is given at a time
 
 
@@ -50,7 +51,7 @@ class Failures:
 
     def end(self) -> None:
         if self.seen:
-            numbers = ", ".join(str(number) for number, _ in self.seen)
+            numbers = ", ".join(str(number) for number in sorted(number for number, _ in self.seen))
             raise TileError(
                 f"{len(self.seen)} of {len(self._job)} tiles could not be restored (numbers {numbers}); the "
                 f"first: {self.seen[0][1]}"
@@ -94,16 +95,24 @@ def in_process(job: Job, numbers: Sequence[int], failures: Failures) -> Iterator
 
 
 _kept: dict[str, Job] = {}
-_one_at_a_time = threading.Lock()
+_computing, _slots = threading.Lock(), threading.Semaphore(SLOTS)
 
 
 def _on_worker(name: str, job: Any, number: int) -> Done:
-    # A worker keeps the job, and with it the operator, from tile to tile. Its memory is for one tile.
-    with _one_at_a_time:
-        if name not in _kept:
-            _kept.clear()
-            _kept[name] = job
-        return _kept[name].run(number)
+    # A worker keeps the job, and with it the operator, from tile to tile. Its memory is for one tile that is
+    # computed and one that is read or written meanwhile, however many threads it has.
+    with _slots:
+        begun = time.perf_counter()
+        with _computing:
+            if name not in _kept:
+                _kept.clear()
+                job.check()
+                _kept[name] = job
+            kept = _kept[name]
+        read = [kept.read(number)]
+        with _computing:
+            restored = kept.compute(number, read)
+        return kept.write(number, restored, begun)
 
 
 def on_cluster(

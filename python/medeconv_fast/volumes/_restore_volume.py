@@ -183,7 +183,7 @@ def restore_volume(
     computed = voxels = 0
     with manifest.logging(shard) as log:
         done = _what_is_done(job, manifest, verify)
-        todo = [n for n in _share(len(job), shard) if n not in done]
+        todo = job.in_order([n for n in _share(len(job), shard) if n not in done])
         mine = len(todo)
 
         def tell() -> None:
@@ -413,9 +413,13 @@ class _Setup:
     def _job(self, record: dict[str, Any], store: Any) -> Job:
         plan = record["plan"]
         grid = Grid(tuple(plan["shape"]), tuple(plan["core"]), tuple(plan["halo"]), bool(plan["periodic"]))
-        numbers = [Numbers.from_record(each) for each in record["numbers"]]
-        pairs = zip(numbers, self.psfs, strict=True)
-        return Job(self.source, store, grid, dict(zip(self.channels, pairs, strict=True)), self.num_threads)
+        # Workers know nothing of what this process has chosen by use_backend.
+        numbers = [
+            Numbers.from_record({**each, "options": {**each["options"], "backend": self.backend}})
+            for each in record["numbers"]
+        ]
+        channels = dict(zip(self.channels, zip(numbers, self.psfs, strict=True), strict=True))
+        return Job(self.source, store, grid, channels, self.num_threads, self.backend, self.isa)
 
     def _seam(self, numbers: list[Numbers], grid: Grid) -> dict[str, Any] | None:
         """The largest of any channel."""
@@ -567,7 +571,11 @@ def _client(workers: int | None, client: Any) -> Iterator[tuple[Any, int | None]
     distributed = library("distributed", "dask", "workers=")
     with (
         distributed.LocalCluster(
-            n_workers=workers, threads_per_worker=1, processes=True, memory_limit=0, dashboard_address=None
+            n_workers=workers,
+            threads_per_worker=_drivers.SLOTS,
+            processes=True,
+            memory_limit=0,
+            dashboard_address=None,
         ) as cluster,
         distributed.Client(cluster) as one,
     ):

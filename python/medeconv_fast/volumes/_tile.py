@@ -88,8 +88,10 @@ class Restorer:
             raise ValueError(f"source, {_where(tile)}: {error}") from error
         clipped = counts.clipped
         if numbers.level <= 0 or counts.image.max() == 0:
-            # Every correction is zero.
-            return Restored(np.zeros(tile.core_shape, data.dtype), clipped)
+            # Every correction is zero, and so is the estimate, before it is shifted back.
+            total = _arrays.as_psf(self._psf, data.ndim, normalize=options.get("normalize_psf", True))[1]
+            lowest = -numbers.offset / total if numbers.offset else 0.0
+            return Restored(np.full(tile.core_shape, lowest, data.dtype), clipped)
         blur, operator, gain = self._operator(data, tile)
         level = numbers.level / blur.psf_sum
         if options.get("initial", "flat") == "flat":
