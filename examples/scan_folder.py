@@ -1,11 +1,11 @@
 """Restores every NIfTI volume of a folder with one command, and says which did not work.
 
     python examples/scan_folder.py FOLDER                # three scans from nibabel's wheel, seconds
-    python examples/scan_folder.py FOLDER --full         # the same interpolated on a grid twice as fine per axis
+    python examples/scan_folder.py FOLDER --full         # the same on a grid twice as fine per axis
     python examples/scan_folder.py FOLDER --picture scan_folder.png
 
-FOLDER/scans gets the blurred scans and one that is damaged, FOLDER/restored what `medeconv restore` makes of them.
-With scans of your own, only the command that is printed is needed. For research, not a medical device.
+FOLDER/scans gets the blurred scans and one that is damaged, FOLDER/restored what `medeconv restore` makes of
+them. With scans of your own, only the command that is printed is needed. For research, not a medical device.
 """
 
 import argparse
@@ -18,7 +18,7 @@ import medeconv_fast as mf
 from medeconv_fast import cli, demo
 
 FWHM = (5.0, 4.0, 4.0)  # mm
-NAMES = ("example4d.nii.gz", "anatomical.nii", "standard.nii.gz")
+NAMES = ("example4d.nii.gz", "anatomical.nii", "reoriented_anat_moved.nii")
 PHOTONS = 3000.0  # at the brightest voxel
 DAMAGED = "damaged.nii"
 
@@ -79,8 +79,8 @@ def main(folder: Path, full: bool = False, drawn: Path | None = None) -> dict[st
         middle = truth.shape[0] // 2
         rows.append(
             [
-                (f"{title}{name}", volume.array[middle])
-                for title, volume in (("", truth), ("blurred ", before), ("restored ", after))
+                (title, volume.array[middle])
+                for title, volume in ((name, truth), ("blurred", before), ("restored", after))
             ]
         )
     if drawn is not None:

@@ -4,9 +4,9 @@
     python examples/slide.py FOLDER --full           # 20000 x 20000
     python examples/slide.py FOLDER --full --picture slide.png
 
-FOLDER gets slide.ome.tif, the blurred slide, and restored.ome.zarr with its pyramid. The section is a photograph
-from scikit-image's wheel, mirrored over and over, seen through an objective of NA 0.4. With a slide of your
-own, only `restore` is needed. For research, not a medical device.
+FOLDER gets slide.ome.tif, the blurred slide, and restored.ome.zarr with its pyramid. The section is a
+photograph from scikit-image's wheel, mirrored over and over, seen through an objective of NA 0.4. With a
+slide of your own, only `restore` is needed. For research, not a medical device.
 """
 
 import argparse
@@ -31,9 +31,7 @@ def section(rows: slice, columns: slice) -> np.ndarray:
 
     photo = data.immunohistochemistry()
     mirrored = [np.concatenate([np.arange(n), np.arange(n)[::-1]]) for n in photo.shape[:2]]
-    y, x = (
-        m[np.arange(s.start, s.stop) % len(m)] for m, s in zip(mirrored, (rows, columns), strict=True)
-    )
+    y, x = (m[np.arange(s.start, s.stop) % len(m)] for m, s in zip(mirrored, (rows, columns), strict=True))
     return photo[np.ix_(y, x)].astype(np.float32)
 
 
@@ -55,7 +53,12 @@ def scanned(size: int) -> Iterator[np.ndarray]:
 def scan(path: Path, size: int) -> None:
     import tifffile
 
-    pixel = {"PhysicalSizeX": PIXEL, "PhysicalSizeY": PIXEL, "PhysicalSizeXUnit": "µm", "PhysicalSizeYUnit": "µm"}
+    pixel = {
+        "PhysicalSizeX": PIXEL,
+        "PhysicalSizeY": PIXEL,
+        "PhysicalSizeXUnit": "µm",
+        "PhysicalSizeYUnit": "µm",
+    }
     with tifffile.TiffWriter(path, bigtiff=True, ome=True) as file:
         file.write(
             scanned(size),
@@ -96,10 +99,10 @@ def picture(path: Path, restored: Path, parts: list[tuple[str, np.ndarray]]) -> 
     size = mf.io.open_source(restored).shape[0]
     panels = [(f"{size} x {size}, coarsest level", whole), *parts]
     for panel, (title, image) in zip(figure.subplots(1, 4), panels, strict=True):
-        panel.imshow(np.clip(image, 0, 255).astype(np.uint8), interpolation="nearest")
+        panel.imshow(np.clip(image, 0, 255).astype(np.uint8))
         panel.set_title(title, fontsize=9)
         panel.set_axis_off()
-    figure.savefig(path, dpi=100, pil_kwargs={"optimize": True})
+    figure.savefig(path, dpi=80, pil_kwargs={"optimize": True})
 
 
 def main(folder: Path, size: int, memory: str, drawn: Path | None = None) -> tuple[float, float]:

@@ -47,7 +47,7 @@ def embryo(time: int, shape: tuple[int, ...]) -> np.ndarray:
         box = tuple(slice(max(0, m - r), max(0, m + r)) for m, r in zip(middle, reach, strict=True))
         place = [axis[box] - c for axis, c in zip(grid, centre, strict=True)]
         distance = np.sqrt(sum(p**2 for p in place))
-        texture = sum(np.cos(2.5 * sum(w * p for w, p in zip(wave, place, strict=True))) for wave in grain)
+        texture = sum(np.cos(2.5 * np.tensordot(wave, place, 1)) for wave in grain)
         inside = distance < radius
         truth[0][box] += np.where(inside, brightness * np.maximum(0.2, 0.6 + texture / 4), 0)
         truth[1][box] += np.where(np.abs(distance - 1.6 * radius) < 0.25, 2 * brightness, 0)
@@ -67,7 +67,7 @@ def record(path: Path, times: int, shape: tuple[int, ...]) -> None:
 
 
 def restore(series: Path, restored: Path, memory: str) -> Any:
-    """A PSF per channel; each channel's noise and number of iterations are found once, for all time points."""
+    """A PSF per channel; the noise and the number of iterations of each are found once, for all times."""
     return mf.restore_volume(series, restored, PSFS, background=OFFSET, memory=memory)
 
 

@@ -718,27 +718,32 @@ def test_memory_decides_the_grid_and_workers_do_not(psf):
 MEASURED = """
 import re, sys, medeconv_fast as mf
 psf = mf.psf.gaussian((3, 3, 3), (1, 1, 1))
-options = {"engine": "spectral", "acceleration": "biggs-andrews", "regularizer": ("tv", 0.002)}
-options |= {"chunks": (32, 32, 32), "shards": (64, 64, 64), "memory": "250 MB"}
-done = mf.restore_volume(sys.argv[1], sys.argv[2], psf, method="rl", num_iter=2, **options)
-print(done.tiles, int(re.search(r"VmHWM:\\s*(\\d+) kB", open("/proc/self/status").read())[1]) * 1024)
+options = {"engine": "spectral", "chunks": (32, 32, 32), "shards": (64, 64, 64), "memory": "250 MB"}
+if sys.argv[3] == "rl":
+    options |= {"acceleration": "biggs-andrews", "regularizer": ("tv", 0.002), "num_iter": 2}
+else:
+    options |= {"engine": "auto", "balance": 0.05, "memory": "350 MB"}
+done = mf.restore_volume(sys.argv[1], sys.argv[2], psf, method=sys.argv[3], **options)
+peak = int(re.search(r"VmHWM:\\s*(\\d+) kB", open("/proc/self/status").read())[1]) * 1024
+print(done.tiles, done.plan.memory, peak)
 """
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the peak from /proc")
-def test_memory_is_kept_to(tmp_path):
+@pytest.mark.parametrize("method", ["rl", "wiener"])
+def test_memory_is_kept_to(tmp_path, method):
     source = tmp_path / "in.zarr"
     mf.io.write(source, mf.io.Volume(counts((160, 160, 160)).astype(np.uint16)))
     done = subprocess.run(
-        [sys.executable, "-c", MEASURED, source, tmp_path / "out.zarr"],
+        [sys.executable, "-c", MEASURED, source, tmp_path / "out.zarr", method],
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    tiles, peak = map(int, done.stdout.split())
-    assert tiles > 4
-    assert peak < 1.1 * 250e6
+    tiles, memory, peak = map(int, done.stdout.split())
+    assert tiles > 3
+    assert peak < 1.1 * memory
 
 
 def test_the_page_on_volumes(tmp_path, monkeypatch, capsys):

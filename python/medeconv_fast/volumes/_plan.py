@@ -21,8 +21,9 @@ BASE = 120_000_000
 # written, in the store's: several chunks and shards at a time (measured).
 READING, WRITING = 3, 4
 SLACK = 1.2  # freed memory that the allocators keep, in pieces that the next tile does not fit (measured)
-# Transfer functions, spectra and the padded image of a filter of one pass, in arrays of its transform's size.
-FILTER_ARRAYS = 6.0
+# Transfer functions, spectra, the padded image and the result of a filter of one pass, in arrays of its
+# transform's size (measured).
+FILTER_ARRAYS = 12.0
 # A filter's response beyond the halo, added up without signs, moves no voxel by more than this share of the
 # range.
 RESPONSE = 1e-3
@@ -136,6 +137,8 @@ class Costs:
         self._raw = np.dtype(source_dtype).itemsize
         self.dtype = _arrays.result_dtype(source_dtype)
         self._stored = np.dtype(stored_dtype).itemsize
+        # Rounded, and where it does not fit, as booleans.
+        self._converted = 0 if np.dtype(stored_dtype) == self.dtype else 2 * self.dtype.itemsize + 2
         self._num_threads = num_threads
         self._good: dict[int, int] = {}
 
@@ -145,7 +148,7 @@ class Costs:
         # Read ahead, as read, in the dtype of the work, counted.
         arrays = voxels * ((1 + READING) * self._raw + 2 * item)
         # The core before it, and what the store makes of it; the core is at most the region.
-        arrays += voxels * (2 * item + WRITING * self._stored)
+        arrays += voxels * (2 * item + self._converted + WRITING * self._stored)
         arrays += max(self._computing(region, n, p) for n, p in self._channels)
         return BASE + int(SLACK * arrays)
 

@@ -28,6 +28,10 @@ from ._sample import draw
 from ._seam import estimate_seam
 from ._tile import Restorer
 
+# dask has freed memory go back to the system at once, and every array of a tile come anew page by page; these
+# are what glibc arrives at by itself.
+KEEPING = {"MALLOC_MMAP_THRESHOLD_": 1 << 25, "MALLOC_TRIM_THRESHOLD_": 1 << 26}
+
 
 class VolumeResult(Record):
     """The record of a run: a dict whose entries can also be read as attributes.
@@ -568,8 +572,9 @@ def _client(workers: int | None, client: Any) -> Iterator[tuple[Any, int | None]
     from .._threads import get_num_threads
 
     assert workers is not None
-    distributed = library("distributed", "dask", "workers=")
+    distributed, dask = library("distributed", "dask", "workers="), library("dask", "dask", "workers=")
     with (
+        dask.config.set({"distributed.nanny.pre-spawn-environ": {**KEEPING, "OMP_NUM_THREADS": 1}}),
         distributed.LocalCluster(
             n_workers=workers,
             threads_per_worker=_drivers.SLOTS,
