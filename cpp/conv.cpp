@@ -252,7 +252,7 @@ void consider_winograd(ConvPass<T>& p, int64_t lanes) {
         if (bytes <= winograd_shared_bytes && t < best) best = t, rows = down, columns = across, slices = z.count, shared = true;
     }
     if (rows == 0) return;
-    p.winograd = true, p.toeplitz = p.stream = false, p.shared = shared;
+    p.winograd = true, p.toeplitz = p.stream = p.in_place = false, p.shared = shared;
     p.axis[0].block = slices, p.axis[1].block = 4 * rows, p.axis[2].block = 4 * columns;
 }
 
@@ -305,6 +305,8 @@ void finish(ConvTables<T>& t, const ConvShape& s, const ConvKernels<T>& kernels,
         layout<T>(axis, false, p.band);
     }
     choose_taps(t, merged_taps, single_taps, kernels.rows, s.kernel);
+    // Full tiles of a forward pass; a few positions would not make up for packing.
+    p.in_place = p.shared && !phases && !p.flipped && p.destinations % kernels.rows == 0;
     if (!s.exact && !phases && s.kernel[1] == 3 && s.kernel[2] == 3 && s.dilation[1] == 1 && s.dilation[2] == 1 && axis[0].step == 1 &&
         axis[1].step == 1 && axis[2].step == 1)
         consider_winograd(p, kernels.lanes);

@@ -71,6 +71,7 @@ struct ConvPass {
     bool stream;                     // results past the cache
     bool toeplitz, winograd;
     bool shared;                     // `bands` is used, and a unit is a block of channels of all images
+    bool in_place;                   // shared: a tile reads the weights as given, which lie in the order of its taps
     bool flipped;                    // Toeplitz, Winograd: taps are read from the last to the first
     const T* weight;                 // as given: destination_stride, source_stride, kernel elements
     int64_t destination_stride, source_stride, group_stride;

@@ -126,10 +126,11 @@ struct ConvTile {
     T* out;
     int64_t pitch;
     int64_t weight_pitch;            // of a tap
+    int64_t weight_row = 0;          // between rows, where they do not follow one another
 };
 
 // `last` values of the last vector are stored.
-template <int R, int W, class T>
+template <int R, int W, bool apart, class T>
 MEDECONV_NOINLINE void sum_taps(const ConvTile<T>& tile, int64_t x, int64_t last) {
     constexpr int L = lanes<T>;
     Vec<T> sum[R * W];
@@ -143,7 +144,7 @@ MEDECONV_NOINLINE void sum_taps(const ConvTile<T>& tile, int64_t x, int64_t last
         Vec<T> v[W];
         unroll<W>([&](auto w) MEDECONV_BODY { v[w] = in_register(load_unaligned(from + w * L)); });
         unroll<R>([&](auto r) MEDECONV_BODY {
-            const Vec<T> t = in_register(splat<T>(weight[r]));
+            const Vec<T> t = in_register(splat<T>(weight[apart ? r * tile.weight_row : r]));
             unroll<W>([&](auto w) MEDECONV_BODY { sum[r * W + w] += v[w] * t; });
         });
     }
@@ -161,26 +162,27 @@ MEDECONV_NOINLINE void sum_taps(const ConvTile<T>& tile, int64_t x, int64_t last
     });
 }
 
-template <int R, int W, class T>
+template <int R, int W, bool apart, class T>
 MEDECONV_INLINE void sum_taps_of_width(int64_t width, const ConvTile<T>& tile, int64_t x, int64_t last) {
-    if (width == W) sum_taps<R, W>(tile, x, last);
-    else if constexpr (W > 1) sum_taps_of_width<R, W - 1>(width, tile, x, last);
+    if (width == W) sum_taps<R, W, apart>(tile, x, last);
+    else if constexpr (W > 1) sum_taps_of_width<R, W - 1, apart>(width, tile, x, last);
 }
 
 // Positions [0, n) of a line, in tiles of about the same width.
-template <int R, class T>
+template <int R, bool apart = false, class T>
 void sum_line(const ConvTile<T>& tile, int64_t n) {
     constexpr int64_t L = lanes<T>;
     const int64_t vectors = ceil_div(n, L), tiles = ceil_div(vectors, conv_width<R>);
     for (int64_t i = 0, v = 0; i < tiles; ++i) {
         const int64_t stop = vectors * (i + 1) / tiles;
-        sum_taps_of_width<R, conv_width<R>>(stop - v, tile, v * L, stop == vectors ? n - (vectors - 1) * L : L);
+        sum_taps_of_width<R, conv_width<R>, apart>(stop - v, tile, v * L, stop == vectors ? n - (vectors - 1) * L : L);
         v = stop;
     }
 }
 template <class T>
 MEDECONV_INLINE void sum_line(int64_t rows, const ConvTile<T>& tile, int64_t n) {
-    if (rows == 1) sum_line<1>(tile, n);
+    if (tile.weight_row) sum_line<conv_rows, true>(tile, n);
+    else if (rows == 1) sum_line<1>(tile, n);
     else if (rows == 2) sum_line<2>(tile, n);
     else if (rows == 4) sum_line<4>(tile, n);
     else if constexpr (conv_rows == 8) sum_line<8>(tile, n);
@@ -253,7 +255,7 @@ ConvScratch<T> conv_buffers(const ConvPass<T>& p, T* scratch) {
     s.pitch = (ceil_div(length + L, line) | 1) * line;
     s.results = take((p.toeplitz ? tile_rows : conv_rows * (p.merged[2] > 1 ? 1 : p.axis[2].phases)) * s.pitch);
     s.start = take(conv_rows);
-    s.packed = take(!p.shared ? 0 : p.sources * p.variant_taps * conv_rows);
+    s.packed = take(!p.shared || p.in_place ? 0 : p.sources * p.variant_taps * conv_rows);
     if (p.toeplitz) {
         s.aside = take(tile_rows * tile_vectors * L);
         s.slices = reinterpret_cast<DirectSlice<T>*>(take(p.sources_at_once * p.z_taps * int64_t(sizeof(DirectSlice<T>) / sizeof(T))));
@@ -337,6 +339,10 @@ MEDECONV_NOINLINE void sum_block(const ConvPass<T>& p, const ConvScratch<T>& s, 
                         ConvTile<T> tile{band + (qz - zs.start) * z.step * p.band.plane + line * p.band.row, v.offsets, p.sources * v.taps,
                                          packed.base + p.sources * (v.packed_before * packed.rows + v.taps * packed.rows_before), s.start,
                                          p.relu, s.results + px * block.rows * s.pitch, s.pitch, block.rows};
+                        if (p.in_place) {
+                            tile.weight = p.weight + group * p.group_stride + block.first * p.destination_stride;
+                            tile.weight_pitch = 1, tile.weight_row = p.destination_stride;
+                        }
                         if (straight) {
                             tile.out = destination + to_z * slice_size + to_y * row_size + xs.start;
                             tile.pitch = p.destination_size;
@@ -435,7 +441,7 @@ void direct_unit(const ConvPass<T>& p, int64_t unit, T* scratch) {
         const int64_t group = unit / p.block_count, number = unit % p.block_count;
         const ConvBlock& block = p.blocks[number];
         const Range all[3] = {{0, z.count}, {0, y.count}, {0, x.count}};
-        pack_block(p, group, number, ConvPacked<T>{s.packed, block.rows, 0});
+        if (!p.in_place) pack_block(p, group, number, ConvPacked<T>{s.packed, block.rows, 0});
         for (int64_t image = 0; image < p.batch; ++image)
             sum_block(p, s, image, group, block, p.bands + (image * p.groups + group) * p.sources * p.band.channel,
                       ConvPacked<const T>{s.packed, block.rows, 0}, all[0], all[1], all[2]);

@@ -274,15 +274,21 @@ def test_integers_are_exact(case, mode, backend, rng):
 
 
 @pytest.mark.parametrize(
-    ("shape", "w_shape"),
-    [((1, 64, 14, 19), (64, 64, 3, 3)), ((1, 16, 6, 7, 9), (16, 16, 3, 3, 3))],
+    ("shape", "w_shape", "options"),
+    [
+        ((1, 64, 14, 19), (64, 64, 3, 3), {"padding": 1}),
+        ((1, 16, 6, 7, 9), (16, 16, 3, 3, 3), {"padding": 1}),
+        ((2, 72, 7, 7), (128, 72, 3, 3), {"padding": 1}),
+        ((3, 40, 9, 8), (22, 20, 3, 2), {"groups": 2, "stride": (2, 1), "dilation": (1, 2)}),
+        ((2, 17, 2601), (9, 17, 4), {"padding": 2}),
+        ((1, 600, 5, 6), (5, 600, 1, 1), {"stride": 2}),
+    ],
     ids=str,
 )
-def test_many_channels(shape, w_shape, backend, dtype, rng, tol, relative_error):
+def test_many_channels(shape, w_shape, options, backend, dtype, rng, tol, relative_error):
     """The sizes at which another algorithm may be chosen, and where exact=True must not."""
     x, w = (rng.standard_normal(s).astype(dtype) for s in (shape, w_shape))
-    grad = rng.standard_normal((1, len(w), *shape[2:])).astype(dtype)
-    options = {"padding": 1}
+    grad = rng.standard_normal(ops.conv(x, w, **options, backend=backend).shape).astype(dtype)
     precise = everything(*(a.astype(float) for a in (x, w, grad)), options, backend="reference")
     free = everything(x, w, grad, options, backend=backend)
     plain = everything(x, w, grad, options, backend=backend, exact=True)

@@ -67,13 +67,15 @@ def _run_of(places: np.ndarray) -> tuple[int, int]:
     inside = np.flatnonzero(places >= 0)
     if not inside.size:
         return 0, 0
-    start = stop = int(inside[0])
-    while stop < places.size and places[stop] == places[start] + stop - start:
-        stop += 1
-    return start, stop
+    start = int(inside[0])
+    breaks = np.flatnonzero(np.diff(places[start:]) != 1)
+    return start, start + 1 + int(breaks[0]) if breaks.size else places.size
 
 
 _BATCH_BYTES = 1 << 26  # padded inputs of as many items as this holds are made at a time
+_UNITS = 16  # of a pass, at most: a call from Python takes longer than many a tile
+_MANY_CHANNELS = 16  # vectors along them are long enough
+_POSITIONS = 512  # of a block of the weight gradient, at least
 
 
 class _Part(NamedTuple):
@@ -144,11 +146,18 @@ class ConvPlan:
         return max(1, min(self.input_shape[0], _BATCH_BYTES // max(1, size)))
 
     @property
+    def _many_channels(self) -> bool:
+        outputs, channels = self.weight_shape[:2]
+        return channels >= _MANY_CHANNELS and outputs // self._groups >= 4
+
+    @property
     def workspace_bytes(self) -> int:
         """The most that one call takes beside its arrays."""
         forward, back = (
             self._items(shape) * math.prod(shape) for shape in (self._source_shape, self._grad_shape)
         )
+        if self._many_channels:  # channels, brought next to one another
+            forward *= 2
         if self._folds:
             back += 2 * math.prod((*self.input_shape[:2], *(axis.padded for axis in self._axes)))
         return self.dtype.itemsize * max(forward, back)
@@ -164,25 +173,14 @@ class ConvPlan:
         size = (len(values), *shape[1:])
         memory = kept.take(math.prod(size) * self.dtype.itemsize)
         padded = memory[: math.prod(size) * self.dtype.itemsize].view(self.dtype).reshape(size)
-        runs = [_run_of(places) for places in maps[2]]
-        per_unit = max(1, (1 << 16) // math.prod(shape[1:]))
-        units = cut(len(values), per_unit)
-
-        def fill(unit: int) -> None:
-            for channel in range(*units[unit]):
-                combinations = np.ndindex(*(len(phases) for phases in maps))
-                for place, (a, b, c) in enumerate(combinations):
-                    loops.gather(
-                        values[channel],
-                        padded[channel, place],
-                        0,
-                        maps[0][a],
-                        maps[1][b],
-                        maps[2][c],
-                        *runs[c],
-                    )
-
-        run(len(units), threads, fill)
+        tables = [np.stack(of_axis) for of_axis in maps]
+        runs = np.array([_run_of(places) for places in maps[2]])
+        units = cut(len(values), max(1, (1 << 16) // math.prod(shape[1:])))
+        run(
+            len(units),
+            threads,
+            lambda unit: loops.gather_channels(values, padded, *units[unit], *tables, runs),
+        )
         yield padded.reshape(len(x), channels, *shape[1:])
         kept.give(memory)
 
@@ -238,48 +236,59 @@ class ConvPlan:
         outputs = out.shape[1] // self._groups
         result = out.reshape(-1, *three(out.shape[2:], 1))
         channels = source.shape[1] // self._groups
-        tiles = [
-            (part, tile)
-            for part in parts
-            for tile in self._tiles(len(source), outputs, channels, part.size[0], part.size[1], pitch)
-        ]
+        units: list[tuple[_Part, np.ndarray]] = []
+        for part in parts:
+            (first_z, step_z), (first_y, step_y), _ = part.to
+            tiles = [
+                (
+                    item * per_item + group * (per_item // self._groups) + z * plane + y0 * pitch,
+                    y1 - y0,
+                    group,
+                    o0,
+                    o1,
+                    group * outputs + o0,
+                    (item * self._groups + group) * outputs + o0,
+                    first_z + z * step_z,
+                    first_y + y0 * step_y,
+                )
+                for item, group, z, (y0, y1), (o0, o1) in self._tiles(
+                    len(source), outputs, channels, part.size[0], part.size[1], pitch
+                )
+                if 0 <= first_z + z * step_z < result.shape[1]
+            ]
+            table = np.array(tiles, np.int64).reshape(-1, 9)
+            size = max(1, -(-len(table) // max(2, _UNITS // len(parts))))
+            units += [(part, table[first:last]) for first, last in cut(len(table), size)]
         scratch = Scratch()
 
-        def sum_tile(unit: int) -> None:
-            part, (item, group, z, (y0, y1), (o0, o1)) = tiles[unit]
-            (first_z, step_z), (first_y, step_y), (first_x, step_x) = part.to
-            target = first_z + z * step_z
-            if not 0 <= target < result.shape[1]:
-                return
-            channel = group * outputs + o0
+        def sum_tiles(unit: int) -> None:
+            part, tiles = units[unit]
+            (_, step_y), (first_x, step_x) = part.to[1:]
+            together = 4 if int((tiles[:, 4] - tiles[:, 3]).max()) >= 4 else 1
             with scratch.lend() as buffer:
-                loops.conv_tile(
+                loops.conv_tiles(
                     flat,
-                    item * per_item + group * (per_item // self._groups) + z * plane + y0 * pitch,
+                    tiles,
                     pitch,
-                    y1 - y0,
                     part.size[2],
                     part.offsets,
-                    part.weights[group, o0:o1],
-                    bias[channel : channel + o1 - o0],
+                    part.weights,
+                    bias,
                     relu,
                     result,
-                    item * outputs * self._groups + channel,
-                    target,
-                    first_y + y0 * step_y,
                     step_y,
                     first_x,
                     step_x,
                     buffer(
                         "lines",
-                        (4 if o1 - o0 >= 4 else 1, (y1 - y0 - 1) * pitch + part.size[2]),
+                        (together, (int(tiles[:, 1].max()) - 1) * pitch + part.size[2]),
                         self.dtype,
                     ),
                     buffer("acc", 4 * loops.BLOCK, self.dtype),
                     buffer("partial", 4 * loops.BLOCK, self.dtype),
                 )
 
-        run(len(tiles), threads, sum_tile)
+        run(len(units), threads, sum_tiles)
 
     def _without_taps(self, bias: np.ndarray | None, relu: bool, out: np.ndarray) -> bool:
         """Nothing to sum: the bias alone."""
@@ -378,7 +387,18 @@ class ConvPlan:
         """The gradient of ``sum(forward(x) * grad)`` to the weight."""
         if self._without_taps(None, False, out):
             return
-        loops, threads = compiled_loops(), resolve_num_threads(num_threads)
+        threads = resolve_num_threads(num_threads)
+        outputs, channels = self.weight_shape[0], self.weight_shape[1]
+        make = self._weight_grad_of_channels if self._many_channels else self._weight_grad_of_rows
+        totals = np.zeros((outputs, channels, len(self._taps)))
+        for first, last in cut(len(x), self._items(self._source_shape)):
+            with self._source(x[first:last], threads) as source:
+                totals += make(unlocked(grad)[first:last], source, threads)
+        out[...] = totals.reshape(out.shape)
+
+    def _weight_grad_of_rows(self, grad: np.ndarray, source: np.ndarray, threads: int) -> np.ndarray:
+        """Vectors along the rows: totals (outputs, channels, taps)."""
+        loops = compiled_loops()
         groups, taps = self._groups, len(self._taps)
         outputs, channels = self.weight_shape[0], self.weight_shape[1]
         depth, rows, width = (axis.out for axis in self._axes)
@@ -389,43 +409,89 @@ class ConvPlan:
         totals = np.zeros((len(row_blocks), outputs, channels, taps))
         units = [(o, b) for o in range(outputs) for b in range(len(row_blocks))]
         scratch = Scratch()
-        for first, last in cut(len(x), self._items(self._source_shape)):
-            lines = unlocked(grad)[first:last].reshape(last - first, outputs, depth * rows, width)
-            with self._source(x[first:last], threads) as source:
-                flat, per_item, pitch = source.reshape(-1), source[0].size, source.shape[-1]
-                plane = math.prod(source.shape[-2:])
+        lines = grad.reshape(len(grad), outputs, depth * rows, width)
+        flat, per_item, pitch = source.reshape(-1), source[0].size, source.shape[-1]
+        plane = math.prod(source.shape[-2:])
 
-                def products(
-                    unit: int,
-                    lines: np.ndarray = lines,
-                    flat: np.ndarray = flat,
-                    per_item: int = per_item,
-                    pitch: int = pitch,
-                    plane: int = plane,
-                ) -> None:
-                    o, b = units[unit]
-                    group = o // (outputs // groups)
-                    with scratch.lend() as buffer:
-                        lanes = buffer("lanes", (taps, lanes_per_tap), self.dtype)
-                        for item in range(len(lines)):
-                            at = item * per_item + group * (per_item // groups)
-                            for c in range(channels):
-                                loops.weight_products(
-                                    lines[item, o],
-                                    flat,
-                                    at,
-                                    plane,
-                                    pitch,
-                                    width,
-                                    offsets[c],
-                                    rows,
-                                    *row_blocks[b],
-                                    totals[b, o, c],
-                                    lanes,
-                                )
+        def products(unit: int) -> None:
+            o, b = units[unit]
+            group = o // (outputs // groups)
+            with scratch.lend() as buffer:
+                lanes = buffer("lanes", (taps, lanes_per_tap), self.dtype)
+                for item in range(len(lines)):
+                    loops.weight_products_of_channels(
+                        lines[item, o],
+                        flat,
+                        item * per_item + group * (per_item // groups),
+                        plane,
+                        pitch,
+                        width,
+                        offsets,
+                        rows,
+                        *row_blocks[b],
+                        totals[b, o],
+                        lanes,
+                    )
 
-                run(len(units), threads, products)
-        out[...] = totals.sum(0).reshape(out.shape)
+        run(len(units), threads, products)
+        return totals.sum(0)
+
+    def _weight_grad_of_channels(self, grad: np.ndarray, source: np.ndarray, threads: int) -> np.ndarray:
+        """Vectors along the channels, which are brought next to one another first: the same totals."""
+        loops = compiled_loops()
+        groups, taps = self._groups, len(self._taps)
+        outputs, channels = self.weight_shape[0], self.weight_shape[1]
+        per_group = outputs // groups
+        depth, rows, width = (axis.out for axis in self._axes)
+        values = grad.reshape(len(grad), groups, per_group, depth * rows * width)
+        planes = source.reshape(len(source), groups, channels, -1)
+        places = planes.shape[-1]
+        z, y, x = np.ogrid[:depth, :rows, :width]
+        positions = ((z * source.shape[-2] + y) * source.shape[-1] + x).reshape(-1) * channels
+        # Of the first channel; channels are one apart now, and taps that follow one another one line.
+        shifts = self._offsets().reshape(channels, taps)[0] * channels
+        firsts = np.flatnonzero(np.diff(shifts, prepend=-1) != channels)
+        lengths = np.diff(firsts, append=taps) * channels
+        shifts = shifts[firsts]
+        blocks = cut(positions.size, max(_POSITIONS, -(-positions.size // _UNITS)))
+        totals = np.zeros((len(blocks), outputs, taps * channels))
+        # Few blocks: outputs as well.
+        step = max(4, per_group * len(blocks) * groups // _UNITS // 4 * 4)
+        units = [
+            (group, number, of)
+            for group in range(groups)
+            for number in range(len(blocks))
+            for of in cut(per_group, step)
+        ]
+        size = planes.size * self.dtype.itemsize
+        memory = kept.take(size)
+        turned = memory[:size].view(self.dtype).reshape(len(source) * groups, places, channels)
+        of_channels = planes.reshape(len(source) * groups, channels, places)
+        pieces = cut(len(turned) * places, max(64, -(-len(turned) * places // _UNITS)))
+        run(len(pieces), threads, lambda unit: loops.channels_last(of_channels, turned, *pieces[unit]))
+        lines = turned.reshape(len(source), groups, places * channels)
+        scratch = Scratch()
+
+        def products(unit: int) -> None:
+            group, number, (o0, o1) = units[unit]
+            of_group = totals[number, group * per_group : (group + 1) * per_group]
+            with scratch.lend() as buffer:
+                loops.channel_products(
+                    values[:, group, o0:o1],
+                    lines[:, group],
+                    positions,
+                    *blocks[number],
+                    shifts,
+                    lengths,
+                    of_group[o0:o1],
+                    buffer("lines", (4, int(lengths.max())), self.dtype),
+                    buffer("acc", 4 * loops.BLOCK, self.dtype),
+                    buffer("partial", 4 * loops.BLOCK, self.dtype),
+                )
+
+        run(len(units), threads, products)
+        kept.give(memory)
+        return totals.sum(0).reshape(outputs, taps, channels).swapaxes(1, 2)
 
 
 def sum_channels(x: np.ndarray, out: np.ndarray, *, num_threads: int | None = None) -> None:

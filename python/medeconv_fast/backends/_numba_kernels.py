@@ -17,6 +17,7 @@ import numpy as np
 from numba import njit
 
 BLOCK = 512  # values of a line that are summed at a time: one output and 8 inputs fit the first cache
+SUMMED = 2048  # positions of a weight gradient between two additions to its float64 sums
 PARTIAL = 128  # taps summed by themselves, so that rounding does not grow with the number of taps
 
 
@@ -107,6 +108,34 @@ def gather(x, out, first, map_z, map_y, map_x, run_start, run_stop):
                 row[run_start:run_stop] = source[map_x[run_start] :][: run_stop - run_start]
             for i in range(run_stop, row.size):
                 row[i] = source[map_x[i]] if map_x[i] >= 0 else 0
+
+
+@_kernel
+def gather_channels(x, out, first, last, maps_z, maps_y, maps_x, runs):
+    """out[c, place] = channel c of x, gathered by every combination of the maps, for first <= c < last."""
+    for c in range(first, last):
+        place = 0
+        for a in range(maps_z.shape[0]):
+            for b in range(maps_y.shape[0]):
+                for k in range(maps_x.shape[0]):
+                    gather(x[c], out[c, place], 0, maps_z[a], maps_y[b], maps_x[k], runs[k, 0], runs[k, 1])
+                    place += 1
+
+
+@_kernel
+def channels_last(x, out, first, last):
+    """out[i, p, c] = x[i, c, p] for first <= i * places + p < last."""
+    places = x.shape[2]
+    start = first
+    while start < last:
+        i, p0 = start // places, start % places
+        p1 = min(p0 + 16, places, p0 + last - start)
+        to = out[i]
+        for c in range(x.shape[1]):
+            values = x[i, c]
+            for p in range(p0, p1):
+                to[p, c] = values[p]
+        start += p1 - p0
 
 
 @_kernel
@@ -563,6 +592,87 @@ def conv_tile(
 
 
 @_kernel
+def conv_tiles(
+    source,
+    tiles,
+    pitch,
+    width,
+    offsets,
+    weights,
+    bias,
+    relu,
+    out,
+    step_y,
+    x,
+    step_x,
+    lines,
+    acc,
+    partial,
+):
+    """One `conv_tile` after the other: a call from Python takes longer than many of them.
+
+    A tile: where its source begins, rows, group, first and last output of it, its first channel, that channel
+    in `out`, z, y.
+    """
+    for i in range(tiles.shape[0]):
+        first, last, channel = tiles[i, 3], tiles[i, 4], tiles[i, 5]
+        conv_tile(
+            source,
+            tiles[i, 0],
+            pitch,
+            tiles[i, 1],
+            width,
+            offsets,
+            weights[tiles[i, 2], first:last],
+            bias[channel : channel + last - first],
+            relu,
+            out,
+            tiles[i, 6],
+            tiles[i, 7],
+            tiles[i, 8],
+            step_y,
+            x,
+            step_x,
+            lines,
+            acc,
+            partial,
+        )
+
+
+@_kernel
+def channel_products(grad, source, positions, first, last, shifts, lengths, totals, lines, acc, partial):
+    """totals[o] += sum over n and first <= i < last of grad[n, o, i] * source[n, positions[i] + shifts[t] :].
+
+    Of each t in turn lengths[t] values. Channels lie next to one another, and taps that follow one another
+    in x: vectors run along them, for four outputs at a time. At most SUMMED products are added in the dtype,
+    then in float64.
+    """
+    outputs = totals.shape[0]
+    for n in range(grad.shape[0]):
+        for start in range(first, last, SUMMED):
+            stop = min(start + SUMMED, last)
+            places = positions[start:stop]
+            to = 0
+            for t in range(shifts.size):
+                length = lengths[t]
+                o = 0
+                while o < outputs:
+                    count = 4 if o + 4 <= outputs else 1
+                    weights = grad[n, o : o + count, start:stop]
+                    if count == 4:
+                        _four_lines(lines, length, source[n], shifts[t], places, weights, acc, partial)
+                    else:
+                        line = lines[0][:length]
+                        taps_along_line(line, source[n], shifts[t], places, weights[0], partial[:BLOCK])
+                    for j in range(count):
+                        total, sums = totals[o + j][to : to + length], lines[j]
+                        for i in range(length):
+                            total[i] += sums[i]
+                    o += count
+                to += length
+
+
+@_kernel
 def weight_products(grad, source, at, plane, pitch, width, offsets, rows, first, last, totals, lanes):
     """totals[t] += sum over rows first <= r < last and i of grad[r, i] * source[line r + offsets[t] + i].
 
@@ -608,6 +718,17 @@ def weight_products(grad, source, at, plane, pitch, width, offsets, rows, first,
                 total += lanes[t, i]
             totals[t] += total
         begin = end
+
+
+@_kernel
+def weight_products_of_channels(
+    grad, source, at, plane, pitch, width, offsets, rows, first, last, totals, lanes
+):
+    """`weight_products` for every channel: offsets and totals are (channels, taps)."""
+    for c in range(totals.shape[0]):
+        weight_products(
+            grad, source, at, plane, pitch, width, offsets[c], rows, first, last, totals[c], lanes
+        )
 
 
 @_kernel
