@@ -93,7 +93,7 @@ def picture(path: Path, series: Path, restored: Path) -> None:
             panel.imshow(np.stack([scaled[1], scaled[0], scaled[1]], axis=-1), interpolation="nearest")
             panel.set_title(f"{name}, time point {time}", fontsize=9)
             panel.set_axis_off()
-    figure.savefig(path, dpi=72, pil_kwargs={"optimize": True})
+    figure.savefig(path, dpi=60, pil_kwargs={"optimize": True})
 
 
 def main(
