@@ -33,6 +33,7 @@ PSF_FWHM = 4.0  # voxels
 ITERATIONS = 10  # between the two numbers of iterations whose difference is timed
 ROUNDS = 5
 L2_BYTES = 2 * 60e6
+COPIED_VALUES = 1 << 30
 # Bytes per voxel and Richardson-Lucy iteration, float32: see NOTES.md and design of the spectral engine.
 FUSED_BYTES, CUFFT_BYTES = 11.3e9 / 512**3, 19.4e9 / 512**3
 BOUNDS = {"deconvolution": 1e-4, "networks": 1e-5}  # norm-wise, against float64
@@ -48,12 +49,11 @@ def gaussian(ndim: int, size: int = 15) -> np.ndarray:
     return (psf / psf.sum()).astype(np.float32)
 
 
-def otf_of(xp: Any, psf: np.ndarray, grid: tuple[int, ...], dtype: Any) -> Any:
-    """Transform of the PSF with its centre at index 0."""
+def otf_of(rfftn: Callable[[np.ndarray], Any], psf: np.ndarray, grid: tuple[int, ...], dtype: Any) -> Any:
+    """Transform (by `rfftn`, of an array on the host) of the PSF with its centre at index 0."""
     whole = np.zeros(grid, dtype)
     whole[tuple(slice(0, n) for n in psf.shape)] = psf
-    whole = np.roll(whole, [-(n // 2) for n in psf.shape], tuple(range(len(grid))))
-    return xp.fft.rfftn(xp.asarray(whole))
+    return rfftn(np.roll(whole, [-(n // 2) for n in psf.shape], tuple(range(len(grid)))))
 
 
 def cupy_richardson_lucy(cupy: Any, image: Any, otf: Any, eps: float) -> Callable[[int], Any]:
@@ -96,14 +96,24 @@ def torch_richardson_lucy(torch: Any, image: Any, otf: Any, eps: float) -> Calla
 class Bench:
     """What was measured so far; written after every entry, so that a later failure loses nothing."""
 
-    def __init__(self, path: Path, budget: float) -> None:
-        self.torch, self.cupy = importlib.import_module("torch"), importlib.import_module("cupy")
+    def __init__(self, path: Path, budget: float, device: str = "cuda") -> None:
+        self.torch, self.device = importlib.import_module("torch"), device
         self._path = path
         self.allow(budget)
         self.record: dict[str, Any] = {"machine": self._machine(), "entries": []}
-        self.bandwidth = self._copy_bandwidth()
-        self.record["copy_bytes_per_s"] = self.bandwidth
+        self.cupy = self._optional("cupy")
+        self.cucim = self._optional("cucim.skimage.restoration") if self.cupy else None
+        self.record["copy_bytes_per_s"] = self.bandwidth = self._copy_bandwidth()
         self.write()
+
+    def _optional(self, name: str) -> Any:
+        """A contender's module; why it is absent goes into the record."""
+        try:
+            module = importlib.import_module(name)
+        except Exception as error:  # a broken installation must not lose the others
+            self.record[name.partition(".")[0]] = f"absent: {type(error).__name__}: {error}"[:300]
+            return None
+        return module
 
     def _machine(self) -> dict[str, Any]:
         versions = {"python": platform.python_version(), "cuda": self.torch.version.cuda}
@@ -122,14 +132,13 @@ class Bench:
         }
 
     def _copy_bandwidth(self) -> float:
-        source = self.torch.rand(1 << 30, dtype=self.torch.float32, device="cuda")
+        source = self.torch.rand(COPIED_VALUES, dtype=self.torch.float32, device=self.device)
         target = self.torch.empty_like(source)
-        return (
-            2
-            * 4
-            * source.numel()
-            / (1e-3 * self.milliseconds({"copy": lambda: target.copy_(source)}, 10)["copy"])
-        )
+        ms = self.milliseconds({"copy": lambda: target.copy_(source)}, 10)["copy"]
+        return 2 * 4 * source.numel() / (1e-3 * ms)
+
+    def rfftn(self, whole: np.ndarray) -> Any:
+        return self.torch.fft.rfftn(self.torch.as_tensor(whole, device=self.device))
 
     def allow(self, seconds: float) -> None:
         """Until when something new may be started."""
@@ -141,6 +150,7 @@ class Bench:
 
     def write(self) -> None:
         self._path.write_text(json.dumps(self.record, indent=1) + "\n")
+        self._path.with_suffix(".md").write_text(table(self.record))
 
     def add(self, **entry: Any) -> None:
         self.record["entries"].append(entry)
@@ -173,7 +183,7 @@ class Bench:
         scale = float(self.torch.linalg.vector_norm(precise))
         for name, run in runs.items():
             try:
-                got = self.torch.as_tensor(run(), device="cuda").double()
+                got = self.torch.as_tensor(run(), device=self.device).double()
                 errors[name] = float(self.torch.linalg.vector_norm(got - precise)) / scale
                 if errors[name] < bound:  # not so for a NaN
                     good[name] = run
@@ -183,123 +193,144 @@ class Bench:
 
 
 def peak_of(bench: Bench, run: Run) -> int:
-    """Device memory that a run of ours takes beside what is there: CuPy's pool hands it out."""
-    pool = bench.cupy.get_default_memory_pool()
-    pool.free_all_blocks()
-    before = pool.used_bytes()
-    result = run()
-    bench.torch.cuda.synchronize()
-    peak = pool.total_bytes() - before
-    del result
-    return int(peak)
+    """Device memory that a run of ours takes beside its image: torch's allocator hands it out."""
+    cuda = bench.torch.cuda
+    cuda.synchronize()
+    cuda.reset_peak_memory_stats()
+    before = cuda.memory_allocated()
+    run()
+    cuda.synchronize()
+    return int(cuda.max_memory_allocated() - before)
+
+
+def image_of(bench: Bench, shape: tuple[int, ...], seed: int) -> Any:
+    torch = bench.torch
+    generator = torch.Generator(device=bench.device).manual_seed(seed)
+    return torch.poisson(torch.full(shape, 100.0, device=bench.device), generator=generator)
 
 
 def deconvolution(bench: Bench) -> None:
     mf = importlib.import_module("medeconv_fast")
     cupy, torch = bench.cupy, bench.torch
-    try:
-        cucim = importlib.import_module("cucim.skimage.restoration")
-    except ImportError as error:
-        cucim, bench.record["cucim"] = None, f"absent: {error}"
     for grid in GRIDS:
         if bench.late:
             bench.add(kind="deconvolution", grid=grid, skipped="no time left")
             continue
-        psf = gaussian(3)
-        image = cupy.random.default_rng(0).poisson(100.0, grid).astype(np.float32)
-        image[tuple(n // 3 for n in grid)] = 5000
-        eps = 1e-6 * float(image.max())
-        on_torch = torch.as_tensor(image, device="cuda")
-        solvers = {
-            "ours": lambda n, i=image, p=psf: mf.richardson_lucy(i, p, n, boundary="wrap"),
-            "cupy": cupy_richardson_lucy(cupy, image, otf_of(cupy, psf, grid, np.float32), eps),
-            "torch.fft": torch_richardson_lucy(
-                torch, on_torch, torch.as_tensor(otf_of(cupy, psf, grid, np.float32)), eps
-            ),
-        }
-        precise = torch.as_tensor(
-            cupy_richardson_lucy(cupy, image.astype(np.float64), otf_of(cupy, psf, grid, np.float64), eps)(5)
-        )
-        runs = {name: lambda s=solver: s(5) for name, solver in solvers.items()}
-        good, errors = bench.checked(runs, precise, BOUNDS["deconvolution"])
-        del precise
-        cupy.get_default_memory_pool().free_all_blocks()
-        torch.cuda.empty_cache()
-        names = list(good)
-        if cucim is not None:  # its borders are zeros: not comparable voxel by voxel, timed all the same
-            on_gpu = cupy.asarray(psf)
-            solvers["cucim"] = lambda n, i=image, p=on_gpu: cucim.richardson_lucy(
-                i, p, num_iter=n, clip=False
-            )
-            names.append("cucim")
-        few, many = ({name: lambda s=solvers[name], n=n: s(n) for name in names} for n in (2, 2 + ITERATIONS))
-        calls = 1 if math.prod(grid) > 256**3 else 3
         try:
-            short, long = bench.milliseconds(few, calls), bench.milliseconds(many, calls)
-        except Exception as error:
-            bench.add(
-                kind="deconvolution",
-                grid=grid,
-                errors=errors,
-                failed=f"{type(error).__name__}: {error}"[:300],
-            )
-            continue
-        voxels = math.prod(grid)
+            _volume(bench, mf, grid)
+        except Exception as error:  # out of memory, say
+            bench.add(kind="deconvolution", grid=grid, failed=f"{type(error).__name__}: {error}"[:300])
+        if cupy is not None:
+            cupy.get_default_memory_pool().free_all_blocks()
+        torch.cuda.empty_cache()
+    batch_of_images(bench, mf)
+
+
+def _volume(bench: Bench, mf: Any, grid: tuple[int, ...]) -> None:
+    cupy, torch, cucim = bench.cupy, bench.torch, bench.cucim
+    psf, image = gaussian(3), image_of(bench, grid, 0)
+    image[tuple(n // 3 for n in grid)] = 5000
+    eps = 1e-6 * float(image.max())
+    otf = otf_of(bench.rfftn, psf, grid, np.float32)
+    solvers = {
+        "ours": lambda n: mf.richardson_lucy(image, psf, n, boundary="wrap"),
+        "torch.fft": torch_richardson_lucy(torch, image, otf, eps),
+    }
+    on_cupy = None
+    if cupy is not None:
+        on_cupy = cupy.asarray(image)
+        theirs = otf_of(lambda whole: cupy.fft.rfftn(cupy.asarray(whole)), psf, grid, np.float32)
+        solvers["cupy"] = cupy_richardson_lucy(cupy, on_cupy, theirs, eps)
+    wide = torch_richardson_lucy(torch, image.double(), otf_of(bench.rfftn, psf, grid, np.float64), eps)
+    precise = wide(5)
+    runs = {name: lambda s=solver: s(5) for name, solver in solvers.items()}
+    good, errors = bench.checked(runs, precise, BOUNDS["deconvolution"])
+    del precise, wide
+    if cupy is not None:
+        cupy.get_default_memory_pool().free_all_blocks()
+    torch.cuda.empty_cache()
+    names = list(good)
+    if cucim is not None:  # its borders are zeros: not comparable voxel by voxel, timed all the same
+        on_gpu = cupy.asarray(psf)
+        solvers["cucim"] = lambda n: cucim.richardson_lucy(on_cupy, on_gpu, num_iter=n, clip=False)
+        names.append("cucim")
+    few, many = ({name: lambda s=solvers[name], n=n: s(n) for name in names} for n in (2, 2 + ITERATIONS))
+    entry: dict[str, Any] = {"kind": "deconvolution", "grid": grid, "errors": errors}
+    voxels = math.prod(grid)
+    calls = 1 if voxels > 256**3 else 3
+    try:
+        short, long = bench.milliseconds(few, calls), bench.milliseconds(many, calls)
         each = {name: (long[name] - short[name]) / ITERATIONS for name in names}
-        entry: dict[str, Any] = {
-            "kind": "deconvolution",
-            "grid": grid,
-            "errors": errors,
-            "ms_per_iteration": each,
-        }
+        entry["ms_per_iteration"] = each
         for name, of in (("ours", FUSED_BYTES), ("cupy", CUFFT_BYTES)):
             if name in each:
                 entry[f"{name}_share_of_its_bytes"] = voxels * of / bench.bandwidth / (1e-3 * each[name])
         if "ours" in good:
-            entry["peak_volumes"] = peak_of(bench, lambda s=solvers["ours"]: s(3)) / (4 * voxels)
-        bench.add(**entry)
-        wiener(bench, mf, cucim, image, psf)
-    batch_of_images(bench, mf)
+            entry["peak_volumes"] = peak_of(bench, lambda: solvers["ours"](3)) / (4 * voxels)
+    except Exception as error:
+        entry["failed"] = f"{type(error).__name__}: {error}"[:300]
+    bench.add(**entry)
+    wiener(bench, mf, image, on_cupy, psf)
 
 
-def wiener(bench: Bench, mf: Any, cucim: Any, image: Any, psf: np.ndarray) -> None:
+def wiener(bench: Bench, mf: Any, image: Any, on_cupy: Any, psf: np.ndarray) -> None:
     if bench.late:
         return
     runs: dict[str, Run] = {"ours": lambda: mf.wiener(image, psf, 0.1, boundary="wrap")}
-    if cucim is not None:
+    if bench.cucim is not None:
         on_gpu = bench.cupy.asarray(psf)
-        runs["cucim"] = lambda: cucim.wiener(image, on_gpu, 0.1, clip=False)
+        runs["cucim"] = lambda: bench.cucim.wiener(on_cupy, on_gpu, 0.1, clip=False)
+    grid = tuple(image.shape)
     try:
-        bench.add(kind="wiener", grid=image.shape, ms=bench.milliseconds(runs, 1))
+        bench.add(kind="wiener", grid=grid, ms=bench.milliseconds(runs, 1))
     except Exception as error:
-        bench.add(kind="wiener", grid=image.shape, failed=f"{type(error).__name__}: {error}"[:300])
+        bench.add(kind="wiener", grid=grid, failed=f"{type(error).__name__}: {error}"[:300])
 
 
 def batch_of_images(bench: Bench, mf: Any) -> None:
-    """2-D images one by one through ours; CuPy transforms them all at once."""
+    """2-D images one by one through ours; the others transform them all at once."""
     if bench.late:
         return
-    cupy, psf = bench.cupy, gaussian(2)
-    images = cupy.random.default_rng(1).poisson(100.0, BATCH).astype(np.float32)
-    otf, eps = otf_of(cupy, psf, BATCH[1:], np.float32), 1e-6 * float(images.max())
+    torch, cupy, psf = bench.torch, bench.cupy, gaussian(2)
+    images = image_of(bench, BATCH, 1)
+    grid, eps = BATCH[1:], 1e-6 * float(images.max())
+    otf = otf_of(bench.rfftn, psf, grid, np.float32)
 
     def ours(n: int) -> Any:
-        return [mf.richardson_lucy(image, psf, n, boundary="wrap") for image in images]
+        return torch.stack([mf.richardson_lucy(image, psf, n, boundary="wrap") for image in images])
 
-    def theirs(n: int) -> Any:
-        estimate = cupy.broadcast_to(images.mean(axis=(1, 2), keepdims=True), BATCH).copy()
+    def of_torch(n: int, images: Any = images, otf: Any = otf) -> Any:
+        estimate = images.mean((1, 2), keepdim=True).expand(BATCH).clone()
         for _ in range(n):
-            blurred = cupy.fft.irfft2(cupy.fft.rfft2(estimate) * otf, s=BATCH[1:])
-            ratio = images / cupy.maximum(blurred, np.float32(eps))
-            estimate *= cupy.fft.irfft2(cupy.fft.rfft2(ratio) * otf.conj(), s=BATCH[1:])
+            blurred = torch.fft.irfft2(torch.fft.rfft2(estimate).mul_(otf), s=grid)
+            ratio = images / blurred.clamp_(min=eps)
+            estimate *= torch.fft.irfft2(torch.fft.rfft2(ratio).mul_(otf.conj()), s=grid)
         return estimate
 
+    solvers = {"ours": ours, "torch.fft": of_torch}
+    if cupy is not None:
+        on_cupy, on_host = cupy.asarray(images), otf.cpu().numpy()
+        theirs = cupy.asarray(on_host)
+
+        def of_cupy(n: int) -> Any:
+            estimate = cupy.broadcast_to(on_cupy.mean(axis=(1, 2), keepdims=True), BATCH).copy()
+            for _ in range(n):
+                blurred = cupy.fft.irfft2(cupy.fft.rfft2(estimate) * theirs, s=grid)
+                ratio = on_cupy / cupy.maximum(blurred, np.float32(eps))
+                estimate *= cupy.fft.irfft2(cupy.fft.rfft2(ratio) * theirs.conj(), s=grid)
+            return estimate
+
+        solvers["cupy"] = of_cupy
+    entry: dict[str, Any] = {"kind": "2-D batch", "grid": BATCH}
     try:
-        error = float(cupy.linalg.norm(cupy.stack(ours(5)) - theirs(5)) / cupy.linalg.norm(theirs(5)))
-        runs = {"ours": lambda: ours(ITERATIONS), "cupy": lambda: theirs(ITERATIONS)}
-        bench.add(kind="2-D batch", grid=BATCH, difference=error, ms=bench.milliseconds(runs, 1))
+        precise = of_torch(5, images.double(), otf_of(bench.rfftn, psf, grid, np.float64))
+        runs = {name: lambda s=solver: s(5) for name, solver in solvers.items()}
+        good, entry["errors"] = bench.checked(runs, precise, BOUNDS["deconvolution"])
+        timed = {name: lambda s=solvers[name]: s(ITERATIONS) for name in good}
+        entry["ms"] = bench.milliseconds(timed, 1)
     except Exception as error:
-        bench.add(kind="2-D batch", grid=BATCH, failed=f"{type(error).__name__}: {error}"[:300])
+        entry["failed"] = f"{type(error).__name__}: {error}"[:300]
+    bench.add(**entry)
 
 
 def graph_of(bench: Bench, run: Run, calls: int) -> Run:
@@ -362,9 +393,9 @@ def layer_runs(bench: Bench, layer: Layer, sets: list[dict[str, Any]]) -> dict[s
 
 def operands(bench: Bench, layer: Layer, seed: int) -> dict[str, Any]:
     torch = bench.torch
-    generator = torch.Generator(device="cuda").manual_seed(seed)
+    generator = torch.Generator(device=bench.device).manual_seed(seed)
     shapes = {"x": layer.x, "w": layer.w, "grad": layer.output()}
-    return {k: torch.randn(s, device="cuda", generator=generator) for k, s in shapes.items()}
+    return {k: torch.randn(s, device=bench.device, generator=generator) for k, s in shapes.items()}
 
 
 def networks(bench: Bench) -> None:
@@ -375,33 +406,40 @@ def networks(bench: Bench) -> None:
         if bench.late:
             bench.add(kind="networks", layer=layer.name, skipped="no time left")
             continue
-        count = min(12, max(2, math.ceil(L2_BYTES / layer.bytes)))
-        sets = [operands(bench, layer, seed) for seed in range(count)]
-        # The reference takes the operands that each contender's first call takes: set 1.
-        wide = [{k: v.double() for k, v in sets[1].items()}]
-        precise = {what: runs["torch"]() for what, runs in layer_runs(bench, layer, wide).items()}
-        for what in ("forward", "input_grad", "weight_grad"):
-            runs = layer_runs(bench, layer, sets)[what]
-            good, errors = bench.checked(runs, precise[what], BOUNDS["networks"])
-            entry: dict[str, Any] = {"kind": "networks", "layer": layer.name, "what": what, "errors": errors}
-            try:
-                entry["ms_call"] = bench.milliseconds(good, 4 * count)
-                graphs = {name: graph_of(bench, run, count) for name, run in good.items()}
-                entry["ms_graph"] = {k: v / count for k, v in bench.milliseconds(graphs, 4).items()}
-                floor = layer.bytes / bench.bandwidth
-                entry["share_of_roofline"] = {
-                    k: 1e3 * max(floor, layer.operations / 60e12) / v for k, v in entry["ms_graph"].items()
-                }
-            except Exception as error:
-                entry["failed"] = f"{type(error).__name__}: {error}"[:300]
-            bench.add(**entry)
-        del sets, wide, precise
+        try:
+            _layer(bench, layer)
+        except Exception as error:  # out of memory, say
+            bench.add(kind="networks", layer=layer.name, failed=f"{type(error).__name__}: {error}"[:300])
         torch.cuda.empty_cache()
+
+
+def _layer(bench: Bench, layer: Layer) -> None:
+    count = min(12, max(2, math.ceil(L2_BYTES / layer.bytes)))
+    sets = [operands(bench, layer, seed) for seed in range(count)]
+    # The reference takes the operands that each contender's first call takes: set 1.
+    wide = [{k: v.double() for k, v in sets[1].items()}]
+    precise = {what: runs["torch"]() for what, runs in layer_runs(bench, layer, wide).items()}
+    for what in ("forward", "input_grad", "weight_grad"):
+        runs = layer_runs(bench, layer, sets)[what]
+        good, errors = bench.checked(runs, precise[what], BOUNDS["networks"])
+        entry: dict[str, Any] = {"kind": "networks", "layer": layer.name, "what": what, "errors": errors}
+        try:
+            entry["ms_call"] = bench.milliseconds(good, 4 * count)
+            graphs = {name: graph_of(bench, run, count) for name, run in good.items()}
+            entry["ms_graph"] = {k: v / count for k, v in bench.milliseconds(graphs, 4).items()}
+            floor = layer.bytes / bench.bandwidth
+            entry["share_of_roofline"] = {
+                k: 1e3 * max(floor, layer.operations / 60e12) / v for k, v in entry["ms_graph"].items()
+            }
+        except Exception as error:
+            entry["failed"] = f"{type(error).__name__}: {error}"[:300]
+        bench.add(**entry)
 
 
 def table(record: dict[str, Any]) -> str:
     """Markdown: one line per entry, every contender's milliseconds."""
-    lines = [f"{record['machine']['device']}, copy {record['copy_bytes_per_s'] / 1e12:.2f} TB/s", ""]
+    lines = [f"{record['machine']['device']}, copy {record['copy_bytes_per_s'] / 1e12:.2f} TB/s"]
+    lines += [f"{name} {record[name]}" for name in ("cupy", "cucim") if name in record] + [""]
     lines += ["| what | ms | share of roofline |", "|---|---|---|"]
     for entry in record["entries"]:
         what = " ".join(
@@ -434,9 +472,7 @@ def main() -> None:
         if given.only in (None, kind):
             bench.allow(given.budget if given.only else given.budget / 2)
             run(bench)
-    text = table(bench.record)
-    given.out.with_suffix(".md").write_text(text)
-    print(text)
+    print(table(bench.record))
 
 
 if __name__ == "__main__":

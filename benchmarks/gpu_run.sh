@@ -6,9 +6,9 @@
 #   benchmarks/gpu_run.sh --wheels    on a machine with a network: what is to be carried, into benchmarks/wheels
 #
 # The machine: a GPU of compute capability 8.0 or more with a driver for CUDA 13, nvcc 13, g++, Python 3.12 (or 3.11) with
-# NumPy, CuPy (cupy-cuda13x), torch built for CUDA 13 and pytest. Carried as wheels in benchmarks/wheels (or $WHEELS) is what it
-# does not have of: scikit-build-core, pybind11, cmake, ninja (to build); scipy, hypothesis, onnx (tests that need them are
-# skipped without); cucim-cu13 with lazy-loader, scikit-image, click (its column is marked absent without).
+# NumPy, torch built for CUDA 13 and pytest; CuPy (cupy-cuda13x) for its columns. Carried as wheels in benchmarks/wheels (or
+# $WHEELS) is what it does not have of: scikit-build-core, pybind11, cmake, ninja (to build); scipy, hypothesis, onnx (tests that
+# need them are skipped without); cucim-cu13 with lazy-loader, scikit-image, click (its column is marked absent without).
 #
 # Every stage has a time limit of its own and a log; one that fails or hangs loses nothing of the others. The exit status is
 # that of build, tests and benchmark; compute-sanitizer and ncu are extras: they may be missing or not allowed.
@@ -35,7 +35,7 @@ stage() {
   shift 3
   case " ${STAGES:-$name} " in *" $name "*) ;; *) return 0 ;; esac
   echo "--- $name (at most $limit s)"
-  timeout --kill-after=5 "$limit" "$@" > "$out/$name.log" 2>&1 || code=$?
+  timeout --kill-after=3 "$limit" "$@" > "$out/$name.log" 2>&1 || code=$?
   case $code in
     0) echo "$name: done in $((SECONDS - started)) s" ;;
     124 | 137) echo "$name: STOPPED after $limit s" ;;
@@ -66,9 +66,9 @@ build() {
 tests() {
   "$env_dir/bin/python" -m pytest -q -p no:cacheprovider -k "cuda and not large_kernels" --maxfail=30 tests/test_cuda.py \
     tests/test_cuda_conv.py tests/test_direct.py tests/test_separable.py tests/test_penalty.py tests/test_formulas.py \
-    tests/test_spectral.py tests/test_blur.py tests/test_conv.py
+    tests/test_spectral.py tests/test_blur.py tests/test_conv.py tests/test_cuda_torch.py tests/test_tiles.py
 }
-bench() { "$env_dir/bin/python" benchmarks/gpu.py -o "$out/gpu.json" --budget 170; }
+bench() { "$env_dir/bin/python" benchmarks/gpu.py -o "$out/gpu.json" --budget 165; }
 # Small, for it slows kernels a hundred times.
 small() {
   cat << 'PYTHON'
@@ -102,7 +102,7 @@ export python env_dir wheels out
 nvidia-smi > "$out/machine.log" 2>&1 || true
 stage build 200 needed bash -c build
 stage tests 110 needed bash -c tests
-stage bench 210 needed bash -c bench
+stage bench 205 needed bash -c bench
 stage sanitize 30 extra bash -c sanitize
 stage profile 30 extra bash -c profile
 cat "$summary" "$out/gpu.md" 2> /dev/null

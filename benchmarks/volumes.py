@@ -323,8 +323,8 @@ def save(arguments: argparse.Namespace, name: str, result: dict[str, Any]) -> No
 
 def scale(arguments: argparse.Namespace) -> None:
     """What very large jobs cost, by the planner, and by a measured run's times (see docs/scale.md)."""
+    from medeconv_fast.algorithms._tile import Numbers
     from medeconv_fast.volumes._manifest import Done, Manifest
-    from medeconv_fast.volumes._numbers import Numbers
     from medeconv_fast.volumes._plan import Costs, halo_for
 
     measured = json.loads(arguments.measured.read_text())["volume"]

@@ -76,7 +76,7 @@ void bind(py::module_& m, const std::string& suffix) {
              const std::string& formula_name, const py::dict& operands) {
               const AxisTaps z = axis_of(axes, 0), y = axis_of(axes, 1), x = axis_of(axes, 2);
               const int64_t size = z.destination * y.destination * x.destination;
-              const int64_t blocks = direct_blocks(z.destination, y.destination, x.destination);
+              const int64_t blocks = direct_blocks(z, y, x);
               const Formula formula = formula_of(formula_name);
               const DirectPass<T> pass{z, y, x, periodic, pointer_of<T>(weight, z.taps * y.taps * x.taps, "weight"),
                                        pointer_of<T>(input, z.source * y.source * x.source, "input"), optional_pointer<T>(kept, size, "kept"),
@@ -157,7 +157,7 @@ void bind_arrays(py::module_& m) {
     // Doubles that the sums of a call take.
     m.def("formula_sums_size", [](int64_t n) { return sums_size(formula_blocks(n)); }, py::arg("n"));
     m.def("direct_sums_size", [](const Axes& axes) {
-        return sums_size(direct_blocks(axes[0][1], axes[1][1], axes[2][1]));
+        return sums_size(direct_blocks(axis_of(axes, 0), axis_of(axes, 1), axis_of(axes, 2)));
     }, py::arg("axes"));
     m.def("separable_sums_size", [](const Axes& axes) {
         return sums_size(separable_blocks(axis_of(axes, 0), axis_of(axes, 1), axis_of(axes, 2)));

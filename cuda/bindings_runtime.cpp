@@ -21,7 +21,11 @@ public:
         at(*place_, [&](Stream stream) { memory_ = lasting_ ? allocate_lasting(bytes) : allocate(bytes, stream); });
     }
     ~Buffer() {
-        at(*place_, [&](Stream stream) { lasting_ ? release_lasting(memory_) : release(memory_, stream); });
+        try {
+            at(*place_, [&](Stream stream) { lasting_ ? release_lasting(memory_) : release(memory_, stream); });
+        } catch (const Failure&) {
+            // A forked child, or a process at its end, has no device to give it back to.
+        }
     }
     Buffer(const Buffer&) = delete;
     uintptr_t pointer() const { return reinterpret_cast<uintptr_t>(memory_); }
@@ -128,6 +132,7 @@ void bind_runtime(py::module_& m) {
         return made;
     });
     m.def("describe_device", &describe_device, py::arg("device"));
+    m.def("device_of", [](uintptr_t memory) { return device_of(reinterpret_cast<const void*>(memory)); }, py::arg("memory"));
     m.def("memory", [](int device) {
         const OnDevice on(device);
         size_t free = 0, total = 0;

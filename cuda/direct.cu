@@ -1,6 +1,6 @@
 // A block makes a tile of 32 × 32 values of one slice. The source's part that a square of taps reaches is copied to shared
 // memory with what lies outside written out; a thread sums four rows of a column: seven values and four weights serve sixteen
-// products.
+// products. Of a line a block makes 1024 values; its threads sum every 256th.
 #include "direct.hpp"
 
 #include "formula.cuh"
@@ -75,14 +75,67 @@ __global__ void __launch_bounds__(across* down, 2) direct_tiles(DirectPass<T> p,
     }
 }
 
+constexpr int line_threads = 256, line_tile = rows * line_threads, line_chunk = line_threads;
+
+template <class T>
+constexpr size_t line_bytes = size_t(line_tile + 2 * line_chunk) * sizeof(T);
+
+template <Formula formula, bool plain, class T>
+__global__ void __launch_bounds__(line_threads, 2) direct_lines(DirectPass<T> p) {
+    DYN_SHARED(T, source);
+    T* const weights = source + line_tile + line_chunk;
+    const int64_t x0 = int64_t(blockIdx.x) * line_tile;
+    const int own = threadIdx.x;
+    T sums[rows]{};
+    for (int64_t i0 = 0; i0 < p.x.taps; i0 += line_chunk) {
+        const int taps = int(min(int64_t(line_chunk), p.x.taps - i0));
+        __syncthreads();  // nobody reads the part before any more
+        for (int c = own; c < line_tile + taps - 1; c += line_threads) {
+            int64_t x = x0 + p.x.base + i0 + c;
+            if (p.periodic) x = scalar::source_index(x, p.x.source, Boundary::wrap);
+            source[c] = x >= 0 && x < p.x.source ? p.input[x] : T(0);
+        }
+        if (own < taps) weights[own] = p.weight[i0 + own];
+        __syncthreads();
+        for (int i = 0; i < taps; ++i) {
+            const T weight = weights[i];
+            for (int r = 0; r < rows; ++r) sums[r] += weight * source[own + r * line_threads + i];
+        }
+    }
+    T factor = 1;
+    for (const T* times : p.times)
+        if (times) factor *= __ldg(times);
+    const scalar::Numbers<T> number = numbers_of(p.operands);
+    T totals[sums_of_a_sweep]{};
+    for (int r = 0; r < rows; ++r) {
+        const int64_t at = x0 + own + r * line_threads;
+        if (at >= p.x.destination) continue;
+        const T next = finish_value<formula, plain>(p.operands, number, sums[r] * factor, at, totals);
+        if (p.kept) p.kept[at] = next;
+    }
+    if constexpr (!plain) {
+        if (p.operands.sums) __syncthreads();  // the source's memory is used again
+        finish_block(p.operands, totals, reinterpret_cast<double*>(source), blockIdx.x);
+    }
+}
+
 }  // namespace
 
-int64_t direct_blocks(int64_t depth, int64_t height, int64_t width) { return depth * ceil_div(height, tile) * ceil_div(width, tile); }
+int64_t direct_blocks(AxisTaps z, AxisTaps y, AxisTaps x) {
+    if (is_line(z, y)) return ceil_div(x.destination, line_tile);
+    return z.destination * ceil_div(y.destination, tile) * ceil_div(x.destination, tile);
+}
 
 template <class T>
 void direct(const DirectPass<T>& pass, Stream stream) {
     const int64_t tiles_across = ceil_div(pass.x.destination, tile), tiles_down = ceil_div(pass.y.destination, tile);
-    const int64_t count = direct_blocks(pass.z.destination, pass.y.destination, pass.x.destination);
+    const int64_t count = direct_blocks(pass.z, pass.y, pass.x);
+    if (is_line(pass.z, pass.y)) {
+        with_formula(pass.formula, pass.operands, [&](auto f, auto plain) {
+            launch(direct_lines<f, plain, T>, blocks(count), dim3(line_threads), line_bytes<T>, stream, pass);
+        });
+        return finish_sums(pass.operands.sums, count, stream);
+    }
     with_formula(pass.formula, pass.operands, [&](auto f, auto plain) {
         launch(direct_tiles<f, plain, T>, blocks(count), dim3(across, down), shared_bytes<T>, stream, pass, tiles_across, tiles_down);
     });

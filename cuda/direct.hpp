@@ -19,10 +19,17 @@ struct DirectPass {
     T* kept;                 // destination-shaped, what the next sweep gets; null: not kept
     Formula formula;
     Operands<T> operands;    // sums: sums_size(direct_blocks) doubles (sums.hpp)
+    const T* times[2] = {};  // single weights that a line's sums are multiplied by, or null
 };
+
+// Nothing but x is longer than one: such a pass has a kernel of its own, that fills a block with one row.
+inline bool is_line(AxisTaps z, AxisTaps y) {
+    const auto is_one = [](AxisTaps a) { return a.source == 1 && a.destination == 1 && a.base == 0 && a.taps == 1; };
+    return is_one(z) && is_one(y);
+}
 
 template <class T>
 void direct(const DirectPass<T>& pass, Stream stream);
-int64_t direct_blocks(int64_t depth, int64_t height, int64_t width);  // for a destination of that shape
+int64_t direct_blocks(AxisTaps z, AxisTaps y, AxisTaps x);
 
 }  // namespace medeconv::cuda

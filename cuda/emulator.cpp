@@ -4,6 +4,7 @@
 
 #include <sys/mman.h>
 
+#include <array>
 #include <cstdio>
 #include <cstdlib>
 #include <deque>
@@ -406,6 +407,7 @@ void expect_lane(unsigned mask, int lane, const char* file, int line) {
 // ---- The runtime: streams are queues, device memory is the host's.
 
 struct CUevent_st {
+    int device;
     bool happened = true;
     cudaStream_t stream = nullptr;
     int users = 1;
@@ -414,6 +416,7 @@ struct CUgraph_st {
     std::vector<std::function<void()>> work;
 };
 struct CUstream_st {
+    int device = 0;
     std::deque<std::function<void()>> queue;  // what lazy streams have not done yet
     CUgraph_st* recording = nullptr;
 };
@@ -422,13 +425,19 @@ namespace {
 
 using medeconv::emulator::option;
 
-CUstream_st default_stream;
+constexpr int most_devices = 8;
+std::array<CUstream_st, most_devices> default_streams;
+thread_local int current_device = 0;
 std::vector<cudaStream_t> streams;  // in the order of their making
 std::recursive_mutex runtime_busy;
 cudaError_t latest = cudaSuccess;
 std::string latest_text;
-std::map<void*, size_t> allocated;
-size_t in_use = 0;
+struct Allocation {
+    size_t bytes;
+    int device;
+};
+std::map<void*, Allocation> allocated;
+std::array<size_t, most_devices> in_use{};
 std::map<void*, size_t> pinned;
 std::map<const void*, int> shared_allowed;
 thread_local int recordings = 0;  // those of other threads do not stand in the way
@@ -439,7 +448,23 @@ cudaError_t failed(cudaError_t status, const std::string& text) {
     latest_text = text;
     return latest = status;
 }
-cudaStream_t resolved(cudaStream_t stream) { return stream ? stream : &default_stream; }
+// 1 and 2 are CUDA's names of the default streams.
+cudaStream_t resolved(cudaStream_t stream) {
+    if (reinterpret_cast<uintptr_t>(stream) > 2) return stream;
+    CUstream_st& own = default_streams[size_t(current_device)];
+    own.device = current_device;
+    return &own;
+}
+int device_count() {
+    const std::string text = option("MEDECONV_EMULATOR_DEVICES");
+    return text.empty() ? 1 : std::min(most_devices, atoi(text.c_str()));
+}
+// What CUDA refuses: a kernel for a stream of another device than the thread's.
+cudaError_t on_current_device(cudaStream_t stream, const char* what) {
+    if (resolved(stream)->device == current_device) return cudaSuccess;
+    return failed(cudaErrorInvalidResourceHandle, std::string(what) + " for a stream of device " + std::to_string(resolved(stream)->device) +
+                  ", the current one is " + std::to_string(current_device));
+}
 
 cudaError_t run_now(const std::function<void()>& work) {
     try {
@@ -460,7 +485,9 @@ cudaError_t drain(cudaStream_t stream) {
 cudaError_t drain_all() {
     for (size_t i = streams.size(); i > 0; --i)
         if (const cudaError_t status = drain(streams[i - 1])) return status;
-    return drain(&default_stream);
+    for (CUstream_st& stream : default_streams)
+        if (const cudaError_t status = drain(&stream)) return status;
+    return cudaSuccess;
 }
 cudaError_t enqueue(cudaStream_t given, std::function<void()> work) {
     const Lock lock(runtime_busy);
@@ -491,6 +518,7 @@ const char* cudaGetErrorName(cudaError_t status) {
     case cudaSuccess: return "cudaSuccess";
     case cudaErrorMemoryAllocation: return "cudaErrorMemoryAllocation";
     case cudaErrorInvalidConfiguration: return "cudaErrorInvalidConfiguration";
+    case cudaErrorInvalidResourceHandle: return "cudaErrorInvalidResourceHandle";
     case cudaErrorLaunchFailure: return "cudaErrorLaunchFailure";
     case cudaErrorStreamCaptureUnsupported: return "cudaErrorStreamCaptureUnsupported";
     default: return "cudaErrorInvalidValue";
@@ -498,43 +526,60 @@ const char* cudaGetErrorName(cudaError_t status) {
 }
 const char* cudaGetErrorString(cudaError_t status) { return status == cudaSuccess ? "no error" : latest_text.c_str(); }
 cudaError_t cudaGetLastError() { return std::exchange(latest, cudaSuccess); }
-cudaError_t cudaGetDeviceCount(int* count) { return *count = 1, cudaSuccess; }
+cudaError_t cudaGetDeviceCount(int* count) { return *count = device_count(), cudaSuccess; }
 cudaError_t cudaDriverGetVersion(int* version) { return *version = 13000, cudaSuccess; }
 cudaError_t cudaRuntimeGetVersion(int* version) { return *version = 13000, cudaSuccess; }
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
     *properties = {"emulator", 0, 0, 1, 227 << 10};
     return cudaSuccess;
 }
-cudaError_t cudaGetDevice(int* device) { return *device = 0, cudaSuccess; }
-cudaError_t cudaSetDevice(int device) { return device ? failed(cudaErrorInvalidValue, "the emulator has one device") : cudaSuccess; }
+cudaError_t cudaGetDevice(int* device) { return *device = current_device, cudaSuccess; }
+cudaError_t cudaSetDevice(int device) {
+    if (device < 0 || device >= device_count()) return failed(cudaErrorInvalidValue, "no device " + std::to_string(device));
+    return current_device = device, cudaSuccess;
+}
 
-cudaError_t cudaMalloc(void** memory, size_t bytes) {
+namespace {
+cudaError_t allocated_on(int device, void** memory, size_t bytes) {
     const Lock lock(runtime_busy);
     *memory = nullptr;
     if (const cudaError_t status = not_while_recording("an allocation")) return status;
-    if (bytes > device_bytes() - std::min(in_use, device_bytes())) return failed(cudaErrorMemoryAllocation, "out of memory");
+    size_t& used = in_use[size_t(device)];
+    if (bytes > device_bytes() - std::min(used, device_bytes())) return failed(cudaErrorMemoryAllocation, "out of memory");
     if (posix_memalign(memory, 256, bytes ? bytes : 1)) return failed(cudaErrorMemoryAllocation, "out of memory");
     memset(*memory, 0xff, bytes);  // NaN
-    allocated[*memory] = bytes, in_use += bytes;
+    allocated[*memory] = {bytes, device}, used += bytes;
     return cudaSuccess;
 }
-namespace {
 cudaError_t give_back(void* memory) {
     const auto found = allocated.find(memory);
     if (found == allocated.end()) return failed(cudaErrorInvalidValue, "freed what was never allocated");
-    in_use -= found->second;
+    in_use[size_t(found->second.device)] -= found->second.bytes;
     allocated.erase(found);
     free(memory);
     return cudaSuccess;
 }
 }  // namespace
+cudaError_t cudaMalloc(void** memory, size_t bytes) { return allocated_on(current_device, memory, bytes); }
 cudaError_t cudaFree(void* memory) {
     const Lock lock(runtime_busy);
     if (!memory) return cudaSuccess;
     if (const cudaError_t status = drain_all()) return status;  // as a device does
     return give_back(memory);
 }
-cudaError_t cudaMallocAsync(void** memory, size_t bytes, cudaStream_t) { return cudaMalloc(memory, bytes); }
+cudaError_t cudaMallocAsync(void** memory, size_t bytes, cudaStream_t stream) {
+    return allocated_on(resolved(stream)->device, memory, bytes);
+}
+cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* attributes, const void* memory) {
+    const Lock lock(runtime_busy);
+    *attributes = {cudaMemoryTypeUnregistered, -2};
+    auto after = allocated.upper_bound(const_cast<void*>(memory));
+    if (after == allocated.begin()) return cudaSuccess;
+    --after;
+    if (static_cast<const char*>(memory) < static_cast<const char*>(after->first) + std::max<size_t>(after->second.bytes, 1))
+        *attributes = {cudaMemoryTypeDevice, after->second.device};
+    return cudaSuccess;
+}
 cudaError_t cudaFreeAsync(void* memory, cudaStream_t stream) {
     const Lock lock(runtime_busy);
     if (resolved(stream)->recording) return not_while_recording("memory freed");
@@ -554,14 +599,14 @@ cudaError_t cudaFreeHost(void* memory) {
 cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {
     const Lock lock(runtime_busy);
     *total = device_bytes();
-    *free = *total - std::min(in_use, *total);
+    *free = *total - std::min(in_use[size_t(current_device)], *total);
     return cudaSuccess;
 }
-cudaError_t cudaDeviceGetDefaultMemPool(cudaMemPool_t* pool, int) { return *pool = 0, cudaSuccess; }
+cudaError_t cudaDeviceGetDefaultMemPool(cudaMemPool_t* pool, int device) { return *pool = device, cudaSuccess; }
 cudaError_t cudaMemPoolSetAttribute(cudaMemPool_t, cudaMemPoolAttr, void*) { return cudaSuccess; }
-cudaError_t cudaMemPoolGetAttribute(cudaMemPool_t, cudaMemPoolAttr, void* value) {
+cudaError_t cudaMemPoolGetAttribute(cudaMemPool_t device, cudaMemPoolAttr, void* value) {
     const Lock lock(runtime_busy);
-    *static_cast<unsigned long long*>(value) = in_use;  // nothing is kept
+    *static_cast<unsigned long long*>(value) = in_use[size_t(device)];  // nothing is kept
     return cudaSuccess;
 }
 cudaError_t cudaMemPoolTrimTo(cudaMemPool_t, size_t) { return cudaSuccess; }
@@ -578,7 +623,7 @@ cudaError_t cudaMemsetAsync(void* memory, int value, size_t bytes, cudaStream_t 
 }
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
     const Lock lock(runtime_busy);
-    streams.push_back(*stream = new CUstream_st);
+    streams.push_back(*stream = new CUstream_st{current_device, {}, nullptr});
     return cudaSuccess;
 }
 cudaError_t cudaStreamDestroy(cudaStream_t stream) {
@@ -617,7 +662,7 @@ cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
     *graph = std::exchange(stream->recording, nullptr);
     return cudaSuccess;
 }
-cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) { return *event = new CUevent_st, cudaSuccess; }
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) { return *event = new CUevent_st{current_device, true, nullptr, 1}, cudaSuccess; }
 cudaError_t cudaEventDestroy(cudaEvent_t event) {
     const Lock lock(runtime_busy);
     if (--event->users == 0) delete event;
@@ -625,6 +670,8 @@ cudaError_t cudaEventDestroy(cudaEvent_t event) {
 }
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
     const Lock lock(runtime_busy);
+    if (event->device != resolved(stream)->device)
+        return failed(cudaErrorInvalidResourceHandle, "an event of another device than its stream's");
     event->happened = false, event->stream = resolved(stream), ++event->users;
     return enqueue(stream, [event] {
         event->happened = true;
@@ -652,6 +699,7 @@ cudaError_t cudaGraphInstantiate(cudaGraphExec_t* ready, cudaGraph_t graph, unsi
     return *ready = new CUgraph_st(*graph), cudaSuccess;
 }
 cudaError_t cudaGraphLaunch(cudaGraphExec_t ready, cudaStream_t stream) {
+    if (const cudaError_t status = on_current_device(stream, "a graph")) return status;
     for (const auto& work : ready->work)
         if (const cudaError_t status = enqueue(stream, work)) return status;
     return cudaSuccess;
@@ -672,6 +720,7 @@ namespace medeconv::emulator {
 cudaError_t launch(const void* kernel, dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t stream, std::function<void()> body) {
     {
         const Lock lock(runtime_busy);
+        if (const cudaError_t status = on_current_device(stream, "a kernel")) return status;
         const auto found = shared_allowed.find(kernel);
         const size_t most = std::max<size_t>(48 << 10, found == shared_allowed.end() ? 0 : size_t(found->second));
         const uint64_t threads = uint64_t(block.x) * block.y * block.z;

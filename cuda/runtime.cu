@@ -50,6 +50,14 @@ std::string describe_device(int device) {
     return std::string(properties.name) + ", compute capability " + std::to_string(properties.major) + "." + std::to_string(properties.minor);
 }
 
+int device_of(const void* memory) {
+    cudaPointerAttributes attributes;
+    check(cudaPointerGetAttributes(&attributes, memory), "device of an array");
+    if (attributes.type != cudaMemoryTypeDevice && attributes.type != cudaMemoryTypeManaged)
+        throw std::invalid_argument("expected an array in GPU memory, got a pointer that is no device's");
+    return attributes.device;
+}
+
 OnDevice::OnDevice(int device) {
     check(cudaGetDevice(&before_), "the current device");
     if (device != before_) check(cudaSetDevice(device), "choice of a device");
@@ -63,7 +71,16 @@ void* allocate(size_t bytes, Stream stream) {
 }
 void* allocate_lasting(size_t bytes) {
     void* memory = nullptr;
-    check_allocation(cudaMalloc(&memory, bytes ? bytes : 1), bytes);
+    cudaError_t status = cudaMalloc(&memory, bytes ? bytes : 1);
+    if (status == cudaErrorMemoryAllocation) {  // what the pool keeps for `allocate` is not cudaMalloc's to take
+        cudaGetLastError();
+        int device = 0;
+        check(cudaGetDevice(&device), "the current device");
+        check(cudaDeviceSynchronize(), "work of a device");
+        release_kept_memory(device);
+        status = cudaMalloc(&memory, bytes ? bytes : 1);
+    }
+    check_allocation(status, bytes);
     return memory;
 }
 void release_lasting(void* memory) noexcept {
@@ -108,23 +125,45 @@ namespace {
 
 constexpr size_t slab_bytes = 8 << 20;
 
-// A thread's two slabs of page-locked memory, on the device where they were last used.
+// A thread's two slabs of page-locked memory, with events of the device where they were last used.
 class Slabs {
 public:
-    void copy(void* to, const void* from, size_t bytes, Stream stream) {
+    void to_device(void* to, const void* from, size_t bytes, Stream stream) {
         make();
         for (size_t start = 0, turn = 0; start < bytes; start += slab_bytes, turn ^= 1) {
             const size_t part = std::min(slab_bytes, bytes - start);
-            if (used_[turn]) check(cudaEventSynchronize(done_[turn]), "copy to the device");
+            wait(turn);
             std::memcpy(slab_[turn], static_cast<const char*>(from) + start, part);
-            check(cudaMemcpyAsync(static_cast<char*>(to) + start, slab_[turn], part, cudaMemcpyHostToDevice, stream), "copy to the device");
-            check(cudaEventRecord(done_[turn], stream), "copy to the device");
-            used_[turn] = true;
+            send(turn, static_cast<char*>(to) + start, slab_[turn], part, cudaMemcpyHostToDevice, stream);
+        }
+    }
+    // Back when all is there.
+    void to_host(void* to, const void* from, size_t bytes, Stream stream) {
+        make();
+        for (size_t start = 0, turn = 0; start < bytes + slab_bytes; start += slab_bytes, turn ^= 1) {
+            if (start < bytes) {
+                wait(turn);
+                const size_t part = std::min(slab_bytes, bytes - start);
+                send(turn, slab_[turn], static_cast<const char*>(from) + start, part, cudaMemcpyDeviceToHost, stream);
+            }
+            if (start == 0) continue;
+            const size_t before = start - slab_bytes;
+            wait(turn ^ 1);
+            std::memcpy(static_cast<char*>(to) + before, slab_[turn ^ 1], std::min(slab_bytes, bytes - before));
         }
     }
     ~Slabs() { drop(); }
 
 private:
+    void wait(size_t turn) {
+        if (used_[turn]) check(cudaEventSynchronize(done_[turn]), "copy between host and device");
+        used_[turn] = false;
+    }
+    void send(size_t turn, void* to, const void* from, size_t bytes, cudaMemcpyKind kind, Stream stream) {
+        check(cudaMemcpyAsync(to, from, bytes, kind, stream), "copy between host and device");
+        check(cudaEventRecord(done_[turn], stream), "copy between host and device");
+        used_[turn] = true;
+    }
     void make() {
         int device = 0;
         check(cudaGetDevice(&device), "the current device");
@@ -138,6 +177,7 @@ private:
     }
     void drop() {
         for (int i = 0; i < 2; ++i) {
+            if (used_[i]) cudaEventSynchronize(done_[i]);  // a copy may still be reading
             if (slab_[i]) release_pinned(slab_[i]);
             if (done_[i]) cudaEventDestroy(done_[i]);
             slab_[i] = nullptr, done_[i] = nullptr, used_[i] = false;
@@ -150,17 +190,16 @@ private:
     bool used_[2]{};
 };
 
+thread_local Slabs slabs;
+
 }  // namespace
 
 void copy_to_device(void* to, const void* from, size_t bytes, Stream stream) {
-    if (bytes >= 2 * slab_bytes && !capturing(stream)) {
-        thread_local Slabs slabs;
-        slabs.copy(to, from, bytes, stream);
-        return;
-    }
+    if (bytes >= 2 * slab_bytes && !capturing(stream)) return slabs.to_device(to, from, bytes, stream);
     check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, stream), "copy to the device");
 }
 void copy_to_host(void* to, const void* from, size_t bytes, Stream stream) {
+    if (bytes >= 2 * slab_bytes && !capturing(stream)) return slabs.to_host(to, from, bytes, stream);
     check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, stream), "copy to the host");
 }
 void copy_on_device(void* to, const void* from, size_t bytes, Stream stream) {

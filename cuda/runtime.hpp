@@ -30,6 +30,7 @@ struct Devices {
 };
 Devices devices();  // never throws
 std::string describe_device(int device);
+int device_of(const void* memory);                     // throws std::invalid_argument where it is no device's
 
 // Makes `device` the calling thread's, until the guard is gone.
 class OnDevice {
@@ -54,7 +55,7 @@ size_t kept_memory(int device);                        // bytes
 void* allocate_pinned(size_t bytes);                   // host memory that copies reach while kernels run
 void release_pinned(void* memory) noexcept;
 
-// Large arrays go in slabs through page-locked memory: one is filled while the one before is on its way. `from` may be changed
+// Large arrays go in slabs through page-locked memory: one is filled (emptied) while another is on its way. `from` may be changed
 // when the call is back.
 void copy_to_device(void* to, const void* from, size_t bytes, Stream stream);
 void copy_to_host(void* to, const void* from, size_t bytes, Stream stream);    // `to` is valid after synchronize

@@ -121,6 +121,7 @@ void run_slices(const SeparablePass<T>& p, int64_t depth, int64_t z_base, Stream
 }  // namespace
 
 int64_t separable_blocks(AxisTaps z, AxisTaps y, AxisTaps x) {
+    if (is_line(z, y)) return direct_blocks(z, y, x);
     if (z.taps == 1) return slice_blocks(z.destination, y, x);
     return ceil_div(y.destination * x.destination, columns) * ceil_div(z.destination, deep);
 }
@@ -128,6 +129,11 @@ int64_t separable_workspace(AxisTaps z, AxisTaps y, AxisTaps x) { return z.taps 
 
 template <class T>
 void separable(const SeparablePass<T>& pass, T* workspace, Stream stream) {
+    if (is_line(pass.z, pass.y)) {
+        direct<T>({pass.z, pass.y, pass.x, pass.periodic, pass.weight_x, pass.input, pass.kept, pass.formula, pass.operands,
+                   {pass.weight_z, pass.weight_y}}, stream);
+        return;
+    }
     if (pass.z.taps == 1) {
         run_slices(pass, pass.z.destination, pass.z.base, stream);
     } else {

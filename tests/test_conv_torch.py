@@ -419,13 +419,20 @@ def test_bad_arguments(message, bridge):
         BAD[message](bridge.conv2d)
 
 
-def test_cuda_is_refused_by_name(bridge):
+def test_devices(bridge):
+    """Tensors on a GPU are taken (tests/test_cuda_torch.py computes with them), mixtures refused."""
     with torch._subclasses.fake_tensor.FakeTensorMode(allow_non_fake_inputs=True):
-        on_gpu = torch.empty(2, 4, 6, 7, device="cuda")
-        with pytest.raises(NotImplementedError, match=r"input: got a tensor on cuda.*'cuda' backend"):
-            bridge.conv2d(on_gpu, torch.empty(6, 4, 3, 3, device="cuda"))
-        with pytest.raises(NotImplementedError, match="weight: got a tensor on cuda"):
-            bridge.conv2d(torch.empty(2, 4, 6, 7), torch.empty(6, 4, 3, 3, device="cuda"))
+        x, w = torch.empty(2, 4, 6, 7, device="cuda"), torch.empty(6, 4, 3, 3, device="cuda")
+        y = bridge.conv2d(x, w)
+        assert y.device.type == "cuda" and y.shape == (2, 6, 4, 5)
+        with pytest.raises(
+            ValueError, match=r"weight: got a tensor on cuda.*, expected it on cpu, as the input"
+        ):
+            bridge.conv2d(torch.empty(2, 4, 6, 7), w)
+    with pytest.raises(
+        NotImplementedError, match="input: got a tensor on mps, expected one on the CPU or on"
+    ):
+        bridge._check_device("input", torch.device("mps"), torch.device("mps"))
 
 
 # The bridge: modules

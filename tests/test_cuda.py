@@ -33,41 +33,60 @@ def image(rng):
 def fake_cupy():
     """What the library asks of CuPy, over memory of the library's own allocator."""
 
+    class Device:
+        """Calls inside its ``with`` are of this device."""
+
+        def __init__(self, number):
+            self.id, self.memory = number, None
+
+        def __enter__(self):
+            module.entered.append(self)
+            if self.memory is None:
+                self.memory = _device.Memory(_device.native().Place(self.id))
+
+        def __exit__(self, *error):
+            module.entered.pop()
+
     class ndarray:
         def __init__(self, array):
             self._array = array
             self.shape, self.dtype = array.shape, array.dtype
-            self.device = types.SimpleNamespace(id=0)
+            self.device = module.devices[array.memory.place.device]
 
         @property
         def __cuda_array_interface__(self):
-            return self._array.__cuda_array_interface__ | {"stream": module.stream.stream}
+            return self._array.__cuda_array_interface__
 
         def reshape(self, shape):
             return ndarray(self._array.reshape(shape))
 
         def get(self):
-            module.stream.synchronize()
+            self._array.memory.place.synchronize()
             return self._array.numpy()
 
     ndarray.__module__ = "cupy"
     module = types.ModuleType("cupy")
     module.ndarray = ndarray
-    module.stream = _device.native().Place(0)
-    memory = _device.Memory(module.stream)
+    module.devices = [Device(i) for i in range(_device.native().devices()["count"])]
+    module.entered = []
+    with module.devices[0]:
+        module.stream = module.devices[0].memory.place
     module.made = 0
+
+    def memory():
+        return (module.entered or module.devices)[-1 if module.entered else 0].memory
 
     def empty(shape, dtype):
         module.made += 1
-        return ndarray(memory.empty(shape, dtype))
+        return ndarray(memory().empty(shape, dtype))
 
     module.empty = empty
-    module.asarray = lambda values: ndarray(memory.uploaded(np.asarray(values)))
+    module.asarray = lambda values: ndarray(memory().uploaded(np.asarray(values)))
     module.ascontiguousarray = lambda array, dtype: (
         array if array.dtype == dtype else ndarray(array._array.astype(dtype))
     )
     module.cuda = types.SimpleNamespace(
-        get_current_stream=lambda: types.SimpleNamespace(ptr=module.stream.stream)
+        get_current_stream=lambda: types.SimpleNamespace(ptr=memory().place.stream)
     )
     return module
 
@@ -435,13 +454,15 @@ def test_streams_that_run_late(image, cupy, monkeypatch):
 @needs_cuda
 @pytest.mark.parametrize("streams", ["eager", "lazy"])
 def test_large_arrays_arrive_in_slabs(streams, rng, monkeypatch):
-    """A slab is filled again only when it has arrived, and the host's array may change at once."""
+    """A slab is filled again only when it has arrived, and the host's array may change at once; and back."""
     monkeypatch.setenv("MEDECONV_EMULATOR_STREAMS", streams)
-    values = rng.random((5 << 20) + 3)
-    given = values.copy()
-    array = _device.own_memory().uploaded(given)
-    given[:] = 0
-    assert np.array_equal(array.numpy(), values)
+    for size in ((5 << 20) + 3, 2 << 20, 3 << 20):  # of 8 bytes: several slabs, and parts of one
+        values = rng.random(size)
+        given = values.copy()
+        array = _device.own_memory().uploaded(given)
+        given[:] = 0
+        assert np.array_equal(array.numpy(), values)
+        assert np.array_equal((array + 1.0).numpy(), values + 1)
 
 
 @needs_cuda
@@ -462,6 +483,78 @@ def test_threads_have_streams_of_their_own(image):
 
 
 @on_emulator
+@pytest.mark.parametrize("streams", ["eager", "lazy"])
+def test_the_device_is_the_arrays_own(image, streams, monkeypatch):
+    """The emulator refuses a kernel for a stream of another device than the current one."""
+    monkeypatch.setenv("MEDECONV_EMULATOR_STREAMS", streams)
+    monkeypatch.setenv("MEDECONV_EMULATOR_DEVICES", "2")
+    cupy = fake_cupy()
+    monkeypatch.setitem(sys.modules, "cupy", cupy)
+    expected = mf.richardson_lucy(image, PSF, 4, backend="cuda")
+    native = _device.native()
+    before = native.memory(0)
+    with cupy.devices[1]:
+        given, weights = cupy.asarray(image), cupy.asarray(np.ones_like(image))
+    got = mf.richardson_lucy(given, PSF, 4)
+    assert got.device is cupy.devices[1] and np.array_equal(got.get(), expected)
+    assert native.device_of(got.__cuda_array_interface__["data"][0]) == 1
+    assert native.memory(0) == before  # nothing was made there
+    blur = mf.Blur(PSF, image.shape, boundary="zero", backend="cuda")
+    foreign = types.SimpleNamespace(
+        shape=image.shape, __cuda_array_interface__=given.__cuda_array_interface__
+    )
+    there = blur.forward(foreign)
+    assert there.memory.place.device == 1 and np.array_equal(there.numpy(), blur.forward(image))
+    with pytest.raises(ValueError, match="one is on device 1, another on 0; expected all on one"):
+        mf.richardson_lucy(cupy.asarray(image), PSF, 2, weights=weights)
+    host = types.SimpleNamespace(
+        shape=image.shape, __cuda_array_interface__=dict(image.__array_interface__, stream=None)
+    )
+    with pytest.raises(
+        ValueError, match="expected an array in GPU memory, got a pointer that is no device's"
+    ):
+        blur.forward(host)
+
+
+@on_emulator
+@pytest.mark.parametrize("streams", ["eager", "lazy"])
+def test_arrays_of_two_streams(image, cupy, streams, rng, monkeypatch):
+    """What another library's stream works on is copied, in the order of both."""
+    monkeypatch.setenv("MEDECONV_EMULATOR_STREAMS", streams)
+    torch = fake_torch()
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    weights = rng.random(image.shape).astype(np.float32)
+    expected = mf.richardson_lucy(image, PSF, 3, weights=weights, backend="cuda")
+    on_torch = torch.tensor(np.zeros_like(weights))
+    on_torch._array.write(torch.tensor(weights)._array)  # given, not done
+    got = mf.richardson_lucy(cupy.asarray(image), PSF, 3, weights=on_torch)
+    on_torch._array.write(np.zeros_like(weights))  # as its owner may at once
+    assert np.array_equal(got.get(), expected)
+
+
+@on_emulator
+def test_another_librarys_memory_error_is_ours(image, cupy, monkeypatch):
+    class OutOfMemoryError(MemoryError):
+        __module__ = "cupy"
+
+    given = cupy.asarray(image)
+    empty, left = cupy.empty, [3]
+
+    def scarce(shape, dtype):
+        left[0] -= 1
+        if left[0] < 0:
+            raise OutOfMemoryError("Out of memory allocating 999 bytes")
+        return empty(shape, dtype)
+
+    monkeypatch.setattr(cupy, "empty", scarce)
+    text = r"GPU memory: [\d.]+ MB more are needed, [\d.]+ MB of [\d.]+ MB are free beside what cupy keeps"
+    with pytest.raises(MemoryError, match=text) as caught:
+        mf.richardson_lucy(given, PSF, 3, engine="direct")
+    assert isinstance(caught.value.__cause__, OutOfMemoryError)
+    assert np.array_equal(given.get(), image)
+
+
+@on_emulator
 def test_out_of_memory_names_need_and_have(image, monkeypatch):
     blur = mf.Blur(PSF, image.shape, boundary="zero", engine="direct", backend="cuda")
     blur.forward(image)
@@ -470,11 +563,15 @@ def test_out_of_memory_names_need_and_have(image, monkeypatch):
         blur.forward(image)
     with pytest.raises(MemoryError, match=r"GPU memory: 1 MB more"):
         mf.landweber(image, PSF, 2, engine="direct", backend="cuda")
-    monkeypatch.setenv("MEDECONV_EMULATOR_MEMORY", str(40 * image.nbytes // 10))
+    monkeypatch.delenv("MEDECONV_EMULATOR_MEMORY")
+    resident = _device.own_memory().uploaded(image)
+    free, total = _device.native().memory(0)
+    monkeypatch.setenv("MEDECONV_EMULATOR_MEMORY", str(total - free + 3 * image.nbytes))
     with pytest.raises(
         MemoryError, match=r"richardson_lucy takes 0\.2 MB beside the image, 0\.. MB of 0\.. MB are free"
     ):
-        mf.richardson_lucy(image, PSF, 2, engine="direct", acceleration="biggs-andrews", backend="cuda")
+        run = {"engine": "direct", "acceleration": "biggs-andrews"}
+        mf.richardson_lucy(resident, PSF, 2, **run)
     monkeypatch.delenv("MEDECONV_EMULATOR_MEMORY")
     assert np.isfinite(blur.forward(image)).all()
 

@@ -17,12 +17,12 @@ import pytest
 import medeconv_fast as mf
 from medeconv_fast import cli
 from medeconv_fast._grid import Grid, exact_halo
+from medeconv_fast.algorithms._tile import Restorer, read_region
 from medeconv_fast.volumes import TileError, plan_volume
 from medeconv_fast.volumes._job import Job
 from medeconv_fast.volumes._manifest import Manifest
 from medeconv_fast.volumes._numbers import resolve
 from medeconv_fast.volumes._sample import Sample, block_shape, draw
-from medeconv_fast.volumes._tile import Restorer, read_region
 
 pytest.importorskip("zarr", reason="SKIPPED: zarr is not installed (extra zarr)")
 BOUNDARIES = ("extended", "zero", "reflect", "nearest", "mirror", "wrap")

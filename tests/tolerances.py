@@ -58,6 +58,11 @@ TABLE = {
         1e-4, 1e-9, "the contract's bound against scikit-image, whose transforms are as exact"
     ),
     "backends": Tolerance(1e-4, 1e-10, "another backend's result of the same algorithm"),
+    "seam": Tolerance(
+        1e-3,
+        1e-3,
+        "tiles against the whole, largest difference over the range: the bound that docs/volumes.md states",
+    ),
     "wiener": Tolerance(
         1e-4,
         1e-10,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from types import ModuleType
 from typing import Any
@@ -18,6 +19,7 @@ from ._blur import (
 )
 from ._taps import taps_of, wrapped_taps
 from ._threads import resolve_num_threads
+from .backends import reference
 
 MODES = ("full", "same", "valid")
 BOUNDARIES = ("zero", "reflect", "nearest", "mirror", "wrap")
@@ -128,6 +130,7 @@ def _run(
     _validate.finite(kernel, "b")
     if reverse:
         kernel = np.ascontiguousarray(np.flip(kernel))
+    same_kernel = kernel  # before taps that no voxel reaches, or that meet on a periodic axis, are dropped
     work = _same if mode == "same" else _full if mode == "full" else _valid
     kernel, layout, image = work(image, kernel, boundary, engine)
     taps = taps_of(kernel[layout.taps])
@@ -136,7 +139,113 @@ def _run(
     if kind == "auto" and math.prod(taps.shape) <= EXACT_TAPS:
         kind = "direct"
     kind, _ = choose_engine(kind, taps, layout)
-    return restore(Operator(kernel, layout, boundary, engine, num_threads, kind).apply(image))
+    operator = Operator(kernel, layout, boundary, engine, num_threads, kind)
+    if engine.NAME == "cuda" and isinstance(image, np.ndarray):
+        arrays = math.prod(layout.shape) + image.size
+        needed = _work_bytes(operator) + arrays * image.itemsize
+        if needed > _device.free_memory()[0]:
+            whole = same_kernel if mode == "same" else kernel
+            return restore(_in_tiles(image, whole, mode, boundary, engine, num_threads, kind, needed))
+    return restore(operator.apply(image))
+
+
+# How far the index along an axis of the full convolution lies before that of the result.
+def _lead(k: int, mode: str) -> int:
+    return {"full": 0, "same": (k - 1) // 2, "valid": k - 1}[mode]
+
+
+def _in_tiles(
+    image: np.ndarray,
+    kernel: np.ndarray,
+    mode: str,
+    boundary: str,
+    engine: ModuleType,
+    num_threads: int | None,
+    kind: str,
+    needed: int,
+) -> np.ndarray:
+    """On a GPU whose memory does not hold the whole: parts of the result, each from all that it depends on.
+
+    They equal the whole but for rounding.
+    """
+    reach = tuple(k - 1 for k in kernel.shape)
+    lengths = {
+        "full": tuple(n + r for n, r in zip(image.shape, reach, strict=True)),
+        "same": image.shape,
+        "valid": tuple(n - r for n, r in zip(image.shape, reach, strict=True)),
+    }[mode]
+    free, total = _device.free_memory()
+    core = lengths
+    operator = _of_tile(core, kernel, engine, num_threads, kind)
+    while _tile_bytes(core, reach, operator) > _device.USED * free:
+        if max(core) == 1:
+            raise _device.shortage(needed, "convolve", free, total, "which does not even hold a tile")
+        longest = core.index(max(core))
+        core = tuple(-(-n // 2) if axis == longest else n for axis, n in enumerate(core))
+        operator = _of_tile(core, kernel, engine, num_threads, kind)
+    result = np.empty(lengths, image.dtype)
+    operators = {core: operator}
+    starts = itertools.product(*(range(0, n, c) for n, c in zip(lengths, core, strict=True)))
+    tiles = [
+        tuple(slice(s, min(s + c, n)) for s, c, n in zip(start, core, lengths, strict=True))
+        for start in starts
+    ]
+
+    def read(tile: tuple[slice, ...]) -> np.ndarray:
+        part = image
+        for axis, (span, k) in enumerate(zip(tile, kernel.shape, strict=True)):
+            first = span.start + _lead(k, mode) - (k - 1)
+            part = _continued(part, axis, first, span.stop + _lead(k, mode), boundary)
+        return np.ascontiguousarray(part)
+
+    def compute(part: Any, tile: tuple[slice, ...]) -> Any:
+        shape = tuple(s.stop - s.start for s in tile)
+        if shape not in operators:
+            operators.clear()  # before the next one takes its memory
+            operators[shape] = _of_tile(shape, kernel, engine, num_threads, kind)
+        return operators[shape].apply(part)
+
+    size = math.prod(c + r for c, r in zip(core, reach, strict=True))
+    _device.carry(tiles, read, compute, result.__setitem__, size=size, dtype=image.dtype)
+    return result
+
+
+def _of_tile(
+    core: tuple[int, ...], kernel: np.ndarray, engine: ModuleType, num_threads: int | None, kind: str
+) -> Operator:
+    starts = tuple(k - 1 for k in kernel.shape)
+    shape = tuple(c + start for c, start in zip(core, starts, strict=True))
+    layout = window_of_full(shape, kernel.shape, starts, core, engine)
+    return Operator(kernel, layout, "zero", engine, num_threads, kind)
+
+
+def _work_bytes(operator: Operator) -> int:
+    # The transfer function is made, in another spectrum, when one is loaded already.
+    return operator.workspace_bytes * (2 if operator.engine == "spectral" else 1)
+
+
+def _tile_bytes(core: tuple[int, ...], reach: tuple[int, ...], operator: Operator) -> int:
+    """With the next tile and the result before it."""
+    region = math.prod(c + r for c, r in zip(core, reach, strict=True))
+    return _work_bytes(operator) + 2 * (region + math.prod(core)) * operator.dtype.itemsize
+
+
+def _continued(part: np.ndarray, axis: int, start: int, stop: int, boundary: str) -> np.ndarray:
+    """The range along an axis, which may leave the array on either side."""
+    n = part.shape[axis]
+    inside = [slice(None)] * part.ndim
+    inside[axis] = slice(max(start, 0), min(stop, n))
+    if start >= 0 and stop <= n:
+        return part[tuple(inside)]
+    if boundary != "zero":
+        low, high = max(0, -start), max(0, stop - n)
+        return part.take(reference._sources(n, low, high, boundary)[start + low : stop + low], axis)
+    made = np.zeros(tuple(stop - start if a == axis else m for a, m in enumerate(part.shape)), part.dtype)
+    if inside[axis].start < inside[axis].stop:
+        there = [slice(None)] * part.ndim
+        there[axis] = slice(inside[axis].start - start, inside[axis].stop - start)
+        made[tuple(there)] = part[tuple(inside)]
+    return made
 
 
 # What convolves and how it lies, and the array to apply it to.

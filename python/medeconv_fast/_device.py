@@ -10,9 +10,10 @@ from __future__ import annotations
 import importlib
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
@@ -266,6 +267,20 @@ class Memory:
             self.place.synchronize()
         return made
 
+    def taken_over(self, array: DeviceArray) -> DeviceArray:
+        """A copy of an array that another stream works on, which may give its memory to others at once."""
+        place = array.memory.place
+        if place.device != self.place.device:
+            raise ValueError(
+                f"arrays in GPU memory: one is on device {place.device}, another on {self.place.device}; "
+                "expected all on one"
+            )
+        self.place.wait_for(place.stream)
+        made = self.empty(array.shape, array.dtype)
+        made.write(array)
+        self.place.precede(place.stream)
+        return made
+
     def exported(self, array: DeviceArray) -> Any:
         """The array as whoever the memory belongs to knows it."""
         return array
@@ -329,7 +344,17 @@ class LibraryMemory(Memory):
         return array.owner if tuple(array.owner.shape) == array.shape else array.owner.reshape(array.shape)
 
     def empty(self, shape: tuple[int, ...], dtype: Any, *, lasting: bool = False) -> DeviceArray:
-        made = self._empty(tuple(shape), np.dtype(dtype))
+        try:
+            made = self._empty(tuple(shape), np.dtype(dtype))
+        except (MemoryError, RuntimeError) as error:  # CuPy's and torch's
+            if "out of memory" not in str(error).lower():
+                raise
+            free, total = native().memory(self.place.device)
+            needed = math.prod(shape) * np.dtype(dtype).itemsize
+            raise MemoryError(
+                f"GPU memory: {needed / 1e6:.1f} MB more are needed, {free / 1e6:.1f} MB of "
+                f"{total / 1e6:.1f} MB are free beside what {library_of(error)} keeps ({error})"
+            ) from error
         return DeviceArray(made.__cuda_array_interface__["data"][0], shape, dtype, self, made)
 
 
@@ -365,22 +390,29 @@ def adopted(value: Any, name: str, working_dtype: Callable[[np.dtype], np.dtype]
         )
     if library == "cupy":
         cupy = importlib.import_module("cupy")
-        kept = cupy.ascontiguousarray(value, dtype=working_dtype(np.dtype(value.dtype)))
-        device = int(kept.device.id)
-        memory: Memory = LibraryMemory(device, int(cupy.cuda.get_current_stream().ptr), cupy.empty)
+        device = value.device  # may be another than CuPy's current one, to which its calls go
+
+        def empty_of_cupy(shape: tuple[int, ...], dtype: np.dtype) -> Any:
+            with device:
+                return cupy.empty(shape, dtype)
+
+        with device:
+            kept = cupy.ascontiguousarray(value, dtype=working_dtype(np.dtype(value.dtype)))
+            stream = int(cupy.cuda.get_current_stream().ptr)
+        memory: Memory = LibraryMemory(int(device.id), stream, empty_of_cupy)
     elif library == "torch":
         torch = importlib.import_module("torch")
         dtype = working_dtype(_dtype_of_torch(value.dtype, name))
         kept = value.resolve_neg().to(getattr(torch, dtype.name)).contiguous()
-        stream = torch.cuda.current_stream(kept.device)
+        stream = int(torch.cuda.current_stream(kept.device).cuda_stream)
 
-        def empty(shape: tuple[int, ...], dtype: np.dtype) -> Any:
+        def empty_of_torch(shape: tuple[int, ...], dtype: np.dtype) -> Any:
             return torch.empty(shape, dtype=getattr(torch, np.dtype(dtype).name), device=kept.device)
 
-        memory = LibraryMemory(int(kept.device.index or 0), int(stream.cuda_stream), empty)
+        memory = LibraryMemory(int(kept.device.index or 0), stream, empty_of_torch)
     else:
         kept = value
-        memory = own_memory()
+        memory = own_memory(native().device_of(value.__cuda_array_interface__["data"][0]))
     layout = kept.__cuda_array_interface__
     dtype = np.dtype(layout["typestr"])
     shape = tuple(layout["shape"])
@@ -442,10 +474,14 @@ def full_beside(array: Any, shape: tuple[int, ...], value: float) -> Any:
 
 
 def beside(array: Any, values: Any) -> Any:
-    """`values` on the side where `array` is."""
-    if isinstance(array, DeviceArray):
-        return array.memory.uploaded(values) if isinstance(values, np.ndarray) else values
-    return host(values)
+    """`values` on the side where `array` is, for work on its stream."""
+    if not isinstance(array, DeviceArray):
+        return host(values)
+    if isinstance(values, DeviceArray):
+        here, there = array.memory.place, values.memory.place
+        same = (here.device, here.stream) == (there.device, there.stream)
+        return values if same else array.memory.taken_over(values)
+    return array.memory.uploaded(values)
 
 
 def dot(a: Any, b: Any) -> float:
@@ -456,18 +492,112 @@ def dot(a: Any, b: Any) -> float:
     return float(np.einsum("i,i->", a.ravel(), b.ravel(), dtype=np.float64))
 
 
-def ensure_memory(array: Any, needed: int, what: str) -> None:
-    """Refuse work that takes more memory beside `array` than is free; other libraries' pools are theirs."""
-    if not isinstance(array, DeviceArray) or isinstance(array.memory, LibraryMemory):
-        return
-    device = array.memory.place.device
+def free_memory(device: int | None = None) -> tuple[int, int]:
+    """Bytes of a device (the chosen one) that the library can have, what it keeps for reuse included; all."""
+    device = _chosen if device is None else device
     free, total = native().memory(device)
-    free += native().kept_memory(device)
+    return free + native().kept_memory(device), total
+
+
+def shortage(needed: int, what: str, free: int, total: int, way_out: str) -> MemoryError:
+    return MemoryError(
+        f"GPU memory: {what} takes {needed / 1e6:.1f} MB beside the image, {free / 1e6:.1f} MB of "
+        f"{total / 1e6:.1f} MB are free; {way_out}"
+    )
+
+
+def ensure_memory(array: Any, needed: int, what: str) -> None:
+    """Refuse work that takes more memory beside `array` than is free.
+
+    Of an array of another library, than there is at all: what its pool holds is not the driver's to know, and
+    an allocation that fails later says what was needed.
+    """
+    if not isinstance(array, DeviceArray):
+        return
+    free, total = free_memory(array.memory.place.device)
+    if isinstance(array.memory, LibraryMemory):
+        free = max(free, total - array.nbytes)
     if needed > free:
-        raise MemoryError(
-            f"GPU memory: {what} takes {needed / 1e6:.1f} MB beside the image, {free / 1e6:.1f} MB of "
-            f"{total / 1e6:.1f} MB are free"
-        )
+        way_out = "from a NumPy array with backend='cuda' it works in tiles"
+        raise shortage(needed, what, free, total, way_out)
+
+
+USED = 0.95  # of the memory that is free, by tiles: the rest is for what they leave between them
+
+
+class _Ferry:
+    """Carries tiles between the host and the GPU while the thread that made it computes there.
+
+    Upload and download are called in other threads, each of which has a stream of its own; two tiles may be
+    on the GPU at a time: the one before the last must be done with when the next is uploaded.
+    """
+
+    def __init__(self, size: int, dtype: Any) -> None:
+        self._memory = own_memory()
+        # For any stream: what one thread fills another one computes on.
+        self._buffers = [self._memory.empty((size,), dtype, lasting=True) for _ in range(2)]
+
+    def upload(self, values: np.ndarray) -> DeviceArray:
+        """`values` on the GPU, arrived."""
+        self._buffers.reverse()
+        buffer = self._buffers[0]
+        place = own_memory(self._memory.place.device).place
+        place.upload(buffer.pointer, values)
+        place.synchronize()
+        return DeviceArray(buffer.pointer, values.shape, values.dtype, self._memory, buffer.owner)
+
+    def download(self, array: DeviceArray) -> np.ndarray:
+        """The values of an array that is complete."""
+        host = np.empty(array.shape, array.dtype)
+        place = own_memory(self._memory.place.device).place
+        place.download(host, array.pointer)
+        place.synchronize()
+        return host
+
+
+Piece = TypeVar("Piece")
+
+
+def carry(
+    pieces: Sequence[Piece],
+    read: Callable[[Piece], np.ndarray],
+    compute: Callable[[Any, Piece], Any],
+    write: Callable[[Piece, np.ndarray], None],
+    *,
+    size: int,
+    dtype: Any,
+) -> None:
+    """For each piece ``write(piece, compute(read(piece), piece))``, computed on the GPU in this thread.
+
+    Meanwhile the next piece is read and on its way there, and the one before on its way back and written, in
+    two other threads. `size`: of the largest that is read, in values of `dtype`.
+    """
+    ferry = _Ferry(size, dtype)
+
+    def fetch(piece: Piece) -> DeviceArray:
+        return ferry.upload(read(piece))
+
+    def store(piece: Piece, made: Any) -> None:
+        write(piece, ferry.download(made) if isinstance(made, DeviceArray) else made)
+
+    stored: Future[None] | None = None
+    with (
+        ThreadPoolExecutor(1, "medeconv-fetch") as fetching,
+        ThreadPoolExecutor(1, "medeconv-store") as storing,
+    ):
+        ahead = fetching.submit(fetch, pieces[0])
+        for piece, following in zip(pieces, [*pieces[1:], None], strict=True):
+            given = ahead.result()
+            if following is not None:
+                ahead = fetching.submit(fetch, following)
+            made = compute(given, piece)
+            settle(made)  # what it was made of is needed no more
+            if stored is not None:
+                stored.result()
+            stored = storing.submit(store, piece, made)
+            del given, made
+        if stored is not None:
+            stored.result()
 
 
 def settle(array: Any) -> None:

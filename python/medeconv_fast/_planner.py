@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from . import _arrays, _calibration, _costs, _validate, backends
+from . import _arrays, _calibration, _costs, _device, _validate, backends
 from ._blur import (
     BOUNDARIES,
     approximated,
@@ -244,6 +244,14 @@ def plan(
             warnings.append(
                 f"memory: {taken}, more than the {limit / 1e6:.1f} MB given; restore_volume (on the command "
                 f"line --memory) works in tiles, {' x '.join(map(str, tiles))} of them"
+            )
+    if limit is None and kernels.NAME == "cuda":
+        free, _ = _device.free_memory()
+        beside = math.prod(shape) * kind.itemsize
+        if total + beside > free:
+            warnings.append(
+                f"memory: Richardson-Lucy takes {(total + beside) / 1e6:.1f} MB of the GPU, {free / 1e6:.1f} "
+                "MB are free; richardson_lucy works in tiles, of a NumPy array"
             )
     return Plan(
         shape=shape,

@@ -107,8 +107,18 @@ void add_cases(std::vector<Case>& cases, const std::string& type) {
             const AxisTaps z{depth, depth, -1, 3}, y{height, height, -2, 5}, x{width, width, -9, 19};
             cases.push_back({"direct" + name, [=] {
                 DeviceValues<T> weight(3 * 5 * 19, 12), input(n, 13), kept(n);
-                const AllOperands<T> given(n, direct_blocks(depth, height, width));
+                const AllOperands<T> given(n, direct_blocks(z, y, x));
                 direct<T>({z, y, x, periodic, weight, input, kept, Formula(f), given.operands()}, nullptr);
+                std::vector<double> all = given.results();
+                kept.append_to(all);
+                return all;
+            }});
+            // A line: more than a block, taps beyond a chunk.
+            const AxisTaps one{1, 1, 0, 1}, line{1500, 1400, -9, 270};
+            cases.push_back({"direct line" + name, [=] {
+                DeviceValues<T> weight(line.taps, 12), input(line.source, 13), kept(line.destination);
+                const AllOperands<T> given(line.destination, direct_blocks(one, one, line));
+                direct<T>({one, one, line, periodic, weight, input, kept, Formula(f), given.operands()}, nullptr);
                 std::vector<double> all = given.results();
                 kept.append_to(all);
                 return all;

@@ -205,7 +205,8 @@ def blind_richardson_lucy(
         notes.append(f"image: {clipped} negative values (smallest {lowest:g}) were set to zero")
     if offset:
         notes.append(f"image: shifted by {offset:g} to be non-negative; the estimate was shifted back")
-    estimate, level = first_estimate(initial, data, trust, background, offset, blur)
+    mean = level_of(data, trust, background)
+    estimate, level = first_estimate(initial, data, mean, offset, blur)
     if estimate is None:
         raise ValueError(
             f"image: no value rises above the background {background:g}; nothing is left to find a psf from"
@@ -220,7 +221,6 @@ def blind_richardson_lucy(
     counted = float(data.size) if trust is None else float(trust.sum(dtype=np.float64))
     run = Run(counted, lambda: noise_level(np.maximum(given, 0) if clipped else given), started)
     watch = Watch(Rule()) if rule is None else rule.watch(run)
-    mean = level_of(data, trust, background)
 
     def cropped(estimate: np.ndarray) -> np.ndarray:
         inside = np.array(estimate[blur.frame], order="C")

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import _arrays, _validate, backends
+from .. import _arrays, _device, _validate, backends
 from .._blur import check_engine, choose_grid
 from .._taps import wrapped_taps
 from .._threads import resolve_num_threads
@@ -21,6 +21,9 @@ REGULARIZERS = ("laplacian", "identity")
 # Spare length in units of the PSF's reach. Measured on photographs: at 1 the far side's edge still rings into
 # the image where the noise is low; beyond 1.5 nothing changes.
 REACH = 1.5
+# Transfer functions, spectra and the padded image of a filter of one pass, in arrays of its transform's size.
+ARRAYS = 6.0
+ON_GPU = 7.0  # the same there, where a transfer function is made in a spectrum of its own
 
 
 class FilterCall:
@@ -42,7 +45,7 @@ class FilterCall:
         num_threads: int | None,
     ) -> None:
         self._started = time.perf_counter()
-        self._method = method
+        self.method = method
         if isinstance(boundary, str) and boundary == "extended":
             raise ValueError(
                 f"boundary: got 'extended', which {method} cannot have (its estimate is periodic); "
@@ -53,7 +56,7 @@ class FilterCall:
             raise ValueError(
                 f"engine: got {engine!r}, but {method} needs transforms; expected 'spectral' or 'auto'"
             )
-        self._normalize_psf = _validate.flag(normalize_psf, "normalize_psf")
+        self.normalize_psf = _validate.flag(normalize_psf, "normalize_psf")
         self._return_info = _validate.flag(return_info, "return_info")
         self.kernels = backends.resolve(backend, image)
         self.num_threads = num_threads
@@ -63,7 +66,7 @@ class FilterCall:
         _validate.scale(max(-self.lowest, self.highest), "image", self.data.dtype)
         psf, self._psf_settings = _options.psf_on_grid(psf, self.data.ndim, voxel_size, psf_voxel_size)
         self.psf, self.psf_sum = _arrays.as_psf(
-            psf, self.data.ndim, normalize=self._normalize_psf, dtype=self.data.dtype
+            psf, self.data.ndim, normalize=self.normalize_psf, dtype=self.data.dtype
         )
         largest = max(-self.lowest, self.highest)
         _options.check_psf_sum(self.psf_sum, largest, self.data.dtype, squared=True)
@@ -78,9 +81,26 @@ class FilterCall:
         self.warnings: list[str] = []
 
     @property
+    def voxel_size(self) -> tuple[float, ...] | None:
+        given: tuple[float, ...] | None = self._psf_settings["voxel_size"]
+        return given
+
+    @property
     def steepness(self) -> tuple[float, ...]:
         """What differences along each axis are multiplied by: the smallest voxel length over the axis's."""
         return _options.steepness(self._psf_settings["voxel_size"], self.data.shape)
+
+    def device_bytes(self, shape: tuple[int, ...]) -> int:
+        """What filtering an image of that shape takes where it is computed, the image included."""
+        grid, _ = _padding(shape, self.psf.shape, self.boundary, self.kernels)
+        return int((ON_GPU * math.prod(grid) + math.prod(shape)) * self.data.itemsize)
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether the GPU's free memory does not hold the work; then it is done in tiles."""
+        if self.kernels.NAME != "cuda":
+            return False
+        return self.device_bytes(self.data.shape) > _device.free_memory()[0]
 
     def transfer(self, response: np.ndarray, centre: tuple[int, ...] | None = None) -> Any:
         """The transfer function of an impulse response, its centre at shape // 2 unless given."""
@@ -134,10 +154,10 @@ class FilterCall:
             stopped_by=stopped_by,
             trace=[{"iteration": 1, "seconds": seconds}] if trace is None else trace,
             settings={
-                "method": self._method,
+                "method": self.method,
                 **settings,
                 "boundary": self.boundary,
-                "normalize_psf": self._normalize_psf,
+                "normalize_psf": self.normalize_psf,
                 "psf_sum": self.psf_sum,
                 "psf_shape": self.psf.shape,
                 **self._psf_settings,

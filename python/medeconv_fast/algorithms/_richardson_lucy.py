@@ -15,16 +15,25 @@ import numpy as np
 from .. import _arrays, _device, _validate, backends
 from .._blur import Blur, check_engine
 from .._threads import resolve_num_threads
-from ..stop import Rule, Run, Thinning, noise_level, rule_of
+from ..stop import Rule, Run, Thinning, TimeBudget, noise_level, rule_of
 from . import _back_projectors as unmatched
-from . import _options
+from . import _in_tiles, _options
 from ._acceleration import acceleration_of
 from ._back_projectors import back_projector_of
 from ._iteration import Model, Penalty, iterate, unit_of
-from ._start import INITIAL, NEGATIVE, SMALLEST_NORMALIZER, counts_of, first_estimate, gain_of, level_of
+from ._start import (
+    INITIAL,
+    NEGATIVE,
+    SMALLEST_NORMALIZER,
+    counts_of,
+    first_estimate,
+    gain_of,
+    level_of,
+    sharpness,
+)
+from ._tile import Numbers
 
 DEFAULT_ITERATIONS = 30
-SMALLEST_THRESHOLD = 1e-14  # of damping; below it nothing is damped, and its square still fits float32
 MOST_ITERATIONS = 200  # with a rule for stopping
 
 
@@ -134,6 +143,7 @@ def richardson_lucy(
         float64 for float64 and for 32- and 64-bit integers, else float32; never rescaled.
     info : Info
         With `return_info`: num_iter, stopped_by, trace, settings, engine, backend, bytes, seconds, warnings.
+        ``settings["tiles"]`` is None, or counts, core and halo of the tiles.
 
     Raises
     ------
@@ -142,17 +152,28 @@ def richardson_lucy(
         whose sum is not positive, unknown option values.
     TypeError
         Complex, object, string or masked arrays; options of the wrong type.
+    MemoryError
+        The GPU's memory does not hold what the run needs, and it cannot be cut into tiles: the message names
+        need and have.
 
     Warns
     -----
     UserWarning
-        More than 5 iterations with an unmatched back projector; a background above all values of the image.
+        More than 5 iterations with an unmatched back projector; a background above all values of the image;
+        an image cut into tiles because the GPU's memory does not hold it.
 
     Notes
     -----
     A voxel of the estimate whose normalizer is below 1 % of its largest possible value, that is, one that the
     image hardly sees, keeps its initial value. The divisor is never smaller than a fixed fraction of the
     image's largest value (1e-6 in float32, 1e-12 in float64), so the result scales with the image.
+
+    An image on the host that the GPU's free memory does not hold (backend="cuda") is restored in tiles, each
+    with a halo of real data, as in `restore_volume`: the result differs from that of the whole image by less
+    than 1e-3 of its range (docs/volumes.md). All tiles share the numbers of the whole image; but where a rule
+    stops the run or "biggs-andrews" accelerates it, the number of iterations and the factors are those of the
+    brightest tile, as if it had been the image. Tiles know no callback, no time budget and no `initial` of
+    another shape than the image's.
 
     References
     ----------
@@ -182,7 +203,6 @@ def richardson_lucy(
 
     kernels = backends.resolve(backend, image)
     data, restore, (lowest, highest) = _arrays.as_image(image, resident=True)
-    data = kernels.resident(data)
     psf, psf_settings = _options.psf_on_grid(psf, data.ndim, voxel_size, psf_voxel_size)
     blur = Blur(
         psf,
@@ -203,12 +223,25 @@ def richardson_lucy(
         _check_unmatched(projector, iterations, acceleration, regularizer, rule, engine, warnings)
     operator = blur.operator(data.dtype, back)
 
-    arrays = {None: 2, "heavy-ball": 4, "biggs-andrews": 5}[acceleration] + (smoothing is not None)
-    needed = operator.workspace_bytes + arrays * math.prod(blur.estimate_shape) * data.itemsize
-    _device.ensure_memory(data, needed, "richardson_lucy")
+    beside = {None: 0, "heavy-ball": 2, "biggs-andrews": 3}[acceleration] + (smoothing is not None)
+    arrays = 2 + beside  # estimate and gain
+    needed = (
+        operator.workspace_bytes * (1 if back is None else 2)
+        + arrays * math.prod(blur.estimate_shape) * data.itemsize
+    )
+    # What options add to the image: themselves, and what is made of them.
+    images = (lowest < 0 or readout_variance is not None) + (np.ndim(readout_variance) > 0)
+    images += 2 * (weights is not None) + 2 * (damping is not None)
+    needed += images * data.nbytes
+    obstacle = _obstacle(callback, rule, initial, data.shape)
+    cut = _in_tiles.is_cut(data, needed, kernels.NAME == "cuda", obstacle)
+    if not cut:
+        data = kernels.resident(data)
+        _device.ensure_memory(data, needed, "richardson_lucy")
     trust = _options.weights_of(weights, data)
     given = data
     data, (lowest, highest) = _options.trusted(data, trust, (lowest, highest))
+    seen = data
     readout = _operand(readout_variance, "readout_variance", data)
     threshold = _operand(damping, "damping", data)
     image, data, offset, clipped = counts_of(data, lowest, negative, readout)
@@ -219,18 +252,10 @@ def richardson_lucy(
         warnings.append(f"image: {clipped} negative values (smallest {lowest:g}) were set to zero")
     if offset:
         warnings.append(f"image: shifted by {offset:g} to be non-negative; the estimate was shifted back")
-    # What is needed for the gain adds nothing to the peak before the estimate is there.
-    gain = gain_of(blur, operator, data, trust, matched=back is None)
-    estimate, level = first_estimate(initial, data, trust, background, offset, blur)
-    model = Model(
-        image=image,
-        weights=trust,
-        background=background + (readout if isinstance(readout, float) else 0.0),
-        partial=None if readout is None or isinstance(readout, float) else readout,
-        damping=None if threshold is None else sharpness(threshold, data),
-        eps=blur.smallest_divisor(highest),
-        unit=unit_of(highest),
-    )
+    if isinstance(rule, Thinning) and offset:
+        raise ValueError("stop: thinning splits Poisson counts; it does not go with negative='shift'")
+    eps = blur.smallest_divisor(highest)
+    mean = level_of(data, trust, background)
 
     def noise() -> float:
         # Told from neighbours, robustly: a constant in place of dead voxels would hide it.
@@ -250,34 +275,88 @@ def richardson_lucy(
 
     trace: list[dict[str, Any]] = []
     thinned: dict[str, Any] | None = None
-    held = [a for a in (estimate, gain, model.partial, model.damping) if a is not None]
-    if estimate is None:
+    tiling: dict[str, Any] | None = None
+    level: float | None = mean / blur.psf_sum if isinstance(initial, str) and initial == "flat" else None
+    taken = operator.workspace_bytes
+    if mean == 0:
         # No voxel rises above the background: zero is the maximum-likelihood estimate itself.
+        level = 0.0
         if highest > 0:
             note = f"image: no value rises above the background {background:g}; the estimate is zero"
             warnings.append(note)
             python_warnings.warn(note, UserWarning, stacklevel=2)
         result = _device.full_beside(data, data.shape, -offset / blur.psf_sum if offset else 0.0)
         stopped_by = "nothing above background"
+    elif cut:
+        operands = {
+            "weights": trust,
+            "readout_variance": readout,
+            "damping": threshold,
+            "initial": initial if isinstance(initial, str) else _options.initial_array(initial, blur, data),
+        }
+        options_of_tiles = {
+            "boundary": boundary,
+            "background": background,
+            "regularizer": regularizer,
+            "back_projector": back_projector,
+            "negative": negative,
+            "voxel_size": voxel_size,
+            "normalize_psf": normalize_psf,
+            "backend": kernels.NAME,
+            "engine": engine,
+        } | {name: value for name, value in operands.items() if not isinstance(value, np.ndarray | None)}
+        made = _in_tiles.run(
+            _in_tiles.Work(
+                data=seen,
+                numbers=Numbers(
+                    "richardson_lucy", options_of_tiles, highest=highest, level=mean, offset=offset
+                ),
+                psf=_in_tiles.trimmed_psf(psf, data.ndim, back_projector),
+                arrays={name: array for name, array in operands.items() if isinstance(array, np.ndarray)},
+                kernels=kernels,
+                estimates=arrays,
+                images=images,
+                num_threads=num_threads,
+            ),
+            iterations,
+            acceleration,
+            rule,
+            needed,
+            richardson_lucy,
+            warnings,
+        )
+        result, tiling, thinned = made.image, made.tiling, made.found.thinned
+        iterations, stopped_by, trace = made.found.iterations, made.found.stopped_by, made.trace
+        taken = made.bytes
     else:
-        mean = level_of(data, trust, background) / blur.psf_sum
+        # What is needed for the gain adds nothing to the peak before the estimate is there.
+        gain = gain_of(blur, operator, data, trust, matched=back is None)
+        estimate, _ = first_estimate(initial, data, mean, offset, blur)
+        assert estimate is not None
+        model = Model(
+            image=image,
+            weights=trust,
+            background=background + (readout if isinstance(readout, float) else 0.0),
+            partial=None if readout is None or isinstance(readout, float) else readout,
+            damping=None if threshold is None else sharpness(threshold, data),
+            eps=eps,
+            unit=unit_of(highest),
+        )
+        held = [a for a in (estimate, gain, model.partial, model.damping) if a is not None]
+        taken += sum(a.nbytes for a in [*held, *[estimate] * beside])
 
         def penalty_of(share: float) -> Penalty | None:
             """The regularizer of an image that holds this share of the light."""
             if smoothing is None:
                 return None
             # The level of other kinds only says which gradients are none.
-            level = share * mean if smoothing[0] in _options.RELATIVE else mean
-            return Penalty(*smoothing, level, psf_settings["voxel_size"], operator)
+            light = (share if smoothing[0] in _options.RELATIVE else 1.0) * mean / blur.psf_sum
+            return Penalty(*smoothing, light, psf_settings["voxel_size"], operator)
 
-        extra = {None: 0, "heavy-ball": 2, "biggs-andrews": 3}[acceleration] + (smoothing is not None)
-        held += [estimate] * extra
         counted = float(data.size) if trust is None else float(trust.sum(dtype=np.float64))
         run = Run(counted, noise, started)
         loop = functools.partial(iterate, operator, gain=gain)
         if isinstance(rule, Thinning):
-            if offset:
-                raise ValueError("stop: thinning splits Poisson counts; it does not go with negative='shift'")
             if readout is not None:
                 # What the readout variance makes of counts is as good as counts, but no integers.
                 rule.check(data)
@@ -323,7 +402,7 @@ def richardson_lucy(
             "negative": negative,
             "clipped": clipped,
             "offset": offset,
-            "eps": model.eps,
+            "eps": eps,
             "smallest_normalizer": SMALLEST_NORMALIZER if back is None else unmatched.SMALLEST_DIVISOR,
             "normalize_psf": bool(normalize_psf),
             "psf_sum": blur.psf_sum,
@@ -334,14 +413,26 @@ def richardson_lucy(
             "grid": blur.grid,
             "dtype": str(data.dtype),
             "num_threads": resolve_num_threads(num_threads),
+            "tiles": tiling,
         },
         engine=operator.engine,
         backend=blur.backend,
-        bytes=operator.workspace_bytes + sum(a.nbytes for a in held),
+        bytes=taken,
         seconds=time.perf_counter() - started,
         warnings=warnings,
     )
     return restore(result), info
+
+
+def _obstacle(callback: Any, rule: Rule | None, initial: Any, shape: tuple[int, ...]) -> str | None:
+    """What of a call's options cannot be had in tiles."""
+    if callback is not None:
+        return "a callback"
+    if isinstance(rule, TimeBudget):
+        return "a time budget"
+    if not isinstance(initial, str) and tuple(np.shape(initial)) != shape:
+        return "an initial estimate of another shape than the image's"
+    return None
 
 
 def _check_unmatched(
@@ -413,15 +504,3 @@ def _operand(value: Any, name: str, data: np.ndarray) -> float | np.ndarray | No
     array, (lowest, highest) = _arrays.as_operand(value, name, data.shape, data.dtype, beside=data)
     _validate.non_negative(array, name, lowest)
     return array if highest > 0 else None
-
-
-def sharpness(threshold: float | np.ndarray, data: np.ndarray) -> np.ndarray:
-    """2 / threshold², as the formula takes it; where the threshold is 0 nothing is damped."""
-    wide = np.broadcast_to(
-        np.asarray(threshold if isinstance(threshold, float) else _device.host(threshold), np.float64),
-        data.shape,
-    )
-    made: np.ndarray = _device.beside(
-        data, (2 / np.maximum(wide, SMALLEST_THRESHOLD) ** 2).astype(data.dtype)
-    )
-    return made

@@ -14,6 +14,7 @@ from . import _options
 # Below this share of the largest possible normalizer a voxel is hardly seen by the image: its corrections are
 # noise divided by almost nothing, so it keeps its initial value.
 SMALLEST_NORMALIZER = 0.01
+SMALLEST_THRESHOLD = 1e-14  # of damping; below it nothing is damped, and its square still fits float32
 NEGATIVE = ("raise", "clip", "shift")
 INITIAL = ("flat", "image")
 
@@ -58,10 +59,12 @@ def level_of(data: np.ndarray, weights: np.ndarray | None, background: float) ->
 
 
 def first_estimate(
-    initial: Any, data: np.ndarray, weights: np.ndarray | None, background: float, offset: float, blur: Blur
+    initial: Any, data: np.ndarray, level: float, offset: float, blur: Blur
 ) -> tuple[np.ndarray | None, float | None]:
-    """A new array of the estimate's shape, and the level of a flat one; None if the estimate must be zero."""
-    level = level_of(data, weights, background)
+    """A new array of the estimate's shape, and the level of a flat one; None if the estimate must be zero.
+
+    `level`: see `level_of`.
+    """
     if level == 0:
         return None, 0.0
     if isinstance(initial, str) and initial == "flat":
@@ -81,11 +84,18 @@ def first_estimate(
 
 
 def gain_of(
-    blur: Blur, operator: Operator, data: np.ndarray, weights: np.ndarray | None, *, matched: bool
+    blur: Blur,
+    operator: Operator,
+    data: np.ndarray,
+    weights: np.ndarray | None,
+    *,
+    matched: bool,
+    largest_weight: float | None = None,
 ) -> np.ndarray | None:
     """1 / normalizer, 0 where the estimate is to keep its initial value; None if it is 1 everywhere.
 
     Of an unmatched back projector the divisor has a lower bound instead. It lies where `data` does.
+    `largest_weight`: of the whole image, where this is a part of it.
     """
     if not matched:
         trust = _device.full_beside(data, blur.shape, 1.0) if weights is None else weights
@@ -94,9 +104,23 @@ def gain_of(
         return 1 / np.maximum(divisor, smallest)
     if blur.boundary == "wrap" and weights is None and blur.psf_sum == 1:
         return None
-    largest = blur.psf_sum * (1.0 if weights is None else float(weights.max()))
+    if largest_weight is None:
+        largest_weight = 1.0 if weights is None else float(weights.max())
+    largest = blur.psf_sum * largest_weight
     trust = _device.full_beside(data, blur.shape, 1.0) if weights is None else weights
     gain = operator.apply(trust, adjoint=True)
     smallest = gain.dtype.type(SMALLEST_NORMALIZER * largest)
     seen = gain >= smallest
     return np.divide(seen, np.maximum(gain, smallest, out=gain), out=gain)
+
+
+def sharpness(threshold: float | np.ndarray, data: np.ndarray) -> np.ndarray:
+    """2 / threshold², as the formula takes it; where the threshold is 0 nothing is damped."""
+    wide = np.broadcast_to(
+        np.asarray(threshold if isinstance(threshold, float) else _device.host(threshold), np.float64),
+        data.shape,
+    )
+    made: np.ndarray = _device.beside(
+        data, (2 / np.maximum(wide, SMALLEST_THRESHOLD) ** 2).astype(data.dtype)
+    )
+    return made

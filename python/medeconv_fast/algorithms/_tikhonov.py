@@ -86,6 +86,8 @@ def tikhonov(
 
     Notes
     -----
+    With backend="cuda" what the GPU's memory does not hold is filtered in tiles, as by `wiener`.
+
     With order 2 and equal voxels this is `wiener`, with order 0 `wiener` with regularizer="identity". There
     the weight stands for the ratio of noise to signal, here for a constraint: more of it, smoother or closer
     to the prior. Non-negativity has no closed form; see `landweber`.
@@ -119,6 +121,11 @@ def tikhonov(
         engine=engine,
         num_threads=num_threads,
     )
+    if call.is_cut:
+        from . import _in_tiles  # which stands on this module
+
+        options = {"weight": weight, "regularizer": regularizer, "prior": prior}
+        return _in_tiles.filtered(call, options, "an array as prior" if np.ndim(prior) else None)
     ndim, dtype = call.data.ndim, call.data.dtype
     centre: tuple[int, ...] | None = None
     if np.ndim(regularizer) == 0:

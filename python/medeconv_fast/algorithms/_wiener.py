@@ -84,14 +84,20 @@ def wiener(
         As `richardson_lucy`; a regularizer that is zero; boundary="extended", which has no closed form; more
         than one of balance, noise_to_signal and the powers; a power spectrum that is negative, zero
         everywhere or not symmetric.
+    MemoryError
+        The GPU's memory holds neither the image nor tiles of it, or powers that are arrays forbid these.
 
     Warns
     -----
     UserWarning
-        "auto" found a balance that amplifies noise beyond the image.
+        "auto" found a balance that amplifies noise beyond the image; the image was cut into tiles.
 
     Notes
     -----
+    With backend="cuda" what the GPU's memory does not hold is filtered in tiles with a halo as far as the
+    filter's response matters (see `restore_volume`), "auto" taking the balance of the brightest tile;
+    ``info["settings"]["tiles"]`` describes them.
+
     "auto" minimises ``N sum(g^2 |Y|^2) / sum(g)^2`` with ``g = balance |R|^2 / (|H|^2 + balance |R|^2)`` over
     the balance, on a grid of powers of ten and then by golden-section search; the sums run over all N
     frequencies, and Y is the transform of the image less its mean under a Hann window. Without the window the
@@ -136,6 +142,12 @@ def wiener(
     signal = _power(signal_power, "signal_power", call.data.shape)
     if isinstance(noise, float) and isinstance(signal, float):
         noise_to_signal = noise / signal
+    if call.is_cut:
+        from . import _in_tiles  # which stands on this module
+
+        options = {"balance": balance, "regularizer": regularizer, "noise_to_signal": noise_to_signal}
+        powers = noise is not None and noise_to_signal is None
+        return _in_tiles.filtered(call, options, "arrays of powers" if powers else None)
     settings: dict[str, Any] = {"balance": None, "balance_searched": False, "gcv_score": None}
     if noise is not None and noise_to_signal is None:
         transfer = call.transfer_from(_filter_of_powers(call, noise, signal))

@@ -2,10 +2,11 @@
 
     from medeconv_fast.compat.torch import Conv2d, conv2d
 
-    y = conv2d(x, weight, bias, padding=1)         # torch tensors on the CPU, float32 or float64
+    y = conv2d(x, weight, bias, padding=1)         # torch tensors on the CPU or a GPU, float32 or float64
     layer = Conv2d.from_torch(torch_conv2d)        # shares the parameters; state_dict as in torch.nn
 
-The kernels read the tensors' memory and torch gets theirs, without a copy. Every operation is a
+The kernels read the tensors' memory and torch gets theirs, without a copy; on a GPU on torch's current stream
+and with memory of torch's allocator (the backend "cuda", see docs/gpu.md). Every operation is a
 `torch.library.custom_op` with a fake implementation (for torch.compile and torch.export) and derivatives of
 any order. Beyond torch: `padding_mode` works in the functions and for transposed convolutions too, where it
 means the exact adjoint of the padded convolution, and padding may be (low, high) pairs. Unlike torch, a
@@ -214,18 +215,24 @@ _conv_weight_grad.register_autograd(_weight_grad_backward, setup_context=_keep_w
 _conv_bias_grad.register_autograd(_bias_grad_backward, setup_context=_keep_bias_grad)
 
 
+def _check_device(name: str, device: Any, inputs: Any) -> None:
+    # Tensors on "meta" have no memory: only the shape of the result is asked for.
+    if device.type not in ("cpu", "cuda", "meta"):
+        raise NotImplementedError(
+            f"{name}: got a tensor on {device}, expected one on the CPU or on a CUDA device; copy it "
+            "there with .cpu() or .cuda()"
+        )
+    if device != inputs:
+        raise ValueError(f"{name}: got a tensor on {device}, expected it on {inputs}, as the input")
+
+
 def _check_tensors(input: Any, weight: Any, bias: Any) -> None:
     for name, tensor in (("input", input), ("weight", weight), ("bias", bias)):
         if tensor is None and name == "bias":
             continue
         if not isinstance(tensor, torch.Tensor):
             raise TypeError(f"{name}: got {_validate.shown(tensor)}, expected a torch tensor")
-        # Tensors on "meta" have no memory: only the shape of the result is asked for.
-        if tensor.device.type not in ("cpu", "meta"):
-            raise NotImplementedError(
-                f"{name}: got a tensor on {tensor.device}, which needs the 'cuda' backend, not built yet; "
-                "copy it to the host first with .cpu()"
-            )
+        _check_device(name, tensor.device, input.device)
         if tensor.dtype not in (torch.float32, torch.float64):
             raise TypeError(f"{name}: got dtype {tensor.dtype}, expected torch.float32 or torch.float64")
         if tensor.dtype != input.dtype:

@@ -11,9 +11,8 @@ import numpy as np
 
 from .. import backends
 from .._grid import Grid, Tile
+from ..algorithms._tile import Numbers, Restored, Restorer, read_region
 from ._manifest import Done
-from ._numbers import Numbers
-from ._tile import Restored, Restorer, read_region
 
 
 @dataclass

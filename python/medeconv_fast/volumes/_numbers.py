@@ -9,9 +9,8 @@ from __future__ import annotations
 import math
 import statistics
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -19,21 +18,17 @@ import numpy as np
 from .. import _arrays, _validate
 from .._grid import trimmed
 from ..algorithms import _back_projectors as unmatched
-from ..algorithms import richardson_lucy, tikhonov, wiener
+from ..algorithms import richardson_lucy
 from ..algorithms._acceleration import HeavyBall
 from ..algorithms._options import psf_on_grid
 from ..algorithms._restore import choose, defaults_of
 from ..algorithms._richardson_lucy import DEFAULT_ITERATIONS
-from ..algorithms._start import Counts, counts_of, level_of
+from ..algorithms._start import level_of
+from ..algorithms._tile import FILTERS, Numbers, counted
 from ..stop import Thinning, TimeBudget, rule_of
 from ._sample import Sample
 
 METHODS = ("auto", "richardson-lucy", "rl", "wiener", "tikhonov")
-# Name of the weight that cross-validation finds.
-FILTERS: dict[str, tuple[Callable[..., Any], str]] = {
-    "wiener": (wiener, "balance"),
-    "tikhonov": (tikhonov, "weight"),
-}
 RL_OPTIONS = {
     "num_iter", "boundary", "background", "readout_variance", "damping", "regularizer", "acceleration",
     "back_projector", "stop", "initial", "negative", "voxel_size", "psf_voxel_size", "normalize_psf",
@@ -51,55 +46,6 @@ FILTER_OPTIONS = {
 }  # fmt: skip
 # Options that may be arrays in a run on an image.
 OF_THE_IMAGE = ("readout_variance", "damping", "initial", "prior", "back_projector", "regularizer")
-
-
-@dataclass(frozen=True)
-class Numbers:
-    """What all tiles of a channel share; everything in it goes through JSON.
-
-    Attributes
-    ----------
-    method : {"richardson_lucy", "wiener", "tikhonov"}
-    options : dict
-        Of the method, with a number for everything that was to be found.
-    highest, level, offset : float
-        Richardson-Lucy: largest value of the sample (what the smallest divisor is relative to), its mean
-        above the background (the first estimate, and what a regularizer is relative to), what is added to
-        make negative values positive.
-    alphas : list of float, optional
-        Factors of the acceleration, one after each iteration.
-    noise, chosen : dict
-        What "auto" found and took.
-    sample : dict
-        What was looked at: whole, blocks, voxels, seed.
-    warnings : list of str
-    """
-
-    method: str
-    options: dict[str, Any]
-    highest: float = 0.0
-    level: float = 0.0
-    offset: float = 0.0
-    alphas: list[float] | None = None
-    noise: dict[str, float] | None = None
-    chosen: dict[str, str] = field(default_factory=dict)
-    sample: dict[str, Any] = field(default_factory=dict)
-    warnings: list[str] = field(default_factory=list)
-
-    @property
-    def iterative(self) -> bool:
-        return self.method == "richardson_lucy"
-
-    def record(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @classmethod
-    def from_record(cls, record: dict[str, Any]) -> Numbers:
-        options = dict(record["options"])
-        for name in ("regularizer", "engine", "voxel_size"):
-            if isinstance(options.get(name), list):
-                options[name] = tuple(options[name])
-        return cls(**{**record, "options": options})
 
 
 def check_options(method: str, options: dict[str, Any]) -> None:
@@ -236,13 +182,6 @@ def _of_richardson_lucy(
         chosen={name: str(value) for name, value in chosen.items()},
         warnings=notes,
     )
-
-
-def counted(data: np.ndarray, negative: str, offset: float, readout: float | None) -> Counts:
-    """The image as the model takes it, with the offset of the volume."""
-    if offset:
-        data, negative = data + data.dtype.type(offset), "clip"
-    return counts_of(data, float(data.min()), negative, readout or None)
 
 
 def _iterations(runs: list[Any], rule: Any) -> int:

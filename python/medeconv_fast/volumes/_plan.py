@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from .. import _arrays, backends
+from .. import _arrays, _device, backends
 from .._grid import Grid, cut, halo_of
 from .._planner import plan as plan_image
 from .._record import Record
-from ..algorithms._filters import REACH
-from ._numbers import FILTERS, Numbers
+from ..algorithms._filters import ARRAYS, REACH
+from ..algorithms._tile import Numbers, halo_of_filter
 
 # Of a process before it has anything to do: the interpreter, NumPy, Zarr, dask (measured: 60 to 110 MB).
 BASE = 120_000_000
@@ -21,13 +21,9 @@ BASE = 120_000_000
 # written, in the store's: several chunks and shards at a time (measured).
 READING, WRITING = 3, 4
 SLACK = 1.2  # freed memory that the allocators keep, in pieces that the next tile does not fit (measured)
-# Transfer functions, spectra, the padded image and the result of a filter of one pass, in arrays of its
-# transform's size (measured).
+# Transfer functions, spectra, padded image and result of a filter of one pass on the host, in arrays of
+# its transform's size (measured).
 FILTER_ARRAYS = 12.0
-# A filter's response beyond the halo, added up without signs, moves no voxel by more than this share of the
-# range.
-RESPONSE = 1e-3
-LARGEST_RESPONSE = 1 << 22  # voxels of the grid on which it is looked at
 
 
 class VolumePlan(Record):
@@ -89,37 +85,11 @@ def halo_for(
                 accelerated=each.alphas is not None,
             )
         elif isinstance(rule, str):
-            made = _halo_of_filter(each, psf, rule)
+            made = halo_of_filter(each, psf, rule)
         else:
             made = halo_of(psf, 1, rule)
         halos.append(made)
     return tuple(max(h) for h in zip(*halos, strict=True))
-
-
-def _halo_of_filter(numbers: Numbers, psf: np.ndarray, rule: str) -> tuple[int, ...]:
-    """As far as the filter's response matters, which is looked at on a periodic grid."""
-    if rule != "auto":
-        raise ValueError(
-            f"halo: got {rule!r}, but the response of {numbers.method} has no end; expected 'auto' or numbers"
-        )
-    shape = tuple(1 if k == 1 else 1 << math.ceil(math.log2(8 * k)) for k in psf.shape)
-    while math.prod(shape) > LARGEST_RESPONSE:
-        shape = tuple(max(n // 2, min(n, k)) for n, k in zip(shape, psf.shape, strict=True))
-    impulse = np.zeros(shape)
-    impulse[tuple(n // 2 for n in shape)] = 1
-    function, _ = FILTERS[numbers.method]
-    options = {**numbers.options, "boundary": "wrap"} | (
-        {"prior": 0.0} if numbers.method == "tikhonov" else {}
-    )
-    response = np.abs(function(impulse, psf, **options))
-    halos = []
-    for axis, n in enumerate(shape):
-        line = response.sum(axis=tuple(a for a in range(len(shape)) if a != axis))
-        offsets = np.abs(np.arange(n) - n // 2)
-        order = np.argsort(offsets, kind="stable")
-        beyond = line.sum() - np.cumsum(line[order])
-        halos.append(int(offsets[order][int(np.argmax(beyond <= RESPONSE / len(shape)))]))
-    return tuple(halos)
 
 
 class Costs:
@@ -141,6 +111,7 @@ class Costs:
         self._converted = 0 if np.dtype(stored_dtype) == self.dtype else 2 * self.dtype.itemsize + 2
         self._num_threads = num_threads
         self._good: dict[int, int] = {}
+        self._on_gpu = backends.resolve(self._channels[0][0].options.get("backend", "auto")).NAME == "cuda"
 
     def bytes_of(self, region: tuple[int, ...]) -> int:
         """Of a whole process that computes one such tile, reads the next and writes the one before."""
@@ -149,18 +120,23 @@ class Costs:
         arrays = voxels * ((1 + READING) * self._raw + 2 * item)
         # The core before it, and what the store makes of it; the core is at most the region.
         arrays += voxels * (2 * item + self._converted + WRITING * self._stored)
-        arrays += max(self._computing(region, n, p) for n, p in self._channels)
+        arrays += max(self._computing(region, n, p, FILTER_ARRAYS) for n, p in self._channels)
         return BASE + int(SLACK * arrays)
 
-    def _computing(self, region: tuple[int, ...], numbers: Numbers, psf: np.ndarray) -> int:
+    def _computing(self, region: tuple[int, ...], numbers: Numbers, psf: np.ndarray, of_filter: float) -> int:
         if not numbers.iterative:
             spare = [n + math.ceil(REACH * (k - 1)) for n, k in zip(region, psf.shape, strict=True)]
-            return int(FILTER_ARRAYS * math.prod(map(self.good, spare)) * self.dtype.itemsize)
+            return int(of_filter * math.prod(map(self.good, spare)) * self.dtype.itemsize)
         made = self._plan(region, numbers, psf)
         estimates = (0 if numbers.alphas is None else 2) + (numbers.options.get("regularizer") is not None)
         held = estimates * math.prod(made.estimate_shape)
         held += math.prod(region) * bool(numbers.options.get("damping"))
         return int(made.richardson_lucy_bytes) + held * self.dtype.itemsize
+
+    def _gpu_bytes_of(self, region: tuple[int, ...]) -> int:
+        """Of the GPU, with the tile, its core and a copy of the tile for each kind of counts."""
+        images = math.prod(region) * self.dtype.itemsize * 4
+        return images + max(self._computing(region, n, p, ARRAYS) for n, p in self._channels)
 
     def _plan(self, region: tuple[int, ...], numbers: Numbers, psf: np.ndarray) -> Any:
         return plan_image(
@@ -193,7 +169,13 @@ class Costs:
         periodic: bool,
     ) -> Grid:
         """The grid that computes least within `memory`."""
-        found = cut(shape, blocks, halo, memory, self.bytes_of, self.length, periodic=periodic)
+        free = _device.USED * _device.free_memory()[0] if self._on_gpu else math.inf
+
+        def taken(region: tuple[int, ...]) -> int:  # of the memory that is used up first
+            on_gpu = math.ceil(self._gpu_bytes_of(region) / free * memory) if self._on_gpu else 0
+            return max(self.bytes_of(region), on_gpu)
+
+        found = cut(shape, blocks, halo, memory, taken, self.length, periodic=periodic)
         if found is None:
             smallest = Grid(shape, tuple(map(min, blocks, shape)), tuple(halo), periodic).largest
             raise ValueError(

@@ -18,15 +18,15 @@ from .. import io as files
 from .._grid import Grid
 from .._planner import bytes_of
 from .._record import Record
+from ..algorithms._tile import Numbers, Restorer
 from ..io import _convert, _store
 from . import _drivers
 from ._job import Job
 from ._manifest import Manifest
-from ._numbers import METHODS, Numbers, channel_psfs, check_options, resolve
+from ._numbers import METHODS, channel_psfs, check_options, resolve
 from ._plan import Costs, VolumePlan, halo_for
 from ._sample import draw
 from ._seam import estimate_seam
-from ._tile import Restorer
 
 # dask has freed memory go back to the system at once, and every array of a tile come anew page by page; these
 # are what glibc arrives at by itself.

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from .._grid import Grid
-from ._tile import Restorer, read_region
+from ..algorithms._tile import Restorer, read_region
 
 # The part is as long across the cut as two regions, but for memory; beside it as wide as a block.
 LONGEST = 1 << 22
