@@ -606,6 +606,28 @@ def test_workers_compute_with_what_this_process_has_chosen(tmp_path, image, psf)
                     mf.restore_volume(source, tmp_path / "isa.zarr", psf, client=client, **options)
 
 
+def test_workers_of_a_machine_take_its_gpus_in_turn(monkeypatch):
+    from medeconv_fast import _device
+    from medeconv_fast.volumes._drivers import take_device, turns_of
+
+    names = [0, 1, 2, "a", "b"]
+    workers = {f"tcp://{i}": {"name": n, "host": "xxxyy"[i]} for i, n in enumerate(names)}
+    job = Job(Memory(np.zeros((4, 4))), None, Grid((4, 4), (4, 4), (0, 0)), {}, backend="cuda")
+    job.turns = turns_of(workers)
+    assert job.turns == {"0": 0, "1": 1, "2": 2, "a": 0, "b": 1}
+    taken = []
+
+    class Module:
+        def devices(self):
+            return {"count": 2}
+
+    monkeypatch.setattr(_device, "module", Module())
+    monkeypatch.setattr(_device, "choose_device", taken.append)
+    for name in [*names, "later"]:
+        take_device(pickle.loads(pickle.dumps(job)), name)
+    assert taken[:5] == [0, 1, 0, 0, 1] and taken[5] in (0, 1)
+
+
 def test_a_worker_that_dies_has_its_tiles_done_by_others(tmp_path, image, psf):
     pytest.importorskip("distributed", reason="SKIPPED: distributed is not installed (extra dask)")
     from distributed import Client, LocalCluster

@@ -9,11 +9,14 @@ from __future__ import annotations
 import errno
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+import zlib
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
+from .. import _device
+from .._extras import library
 from ._job import Job
 from ._manifest import Done
 
@@ -107,12 +110,31 @@ def _on_worker(name: str, job: Any, number: int) -> Done:
             if name not in _kept:
                 _kept.clear()
                 job.check()
+                if job.backend == "cuda":
+                    take_device(job, library("distributed", "dask", "a cluster").get_worker().name)
                 _kept[name] = job
             kept = _kept[name]
         read = [kept.read(number)]
         with _computing:
             restored = kept.compute(number, read)
         return kept.write(number, restored, begun)
+
+
+def turns_of(workers: Mapping[str, Any]) -> dict[str, int]:
+    """Name of each worker -> how many of its machine come before it; of what a scheduler says of them."""
+    turns: dict[str, int] = {}
+    hosts: Counter[str] = Counter()
+    for worker in sorted(workers.values(), key=lambda w: str(w["name"])):
+        turns[str(worker["name"])] = hosts[worker["host"]]
+        hosts[worker["host"]] += 1
+    return turns
+
+
+def take_device(job: Job, name: Any) -> None:
+    """A GPU for each worker of a machine, as far as there are so many; by its name, which stays when it is
+    started anew."""
+    turn = job.turns.get(str(name), zlib.crc32(str(name).encode()))
+    _device.choose_device(turn % _device.native().devices()["count"])
 
 
 def on_cluster(
@@ -122,9 +144,8 @@ def on_cluster(
 
     Only a few tiles per worker are handed out at a time: the scheduler never holds a million.
     """
-    from .._extras import library
-
     distributed = library("distributed", "dask", "a cluster")
+    job.turns = turns_of(client.scheduler_info(n_workers=-1)["workers"])
     sent = client.scatter(job, broadcast=True, hash=False)
     left = deque(numbers)
     running = distributed.as_completed()

@@ -30,6 +30,8 @@ class Job:
     num_threads : int, optional
     backend, isa : str
         What computes; None for backends that are the same everywhere.
+    turns : dict of str to int
+        Of a cluster's workers, on their machines: which GPU each takes.
     """
 
     source: Any
@@ -39,6 +41,7 @@ class Job:
     num_threads: int | None = None
     backend: str = "auto"
     isa: str | None = None
+    turns: dict[str, int] = field(default_factory=dict)
     _restorer: tuple[int, Restorer] | None = field(default=None, repr=False)
 
     def __getstate__(self) -> dict[str, Any]:
