@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import math
 import statistics
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -18,7 +19,7 @@ from cases import CASES, LAYERS, Case, cube, times
 
 HERE = Path(__file__).parent
 RESULTS, REPORT = HERE / "results", HERE / "RESULTS.md"
-FILES = ("suite", "large", "memory", "isas", "planner", "networks", "nets")
+FILES = ("suite", "large", "memory", "isas", "planner", "networks", "nets", "volumes", "workers")
 # Columns of the tables, in this order.
 CONTENDERS = (
     "medeconv",
@@ -43,6 +44,8 @@ SECTIONS = {
     "function": "Richardson-Lucy function as called with its defaults, per iteration",
 }
 MARGIN = 1.25  # a choice of engine is good when it takes at most this much of the best's time
+VOLUME = (1024, 2048, 2048)  # 8.6 GB of uint16
+WORKERS_LEAST = 1 << 27  # voxels of which a comparison of workers says something
 NETWORK_WORK = {"forward": "forward", "both": "forward and gradients"}
 # Table, heap, least geometric mean and least ratio of torch's time to ours; None: no such target.
 NETWORK_TARGETS = (
@@ -188,6 +191,18 @@ class Results:
             if row["mode"] == mode and row["net"].startswith(name):
                 return row[work]["torch"][what] / row[work]["medeconv_fast"][what]
         raise KeyError(name)
+
+    def volume(self) -> dict[str, Any]:
+        row: dict[str, Any] = self.records["volumes"]["volume"]
+        if tuple(row["shape"]) != VOLUME:
+            raise KeyError(VOLUME)
+        return row
+
+    def workers(self) -> dict[str, Any]:
+        row: dict[str, Any] = self.records["workers"]["workers"]
+        if math.prod(row["shape"]) < WORKERS_LEAST:
+            raise KeyError(WORKERS_LEAST)
+        return row
 
     def isa(self, shape: tuple[int, ...], engine: str, isa: str) -> float:
         for row in self.records["isas"]["isas"]:
@@ -338,6 +353,24 @@ def targets() -> list[Target]:
                     "",
                 )
             )
+    volume = f"volume of {times(VOLUME)} uint16 (8.6 GB) within 4 GB"
+    found += [
+        Target(f"{volume}: peak memory", 4.4, False, lambda r: r.volume()["peak_bytes"] / 1e9, "GB"),
+        Target(f"{volume}: halos in what is computed", 0.25, False, lambda r: r.volume()["halo_share"], ""),
+        Target(
+            f"{volume}: voxels computed per second, over 512 cubed in core",
+            0.85,
+            True,
+            lambda r: r.volume()["share_of_in_core"],
+            "",
+        ),
+        Target(
+            "volume: two workers of one thread over one process of two, time",
+            1.1,
+            False,
+            lambda r: r.workers()["workers_over_threads"],
+        ),
+    ]
     for isa, limit in (("avx2", 1.8), ("baseline", 4)):
         for engine in ("spectral", "separable"):
             what = f"256 cubed, {engine} iteration: {isa} over avx512"
@@ -615,6 +648,45 @@ def _nets(results: Results) -> list[str]:
     return ["## Whole networks", "", NETS, "", *table(head, rows)]
 
 
+def _volumes(results: Results) -> list[str]:
+    lines = []
+    if "volumes" in results.records:
+        row = results.records["volumes"]["volume"]
+        plan, steps = row["plan"], row["steps"]
+        seconds = [s for part in row["in_core_seconds"] for s in part]
+        shown = {
+            "image": f"{times(row['shape'])} uint16, {row['raw_bytes'] / 1e9:.3g} GB",
+            "PSF, iterations": f"{row['psf']} {times(row['psf_shape'])}, {row['iterations']}",
+            "tiles": f"{plan['tiles']}, cores of {times(plan['core'])}, halo {times(plan['halo'])}",
+            "memory: given, predicted, peak": " / ".join(
+                f"{row[name] / 1e9:.2f}" for name in ("memory_bytes", "predicted_bytes", "peak_bytes")
+            )
+            + " GB",
+            "seconds: preparing, tiles, pyramid": " + ".join(
+                number(steps[name]) for name in ("prepared", "tiles", "finished")
+            ),
+            "processor seconds": number(row["cpu_seconds"]),
+            "million voxels computed per second": number(row["voxels_per_second"] / 1e6),
+            f"the same in core, {times(row['in_core_shape'])}, {len(seconds)} runs": number(
+                row["in_core_voxels_per_second"] / 1e6
+            ),
+            "bytes per voxel, read and written": " / ".join(
+                f"{row[name] / math.prod(row['shape']):.2f}" for name in ("input_bytes", "output_bytes")
+            ),
+        }
+        lines += table(["a volume in tiles", "OME-Zarr to OME-Zarr"], ([*pair] for pair in shown.items()))
+    if "workers" in results.records:
+        row = results.records["workers"]["workers"]
+        runs = {name: ", ".join(number(s) for s in row["seconds"][name]) for name in ("threads", "workers")}
+        lines += [
+            f"One process of two threads against two workers of one (dask), in turn, {times(row['shape'])}, "
+            f"{row['iterations']} iterations, start of the workers included: {runs['threads']} s and "
+            f"{runs['workers']} s; the voxels are identical.",
+            "",
+        ]
+    return ["## Volumes", "", *lines] if lines else []
+
+
 def _planner(results: Results) -> list[str]:
     if "planner" not in results.records:
         return []
@@ -681,7 +753,7 @@ def render(results: Results) -> str:
             for boundary in ("wrap", "extended"):
                 lines += _section(results, operation, kind, boundary)
     lines += _copies(results) + _memory(results) + _isas(results) + _planner(results)
-    lines += _networks(results) + _nets(results)
+    lines += _networks(results) + _nets(results) + _volumes(results)
     return "\n".join(lines).rstrip() + "\n"
 
 

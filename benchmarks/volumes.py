@@ -1,69 +1,175 @@
 """Volumes in tiles: crashes, workers, memory and throughput, measured.
 
     python benchmarks/volumes.py kills [--number 30] [--workers 2]
-    python benchmarks/volumes.py run --shape Z Y X --memory 4GB [-o volumes.json]
+    python benchmarks/volumes.py run --shape Z Y X --memory 4GB --core 512 [--folder DIR] [-o volumes.json]
+    python benchmarks/volumes.py workers --shape Z Y X [--folder DIR] [-o workers.json]
     python benchmarks/volumes.py scale volumes.json
 
-kills: killed at random moments, then gone on with. run: against the same work in core. scale: 10 TB and 1 PB,
-from such a measurement.
+kills: killed at random moments, then gone on with. run: against the same work in core. workers: processes
+of one thread against one process with as many threads. scale: 10 TB and 1 PB, from such a measurement.
+
+In --folder the input is kept for the next call of the same shape; without it everything is temporary.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import math
 import os
 import signal
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+import machine
 import medeconv_fast as mf
 
 FWHM = (3.0, 2.5, 2.5)
 ITERATIONS = 10
+BACKGROUND = 20.0  # photons per voxel
+VOXELS_PER_BEAD = 40_000
+BRIGHTNESS = (500.0, 20_000.0)  # photons of a bead
+VOXEL_SIZE = (0.5, 0.26, 0.26)  # um
+REPEATS = 3
 
 
-def generated(path: Path, shape: tuple[int, ...], seed: int = 0) -> None:
-    """Beads and blocks with photon noise, uint16, slab by slab: never in memory as a whole."""
-    geometry = mf.io.open_source(np.broadcast_to(np.uint16(0), shape), voxel_size=(0.3, 0.1, 0.1), unit="um")
+def psf_of(kind: str) -> np.ndarray:
+    if kind == "gaussian":
+        return mf.psf.gaussian(FWHM, (1, 1, 1))
+    # A water objective that looks at a sheet of 1.9 um: no product of one filter per axis.
+    detection = mf.psf.born_wolf(0.52, 0.8, 1.33, VOXEL_SIZE, shape=(13, 11, 11))
+    return mf.psf.light_sheet(detection, VOXEL_SIZE, 0.488, waist=1.6)
+
+
+def _poisson_table(mean: float) -> np.ndarray:
+    """Counts of 2^16 equally likely draws: noise that is looked up costs a tenth of what it does drawn."""
+    k = np.arange(int(mean + 12 * math.sqrt(mean) + 12))
+    log = k * math.log(mean) - mean - np.array([math.lgamma(i + 1) for i in k])
+    return np.searchsorted(np.cumsum(np.exp(log)), (np.arange(2**16) + 0.5) / 2**16).astype(np.uint16)
+
+
+def generated(path: Path, shape: tuple[int, ...], psf: np.ndarray, seed: int = 0) -> None:
+    """Beads under a PSF with photon noise, uint16, part by part: never in memory as a whole.
+
+    Beads lie anywhere, across the borders of parts and blocks as well; a part sees those of its neighbours.
+    """
+    geometry = mf.io.open_source(np.broadcast_to(np.uint16(0), shape), voxel_size=VOXEL_SIZE, unit="um")
     store = mf.io.create_store(path, geometry, dtype="uint16", scale=1, overwrite=True)
-    blocks = store.blocks
-    for z in range(0, shape[0], blocks[0]):
-        rng = np.random.default_rng([seed, z])
-        depth = min(blocks[0], shape[0] - z)
-        for y in range(0, shape[1], blocks[1]):
-            region = (slice(z, z + depth), slice(y, min(y + blocks[1], shape[1])), slice(0, shape[2]))
-            size = tuple(s.stop - s.start for s in region)
-            mean = np.full(size, 4.0, np.float32)
-            for _ in range(max(1, math.prod(size) // 40_000)):
-                at = tuple(int(rng.integers(n)) for n in size)
-                mean[tuple(slice(max(0, a - 2), a + 3) for a in at)] += rng.uniform(10, 300)
-            store.write(0, region, rng.poisson(mean).astype(np.uint16))
+    blocks = store.blocks[:2]
+    counts = [-(-n // b) for n, b in zip(shape, blocks, strict=False)]
+    table = _poisson_table(BACKGROUND)
+    expected = psf / psf.sum()
+
+    def part(place: tuple[int, int]) -> None:
+        region: tuple[slice, ...] = (
+            *(slice(p * b, min((p + 1) * b, n)) for p, b, n in zip(place, blocks, shape, strict=False)),
+        )
+        region += (slice(0, shape[2]),)
+        size = [s.stop - s.start for s in region]
+        rng = np.random.default_rng([seed, 1, *place])
+        values = np.empty(size, np.uint16)
+        for plane in values:  # indices take four times as much as what they look up
+            plane[...] = table[rng.integers(0, 2**16, plane.shape, np.uint16)]
+        for near in np.ndindex(3, 3):
+            cell = [p + d - 1 for p, d in zip(place, near, strict=True)]
+            if not all(0 <= c < n for c, n in zip(cell, counts, strict=True)):
+                continue
+            beads = np.random.default_rng([seed, 0, *cell])
+            extent = (*blocks, shape[2])
+            for _ in range(max(1, math.prod(extent) // VOXELS_PER_BEAD)):
+                at = [int(beads.integers(n)) for n in extent]
+                photons = beads.uniform(*BRIGHTNESS)
+                low = [c * b + a for c, b, a in zip((*cell, 0), extent, at, strict=True)]
+                low = [a - k // 2 - s.start for a, k, s in zip(low, psf.shape, region, strict=True)]
+                there = tuple(slice(max(0, a), max(0, a + k)) for a, k in zip(low, psf.shape, strict=True))
+                here = tuple(
+                    slice(max(0, -a), max(0, min(k, n - a)))
+                    for a, k, n in zip(low, psf.shape, size, strict=True)
+                )
+                if all(h.stop > h.start for h in here):
+                    values[there] += rng.poisson(photons * expected[here]).astype(np.uint16)
+        store.write(0, region, values)
+
+    with ThreadPoolExecutor(2) as pool:
+        for _ in pool.map(part, np.ndindex(*counts)):
+            pass
     store.finish()
 
 
 CHILD = """
-import json, re, sys, time
+import json, re, resource, sys, time
+import numpy as np
 import medeconv_fast as mf
-source, path, options = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
 if __name__ == "__main__":
-    psf = mf.psf.gaussian(options.pop("fwhm"), (1, 1, 1))
+    source, path, psf, options = sys.argv[1:]
+    marks = []
     begun = time.perf_counter()
-    done = mf.restore_volume(source, path, psf, method="rl", **options)
+    done = mf.restore_volume(
+        source, path, np.load(psf), method="rl", progress=lambda _: marks.append(time.perf_counter() - begun),
+        **json.loads(options)
+    )
+    wall = time.perf_counter() - begun
     peak = int(re.search(r"VmHWM:\\s*(\\d+) kB", open("/proc/self/status").read())[1]) * 1024
-    print(json.dumps({**done, "wall": time.perf_counter() - begun, "peak": peak}))
+    own, children = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    steps = {"prepared": marks[0], "tiles": marks[-1] - marks[0], "finished": wall - marks[-1]}
+    cpu = sum(used.ru_utime + used.ru_stime for used in (own, children))
+    record = {"wall": wall, "peak": peak, "peak_of_largest_child": children.ru_maxrss * 1024, "steps": steps}
+    print(json.dumps({**done, **record, "cpu_seconds": cpu}))
+"""
+
+IN_CORE = """
+import json, sys, time
+import numpy as np
+import medeconv_fast as mf
+source, psf, options = mf.io.open_source(sys.argv[1]), np.load(sys.argv[2]), json.loads(sys.argv[3])
+side = [min(options["side"], n) for n in source.shape]
+image = source.read(0, [slice((n - s) // 2, (n - s) // 2 + s) for n, s in zip(source.shape, side)])
+seconds = []
+for _ in range(options["repeats"]):
+    begun = time.perf_counter()
+    mf.richardson_lucy(image, psf, options["num_iter"], num_threads=options["num_threads"])
+    seconds.append(time.perf_counter() - begun)
+print(json.dumps({"shape": side, "seconds": seconds}))
 """
 
 
-def child(source: Path, path: Path, options: dict[str, Any]) -> list[str]:
-    return [sys.executable, "-c", CHILD, str(source), str(path), json.dumps(options)]
+def child(source: Path, path: Path, psf: Path, options: dict[str, Any]) -> list[str]:
+    return [sys.executable, "-c", CHILD, str(source), str(path), str(psf), json.dumps(options)]
+
+
+def output_of(command: list[str]) -> Any:
+    done = subprocess.run(command, check=False, stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        sys.exit(f"{command[0]}: exit status {done.returncode}")
+    return json.loads(done.stdout)
+
+
+@contextlib.contextmanager
+def workplace(folder: str | None, shape: tuple[int, ...], kind: str) -> Iterator[tuple[Path, Path, Path]]:
+    """The input, its PSF and a folder for results, which is emptied in the end."""
+    with contextlib.ExitStack() as stack:
+        if folder is None:
+            folder = stack.enter_context(tempfile.TemporaryDirectory())
+        place = Path(folder)
+        place.mkdir(parents=True, exist_ok=True)
+        psf = place / f"{kind}.npy"
+        np.save(psf, psf_of(kind))
+        source = place / f"{kind}-{'x'.join(map(str, shape))}.zarr"
+        if not source.exists():
+            begun = time.perf_counter()
+            generated(source, shape, np.load(psf))
+            print(f"{source.name} generated in {time.perf_counter() - begun:.0f} s", file=sys.stderr)
+        yield source, psf, Path(stack.enter_context(tempfile.TemporaryDirectory(dir=place)))
 
 
 def same(first: Path, second: Path) -> bool:
@@ -77,12 +183,14 @@ def same(first: Path, second: Path) -> bool:
             if json.loads(text) != json.loads(file.read_text()):
                 return False
     one, two = mf.io.open_source(first), mf.io.open_source(second)
-    return bool(np.array_equal(one.read(0), two.read(0)))
+    depth = one.chunks[0]
+    slabs = (slice(z, min(z + depth, one.shape[0])) for z in range(0, one.shape[0], depth))
+    rest = [slice(0, n) for n in one.shape[1:]]
+    return all(np.array_equal(one.read(0, [s, *rest]), two.read(0, [s, *rest])) for s in slabs)
 
 
 def kills(arguments: argparse.Namespace) -> None:
     options: dict[str, Any] = {
-        "fwhm": FWHM,
         "num_iter": ITERATIONS,
         "tile": (32, 32, 32),
         "chunks": (16, 16, 16),
@@ -91,13 +199,10 @@ def kills(arguments: argparse.Namespace) -> None:
     if arguments.workers:
         options["workers"] = arguments.workers
     rng = np.random.default_rng(arguments.seed)
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        source = folder / "in.zarr"
-        generated(source, (128, 128, 128))
+    with workplace(None, (128, 128, 128), "gaussian") as (source, psf, folder):
         begun = time.perf_counter()
         subprocess.run(
-            child(source, folder / "unbroken.zarr", options), check=True, stdout=subprocess.DEVNULL
+            child(source, folder / "unbroken.zarr", psf, options), check=True, stdout=subprocess.DEVNULL
         )
         whole = time.perf_counter() - begun
         equal = killed = 0
@@ -107,7 +212,7 @@ def kills(arguments: argparse.Namespace) -> None:
             while not path.exists() or not json.loads(Path(f"{path}.job.json").read_text()).get("finished"):
                 tries += 1
                 process = subprocess.Popen(
-                    child(source, path, options), stdout=subprocess.DEVNULL, start_new_session=True
+                    child(source, path, psf, options), stdout=subprocess.DEVNULL, start_new_session=True
                 )
                 try:
                     # The last try is left alone.
@@ -122,47 +227,98 @@ def kills(arguments: argparse.Namespace) -> None:
         sys.exit("results differ")
 
 
+def stored_bytes(folder: Path) -> int:
+    return sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
+
+
 def run(arguments: argparse.Namespace) -> None:
+    """In core before and after, so that a machine that grows slower or faster meanwhile is noticed."""
     shape = tuple(arguments.shape)
-    with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
-        folder = Path(name)
-        source, path = folder / "in.zarr", folder / "out.zarr"
-        generated(source, shape)
-        options: dict[str, Any] = {"fwhm": FWHM, "num_iter": ITERATIONS, "memory": arguments.memory}
+    options: dict[str, Any] = {
+        "num_iter": arguments.iterations,
+        "memory": arguments.memory,
+        "num_threads": arguments.threads,
+    }
+    with workplace(arguments.folder, shape, arguments.psf) as (source, psf, folder):
+        path = folder / "out.zarr"
+        inside = {**options, "side": arguments.core, "repeats": REPEATS}
+        inside.pop("memory")
+        in_core = [sys.executable, "-c", IN_CORE, str(source), str(psf), json.dumps(inside)]
+        before = output_of(in_core)
         if arguments.workers:
             options["workers"] = arguments.workers
-        done = subprocess.run(child(source, path, options), check=True, capture_output=True, text=True)
-        record = json.loads(done.stdout)
-        stored = sum(f.stat().st_size for f in path.rglob("*") if f.is_file())
-        raw = sum(f.stat().st_size for f in source.rglob("*") if f.is_file())
-        files = sum(1 for f in path.rglob("*") if f.is_file())
-    side = min(arguments.core, *shape)
-    image = np.random.default_rng(0).poisson(20, (side,) * 3).astype(np.uint16)
-    psf = mf.psf.gaussian(FWHM, (1, 1, 1))
-    begun = time.perf_counter()
-    mf.richardson_lucy(image, psf, ITERATIONS)
-    in_core = image.size / (time.perf_counter() - begun)
-    seconds = record["seconds"]
+        record = output_of(child(source, path, psf, options))
+        after = output_of(in_core)
+        sizes = {
+            "input_bytes": stored_bytes(source),
+            "output_bytes": stored_bytes(path),
+            "output_files": sum(1 for f in path.rglob("*") if f.is_file()),
+        }
+        psf_shape = np.load(psf).shape
+    seconds = statistics.median(before["seconds"] + after["seconds"])
+    inner = math.prod(before["shape"]) / seconds
+    plan = record["plan"]
     result = {
         "shape": shape,
-        "iterations": ITERATIONS,
-        "plan": record["plan"],
-        "seconds": seconds,
+        "raw_bytes": 2 * math.prod(shape),
+        "psf": arguments.psf,
+        "psf_shape": psf_shape,
+        "iterations": arguments.iterations,
+        "plan": plan,
+        "halo_share": plan["halo_share"],
+        "seconds": record["seconds"],
+        "steps": record["steps"],
+        "cpu_seconds": record["cpu_seconds"],
         "voxels_per_second": record["voxels_per_second"],
-        "in_core_side": side,
-        "in_core_voxels_per_second": in_core,
-        "share_of_in_core": record["voxels_per_second"] / in_core,
+        "in_core_shape": before["shape"],
+        "in_core_seconds": [before["seconds"], after["seconds"]],
+        "in_core_voxels_per_second": inner,
+        "share_of_in_core": record["voxels_per_second"] / inner,
+        "memory_bytes": plan["memory"],
+        "predicted_bytes": plan["predicted_memory"],
         "peak_bytes": record["peak"],
-        "input_bytes": raw,
-        "output_bytes": stored,
-        "output_files": files,
+        "peak_bytes_of_largest_child": record["peak_of_largest_child"],
+        **sizes,
         "seam": record["seam"],
         "workers": arguments.workers,
-        "load": os.getloadavg(),
     }
-    print(json.dumps(result, indent=1))
-    if arguments.output:
-        arguments.output.write_text(json.dumps(result, indent=1) + "\n")
+    save(arguments, "volume", result)
+
+
+def workers(arguments: argparse.Namespace) -> None:
+    """In turn, so that both see the same machine."""
+    options: dict[str, Any] = {"num_iter": arguments.iterations, "memory": arguments.memory}
+    one: dict[str, Any] = {"num_threads": arguments.threads}
+    several: dict[str, Any] = {"num_threads": 1, "workers": arguments.threads}
+    seconds: dict[str, list[float]] = {"threads": [], "workers": []}
+    steps: dict[str, list[Any]] = {"threads": [], "workers": []}
+    with workplace(arguments.folder, tuple(arguments.shape), arguments.psf) as (source, psf, folder):
+        for turn in range(arguments.repeats):
+            paths = {name: folder / f"{name}{turn}.zarr" for name in seconds}
+            for name, more in (("threads", one), ("workers", several)):
+                record = output_of(child(source, paths[name], psf, {**options, **more}))
+                seconds[name].append(record["wall"])
+                steps[name].append(record["steps"])
+                print(f"{name}: {record['wall']:.1f} s, {record['steps']}", file=sys.stderr)
+            if not same(paths["threads"], paths["workers"]):
+                sys.exit("the voxels differ")
+            subprocess.run(["rm", "-r", *map(str, paths.values())], check=True)
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    result = {
+        "shape": arguments.shape,
+        "psf": arguments.psf,
+        "iterations": arguments.iterations,
+        "plan": record["plan"],
+        "seconds": seconds,
+        "steps": steps,
+        "workers_over_threads": medians["workers"] / medians["threads"],
+        "identical": True,
+    }
+    save(arguments, "workers", result)
+
+
+def save(arguments: argparse.Namespace, name: str, result: dict[str, Any]) -> None:
+    machine.save(arguments.output, arguments.threads, **{name: result})
 
 
 def scale(arguments: argparse.Namespace) -> None:
@@ -171,12 +327,12 @@ def scale(arguments: argparse.Namespace) -> None:
     from medeconv_fast.volumes._manifest import Done, Manifest
     from medeconv_fast.volumes._plan import Costs, halo_for
 
-    measured = json.loads(arguments.measured.read_text())
+    measured = json.loads(arguments.measured.read_text())["volume"]
     # Seconds per voxel computed, reading and writing included, and bytes per voxel stored.
     per_voxel = 1 / measured["voxels_per_second"] * arguments.iterations / measured["iterations"]
     voxels = math.prod(measured["shape"])
     bytes_in, bytes_out = (measured[name] / voxels for name in ("input_bytes", "output_bytes"))
-    psf = mf.psf.gaussian(FWHM, (1, 1, 1))
+    psf = psf_of(measured["psf"])
     numbers = [Numbers("richardson_lucy", {"num_iter": arguments.iterations})]
     halo = halo_for(numbers, [psf], "auto", (1, 1, 1))
     costs = Costs(numbers, [psf], np.uint16, np.float32, None)
@@ -237,19 +393,25 @@ def main() -> None:
     killing.add_argument("--seed", type=int, default=0)
     killing.add_argument("--workers", type=int)
     running = commands.add_parser("run")
-    running.add_argument("--shape", type=int, nargs=3, default=(256, 512, 512))
-    running.add_argument("--memory", default="1GB")
     running.add_argument("--workers", type=int)
-    running.add_argument("--core", type=int, default=256, help="side of the cube that is restored in core")
-    running.add_argument("--folder", help="where the files go meanwhile")
-    running.add_argument("-o", "--output", type=Path)
+    running.add_argument("--core", type=int, default=512, help="side of the cube that is restored in core")
+    comparing = commands.add_parser("workers")
+    comparing.add_argument("--repeats", type=int, default=REPEATS)
+    for each in (running, comparing):
+        each.add_argument("--shape", type=int, nargs=3, default=(256, 512, 512))
+        each.add_argument("--psf", choices=("sheet", "gaussian"), default="sheet")
+        each.add_argument("--iterations", type=int, default=ITERATIONS)
+        each.add_argument("--memory", default="1GB")
+        each.add_argument("--threads", type=int, default=2)
+        each.add_argument("--folder", help="where the files go meanwhile; the input is kept there")
+        each.add_argument("-o", "--output", type=Path)
     scaling = commands.add_parser("scale")
     scaling.add_argument("measured", type=Path, help="what 'run -o' has written")
     scaling.add_argument("--iterations", type=int, default=20)
     scaling.add_argument("--gigabytes", type=int, default=4, help="memory per worker")
     scaling.add_argument("-o", "--output", type=Path)
     arguments = parser.parse_args()
-    {"kills": kills, "run": run, "scale": scale}[arguments.command](arguments)
+    {"kills": kills, "run": run, "workers": workers, "scale": scale}[arguments.command](arguments)
 
 
 if __name__ == "__main__":

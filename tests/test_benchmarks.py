@@ -236,7 +236,8 @@ def test_every_target_can_be_measured(cases, report, load):
     ]
     records = {"suite": record, "memory": {"memory": memory}, "isas": {"isas": isas}}
     titles = [case.title for case in load("nets").CASES.values()]
-    records = {**records, "networks": network_record(cases), "nets": {"nets": nets_record(titles)}}
+    records |= {"networks": network_record(cases), "nets": {"nets": nets_record(titles)}}
+    records |= volume_records(report.VOLUME)
     results = report.Results(records)
     for target in report.targets():
         assert math.isfinite(target.value(results)), target.what
@@ -252,10 +253,35 @@ def test_targets_are_of_their_own_size(cases, report):
     small = {"shape": [48] * 3, "name": "plain", "extra_bytes": 1, "unit_bytes": 1}
     few = network_record(cases, layers=[layer for layer in cases.LAYERS if "7x7" in layer.name])
     records = {"memory": {"memory": [small]}, "isas": {"isas": rows}, "networks": few}
-    results = report.Results({**records, "nets": {"nets": []}})
+    results = report.Results({**records, "nets": {"nets": []}, **volume_records((48, 48, 48))})
     for target in report.targets():
         with pytest.raises(KeyError):
             target.value(results)
+
+
+def volume_records(shape):
+    """As volumes.py writes them."""
+    plan = {"tiles": 8, "core": [256] * 3, "halo": [12] * 3}
+    volume = {"shape": shape, "raw_bytes": 2 * math.prod(shape), "psf": "sheet", "psf_shape": [9] * 3}
+    volume |= {"iterations": 20, "plan": plan, "halo_share": 0.2, "share_of_in_core": 0.9}
+    volume |= {"steps": {"prepared": 1.0, "tiles": 20.0, "finished": 3.0}, "cpu_seconds": 40.0}
+    volume |= {"voxels_per_second": 9e6, "in_core_voxels_per_second": 1e7, "in_core_shape": [512] * 3}
+    volume |= {"in_core_seconds": [[1.0], [1.1]], "input_bytes": 9, "output_bytes": 9}
+    volume |= {"memory_bytes": 4e9, "predicted_bytes": 3.5e9, "peak_bytes": 3.7e9}
+    seconds = {"threads": [10.0, 10.1], "workers": [10.5, 10.4]}
+    workers = {"shape": shape, "iterations": 20, "seconds": seconds, "workers_over_threads": 1.04}
+    return {"volumes": {"volume": volume}, "workers": {"workers": workers}}
+
+
+def test_volumes_are_reported(cases, report):
+    head = {"datetime": "2031-02-03T04:05:06", "machine_info": raw_record(cases, report)["machine_info"]}
+    records = {name: {**head, **record} for name, record in volume_records(report.VOLUME).items()}
+    text = report.render(report.Results(records))
+    found = {row[0]: row[2:] for row in rows_of(text, "## Targets")}
+    volume = "volume of 1024x2048x2048 uint16 (8.6 GB) within 4 GB"
+    assert found[f"{volume}: peak memory"] == ["3.7 GB", "met"]
+    assert found[f"{volume}: voxels computed per second, over 512 cubed in core"] == ["0.9", "met"]
+    assert "4.00 / 3.50 / 3.70 GB" in text and "10, 10.1 s and 10.5, 10.4 s" in text
 
 
 def test_planners_cases_and_their_table(load, report):

@@ -107,6 +107,19 @@ class Grid:
         low, high = max(0, start - halo), min(n, stop + halo)
         return slice(start, stop), slice(low, high), (low > 0, high < n)
 
+    def kinds(self, index: np.ndarray) -> list[np.ndarray]:
+        """Of tiles by their numbers: lengths of the regions per axis, then which sides are open, as integers.
+
+        Tiles that agree in all of them are computed by the same operator.
+        """
+        made = []
+        for axis, places in enumerate(np.unravel_index(index, self.counts)):
+            spans = [self._span(axis, place)[1:] for place in range(self.counts[axis])]
+            lengths = np.array([region.stop - region.start for region, _ in spans])
+            sides = np.array([2 * low + high for _, (low, high) in spans])
+            made.append((lengths[places], sides[places]))
+        return [lengths for lengths, _ in made] + [sides for _, sides in made]
+
     def lengths(self, axis: int) -> list[tuple[int, int]]:
         """Lengths of the regions along an axis, and how many tiles have each."""
         count = self.counts[axis]

@@ -85,7 +85,7 @@ def _pictures(source: Any, after: Any, like: mf.io.Volume) -> str:
     figures = []
     for axis in range(ndim) if ndim == 3 else [None]:
         left = [a for a in range(ndim) if a != axis]
-        figure = _figures.require_matplotlib().Figure(figsize=(8, 4.4), layout="constrained")
+        figure = _figures.require_matplotlib().Figure(figsize=(5.2, 3.0), layout="constrained")
         height, width = (source.shape[a] * size[a] for a in left)
         for panel, (name, made) in zip(figure.subplots(1, 2), columns, strict=True):
             picture = made[0 if axis is None else axis]
@@ -114,7 +114,7 @@ def _seam(done: Any) -> str:
         body = "<p>Nothing is cut: there is no seam. Or no part with room for two halos fits into memory.</p>"
         return report._section("seam", "Seams", body)
     rows = [
-        (f"cut across {axis}", entry["largest"], entry["rms"], entry["voxels"])
+        (f"cut across {axis}", f"{entry['largest']:.1e}", f"{entry['rms']:.1e}", entry["voxels"])
         for axis, entry in done.seam["axes"].items()
     ]
     text = (
@@ -137,8 +137,6 @@ def _run(done: Any, psf: str, peak_memory: int | None) -> str:
         ("share of halos in what is computed", f"{100 * plan.halo_share:.1f} %"),
         ("backend, engine", f"{plan.backend}, {plan.engine}"),
         ("tiles of this run", done.computed),
-        ("seconds", done.seconds),
-        ("voxels per second, halos included", done.voxels_per_second),
         (
             "memory, allowed and predicted",
             f"{plan.memory / 1e9:.3g} GB, {plan.predicted_memory / 1e9:.3g} GB",
@@ -146,6 +144,9 @@ def _run(done: Any, psf: str, peak_memory: int | None) -> str:
         ("negative values set to zero", done.negative),
         ("voxels clipped by the dtype", done.clipped),
     ]
+    if done.computed:
+        rows.append(("seconds", f"{done.seconds:.3g}"))
+        rows.append(("voxels per second, halos included", f"{done.voxels_per_second / 1e6:.3g} million"))
     if peak_memory is not None:
         rows.append(("peak of this process", report._bytes(peak_memory)))
     return report._section("run", "Run", report._rows(rows))
@@ -154,8 +155,8 @@ def _run(done: Any, psf: str, peak_memory: int | None) -> str:
 def _numbers(done: Any) -> str:
     parts = []
     for number, entry in enumerate(done.numbers):
-        rows = [(name, value) for name, value in entry.items() if name not in ("warnings", "options")]
-        rows += list(entry["options"].items())
+        found = {name: value for name, value in entry.items() if name not in ("warnings", "options")}
+        rows = [(k, v) for k, v in (found | entry["options"]).items() if v is not None and v != {}]
         parts.append(report._rows(rows))
         if len(done.numbers) > 1:
             parts[-1] = f"<p>Channel {number}</p>\n{parts[-1]}"

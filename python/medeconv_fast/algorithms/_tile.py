@@ -199,8 +199,9 @@ class Restorer:
             raise ValueError(f"source, {_where(tile)}: {error}") from error
         clipped = counts.clipped
         if numbers.level <= 0 or counts.image.max() == 0:
-            # Every correction is zero.
-            return Restored(np.zeros(tile.core_shape, data.dtype), clipped)
+            # Every correction is zero, and so is the estimate, before it is shifted back.
+            lowest = -numbers.offset / blur.psf_sum if numbers.offset else 0.0
+            return Restored(np.full(tile.core_shape, lowest, data.dtype), clipped)
         if gain is None and weights is not None:
             gain = self._gain(blur, operator, data, weights)
         level = numbers.level / blur.psf_sum

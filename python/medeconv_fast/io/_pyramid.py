@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import shutil
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -119,15 +120,22 @@ def mean_of_blocks(values: np.ndarray, steps: Sequence[int]) -> np.ndarray:
     The last voxel of an odd axis counts twice, so that a block's mean stands for the whole of its extent.
     """
     dtype = values.dtype
-    work = values.astype(scaled_dtype(dtype) if dtype.kind != "b" else np.float32)
+    kind = scaled_dtype(dtype) if dtype.kind != "b" else np.dtype(np.float32)
+    # Shares first: the sum of two of the largest values would not fit.
+    work = np.multiply(values, kind.type(1 / math.prod(steps)), dtype=kind)
     for axis, step in enumerate(steps):
         if step == 1:
             continue
-        work = np.moveaxis(work, axis, 0)
-        if len(work) % 2:
-            work = np.concatenate([work, work[-1:]])
-        # Halves first: the sum of two of the largest values would not fit.
-        work = np.moveaxis(work[0::2] * 0.5 + work[1::2] * 0.5, 0, axis)
+        first, second = (
+            tuple(slice(i, None, 2) if a == axis else slice(None) for a in range(work.ndim)) for i in (0, 1)
+        )
+        made = work[first].copy()
+        pairs = tuple(slice(0, n // 2) if a == axis else slice(None) for a, n in enumerate(work.shape))
+        made[pairs] += work[second]
+        if work.shape[axis] % 2:
+            last = tuple(slice(-1, None) if a == axis else slice(None) for a in range(work.ndim))
+            made[last] *= 2
+        work = made
     if dtype.kind == "b":
         return work >= 0.5
     if dtype.kind in "iu":

@@ -9,11 +9,14 @@ from __future__ import annotations
 import errno
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+import zlib
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
+from .. import _device
+from .._extras import library
 from ._job import Job
 from ._manifest import Done
 
@@ -21,6 +24,7 @@ from ._manifest import Done
 MOST_FAILURES = 16
 # The store or the machine are at their end: no other tile would fare better.
 _FATAL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM}
+SLOTS = 2  # tiles that a worker has in hand
 AHEAD = 3  # tiles per worker that a cluster is given at a time
 
 
@@ -50,7 +54,7 @@ class Failures:
 
     def end(self) -> None:
         if self.seen:
-            numbers = ", ".join(str(number) for number, _ in self.seen)
+            numbers = ", ".join(str(number) for number in sorted(number for number, _ in self.seen))
             raise TileError(
                 f"{len(self.seen)} of {len(self._job)} tiles could not be restored (numbers {numbers}); the "
                 f"first: {self.seen[0][1]}"
@@ -94,16 +98,43 @@ def in_process(job: Job, numbers: Sequence[int], failures: Failures) -> Iterator
 
 
 _kept: dict[str, Job] = {}
-_one_at_a_time = threading.Lock()
+_computing, _slots = threading.Lock(), threading.Semaphore(SLOTS)
 
 
 def _on_worker(name: str, job: Any, number: int) -> Done:
-    # A worker keeps the job, and with it the operator, from tile to tile. Its memory is for one tile.
-    with _one_at_a_time:
-        if name not in _kept:
-            _kept.clear()
-            _kept[name] = job
-        return _kept[name].run(number)
+    # A worker keeps the job, and with it the operator, from tile to tile. Its memory is for one tile that is
+    # computed and one that is read or written meanwhile, however many threads it has.
+    with _slots:
+        begun = time.perf_counter()
+        with _computing:
+            if name not in _kept:
+                _kept.clear()
+                job.check()
+                if job.backend == "cuda":
+                    take_device(job, library("distributed", "dask", "a cluster").get_worker().name)
+                _kept[name] = job
+            kept = _kept[name]
+        read = [kept.read(number)]
+        with _computing:
+            restored = kept.compute(number, read)
+        return kept.write(number, restored, begun)
+
+
+def turns_of(workers: Mapping[str, Any]) -> dict[str, int]:
+    """Name of each worker -> how many of its machine come before it; of what a scheduler says of them."""
+    turns: dict[str, int] = {}
+    hosts: Counter[str] = Counter()
+    for worker in sorted(workers.values(), key=lambda w: str(w["name"])):
+        turns[str(worker["name"])] = hosts[worker["host"]]
+        hosts[worker["host"]] += 1
+    return turns
+
+
+def take_device(job: Job, name: Any) -> None:
+    """A GPU for each worker of a machine, as far as there are so many; by its name, which stays when it is
+    started anew."""
+    turn = job.turns.get(str(name), zlib.crc32(str(name).encode()))
+    _device.choose_device(turn % _device.native().devices()["count"])
 
 
 def on_cluster(
@@ -113,9 +144,8 @@ def on_cluster(
 
     Only a few tiles per worker are handed out at a time: the scheduler never holds a million.
     """
-    from .._extras import library
-
     distributed = library("distributed", "dask", "a cluster")
+    job.turns = turns_of(client.scheduler_info(n_workers=-1)["workers"])
     sent = client.scatter(job, broadcast=True, hash=False)
     left = deque(numbers)
     running = distributed.as_completed()

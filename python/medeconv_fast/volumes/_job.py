@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,6 +28,10 @@ class Job:
     channels : dict of int to (Numbers, ndarray)
         Numbers and PSF of each channel.
     num_threads : int, optional
+    backend, isa : str
+        What computes; None for backends that are the same everywhere.
+    turns : dict of str to int
+        Of a cluster's workers, on their machines: which GPU each takes.
     """
 
     source: Any
@@ -34,10 +39,22 @@ class Job:
     grid: Grid
     channels: dict[int, tuple[Numbers, np.ndarray]]
     num_threads: int | None = None
+    backend: str = "auto"
+    isa: str | None = None
+    turns: dict[str, int] = field(default_factory=dict)
     _restorer: tuple[int, Restorer] | None = field(default=None, repr=False)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_restorer": None}
+
+    def check(self) -> None:
+        """Refuse to compute where the voxels would not be those of the other processes."""
+        isa = backends.resolve(self.backend).describe().get("isa")
+        if isa != self.isa:
+            raise RuntimeError(
+                f"a worker computes with the instruction set {isa}, this job with {self.isa}, and their "
+                "voxels differ; set MEDECONV_ISA to one that all processes have"
+            )
 
     def __len__(self) -> int:
         return len(self.source.items) * len(self.grid)
@@ -45,6 +62,14 @@ class Job:
     def place(self, number: int) -> tuple[int, Tile]:
         item, index = divmod(number, len(self.grid))
         return item, self.grid.tile(index)
+
+    def in_order(self, numbers: Sequence[int]) -> list[int]:
+        """Tiles of one channel and kind after one another: each change makes the operator anew."""
+        given = np.array(numbers, np.int64)
+        items, index = np.divmod(given, len(self.grid))
+        channels = np.array([channel for _, channel in self.source.items])[items]
+        keys = [channels, *self.grid.kinds(index), given]
+        return [int(number) for number in given[np.lexsort(keys[::-1])]]
 
     def read(self, number: int) -> np.ndarray:
         item, tile = self.place(number)

@@ -21,6 +21,9 @@ BASE = 120_000_000
 # written, in the store's: several chunks and shards at a time (measured).
 READING, WRITING = 3, 4
 SLACK = 1.2  # freed memory that the allocators keep, in pieces that the next tile does not fit (measured)
+# Transfer functions, spectra, padded image and result of a filter of one pass on the host, in arrays of
+# its transform's size (measured).
+FILTER_ARRAYS = 12.0
 
 
 class VolumePlan(Record):
@@ -104,6 +107,8 @@ class Costs:
         self._raw = np.dtype(source_dtype).itemsize
         self.dtype = _arrays.result_dtype(source_dtype)
         self._stored = np.dtype(stored_dtype).itemsize
+        # Rounded, and where it does not fit, as booleans.
+        self._converted = 0 if np.dtype(stored_dtype) == self.dtype else 2 * self.dtype.itemsize + 2
         self._num_threads = num_threads
         self._good: dict[int, int] = {}
         self._on_gpu = backends.resolve(self._channels[0][0].options.get("backend", "auto")).NAME == "cuda"
@@ -114,14 +119,14 @@ class Costs:
         # Read ahead, as read, in the dtype of the work, counted.
         arrays = voxels * ((1 + READING) * self._raw + 2 * item)
         # The core before it, and what the store makes of it; the core is at most the region.
-        arrays += voxels * (2 * item + WRITING * self._stored)
-        arrays += max(self._computing(region, n, p) for n, p in self._channels)
+        arrays += voxels * (2 * item + self._converted + WRITING * self._stored)
+        arrays += max(self._computing(region, n, p, FILTER_ARRAYS) for n, p in self._channels)
         return BASE + int(SLACK * arrays)
 
-    def _computing(self, region: tuple[int, ...], numbers: Numbers, psf: np.ndarray) -> int:
+    def _computing(self, region: tuple[int, ...], numbers: Numbers, psf: np.ndarray, of_filter: float) -> int:
         if not numbers.iterative:
             spare = [n + math.ceil(REACH * (k - 1)) for n, k in zip(region, psf.shape, strict=True)]
-            return int(ARRAYS * math.prod(map(self.good, spare)) * self.dtype.itemsize)
+            return int(of_filter * math.prod(map(self.good, spare)) * self.dtype.itemsize)
         made = self._plan(region, numbers, psf)
         estimates = (0 if numbers.alphas is None else 2) + (numbers.options.get("regularizer") is not None)
         held = estimates * math.prod(made.estimate_shape)
@@ -131,7 +136,7 @@ class Costs:
     def _gpu_bytes_of(self, region: tuple[int, ...]) -> int:
         """Of the GPU, with the tile, its core and a copy of the tile for each kind of counts."""
         images = math.prod(region) * self.dtype.itemsize * 4
-        return images + max(self._computing(region, n, p) for n, p in self._channels)
+        return images + max(self._computing(region, n, p, ARRAYS) for n, p in self._channels)
 
     def _plan(self, region: tuple[int, ...], numbers: Numbers, psf: np.ndarray) -> Any:
         return plan_image(

@@ -28,6 +28,10 @@ from ._plan import Costs, VolumePlan, halo_for
 from ._sample import draw
 from ._seam import estimate_seam
 
+# dask has freed memory go back to the system at once, and every array of a tile come anew page by page; these
+# are what glibc arrives at by itself.
+KEEPING = {"MALLOC_MMAP_THRESHOLD_": 1 << 25, "MALLOC_TRIM_THRESHOLD_": 1 << 26}
+
 
 class VolumeResult(Record):
     """The record of a run: a dict whose entries can also be read as attributes.
@@ -183,7 +187,7 @@ def restore_volume(
     computed = voxels = 0
     with manifest.logging(shard) as log:
         done = _what_is_done(job, manifest, verify)
-        todo = [n for n in _share(len(job), shard) if n not in done]
+        todo = job.in_order([n for n in _share(len(job), shard) if n not in done])
         mine = len(todo)
 
         def tell() -> None:
@@ -413,9 +417,13 @@ class _Setup:
     def _job(self, record: dict[str, Any], store: Any) -> Job:
         plan = record["plan"]
         grid = Grid(tuple(plan["shape"]), tuple(plan["core"]), tuple(plan["halo"]), bool(plan["periodic"]))
-        numbers = [Numbers.from_record(each) for each in record["numbers"]]
-        pairs = zip(numbers, self.psfs, strict=True)
-        return Job(self.source, store, grid, dict(zip(self.channels, pairs, strict=True)), self.num_threads)
+        # Workers know nothing of what this process has chosen by use_backend.
+        numbers = [
+            Numbers.from_record({**each, "options": {**each["options"], "backend": self.backend}})
+            for each in record["numbers"]
+        ]
+        channels = dict(zip(self.channels, zip(numbers, self.psfs, strict=True), strict=True))
+        return Job(self.source, store, grid, channels, self.num_threads, self.backend, self.isa)
 
     def _seam(self, numbers: list[Numbers], grid: Grid) -> dict[str, Any] | None:
         """The largest of any channel."""
@@ -564,10 +572,15 @@ def _client(workers: int | None, client: Any) -> Iterator[tuple[Any, int | None]
     from .._threads import get_num_threads
 
     assert workers is not None
-    distributed = library("distributed", "dask", "workers=")
+    distributed, dask = library("distributed", "dask", "workers="), library("dask", "dask", "workers=")
     with (
+        dask.config.set({"distributed.nanny.pre-spawn-environ": {**KEEPING, "OMP_NUM_THREADS": 1}}),
         distributed.LocalCluster(
-            n_workers=workers, threads_per_worker=1, processes=True, memory_limit=0, dashboard_address=None
+            n_workers=workers,
+            threads_per_worker=_drivers.SLOTS,
+            processes=True,
+            memory_limit=0,
+            dashboard_address=None,
         ) as cluster,
         distributed.Client(cluster) as one,
     ):
