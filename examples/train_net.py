@@ -124,8 +124,12 @@ def draw(net: mf.nn.DeconvNet, path: str) -> None:
 
 def show(title: str, net: mf.nn.DeconvNet) -> None:
     print(title)
-    for name, (before, after) in gains(net).items():
+    found = gains(net)
+    for name, (before, after) in found.items():
         print(f"    {name:22} cubic {before:.2f} dB, network {after:.2f} dB ({after - before:+.2f})")
+    errors = np.array([[10 ** (-db / 10) for db in both] for both in found.values()])  # over ranges squared
+    before, after = -10 * np.log10(errors.mean(0))
+    print(f"    {'pooled':22} cubic {before:.2f} dB, network {after:.2f} dB ({after - before:+.2f})")
 
 
 def main() -> None:
@@ -144,8 +148,10 @@ def main() -> None:
     net.compile(optimizer="adam", loss="mse")
     net.fit(x, y, epochs=10, batch_size=32)
     show(f"10 epochs of batches of 32 ({time.monotonic() - begun:.1f} s)", net)
+    updates = 40 * -(-len(x) // 32)
+    net.compile(mf.nn.Adam(mf.nn.CosineDecay(3e-3, updates)), "mse")
     net.fit(x, y, epochs=40, batch_size=32, augment=mf.nn.Augmentation())
-    show(f"40 more, with flips and turns ({time.monotonic() - begun:.1f} s)", net)
+    show(f"40 more, with flips and turns, at a rate that falls ({time.monotonic() - begun:.1f} s)", net)
     if arguments.picture:
         draw(net, arguments.picture)
 
