@@ -252,8 +252,15 @@ def test_a_sample_with_nothing_in_it_says_so():
     "options, error, name",
     [
         ({"stop": ("time", 1)}, ValueError, "stop"),
-        ({"weights": np.ones((34, 40, 29))}, ValueError, "weights"),
-        ({"initial": np.ones((34, 40, 29))}, ValueError, "initial"),
+        ({"weights": np.ones((34, 40, 28))}, ValueError, "weights"),
+        ({"weights": np.zeros((34, 40, 29))}, ValueError, "weights"),
+        ({"weights": -np.ones((34, 40, 29))}, ValueError, "weights"),
+        ({"weights": 2.0}, ValueError, "weights"),
+        ({"weights": "nowhere.zarr"}, ValueError, "weights"),
+        ({"weights": np.ones((34, 40, 29)), "method": "wiener"}, TypeError, "weights"),
+        ({"weights": np.ones((34, 40, 29)), "back_projector": "gaussian"}, ValueError, "weights"),
+        ({"initial": "odd"}, ValueError, "initial"),
+        ({"initial": np.full((34, 40, 29), np.nan)}, ValueError, "initial"),
         ({"odd": 1}, TypeError, "odd"),
         ({"method": "wiener", "num_iter": 3}, TypeError, "num_iter"),
         ({"method": "landweber"}, ValueError, "method"),
@@ -277,6 +284,44 @@ def test_errors_name_the_argument_and_leave_nothing(tmp_path, psf, image, option
         mf.restore_volume(image, tmp_path / "out.zarr", psf, **{"method": "rl", **options})
     # Nothing that would keep a corrected call from working.
     mf.restore_volume(image, tmp_path / "out.zarr", np.ones((3, 3, 3)), method="rl", num_iter=1)
+
+
+@pytest.mark.parametrize("method", ["rl", "auto"])
+def test_weights_and_a_first_estimate_are_cut_as_well(tmp_path, psf, image, method):
+    """As the whole run: dead voxels with values that mark them as such, parts that nothing is known of."""
+    weights = np.random.default_rng(1).uniform(0.2, 3, image.shape)
+    weights[image % 7 == 3] = 0
+    weights[:, :14, :20] = 0  # larger than the PSF: the first estimate stays there
+    image = np.where(weights > 0, image, 60_000).astype(np.uint16)
+    initial = 1 + counts(image.shape, seed=2).astype(np.float32)
+    mf.io.write(tmp_path / "weights.zarr", mf.io.Volume(weights.astype(np.float32)))
+    options = (
+        {"num_iter": 3, "acceleration": None, "regularizer": None} if method == "rl" else {"num_iter": 4}
+    )
+    tiles = {"halo": "exact", "tile": (16, 16, 32), **SMALL}
+    for given in (
+        {"weights": tmp_path / "weights.zarr"},
+        {"initial": initial},
+        {"weights": weights.astype(np.float32), "initial": initial, "background": 0.5},
+    ):
+        path = tmp_path / f"{len(list(tmp_path.iterdir()))}.zarr"
+        done = mf.restore_volume(image, path, psf, method=method, **options, **tiles, **given)
+        if "weights" in given:
+            given["weights"] = weights
+        function = mf.richardson_lucy if method == "rl" else mf.restore
+        whole = function(image, psf, **options, **given)
+        assert done.tiles > 1
+        assert np.abs(result(path) - whole).max() < 1e-4 * np.ptp(whole), given.keys()
+
+
+def test_other_weights_are_another_job(tmp_path, image, psf):
+    path = tmp_path / "out.zarr"
+    weights = np.ones(image.shape, np.float32)
+    broken(path, image, psf, weights=weights)
+    with pytest.raises(ValueError, match=r"maps\.weights"):
+        mf.restore_volume(image, path, psf, weights=2 * weights, **RL)
+    mf.restore_volume(image, path, psf, weights=weights, **RL)
+    assert np.allclose(result(path), unbroken(tmp_path, image, psf), rtol=1e-4)
 
 
 def test_each_channel_has_its_own_psf_and_numbers(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -42,18 +43,19 @@ class Noise(NamedTuple):
         return self.at(level) ** 2 / (level + most), most
 
 
-def noise_of(*parts: np.ndarray, seen: np.ndarray | None = None) -> Noise:
+def noise_of(*parts: np.ndarray, seen: Sequence[np.ndarray] | None = None) -> Noise:
     """Gain and variance fitted to the finest details (second differences along every axis).
 
-    `seen` is False in voxels of a single part that say nothing: no detail that they are part of counts.
+    `seen`, for each part, is False in voxels that say nothing: no detail that they are part of counts.
 
     A blurred image has little else in them. They are sorted by their surroundings' mean into bins; the
     variance of each is a median over groups of neighbours, so that edges do not count. `parts`: the image, or
     what is at hand of it.
     """
     parts = tuple(sample(part) for part in parts)
-    known = None if seen is None else sample(seen)
-    detailed = [pair for part in parts if (pair := _details(part.astype(np.float64), known)) is not None]
+    known = [None] * len(parts) if seen is None else [sample(mask) for mask in seen]
+    looked_at = [_details(part.astype(np.float64), mask) for part, mask in zip(parts, known, strict=True)]
+    detailed = [pair for pair in looked_at if pair is not None]
     if sum(squares.size for squares, _ in detailed) < 2 * GROUP:
         return Noise(0.0, 0.0)
     squares, means = (np.concatenate(pieces) for pieces in zip(*detailed, strict=True))
@@ -64,7 +66,7 @@ def noise_of(*parts: np.ndarray, seen: np.ndarray | None = None) -> Noise:
         groups = squares[part[: len(part) // GROUP * GROUP]].reshape(-1, GROUP).mean(axis=1)
         found.append((float(means[part].mean()), float(np.median(groups)) / MEDIAN))
     noise = _line(np.array(found))
-    values = [part.ravel() if known is None else part[known] for part in parts]
+    values = [part.ravel() if m is None else part[m] for part, m in zip(parts, known, strict=True)]
     if _are_counts(np.concatenate(values), noise):
         return Noise(1.0, 0.0)
     return noise

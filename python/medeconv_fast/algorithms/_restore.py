@@ -133,7 +133,7 @@ def _defaults(image: Any, options: dict[str, Any]) -> tuple[Noise, dict[str, Any
     data, _, (lowest, highest) = _arrays.as_image(image)
     trust, seen = _options.weights_of(options.get("weights"), data), None
     if trust is not None and float(trust.min()) == 0:
-        seen = trust > 0
+        seen = [trust > 0]
         data, (lowest, highest) = _options.trusted(data, trust, (lowest, highest))
     return defaults_of([data], lowest, highest, options, seen=seen)
 
@@ -144,11 +144,11 @@ def defaults_of(
     highest: float,
     options: dict[str, Any],
     *,
-    seen: np.ndarray | None = None,
+    seen: Sequence[np.ndarray] | None = None,
 ) -> tuple[Noise, dict[str, Any]]:
     """The same of an image of which only some parts are at hand, with its smallest and largest value.
 
-    `seen` is False in voxels of a single part that say nothing.
+    `seen`, for each part, is False in voxels that say nothing.
     """
     background = _validate.number(options.get("background", 0.0), "background", minimum=0)
     if options.get("negative") == "shift" and lowest < 0:
@@ -159,7 +159,8 @@ def defaults_of(
     if not (isinstance(matched, str) and matched == "matched"):
         return noise, {}
     chosen: dict[str, Any] = {"acceleration": "biggs-andrews"}
-    level = _level_of_light(parts if seen is None else [parts[0][seen]], noise, background)
+    known = parts if seen is None else [part[mask] for part, mask in zip(parts, seen, strict=True)]
+    level = _level_of_light(known, noise, background)
     weight = min(WEIGHT * noise.at(level) / level, MOST_WEIGHT) if level > 0 else 0.0
     if "num_iter" not in options and "stop" not in options:
         chosen |= {"stop": IDivergenceSlope(), "num_iter": MOST_ITERATIONS}

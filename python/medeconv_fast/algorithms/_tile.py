@@ -46,6 +46,8 @@ class Numbers:
         Richardson-Lucy: largest value of the sample (what the smallest divisor is relative to), its mean
         above the background (the first estimate, and what a regularizer is relative to), what is added to
         make negative values positive.
+    highest_weight, fill : float
+        The largest weight of a sample; what stands in for its image where weights are 0.
     alphas : list of float, optional
         Factors of the acceleration, one after each iteration.
     noise, chosen : dict
@@ -60,6 +62,8 @@ class Numbers:
     highest: float = 0.0
     level: float = 0.0
     offset: float = 0.0
+    highest_weight: float = 1.0
+    fill: float = 0.0
     alphas: list[float] | None = None
     noise: dict[str, float] | None = None
     chosen: dict[str, str] = field(default_factory=dict)
@@ -159,20 +163,23 @@ class Restorer:
         self._num_threads = num_threads
         self._arrays = dict(arrays or {})
         weights = self._arrays.get("weights")
-        self._largest_weight = 1.0 if weights is None else float(weights.max())
+        self._largest_weight = numbers.highest_weight if weights is None else float(weights.max())
         self._made: tuple[Any, Blur, Operator, Any] | None = None
 
-    def __call__(self, raw: np.ndarray, tile: Tile) -> Restored:
-        """The restored core of `tile`, whose region holds the stored values `raw`, on the host."""
-        core, clipped = self.beside(raw, tile)
+    def __call__(self, raw: np.ndarray, tile: Tile, **parts: np.ndarray) -> Restored:
+        """The restored core of `tile`, whose region holds the stored values `raw`, on the host.
+
+        `parts`: weights and initial of the region, where they are not cut out of `arrays`.
+        """
+        core, clipped = self.beside(raw, tile, **parts)
         return Restored(np.ascontiguousarray(_device.host(core)), clipped)
 
-    def beside(self, raw: Any, tile: Tile) -> Restored:
+    def beside(self, raw: Any, tile: Tile, **parts: np.ndarray) -> Restored:
         """The same on the side where the backend computes; `raw` may be there already."""
         data = _arrays.in_dtype(raw, _arrays.result_dtype(raw.dtype))
         _arrays.finite(data, f"source, {_where(tile)}")
         if self._numbers.iterative:
-            return self._richardson_lucy(data, tile)
+            return self._richardson_lucy(data, tile, parts)
         return self._filtered(data, tile)
 
     def _filtered(self, data: np.ndarray, tile: Tile) -> Restored:
@@ -183,13 +190,16 @@ class Restorer:
         result = function(data, self._psf, num_threads=self._num_threads, **options)
         return Restored(result[tile.inside], 0)
 
-    def _richardson_lucy(self, data: Any, tile: Tile) -> Restored:
+    def _richardson_lucy(self, data: Any, tile: Tile, parts: dict[str, np.ndarray]) -> Restored:
         numbers = self._numbers
         options = numbers.options
+        if "weights" in parts:
+            data = np.where(parts["weights"] > 0, data, data.dtype.type(numbers.fill))
         data = backends.resolve(options.get("backend", "auto"), data).resident(data)
-        blur, operator, gain = self._operator(data, tile)
+        blur, operator, gain = self._operator(data, tile, weighted="weights" in {**self._arrays, **parts})
         weights, readout, damping, initial = (
-            self._part(name, tile, data) for name in ("weights", "readout_variance", "damping", "initial")
+            self._part(name, tile, data, parts)
+            for name in ("weights", "readout_variance", "damping", "initial")
         )
         constant = 0.0 if readout is not None else options.get("readout_variance") or 0.0
         try:
@@ -245,8 +255,10 @@ class Restorer:
             core = core - core.dtype.type(numbers.offset / blur.psf_sum)
         return Restored(core, clipped)
 
-    def _part(self, name: str, tile: Tile, data: Any) -> Any:
+    def _part(self, name: str, tile: Tile, data: Any, parts: dict[str, np.ndarray]) -> Any:
         """A tile's part of an option that is an array, beside `data`; None if it is none."""
+        if name in parts:
+            return _device.beside(data, parts[name])
         if name not in self._arrays:
             return None
         values = read_region(InMemory(self._arrays[name]), 0, tile.region)
@@ -256,7 +268,7 @@ class Restorer:
         matched = operator.back_transfer is operator.transfer
         return gain_of(blur, operator, data, weights, matched=matched, largest_weight=self._largest_weight)
 
-    def _operator(self, data: Any, tile: Tile) -> tuple[Blur, Operator, Any]:
+    def _operator(self, data: Any, tile: Tile, *, weighted: bool) -> tuple[Blur, Operator, Any]:
         """Blur, operator and, but for weights, the gain."""
         options = self._numbers.options
         boundary = options.get("boundary", "extended")
@@ -281,7 +293,7 @@ class Restorer:
             )
             _, back = back_projector_of(options.get("back_projector", "matched"), blur.psf)
             operator = blur.operator(data.dtype, back)
-            gain = None if "weights" in self._arrays else self._gain(blur, operator, data, None)
+            gain = None if weighted else self._gain(blur, operator, data, None)
             self._made = (key, blur, operator, gain)
         return self._made[1:]
 

@@ -75,9 +75,9 @@ def in_process(job: Job, numbers: Sequence[int], failures: Failures) -> Iterator
                 begun = time.perf_counter()
                 assert ahead is not None
                 try:
-                    raw = [ahead.result()]
+                    read = [ahead.result()]
                     ahead = None if following is None else reading.submit(job.read, following)
-                    restored = job.compute(number, raw)
+                    restored = job.compute(number, read)
                 except Exception as error:
                     if ahead is not None and ahead.done() and ahead.exception() is error:
                         ahead = None if following is None else reading.submit(job.read, following)

@@ -9,10 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from .. import backends
+from .. import _arrays, backends
 from .._grid import Grid, Tile
 from ..algorithms._tile import Numbers, Restored, Restorer, read_region
 from ._manifest import Done
+from ._regions import read_maps
+
+Read = tuple[np.ndarray, dict[str, np.ndarray]]  # a region of the source, and of the maps
 
 
 @dataclass
@@ -32,6 +35,8 @@ class Job:
         What computes; None for backends that are the same everywhere.
     turns : dict of str to int
         Of a cluster's workers, on their machines: which GPU each takes.
+    maps : dict of str to source
+        Weights, a first estimate.
     """
 
     source: Any
@@ -42,6 +47,7 @@ class Job:
     backend: str = "auto"
     isa: str | None = None
     turns: dict[str, int] = field(default_factory=dict)
+    maps: dict[str, Any] = field(default_factory=dict)
     _restorer: tuple[int, Restorer] | None = field(default=None, repr=False)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -71,9 +77,11 @@ class Job:
         keys = [channels, *self.grid.kinds(index), given]
         return [int(number) for number in given[np.lexsort(keys[::-1])]]
 
-    def read(self, number: int) -> np.ndarray:
+    def read(self, number: int) -> Read:
         item, tile = self.place(number)
-        return read_region(self.source, item, tile.region)
+        dtype = _arrays.result_dtype(self.source.dtype)
+        image = read_region(self.source, item, tile.region)
+        return image, read_maps(self.maps, item, tile.region, dtype)
 
     def restorer(self, item: int) -> Restorer:
         """Of the item's channel; only the latest one is kept, for its memory."""
@@ -85,10 +93,11 @@ class Job:
             self._restorer = (channel, made)
         return self._restorer[1]
 
-    def compute(self, number: int, raw: list[np.ndarray]) -> Restored:
-        """`raw` is emptied: what was read is not kept longer than needed."""
+    def compute(self, number: int, read: list[Read]) -> Restored:
+        """`read` is emptied: it is not kept longer than needed."""
         item, tile = self.place(number)
-        return self.restorer(item)(raw.pop(), tile)
+        image, maps = read.pop()
+        return self.restorer(item)(image, tile, **maps)
 
     def write(self, number: int, restored: Restored, begun: float) -> Done:
         item, tile = self.place(number)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import statistics
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -29,6 +29,9 @@ from ..algorithms._tile import FILTERS, Numbers, counted
 from ..stop import Thinning, TimeBudget, rule_of
 from ._sample import Sample
 
+ONE = np.ones(1)
+Trial = tuple[np.ndarray, dict[str, Any]]  # a part of the sample, and its maps
+
 METHODS = ("auto", "richardson-lucy", "rl", "wiener", "tikhonov")
 RL_OPTIONS = {
     "num_iter", "boundary", "background", "readout_variance", "damping", "regularizer", "acceleration",
@@ -46,10 +49,10 @@ FILTER_OPTIONS = {
     },
 }  # fmt: skip
 # Options that may be arrays in a run on an image.
-OF_THE_IMAGE = ("readout_variance", "damping", "initial", "prior", "back_projector", "regularizer")
+OF_THE_IMAGE = ("readout_variance", "damping", "prior", "back_projector", "regularizer")
 
 
-def check_options(method: str, options: dict[str, Any]) -> None:
+def check_options(method: str, options: dict[str, Any], maps: Collection[str] = ()) -> None:
     """Refuse what a run in tiles cannot have, and what the method does not know."""
     for name in OF_THE_IMAGE:
         if isinstance(options.get(name), np.ndarray | list):
@@ -57,9 +60,15 @@ def check_options(method: str, options: dict[str, Any]) -> None:
                 f"{name}: got {_validate.shown(options[name])}, but in tiles it must be a number or a name; "
                 "arrays are not cut into tiles"
             )
-    for name in ("weights", "callback", "return_info", "noise_power", "signal_power"):
+    for name in ("callback", "return_info", "noise_power", "signal_power"):
         if name in options:
             raise ValueError(f"{name}: is not for a volume that is restored in tiles; expected it left out")
+    if "weights" in maps and options.get("back_projector", "matched") != "matched":
+        projector = options["back_projector"]
+        raise ValueError(
+            f"weights: got them together with back_projector={projector!r}, whose divisor is "
+            "relative to its largest value in the whole image; expected one of them"
+        )
     if isinstance(rule_of(options.get("stop")), TimeBudget):
         raise ValueError(
             "stop: got a time budget, which would end in each tile after another number of iterations; "
@@ -91,13 +100,18 @@ def resolve(
     """The numbers of a channel, from its sample."""
     notes: list[str] = []
     if method == "auto":
-        method, why = choose(options, lambda: sample.extremes)
+        given = {**options, **sample.maps_of(0)}
+        method, why = choose(given, lambda: sample.extremes)
         automatic = method != "wiener"
         if why:
             notes.append(why)
     else:
         automatic = False
     if method in FILTERS:
+        if sample.maps_of(0):
+            raise TypeError(
+                f"{next(iter(sample.maps_of(0)))}: the method {method} has no such option in tiles"
+            )
         numbers = _of_filter(sample, psf, method, options, notes, num_threads)
     else:
         numbers = _of_richardson_lucy(sample, psf, automatic, options, notes, num_threads)
@@ -136,7 +150,7 @@ def _of_richardson_lucy(
     noise: dict[str, float] | None = None
     chosen: dict[str, Any] = {}
     if automatic:
-        found, chosen = defaults_of(sample.parts, lowest, highest, options)
+        found, chosen = defaults_of(sample.parts, lowest, highest, options, seen=sample.seen)
         noise = found._asdict()
         chosen = {name: value for name, value in chosen.items() if name not in options}
     settled = {**chosen, **options}
@@ -144,7 +158,8 @@ def _of_richardson_lucy(
     offset = -lowest if settled["negative"] == "shift" and lowest < 0 else 0.0
     readout = settled.get("readout_variance")
     parts = [counted(part, settled["negative"], offset, readout).measured for part in sample.parts]
-    level = level_of(np.concatenate([part.ravel() for part in parts]), None, background)
+    weights = sample.weights
+    level = level_of(_joined(parts), None if weights is None else _joined(weights), background)
     if level <= 0 and not sample.whole:
         raise ValueError(
             f"source: nothing in its sample ({len(parts)} blocks of {parts[0].shape}) rises above the "
@@ -152,13 +167,19 @@ def _of_richardson_lucy(
         )
 
     rule = rule_of(settled.pop("stop", None))
-    trials = [sample.parts[i] for i in sample.trials if float(sample.parts[i].max()) > background]
+    trials = [
+        (sample.parts[i], sample.maps_of(i))
+        for i in sample.trials
+        if float(sample.parts[i].max()) > background and sample.maps_of(i).get("initial", ONE).max() > 0
+    ]
+
+    def tried(trial: Trial, **more: Any) -> Any:
+        part, maps = trial
+        return richardson_lucy(part, psf, return_info=True, num_threads=num_threads, **maps, **more)[1]
+
     with _noting(notes):
         if rule is not None:
-            runs = [
-                richardson_lucy(part, psf, return_info=True, num_threads=num_threads, stop=rule, **settled)[1]
-                for part in trials
-            ]
+            runs = [tried(trial, stop=rule, **settled) for trial in trials]
             iterations = _iterations(runs, rule)
         else:
             matched = settled.get("back_projector", "matched") == "matched"
@@ -168,21 +189,27 @@ def _of_richardson_lucy(
         settled["num_iter"] = iterations
         alphas = None
         if settled.get("acceleration") is not None:
-            alphas = _alphas(trials, runs, psf, settled, num_threads)
+            alphas = _alphas(trials, runs, settled, tried)
         elif not runs and trials:
             # Options are checked by the algorithm itself, at once rather than in the first tile.
-            richardson_lucy(trials[0], psf, num_threads=num_threads, **{**settled, "num_iter": 1})
+            tried(trials[0], **{**settled, "num_iter": 1})
     return Numbers(
         "richardson_lucy",
         settled,
         highest=highest + offset,
         level=level,
         offset=offset,
+        highest_weight=1.0 if weights is None else max(float(w.max()) for w in weights),
+        fill=sample.fill,
         alphas=alphas,
         noise=noise,
         chosen={name: str(value) for name, value in chosen.items()},
         warnings=notes,
     )
+
+
+def _joined(parts: list[np.ndarray]) -> np.ndarray:
+    return np.concatenate([part.ravel() for part in parts])
 
 
 def _iterations(runs: list[Any], rule: Any) -> int:
@@ -198,7 +225,7 @@ def _iterations(runs: list[Any], rule: Any) -> int:
 
 
 def _alphas(
-    trials: list[np.ndarray], runs: list[Any], psf: np.ndarray, settled: dict[str, Any], num_threads: Any
+    trials: list[Trial], runs: list[Any], settled: dict[str, Any], tried: Callable[..., Any]
 ) -> list[float]:
     """After each iteration the mean of what the trials took."""
     number = settled["num_iter"]
@@ -207,10 +234,7 @@ def _alphas(
     if not trials:
         return [0.0] * number
     if any(info["num_iter"] != number for info in runs) or not runs:
-        runs = [
-            richardson_lucy(part, psf, return_info=True, num_threads=num_threads, **settled)[1]
-            for part in trials
-        ]
+        runs = [tried(trial, **settled) for trial in trials]
     return [statistics.fmean(info["trace"][i].get("alpha", 0.0) for info in runs) for i in range(number)]
 
 

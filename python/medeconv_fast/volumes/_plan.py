@@ -102,6 +102,7 @@ class Costs:
         source_dtype: Any,
         stored_dtype: Any,
         num_threads: int | None,
+        maps: Sequence[Any] = (),
     ) -> None:
         self._channels = list(zip(numbers, psfs, strict=True))
         self._raw = np.dtype(source_dtype).itemsize
@@ -110,6 +111,7 @@ class Costs:
         # Rounded, and where it does not fit, as booleans.
         self._converted = 0 if np.dtype(stored_dtype) == self.dtype else 2 * self.dtype.itemsize + 2
         self._num_threads = num_threads
+        self._maps = [np.dtype(dtype).itemsize for dtype in maps]
         self._good: dict[int, int] = {}
         self._on_gpu = backends.resolve(self._channels[0][0].options.get("backend", "auto")).NAME == "cuda"
 
@@ -118,6 +120,7 @@ class Costs:
         voxels, item = math.prod(region), self.dtype.itemsize
         # Read ahead, as read, in the dtype of the work, counted.
         arrays = voxels * ((1 + READING) * self._raw + 2 * item)
+        arrays += voxels * sum((1 + READING) * stored + 2 * item for stored in self._maps)
         # The core before it, and what the store makes of it; the core is at most the region.
         arrays += voxels * (2 * item + self._converted + WRITING * self._stored)
         arrays += max(self._computing(region, n, p, FILTER_ARRAYS) for n, p in self._channels)

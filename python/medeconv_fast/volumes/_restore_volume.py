@@ -25,6 +25,7 @@ from ._job import Job
 from ._manifest import Manifest
 from ._numbers import METHODS, channel_psfs, check_options, resolve
 from ._plan import Costs, VolumePlan, halo_for
+from ._regions import is_source, taken
 from ._sample import draw
 from ._seam import estimate_seam
 
@@ -131,8 +132,9 @@ def restore_volume(
     progress : callable, optional
         Called with a dict before the first tile and after each: done, tiles, voxels_per_second, seconds_left.
     **options
-        Of the method, as in `restore`; ``voxel_size`` is the source's unless given. What must be known in
-        advance for all tiles cannot be an array of the volume's size (weights, initial).
+        Of the method, as in `restore`; ``voxel_size`` is the source's unless given. `weights` and `initial`
+        may be arrays of the shape of an image or of all of them, files or sources: they are read tile by
+        tile. Other options must be numbers.
 
     Returns
     -------
@@ -283,8 +285,7 @@ class _Setup:
         self.method = "rl" if method == "richardson-lucy" else method
         self.memory = bytes_of(memory)
         self.seed = _validate.integer(seed, "seed", minimum=0)
-        self.source = source if _is_source(source) else files.open_source(source)
-        self.identity = self.source.identity()
+        self.source = source if is_source(source) else files.open_source(source)
         ndim = len(self.source.shape)
         options = dict(options)
         if options.get("voxel_size") is None and self.source.voxel_size is not None:
@@ -295,13 +296,19 @@ class _Setup:
         self.psfs = channel_psfs(
             psf, len(self.channels), ndim, options.get("voxel_size"), options.pop("psf_voxel_size", None)
         )
-        check_options(self.method, options)
+        self.maps = taken(options, self.source)
+        check_options(self.method, options, self.maps)
         self.options = options
+        self.identity = self._identities()
         self.halo, self.tile = halo, tile
         self.output = {"dtype": dtype, "scale": scale, "chunks": chunks, "shards": shards}
         self.num_threads = num_threads
         kernels = backends.resolve(options.get("backend", "auto"))
         self.backend, self.isa = kernels.NAME, kernels.describe().get("isa")
+
+    def _identities(self) -> dict[str, Any]:
+        maps = {name: source.identity() for name, source in self.maps.items()}
+        return {"input": self.source.identity(), "maps": maps}
 
     def description(self) -> dict[str, Any]:
         """What makes two calls the same job."""
@@ -309,7 +316,7 @@ class _Setup:
 
         psfs = [{"shape": list(p.shape), "sha256": _digest(p)} for p in self.psfs]
         return {
-            "input": self.identity,
+            **self.identity,
             "psf": psfs,
             "method": self.method,
             "options": {name: _shown(value) for name, value in sorted(self.options.items())},
@@ -325,7 +332,7 @@ class _Setup:
 
     def unchanged(self) -> bool:
         try:
-            return bool(self.source.identity() == self.identity)
+            return self._identities() == self.identity
         except (OSError, ValueError):
             return False
 
@@ -344,7 +351,9 @@ class _Setup:
         self.samples = []
         for channel, psf in zip(self.channels, self.psfs, strict=True):
             items = [i for i, (_, c) in enumerate(self.source.items) if c == channel]
-            sample = draw(self.source, items, psf.shape, memory=self.memory, seed=self.seed + channel)
+            sample = draw(
+                self.source, items, psf.shape, memory=self.memory, seed=self.seed + channel, maps=self.maps
+            )
             found = resolve(sample, psf, self.method, self.options, self.num_threads)
             found.sample.update(
                 whole=sample.whole,
@@ -356,7 +365,8 @@ class _Setup:
             self.samples.append(sample.places[sample.trials[0]])
         halo = halo_for(numbers, self.psfs, self.halo, shape)
         periodic = all(each.options.get("boundary") == "wrap" for each in numbers)
-        costs = Costs(numbers, self.psfs, self.source.dtype, self.stored_dtype(), self.num_threads)
+        maps = [source.dtype for source in self.maps.values()]
+        costs = Costs(numbers, self.psfs, self.source.dtype, self.stored_dtype(), self.num_threads, maps)
         shards = self.output["shards"]
         blocks = self._blocks(shards)
         automatic = isinstance(shards, str)
@@ -423,7 +433,9 @@ class _Setup:
             for each in record["numbers"]
         ]
         channels = dict(zip(self.channels, zip(numbers, self.psfs, strict=True), strict=True))
-        return Job(self.source, store, grid, channels, self.num_threads, self.backend, self.isa)
+        return Job(
+            self.source, store, grid, channels, self.num_threads, self.backend, self.isa, maps=self.maps
+        )
 
     def _seam(self, numbers: list[Numbers], grid: Grid) -> dict[str, Any] | None:
         """The largest of any channel."""
@@ -431,14 +443,10 @@ class _Setup:
         for each, psf, (item, around) in zip(numbers, self.psfs, self.samples, strict=True):
             restorer = Restorer(each, psf, periodic=False, num_threads=self.num_threads)
             limit = int(np.prod(grid.largest))
-            made = estimate_seam(self.source, item, around, grid, restorer, limit)
+            made = estimate_seam(self.source, self.maps, item, around, grid, restorer, limit)
             if made is not None:
                 found.append(made)
         return max(found, key=lambda entry: entry["largest"], default=None)
-
-
-def _is_source(value: Any) -> bool:
-    return all(hasattr(value, name) for name in ("items", "chunks", "read", "identity"))
 
 
 def _shown(value: Any) -> Any:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from .. import _arrays, _validate
 from .._grid import extent
+from ..algorithms._options import weighted_mean
+from ._regions import read_maps
 
 # A volume of up to so many voxels is its own sample; of a larger one, so many blocks have as many together.
 LARGEST_SAMPLE, BLOCKS = 1 << 23, 24
@@ -32,11 +34,31 @@ class Sample:
         The item and region of each.
     whole : bool
         It is all there is of a single item.
+    maps : list of dict
+        Weights and first estimate of each, where there are any. In voxels of weight 0 parts hold `fill`.
+    fill : float
     """
 
     parts: list[np.ndarray]
     places: list[tuple[int, tuple[slice, ...]]]
     whole: bool
+    maps: list[dict[str, np.ndarray]] = field(default_factory=list)
+    fill: float = 0.0
+
+    def maps_of(self, number: int) -> dict[str, np.ndarray]:
+        return self.maps[number] if self.maps else {}
+
+    @property
+    def weights(self) -> list[np.ndarray] | None:
+        return [m["weights"] for m in self.maps] if self.maps and "weights" in self.maps[0] else None
+
+    @property
+    def seen(self) -> list[np.ndarray] | None:
+        """Where the weights are positive; None if they are everywhere."""
+        weights = self.weights
+        if weights is None or min(float(w.min()) for w in weights) > 0:
+            return None
+        return [w > 0 for w in weights]
 
     @property
     def extremes(self) -> tuple[float, float]:
@@ -45,8 +67,14 @@ class Sample:
     @property
     def trials(self) -> list[int]:
         """Numbers of the parts to be restored on trial, the brightest first."""
-        light = [float(p.sum(dtype=np.float64)) for p in self.parts]
-        return sorted(range(len(light)), key=lambda i: (-light[i], i))[:TRIALS]
+        weights = self.weights
+        if weights is None:
+            light = [float(p.sum(dtype=np.float64)) for p in self.parts]
+            some = list(range(len(light)))
+        else:
+            light = [float((p * w).sum(dtype=np.float64)) for p, w in zip(self.parts, weights, strict=True)]
+            some = [i for i, w in enumerate(weights) if w.max() > 0]
+        return sorted(some, key=lambda i: (-light[i], i))[:TRIALS]
 
 
 def block_shape(shape: Sequence[int], psf_shape: Sequence[int], limit: int) -> tuple[int, ...]:
@@ -62,7 +90,15 @@ def block_shape(shape: Sequence[int], psf_shape: Sequence[int], limit: int) -> t
     return tuple(sides)
 
 
-def draw(source: Any, items: Sequence[int], psf_shape: Sequence[int], *, memory: int, seed: int) -> Sample:
+def draw(
+    source: Any,
+    items: Sequence[int],
+    psf_shape: Sequence[int],
+    *,
+    memory: int,
+    seed: int,
+    maps: dict[str, Any] | None = None,
+) -> Sample:
     """A sample of these items: all of a small volume, else blocks at places that depend on `seed` alone."""
     shape = tuple(source.shape)
     dtype = _arrays.result_dtype(source.dtype)
@@ -87,4 +123,23 @@ def draw(source: Any, items: Sequence[int], psf_shape: Sequence[int], *, memory:
         part = _arrays.computable(source.read(item, region), dtype)
         _validate.finite(part, f"source, at {tuple(s.start for s in region)}")
         parts.append(part)
-    return Sample(parts, places, len(places) == 1 and extent(places[0][1]) == shape)
+    whole = len(places) == 1 and extent(places[0][1]) == shape
+    if not maps:
+        return Sample(parts, places, whole)
+    made = Sample(parts, places, whole, [read_maps(maps, item, region, dtype) for item, region in places])
+    weights, seen = made.weights, made.seen
+    if weights is None or seen is None:
+        return made
+    # As `trusted` does with a whole image.
+    values, trust = (
+        np.concatenate([a[s] for a, s in zip(arrays, seen, strict=True)]) for arrays in (parts, weights)
+    )
+    if not values.size:
+        raise ValueError(
+            f"weights: all are zero in the sample ({len(parts)} blocks of {parts[0].shape}), expected some "
+            "that are positive, or another seed="
+        )
+    mean = weighted_mean(values, trust)
+    fill = values.min(initial=values.max(), where=values >= mean)
+    filled = [np.where(s, p, fill) for p, s in zip(parts, seen, strict=True)]
+    return replace(made, parts=filled, fill=float(fill))

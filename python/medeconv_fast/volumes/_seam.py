@@ -7,15 +7,23 @@ from typing import Any
 
 import numpy as np
 
+from .. import _arrays
 from .._grid import Grid
 from ..algorithms._tile import Restorer, read_region
+from ._regions import read_maps
 
 # The part is as long across the cut as two regions, but for memory; beside it as wide as a block.
 LONGEST = 1 << 22
 
 
 def estimate_seam(
-    source: Any, item: int, around: tuple[slice, ...], grid: Grid, restorer: Restorer, limit: int
+    source: Any,
+    maps: dict[str, Any],
+    item: int,
+    around: tuple[slice, ...],
+    grid: Grid,
+    restorer: Restorer,
+    limit: int,
 ) -> dict[str, Any] | None:
     """Restore a part once as a whole and once in two tiles; their largest and root mean square difference.
 
@@ -24,7 +32,7 @@ def estimate_seam(
 
     Parameters
     ----------
-    source, item
+    source, maps, item
     around : tuple of slice
         A block of the sample: the part lies around it.
     grid : Grid
@@ -38,21 +46,23 @@ def estimate_seam(
         if count == 1 or halo == 0:
             continue
         part = list(around)
-        beside = math.prod(s.stop - s.start for a, s in enumerate(around) if a != axis)
-        length = min(n, 4 * halo + 2, max(1, min(limit, LONGEST) // beside))
+        across = math.prod(s.stop - s.start for a, s in enumerate(around) if a != axis)
+        length = min(n, 4 * halo + 2, max(1, min(limit, LONGEST) // across))
         if length < 2 * halo + 2:
             continue
         middle = (around[axis].start + around[axis].stop) // 2
         start = min(max(0, middle - length // 2), n - length)
         part[axis] = slice(start, start + length)
         data = read_region(source, item, part)
+        beside = read_maps(maps, item, part, _arrays.result_dtype(data.dtype))
         whole = Grid(data.shape, data.shape, (0,) * data.ndim)
         core = tuple(-(-m // 2) if a == axis else m for a, m in enumerate(data.shape))
         halves = Grid(data.shape, core, grid.halo)
-        reference = restorer(data, whole.tile(0)).core.astype(np.float64)
+        reference = restorer(data, whole.tile(0), **beside).core.astype(np.float64)
         difference = np.empty_like(reference)
         for tile in halves:
-            restored = restorer(np.ascontiguousarray(data[tile.region]), tile).core
+            cut = {name: np.ascontiguousarray(values[tile.region]) for name, values in beside.items()}
+            restored = restorer(np.ascontiguousarray(data[tile.region]), tile, **cut).core
             difference[tile.core] = restored - reference[tile.core]
         near = slice(max(0, core[axis] - halo), core[axis] + halo)
         difference = difference[tuple(near if a == axis else slice(None) for a in range(data.ndim))]

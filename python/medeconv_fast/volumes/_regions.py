@@ -1,0 +1,80 @@
+"""Arrays beside the image, on its grid, that are cut into tiles as it is: weights, a first estimate."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from .. import _arrays, _validate
+from .. import io as files
+from ..algorithms._start import INITIAL
+from ..algorithms._tile import read_region
+
+NAMES = ("weights", "initial")
+
+
+def is_source(value: Any) -> bool:
+    return all(hasattr(value, name) for name in ("items", "chunks", "read", "identity"))
+
+
+def taken(options: dict[str, Any], source: Any) -> dict[str, Any]:
+    """Take the maps out of `options`: name -> source."""
+    found = {}
+    for name in NAMES:
+        value = options.get(name)
+        if value is None or (isinstance(value, str) and name == "initial" and value in INITIAL):
+            continue
+        del options[name]
+        found[name] = _opened(name, value, source)
+    return found
+
+
+def _opened(name: str, value: Any, source: Any) -> Any:
+    if isinstance(value, str | os.PathLike):
+        if not os.path.exists(value):
+            names = f"one of {INITIAL}, " if name == "initial" else ""
+            raise ValueError(f"{name}: got {value!r}, expected {names}an array or an existing file")
+        made = files.open_source(value)
+    elif is_source(value):
+        made = value
+    elif isinstance(value, files.Volume):
+        made = files.open_source(value)
+    elif not np.shape(value):
+        raise ValueError(f"{name}: got {_validate.shown(value)}, expected an array or a file")
+    else:
+        of_items = len(np.shape(value)) == len(source.axes) > len(source.shape)
+        made = files.open_source(value, axes=source.axes if of_items else None)
+    if made.shape != source.shape or len(made.items) not in (1, len(source.items)):
+        raise ValueError(
+            f"{name}: got {len(made.items)} x {made.shape} voxels, expected {source.shape}, once or for each "
+            f"of the {len(source.items)} images of the source"
+        )
+    own, other = made.voxel_size, getattr(source, "voxel_size", None)
+    if own is None or other is None:
+        return made
+    if made.unit != source.unit or not np.allclose(own, other, rtol=1e-3, atol=0):
+        raise ValueError(
+            f"{name}: its voxels are {own} {made.unit}, those of the source {other} {source.unit}; "
+            "expected the same grid"
+        )
+    return made
+
+
+def read_maps(
+    maps: dict[str, Any], item: int, region: Sequence[slice], dtype: np.dtype
+) -> dict[str, np.ndarray]:
+    """The maps of a region, checked, in the dtype of the work."""
+    made = {}
+    for name, source in maps.items():
+        values = read_region(source, item if len(source.items) > 1 else 0, region)
+        values = _arrays.computable(values, dtype)
+        where = f"{name}, voxels " + " x ".join(f"{s.start}:{s.stop}" for s in region)
+        lowest, highest = _validate.finite(values, where)
+        _validate.non_negative(values, where, lowest)
+        if name == "weights":
+            _validate.scale(highest, where, dtype)
+        made[name] = values
+    return made
