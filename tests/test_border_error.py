@@ -30,24 +30,22 @@ SMALL = [((24, 26), (4.0, 4.0)), ((12, 20, 18), (2.5, 3.0, 3.0)), ((21, 29, 21),
 
 
 @pytest.mark.parametrize(("method", "weight"), [("wiener", "balance"), ("tikhonov", "weight")])
-def test_nearer_to_the_best_weight(method, weight, backend):
+def test_nearer_to_the_best_weight(method, weight):
     function = getattr(mf, method)
     lost, without = [], []
     for shape, fwhm in SMALL:
         psf = mf.psf.gaussian(fwhm=fwhm, voxel_size=(1.0,) * len(shape))
         for seed in range(3):
             truth, image = cut_from_a_larger_image(shape, psf, 1000, seed)
-            found, info = function(image, psf, return_info=True, backend=backend)
+            found, info = function(image, psf, return_info=True)
             assert info.settings["border_factor"] >= 1
             with _border_error.no_border():
-                plain, other = function(image, psf, return_info=True, backend=backend)
+                plain, other = function(image, psf, return_info=True)
             assert other.settings["border_factor"] == 1
             raised = info.settings["border_factor"] * other.settings[weight]
             assert info.settings[weight] == pytest.approx(raised, rel=1e-12)
             weights = info.settings[weight] * 10.0 ** np.arange(-2, 2.1, 0.25)
-            best = max(
-                mf.metrics.psnr(truth, function(image, psf, float(w), backend=backend)) for w in weights
-            )
+            best = max(mf.metrics.psnr(truth, function(image, psf, float(w))) for w in weights)
             lost.append(best - mf.metrics.psnr(truth, found))
             without.append(best - mf.metrics.psnr(truth, plain))
     assert np.mean(lost) < 0.5 * np.mean(without)

@@ -469,7 +469,7 @@ class ConvPlan:
         of_channels = planes.reshape(len(source) * groups, channels, places)
         pieces = cut(len(turned) * places, max(64, -(-len(turned) * places // _UNITS)))
         run(len(pieces), threads, lambda unit: loops.channels_last(of_channels, turned, *pieces[unit]))
-        lines = turned.reshape(len(source), groups, places * channels)
+        lines = turned.reshape(len(source) * groups, places * channels)
         scratch = Scratch()
 
         def products(unit: int) -> None:
@@ -478,7 +478,9 @@ class ConvPlan:
             with scratch.lend() as buffer:
                 loops.channel_products(
                     values[:, group, o0:o1],
-                    lines[:, group],
+                    lines,
+                    group,
+                    groups,
                     positions,
                     *blocks[number],
                     shifts,

@@ -640,36 +640,39 @@ def conv_tiles(
 
 
 @_kernel
-def channel_products(grad, source, positions, first, last, shifts, lengths, totals, lines, acc, partial):
-    """totals[o] += sum over n and first <= i < last of grad[n, o, i] * source[n, positions[i] + shifts[t] :].
+def channel_products(
+    grad, source, group, groups, positions, first, last, shifts, lengths, totals, lines, acc, partial
+):
+    """totals[o] += sum over n, first <= i < last of grad[n, o, i] * source[m, positions[i] + shifts[t] :].
 
-    Of each t in turn lengths[t] values. Channels lie next to one another, and taps that follow one another
-    in x: vectors run along them, for four outputs at a time. At most SUMMED products are added in the dtype,
-    then in float64.
+    m is n * groups + group. Of each t in turn lengths[t] values. Channels lie next to one another, and taps
+    that follow one another in x: vectors run along them, for four outputs at a time. At most SUMMED products
+    are added in the dtype, then in float64.
     """
     outputs = totals.shape[0]
     for n in range(grad.shape[0]):
+        values = source[n * groups + group]
         for start in range(first, last, SUMMED):
             stop = min(start + SUMMED, last)
             places = positions[start:stop]
-            to = 0
-            for t in range(shifts.size):
-                length = lengths[t]
-                o = 0
-                while o < outputs:
-                    count = 4 if o + 4 <= outputs else 1
-                    weights = grad[n, o : o + count, start:stop]
+            o = 0
+            while o < outputs:
+                count = 4 if o + 4 <= outputs else 1
+                weights = grad[n, o : o + count, start:stop].copy()  # else compiled for gaps between rows too
+                to = 0
+                for t in range(shifts.size):
+                    length = lengths[t]
                     if count == 4:
-                        _four_lines(lines, length, source[n], shifts[t], places, weights, acc, partial)
+                        _four_lines(lines, length, values, shifts[t], places, weights, acc, partial)
                     else:
                         line = lines[0][:length]
-                        taps_along_line(line, source[n], shifts[t], places, weights[0], partial[:BLOCK])
+                        taps_along_line(line, values, shifts[t], places, weights[0], partial[:BLOCK])
                     for j in range(count):
                         total, sums = totals[o + j][to : to + length], lines[j]
                         for i in range(length):
                             total[i] += sums[i]
-                    o += count
-                to += length
+                    to += length
+                o += count
 
 
 @_kernel
