@@ -531,6 +531,15 @@ def _four_lines(lines, length, source, at, offsets, weights, acc, partial):
 
 
 @_kernel
+def _lines_of(lines, length, source, at, offsets, weights, acc, partial):
+    """lines[o, i] = sum over the taps of weights[o, t] * source[at + offsets[t] + i]; four outputs or one."""
+    if weights.shape[0] == 4:
+        _four_lines(lines, length, source, at, offsets, weights, acc, partial)
+    else:
+        taps_along_line(lines[0][:length], source, at, offsets, weights[0], partial[:BLOCK])
+
+
+@_kernel
 def conv_tile(
     source,
     at,
@@ -565,10 +574,7 @@ def conv_tile(
     o = 0
     while o < outputs:
         count = 4 if o + 4 <= outputs else 1
-        if count == 4:
-            _four_lines(lines, length, source, at, offsets, weights[o : o + 4], acc, partial)
-        else:
-            taps_along_line(lines[0][:length], source, at, offsets, weights[o], partial[:BLOCK])
+        _lines_of(lines, length, source, at, offsets, weights[o : o + count], acc, partial)
         for j in range(count):
             b = bias[o + j] if bias.size else zero
             for r in range(rows):
@@ -662,11 +668,7 @@ def channel_products(
                 to = 0
                 for t in range(shifts.size):
                     length = lengths[t]
-                    if count == 4:
-                        _four_lines(lines, length, values, shifts[t], places, weights, acc, partial)
-                    else:
-                        line = lines[0][:length]
-                        taps_along_line(line, values, shifts[t], places, weights[0], partial[:BLOCK])
+                    _lines_of(lines, length, values, shifts[t], places, weights, acc, partial)
                     for j in range(count):
                         total, sums = totals[o + j][to : to + length], lines[j]
                         for i in range(length):
