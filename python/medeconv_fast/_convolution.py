@@ -239,7 +239,7 @@ def _continued(part: np.ndarray, axis: int, start: int, stop: int, boundary: str
         return part[tuple(inside)]
     if boundary != "zero":
         low, high = max(0, -start), max(0, stop - n)
-        return part.take(reference._sources(n, low, high, boundary)[start + low : stop + low], axis)
+        return part.take(reference.sources(n, low, high, boundary)[start + low : stop + low], axis)
     made = np.zeros(tuple(stop - start if a == axis else m for a, m in enumerate(part.shape)), part.dtype)
     if inside[axis].start < inside[axis].stop:
         there = [slice(None)] * part.ndim

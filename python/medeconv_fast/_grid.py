@@ -171,20 +171,29 @@ def spread_of(psf: np.ndarray) -> tuple[float, ...]:
     return tuple(spreads)
 
 
+def radius_of(response: np.ndarray, most: float) -> tuple[int, ...]:
+    """Per axis the distance from the centre beyond which lies at most so much, without signs."""
+    magnitude = np.abs(response).astype(np.float64)
+    radii = []
+    for axis, k in enumerate(response.shape):
+        line = magnitude.sum(axis=tuple(a for a in range(response.ndim) if a != axis))
+        offsets = np.abs(np.arange(k) - k // 2)
+        at_distance = np.append(np.bincount(offsets, line), 0.0)
+        beyond = np.cumsum(at_distance[::-1])[-2::-1]  # from the smallest on: of distance 0, 1, ...
+        radii.append(int(np.argmax(beyond <= most)))
+    return tuple(radii)
+
+
 def trimmed(psf: np.ndarray) -> np.ndarray:
     """A PSF without its margins, as far as all that is left out is below `NOTHING` of its light.
 
     Many measured ones come in arrays of the image's size; each tile would be that much larger.
     """
-    light = np.abs(psf).astype(np.float64)
-    most = NOTHING * float(light.sum()) / psf.ndim
-    keep = []
-    for axis, k in enumerate(psf.shape):
-        line = light.sum(axis=tuple(a for a in range(psf.ndim) if a != axis))
-        offsets = np.abs(np.arange(k) - k // 2)
-        beyond = np.array([line[offsets > r].sum() for r in range(k)])
-        radius = int(np.argmax(beyond <= most))
-        keep.append(slice(max(0, k // 2 - radius), k // 2 + radius + 1))
+    most = NOTHING * float(np.abs(psf).sum(dtype=np.float64)) / psf.ndim
+    keep = (
+        slice(max(0, k // 2 - radius), k // 2 + radius + 1)
+        for k, radius in zip(psf.shape, radius_of(psf, most), strict=True)
+    )
     # A side of even length that is kept whole has its one voxel more before the centre.
     return np.ascontiguousarray(psf[tuple(keep)])
 

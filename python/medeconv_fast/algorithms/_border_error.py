@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from .. import _device
+from .._grid import radius_of
 from . import _cross_validation
 from ._filters import FilterCall
 
@@ -45,14 +46,7 @@ def no_border() -> Iterator[None]:
 
 def reach(psf: np.ndarray) -> tuple[int, ...]:
     """Per axis, as far from its centre as the PSF has `MASS` of its mass."""
-    found = []
-    mass = np.abs(psf.astype(np.float64))
-    for axis, n in enumerate(psf.shape):
-        line = mass.sum(axis=tuple(a for a in range(psf.ndim) if a != axis))
-        distance = np.abs(np.arange(n) - n // 2)
-        within = np.cumsum(np.bincount(distance, line))
-        found.append(int(np.argmax(within >= MASS * within[-1])))
-    return tuple(found)
+    return radius_of(psf, (1 - MASS) * float(np.abs(psf).sum(dtype=np.float64)))
 
 
 def factor(

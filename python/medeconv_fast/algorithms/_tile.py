@@ -12,7 +12,7 @@ import numpy as np
 
 from .. import _arrays, _device, backends
 from .._blur import Blur, Operator, Sides
-from .._grid import Tile, extent
+from .._grid import Tile, extent, radius_of
 from ._acceleration import Prescribed
 from ._back_projectors import back_projector_of
 from ._iteration import Model, Penalty, iterate, unit_of
@@ -313,15 +313,7 @@ def halo_of_filter(numbers: Numbers, psf: np.ndarray, rule: str) -> tuple[int, .
     options = {**numbers.options, "boundary": "wrap"} | (
         {"prior": 0.0} if numbers.method == "tikhonov" else {}
     )
-    response = np.abs(function(impulse, psf, **options))
-    halos = []
-    for axis, n in enumerate(shape):
-        line = response.sum(axis=tuple(a for a in range(len(shape)) if a != axis))
-        offsets = np.abs(np.arange(n) - n // 2)
-        order = np.argsort(offsets, kind="stable")
-        beyond = line.sum() - np.cumsum(line[order])
-        halos.append(int(offsets[order][int(np.argmax(beyond <= RESPONSE / len(shape)))]))
-    return tuple(halos)
+    return radius_of(function(impulse, psf, **options), RESPONSE / len(shape))
 
 
 def _where(tile: Tile) -> str:

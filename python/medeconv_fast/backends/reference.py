@@ -596,7 +596,7 @@ def penalty(
     out[...] = 1 / np.maximum(1 + weight * slope, 0.1)
 
 
-def _sources(n: int, low: int, high: int, boundary: str) -> np.ndarray:
+def sources(n: int, low: int, high: int, boundary: str) -> np.ndarray:
     """For each index of the padded axis, the index inside it that it repeats."""
     i = np.arange(-low, n + high)
     if boundary == "nearest" or (boundary == "mirror" and n == 1):
@@ -622,7 +622,7 @@ def pad(
 ) -> np.ndarray:
     """`x` continued by `low` voxels before and `high` behind each axis, as `boundary` says."""
     for axis, (a, b) in enumerate(zip(low, high, strict=True)):
-        x = np.take(x, _sources(x.shape[axis], a, b, boundary), axis=axis)
+        x = np.take(x, sources(x.shape[axis], a, b, boundary), axis=axis)
     return np.ascontiguousarray(x)
 
 
@@ -634,7 +634,7 @@ def fold(
         padded = np.moveaxis(y, axis, 0)
         n = len(padded) - a - b
         folded = np.zeros((n, *padded.shape[1:]), y.dtype)
-        for i, source in enumerate(_sources(n, a, b, boundary)):
+        for i, source in enumerate(sources(n, a, b, boundary)):
             folded[source] += padded[i]
         y = np.moveaxis(folded, 0, axis)
     return np.ascontiguousarray(y)
