@@ -400,17 +400,17 @@ def operands(bench: Bench, layer: Layer, seed: int) -> dict[str, Any]:
 
 def networks(bench: Bench) -> None:
     torch = bench.torch
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-    torch.backends.cudnn.benchmark = True
-    for layer in LAYERS:
-        if bench.late:
-            bench.add(kind="networks", layer=layer.name, skipped="no time left")
-            continue
-        try:
-            _layer(bench, layer)
-        except Exception as error:  # out of memory, say
-            bench.add(kind="networks", layer=layer.name, failed=f"{type(error).__name__}: {error}"[:300])
-        torch.cuda.empty_cache()
+    # In brackets: outside of them torch refuses, once its own testing module is loaded in the process.
+    with torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=False):
+        for layer in LAYERS:
+            if bench.late:
+                bench.add(kind="networks", layer=layer.name, skipped="no time left")
+                continue
+            try:
+                _layer(bench, layer)
+            except Exception as error:  # out of memory, say
+                bench.add(kind="networks", layer=layer.name, failed=f"{type(error).__name__}: {error}"[:300])
+            torch.cuda.empty_cache()
 
 
 def _layer(bench: Bench, layer: Layer) -> None:
