@@ -119,6 +119,10 @@ if __name__ == "__main__":
         **json.loads(options)
     )
     wall = time.perf_counter() - begun
+    if json.loads(options).get("workers"):
+        # Workers are children of the fork server: they count among ours when it has ended.
+        from multiprocessing.forkserver import _forkserver
+        _forkserver._stop()
     peak = int(re.search(r"VmHWM:\\s*(\\d+) kB", open("/proc/self/status").read())[1]) * 1024
     own, children = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     steps = {"prepared": marks[0], "tiles": marks[-1] - marks[0], "finished": wall - marks[-1]}

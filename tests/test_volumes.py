@@ -625,6 +625,50 @@ def test_four_two_and_one_workers_give_the_same_voxels(tmp_path, image, psf):
             assert np.array_equal(result(path), expected)
 
 
+def test_workers_of_this_machine(tmp_path, image, psf, monkeypatch):
+    """Forked from a process that may have begun with another environment; ended when the call returns."""
+    distributed = pytest.importorskip("distributed", reason="SKIPPED: distributed is not installed (dask)")
+    from medeconv_fast.volumes import _cluster
+
+    source = stored(tmp_path, image)
+    expected = unbroken(tmp_path, source, psf)
+    seen = []
+
+    def look(state):
+        client = distributed.default_client()
+        seen.append(client.run(lambda: (os.environ["MEDECONV_MARK"], os.getpid(), os.getppid())))
+
+    for mark in ("first", "second"):
+        monkeypatch.setenv("MEDECONV_MARK", mark)
+        path = tmp_path / f"{mark}.zarr"
+        seen.clear()
+        done = mf.restore_volume(
+            source, path, psf, workers=2, progress=lambda s: s["done"] == 4 and look(s), **RL
+        )
+        assert done.computed == 9 and np.array_equal(result(path), expected)
+        (found,) = seen
+        assert len(found) == 2 and {entry[0] for entry in found.values()} == {mark}
+        if _cluster._forks():
+            assert len({parent for _, _, parent in found.values()} - {os.getpid()}) == 1
+        for _, worker, _ in found.values():
+            with pytest.raises(ProcessLookupError):
+                os.kill(worker, 0)
+
+
+def test_workers_have_runs_of_neighbours():
+    from medeconv_fast.volumes._cluster import Shares
+
+    shares = Shares(range(20), ["a", "b"])
+    assert [shares.next("a") for _ in range(9)] == list(range(9))
+    assert [shares.next("b") for _ in range(3)] == [10, 11, 12]
+    # The one that comes later takes the far half of what is left of the largest.
+    assert [shares.next("c") for _ in range(2)] == [16, 17]
+    # Nobody's, or those of one that has gone, are taken by the others; each once.
+    rest = [shares.next(worker) for worker in "ca" * 4]
+    assert sorted(n for n in rest if n is not None) == [9, 13, 14, 15, 18, 19] and rest.count(None) == 2
+    assert Shares([3, 4], []).next("late") == 4
+
+
 def test_workers_compute_with_what_this_process_has_chosen(tmp_path, image, psf):
     """Never with another backend or instruction set than the record says."""
     pytest.importorskip("distributed", reason="SKIPPED: distributed is not installed (extra dask)")
@@ -653,7 +697,7 @@ def test_workers_compute_with_what_this_process_has_chosen(tmp_path, image, psf)
 
 def test_workers_of_a_machine_take_its_gpus_in_turn(monkeypatch):
     from medeconv_fast import _device
-    from medeconv_fast.volumes._drivers import take_device, turns_of
+    from medeconv_fast.volumes._cluster import take_device, turns_of
 
     names = [0, 1, 2, "a", "b"]
     workers = {f"tcp://{i}": {"name": n, "host": "xxxyy"[i]} for i, n in enumerate(names)}

@@ -18,9 +18,10 @@ from .. import io as files
 from .._grid import Grid
 from .._planner import bytes_of
 from .._record import Record
+from .._threads import get_num_threads
 from ..algorithms._tile import Numbers, Restorer
 from ..io import _convert, _store
-from . import _drivers
+from . import _cluster, _drivers
 from ._job import Job
 from ._manifest import Manifest
 from ._numbers import METHODS, channel_psfs, check_options, resolve
@@ -28,10 +29,6 @@ from ._plan import Costs, VolumePlan, halo_for
 from ._regions import is_source, taken
 from ._sample import draw
 from ._seam import estimate_seam
-
-# dask has freed memory go back to the system at once, and every array of a tile come anew page by page; these
-# are what glibc arrives at by itself.
-KEEPING = {"MALLOC_MMAP_THRESHOLD_": 1 << 25, "MALLOC_TRIM_THRESHOLD_": 1 << 26}
 
 
 class VolumeResult(Record):
@@ -184,41 +181,44 @@ def restore_volume(
     with manifest.alone():
         if _is_finished(manifest, setup, resume, overwrite):
             return _result(manifest, begun, finished=True, computed=0, voxels=0)
+        if workers is not None:
+            _cluster.expect()
         job = setup.job(manifest, resume=resume, overwrite=overwrite)
     failures = _drivers.Failures(job, setup.unchanged)
     computed = voxels = 0
-    with manifest.logging(shard) as log:
-        done = _what_is_done(job, manifest, verify)
-        todo = job.in_order([n for n in _share(len(job), shard) if n not in done])
-        mine = len(todo)
+    with contextlib.ExitStack() as ending:
+        with manifest.logging(shard) as log:
+            done = _what_is_done(job, manifest, verify)
+            todo = job.in_order([n for n in _share(len(job), shard) if n not in done])
+            mine = len(todo)
 
-        def tell() -> None:
-            if progress is not None:
-                seconds = time.perf_counter() - begun
-                progress(
-                    {
-                        "done": len(done) + computed,
-                        "tiles": len(job),
-                        "voxels_per_second": voxels / seconds,
-                        "seconds_left": seconds / computed * (mine - computed) if computed else None,
-                    }
-                )
+            def tell() -> None:
+                if progress is not None:
+                    seconds = time.perf_counter() - begun
+                    progress(
+                        {
+                            "done": len(done) + computed,
+                            "tiles": len(job),
+                            "voxels_per_second": voxels / seconds,
+                            "seconds_left": seconds / computed * (mine - computed) if computed else None,
+                        }
+                    )
 
-        tell()
-        with _driver(job, todo, failures, workers, client, manifest) as finished_tiles:
-            for entry in finished_tiles:
-                log.add(entry)
-                computed += 1
-                voxels += int(np.prod(job.place(entry.number)[1].shape))
-                tell()
-        failures.end()
-    finished = False
-    with manifest.alone():
-        if manifest.load() and manifest.record.get("finished"):
-            finished = True
-        elif len(manifest.done()) == len(job):
-            _end(job, manifest)
-            finished = True
+            tell()
+            with _driver(job, todo, failures, workers, client, ending) as finished_tiles:
+                for entry in finished_tiles:
+                    log.add(entry)
+                    computed += 1
+                    voxels += int(np.prod(job.place(entry.number)[1].shape))
+                    tell()
+            failures.end()
+        finished = False
+        with manifest.alone():
+            if manifest.load() and manifest.record.get("finished"):
+                finished = True
+            elif len(manifest.done()) == len(job):
+                _end(job, manifest)
+                finished = True
     return _result(manifest, begun, finished=finished, computed=computed, voxels=voxels)
 
 
@@ -556,7 +556,7 @@ def _what_is_done(job: Job, manifest: Manifest, verify: bool) -> dict[int, Any]:
 
 @contextlib.contextmanager
 def _driver(
-    job: Job, todo: list[int], failures: Any, workers: int | None, client: Any, manifest: Manifest
+    job: Job, todo: list[int], failures: Any, workers: int | None, client: Any, ending: contextlib.ExitStack
 ) -> Iterator[Any]:
     if not todo:
         yield iter(())
@@ -565,33 +565,21 @@ def _driver(
         yield _drivers.in_process(job, todo, failures)
         return
     name = f"medeconv-{uuid.uuid4().hex[:8]}"
-    with _client(workers, client) as (one, threads):
+    with _client(workers, client, ending) as (one, threads):
         if job.num_threads is None and threads is not None:
             job.num_threads = threads
-        yield _drivers.on_cluster(job, todo, failures, one, name)
+        yield _cluster.on_cluster(job, todo, failures, one, name)
 
 
 @contextlib.contextmanager
-def _client(workers: int | None, client: Any) -> Iterator[tuple[Any, int | None]]:
+def _client(
+    workers: int | None, client: Any, ending: contextlib.ExitStack
+) -> Iterator[tuple[Any, int | None]]:
     if client is not None:
         yield client, None
         return
-    from .._extras import library
-    from .._threads import get_num_threads
-
     assert workers is not None
-    distributed, dask = library("distributed", "dask", "workers="), library("dask", "dask", "workers=")
-    with (
-        dask.config.set({"distributed.nanny.pre-spawn-environ": {**KEEPING, "OMP_NUM_THREADS": 1}}),
-        distributed.LocalCluster(
-            n_workers=workers,
-            threads_per_worker=_drivers.SLOTS,
-            processes=True,
-            memory_limit=0,
-            dashboard_address=None,
-        ) as cluster,
-        distributed.Client(cluster) as one,
-    ):
+    with _cluster.local(workers, ending) as one:
         yield one, max(1, get_num_threads() // workers)
 
 
