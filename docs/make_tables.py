@@ -15,6 +15,7 @@ import contextlib
 import functools
 import importlib
 import sys
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -55,6 +56,18 @@ def _blind(image: np.ndarray, psf: np.ndarray, **options: str) -> np.ndarray:
         return mf.blind_richardson_lucy(image, psf, num_iter=5, **options)[0]
 
 
+def _volume(image: np.ndarray, psf: np.ndarray, **options: str) -> np.ndarray:
+    """In tiles, from array to file."""
+    if image.ndim == 1:
+        raise ValueError("volumes have two or three axes of space")
+    tile = (*(-(-n // 2) for n in image.shape[:-1]), image.shape[-1])
+    cut = {"tile": tile, "chunks": tile, "shards": None, "halo": "exact"}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "out.zarr"
+        mf.restore_volume(image, path, psf, method="rl", num_iter=2, dtype="input", **cut, **options)
+        return mf.io.open_source(path).read(0)
+
+
 # The value says whether the operation has a choice of engines.
 OPERATIONS: dict[str, tuple[Operation, bool]] = {
     "Blur.forward": (_blur_forward, True),
@@ -72,6 +85,7 @@ OPERATIONS: dict[str, tuple[Operation, bool]] = {
     "fista": (functools.partial(mf.fista, weight=0.02, num_iter=5), True),
     "van_cittert": (functools.partial(mf.van_cittert, num_iter=1), True),
     "restore": (functools.partial(mf.restore, num_iter=5), True),
+    "restore_volume": (_volume, True),
 }
 
 

@@ -112,6 +112,68 @@ def test_report(run, image, here):
     assert run(*words, "--report", "r.txt")[0] == 2
 
 
+@pytest.mark.parametrize("name", ["out.nii.gz", "out.mha"])
+def test_a_report_on_what_is_too_large_to_be_read_again(run, image, here, monkeypatch, name):
+    """The restoration is finished, and must not be called failed. (Formats without random access: 2 GiB.)"""
+    pytest.importorskip("matplotlib", reason="SKIPPED: matplotlib is not installed (extra report)")
+    pytest.importorskip("SimpleITK" if name.endswith("mha") else "nibabel")
+    words = ["restore", "in.zarr", "-o", name, *FWHM, "--method", "rl", "--iterations", 2, *TILES]
+    monkeypatch.setitem(mf.io.open_source.__kwdefaults__, "max_bytes", 1000)
+    with pytest.raises(ValueError, match="has no random access"):
+        mf.io.write("small.nii.gz", mf.io.Volume(image))
+        mf.io.open_source("small.nii.gz")
+    status, out, err = run(*words, "--report", "r.html")
+    assert status == 0, err
+    assert f"wrote     {name}" in out and "wrote     r.html" in out
+    page = Path("r.html").read_text()
+    assert "share of halos" in page
+    if name.endswith("mha"):
+        assert "No projections" in page and "has no random access" in page
+    else:
+        assert page.count("data:image/png") == 3
+
+
+@pytest.mark.parametrize("tiles", [True, False])
+def test_a_report_that_fails_does_not_fail_the_restoration(run, image, here, monkeypatch, tiles):
+    pytest.importorskip("matplotlib", reason="SKIPPED: matplotlib is not installed (extra report)")
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device", "r.html")
+
+    monkeypatch.setattr(volume_report if tiles else mf.report, "write", full)
+    words = ["restore", "in.zarr", "-o", "out.zarr", *FWHM, "--method", "rl", "--iterations", 1]
+    status, out, err = run(*words, *(TILES if tiles else []), "--report", "r.html", "--json", "r.json")
+    assert status == 0 and "wrote     out.zarr" in out and "wrote     r.html" not in out
+    assert "note: the report r.html was not written (" in err and "No space left on device" in err
+    record = json.loads(Path("r.json").read_text())
+    assert record["report"] is None and "No space left" in record["warnings"][-1]
+
+
+def test_compressed_files_are_read_in_one_pass(here, monkeypatch):
+    pytest.importorskip("nibabel")
+    from medeconv_fast.io._source import open_streamed
+
+    array = np.random.default_rng(1).integers(0, 900, (9, 14, 11)).astype(np.int16)
+    mf.io.write("a.nii.gz", mf.io.Volume(array, SIZE, None, "mm"))
+    made = open_streamed(Path("a.nii.gz"))
+    assert made.shape == array.shape and made.chunks == (1, 14, 11) and made.voxel_size == SIZE
+    assert np.array_equal(made.read(0), array)
+    part = (slice(2, 7), slice(3, 9), slice(1, 10))
+    assert np.array_equal(made.read(0, part), array[part])
+    starts = []
+    read = made.read
+    monkeypatch.setattr(made, "read", lambda item, region: (starts.append(region[0]), read(item, region))[1])
+    monkeypatch.setattr(volume_report, "SLAB", 320)
+    projected = volume_report.projections(made)
+    assert [s.start for s in starts] == sorted({s.start for s in starts}) and len(starts) == 5
+    for axis in range(3):
+        assert np.array_equal(projected[axis], array.max(axis))
+    content = Path("a.nii.gz").read_bytes()
+    Path("a.nii.gz").write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match=r"a\.nii\.gz: "):
+        open_streamed(Path("a.nii.gz")).read(0)
+
+
 @pytest.mark.parametrize("shape", [(30, 600, 70), (1100, 40)])
 def test_projections_are_the_largest_values(shape, monkeypatch):
     monkeypatch.setattr(volume_report, "SLAB", 5000)
@@ -198,3 +260,29 @@ def test_large_files_are_restored_in_tiles_unasked(run, image, monkeypatch):
     words = ["restore", "in.zarr", "-o", "out.zarr", *FWHM, "--method", "rl", "--iterations", 1]
     status, out, _ = run(*words)
     assert status == 0 and "tiles     1 of 1 done" in out
+
+
+def test_large_files_that_have_no_random_access_are_restored_as_a_whole(run, here, monkeypatch):
+    pytest.importorskip("nibabel")
+    from medeconv_fast._cli import tiles
+
+    mf.io.write("in.nii.gz", mf.io.Volume(np.ones((8, 9, 10), np.float32), SIZE, None, "mm"))
+    monkeypatch.setattr(tiles, "_available_memory", lambda: 10**9)
+    monkeypatch.setattr(tiles, "_LARGE_FILE", 10)
+    monkeypatch.setitem(mf.io.open_source.__kwdefaults__, "max_bytes", 1000)
+    words = [
+        "restore",
+        "in.nii.gz",
+        "-o",
+        "out.nii",
+        "--fwhm-mm",
+        4,
+        2,
+        2,
+        "--method",
+        "rl",
+        "--iterations",
+        1,
+    ]
+    status, out, err = run(*words)
+    assert status == 0 and "wrote     out.nii" in out, err

@@ -215,7 +215,7 @@ def restore(arguments: argparse.Namespace, session: Session) -> None:
         record = {"input": arguments.input, "output": arguments.output, "PSF": psf.text}
         if chain is not None:
             record["preprocessing"] = before
-        with session.output(arguments.report):
+        with session.report(arguments.report):
             mf.report.write(
                 arguments.report,
                 volume if keep else source,
@@ -230,7 +230,6 @@ def restore(arguments: argparse.Namespace, session: Session) -> None:
                 warnings=session.warnings,
                 overwrite=session.overwrite,
             )
-        session.say(f"wrote     {arguments.report}")
     session.write_json(
         {
             "command": "restore",
@@ -245,7 +244,7 @@ def restore(arguments: argparse.Namespace, session: Session) -> None:
             "psf": psf.record,
             "preprocessing": None if chain is None else chain.settings,
             "preprocessing_kept": keep if chain is not None else None,
-            "report": arguments.report,
+            "report": arguments.report if arguments.report in session.written else None,
             "method": arguments.method,
             "options": options,
             "runs": runs,

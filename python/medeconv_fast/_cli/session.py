@@ -143,6 +143,17 @@ class Session:
         self.writing = False
         self.written.append(str(path))
 
+    @contextlib.contextmanager
+    def report(self, path: str | os.PathLike[str]) -> Iterator[None]:
+        """Around the writing of a report on what is written already, and stands whatever becomes of it."""
+        try:
+            yield
+        except Exception as error:
+            self.note(f"the report {path} was not written ({one_line(error)}); the result is whole")
+            return
+        self.written.append(str(path))
+        self.say(f"wrote     {path}")
+
     def write_json(self, record: dict[str, Any]) -> None:
         """Write the machine-readable record where ``--json`` says; no effect without it."""
         if self.json_target is None:

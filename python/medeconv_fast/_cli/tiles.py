@@ -40,7 +40,12 @@ def wanted(arguments: argparse.Namespace) -> bool:
     available = _available_memory()
     if available is None:
         return False
-    source = mf.io.open_source(path)
+    try:
+        source = mf.io.open_source(path)
+    except (
+        ValueError
+    ):  # it cannot be read in parts; what is wrong with it else, the run on the whole will say
+        return False
     return len(source.items) * int(np.prod(source.shape)) * _BYTES_PER_VOXEL > available
 
 
@@ -149,7 +154,7 @@ def restore(arguments: argparse.Namespace, session: Session, options: dict[str, 
     else:
         session.say(f"unfinished {arguments.output}: {done.tiles - done.done} tiles are left to other shards")
     if arguments.report is not None and done.finished:
-        with session.output(arguments.report):
+        with session.report(arguments.report):
             volume_report.write(
                 arguments.report,
                 source,
@@ -161,7 +166,6 @@ def restore(arguments: argparse.Namespace, session: Session, options: dict[str, 
                 peak_memory=peak_memory_bytes(),
                 overwrite=session.overwrite,
             )
-        session.say(f"wrote     {arguments.report}")
     session.write_json(
         {
             "command": "restore",
@@ -169,7 +173,7 @@ def restore(arguments: argparse.Namespace, session: Session, options: dict[str, 
             "input": arguments.input,
             "output": arguments.output,
             "psf": psf.record,
-            "report": arguments.report,
+            "report": arguments.report if arguments.report in session.written else None,
             "method": arguments.method,
             **done,
             "peak_memory_bytes": peak_memory_bytes(),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,7 @@ import medeconv_fast as mf
 
 from .. import _figures, report
 from ..io._files import write_whole
+from ..io._source import open_streamed
 
 LARGEST = 512  # pixels of a projection along an axis
 SLAB = 1 << 24  # voxels that are read at a time
@@ -32,11 +35,13 @@ def projections(source: Any, item: int = 0) -> list[np.ndarray]:
     small = [-(-n // s) for n, s in zip(shape, step, strict=True)]
     along = range(len(shape)) if len(shape) == 3 else [None]
     made = [np.full([n for a, n in enumerate(small) if a != axis], -np.inf) for axis in along]
-    # Whole blocks of the picture, about as long as wide.
-    side = max(1, round(SLAB ** (1 / len(shape))))
+    # Whole blocks of the picture, about as long as wide; of what lies plane by plane whole planes.
+    sides = [max(1, round(SLAB ** (1 / len(shape))))] * len(shape)
+    if source.chunks[1:] == shape[1:]:
+        sides = [max(1, SLAB // math.prod(shape[1:])), *shape[1:]]
     spans = [
-        [slice(i, min(i + max(1, side // s) * s, n)) for i in range(0, n, max(1, side // s) * s)]
-        for n, s in zip(shape, step, strict=True)
+        [slice(i, min(i + k, n)) for i in range(0, n, k)]
+        for n, k in zip(shape, (-(-side // s) * s for side, s in zip(sides, step, strict=True)), strict=True)
     ]
     for region in itertools.product(*spans):
         data = source.read(item, region)
@@ -64,11 +69,14 @@ def write(
     peak_memory: int | None,
     overwrite: bool,
 ) -> None:
-    """The page; it reads input and result once more."""
-    after = mf.io.open_source(done.path)
+    """The page; it reads input and result once more, where they can be read part by part."""
+    try:
+        pictures = _pictures(source, open_streamed(Path(done.path)), like)
+    except ValueError as error:
+        pictures = report._section("projections", "No projections", f"<p>{report._escape(str(error))}</p>")
     sections = [
         report._warnings_section(warnings),
-        _pictures(source, after, like),
+        pictures,
         _seam(done),
         _run(done, psf, peak_memory),
         _numbers(done),

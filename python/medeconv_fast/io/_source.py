@@ -304,8 +304,18 @@ def _open_path(
     if axes is not None and path.suffix.lower() != ".npy":
         raise ValueError(f"axes: got {axes!r}, but {path.name} says its axes itself")
     found = _lazy.open_file(path, series, axes)
-    if found is None:
-        return _open_whole(path, series, max_bytes)
+    return _open_whole(path, series, max_bytes) if found is None else _of_found(path, found)
+
+
+def open_streamed(path: Path) -> Source:
+    """As `open_source`, for one pass in the order of the file: compressed NIfTI need not fit into memory."""
+    if not path.name.lower().endswith(".nii.gz"):
+        return open_source(path)
+    with naming(path):
+        return _of_found(path, _lazy.open_compressed(path))
+
+
+def _of_found(path: Path, found: _lazy.Found) -> Source:
     return Source(
         found.fetch,
         found.axes,
