@@ -577,6 +577,40 @@ def test_an_input_that_vanishes_or_changes_ends_the_run(tmp_path, image, psf):
     assert 0 < mf.restore_volume(source, path, psf, **RL).computed <= 7
 
 
+@pytest.mark.parametrize("last", [False, True])
+def test_an_input_that_changes_is_noticed_though_nothing_fails(tmp_path, image, psf, last):
+    """Blocks are replaced by whole and valid ones, as by a program that still writes them."""
+    source, path = stored(tmp_path, image), tmp_path / "out.zarr"
+    files = {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in source.rglob("c/*/*/*") if p.is_file()}
+
+    def change(state):
+        if state["done"] == (9 if last else 3):
+            for file, (content, _) in files.items():
+                file.write_bytes(content)
+
+    with pytest.raises(OSError, match=r"has been changed .*input\.chunks\.digest .*resume=False"):
+        mf.restore_volume(source, path, psf, progress=change, **RL)
+    assert not path.exists() and len(Manifest(path).done()) == 9
+    # Not even when it looks as it did before: what the tiles have seen is not known.
+    for file, (_, stamp) in files.items():
+        os.utime(file, ns=(stamp, stamp))
+    with pytest.raises(ValueError, match="its input changed while it was being read"):
+        mf.restore_volume(source, path, psf, **RL)
+    assert mf.restore_volume(source, path, psf, resume=False, **RL).finished
+    assert np.array_equal(result(path), unbroken(tmp_path, source, psf))
+
+
+def test_an_array_that_changes_is_noticed(tmp_path, image, psf):
+    """One that the caller writes into meanwhile."""
+
+    def change(state):
+        if state["done"] == 3:
+            image[:] = 1
+
+    with pytest.raises(OSError, match="has been changed"):
+        mf.restore_volume(image, tmp_path / "out.zarr", psf, progress=change, **RL)
+
+
 # Drivers
 
 

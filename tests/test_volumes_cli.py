@@ -253,6 +253,26 @@ def test_a_failure_on_the_way_says_what_is_kept(run, image, monkeypatch):
     assert run(*words)[0] == 0
 
 
+def test_an_input_that_changes_is_a_failure(run, image, monkeypatch):
+    from medeconv_fast.volumes._job import Job
+
+    write = Job.write
+
+    def touching(self, number, *rest):
+        for file in Path("in.zarr").rglob("c/*/*/*") if number == 3 else ():
+            os.utime(file)
+        return write(self, number, *rest)
+
+    monkeypatch.setattr(Job, "write", touching)
+    words = ["restore", "in.zarr", "-o", "out.zarr", *FWHM, "--method", "rl", "--iterations", 1, *TILES]
+    status, _, err = run(*words)
+    assert status == 3 and "the input has been changed" in err and "nothing of it is of use" in err
+    monkeypatch.setattr(Job, "write", write)
+    status, _, err = run(*words)
+    assert status == 2 and "changed while it was being read" in err
+    assert run(*words, "--no-resume")[0] == 0
+
+
 def test_large_files_are_restored_in_tiles_unasked(run, image, monkeypatch):
     from medeconv_fast._cli import tiles
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import os
 import signal
 from collections.abc import Iterator
@@ -109,7 +110,7 @@ def restore(arguments: argparse.Namespace, session: Session, options: dict[str, 
         volume_report.check(arguments.report, like)
     psf = psf_for(like, arguments, session, arguments.input)
     shard = None if arguments.shard_index is None else (arguments.shard_index, arguments.num_shards)
-    with _client(arguments.scheduler) as client, _sigterm(), _Shown(session) as shown:
+    with _client(arguments.scheduler) as client, _sigterm(), _Shown(session) as shown, _stale(session):
         done = mf.restore_volume(
             source,
             arguments.output,
@@ -220,6 +221,17 @@ class _Shown:
     def __exit__(self, *words: object) -> None:
         if self._progress is not None:
             self._progress.__exit__(*words)
+
+
+@contextlib.contextmanager
+def _stale(session: Session) -> Iterator[None]:
+    """What is done of an input that has changed is nothing to go on with."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno == errno.ESTALE and error.filename is None:
+            session.kept = "nothing of it is of use"
+        raise
 
 
 @contextlib.contextmanager

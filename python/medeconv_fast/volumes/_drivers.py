@@ -28,8 +28,9 @@ class Failures:
     """Notes tiles that fail; a place of the input that cannot be read does not keep the others from being
     restored, anything that would meet them as well does."""
 
-    def __init__(self, job: Job, unchanged: Callable[[], bool]) -> None:
-        self._job, self._unchanged = job, unchanged
+    def __init__(self, job: Job, look: Callable[[], None]) -> None:
+        """`look` raises if the input is not what it was."""
+        self._job, self._look = job, look
         self.seen: list[tuple[int, Exception]] = []
 
     def note(self, number: int, error: Exception) -> None:
@@ -38,8 +39,10 @@ class Failures:
             raise error
         if not isinstance(error, ValueError | OSError):
             raise error
-        if not self._unchanged():
-            raise OSError(errno.ESTALE, f"the input has changed or vanished ({error})") from error
+        try:
+            self._look()
+        except OSError as stale:
+            raise stale from error
         self.seen.append((number, error))
         if len(self.seen) >= MOST_FAILURES:
             self.end()

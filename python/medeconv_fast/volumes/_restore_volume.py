@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import functools
 import hashlib
 import shutil
 import time
@@ -147,7 +149,8 @@ def restore_volume(
     TileError
         Some tiles could not be read; all others are done.
     OSError
-        The disk is full, the input has vanished, ...
+        The disk is full, the input has vanished, or changed while it was being read (looked at once more when
+        the last tile is in), ...
 
     Notes
     -----
@@ -184,7 +187,8 @@ def restore_volume(
         if workers is not None:
             _cluster.expect()
         job = setup.job(manifest, resume=resume, overwrite=overwrite)
-    failures = _drivers.Failures(job, setup.unchanged)
+    look = functools.partial(setup.look, manifest)
+    failures = _drivers.Failures(job, look)
     computed = voxels = 0
     with contextlib.ExitStack() as ending:
         with manifest.logging(shard) as log:
@@ -212,6 +216,7 @@ def restore_volume(
                     voxels += int(np.prod(job.place(entry.number)[1].shape))
                     tell()
             failures.end()
+            look()  # what was read before a change is no part of the same image
         finished = False
         with manifest.alone():
             if manifest.load() and manifest.record.get("finished"):
@@ -330,11 +335,23 @@ class _Setup:
             "version": __version__,
         }
 
-    def unchanged(self) -> bool:
-        try:
-            return self._identities() == self.identity
-        except (OSError, ValueError):
-            return False
+    def look(self, manifest: Manifest) -> None:
+        """Raise if the input is not what it was when the job began; that is noted if it has changed."""
+        for source in (self.source, *self.maps.values()):
+            if source.path is not None and not source.path.exists():
+                raise OSError(errno.ESTALE, "the input has vanished", str(source.path))
+        changes = _differences(self.identity, self._identities())
+        if not changes:
+            return
+        with manifest.alone():
+            # Nobody knows which tiles saw which input, also if it is as it was when somebody goes on.
+            if manifest.load() and not manifest.record.get("finished"):
+                manifest.save(changed=changes)
+        raise OSError(
+            errno.ESTALE,
+            f"the input has been changed while it was being restored ({'; '.join(changes)}); tiles of both "
+            "are done, resume=False (--no-resume) begins anew",
+        )
 
     def _blocks(self, shards: Any) -> tuple[int, ...]:
         """Those that a store has with these shards."""
@@ -487,6 +504,8 @@ def _is_finished(manifest: Manifest, setup: _Setup, resume: bool, overwrite: boo
     if manifest.record.get("plan") is None:
         return False  # it was being prepared: nothing is done of it
     changes = _differences(manifest.record, setup.description())
+    if manifest.record.get("changed"):
+        changes.append("its input changed while it was being read")
     if manifest.record.get("finished"):
         exists = manifest.destination.exists()
         if exists and not changes and not overwrite:
