@@ -544,7 +544,7 @@ def test_failures_of_the_input_go_on_others_end_the_run(tmp_path, image, psf, mo
         return read(self, number)
 
     def full(self, number, *rest):
-        if number == 5:
+        if number == 2:
             raise OSError(28, "No space left on device")
         return write(self, number, *rest)
 
@@ -687,20 +687,6 @@ def test_workers_of_this_machine(tmp_path, image, psf, monkeypatch):
         for _, worker, _ in found.values():
             with pytest.raises(ProcessLookupError):
                 os.kill(worker, 0)
-
-
-def test_workers_have_runs_of_neighbours():
-    from medeconv_fast.volumes._cluster import Shares
-
-    shares = Shares(range(20), ["a", "b"])
-    assert [shares.next("a") for _ in range(9)] == list(range(9))
-    assert [shares.next("b") for _ in range(3)] == [10, 11, 12]
-    # The one that comes later takes the far half of what is left of the largest.
-    assert [shares.next("c") for _ in range(2)] == [16, 17]
-    # Nobody's, or those of one that has gone, are taken by the others; each once.
-    rest = [shares.next(worker) for worker in "ca" * 4]
-    assert sorted(n for n in rest if n is not None) == [9, 13, 14, 15, 18, 19] and rest.count(None) == 2
-    assert Shares([3, 4], []).next("late") == 4
 
 
 def test_workers_compute_with_what_this_process_has_chosen(tmp_path, image, psf):

@@ -11,6 +11,7 @@ from __future__ import annotations
 import gzip
 import itertools
 import math
+import mmap
 import os
 import threading
 import zlib
@@ -24,6 +25,8 @@ from .._extras import library
 from . import _nifti, _npy, _tiff
 from ._geometry import Geometry
 from ._volume import SPATIAL
+
+TOGETHER = 16  # planes that are read before their pages are given back
 
 
 class State:
@@ -99,8 +102,8 @@ def _open_nifti(path: Path) -> Found:
 
     def fetch(index: tuple[slice, ...]) -> np.ndarray:
         state.check()
-        values = mapped[index]
-        return np.array(values) if plain else _nifti.scaled(values, header.scale, header.dtype)
+        values = _copied(mapped, index)
+        return values if plain else _nifti.scaled(values, header.scale, header.dtype)
 
     return _of_nifti(header, fetch, state)
 
@@ -168,6 +171,23 @@ def _mapped(path: Path, header: _nifti.Header) -> np.ndarray:
     return np.memmap(path, header.stored, "r", header.offset, header.shape)
 
 
+def _copied(mapped: np.ndarray, index: tuple[slice, ...]) -> np.ndarray:
+    """A region; the pages of the file that it lies in do not stay in this process' memory."""
+    made = np.empty([s.stop - s.start for s in index], mapped.dtype)
+    planes = made.reshape(-1, *made.shape[-2:])
+    for number, place in enumerate(itertools.product(*(range(s.start, s.stop) for s in index[:-2]))):
+        planes[number] = mapped[place][index[-2:]]
+        if number % TOGETHER == TOGETHER - 1 or number == len(planes) - 1:
+            _forget(mapped)
+    return made
+
+
+def _forget(mapped: np.ndarray) -> None:
+    file = getattr(mapped, "_mmap", None)
+    if file is not None and hasattr(mmap, "MADV_DONTNEED"):
+        file.madvise(mmap.MADV_DONTNEED)
+
+
 def _open_npy(path: Path, axes: str | None) -> Found:
     state, mapped = State(path), _npy.load(path, mapped=True)
     size, affine, unit, axes = _npy.described(path, mapped.ndim, mapped.shape, axes)
@@ -177,7 +197,7 @@ def _open_npy(path: Path, axes: str | None) -> Found:
 
     def fetch(index: tuple[slice, ...]) -> np.ndarray:
         state.check()
-        return np.array(mapped[index])
+        return _copied(mapped, index)
 
     geometry = Geometry.stated(spatial, size, affine, unit, {}, samples)
     chunks = _planes(axes, mapped.shape)

@@ -1,12 +1,8 @@
-"""The workers of a dask cluster as a driver, and a cluster of this machine's own processes.
-
-A tile goes to the worker that had its neighbour: tiles of one shape share an operator.
-"""
+"""The workers of a dask cluster as a driver, and a cluster of this machine's own processes."""
 
 from __future__ import annotations
 
 import contextlib
-import math
 import multiprocessing
 import os
 import sys
@@ -77,34 +73,6 @@ def take_device(job: Job, name: Any) -> None:
     _device.choose_device(turn % _device.native().devices()["count"])
 
 
-class Shares:
-    """Which tile a worker takes next: each has a run of neighbours, and who has none left half of another's.
-
-    Parameters
-    ----------
-    numbers : sequence of int
-    workers : sequence of str
-        Others may come later; what those that have gone leave is taken by the rest.
-    """
-
-    def __init__(self, numbers: Sequence[int], workers: Sequence[str]) -> None:
-        bounds = [len(numbers) * i // max(1, len(workers)) for i in range(len(workers) + 1)]
-        self._left = {
-            worker: deque(numbers[start:stop])
-            for worker, start, stop in zip(workers, bounds[:-1], bounds[1:], strict=True)
-        }
-        if not workers:
-            self._left[""] = deque(numbers)
-
-    def next(self, worker: str) -> int | None:
-        own = self._left.setdefault(worker, deque())
-        if not own:
-            longest = max(self._left.values(), key=len)
-            taken = [longest.pop() for _ in range(math.ceil(len(longest) / 2))]
-            own.extend(reversed(taken))
-        return own.popleft() if own else None
-
-
 def on_cluster(
     job: Job, numbers: Sequence[int], failures: Failures, client: Any, name: str
 ) -> Iterator[Done]:
@@ -113,10 +81,9 @@ def on_cluster(
     Only what each worker has in hand is handed out: the scheduler never holds a million tiles.
     """
     distributed = library("distributed", "dask", "a cluster")
-    workers = client.scheduler_info(n_workers=-1)["workers"]
-    job.turns = turns_of(workers)
+    job.turns = turns_of(client.scheduler_info(n_workers=-1)["workers"])
     sent = client.scatter(job, broadcast=True, hash=False)
-    shares = Shares(numbers, list(workers))
+    left = deque(numbers)
     running = distributed.as_completed()
     of_future: dict[Any, tuple[int, str]] = {}
 
@@ -124,7 +91,8 @@ def on_cluster(
         has = Counter(worker for _, worker in of_future.values())
         # Without any worker tiles wait for the first that comes.
         for worker in list(client.scheduler_info(n_workers=-1)["workers"]) or [""]:
-            while has[worker] < SLOTS and (number := shares.next(worker)) is not None:
+            while left and has[worker] < SLOTS:
+                number = left.popleft()
                 has[worker] += 1
                 where = {"workers": [worker], "allow_other_workers": True} if worker else {}
                 future = client.submit(
@@ -183,7 +151,7 @@ def local(number: int, ending: contextlib.ExitStack) -> Iterator[Any]:
         "distributed.nanny.pre-spawn-environ": _ENVIRONMENT,
         "distributed.worker.multiprocessing-method": "forkserver" if _forks() else "spawn",
         "distributed.worker.profile.enabled": False,
-        "distributed.scheduler.work-stealing": False,  # `Shares` does it
+        "distributed.scheduler.work-stealing": False,  # each has what it works on
     }
     with dask.config.set(settings):
         cluster = distributed.LocalCluster(

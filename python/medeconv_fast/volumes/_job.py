@@ -49,9 +49,10 @@ class Job:
     turns: dict[str, int] = field(default_factory=dict)
     maps: dict[str, Any] = field(default_factory=dict)
     _restorer: tuple[int, Restorer] | None = field(default=None, repr=False)
+    _shape: tuple[int, ...] | None = field(default=None, repr=False)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_restorer": None}
+        return {**self.__dict__, "_restorer": None, "_shape": None}
 
     def check(self) -> None:
         """Refuse to compute where the voxels would not be those of the other processes."""
@@ -70,11 +71,14 @@ class Job:
         return item, self.grid.tile(index)
 
     def in_order(self, numbers: Sequence[int]) -> list[int]:
-        """Tiles of one channel and kind after one another: each change makes the operator anew."""
+        """Tiles of one channel and kind after one another: each change makes the operator anew.
+
+        The largest first: what does not fit into memory shows at once, and workers end together.
+        """
         given = np.array(numbers, np.int64)
         items, index = np.divmod(given, len(self.grid))
         channels = np.array([channel for _, channel in self.source.items])[items]
-        keys = [channels, *self.grid.kinds(index), given]
+        keys = [channels, *(-kind for kind in self.grid.kinds(index)), given]
         return [int(number) for number in given[np.lexsort(keys[::-1])]]
 
     def read(self, number: int) -> Read:
@@ -97,6 +101,9 @@ class Job:
         """`read` is emptied: it is not kept longer than needed."""
         item, tile = self.place(number)
         image, maps = read.pop()
+        if self._shape is not None and self._shape != tile.shape:
+            self.release()  # buffers that the kernels keep, and that another size has no use for
+        self._shape = tile.shape
         return self.restorer(item)(image, tile, **maps)
 
     def write(self, number: int, restored: Restored, begun: float) -> Done:

@@ -15,15 +15,18 @@ from .._record import Record
 from ..algorithms._filters import ARRAYS, REACH
 from ..algorithms._tile import Numbers, halo_of_filter
 
-# Of a process before it has anything to do: the interpreter, NumPy, Zarr, dask (measured: 60 to 110 MB).
-BASE = 120_000_000
-# Arrays of a tile's size held while Zarr decodes what is read, in the source's dtype, and encodes what is
-# written, in the store's: several chunks and shards at a time (measured).
-READING, WRITING = 3, 4
-SLACK = 1.2  # freed memory that the allocators keep, in pieces that the next tile does not fit (measured)
+# Of a process when its first tile begins: the interpreter, NumPy, Zarr, dask, what is left of the sample
+# (measured: 140 to 170 MB, after the trial of a filter 240).
+BASE = 160_000_000
+# Zarr works on so many blocks at a time, each held as it is stored and as it is in memory. Not more are there
+# than a tile has.
+BLOCKS = 10
+DAMPING = 4  # arrays (measured)
+WITHOUT_COPY = ("extended", "zero")  # boundaries for which the image is not continued in an array of its own
+SLACK = 1.07  # freed memory that the allocators keep, in pieces that the next tile does not fit (measured)
 # Transfer functions, spectra, padded image and result of a filter of one pass on the host, in arrays of
 # its transform's size (measured).
-FILTER_ARRAYS = 12.0
+FILTER_ARRAYS = 8.0
 
 
 class VolumePlan(Record):
@@ -103,13 +106,22 @@ class Costs:
         stored_dtype: Any,
         num_threads: int | None,
         maps: Sequence[Any] = (),
+        chunks: Sequence[int] = (),
+        blocks: Sequence[int] = (),
     ) -> None:
+        """`chunks`, `blocks`: what is read and written at a time, where those may be many voxels."""
         self._channels = list(zip(numbers, psfs, strict=True))
         self._raw = np.dtype(source_dtype).itemsize
         self.dtype = _arrays.result_dtype(source_dtype)
         self._stored = np.dtype(stored_dtype).itemsize
+        self._chunk, self._block = math.prod(chunks), math.prod(blocks)
         # Rounded, and where it does not fit, as booleans.
-        self._converted = 0 if np.dtype(stored_dtype) == self.dtype else 2 * self.dtype.itemsize + 2
+        self._converted = (
+            0 if np.dtype(stored_dtype) == self.dtype else self.dtype.itemsize + 3 + self._stored
+        )
+        # A copy without negative values, or with the readout's variance.
+        signed = np.dtype(source_dtype).kind not in "bu"
+        self._counted = any(n.iterative and (signed or n.options.get("readout_variance")) for n in numbers)
         self._num_threads = num_threads
         self._maps = [np.dtype(dtype).itemsize for dtype in maps]
         self._good: dict[int, int] = {}
@@ -118,13 +130,18 @@ class Costs:
     def bytes_of(self, region: tuple[int, ...]) -> int:
         """Of a whole process that computes one such tile, reads the next and writes the one before."""
         voxels, item = math.prod(region), self.dtype.itemsize
-        # Read ahead, as read, in the dtype of the work, counted.
-        arrays = voxels * ((1 + READING) * self._raw + 2 * item)
-        arrays += voxels * sum((1 + READING) * stored + 2 * item for stored in self._maps)
+        # As read: this one and the next; in the dtype of the work.
+        arrays = voxels * (2 * self._raw + (1 + self._counted) * item)
+        arrays += voxels * sum(2 * stored + 3 * item for stored in self._maps)
+        arrays += self._at_a_time(voxels, self._chunk) * self._raw
         # The core before it, and what the store makes of it; the core is at most the region.
-        arrays += voxels * (2 * item + self._converted + WRITING * self._stored)
+        arrays += voxels * (item + self._converted) + self._at_a_time(voxels, self._block) * self._stored
         arrays += max(self._computing(region, n, p, FILTER_ARRAYS) for n, p in self._channels)
         return BASE + int(SLACK * arrays)
+
+    @staticmethod
+    def _at_a_time(voxels: int, block: int) -> int:
+        return 2 * min(BLOCKS * block, max(voxels, block))
 
     def _computing(self, region: tuple[int, ...], numbers: Numbers, psf: np.ndarray, of_filter: float) -> int:
         if not numbers.iterative:
@@ -133,7 +150,10 @@ class Costs:
         made = self._plan(region, numbers, psf)
         estimates = (0 if numbers.alphas is None else 2) + (numbers.options.get("regularizer") is not None)
         held = estimates * math.prod(made.estimate_shape)
-        held += math.prod(region) * bool(numbers.options.get("damping"))
+        # The core that is handed on; a spectrum that has done its work leaves more room than that, where no
+        # continued image lies beside it.
+        held += (made.engine != "spectral" or made.boundary not in WITHOUT_COPY) * math.prod(region)
+        held += DAMPING * math.prod(region) * bool(numbers.options.get("damping"))
         return int(made.richardson_lucy_bytes) + held * self.dtype.itemsize
 
     def _gpu_bytes_of(self, region: tuple[int, ...]) -> int:
@@ -145,11 +165,18 @@ class Costs:
         return plan_image(
             region,
             psf,
+            boundary=self._boundary(numbers),
             dtype=self.dtype,
             engine=numbers.options.get("engine", "auto") if numbers.iterative else "auto",
             backend=numbers.options.get("backend", "auto"),
             num_threads=self._num_threads,
         )
+
+    @staticmethod
+    def _boundary(numbers: Numbers) -> str:
+        """Of a tile: one whose halo was read from the volume's other end is like any other."""
+        boundary = numbers.options.get("boundary", "extended") if numbers.iterative else "extended"
+        return "extended" if boundary == "wrap" else str(boundary)
 
     def good(self, n: int) -> int:
         if n not in self._good:

@@ -383,9 +383,18 @@ class _Setup:
         halo = halo_for(numbers, self.psfs, self.halo, shape)
         periodic = all(each.options.get("boundary") == "wrap" for each in numbers)
         maps = [source.dtype for source in self.maps.values()]
-        costs = Costs(numbers, self.psfs, self.source.dtype, self.stored_dtype(), self.num_threads, maps)
         shards = self.output["shards"]
         blocks = self._blocks(shards)
+        costs = Costs(
+            numbers,
+            self.psfs,
+            self.source.dtype,
+            self.stored_dtype(),
+            self.num_threads,
+            maps,
+            self.source.chunks,
+            blocks,
+        )
         automatic = isinstance(shards, str)
         if self.tile is None:
             smallest = Grid(shape, tuple(map(min, blocks, shape)), halo, periodic).largest
