@@ -45,6 +45,8 @@ class Source:
     geometry : Geometry
         `voxel_size`, `affine`, `unit`, `origin`, `channel_names` and `metadata` are also the source's own.
     path : pathlib.Path or None
+    resident : int
+        Bytes of the image if it is in memory as a whole, else 0.
     layout : dict
         What the file is: format; for Zarr its levels with their shapes, chunks and shards.
     """
@@ -61,6 +63,7 @@ class Source:
         *,
         stored_dtype: Any = None,
         path: Path | None = None,
+        resident: int = 0,
         layout: dict[str, Any] | None = None,
     ) -> None:
         """`axes`, `lengths` and `chunks` are those of what `fetch` gives, which is no view of anything; "s"
@@ -71,6 +74,7 @@ class Source:
         if self._stored_axes.count("c") > 1:
             raise ValueError(f"axes: got {axes!r}, channels and colour samples together are not supported")
         self.geometry, self.path, self.layout = geometry, path, layout or {}
+        self.resident = resident
         self.dtype = np.dtype(dtype).newbyteorder("=")
         self.stored_dtype = np.dtype(dtype if stored_dtype is None else stored_dtype).newbyteorder("=")
         if geometry.spatial_axes not in ("zyx", "yx"):
@@ -386,6 +390,7 @@ def _of_volume(volume: Volume, identify: Callable[[], dict[str, Any]] | None = N
         array.shape,
         Geometry.of(volume),
         identify or (lambda: {"array": _digest(array)}),
+        resident=array.nbytes,
         layout={"format": "array"},
     )
 
@@ -415,6 +420,7 @@ def _of_array(array: Any, axes: str | None, identify: Callable[[], dict[str, Any
         array.shape,
         geometry,
         identify,
+        resident=array.nbytes,
         layout={"format": "array"},
     )
 

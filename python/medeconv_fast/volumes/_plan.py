@@ -106,15 +106,19 @@ class Costs:
         stored_dtype: Any,
         num_threads: int | None,
         maps: Sequence[Any] = (),
-        chunks: Sequence[int] = (),
-        blocks: Sequence[int] = (),
+        chunk: int = 0,
+        block: int = 0,
+        resident: int = 0,
     ) -> None:
-        """`chunks`, `blocks`: what is read and written at a time, where those may be many voxels."""
+        """`chunk`, `block`: voxels that are decoded and encoded at a time.
+
+        `resident`: bytes of inputs that are read as a whole.
+        """
         self._channels = list(zip(numbers, psfs, strict=True))
         self._raw = np.dtype(source_dtype).itemsize
         self.dtype = _arrays.result_dtype(source_dtype)
         self._stored = np.dtype(stored_dtype).itemsize
-        self._chunk, self._block = math.prod(chunks), math.prod(blocks)
+        self._chunk, self._block, self._resident = chunk, block, resident
         # Rounded, and where it does not fit, as booleans.
         self._converted = (
             0 if np.dtype(stored_dtype) == self.dtype else self.dtype.itemsize + 3 + self._stored
@@ -137,7 +141,7 @@ class Costs:
         # The core before it, and what the store makes of it; the core is at most the region.
         arrays += voxels * (item + self._converted) + self._at_a_time(voxels, self._block) * self._stored
         arrays += max(self._computing(region, n, p, FILTER_ARRAYS) for n, p in self._channels)
-        return BASE + int(SLACK * arrays)
+        return BASE + self._resident + int(SLACK * arrays)
 
     @staticmethod
     def _at_a_time(voxels: int, block: int) -> int:

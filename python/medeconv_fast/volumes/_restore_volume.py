@@ -338,8 +338,9 @@ class _Setup:
     def look(self, manifest: Manifest) -> None:
         """Raise if the input is not what it was when the job began; that is noted if it has changed."""
         for source in (self.source, *self.maps.values()):
-            if source.path is not None and not source.path.exists():
-                raise OSError(errno.ESTALE, "the input has vanished", str(source.path))
+            path = getattr(source, "path", None)
+            if path is not None and not path.exists():
+                raise OSError(errno.ESTALE, "the input has vanished", str(path))
         changes = _differences(self.identity, self._identities())
         if not changes:
             return
@@ -392,8 +393,13 @@ class _Setup:
             self.stored_dtype(),
             self.num_threads,
             maps,
-            self.source.chunks,
-            blocks,
+            0 if self.source.resident else int(np.prod(self.source.chunks)),
+            int(np.prod(blocks)),
+            sum(
+                getattr(source, "resident", 0)
+                for source in (self.source, *self.maps.values())
+                if getattr(source, "path", None) is not None  # arrays are the caller's
+            ),
         )
         automatic = isinstance(shards, str)
         if self.tile is None:
