@@ -14,10 +14,11 @@ from .._planner import plan as plan_image
 from .._record import Record
 from ..algorithms._filters import ARRAYS, REACH
 from ..algorithms._tile import Numbers, halo_of_filter
+from ._sample import LARGEST_SAMPLE
 
-# Of a process when its first tile begins: the interpreter, NumPy, Zarr, dask, what is left of the sample
-# (measured: 140 to 170 MB, after the trial of a filter 240).
-BASE = 160_000_000
+# Of a process when its first tile begins: the interpreter, NumPy, Zarr, dask (measured: 60 to 110 MB), and
+# what the trial of the sample leaves behind, per voxel of it.
+BASE, LEFT = 115_000_000, 6
 # Zarr works on so many blocks at a time, each held as it is stored and as it is in memory. Not more are there
 # than a tile has.
 BLOCKS = 10
@@ -109,16 +110,18 @@ class Costs:
         chunk: int = 0,
         block: int = 0,
         resident: int = 0,
+        sample: int = LARGEST_SAMPLE,
     ) -> None:
         """`chunk`, `block`: voxels that are decoded and encoded at a time.
 
-        `resident`: bytes of inputs that are read as a whole.
+        `resident`: bytes of inputs that are read as a whole. `sample`: voxels.
         """
         self._channels = list(zip(numbers, psfs, strict=True))
         self._raw = np.dtype(source_dtype).itemsize
         self.dtype = _arrays.result_dtype(source_dtype)
         self._stored = np.dtype(stored_dtype).itemsize
-        self._chunk, self._block, self._resident = chunk, block, resident
+        self._chunk, self._block = chunk, block
+        self._base = BASE + LEFT * sample + resident
         # Rounded, and where it does not fit, as booleans.
         self._converted = (
             0 if np.dtype(stored_dtype) == self.dtype else self.dtype.itemsize + 3 + self._stored
@@ -141,7 +144,7 @@ class Costs:
         # The core before it, and what the store makes of it; the core is at most the region.
         arrays += voxels * (item + self._converted) + self._at_a_time(voxels, self._block) * self._stored
         arrays += max(self._computing(region, n, p, FILTER_ARRAYS) for n, p in self._channels)
-        return BASE + self._resident + int(SLACK * arrays)
+        return self._base + int(SLACK * arrays)
 
     @staticmethod
     def _at_a_time(voxels: int, block: int) -> int:

@@ -400,6 +400,7 @@ class _Setup:
                 for source in (self.source, *self.maps.values())
                 if getattr(source, "path", None) is not None  # arrays are the caller's
             ),
+            max(each.sample["voxels"] for each in numbers),
         )
         automatic = isinstance(shards, str)
         if self.tile is None:
