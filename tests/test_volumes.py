@@ -853,8 +853,9 @@ def test_what_is_read_as_a_whole_counts(tmp_path, psf):
     options = {"method": "rl", "num_iter": 3, "tile": (64, 64, 64), "chunks": (32, 32, 32)}
     caller, file = (plan_volume(s, psf, **options) for s in (array, tmp_path / "a.nii.gz"))
     assert file.predicted_memory - caller.predicted_memory == array.nbytes
+    small = plan_volume(array, psf, memory=caller.predicted_memory, **options).predicted_memory
     with pytest.raises(ValueError, match="tile"):
-        plan_volume(tmp_path / "a.nii.gz", psf, memory=caller.predicted_memory, **options)
+        plan_volume(tmp_path / "a.nii.gz", psf, memory=small + array.nbytes // 2, **options)
 
 
 def test_pages_of_mapped_files_are_given_back(tmp_path):
