@@ -624,6 +624,57 @@ def test_shards_of_a_job_array(tmp_path, image, psf):
     assert mf.restore_volume(image, path, psf, shard=(0, 3), **RL).computed == 0
 
 
+def test_a_shard_does_not_end_a_job_in_which_another_shards_tile_is_damaged(tmp_path, image, psf):
+    path = tmp_path / "out.zarr"
+    expected = unbroken(tmp_path, image, psf)
+    mf.restore_volume(image, path, psf, shard=(0, 2), **RL)
+    blocks = sorted(p for p in Path(f"{path}.partial").rglob("c/*/*/*") if p.is_file())
+    block = blocks[0]
+    with open(block, "r+b") as file:
+        file.truncate(20)
+    done = mf.restore_volume(image, path, psf, shard=(1, 2), **RL)
+    assert (
+        not done.finished and done.done == 8 and "1 finished tiles of other shards are" in done.warnings[-1]
+    )
+    assert not path.exists()
+    done = mf.restore_volume(image, path, psf, shard=(0, 2), **RL)
+    assert done.finished and done.computed == 1 and not done.warnings
+    assert np.array_equal(result(path), expected)
+
+
+def test_parts_that_overlap_are_not_worked_on_together(tmp_path, image, psf):
+    """Each would take away blocks that the other has counted as done."""
+    path = tmp_path / "out.zarr"
+    broken(path, image, psf)
+    manifest = Manifest(path)
+    with manifest.logging((0, 2)):
+        with manifest.logging((1, 2)):
+            pass
+        for other in (None, (0, 3), (0, 2)):
+            with pytest.raises(BlockingIOError, match="another process"), manifest.logging(other):
+                pass
+    with manifest.logging(None), pytest.raises(BlockingIOError), manifest.logging((1, 2)):
+        pass
+
+
+def test_what_was_clipped_is_known_to_who_ends_the_job(tmp_path, image, psf, monkeypatch):
+    """Also where the one before was killed just after the image had got its name."""
+    path = tmp_path / "out.zarr"
+    options = {**RL, "dtype": "uint8", "scale": 1}
+    whole = mf.restore_volume(image * 9, tmp_path / "whole.zarr", psf, **options)
+    assert whole.clipped > 0
+
+    def stop(*_, **__):
+        raise Stop
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Manifest, "finish", stop)
+        with pytest.raises(Stop):
+            mf.restore_volume(image * 9, path, psf, **options)
+    done = mf.restore_volume(image * 9, path, psf, **options)
+    assert done.computed == 0 and done.clipped == whole.clipped and done.negative == whole.negative
+
+
 def test_workers_give_the_same_voxels(tmp_path, image, psf):
     pytest.importorskip("distributed", reason="SKIPPED: distributed is not installed (extra dask)")
     from distributed import Client, LocalCluster

@@ -93,11 +93,23 @@ class Manifest:
             try:
                 _lock(file)
             except OSError as error:
-                raise BlockingIOError(
-                    f"{self.destination}: another process is at work on it (it holds {file.name})"
-                ) from error
+                raise self._busy(file.name) from error
+            for other in self._logs():
+                if not _of_the_same_cut(other.name, self.log_path(shard).name):
+                    self._check_idle(other)
             _drop_torn_line(file)
             yield Log(file)
+
+    def _busy(self, name: Any) -> OSError:
+        return BlockingIOError(f"{self.destination}: another process is at work on it (it holds {name})")
+
+    def _check_idle(self, log: Path) -> None:
+        """Two that work on the same tiles take each other's blocks away while they write theirs."""
+        with open(log, "rb") as file:
+            try:
+                _lock(file)
+            except OSError as error:
+                raise self._busy(log) from error
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
@@ -130,6 +142,12 @@ class Log:
 def _parsed(line: bytes) -> Done:
     number, checksum, negative, seconds = line.decode("ascii").split(" ")
     return Done(int(number), checksum, int(negative), float(seconds))
+
+
+def _of_the_same_cut(one: str, other: str) -> bool:
+    """Whether two logs are of different parts of one division of the tiles, or the same log."""
+    cuts = [name.rpartition("-of-") for name in (one, other)]
+    return one == other or (cuts[0][1] != "" and cuts[0][2] == cuts[1][2] and cuts[1][1] != "")
 
 
 def _drop_torn_line(file: Any) -> None:

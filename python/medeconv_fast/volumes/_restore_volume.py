@@ -192,7 +192,7 @@ def restore_volume(
     computed = voxels = 0
     with contextlib.ExitStack() as ending:
         with manifest.logging(shard) as log:
-            done = _what_is_done(job, manifest, verify)
+            done, damaged = _what_is_done(job, manifest, verify)
             todo = job.in_order([n for n in _share(len(job), shard) if n not in done])
             mine = len(todo)
 
@@ -212,6 +212,7 @@ def restore_volume(
             with _driver(job, todo, failures, workers, client, ending) as finished_tiles:
                 for entry in finished_tiles:
                     log.add(entry)
+                    damaged.discard(entry.number)
                     computed += 1
                     voxels += int(np.prod(job.place(entry.number)[1].shape))
                     tell()
@@ -221,10 +222,10 @@ def restore_volume(
         with manifest.alone():
             if manifest.load() and manifest.record.get("finished"):
                 finished = True
-            elif len(manifest.done()) == len(job):
+            elif len(manifest.done()) == len(job) and not damaged:
                 _end(job, manifest)
                 finished = True
-    return _result(manifest, begun, finished=finished, computed=computed, voxels=voxels)
+    return _result(manifest, begun, finished=finished, computed=computed, voxels=voxels, damaged=len(damaged))
 
 
 def plan_volume(
@@ -581,12 +582,13 @@ def _share(number: int, shard: tuple[int, int] | None) -> range:
     return range(number * index // shards, number * (index + 1) // shards)
 
 
-def _what_is_done(job: Job, manifest: Manifest, verify: bool) -> dict[int, Any]:
-    """Finished tiles; with `verify`, those whose voxels are still what was written."""
+def _what_is_done(job: Job, manifest: Manifest, verify: bool) -> tuple[dict[int, Any], set[int]]:
+    """Finished tiles, and with `verify` those of them whose voxels are no longer what was written."""
     done = {n: entry for n, entry in manifest.done().items() if n < len(job)}
     if not done or not verify or job.store is None:
-        return done
-    return {n: entry for n, entry in done.items() if job.intact(entry)}
+        return done, set()
+    damaged = {n for n, entry in done.items() if not job.intact(entry)}
+    return {n: entry for n, entry in done.items() if n not in damaged}, damaged
 
 
 @contextlib.contextmanager
@@ -620,27 +622,32 @@ def _client(
 
 def _end(job: Job, manifest: Manifest) -> None:
     """The result gets its name, and the job is recorded as finished."""
-    entries = manifest.done().values()
-    clipped = 0
     job.release()
     if job.store is not None:
-        clipped = int(job.store.clipped)
+        # The store forgets it when it is finished, and this process may end before it has said so.
+        manifest.save(clipped=int(job.store.clipped))
         job.store.finish()
-    manifest.finish(clipped=clipped, negative=sum(entry.negative for entry in entries))
+    manifest.finish(negative=sum(entry.negative for entry in manifest.done().values()))
 
 
-def _result(manifest: Manifest, begun: float, *, finished: bool, computed: int, voxels: int) -> VolumeResult:
+def _result(
+    manifest: Manifest, begun: float, *, finished: bool, computed: int, voxels: int, damaged: int = 0
+) -> VolumeResult:
     record = manifest.record
     seconds = time.perf_counter() - begun
     warnings = [text for each in record["numbers"] for text in each["warnings"]]
     negative = record.get("negative", 0)
     if negative:
         warnings.append(f"source: {negative} negative values were set to zero (those in halos counted again)")
+    if damaged:
+        warnings.append(
+            f"{damaged} finished tiles of other shards are damaged: whoever has them must run once more"
+        )
     return VolumeResult(
         path=str(manifest.destination),
         finished=finished,
         tiles=record["plan"]["tiles"],
-        done=record["plan"]["tiles"] if finished else len(manifest.done()),
+        done=record["plan"]["tiles"] if finished else len(manifest.done()) - damaged,
         computed=computed,
         seconds=seconds,
         voxels_per_second=voxels / seconds,
