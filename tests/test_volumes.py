@@ -935,7 +935,7 @@ options = {"engine": "spectral", "chunks": (32, 32, 32), "shards": (64, 64, 64),
 if sys.argv[3] == "rl":
     options |= {"acceleration": "biggs-andrews", "regularizer": ("tv", 0.002), "num_iter": 2}
 else:
-    options |= {"engine": "auto", "balance": 0.05, "memory": "350 MB"}
+    options |= {"engine": "auto", "balance": 0.05, "memory": "300 MB"}
 done = mf.restore_volume(sys.argv[1], sys.argv[2], psf, method=sys.argv[3], **options)
 peak = int(re.search(r"VmHWM:\\s*(\\d+) kB", open("/proc/self/status").read())[1]) * 1024
 print(done.tiles, done.plan.memory, done.plan.predicted_memory, peak)
