@@ -324,6 +324,12 @@ def test_other_weights_are_another_job(tmp_path, image, psf):
     assert np.allclose(result(path), unbroken(tmp_path, image, psf), rtol=1e-4)
 
 
+def test_booleans_are_refused_as_a_result_before_any_work(tmp_path, psf, image):
+    with pytest.raises(ValueError, match=r"^dtype: got 'input'"):
+        mf.restore_volume(image > 4, tmp_path / "out.zarr", psf, dtype="input", scale=1)
+    assert not list(tmp_path.iterdir())
+
+
 def test_each_channel_has_its_own_psf_and_numbers(tmp_path):
     psfs = [np.ones((3, 3)), mf.psf.gaussian((4, 4), (1, 1))]
     array = np.stack([[counts((60, 70), 3 * t + c) * (1 + 9 * c) for c in range(2)] for t in range(3)])

@@ -308,6 +308,8 @@ class _Setup:
         self.identity = self._identities()
         self.halo, self.tile = halo, tile
         self.output = {"dtype": dtype, "scale": scale, "chunks": chunks, "shards": shards}
+        if self.stored_dtype().kind == "b":
+            raise ValueError(f"dtype: got {dtype!r}, which is bool here and holds no restored values")
         self.num_threads = num_threads
         kernels = backends.resolve(options.get("backend", "auto"))
         self.backend, self.isa = kernels.NAME, kernels.describe().get("isa")
