@@ -56,7 +56,7 @@ def test_the_shipped_network(tol):
     from medeconv_fast.nn._rl_net import SHIPPED
 
     assert SHIPPED.stat().st_size < 200_000
-    example = load("pretrain_rlnet")
+    example = load("measure_rlnet")
     gains = []
     for seed in range(3):
         truth = example.phantom((40, 40, 40), np.random.default_rng(500 + seed))
@@ -77,22 +77,20 @@ def test_the_shipped_network(tol):
 
 
 def test_what_was_trained_on_differences_is_the_network(tmp_path, monkeypatch):
-    """examples/pretrain_levels.py: a few updates lower the error, and the file does the same to images."""
+    """examples/pretrain_rlnet.py: a few updates lower the error, and the file does the same to images."""
     for name in ("safetensors", "scipy"):
         pytest.importorskip(name, reason=f"SKIPPED: {name} is not installed")
     monkeypatch.syspath_prepend(ROOT / "examples")
-    example = load("pretrain_levels")
+    example = load("pretrain_rlnet")
     for name, value in {"POOL": 12, "FRESH": 3, "CROP": (16, 16, 16), "BATCH": 4}.items():
         monkeypatch.setattr(example, name, value)
     example.train(3, 60, str(tmp_path / "net.safetensors"))
     net = mf.nn.RLNet.load(tmp_path / "net.safetensors")
-    start = mf.nn.Input(example.STEPS + 2, 3)
+    start = mf.nn.Input(len(example.GAINS), 3)
     known, missing = example.fresh(net, 12, np.random.default_rng(9))
-    plain = known.copy()  # `prepared`, undone
-    last = plain[:, example.STEPS : example.STEPS + 1]
-    plain[:, : example.STEPS] = plain[:, : example.STEPS] / example.ENLARGED + last
-    plain[:, example.STEPS + 1 :] /= example.ENLARGED
-    np.testing.assert_allclose(example.prepared(plain), known, atol=1e-6)
+    undone = np.linalg.inv(example.mixing())
+    plain = np.einsum("km,nm...->nk...", undone, known).astype(np.float32)
+    np.testing.assert_allclose(example.prepared(plain), known, atol=1e-5)
     made = mf.nn.Model(start, net.correction(start)).predict(plain)
     before, _ = example.decibels(np.zeros_like(missing), missing, None)
     after, grad = example.decibels(made, missing, None)

@@ -71,7 +71,7 @@ def test_onnxruntime_makes_the_same(name, tmp_path, rng, tol):
     for key, weight in net.named_weights().items():
         if not key.endswith((".psf", ".back")):
             weight += (0.1 * rng.standard_normal(weight.shape)).astype(np.float32)
-    sizes = {"graph2": ((8, 12, 10), (14, 8, 16)), "levels2": ((8, 12), (13, 11)), "levels3": ((9, 8, 7),)}
+    sizes = {"graph2": ((8, 12, 10), (14, 8, 16)), "levels2": ((8, 12), (13, 11)), "levels3": ((13, 12, 11),)}
     for size in sizes.get(name, ((8, 12, 10),)):
         x = (1 + rng.random((2, net.channels, *size[: net.ndim]))).astype(np.float32)
         path = tmp_path / f"{size[0]}.onnx"

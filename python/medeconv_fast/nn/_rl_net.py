@@ -11,7 +11,7 @@ import numpy as np
 from .. import _arrays, _validate
 from ..algorithms._back_projectors import BACK_PROJECTORS, back_projector_of
 from ._activations import ReLU
-from ._blur_layers import BOUNDARIES, RichardsonLucyStep, _given
+from ._blur_layers import BOUNDARIES, FixedBlur, RichardsonLucyStep, _given
 from ._convolutions import Conv, ConvTranspose
 from ._deviation import LocalDeviation
 from ._graph import Graph
@@ -22,6 +22,7 @@ from ._model import Model
 SHIPPED = Path(__file__).with_name("rlnet.safetensors")
 FLOOR = 0.003  # of the image's largest value: about one photon of an image of few
 MOST_LEVELS = 4
+BALANCES = (1e-1, 1e-2, 1e-3, 1e-4)  # of the noise of an image to its detail
 
 
 def _learnt_step(filters: int, ndim: int) -> Graph:
@@ -39,34 +40,53 @@ def _learnt_step(filters: int, ndim: int) -> Graph:
 
 
 def _correction(channels: int, ndim: int, filters: int, levels: int, depth: int) -> Graph:
-    """From image, estimates and noise to what is added to the last estimate.
+    """From what is known, as channels, to what is added to the last estimate.
 
-    A convolution on the image's own grid, coarser grids with twice the channels, and two convolutions back
-    on the image's grid, all without biases.
+    On the image's own grid every value is looked at by itself, and together with its neighbours once, at the
+    end; in between are coarser grids with twice the channels, where convolutions are cheap and see far. All
+    without biases.
     """
     known = Input(channels, ndim)
     halves = [(0, 1)] * ndim  # a length that is odd is rounded up
+    wide = 2 * filters
 
-    def features(signal: Signal, count: int, width: int, name: str) -> Signal:
-        for number in range(1, count + 1):
-            signal = Conv(width, 3, bias=False, activation="relu", name=f"{name}_{number}")(signal)
+    def features(signal: Signal, name: str) -> Signal:
+        for number in range(1, depth + 1):
+            signal = Conv(wide, 3, bias=False, activation="relu", name=f"{name}_{number}")(signal)
         return signal
 
-    wide = 2 * filters
-    signal = features(known, 1, filters, "before")
-    grids = [signal]
+    grids = [Conv(filters, 1, bias=False, name="own_grid")(known)]
+    signal: Signal = known
     for level in range(1, levels + 1):
         signal = Conv(wide, 2, 2, halves, bias=False, name=f"down_{level}")(signal)
-        signal = features(signal, depth, wide, f"coarser_{level}")
+        signal = features(signal, f"coarser_{level}")
         grids.append(signal)
     for level in range(levels, 0, -1):
-        signal = features(signal, depth, wide, f"finer_{level}")
         width = wide if level > 1 else filters
         signal = ConvTranspose(width, 2, 2, bias=False, name=f"up_{level}")(signal)
         finer = grids[level - 1]
         signal = Add(name=f"joined_{level}")(finer, Crop(name=f"cut_{level}")(signal, finer))
-    signal = features(signal, 1, filters, "after")
+        signal = features(signal, f"finer_{level}") if level > 1 else ReLU(name="after")(signal)
     return Graph(known, Conv(1, 3, bias=False, init="zeros", name="last")(signal), name="correction")
+
+
+def _inverses(psf: np.ndarray) -> list[np.ndarray]:
+    """Taps of the Wiener filters conj(H) / (|H|² + balance), each of sum 1; lengths are odd.
+
+    They reach twice as far as the PSF: the smaller the balance, the longer they ring.
+    """
+    shape = [2 * k - 1 for k in psf.shape]
+    grid = [2 * k for k in shape]
+    placed = np.zeros(grid)
+    placed[tuple(slice(k) for k in psf.shape)] = psf
+    spectrum = np.fft.rfftn(np.roll(placed, [-(k // 2) for k in psf.shape], range(psf.ndim)))
+    power = np.square(np.abs(spectrum))
+    made = []
+    for balance in BALANCES:
+        taps = np.fft.irfftn(spectrum.conj() / (power + balance), s=grid, axes=range(psf.ndim))
+        taps = np.roll(taps, [k // 2 for k in shape], range(psf.ndim))[tuple(slice(k) for k in shape)]
+        made.append(taps / taps.sum())
+    return made
 
 
 class RLNet(Model):
@@ -78,10 +98,11 @@ class RLNet(Model):
 
     With a PSF the steps are `RichardsonLucyStep` with the known blur and an unmatched back projector [2]_,
     and what is learnt is a correction: after each step two convolutions without biases of image, estimate and
-    the estimate before; or, with `levels`, after the last step a U-shaped network of image, all estimates and
-    the noise (`LocalDeviation` of the image). It is added; below 0 the sum counts as 0. Nothing that is
-    learnt depends on the PSF, so the network can be given another one (`with_psf`), and without biases it is
-    homogeneous: images of any scale give results of that scale [3]_.
+    the estimate before; or, with `levels`, after the last step a network on coarser grids, too, of the image,
+    all estimates, the noise (`LocalDeviation` of the image), and the image through Wiener filters of four
+    balances [4]_, which the network weighs against each other. It is added; below 0 the sum counts as 0.
+    Nothing that is learnt depends on the PSF, so the network can be given another one (`with_psf`), and
+    without biases it is homogeneous: images of any scale give results of that scale [3]_.
 
     Parameters
     ----------
@@ -96,7 +117,7 @@ class RLNet(Model):
     seed : int
     depth : int
         With a PSF: convolutions of a correction, 2 or more; with `levels` of each coarser grid on the way
-        down, and as many on the way up, 1 or more.
+        down, and as many on the way up but for the coarsest, 1 or more.
     levels : int
         With a PSF: how often the correction's network halves the resolution; there it has twice the
         `filters`. 0: corrections after every step, on the image's own grid.
@@ -110,7 +131,7 @@ class RLNet(Model):
     Attributes
     ----------
     known : Signal or None
-        With `levels`: image, estimates and noise, as channels.
+        With `levels`: image, estimates, noise and filtered images, as channels.
     correction : Graph or None
         With `levels`: what is learnt, from `known` to what is added to the last estimate.
 
@@ -128,6 +149,8 @@ class RLNet(Model):
        Biotechnology 38, 1337 (2020).
     .. [3] S. Mohan et al.: Robust and interpretable blind image denoising via bias-free convolutional neural
        networks. ICLR 2020, arXiv:1906.05478.
+    .. [4] J. Dong, S. Roth, B. Schiele: Deep Wiener deconvolution: Wiener meets deep learning for image
+       deblurring. NeurIPS 2020, arXiv:2103.09962.
     """
 
     def __init__(
@@ -193,8 +216,12 @@ class RLNet(Model):
                 signal = updated if levels else self._corrected(image, updated, signal, number)
             if levels:
                 noise = LocalDeviation(name="noise")(image)
-                self.known = Concat(name="known")(image, *estimates, noise)
-                self.correction = _correction(steps + 2, taps.ndim, filters, levels, depth)
+                filtered = [
+                    FixedBlur(inverse, boundary, normalize_psf=False, name=f"inverse_{number}")(image)
+                    for number, inverse in enumerate(_inverses(taps), 1)
+                ]
+                self.known = Concat(name="known")(image, *estimates, noise, *filtered)
+                self.correction = _correction(self.known.channels, taps.ndim, filters, levels, depth)
                 signal = Add(name="sum")(signal, self.correction(self.known))
                 signal = ReLU(name="result")(signal)
         self._arguments["ndim"] = image.ndim
@@ -279,7 +306,7 @@ class RLNet(Model):
         options = {k: v for k, v in self._arguments.items() if k != "psf"}
         made = RLNet(psf, **options, dtype=self.dtype, seed=self.seed, **self._computing)
         for (_, own), (_, other) in zip(self.leaves(), made.leaves(), strict=True):
-            if not isinstance(own, RichardsonLucyStep):
+            if not isinstance(own, RichardsonLucyStep | FixedBlur):
                 other.weights = dict(own.weights) if share else {n: w.copy() for n, w in own.weights.items()}
         made.notes = dict(self.notes)
         return made
