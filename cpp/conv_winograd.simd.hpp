@@ -2,7 +2,8 @@
 //
 // Tiles of 6 × 6 source values, 4 apart, are transformed to Bᵀ d B; channels are then summed separately for each of the 36
 // elements, by the same tiles of channels × vectors as everywhere, and Aᵀ m A are the 4 × 4 outputs. Slices of a volume are
-// transformed one by one, and the sums run over the kernel's slices too. Rounding grows with the channels: 6e-6 of the
+// transformed one by one, and the sums run over the kernel's slices too. A dilated kernel is one of 3 × 3 on each of the
+// phases of the image, y % dilation and x % dilation, whose tiles are summed together. Rounding grows with the channels: 6e-6 of the
 // largest output at 64, 2e-5 at 512.
 #pragma once
 #include "conv.simd.hpp"
@@ -12,12 +13,41 @@ namespace {
 
 constexpr int winograd_elements = 36;
 
-// A row of the source, and rows transformed along x: [6][4][line], row r of element column j at (j · 4 + r % 4) lines.
+// A row of the source, sorted by phase, and rows transformed along x: [6][4][line], row r of element column j at
+// (j · 4 + r % 4) lines.
 template <class T>
 struct WinogradRows {
     T *row, *columns;
     int64_t line;
 };
+
+// Tiles of the phases that a range of outputs has: [y phase][down][x phase][across].
+struct WinogradTiles {
+    int64_t down, across, y_phases, x_phases;
+    MEDECONV_INLINE int64_t row() const { return x_phases * across; }
+    MEDECONV_INLINE int64_t phase() const { return down * row(); }
+    MEDECONV_INLINE int64_t all() const { return y_phases * phase(); }
+    MEDECONV_INLINE int64_t written(int64_t lanes) const { return all() - phase() + ceil_div(phase(), lanes) * lanes; }
+};
+MEDECONV_INLINE WinogradTiles winograd_tiles(const ConvAxis* axis, int64_t height, int64_t width) {
+    return {ceil_div(height, 4 * axis[1].dilation), ceil_div(width, 4 * axis[2].dilation), axis[1].dilation, axis[2].dilation};
+}
+// Of a phase of a row: what its tiles read, in whole vectors of tiles.
+template <class T>
+MEDECONV_INLINE int64_t winograd_reach(int64_t across) {
+    return 4 * ceil_div(across, lanes<T>) * lanes<T> + 2;
+}
+template <class T>
+MEDECONV_INLINE int64_t winograd_row_size(const WinogradTiles& tiles) {
+    return tiles.x_phases * winograd_reach<T>(tiles.across) + 2 * lanes<T>;
+}
+
+// Of an element's weights, for so many rows of tiles: an odd number of lines, as all elements of a channel are written together.
+template <class T>
+MEDECONV_INLINE int64_t winograd_weight_stride(const ConvPass<T>& p, int64_t rows) {
+    constexpr int64_t line = 64 / int64_t(sizeof(T));
+    return (ceil_div(p.sources * p.z_taps * rows, line) | 1) * line;
+}
 
 template <class T>
 struct WinogradScratch {
@@ -41,22 +71,22 @@ WinogradScratch<T> winograd_buffers(const ConvPass<T>& p, T* scratch) {
         s.total += up(elements, line);
         return at;
     };
-    const int64_t across = p.axis[2].block / 4, down = p.axis[1].block / 4, slices = p.axis[0].reach(p.axis[0].block);
-    const int64_t of_image = across * down;
+    const WinogradTiles tiles = winograd_tiles(p.axis, p.axis[1].block, p.axis[2].block);
+    const int64_t of_image = tiles.all(), slices = p.axis[0].reach(p.axis[0].block);
     s.tiles = shared ? p.batch * of_image : of_image;
-    s.row = up(s.tiles - of_image + up(of_image, L), L);   // an image's last vector must not reach another channel
+    s.row = up(s.tiles - of_image + tiles.written(L), L);   // an image's last vector must not reach another channel
     s.plane = p.sources * s.row;
     s.element = (up(slices * s.plane, line) / line | 1) * line;
     s.product_element = (up((shared ? conv_rows : p.block_rows) * s.row, line) / line | 1) * line;
-    s.rows.line = (down + 1) * across + 2 * L;
+    s.rows.line = tiles.phase() + tiles.row() + 2 * L;
     s.transformed = take(shared ? 0 : winograd_elements * s.element);
     s.products = take(winograd_elements * s.product_element);
-    s.rows.row = take(4 * up(across, L) + 2 * L);
+    s.rows.row = take(winograd_row_size<T>(tiles));
     s.rows.columns = take(24 * s.rows.line);
     s.results = take(16 * s.row);
     s.start = take(conv_rows);
     s.offsets = reinterpret_cast<int32_t*>(take(p.sources * p.z_taps));
-    s.packed = take(shared ? winograd_elements * p.sources * p.z_taps * conv_rows : 0);
+    s.packed = take(shared ? winograd_elements * winograd_weight_stride(p, conv_rows) : 0);
     return s;
 }
 
@@ -102,64 +132,106 @@ MEDECONV_INLINE void split_row(const T* row, Vec<T>* p) {
     p[4] = __builtin_shuffle(p[0], splat<T>(row[4 * L]), next), p[5] = __builtin_shuffle(p[1], splat<T>(row[4 * L + 1]), next);
 }
 
+// Rows transformed along x are tiles of `row` each; their tiles along y: to[element · stride + tile]. Rows 4 and 5 of a tile
+// are rows 0 and 1 of the one below.
+template <class T>
+MEDECONV_INLINE void transform_columns(const WinogradRows<T>& s, int64_t row, int64_t tiles, T* to, int64_t stride) {
+    constexpr int L = lanes<T>;
+    for (int64_t t = 0; t < tiles; t += L)
+        unroll<6>([&](auto j) MEDECONV_BODY {
+            Vec<T> d[6], transformed[6];
+            unroll<6>([&](auto i) MEDECONV_BODY { d[i] = load_unaligned(s.columns + (4 * j + i % 4) * s.line + i / 4 * row + t); });
+            winograd_source<T>(d, 1, transformed);
+            unroll<6>([&](auto i) MEDECONV_BODY { store_unaligned(to + (i * 6 + j) * stride + t, transformed[i]); });
+        });
+}
+
 // One channel's tiles of a slice (null: zeros): to[element · stride + tile].
 template <class T>
 MEDECONV_NOINLINE void transform_source(const ConvAxis* axis, const WinogradRows<T>& s, const T* slice, Range ys, Range xs, T* to,
                                         int64_t stride) {
     constexpr int L = lanes<T>;
+    constexpr uint8_t all[8] = {1, 1, 1, 1, 1, 1, 1, 1};
     const ConvAxis &y = axis[1], &x = axis[2];
-    const int64_t across = ceil_div(xs.stop - xs.start, 4), down = ceil_div(ys.stop - ys.start, 4);
+    const WinogradTiles tiles = winograd_tiles(axis, ys.stop - ys.start, xs.stop - xs.start);
     if (!slice) {
-        for (int64_t e = 0; e < winograd_elements; ++e) std::memset(to + e * stride, 0, size_t(across * down) * sizeof(T));
+        for (int64_t e = 0; e < winograd_elements; ++e) std::memset(to + e * stride, 0, size_t(tiles.all()) * sizeof(T));
         return;
     }
-    const int64_t reach = x.reach(x.count), length = 4 * ceil_div(across, L) * L + 2;
-    for (int64_t r = 0; r < 4 * down + 2; ++r) {
-        T* column = s.columns + r % 4 * s.line + r / 4 * across;
-        const int32_t line = ys.start + r < y.reach(y.count) ? y.index[ys.start + r] : -1;
-        const T* row = s.row;
-        if (line < 0) {
-            for (int j = 0; j < 6; ++j) std::memset(column + 4 * j * s.line, 0, size_t(across) * sizeof(T));
-            continue;
+    ConvAxis sorted = x;
+    sorted.step = x.dilation, sorted.used = all;
+    const int64_t length = winograd_reach<T>(tiles.across), whole = x.reach(x.count) - xs.start;
+    const int64_t reach = whole < x.dilation * length ? whole : x.dilation * length;
+    for (int64_t phase = 0; phase < y.dilation; ++phase, to += tiles.phase()) {
+        for (int64_t r = 0; r < 4 * tiles.down + 2; ++r) {
+            T* column = s.columns + r % 4 * s.line + r / 4 * tiles.row();
+            const int64_t at = ys.start + r * y.dilation + phase;
+            const int32_t line = at < y.reach(y.count) ? y.index[at] : -1;
+            const T* row = s.row;
+            if (line < 0) {
+                for (int j = 0; j < 6; ++j) std::memset(column + 4 * j * s.line, 0, size_t(tiles.row()) * sizeof(T));
+                continue;
+            }
+            if (x.dilation == 1 && xs.start >= x.inner && xs.start + length <= x.outer) row = slice + line * x.length + x.index[xs.start];
+            else copy_row(sorted, slice + line * x.length, xs.start, reach, s.row, length, length);
+            for (int64_t i = 0; i < x.dilation; ++i, row += length, column += tiles.across)
+                for (int64_t t = 0; t < tiles.across; t += L) {
+                    Vec<T> d[6], transformed[6];
+                    split_row(row + 4 * t, d);
+                    winograd_source<T>(d, 1, transformed);
+                    unroll<6>([&](auto j) MEDECONV_BODY { store_unaligned(column + 4 * j * s.line + t, transformed[j]); });
+                }
         }
-        if (xs.start >= x.inner && xs.start + length <= x.outer) row = slice + line * x.length + x.index[xs.start];
-        else copy_row(x, slice + line * x.length, xs.start, reach - xs.start < length ? reach - xs.start : length, s.row, 0, length);
-        for (int64_t t = 0; t < across; t += L) {
-            Vec<T> d[6], transformed[6];
-            split_row(row + 4 * t, d);
-            winograd_source<T>(d, 1, transformed);
-            unroll<6>([&](auto j) MEDECONV_BODY { store_unaligned(column + 4 * j * s.line + t, transformed[j]); });
-        }
+        transform_columns(s, tiles.row(), tiles.phase(), to, stride);
     }
-    // Rows 4 and 5 of a tile are rows 0 and 1 of the one below.
-    for (int64_t t = 0; t < across * down; t += L)
-        unroll<6>([&](auto j) MEDECONV_BODY {
-            Vec<T> d[6], transformed[6];
-            unroll<6>([&](auto i) MEDECONV_BODY { d[i] = load_unaligned(s.columns + (4 * j + i % 4) * s.line + i / 4 * across + t); });
-            winograd_source<T>(d, 1, transformed);
-            unroll<6>([&](auto i) MEDECONV_BODY { store_unaligned(to + (i * 6 + j) * stride + t, transformed[i]); });
-        });
+}
+
+// The nine weights at every lane's place: to[k] holds from[lane][k].
+template <class T>
+MEDECONV_INLINE void gather_weights(const T* const* from, Vec<T>* to) {
+    constexpr int L = lanes<T>;
+    unroll<(9 + L - 1) / L>([&](auto part) MEDECONV_BODY {
+        constexpr int first = part.value * L, count = 9 - first < L ? 9 - first : L;
+        Vec<T> v[L];
+        if constexpr (count == 1) {
+            Vec<T> single{};
+            unroll<L>([&](auto i) MEDECONV_BODY { single[i.value] = from[i][first]; });
+            to[first] = single;
+        } else {
+            unroll<L>([&](auto i) MEDECONV_BODY {
+                v[i] = count == L ? load_unaligned(from[i] + first) : load_first(from[i] + first, count);
+            });
+            transpose<T>(v);
+            unroll<count>([&](auto k) MEDECONV_BODY { to[first + k] = v[k]; });
+        }
+    });
 }
 
 // A block's weights: to[element · stride + (slice · sources + channel) · rows + row].
 template <class T>
 MEDECONV_NOINLINE void transform_weights(const ConvPass<T>& p, int64_t group, const ConvBlock& block, T* to, int64_t stride) {
     constexpr int64_t L = lanes<T>;
-    const int64_t rows = block.rows, at_once = L / rows, kernel = 9 * p.z_taps;
+    constexpr int64_t ahead = 16;    // channels
+    constexpr T zeros[9] = {};
+    const int64_t rows = block.rows, at_once = L / rows;
     const T* const weight = p.weight + group * p.group_stride + block.first * p.destination_stride;
     for (int64_t z = 0; z < p.z_taps; ++z)
         for (int64_t c = 0; c < p.sources; c += at_once) {
             const int64_t channels = p.sources - c < at_once ? p.sources - c : at_once;
-            T taken[9 * L];
-            for (int64_t i = 0; i < channels * rows; ++i) {
-                const int64_t o = i % rows, at = (c + i / rows) * p.source_stride + o * p.destination_stride;
-                for (int64_t k = 0; k < 9; ++k)
-                    taken[k * L + i] = o < block.channels ? weight[at + (p.flipped ? kernel - 1 - (z * 9 + k) : z * 9 + k)] : T(0);
-            }
-            for (int64_t i = channels * rows; i < L; ++i)
-                for (int64_t k = 0; k < 9; ++k) taken[k * L + i] = T(0);
+            const T* from[L];
+            for (int64_t i = 0, lane = 0; i < at_once; ++i)
+                for (int64_t o = 0; o < rows; ++o, ++lane)
+                    from[lane] = i >= channels || o >= block.channels ? zeros
+                                                                      : weight + (c + i) * p.source_stride + o * p.destination_stride +
+                                                                            (p.flipped ? p.z_taps - 1 - z : z) * 9;
+            for (int64_t i = 0; i < L; ++i) __builtin_prefetch(from[i] + ahead * p.source_stride);
             Vec<T> g[9], half[18], u[6];
-            unroll<9>([&](auto k) MEDECONV_BODY { g[k] = load_unaligned(taken + k * L); });
+            gather_weights(from, g);
+            if (p.flipped)
+                unroll<4>([&](auto k) MEDECONV_BODY {
+                    const Vec<T> last = g[8 - k];
+                    g[8 - k] = g[k], g[k] = last;
+                });
             unroll<3>([&](auto k) MEDECONV_BODY { winograd_weight<T>(g[k], g[3 + k], g[6 + k], half + 6 * k); });
             T* out = to + (z * p.sources + c) * rows;
             unroll<6>([&](auto i) MEDECONV_BODY {
@@ -172,14 +244,15 @@ MEDECONV_NOINLINE void transform_weights(const ConvPass<T>& p, int64_t group, co
             });
         }
 }
+// All groups and blocks.
 template <class T>
-MEDECONV_INLINE int64_t winograd_weight_stride(const ConvPass<T>& p) {   // of an element, all groups and blocks
-    return p.groups * p.sources * p.z_taps * p.block_rows;
+MEDECONV_INLINE int64_t winograd_packed_stride(const ConvPass<T>& p) {
+    return winograd_weight_stride(p, p.groups * p.block_rows);
 }
 template <class T>
 void winograd_pack(const ConvPass<T>& p, int64_t group, int64_t block, T* packed) {
     const int64_t at = (group * p.block_rows + p.blocks[block].rows_before) * p.sources * p.z_taps;
-    transform_weights(p, group, p.blocks[block], packed + at, winograd_weight_stride(p));
+    transform_weights(p, group, p.blocks[block], packed + at, winograd_packed_stride(p));
 }
 
 // Products of channel `row` to 4 × 4 outputs: the tiles of one image's slice.
@@ -187,10 +260,12 @@ template <class T>
 MEDECONV_NOINLINE void transform_result(const ConvPass<T>& p, const WinogradScratch<T>& s, const T* products, T bias, Range ys, Range xs,
                                         T* slice) {
     constexpr int L = lanes<T>;
-    const int64_t across = ceil_div(xs.stop - xs.start, 4), down = ceil_div(ys.stop - ys.start, 4), width = xs.stop - xs.start;
+    const ConvAxis &y = p.axis[1], &x = p.axis[2];
+    const int64_t width = xs.stop - xs.start;
+    const WinogradTiles tiles = winograd_tiles(p.axis, ys.stop - ys.start, width);
     typename VectorOf<T>::index low{}, high{};
     for (int k = 0; k < L; ++k) low[k] = k / 2 + k % 2 * L, high[k] = (k + L) / 2 + k % 2 * L;
-    for (int64_t t = 0; t < across * down; t += L) {
+    for (int64_t t = 0; t < tiles.all(); t += L) {
         Vec<T> half[24];
         unroll<6>([&](auto j) MEDECONV_BODY {
             Vec<T> m[6], h[4];
@@ -213,8 +288,9 @@ MEDECONV_NOINLINE void transform_result(const ConvPass<T>& p, const WinogradScra
         });
     }
     for (int64_t qy = ys.start; qy < ys.stop; ++qy) {
-        const int64_t r = qy - ys.start;
-        copy_values(s.results + r % 4 * 4 * s.row + r / 4 * across * 4, width, slice + qy * p.axis[2].destination + xs.start);
+        const int64_t r = (qy - ys.start) / y.dilation, phase = (qy - ys.start) % y.dilation;
+        interleave(s.results + r % 4 * 4 * s.row + (phase * tiles.phase() + r / 4 * tiles.row()) * 4, tiles.across * 4, x.dilation,
+                   ceil_div(width, x.dilation), slice + qy * x.destination + xs.start, 0, width);
     }
 }
 
@@ -242,7 +318,7 @@ void winograd_unit(const ConvPass<T>& p, int64_t unit, T* scratch) {
     if (p.shared) {   // a block of channels of all images
         const int64_t group = unit / p.block_count;
         const ConvBlock& block = p.blocks[unit % p.block_count];
-        const int64_t weights = p.sources * p.z_taps * block.rows, of_image = s.tiles / at_least(p.batch, 1);
+        const int64_t weights = winograd_weight_stride(p, block.rows), of_image = s.tiles / at_least(p.batch, 1);
         const Range ys{0, y.count}, xs{0, x.count};
         transform_weights(p, group, block, s.packed, weights);
         for (int64_t qz = 0; qz < z.count; ++qz) {
@@ -262,7 +338,7 @@ void winograd_unit(const ConvPass<T>& p, int64_t unit, T* scratch) {
     const Range xs = range(x, position % x.blocks()), ys = range(y, position / x.blocks() % y.blocks());
     const Range zs = range(z, position / x.blocks() / y.blocks());
     const T* const source = p.source + (image * p.groups + group) * p.sources * p.source_size;
-    const int64_t slices = z.reach(zs.stop - zs.start), tiles = ceil_div(ys.stop - ys.start, 4) * ceil_div(xs.stop - xs.start, 4);
+    const int64_t slices = z.reach(zs.stop - zs.start), tiles = winograd_tiles(p.axis, ys.stop - ys.start, xs.stop - xs.start).all();
     for (int64_t a = 0; a < slices; ++a)
         for (int64_t c = 0; c < p.sources; ++c) {
             const int32_t at = z.index[zs.start + a];
@@ -275,7 +351,7 @@ void winograd_unit(const ConvPass<T>& p, int64_t unit, T* scratch) {
         for (int64_t e = 0; e < winograd_elements; ++e)
             for (int64_t b = 0; b < p.block_count; ++b)
                 sum_elements(p, s, e, p.blocks[b], transformed,
-                             packed + e * winograd_weight_stride(p) + p.blocks[b].rows_before * p.sources * p.z_taps,
+                             packed + e * winograd_packed_stride(p) + p.blocks[b].rows_before * p.sources * p.z_taps,
                              p.blocks[b].rows_before, tiles);
         for (int64_t b = 0; b < p.block_count; ++b)
             for (int64_t o = 0; o < p.blocks[b].channels; ++o) {
