@@ -207,8 +207,9 @@ void choose_taps(ConvTables<T>& t, const std::array<std::vector<std::vector<Axis
     p.variants = t.variants.data();
 }
 
-bool has_winograd(const ConvAxis* axis, const std::array<int64_t, 3>& kernel) {
-    return kernel[1] == 3 && kernel[2] == 3 && axis[0].step == 1 && axis[1].step == 1 && axis[2].step == 1 &&
+bool has_winograd(const ConvAxis* axis, const std::array<int64_t, 3>& kernel, bool lines) {
+    const bool line = kernel[1] == 1 && (kernel[2] == 3 || kernel[2] == 5);
+    return ((kernel[1] == 3 && kernel[2] == 3) || (lines && line)) && axis[0].step == 1 && axis[1].step == 1 && axis[2].step == 1 &&
            std::max(axis[1].dilation, axis[2].dilation) <= winograd_dilation;
 }
 
@@ -216,16 +217,19 @@ bool has_winograd(const ConvAxis* axis, const std::array<int64_t, 3>& kernel) {
 // what a transform of a vector of tiles takes is measured.
 template <class T>
 void consider_winograd(ConvPass<T>& p, int64_t lanes) {
-    constexpr double of_source = 200, of_result = 160, of_weights = 25;
-    constexpr int64_t least = 16, elements = 36;
+    constexpr int64_t least = 16;
+    const bool line = p.y_taps == 1;
+    const int64_t tall = line ? 1 : 4, taps = p.y_taps * p.x_taps, elements = line ? p.x_taps + 3 : 36;
+    const double of_source = line ? 8.0 * double(elements) : 200, of_result = line ? 7.0 * double(elements) : 160;
+    const double of_weights = line ? double(elements) : 25;
     if (sizeof(T) != 4 || p.sources < least || p.destinations < least) return;
     const ConvAxis &z = p.axis[0], &y = p.axis[1], &x = p.axis[2];
     const double products = double(p.sources) * double(p.destinations) * double(p.z_taps), images = double(p.batch * p.groups);
-    const int64_t across = ceil_div(x.count, 4 * x.dilation), down = ceil_div(y.count, 4 * y.dilation), span = z.span;
+    const int64_t across = ceil_div(x.count, 4 * x.dilation), down = ceil_div(y.count, tall * y.dilation), span = z.span;
     const int64_t phases = y.dilation * x.dilation;
     const double weights = of_weights * products * double(p.groups);
     const int64_t vectors = std::min(y.count * ceil_div(x.count, lanes), ceil_div((y.count - 1) * (x.count + x.span - 1) + x.count, lanes));
-    double best = 0.85 * (9 * products * double(vectors) * double(z.count) * images + weights / 8);
+    double best = 0.85 * (double(taps) * products * double(vectors) * double(z.count) * images + weights / 8);
     int64_t rows = 0, columns = 0, slices = 0;
     bool shared = false;
     auto time = [&](double row, double per_slice, double units) {   // of all slices of an image; transforms once per unit
@@ -261,7 +265,7 @@ void consider_winograd(ConvPass<T>& p, int64_t lanes) {
     }
     if (rows == 0) return;
     p.winograd = true, p.toeplitz = p.stream = p.in_place = p.columns = false, p.shared = shared;
-    p.axis[0].block = slices, p.axis[1].block = 4 * y.dilation * rows, p.axis[2].block = 4 * x.dilation * columns;
+    p.axis[0].block = slices, p.axis[1].block = tall * y.dilation * rows, p.axis[2].block = 4 * x.dilation * columns;
 }
 
 // Whether an input gradient's rows of weights take less time than what was chosen, in cycles of one core: the products,
@@ -276,7 +280,8 @@ void consider_columns(ConvTables<T>& t, const ConvShape& s, int64_t lanes) {
     const int64_t kernel = product(s.kernel);
     const double images = double(p.batch * p.groups), sources = double(p.sources), pairs = sources * double(p.destinations);
     const double weights = pairs * double(kernel * p.groups), products = images * double(p.source_size * kernel) * pairs / double(lanes);
-    const double time = products + of_addition * images * double(p.source_size * kernel) * double(p.destinations) + 2 * weights / double(lanes);
+    const double additions = images * double(p.source_size * kernel) * double(p.destinations);
+    const double time = products + of_addition * additions + 2 * weights / double(lanes);
     const int64_t line = p.band.flat ? (y.block - 1) * p.band.row + x.block : x.block;
     const double tiles = double(axis[0].count * y.blocks() * x.blocks() * (p.band.flat ? 1 : y.block) * ceil_div(line, lanes));
     double rows = 0;
@@ -342,7 +347,7 @@ void finish(ConvTables<T>& t, const ConvShape& s, const ConvKernels<T>& kernels,
     // Full tiles of a forward pass; a few positions would not make up for packing.
     p.in_place = p.shared && !phases && !p.flipped && p.destinations % kernels.rows == 0;
     if (p.flipped) consider_columns(t, s, kernels.lanes);
-    if (!s.exact && !phases && has_winograd(axis, s.kernel)) consider_winograd(p, kernels.lanes);
+    if (!s.exact && !phases && has_winograd(axis, s.kernel, true)) consider_winograd(p, kernels.lanes);
 }
 
 template <class T>
@@ -355,7 +360,7 @@ ConvTables<T> forward_tables(const ConvShape& s, const std::array<int64_t, 3>& o
         // A single tap skips what no output reads.
         const int64_t skip = s.kernel[a] == 1 ? s.stride[a] : 1;
         axis.step = s.stride[a] / skip, axis.span = (s.kernel[a] - 1) * s.dilation[a] + 1;
-        axis.dilation = s.dilation[a], axis.phases = 1, axis.crop = 0;
+        axis.dilation = s.kernel[a] > 1 ? s.dilation[a] : 1, axis.phases = 1, axis.crop = 0;
         t.used[a].assign(size_t(axis.step), 0);
         taps[a].emplace_back();
         for (int64_t k = 0; k < s.kernel[a]; ++k) {
@@ -388,7 +393,7 @@ ConvTables<T> backward_tables(const ConvShape& s, const std::array<int64_t, 3>& 
         const int64_t farthest = (s.kernel[a] - 1) * s.dilation[a] / stride;
         axis.count = last - first + 1, axis.step = 1, axis.span = farthest + 1;
         axis.phases = stride, axis.crop = low - first * stride;
-        t.pass.low[a] = low, axis.dilation = s.dilation[a];
+        t.pass.low[a] = low, axis.dilation = s.kernel[a] > 1 ? s.dilation[a] : 1;
         t.used[a].assign(1, 1);
         single[a].resize(size_t(stride));
         merged[a].emplace_back();
@@ -478,7 +483,7 @@ ConvWeightPass<T> weight_pass(const ConvShape& s, const ConvTables<T>& forward, 
         int64_t& larger = p.destinations_at_once >= p.sources_at_once ? p.destinations_at_once : p.sources_at_once;
         larger = ceil_div(larger, 2);
     }
-    if (!s.exact && sizeof(T) == 4 && has_winograd(p.axis, s.kernel)) consider_winograd(p, kernels.lanes);
+    if (!s.exact && sizeof(T) == 4 && has_winograd(p.axis, s.kernel, false)) consider_winograd(p, kernels.lanes);
     return p;
 }
 

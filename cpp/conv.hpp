@@ -9,7 +9,7 @@
 // beside it and strides split into phases, so that inner loops read contiguous vectors and check no bounds. Then
 //   tap table   a tile of channels × vectors is summed over all taps in registers; a tap is an offset into the band
 //   Toeplitz    for one channel per group: a tile of rows × vectors (direct.simd.hpp)
-//   Winograd    for 3 × 3 kernels: fewer multiplications; dilated ones by phases (conv_winograd.simd.hpp)
+//   Winograd    for 3 × 3 kernels and lines of 3 or 5 taps: fewer multiplications; dilated ones by phases (conv_winograd.simd.hpp)
 //   columns     for input gradients of small images with many channels: vectors run along the weights (conv_columns.simd.hpp)
 //   weights     for the weight gradient: the tap table again, whose taps are now positions and whose vectors run along the
 //               source's channels; with few channels a tile of channels × taps, vectors along x

@@ -82,8 +82,8 @@ void column_unit(const ConvPass<T>& p, int64_t unit, T* scratch) {
         const int64_t additions = list_additions(p, s, q, stop);
         for (int64_t image = 0; image < p.batch; ++image) {
             T* to = destination_of(image);
-            sum_matrix(static_cast<const T*>(s.weights), s.offsets, p.sources, p.source + (image * p.groups + group) * p.sources * p.source_size + q,
-                       p.source_size, stop - q, width, zero, s.sums, s.row);
+            const T* const gradient = p.source + (image * p.groups + group) * p.sources * p.source_size + q;
+            sum_matrix(static_cast<const T*>(s.weights), s.offsets, p.sources, gradient, p.source_size, stop - q, width, zero, s.sums, s.row);
             for (int64_t c = 0; c < channels; ++c, to += p.destination_size) {
                 const T* from = s.sums + c * kernel;
                 if (q == 0) {

@@ -15,7 +15,7 @@ int64_t conv_scratch(const ConvPass<T>& p) {
 }
 template <class T>
 int64_t conv_packed_size(const ConvPass<T>& p) {
-    return p.winograd ? winograd_elements * winograd_packed_stride(p) : p.groups * p.group_packed();
+    return p.winograd ? winograd_buffers<T>(p, nullptr).elements * winograd_packed_stride(p) : p.groups * p.group_packed();
 }
 template <class T>
 void conv_pack(const ConvPass<T>& p, int64_t group, int64_t block, T* packed) {
@@ -25,8 +25,9 @@ void conv_pack(const ConvPass<T>& p, int64_t group, int64_t block, T* packed) {
 template <class T>
 int64_t conv_bands_size(const ConvPass<T>& p) {
     constexpr int64_t slack = 8 * lanes<T>;
-    return slack + (p.winograd ? p.groups * winograd_elements * winograd_buffers<T>(p, nullptr).element
-                               : p.batch * p.groups * p.sources * p.band.channel + p.axis[2].span);
+    if (!p.winograd) return slack + p.batch * p.groups * p.sources * p.band.channel + p.axis[2].span;
+    const WinogradScratch<T> s = winograd_buffers<T>(p, nullptr);
+    return slack + p.groups * s.elements * s.element;
 }
 template <class T>
 int64_t conv_band_units(const ConvPass<T>& p) {

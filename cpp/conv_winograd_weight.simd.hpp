@@ -83,7 +83,7 @@ template <class T>
 MEDECONV_NOINLINE void transform_gradient(const WinogradTiles& tiles, const WinogradRows<T>& s, const T* slice, int64_t row_size, Range ys,
                                           Range xs, T* to, int64_t stride) {
     constexpr int L = lanes<T>;
-    const int64_t width = xs.stop - xs.start, length = winograd_reach<T>(tiles.across), apart = tiles.x_phases;
+    const int64_t width = xs.stop - xs.start, length = winograd_reach<T>(tiles), apart = tiles.x_phases;
     for (int64_t phase = 0; phase < tiles.y_phases; ++phase, to += tiles.phase()) {
         for (int64_t r = 0; r < 4 * tiles.down; ++r) {
             T* column = s.columns + r % 4 * s.line + r / 4 * tiles.row();
@@ -104,7 +104,7 @@ MEDECONV_NOINLINE void transform_gradient(const WinogradTiles& tiles, const Wino
             for (int64_t i = 0; i < apart; ++i, row += length, column += tiles.across)
                 for (int64_t t = 0; t < tiles.across; t += L) {
                     Vec<T> d[6], transformed[6];
-                    split_row(row + 4 * t, d);
+                    split_row<6, T>(row + 4 * t, d);
                     winograd_gradient<T>(d, transformed);
                     unroll<6>([&](auto j) MEDECONV_BODY { store_unaligned(column + 4 * j * s.line + t, transformed[j]); });
                 }

@@ -285,6 +285,8 @@ def test_integers_are_exact(case, mode, backend, rng):
         ((1, 24, 41, 35), (33, 24, 3, 3), {"padding": 2, "dilation": 2}),
         ((1, 16, 4, 17, 22), (20, 16, 2, 3, 3), {"padding": (0, 1, 3), "dilation": (1, 2, 3)}),
         ((2, 130, 5, 6), (160, 130, 3, 3), {"padding": 1}),
+        ((1, 32, 1203), (48, 32, 3), {"padding": 1}),
+        ((1, 20, 8, 140), (32, 20, 1, 5), {"padding": (0, 4), "dilation": (1, 2)}),
     ],
     ids=str,
 )
