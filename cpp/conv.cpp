@@ -12,6 +12,7 @@ namespace {
 // Tuned on 2 cores of an AMD EPYC 9004 (Zen 4: 32 kB L1, 1 MB L2).
 constexpr int64_t band_bytes = 448 << 10;        // of a core's L2: the band; the rest is for weights and results
 constexpr int64_t weight_band_bytes = 640 << 10; // band and gradient together
+constexpr int64_t least_band_bytes = 128 << 10;  // of a small layer, whose memory is counted
 constexpr int64_t shared_bytes = 1536 << 10;     // all bands of a pass whose units are blocks of channels
 constexpr int64_t winograd_bytes = 640 << 10;    // of a core's L2: transformed source and products
 constexpr int64_t winograd_shared_bytes = 8 << 20;
@@ -273,7 +274,7 @@ void consider_winograd(ConvPass<T>& p, int64_t lanes) {
 // packing of the weights. Measured but for the products.
 template <class T>
 void consider_columns(ConvTables<T>& t, const ConvShape& s, int64_t lanes) {
-    constexpr double of_addition = 2, of_packing = 1.3;
+    constexpr double of_addition = 2, of_packing = 1.3, of_interleaving = 2;
     constexpr int64_t vectors = 9, least_vectors = 2, positions = 64;
     ConvPass<T>& p = t.pass;
     const ConvAxis *axis = p.axis, &y = axis[1], &x = axis[2];
@@ -286,7 +287,9 @@ void consider_columns(ConvTables<T>& t, const ConvShape& s, int64_t lanes) {
     const double tiles = double(axis[0].count * y.blocks() * x.blocks() * (p.band.flat ? 1 : y.block) * ceil_div(line, lanes));
     double rows = 0;
     for (const ConvBlock& b : t.blocks) rows += tile_cost(b.rows);
-    if (time > 0.9 * (images * tiles * double(p.variant_taps) * sources * rows + of_packing * weights)) return;
+    const double delivered = x.phases > 1 ? images * double(p.destinations * p.destination_size) : 0;
+    const double direct = images * tiles * double(p.variant_taps) * sources * rows + of_packing * weights + of_interleaving * delivered;
+    if (time > 0.9 * direct) return;
     const int64_t wanted = ceil_div(p.destinations * p.groups, wanted_units);
     p.channels_at_once = std::min(ceil_div(vectors * lanes, kernel), std::max(ceil_div(least_vectors * lanes, kernel), wanted));
     p.channels_at_once = std::min(p.channels_at_once, p.destinations);
@@ -314,10 +317,13 @@ void finish(ConvTables<T>& t, const ConvShape& s, const ConvKernels<T>& kernels,
     const double copying = 5 / double(std::max<int64_t>(5, p.destinations * product(s.kernel)));
     // Enough taps at once that adding the sums of the channels before costs little.
     p.sources_at_once = std::clamp<int64_t>(ceil_div(terms_at_once, product(s.kernel)), 1, std::max<int64_t>(1, p.sources));
+    // Two threads' bands: a tenth of both arrays.
+    const int64_t values = s.batch * s.groups * (p.sources * p.source_size + p.destinations * p.destination_size);
+    const int64_t bytes = std::clamp(values * int64_t(sizeof(T)) / 20, least_band_bytes, band_bytes);
     if (p.toeplitz)
-        cut<T>(axis, p.band, p.sources_at_once, band_bytes, toeplitz_positions, s.batch * s.groups, kernels.lanes, 6, 4, 8, false, copying);
+        cut<T>(axis, p.band, p.sources_at_once, bytes, toeplitz_positions, s.batch * s.groups, kernels.lanes, 6, 4, 8, false, copying);
     else
-        cut<T>(axis, p.band, p.sources, band_bytes, INT64_MAX, s.batch * s.groups, kernels.lanes, 1, 1,
+        cut<T>(axis, p.band, p.sources, bytes, INT64_MAX, s.batch * s.groups, kernels.lanes, 1, 1,
                std::min(kernels.rows, p.destinations), true, copying);
     const int64_t units = s.batch * s.groups * p.positions();
     const int64_t blocks = s.groups * ceil_div(p.destinations, kernels.rows);
@@ -466,20 +472,26 @@ ConvWeightPass<T> weight_pass(const ConvShape& s, const ConvTables<T>& forward, 
     const int64_t channels = p.channels && p.kernel() == 1 ? 2 * channels_at_once : channels_at_once;
     p.sources_at_once = std::min(p.sources, channels), p.destinations_at_once = std::min(p.destinations, channels);
     const int64_t fewer = p.channels ? p.sources_at_once + p.destinations_at_once > 2 * channels_at_once ? 8 : 2 : 1;
-    // Few units: parts of the positions, as far as their results take little memory, then smaller blocks of channels.
     const int64_t blocks_at_once = s.groups * ceil_div(p.sources, p.sources_at_once) * ceil_div(p.destinations, p.destinations_at_once);
-    cut<T>(p.axis, p.band, p.sources_at_once, weight_band_bytes / 2, positions_at_once / fewer, s.batch * blocks_at_once,
-           p.channels ? 1 : kernels.lanes, 1, 1, 8, !p.toeplitz && !p.channels, 0.05);
+    // Two threads' scratch and the parts: a tenth of both arrays, and the weights once.
+    const int64_t values = s.batch * (s.sources * p.source_size + s.destinations * p.gradient_size);
+    const int64_t allowed = values / 10 + p.size();
+    const int64_t bytes = std::clamp(allowed * int64_t(sizeof(T)) / 3, least_band_bytes, weight_band_bytes);
+    const int64_t fitting = bytes / (int64_t(sizeof(T)) * (p.sources_at_once + p.destinations_at_once));
+    cut<T>(p.axis, p.band, p.sources_at_once, bytes / 2, std::min(positions_at_once / fewer, std::max<int64_t>(fitting, 64)),
+           s.batch * blocks_at_once, p.channels ? 1 : kernels.lanes, 1, 1, 8, !p.toeplitz && !p.channels, 0.05);
     const int64_t line = 64 / int64_t(sizeof(T));
     p.gradient_row = p.band.flat ? p.band.row : (ceil_div(p.axis[2].block, line) | 1) * line;
-    const int64_t values = s.batch * (s.sources * p.source_size + s.destinations * p.gradient_size);
-    const int64_t affordable = std::max<int64_t>(1, std::max<int64_t>(values / 10, 65536) / std::max<int64_t>(1, p.size()));
+    p.parts = 2;   // the scratch of a single part holds its sums too
+    const int64_t affordable = std::max<int64_t>(1, (allowed - 2 * kernels.weight_scratch(p)) / std::max<int64_t>(1, p.size()));
     auto blocks = [&] {
         p.source_blocks = ceil_div(p.sources, p.sources_at_once), p.destination_blocks = ceil_div(p.destinations, p.destinations_at_once);
         return s.groups * p.source_blocks * p.destination_blocks;
     };
+    // Few units: parts of the positions, as many as are affordable and even, then smaller blocks of channels.
     p.parts = std::clamp<int64_t>(ceil_div(2 * wanted_units, blocks()), 1, std::max<int64_t>(1, std::min(affordable, p.bands())));
-    while (p.parts * blocks() < wanted_units && std::max(p.destinations_at_once, p.sources_at_once) > least_channels) {
+    if (p.parts > 2) p.parts -= p.parts % 2;
+    while (p.parts * blocks() < wanted_units * 3 / 4 && std::max(p.destinations_at_once, p.sources_at_once) > least_channels) {
         int64_t& larger = p.destinations_at_once >= p.sources_at_once ? p.destinations_at_once : p.sources_at_once;
         larger = ceil_div(larger, 2);
     }
@@ -519,7 +531,7 @@ int64_t ConvPlan<T>::workspace_bytes(int threads) const {
         const int64_t transformed = kernels_.winograd_weight_size(weight_, &sums);
         most = std::max(most, threads * kernels_.weight_scratch(weight_) + transformed + sums);
     } else {
-        const int64_t partial = weight_.in_place() ? 0 : weight_.parts * weight_.size();
+        const int64_t partial = weight_.parts > 1 ? weight_.parts * weight_.size() : 0;
         most = std::max(most, threads * kernels_.weight_scratch(weight_) + partial);
     }
     return most * int64_t(sizeof(T));
@@ -624,13 +636,13 @@ void ConvPlan<T>::weight_grad(const T* gradient, const T* x, T* out, int threads
         return;
     }
     Buffer<T> partial;
-    if (!pass.in_place()) partial = acquire<T>(pass.parts * size);
-    pass.partial = pass.in_place() ? out : partial.get();
+    if (pass.parts > 1) partial = acquire<T>(pass.parts * size);
+    pass.partial = pass.parts > 1 ? partial.get() : out;
     const int64_t scratch_size = ceil_div(kernels_.weight_scratch(pass), 64) * 64;
     Buffer<T> scratch = acquire<T>(scratch_size * threads);
     parallel_for(pass.units(), threads,
                  [&](int64_t unit, int worker) { kernels_.weight_unit(pass, unit, scratch.get() + worker * scratch_size); }, poll);
-    if (pass.in_place()) return;
+    if (pass.parts == 1) return;
     // The parts in their order, one destination channel at a time.
     const int64_t taps = pass.kernel(), row = pass.sources * taps;
     parallel_for(pass.groups * pass.destinations, threads, [&](int64_t channel, int) {

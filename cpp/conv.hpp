@@ -113,11 +113,10 @@ struct ConvWeightPass {
     int64_t bands_at_once;           // winograd: whose transforms lie in memory at the same time
     bool toeplitz;                   // one destination channel: tiles of y taps × x taps
     int64_t parts, source_blocks, destination_blocks, sources_at_once, destinations_at_once;
-    T* partial;                      // [parts][groups · destinations][sources][taps]; channels: [parts][groups][taps]
-                                     // [destinations][sources]
+    T* partial;                      // the result, of one part; else [parts][groups · destinations][sources][taps], or
+                                     // channels: [parts][groups][taps][destinations][sources]
     MEDECONV_INLINE int64_t kernel() const { return taps[0] * taps[1] * taps[2]; }
     MEDECONV_INLINE int64_t size() const { return groups * destinations * sources * kernel(); }
-    MEDECONV_INLINE bool in_place() const { return parts == 1 && (!channels || kernel() == 1); }   // `partial` is the result
     MEDECONV_INLINE int64_t bands() const { return batch * axis[0].blocks() * axis[1].blocks() * axis[2].blocks(); }
     MEDECONV_INLINE int64_t units() const { return parts * groups * source_blocks * destination_blocks; }
 };
