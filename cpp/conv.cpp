@@ -12,9 +12,11 @@ namespace {
 // Tuned on 2 cores of an AMD EPYC 9004 (Zen 4: 32 kB L1, 1 MB L2).
 constexpr int64_t band_bytes = 448 << 10;        // of a core's L2: the band; the rest is for weights and results
 constexpr int64_t weight_band_bytes = 640 << 10; // band and gradient together
+constexpr int64_t least_band_bytes = 128 << 10;  // of a small layer, whose memory is counted
 constexpr int64_t shared_bytes = 1536 << 10;     // all bands of a pass whose units are blocks of channels
 constexpr int64_t winograd_bytes = 640 << 10;    // of a core's L2: transformed source and products
 constexpr int64_t winograd_shared_bytes = 8 << 20;
+constexpr int64_t winograd_dilation = 4;         // at most, along y and x
 constexpr int64_t winograd_weight_bytes = 3 << 20;   // of both cores' L2 and more
 constexpr int64_t many_weight_bytes = 512 << 10; // worth packing where they are used
 constexpr int64_t stream_bytes = 8 << 20;        // results that no cache would keep until they are read
@@ -45,8 +47,9 @@ void index_axis(ConvTables<T>& t, size_t a, int64_t first, int64_t skip, bool ze
                                                           : scalar::source_index(i, axis.length, boundary_of(padding))));
     }
     axis.index = index.data();
-    axis.inner = skip > 1 ? 0 : std::clamp<int64_t>(-first, 0, positions);
-    axis.outer = skip > 1 ? 0 : std::clamp<int64_t>(axis.length - first, axis.inner, positions);
+    axis.skip = skip;
+    axis.inner = std::clamp<int64_t>(ceil_div(std::max<int64_t>(-first, 0), skip), 0, positions);
+    axis.outer = std::clamp<int64_t>(ceil_div(std::max<int64_t>(axis.length - first, 0), skip), axis.inner, positions);
     axis.used = t.used[a].data();
 }
 
@@ -205,19 +208,29 @@ void choose_taps(ConvTables<T>& t, const std::array<std::vector<std::vector<Axis
     p.variants = t.variants.data();
 }
 
+bool has_winograd(const ConvAxis* axis, const std::array<int64_t, 3>& kernel, bool lines) {
+    const bool line = kernel[1] == 1 && (kernel[2] == 3 || kernel[2] == 5);
+    return ((kernel[1] == 3 && kernel[2] == 3) || (lines && line)) && axis[0].step == 1 && axis[1].step == 1 && axis[2].step == 1 &&
+           std::max(axis[1].dilation, axis[2].dilation) <= winograd_dilation;
+}
+
 // Whether Winograd's products take less time than sums over taps, and how they are cut. In cycles of one core, from counts:
 // what a transform of a vector of tiles takes is measured.
 template <class T>
 void consider_winograd(ConvPass<T>& p, int64_t lanes) {
-    constexpr double of_source = 200, of_result = 160, of_weights = 12;
-    constexpr int64_t least = 16, elements = 36;
+    constexpr int64_t least = 16;
+    const bool line = p.y_taps == 1;
+    const int64_t tall = line ? 1 : 4, taps = p.y_taps * p.x_taps, elements = line ? p.x_taps + 3 : 36;
+    const double of_source = line ? 8.0 * double(elements) : 200, of_result = line ? 7.0 * double(elements) : 160;
+    const double of_weights = line ? double(elements) : 25;
     if (sizeof(T) != 4 || p.sources < least || p.destinations < least) return;
     const ConvAxis &z = p.axis[0], &y = p.axis[1], &x = p.axis[2];
     const double products = double(p.sources) * double(p.destinations) * double(p.z_taps), images = double(p.batch * p.groups);
-    const int64_t across = ceil_div(x.count, 4), down = ceil_div(y.count, 4), span = z.span;
+    const int64_t across = ceil_div(x.count, 4 * x.dilation), down = ceil_div(y.count, tall * y.dilation), span = z.span;
+    const int64_t phases = y.dilation * x.dilation;
     const double weights = of_weights * products * double(p.groups);
-    const int64_t vectors = std::min(y.count * ceil_div(x.count, lanes), ceil_div((y.count - 1) * (x.count + 2) + x.count, lanes));
-    double best = 0.85 * (9 * products * double(vectors) * double(z.count) * images + weights / 8);
+    const int64_t vectors = std::min(y.count * ceil_div(x.count, lanes), ceil_div((y.count - 1) * (x.count + x.span - 1) + x.count, lanes));
+    double best = 0.85 * (double(taps) * products * double(vectors) * double(z.count) * images + weights / 8);
     int64_t rows = 0, columns = 0, slices = 0;
     bool shared = false;
     auto time = [&](double row, double per_slice, double units) {   // of all slices of an image; transforms once per unit
@@ -229,12 +242,12 @@ void consider_winograd(ConvPass<T>& p, int64_t lanes) {
     const bool affordable = elements * products * double(p.groups) <= 3 * volumes;
     for (int64_t cx = 1; affordable && cx <= across; ++cx) {
         const int64_t tx = ceil_div(across, cx);
-        if (cx > 1 && (tx < 16 || tx == ceil_div(across, cx - 1))) continue;
+        if (cx > 1 && (tx * x.dilation < 16 || tx == ceil_div(across, cx - 1))) continue;
         for (int64_t cy = 1; cy <= down; ++cy) {
             const int64_t ty = ceil_div(down, cy);
             if (cy > 1 && ty == ceil_div(down, cy - 1)) continue;
             for (int64_t tz = 1; tz <= std::min<int64_t>(z.count, span > 1 ? 16 : 1); ++tz) {
-                const int64_t row = ceil_div(tx * ty, lanes) * lanes;
+                const int64_t row = ceil_div(phases * tx * ty, lanes) * lanes;
                 const int64_t bytes = elements * row * (p.sources * (tz - 1 + span) + p.block_rows) * int64_t(sizeof(T));
                 const int64_t units = cx * cy * ceil_div(z.count, tz);
                 double t = weights + images * time(double(row), double(tz - 1 + span) / double(tz), double(cx * cy));
@@ -246,14 +259,43 @@ void consider_winograd(ConvPass<T>& p, int64_t lanes) {
         }
     }
     if (p.groups * p.block_count >= wanted_units) {
-        const int64_t row = ceil_div(p.batch * across * down, lanes) * lanes;
+        const int64_t row = ceil_div(p.batch * phases * across * down, lanes) * lanes;
         const int64_t bytes = elements * row * p.sources * p.groups * (z.count - 1 + span) * int64_t(sizeof(T));
         const double t = weights + double(p.groups) * time(double(row), 1, 1) * 1.05;
         if (bytes <= winograd_shared_bytes && t < best) best = t, rows = down, columns = across, slices = z.count, shared = true;
     }
     if (rows == 0) return;
-    p.winograd = true, p.toeplitz = p.stream = p.in_place = false, p.shared = shared;
-    p.axis[0].block = slices, p.axis[1].block = 4 * rows, p.axis[2].block = 4 * columns;
+    p.winograd = true, p.toeplitz = p.stream = p.in_place = p.columns = false, p.shared = shared;
+    p.axis[0].block = slices, p.axis[1].block = tall * y.dilation * rows, p.axis[2].block = 4 * x.dilation * columns;
+}
+
+// Whether an input gradient's rows of weights take less time than what was chosen, in cycles of one core: the products,
+// what is added to the destination, and the copy of the weights; else what the tiles compute beside the positions, and the
+// packing of the weights. Measured but for the products.
+template <class T>
+void consider_columns(ConvTables<T>& t, const ConvShape& s, int64_t lanes) {
+    constexpr double of_addition = 2, of_packing = 1.3, of_interleaving = 2;
+    constexpr int64_t vectors = 9, least_vectors = 2, positions = 64;
+    ConvPass<T>& p = t.pass;
+    const ConvAxis *axis = p.axis, &y = axis[1], &x = axis[2];
+    const int64_t kernel = product(s.kernel);
+    const double images = double(p.batch * p.groups), sources = double(p.sources), pairs = sources * double(p.destinations);
+    const double weights = pairs * double(kernel * p.groups), products = images * double(p.source_size * kernel) * pairs / double(lanes);
+    const double additions = images * double(p.source_size * kernel) * double(p.destinations);
+    const double time = products + of_addition * additions + 2 * weights / double(lanes);
+    const int64_t line = p.band.flat ? (y.block - 1) * p.band.row + x.block : x.block;
+    const double tiles = double(axis[0].count * y.blocks() * x.blocks() * (p.band.flat ? 1 : y.block) * ceil_div(line, lanes));
+    double rows = 0;
+    for (const ConvBlock& b : t.blocks) rows += tile_cost(b.rows);
+    const double delivered = x.phases > 1 ? images * double(p.destinations * p.destination_size) : 0;
+    const double direct = images * tiles * double(p.variant_taps) * sources * rows + of_packing * weights + of_interleaving * delivered;
+    if (time > 0.9 * direct) return;
+    const int64_t wanted = ceil_div(p.destinations * p.groups, wanted_units);
+    p.channels_at_once = std::min(ceil_div(vectors * lanes, kernel), std::max(ceil_div(least_vectors * lanes, kernel), wanted));
+    p.channels_at_once = std::min(p.channels_at_once, p.destinations);
+    p.positions_at_once = std::min(positions, p.source_size);
+    if (p.groups * p.column_blocks() < wanted_units) return;
+    p.columns = true, p.toeplitz = p.stream = p.shared = p.in_place = false;
 }
 
 // The rest of a pass, once its axes are known but for their blocks.
@@ -275,10 +317,13 @@ void finish(ConvTables<T>& t, const ConvShape& s, const ConvKernels<T>& kernels,
     const double copying = 5 / double(std::max<int64_t>(5, p.destinations * product(s.kernel)));
     // Enough taps at once that adding the sums of the channels before costs little.
     p.sources_at_once = std::clamp<int64_t>(ceil_div(terms_at_once, product(s.kernel)), 1, std::max<int64_t>(1, p.sources));
+    // Two threads' bands: a tenth of both arrays.
+    const int64_t values = s.batch * s.groups * (p.sources * p.source_size + p.destinations * p.destination_size);
+    const int64_t bytes = std::clamp(values * int64_t(sizeof(T)) / 20, least_band_bytes, band_bytes);
     if (p.toeplitz)
-        cut<T>(axis, p.band, p.sources_at_once, band_bytes, toeplitz_positions, s.batch * s.groups, kernels.lanes, 6, 4, 8, false, copying);
+        cut<T>(axis, p.band, p.sources_at_once, bytes, toeplitz_positions, s.batch * s.groups, kernels.lanes, 6, 4, 8, false, copying);
     else
-        cut<T>(axis, p.band, p.sources, band_bytes, INT64_MAX, s.batch * s.groups, kernels.lanes, 1, 1,
+        cut<T>(axis, p.band, p.sources, bytes, INT64_MAX, s.batch * s.groups, kernels.lanes, 1, 1,
                std::min(kernels.rows, p.destinations), true, copying);
     const int64_t units = s.batch * s.groups * p.positions();
     const int64_t blocks = s.groups * ceil_div(p.destinations, kernels.rows);
@@ -307,9 +352,8 @@ void finish(ConvTables<T>& t, const ConvShape& s, const ConvKernels<T>& kernels,
     choose_taps(t, merged_taps, single_taps, kernels.rows, s.kernel);
     // Full tiles of a forward pass; a few positions would not make up for packing.
     p.in_place = p.shared && !phases && !p.flipped && p.destinations % kernels.rows == 0;
-    if (!s.exact && !phases && s.kernel[1] == 3 && s.kernel[2] == 3 && s.dilation[1] == 1 && s.dilation[2] == 1 && axis[0].step == 1 &&
-        axis[1].step == 1 && axis[2].step == 1)
-        consider_winograd(p, kernels.lanes);
+    if (p.flipped) consider_columns(t, s, kernels.lanes);
+    if (!s.exact && !phases && has_winograd(axis, s.kernel, true)) consider_winograd(p, kernels.lanes);
 }
 
 template <class T>
@@ -321,7 +365,8 @@ ConvTables<T> forward_tables(const ConvShape& s, const std::array<int64_t, 3>& o
         axis.length = s.input[a], axis.count = axis.destination = output[a];
         // A single tap skips what no output reads.
         const int64_t skip = s.kernel[a] == 1 ? s.stride[a] : 1;
-        axis.step = s.stride[a] / skip, axis.span = (s.kernel[a] - 1) * s.dilation[a] + 1, axis.phases = 1, axis.crop = 0;
+        axis.step = s.stride[a] / skip, axis.span = (s.kernel[a] - 1) * s.dilation[a] + 1;
+        axis.dilation = s.kernel[a] > 1 ? s.dilation[a] : 1, axis.phases = 1, axis.crop = 0;
         t.used[a].assign(size_t(axis.step), 0);
         taps[a].emplace_back();
         for (int64_t k = 0; k < s.kernel[a]; ++k) {
@@ -354,6 +399,7 @@ ConvTables<T> backward_tables(const ConvShape& s, const std::array<int64_t, 3>& 
         const int64_t farthest = (s.kernel[a] - 1) * s.dilation[a] / stride;
         axis.count = last - first + 1, axis.step = 1, axis.span = farthest + 1;
         axis.phases = stride, axis.crop = low - first * stride;
+        t.pass.low[a] = low, axis.dilation = s.kernel[a] > 1 ? s.dilation[a] : 1;
         t.used[a].assign(1, 1);
         single[a].resize(size_t(stride));
         merged[a].emplace_back();
@@ -382,10 +428,11 @@ void consider_winograd(ConvWeightPass<T>& p, int64_t lanes) {
     constexpr int64_t least = 16, elements = 36;
     if (p.sources < least || p.destinations < least) return;
     const ConvAxis &z = p.axis[0], &y = p.axis[1], &x = p.axis[2];
-    const int64_t across = ceil_div(x.count, 4), down = ceil_div(y.count, 4), sources = ceil_div(p.sources, lanes) * lanes;
+    const int64_t across = ceil_div(x.count, 4 * x.dilation) * x.dilation, down = ceil_div(y.count, 4 * y.dilation);
+    const int64_t sources = ceil_div(p.sources, lanes) * lanes;
     const int64_t destinations = ceil_div(p.destinations, lanes) * lanes;
     auto tile_bytes = [&](int64_t slices) {
-        return elements * int64_t(sizeof(T)) * p.groups * (sources * (slices - 1 + z.span) + destinations * slices);
+        return elements * int64_t(sizeof(T)) * p.groups * (sources * (slices - 1 + z.span) + destinations * slices) * y.dilation;
     };
     int64_t rows = std::clamp<int64_t>(winograd_weight_bytes / (tile_bytes(1) * across), 1, down), slices = 1;
     rows = ceil_div(down, ceil_div(down, rows));
@@ -400,7 +447,7 @@ void consider_winograd(ConvWeightPass<T>& p, int64_t lanes) {
     const int64_t fitting = winograd_weight_bytes / (tile_bytes(slices) * across * rows);
     const int64_t at_once = std::clamp<int64_t>(fitting, 1, std::max<int64_t>(1, bands));
     const double products = double(p.sources) * double(p.destinations) * double(p.taps[0] * p.groups);
-    const double tiles = double(bands * slices * rows * across), chunks = double(ceil_div(bands, at_once));
+    const double tiles = double(bands * slices * rows * y.dilation * across), chunks = double(ceil_div(bands, at_once));
     const double transforms = of_channel * double(p.groups) *
                               (double(sources) * double(slices - 1 + z.span) / double(slices) + double(destinations)) / double(lanes);
     const double time = tiles / double(lanes) * elements * products + tiles * transforms + elements * products * (1 + chunks);
@@ -408,7 +455,7 @@ void consider_winograd(ConvWeightPass<T>& p, int64_t lanes) {
     const double volumes = double(p.batch * p.groups * (p.sources * p.source_size + p.destinations * p.gradient_size));
     if (time > 0.85 * direct || elements * products > 3 * volumes) return;
     p.winograd = true, p.bands_at_once = at_once;
-    p.axis[0].block = slices, p.axis[1].block = 4 * rows, p.axis[2].block = 4 * across;
+    p.axis[0].block = slices, p.axis[1].block = 4 * y.dilation * rows, p.axis[2].block = 4 * across;
 }
 
 template <class T>
@@ -421,27 +468,34 @@ ConvWeightPass<T> weight_pass(const ConvShape& s, const ConvTables<T>& forward, 
     for (size_t a = 0; a < 3; ++a) p.taps[a] = s.kernel[a], p.dilation[a] = s.dilation[a];
     p.channels = p.sources >= 2 * kernels.lanes && p.destinations >= kernels.rows / 2;
     p.toeplitz = p.destinations == 1 && p.axis[1].step == 1 && s.dilation[1] == 1 && p.taps[1] > 1;
-    // Few units: parts of the positions, as far as their results take little memory, then smaller blocks of channels.
-    p.sources_at_once = std::min(p.sources, channels_at_once), p.destinations_at_once = std::min(p.destinations, channels_at_once);
+    // What is transposed serves every tap; of a single one, more channels on the other side, at fewer positions.
+    const int64_t channels = p.channels && p.kernel() == 1 ? 2 * channels_at_once : channels_at_once;
+    p.sources_at_once = std::min(p.sources, channels), p.destinations_at_once = std::min(p.destinations, channels);
+    const int64_t fewer = p.channels ? p.sources_at_once + p.destinations_at_once > 2 * channels_at_once ? 8 : 2 : 1;
     const int64_t blocks_at_once = s.groups * ceil_div(p.sources, p.sources_at_once) * ceil_div(p.destinations, p.destinations_at_once);
-    cut<T>(p.axis, p.band, p.sources_at_once, weight_band_bytes / 2, p.channels ? positions_at_once / 2 : positions_at_once,
+    // Two threads' scratch and the parts: a tenth of both arrays, and the weights once.
+    const int64_t values = s.batch * (s.sources * p.source_size + s.destinations * p.gradient_size);
+    const int64_t allowed = values / 10 + p.size();
+    const int64_t bytes = std::clamp(allowed * int64_t(sizeof(T)) / 3, least_band_bytes, weight_band_bytes);
+    const int64_t fitting = bytes / (int64_t(sizeof(T)) * (p.sources_at_once + p.destinations_at_once));
+    cut<T>(p.axis, p.band, p.sources_at_once, bytes / 2, std::min(positions_at_once / fewer, std::max<int64_t>(fitting, 64)),
            s.batch * blocks_at_once, p.channels ? 1 : kernels.lanes, 1, 1, 8, !p.toeplitz && !p.channels, 0.05);
     const int64_t line = 64 / int64_t(sizeof(T));
     p.gradient_row = p.band.flat ? p.band.row : (ceil_div(p.axis[2].block, line) | 1) * line;
-    const int64_t values = s.batch * (s.sources * p.source_size + s.destinations * p.gradient_size);
-    const int64_t affordable = std::max<int64_t>(1, std::max<int64_t>(values / 10, 65536) / std::max<int64_t>(1, p.size()));
+    p.parts = 2;   // the scratch of a single part holds its sums too
+    const int64_t affordable = std::max<int64_t>(1, (allowed - 2 * kernels.weight_scratch(p)) / std::max<int64_t>(1, p.size()));
     auto blocks = [&] {
         p.source_blocks = ceil_div(p.sources, p.sources_at_once), p.destination_blocks = ceil_div(p.destinations, p.destinations_at_once);
         return s.groups * p.source_blocks * p.destination_blocks;
     };
+    // Few units: parts of the positions, as many as are affordable and even, then smaller blocks of channels.
     p.parts = std::clamp<int64_t>(ceil_div(2 * wanted_units, blocks()), 1, std::max<int64_t>(1, std::min(affordable, p.bands())));
-    while (p.parts * blocks() < wanted_units && std::max(p.destinations_at_once, p.sources_at_once) > least_channels) {
+    if (p.parts > 2) p.parts -= p.parts % 2;
+    while (p.parts * blocks() < wanted_units * 3 / 4 && std::max(p.destinations_at_once, p.sources_at_once) > least_channels) {
         int64_t& larger = p.destinations_at_once >= p.sources_at_once ? p.destinations_at_once : p.sources_at_once;
         larger = ceil_div(larger, 2);
     }
-    if (!s.exact && sizeof(T) == 4 && p.axis[0].step == 1 && p.axis[1].step == 1 && p.axis[2].step == 1 && s.dilation[1] == 1 &&
-        s.dilation[2] == 1 && p.taps[1] == 3 && p.taps[2] == 3)
-        consider_winograd(p, kernels.lanes);
+    if (!s.exact && sizeof(T) == 4 && has_winograd(p.axis, s.kernel, false)) consider_winograd(p, kernels.lanes);
     return p;
 }
 
@@ -468,7 +522,7 @@ int64_t ConvPlan<T>::workspace_bytes(int threads) const {
     for (const ConvTables<T>* t : {&forward_, &backward_}) {
         const ConvPass<T>& p = t->pass;
         int64_t elements = threads * kernels_.scratch(p);
-        elements += p.shared ? kernels_.bands_size(p) : kernels_.packed_size(p);
+        if (!p.columns) elements += p.shared ? kernels_.bands_size(p) : kernels_.packed_size(p);
         if (t == &backward_ && shape.padding != ConvPadding::zeros) elements += p.batch * p.groups * p.destinations * p.destination_size;
         most = std::max(most, elements);
     }
@@ -477,7 +531,7 @@ int64_t ConvPlan<T>::workspace_bytes(int threads) const {
         const int64_t transformed = kernels_.winograd_weight_size(weight_, &sums);
         most = std::max(most, threads * kernels_.weight_scratch(weight_) + transformed + sums);
     } else {
-        const int64_t partial = weight_.parts > 1 || weight_.channels ? weight_.parts * weight_.size() : 0;
+        const int64_t partial = weight_.parts > 1 ? weight_.parts * weight_.size() : 0;
         most = std::max(most, threads * kernels_.weight_scratch(weight_) + partial);
     }
     return most * int64_t(sizeof(T));
@@ -490,7 +544,8 @@ void ConvPlan<T>::run(const ConvTables<T>& tables, const T* source, const T* wei
     pass.source = source, pass.destination = destination, pass.bias = bias, pass.relu = relu, pass.weight = weight;
     const int64_t size = ceil_div(kernels_.scratch(pass), 64) * 64;
     Buffer<T> scratch = acquire<T>(size * threads), shared;
-    if (pass.shared) {
+    if (pass.columns) {   // units read the weights as they are
+    } else if (pass.shared) {
         shared = acquire<T>(kernels_.bands_size(pass));
         parallel_for(kernels_.band_units(pass), threads, [&](int64_t unit, int worker) {
             kernels_.copy_band(pass, unit, shared.get(), scratch.get() + worker * size);
@@ -580,15 +635,14 @@ void ConvPlan<T>::weight_grad(const T* gradient, const T* x, T* out, int threads
                      [&](int64_t unit, int) { kernels_.winograd_weight_collect(pass, unit, sums.get(), out); });
         return;
     }
-    const bool in_place = pass.parts == 1 && !pass.channels;
     Buffer<T> partial;
-    if (!in_place) partial = acquire<T>(pass.parts * size);
-    pass.partial = in_place ? out : partial.get();
+    if (pass.parts > 1) partial = acquire<T>(pass.parts * size);
+    pass.partial = pass.parts > 1 ? partial.get() : out;
     const int64_t scratch_size = ceil_div(kernels_.weight_scratch(pass), 64) * 64;
     Buffer<T> scratch = acquire<T>(scratch_size * threads);
     parallel_for(pass.units(), threads,
                  [&](int64_t unit, int worker) { kernels_.weight_unit(pass, unit, scratch.get() + worker * scratch_size); }, poll);
-    if (in_place) return;
+    if (pass.parts == 1) return;
     // The parts in their order, one destination channel at a time.
     const int64_t taps = pass.kernel(), row = pass.sources * taps;
     parallel_for(pass.groups * pass.destinations, threads, [&](int64_t channel, int) {

@@ -9,7 +9,8 @@
 // beside it and strides split into phases, so that inner loops read contiguous vectors and check no bounds. Then
 //   tap table   a tile of channels × vectors is summed over all taps in registers; a tap is an offset into the band
 //   Toeplitz    for one channel per group: a tile of rows × vectors (direct.simd.hpp)
-//   Winograd    for 3 × 3 kernels: fewer multiplications (conv_winograd.simd.hpp)
+//   Winograd    for 3 × 3 kernels and lines of 3 or 5 taps: fewer multiplications; dilated ones by phases (conv_winograd.simd.hpp)
+//   columns     for input gradients of small images with many channels: vectors run along the weights (conv_columns.simd.hpp)
 //   weights     for the weight gradient: the tap table again, whose taps are now positions and whose vectors run along the
 //               source's channels; with few channels a tile of channels × taps, vectors along x
 // Narrow images are laid out so that a whole band is one line ("flat"): vectors run over the ends of the rows, and what
@@ -22,12 +23,12 @@
 namespace medeconv {
 
 // One axis of a pass. Position r in [0, (count - 1) · step + span) of the continued source is source element index[r], or
-// zero where index[r] < 0. On [inner, outer) index[r] = r + index[inner] - inner: copied as a piece.
+// zero where index[r] < 0. On [inner, outer) index[r] = index[inner] + (r - inner) · skip: copied as a piece.
 struct ConvAxis {
     int64_t length;                  // of the source
     const int32_t* index;
-    int64_t inner, outer;
-    int64_t count, step, span;
+    int64_t inner, outer, skip;
+    int64_t count, step, span, dilation;
     int64_t block;                   // of count, per unit
     const uint8_t* used;             // [step]: whether any tap reads positions r with r % step = i
     int64_t phases, crop, destination;
@@ -69,7 +70,7 @@ struct ConvPass {
     const T* bias;                   // per destination channel, or null
     bool relu;
     bool stream;                     // results past the cache
-    bool toeplitz, winograd;
+    bool toeplitz, winograd, columns;
     bool shared;                     // `bands` is used, and a unit is a block of channels of all images
     bool in_place;                   // shared: a tile reads the weights as given, which lie in the order of its taps
     bool flipped;                    // Toeplitz, Winograd: taps are read from the last to the first
@@ -85,9 +86,14 @@ struct ConvPass {
     int64_t y_taps, x_taps, y_step;  // toeplitz: weight [groups][sources][z taps][x taps][y taps]
     int64_t z_taps, z_step;
     int64_t sources_at_once;         // toeplitz
+    int64_t channels_at_once, positions_at_once;    // columns: destination channels of a unit; source positions
+    int64_t low[3];                  // columns: source q is added to destination q · phases + k · dilation - low
     MEDECONV_INLINE int64_t group_packed() const { return sources * variant_taps * block_rows; }
     MEDECONV_INLINE int64_t positions() const { return axis[0].blocks() * axis[1].blocks() * axis[2].blocks(); }
-    MEDECONV_INLINE int64_t units() const { return shared ? groups * block_count : batch * groups * positions(); }
+    MEDECONV_INLINE int64_t column_blocks() const { return (destinations + channels_at_once - 1) / channels_at_once; }
+    MEDECONV_INLINE int64_t units() const {
+        return columns ? groups * column_blocks() : shared ? groups * block_count : batch * groups * positions();
+    }
 };
 
 // The weight gradient: weight[o, c, k] = sum over images and q of gradient[o, q] · source[c, q · step + k · dilation].
@@ -107,8 +113,8 @@ struct ConvWeightPass {
     int64_t bands_at_once;           // winograd: whose transforms lie in memory at the same time
     bool toeplitz;                   // one destination channel: tiles of y taps × x taps
     int64_t parts, source_blocks, destination_blocks, sources_at_once, destinations_at_once;
-    T* partial;                      // [parts][groups · destinations][sources][taps]; channels: [parts][groups][taps]
-                                     // [destinations][sources]
+    T* partial;                      // the result, of one part; else [parts][groups · destinations][sources][taps], or
+                                     // channels: [parts][groups][taps][destinations][sources]
     MEDECONV_INLINE int64_t kernel() const { return taps[0] * taps[1] * taps[2]; }
     MEDECONV_INLINE int64_t size() const { return groups * destinations * sources * kernel(); }
     MEDECONV_INLINE int64_t bands() const { return batch * axis[0].blocks() * axis[1].blocks() * axis[2].blocks(); }

@@ -35,6 +35,24 @@ MEDECONV_INLINE void copy_values(const T* from, int64_t n, T* to) {
 #endif
 }
 
+// to[i] = from[i · skip] for i in [0, n).
+template <class T>
+MEDECONV_INLINE void copy_every(const T* from, int64_t skip, int64_t n, T* to) {
+    if (skip == 1) {
+        copy_values(from, n, to);
+        return;
+    }
+    int64_t i = 0;
+    if (skip == 2) {
+        constexpr int L = lanes<T>;
+        typename VectorOf<T>::index evens{};
+        for (int k = 0; k < L; ++k) evens[k] = 2 * k;
+        for (; i + L < n; i += L)   // nothing beyond the last value is read
+            store_unaligned(to + i, __builtin_shuffle(load_unaligned(from + 2 * i), load_unaligned(from + 2 * i + L), evens));
+    }
+    for (; i < n; ++i) to[i] = from[i * skip];
+}
+
 // Two rows of every second value: even[i] = from[2i], odd[i] = from[2i + 1] for i in [0, n), in whole vectors.
 template <class T>
 MEDECONV_INLINE void deinterleave(const T* from, int64_t n, T* even, T* odd) {
@@ -57,7 +75,7 @@ MEDECONV_INLINE void copy_row(const ConvAxis& x, const T* row, int64_t start, in
         const int64_t inner = x.inner - start < 0 ? 0 : x.inner - start < reach ? x.inner - start : reach;
         const int64_t outer = x.outer - start < inner ? inner : x.outer - start < reach ? x.outer - start : reach;
         for (int64_t i = 0; i < inner; ++i) to[i] = index[i] < 0 ? T(0) : row[index[i]];
-        if (inner < outer) copy_values(row + index[inner], outer - inner, to + inner);
+        if (inner < outer) copy_every(row + index[inner], x.skip, outer - inner, to + inner);
         for (int64_t i = outer; i < reach; ++i) to[i] = index[i] < 0 ? T(0) : row[index[i]];
         for (int64_t i = reach; i < pitch; ++i) to[i] = T(0);
         return;
@@ -90,8 +108,8 @@ template <class Pass, class T>
 MEDECONV_INLINE void copy_channels(const Pass& p, const T* channel, int64_t count, Range zs, Range ys, Range xs, T* to) {
     const ConvAxis &z = p.axis[0], &y = p.axis[1], &x = p.axis[2];
     const int64_t planes = z.reach(zs.stop - zs.start), rows = y.reach(ys.stop - ys.start), reach = x.reach(xs.stop - xs.start);
-    const int64_t at = xs.start * x.step + (x.inner < x.outer ? x.index[x.inner] - x.inner : 0);
-    const int64_t left = at_least(at, 0), right = at + reach < x.length ? at + reach : x.length;
+    const int64_t at = (xs.start * x.step - x.inner) * x.skip + (x.inner < x.outer ? x.index[x.inner] : 0);
+    const int64_t left = at_least(at, 0), right = at + reach * x.skip < x.length ? at + reach * x.skip : x.length;
     for (int64_t c = 0; c < count; ++c, channel += p.source_size, to += p.band.channel)
         for (int64_t a = 0; a < planes; ++a) {
             if (!z.used[a % z.step]) continue;

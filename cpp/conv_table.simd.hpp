@@ -1,5 +1,6 @@
 // The convolution kernels of one ISA: which family does what.
 #pragma once
+#include "conv_columns.simd.hpp"
 #include "conv_weight.simd.hpp"
 #include "conv_winograd.simd.hpp"
 #include "conv_winograd_weight.simd.hpp"
@@ -9,11 +10,12 @@ namespace {
 
 template <class T>
 int64_t conv_scratch(const ConvPass<T>& p) {
+    if (p.columns) return column_buffers<T>(p, nullptr).total;
     return p.winograd ? winograd_buffers<T>(p, nullptr).total : conv_buffers<T>(p, nullptr).total;
 }
 template <class T>
 int64_t conv_packed_size(const ConvPass<T>& p) {
-    return p.winograd ? winograd_elements * winograd_weight_stride(p) : p.groups * p.group_packed();
+    return p.winograd ? winograd_buffers<T>(p, nullptr).elements * winograd_packed_stride(p) : p.groups * p.group_packed();
 }
 template <class T>
 void conv_pack(const ConvPass<T>& p, int64_t group, int64_t block, T* packed) {
@@ -23,8 +25,9 @@ void conv_pack(const ConvPass<T>& p, int64_t group, int64_t block, T* packed) {
 template <class T>
 int64_t conv_bands_size(const ConvPass<T>& p) {
     constexpr int64_t slack = 8 * lanes<T>;
-    return slack + (p.winograd ? p.groups * winograd_elements * winograd_buffers<T>(p, nullptr).element
-                               : p.batch * p.groups * p.sources * p.band.channel + p.axis[2].span);
+    if (!p.winograd) return slack + p.batch * p.groups * p.sources * p.band.channel + p.axis[2].span;
+    const WinogradScratch<T> s = winograd_buffers<T>(p, nullptr);
+    return slack + p.groups * s.elements * s.element;
 }
 template <class T>
 int64_t conv_band_units(const ConvPass<T>& p) {
@@ -51,7 +54,8 @@ void conv_weight_unit(const ConvWeightPass<T>& p, int64_t unit, T* scratch) {
 }
 template <class T>
 void conv_unit(const ConvPass<T>& p, int64_t unit, T* scratch) {
-    if (p.winograd) winograd_unit(p, unit, scratch);
+    if (p.columns) column_unit(p, unit, scratch);
+    else if (p.winograd) winograd_unit(p, unit, scratch);
     else direct_unit(p, unit, scratch);
 }
 

@@ -178,6 +178,7 @@ struct ChannelScratch {
     int64_t columns, rows;                           // of a band's slice
     int64_t line;
     T *source, *gradient, *lines;
+    T* sums;                                         // of a single part: [tap][destination][source channels]
     int32_t* offsets;
     int64_t total;
 };
@@ -197,6 +198,7 @@ ChannelScratch<T> channel_buffers(const ConvWeightPass<T>& p, T* scratch) {
     s.source = take(p.axis[0].reach(p.axis[0].block) * s.rows * s.columns * s.source_channels + conv_sums * L);
     s.gradient = take(positions * s.gradient_channels);
     s.lines = take(L * s.line);
+    s.sums = take(p.parts == 1 ? p.kernel() * p.destinations_at_once * s.source_channels : 0);
     s.offsets = reinterpret_cast<int32_t*>(take(positions));
     return s;
 }
@@ -268,17 +270,41 @@ MEDECONV_INLINE void sum_matrix(const T* source, const int32_t* offsets, int64_t
     }
 }
 
+// A unit's sums to their places in the result.
+template <class T>
+MEDECONV_INLINE void deliver_sums(const ConvWeightPass<T>& p, const ChannelScratch<T>& s, const WeightUnit& u) {
+    constexpr int64_t L = lanes<T>;
+    const int64_t kernel = p.kernel(), matrix = p.destinations_at_once * s.source_channels;
+    for (int64_t o = 0; o < u.os; ++o) {
+        const T* const sums = s.sums + o * s.source_channels;
+        T* const to = p.partial + ((u.group * p.destinations + u.o0 + o) * p.sources + u.c0) * kernel;
+        if (kernel == 1) {
+            copy_values(sums, u.cs, to);
+        } else if (kernel <= L) {   // every position's vector ends in the next one's place, before that is written
+            for (int64_t c = 0; c < u.cs; c += L) {
+                const int64_t n = u.cs - c < L ? u.cs - c : L;
+                transpose_rows<T>(kernel, n, s.lines, kernel, [&](int64_t k, int64_t) MEDECONV_BODY { return sums + k * matrix + c; });
+                copy_values(s.lines, n * kernel, to + c * kernel);
+            }
+        } else {
+            for (int64_t c = 0; c < u.cs; ++c)
+                for (int64_t k = 0; k < kernel; ++k) to[c * kernel + k] = sums[k * matrix + c];
+        }
+    }
+}
+
 template <class T>
 void channel_weight_unit(const ConvWeightPass<T>& p, int64_t unit, T* scratch) {
     const ChannelScratch<T> s = channel_buffers(p, scratch);
     const WeightUnit u = weight_unit_of(p, unit);
     const ConvAxis &z = p.axis[0], &y = p.axis[1], &x = p.axis[2];
-    const int64_t matrix = p.destinations * p.sources;
-    T* const sums = p.partial + part_offset(p, u);
+    const bool one = p.parts == 1;
+    const int64_t pitch = one ? s.source_channels : p.sources, matrix = (one ? p.destinations_at_once : p.destinations) * pitch;
+    T* const sums = one ? s.sums : p.partial + part_offset(p, u);
     const T zero[conv_rows] = {};
     if (u.first_band == u.last_band)
         for (int64_t k = 0; k < p.kernel(); ++k)
-            for (int64_t o = 0; o < u.os; ++o) std::memset(sums + k * matrix + o * p.sources, 0, size_t(u.cs) * sizeof(T));
+            for (int64_t o = 0; o < u.os; ++o) std::memset(sums + k * matrix + o * pitch, 0, size_t(u.cs) * sizeof(T));
     for (int64_t at = u.first_band; at < u.last_band; ++at) {
         const WeightBand b = weight_band_of(p, at);
         transpose_band(p, s, u, b);
@@ -292,9 +318,10 @@ void channel_weight_unit(const ConvWeightPass<T>& p, int64_t unit, T* scratch) {
                 for (int64_t kx = 0; kx < p.taps[2]; ++kx, ++k) {
                     const int64_t shift = (kz * p.dilation[0] * s.rows + ky * p.dilation[1]) * s.columns + kx * p.dilation[2];
                     sum_matrix(s.source + shift * s.source_channels, s.offsets, positions, s.gradient, s.gradient_channels, u.os, u.cs,
-                               at == u.first_band ? zero : nullptr, sums + k * matrix, p.sources);
+                               at == u.first_band ? zero : nullptr, sums + k * matrix, pitch);
                 }
     }
+    if (one) deliver_sums(p, s, u);
 }
 
 // ---- few channels

@@ -13,26 +13,31 @@ constexpr int64_t tiles_of_strip = 64;   // transformed before they are transpos
 
 template <class T>
 struct WinogradWeight {
-    int64_t across, down, tiles, slices, source_slices;   // of a band
+    WinogradTiles of_slice;                               // of a band
+    int64_t tiles, slices, source_slices;
     int64_t source_channels, gradient_channels;           // of a tile
     int64_t source_band, gradient_band;                   // of an element: [band][slice][tile][channel]
     int64_t source_element, gradient_element, group;      // [group][source elements, gradient elements]
-    int64_t strip_rows, row;                              // tile rows of a strip; its tiles
+    int64_t tile_row, strip_rows, row;                    // tiles of a row in every phase; tile rows of a strip; its tiles
+    int64_t line;                                         // of WinogradRows
     int64_t sums;                                         // of an element: [group][kernel slice][element][destination][source]
 };
 template <class T>
 MEDECONV_INLINE WinogradWeight<T> winograd_weight(const ConvWeightPass<T>& p) {
     constexpr int64_t L = lanes<T>;
     WinogradWeight<T> w{};
-    w.across = p.axis[2].block / 4, w.down = p.axis[1].block / 4, w.tiles = w.across * w.down;
+    w.of_slice = winograd_tiles(p.axis, p.axis[1].block, p.axis[2].block);
+    w.tiles = w.of_slice.all();
     w.slices = p.axis[0].block, w.source_slices = p.axis[0].reach(w.slices);
     w.source_channels = ceil_div(p.sources, L) * L, w.gradient_channels = ceil_div(p.destinations, L) * L;
     w.source_band = w.source_slices * w.tiles * w.source_channels, w.gradient_band = w.slices * w.tiles * w.gradient_channels;
     // Elements an odd number of lines apart: the same tile of all of them is written together.
     w.source_element = p.bands_at_once * w.source_band + conv_sums * L, w.gradient_element = p.bands_at_once * w.gradient_band + L;
     w.group = winograd_elements * (w.source_element + w.gradient_element);
-    w.strip_rows = at_least(tiles_of_strip / w.across, 1);
-    w.row = ceil_div(w.strip_rows * w.across, L) * L + L;
+    w.tile_row = w.of_slice.y_phases * w.of_slice.row();
+    w.strip_rows = at_least(tiles_of_strip / w.tile_row, 1);
+    w.row = ceil_div(w.strip_rows * w.tile_row, L) * L + L;
+    w.line = (w.strip_rows + 1) * w.of_slice.row() + 2 * L;
     w.sums = p.destinations * p.sources;
     return w;
 }
@@ -46,8 +51,7 @@ template <class T>
 int64_t winograd_weight_scratch(const ConvWeightPass<T>& p) {
     const WinogradWeight<T> w = winograd_weight(p);
     constexpr int64_t L = lanes<T>;
-    const int64_t rows = 4 * ceil_div(w.across, L) * L + 2 * L, columns = 24 * ((w.strip_rows + 1) * w.across + 2 * L);
-    const int64_t transform = winograd_elements * L * w.row + rows + columns;
+    const int64_t transform = winograd_elements * L * w.row + winograd_row_size<T>(w.of_slice) + 24 * w.line;
     const int64_t offsets = p.bands_at_once * w.slices * w.tiles;
     return (transform > offsets ? transform : offsets) + 8 * L;
 }
@@ -76,37 +80,43 @@ MEDECONV_INLINE void winograd_taps(const Vec<T>* m, int step, Vec<T>* to) {
 
 // One channel's tiles of a slice of the gradient, zero beyond `ys` and `xs`: to[element · stride + tile].
 template <class T>
-MEDECONV_NOINLINE void transform_gradient(const WinogradRows<T>& s, const T* slice, int64_t length, Range ys, Range xs, int64_t across,
-                                          int64_t down, T* to, int64_t stride) {
+MEDECONV_NOINLINE void transform_gradient(const WinogradTiles& tiles, const WinogradRows<T>& s, const T* slice, int64_t row_size, Range ys,
+                                          Range xs, T* to, int64_t stride) {
     constexpr int L = lanes<T>;
-    const int64_t width = xs.stop - xs.start;
-    const int64_t filled = 4 * ceil_div(across, L) * L + 2;
-    for (int64_t r = 0; r < 4 * down; ++r) {
-        T* column = s.columns + r % 4 * s.line + r / 4 * across;
-        if (ys.start + r >= ys.stop) {
-            for (int j = 0; j < 6; ++j) std::memset(column + 4 * j * s.line, 0, size_t(across) * sizeof(T));
-            continue;
+    const int64_t width = xs.stop - xs.start, length = winograd_reach<T>(tiles), apart = tiles.x_phases;
+    for (int64_t phase = 0; phase < tiles.y_phases; ++phase, to += tiles.phase()) {
+        for (int64_t r = 0; r < 4 * tiles.down; ++r) {
+            T* column = s.columns + r % 4 * s.line + r / 4 * tiles.row();
+            const int64_t at = ys.start + r * tiles.y_phases + phase;
+            if (at >= ys.stop) {
+                for (int j = 0; j < 6; ++j) std::memset(column + 4 * j * s.line, 0, size_t(tiles.row()) * sizeof(T));
+                continue;
+            }
+            const T* row = slice + at * row_size + xs.start;
+            if (apart > 1 || length > width) {
+                for (int64_t i = 0; i < apart; ++i) {
+                    const int64_t n = i < width ? (width - i + apart - 1) / apart : 0;
+                    copy_every(row + i, apart, n, s.row + i * length);
+                    std::memset(s.row + i * length + n, 0, size_t(length - n) * sizeof(T));
+                }
+                row = s.row;
+            }
+            for (int64_t i = 0; i < apart; ++i, row += length, column += tiles.across)
+                for (int64_t t = 0; t < tiles.across; t += L) {
+                    Vec<T> d[6], transformed[6];
+                    split_row<6, T>(row + 4 * t, d);
+                    winograd_gradient<T>(d, transformed);
+                    unroll<6>([&](auto j) MEDECONV_BODY { store_unaligned(column + 4 * j * s.line + t, transformed[j]); });
+                }
         }
-        const T* row = slice + (ys.start + r) * length + xs.start;
-        if (filled > width) {
-            std::memcpy(s.row, row, size_t(width) * sizeof(T));
-            std::memset(s.row + width, 0, size_t(filled - width) * sizeof(T));
-            row = s.row;
-        }
-        for (int64_t t = 0; t < across; t += L) {
-            Vec<T> d[6], transformed[6];
-            split_row(row + 4 * t, d);
-            winograd_gradient<T>(d, transformed);
-            unroll<6>([&](auto j) MEDECONV_BODY { store_unaligned(column + 4 * j * s.line + t, transformed[j]); });
-        }
+        for (int64_t t = 0; t < tiles.phase(); t += L)
+            unroll<6>([&](auto j) MEDECONV_BODY {
+                Vec<T> d[4], transformed[6];
+                unroll<4>([&](auto i) MEDECONV_BODY { d[i] = load_unaligned(s.columns + (4 * j + i) * s.line + t); });
+                winograd_gradient<T>(d, transformed);
+                unroll<6>([&](auto i) MEDECONV_BODY { store_unaligned(to + (i * 6 + j) * stride + t, transformed[i]); });
+            });
     }
-    for (int64_t t = 0; t < across * down; t += L)
-        unroll<6>([&](auto j) MEDECONV_BODY {
-            Vec<T> d[4], transformed[6];
-            unroll<4>([&](auto i) MEDECONV_BODY { d[i] = load_unaligned(s.columns + (4 * j + i) * s.line + t); });
-            winograd_gradient<T>(d, transformed);
-            unroll<6>([&](auto i) MEDECONV_BODY { store_unaligned(to + (i * 6 + j) * stride + t, transformed[i]); });
-        });
 }
 
 // A unit: a band, a slice of it, and as many channels of source or gradient as a vector has lanes.
@@ -134,13 +144,15 @@ void winograd_weight_transform(const ConvWeightPass<T>& p, int64_t first, int64_
     const int64_t plane = outside ? -1 : of_source ? z.index[b.zs.start + slice] : b.zs.start + slice;
 
     T* const planes = scratch;           // [element][channel][tile of the strip]
-    WinogradRows<T> rows{planes + winograd_elements * L * w.row, nullptr, (w.strip_rows + 1) * w.across + 2 * L};
-    rows.columns = rows.row + 4 * ceil_div(w.across, L) * L + 2 * L;
-    for (int64_t strip = 0; strip < w.down; strip += w.strip_rows) {
-        const int64_t tile_rows_left = w.down - strip < w.strip_rows ? w.down - strip : w.strip_rows;
-        const Range ys{b.ys.start + 4 * strip, b.ys.start + 4 * (strip + tile_rows_left)};
-        const int64_t tiles = w.across * tile_rows_left;
-        const Range xs{b.xs.start, b.xs.start + 4 * w.across};   // whole tiles: every band has as many
+    WinogradRows<T> rows{planes + winograd_elements * L * w.row, nullptr, w.line};
+    rows.columns = rows.row + winograd_row_size<T>(w.of_slice);
+    const int64_t down = w.of_slice.down;
+    for (int64_t strip = 0; strip < down; strip += w.strip_rows) {
+        const int64_t tile_rows_left = down - strip < w.strip_rows ? down - strip : w.strip_rows;
+        const Range ys{b.ys.start + 4 * y.dilation * strip, b.ys.start + 4 * y.dilation * (strip + tile_rows_left)};
+        const Range xs{b.xs.start, b.xs.start + x.block};   // whole tiles: every band has as many
+        const WinogradTiles of_strip = winograd_tiles(p.axis, ys.stop - ys.start, x.block);
+        const int64_t tiles = of_strip.all();
         for (int64_t c = 0; c < count; ++c) {
             T* place = planes + c * w.row;
             if (of_source) {
@@ -150,12 +162,12 @@ void winograd_weight_transform(const ConvWeightPass<T>& p, int64_t first, int64_
                 for (int64_t e = 0; e < winograd_elements; ++e) std::memset(place + e * L * w.row, 0, size_t(tiles) * sizeof(T));
             } else {
                 const Range real_ys{ys.start, ys.stop < b.ys.stop ? ys.stop : b.ys.stop};
-                transform_gradient(rows, from + c * p.gradient_size + plane * y.count * x.count, x.count, real_ys, b.xs, w.across,
-                                   tile_rows_left, place, L * w.row);
+                transform_gradient(of_strip, rows, from + c * p.gradient_size + plane * y.count * x.count, x.count, real_ys, b.xs, place,
+                                   L * w.row);
             }
         }
         for (int64_t e = 0; e < winograd_elements; ++e)
-            transpose_rows<T>(count, tiles, to + e * stride + strip * w.across * pitch, pitch,
+            transpose_rows<T>(count, tiles, to + e * stride + strip * w.tile_row * pitch, pitch,
                               [&](int64_t c, int64_t) MEDECONV_BODY { return (const T*)(planes + (e * L + c) * w.row); });
     }
 }

@@ -61,8 +61,8 @@ def conv(
         Where the result goes: C-contiguous, writable, of the result's shape and dtype, sharing no memory with
         the other arguments.
     exact : bool
-        Sum the products as they are. By default 3-wide kernels with many channels may go through Winograd's
-        transformation and large ones through a Fourier transform, whose rounding is larger.
+        Sum the products as they are. By default 3-wide kernels (lines: 3 or 5 taps) with many channels may go
+        through Winograd's transformation, large ones through a Fourier transform; their rounding is larger.
     backend : {"auto", "cpp", "numba", "reference", "cuda"}
     num_threads : int, optional
         Does not change a bit of the result.
