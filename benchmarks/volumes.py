@@ -415,6 +415,8 @@ def main() -> None:
     scaling.add_argument("--gigabytes", type=int, default=4, help="memory per worker")
     scaling.add_argument("-o", "--output", type=Path)
     arguments = parser.parse_args()
+    if arguments.command in ("run", "workers") and arguments.output:
+        machine.describe(arguments.threads)  # what it lacks is to be said before minutes of work, not after
     {"kills": kills, "run": run, "workers": workers, "scale": scale}[arguments.command](arguments)
 
 
