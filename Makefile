@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 # Rebuilding is pip's business; these stamps only avoid asking it twice.
-SOURCES := pyproject.toml CMakeLists.txt $(wildcard cpp/* cpp/shared/* cuda/*) $(shell find python -name '*.py' -o -name '*.pyi' -o -name py.typed)
+SOURCES := pyproject.toml CMakeLists.txt $(wildcard cpp/* cpp/shared/* cuda/*) $(shell find python -name '*.py' -o -name '*.pyi' -o -name py.typed -o -name '*.safetensors')
 
 .PHONY: demo test test-isa test-sanitize test-emulator nvcc-check test-peers bench bench-large lint pure-wheel stubs clean
 

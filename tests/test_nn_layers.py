@@ -107,13 +107,29 @@ def test_crop_and_its_transpose(rng, tol):
         small.forward([x[:, :1, :4], x[:, :1]], Engine(), None)
 
 
-@pytest.mark.parametrize("kind", ["Add", "Concat"])
-def test_gradients_of_joining_layers(kind, rng, tol, backend):
+@pytest.mark.parametrize("joined", [nn.Add, nn.Concat, lambda: nn.Add("relu"), lambda: nn.Add("softplus")])
+def test_gradients_of_joining_layers(joined, rng, tol, backend):
     one, two = nn.Input(2), nn.Input(2)
     conv = nn.Conv(2, 3)
-    net = initialized([one, two], getattr(nn, kind)()(conv(one), two, conv(two), one))  # shared weights
+    net = initialized([one, two], joined()(conv(one), two, conv(two), one))  # shared weights
     inputs = [rng.standard_normal((2, 2, 6, 5)) for _ in range(2)]
     check_gradients(net, inputs, rng, tol("finite_differences"), Engine(backend))
+
+
+def test_sum_and_activation_of_it_in_one_pass(rng):
+    one, two = nn.Input(2), nn.Input(2)
+    fused = nn.Graph([one, two], nn.Add("leaky_relu")(one, two))
+    apart = nn.Graph([one, two], nn.LeakyReLU()(nn.Add()(one, two)))
+    inputs = [rng.standard_normal((2, 2, 6, 5)).astype(np.float32) for _ in range(2)]
+    np.testing.assert_array_equal(*(net.forward(inputs, Engine(), None) for net in (fused, apart)))
+    with pytest.raises(ValueError, match="activation: got 'tanh'"):
+        nn.Add("tanh")
+
+
+def test_crop_that_cuts_nothing_gives_an_array_of_its_own(rng):
+    image = nn.Input(1)
+    x = rng.random((1, 1, 6, 5), np.float32)
+    assert not np.shares_memory(nn.Model(image, nn.Crop()(image, image)).predict(x), x)
 
 
 PSF = np.array([[1.0, 2, 1], [2, 5, 3], [1, 2, 1], [0, 1, 0]])  # of even and odd length, not symmetric

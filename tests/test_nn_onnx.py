@@ -31,7 +31,7 @@ def graph(ndim):
     signal = nn.Concat()(signal, nn.Multiply()(image, image), nn.LocalDeviation(5)(image))
     small = nn.Conv(4, 3, 2, groups=4)(signal)
     large = nn.ConvTranspose(2, 3, 2, activation="relu")(small)
-    return nn.Model(image, nn.Divide(0.1)(nn.Add()(large, image, image), image), seed=3)
+    return nn.Model(image, nn.Divide(0.1)(nn.Add("relu")(large, image, image), image), seed=3)
 
 
 def blurring(ndim, boundary):

@@ -287,6 +287,8 @@ class RichardsonLucyStep(_BlurLayer):
         forward, backward = self._filters["psf"], self._filters[self.way]
         normalizer = backward.normalizer(back, estimate, engine)
         eps = self._smallest_divisors(image, engine)
+        if tape is None:
+            return self._in_two_sweeps(estimate, image, taps, back, normalizer, eps, engine)
         offset = estimate.dtype.type(self.background)
         divisor = forward.apply(taps, estimate, engine)  # with background and bound below
         ratio = engine.empty(image.shape, image.dtype)
@@ -300,22 +302,44 @@ class RichardsonLucyStep(_BlurLayer):
 
             engine.pointwise(divide, *arrays)
         correction = backward.apply(back, ratio, engine, adjoint=True)
-        if tape is not None:
-            tape.update(
-                estimate=estimate,
-                divisor=divisor,
-                eps=eps,
-                ratio=ratio,
-                correction=correction,
-                normalizer=normalizer,
-            )
-            out = estimate * correction
-        else:
-            out = np.multiply(estimate, correction, out=correction)
+        out: np.ndarray = estimate * correction
         out /= normalizer
         np.maximum(out, 0, out=out)
-        if tape is not None:
-            tape["out"] = out
+        tape.update(
+            estimate=estimate,
+            divisor=divisor,
+            eps=eps,
+            ratio=ratio,
+            correction=correction,
+            normalizer=normalizer,
+            out=out,
+        )
+        return out
+
+    def _in_two_sweeps(
+        self,
+        estimate: np.ndarray,
+        image: np.ndarray,
+        taps: np.ndarray,
+        back: np.ndarray,
+        normalizer: np.ndarray,
+        eps: np.ndarray,
+        engine: Engine,
+    ) -> np.ndarray:
+        """Where no backward pass follows: the same, and what is pointwise is done as values are written."""
+        spatial = estimate.shape[2:]
+        there = self._filters["psf"].operator(taps, spatial, estimate.dtype, engine)
+        back_again = self._filters[self.way].operator(back, spatial, estimate.dtype, engine)
+        out, ratio = engine.empty(estimate.shape, estimate.dtype), engine.empty(spatial, estimate.dtype)
+        gain = (1 / normalizer).reshape(spatial)
+        for e, y, least, updated in zip(estimate, image, eps.ravel(), out, strict=True):
+            for own, measured, result in zip(e, y, updated, strict=True):
+                divided = {"image": measured, "background": self.background, "eps": float(least)}
+                there.begin(own).sweep("ratio", keep=False, out=ratio, **divided)
+                multiplied = {"estimate": own, "gain": gain}
+                back_again.begin(ratio, adjoint=True).sweep(
+                    "multiply", adjoint=True, keep=False, out=result, **multiplied
+                )
         return out
 
     def smallest_share(self, dtype: np.dtype, backend: str = "auto") -> float:

@@ -71,10 +71,20 @@ class LocalDeviation(Layer):
         (x,) = inputs
         around, mean = self.filters(x.dtype)
         detail = self._around.apply(around, x, engine)
-        np.subtract(x, detail, out=detail)
-        out = self._mean.apply(mean, np.square(detail), engine)
-        np.maximum(out, 0, out=out)  # transforms round
-        np.sqrt(out, out=out)
+        square = engine.empty(x.shape, x.dtype)
+
+        def squared(own: np.ndarray, others: np.ndarray, target: np.ndarray) -> None:
+            np.subtract(own, others, out=others)
+            np.square(others, out=target)
+
+        engine.pointwise(squared, x, detail, square)
+        out = self._mean.apply(mean, square, engine)
+
+        def rooted(values: np.ndarray) -> None:
+            np.maximum(values, 0, out=values)  # transforms round
+            np.sqrt(values, out=values)
+
+        engine.pointwise(rooted, out)
         if tape is not None:
             tape["detail"], tape["out"] = detail, out
         return out

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from .. import _validate
+from ._activations import activation as activation_of
 from ._engine import Engine
 from ._layer import Gradients, Layer, Result, Signal, Tape
 
@@ -34,14 +35,27 @@ def _check_shapes(inputs: Sequence[np.ndarray]) -> None:
 
 
 class Add(Layer):
-    """The sum of two or more inputs of the same shape.
+    """The sum of two or more inputs of the same shape, and an activation of it in the same pass.
 
     Parameters
     ----------
+    activation : {None, "relu", "leaky_relu", "softplus"}
     name : str, optional
+
+    Raises
+    ------
+    ValueError
+        Another activation.
     """
 
     arity = None
+
+    def __init__(self, activation: str | None = None, name: str | None = None) -> None:
+        super().__init__(name)
+        self._given, self.activation = activation, activation_of(activation)
+
+    def options(self) -> dict[str, Any]:
+        return {"activation": self._given}
 
     def connect(self, signals: Sequence[Signal]) -> Result:
         _check_channels(signals)
@@ -55,13 +69,19 @@ class Add(Layer):
             np.add(first, second, out=target)
             for other in others:
                 target += other
+            if self.activation is not None:
+                self.activation.apply(target)
 
         engine.pointwise(total, out, *inputs)
+        if tape is not None and self.activation is not None:
+            tape["out"] = out
         return out
 
     def backward(
         self, grad: np.ndarray, tape: Tape, engine: Engine, gradients: Gradients, needs: Sequence[bool]
     ) -> Sequence[np.ndarray | None]:
+        if self.activation is not None:
+            engine.pointwise(self.activation.differentiate, grad, tape["out"])
         wanted = [i for i, need in enumerate(needs) if need]
         return [
             None if i not in wanted else grad if i == wanted[0] else grad.copy() for i in range(len(needs))
@@ -87,10 +107,13 @@ class Concat(Layer):
         _check_shapes(inputs)
         counts = [x.shape[1] for x in inputs]
         first = inputs[0]
-        out = engine.empty((first.shape[0], sum(counts), *first.shape[2:]), first.dtype)
-        np.concatenate(inputs, axis=1, out=out)
+        ends = np.cumsum(counts)
+        out = engine.empty((first.shape[0], int(ends[-1]), *first.shape[2:]), first.dtype)
+        for x, count, end in zip(inputs, counts, ends, strict=True):
+            for target, source in zip(out[:, end - count : end], x, strict=True):
+                engine.pointwise(np.copyto, target, source)
         if tape is not None:
-            tape["ends"] = np.cumsum(counts)
+            tape["ends"] = ends
         return out
 
     def backward(
@@ -198,15 +221,17 @@ class Crop(Layer):
             raise ValueError(f"got inputs of shapes {[a.shape for a in inputs]}, expected a first as large")
         if tape is not None:
             tape["shape"] = x.shape
-        return x[self._cut(like.shape)].copy()
+        return x if x.shape[2:] == like.shape[2:] else x[self._cut(like.shape)].copy()
 
     def backward(
         self, grad: np.ndarray, tape: Tape, engine: Engine, gradients: Gradients, needs: Sequence[bool]
     ) -> Sequence[np.ndarray | None]:
         made = None
         if needs[0]:
-            made = np.zeros(tape["shape"], grad.dtype)
-            made[self._cut(grad.shape)] = grad
+            made = grad
+            if grad.shape != tape["shape"]:
+                made = np.zeros(tape["shape"], grad.dtype)
+                made[self._cut(grad.shape)] = grad
         return (made, None)  # the second only lends its size
 
     @staticmethod

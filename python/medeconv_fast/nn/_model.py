@@ -413,7 +413,7 @@ class Model(Graph):
                     inner = place = tuple(slice(0, n) for n in made.shape[2:])
                 if out is None:
                     if tile is None and len(part) == len(data):
-                        return restore(made)
+                        return restore(made.copy() if made is part else made)  # a Crop may have none to make
                     spatial = made.shape[2:]
                     if tile is not None:
                         spatial = tuple(int(n * s) for n, s in zip(lengths, self.scale, strict=True))

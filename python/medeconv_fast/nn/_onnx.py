@@ -261,9 +261,11 @@ def _iteration(build: _Builder, layer: RichardsonLucyStep, inputs: Sequence[str]
 def _export(build: _Builder, layer: Layer, inputs: Sequence[str]) -> str:
     if isinstance(layer, Graph):
         return export_graph(build, layer, inputs)
-    plain: dict[type[Layer], str] = {Add: "Sum", Multiply: "Mul"}
-    if type(layer) in plain:
-        return build.node(plain[type(layer)], *inputs)
+    if isinstance(layer, Add):
+        made = build.node("Sum", *inputs)
+        return made if layer.activation is None else _activated(build, layer.activation, made)
+    if isinstance(layer, Multiply):
+        return build.node("Mul", *inputs)
     if isinstance(layer, Concat):
         return build.node("Concat", *inputs, axis=1)
     if isinstance(layer, LeakyReLU | ReLU | Softplus):

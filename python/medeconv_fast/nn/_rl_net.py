@@ -65,8 +65,11 @@ def _correction(channels: int, ndim: int, filters: int, levels: int, depth: int)
         width = wide if level > 1 else filters
         signal = ConvTranspose(width, 2, 2, bias=False, name=f"up_{level}")(signal)
         finer = grids[level - 1]
-        signal = Add(name=f"joined_{level}")(finer, Crop(name=f"cut_{level}")(signal, finer))
-        signal = features(signal, f"finer_{level}") if level > 1 else ReLU(name="after")(signal)
+        signal = Crop(name=f"cut_{level}")(signal, finer)
+        if level > 1:
+            signal = features(Add(name=f"joined_{level}")(finer, signal), f"finer_{level}")
+        else:
+            signal = Add("relu", name="joined_1")(finer, signal)
     return Graph(known, Conv(1, 3, bias=False, init="zeros", name="last")(signal), name="correction")
 
 
@@ -222,8 +225,7 @@ class RLNet(Model):
                 ]
                 self.known = Concat(name="known")(image, *estimates, noise, *filtered)
                 self.correction = _correction(self.known.channels, taps.ndim, filters, levels, depth)
-                signal = Add(name="sum")(signal, self.correction(self.known))
-                signal = ReLU(name="result")(signal)
+                signal = Add("relu", name="sum")(signal, self.correction(self.known))
         self._arguments["ndim"] = image.ndim
         super().__init__(image, signal, seed=seed, dtype=dtype, **self._computing)
         self.positive = psf is not None
