@@ -328,6 +328,18 @@ void bind_overlap(py::module_& m, const std::string& suffix) {
              py::arg("psf").noconvert(), py::arg("centre"));
 }
 
+// Memory that is kept for reuse once the array is gone: fresh pages cost more than most kernels that fill them.
+template <class T>
+Array<T> empty_array(const std::vector<int64_t>& shape) {
+    int64_t size = 1;
+    for (int64_t n : shape) {
+        if (n < 0 || __builtin_mul_overflow(size, n, &size) || size > INT64_MAX / int64_t(sizeof(T)))
+            throw std::invalid_argument("shape: negative or too large");
+    }
+    T* data = acquire<T>(size).release();
+    return Array<T>(shape, data, py::capsule(data, [](void* p) { ReleaseBuffer()(p); }));
+}
+
 template <class T>
 void bind(py::module_& m, const std::string& suffix) {
     using Plan = SpectralPlan<T>;
@@ -394,7 +406,7 @@ void bind(py::module_& m, const std::string& suffix) {
               const Shape shape = shape_of(x), l = zeros3(low), h = zeros3(high);
               std::vector<int64_t> padded;
               for (py::ssize_t a = 0; a < x.ndim(); ++a) padded.push_back(x.shape(a) + low.at(size_t(a)) + high.at(size_t(a)));
-              Array<T> out(padded);
+              Array<T> out = empty_array<T>(padded);
               const T* from = x.data();
               T* to = out.mutable_data();
               const Boundary b = boundary_of(boundary);
@@ -408,7 +420,7 @@ void bind(py::module_& m, const std::string& suffix) {
               std::vector<int64_t> inner;
               for (py::ssize_t a = 0; a < y.ndim(); ++a) inner.push_back(y.shape(a) - low.at(size_t(a)) - high.at(size_t(a)));
               const Shape shape = shape3(inner), l = zeros3(low), h = zeros3(high);
-              Array<T> out(inner);
+              Array<T> out = empty_array<T>(inner);
               const T* from = y.data();
               T* to = out.mutable_data();
               const Boundary b = boundary_of(boundary);
@@ -450,18 +462,6 @@ void bind_penalty(py::module_& m) {
           },
           py::arg("kind"), py::arg("x").noconvert(), py::arg("out").noconvert(), py::arg("spacing"), py::arg("weight"), py::arg("level"),
           py::arg("num_threads"));
-}
-
-// Memory that is kept for reuse once the array is gone: fresh pages cost more than most kernels that fill them.
-template <class T>
-Array<T> empty_array(const std::vector<int64_t>& shape) {
-    int64_t size = 1;
-    for (int64_t n : shape) {
-        if (n < 0 || __builtin_mul_overflow(size, n, &size) || size > INT64_MAX / int64_t(sizeof(T)))
-            throw std::invalid_argument("shape: negative or too large");
-    }
-    T* data = acquire<T>(size).release();
-    return Array<T>(shape, data, py::capsule(data, [](void* p) { ReleaseBuffer()(p); }));
 }
 
 template <class T>

@@ -347,14 +347,14 @@ class Operator:
     def apply(self, x: np.ndarray, *, adjoint: bool = False) -> np.ndarray:
         """Hx, or (adjoint) the transpose, in a new array."""
         shape = self.layout.estimate_shape if adjoint else self.layout.shape
-        out = _device.maker_beside(x)(shape, self.dtype)
+        out = _device.maker_beside(x, self.backend)(shape, self.dtype)
         self.begin(x, adjoint=adjoint).sweep("copy", adjoint=adjoint, keep=False, out=out)
         return out
 
     def apply_each(self, batch: np.ndarray, *, adjoint: bool = False) -> np.ndarray:
         """`apply` on every item along the first axis; plan, OTF and the chain's workspace serve them all."""
         shape = self.layout.estimate_shape if adjoint else self.layout.shape
-        out = _device.maker_beside(batch)((len(batch), *shape), self.dtype)
+        out = _device.maker_beside(batch, self.backend)((len(batch), *shape), self.dtype)
         chain = self.begin(batch[0], adjoint=adjoint)
         for index, item in enumerate(batch):
             if index:
@@ -374,7 +374,7 @@ class SweepChain:
     def __init__(self, operator: Operator, x: np.ndarray, *, adjoint: bool = False) -> None:
         self._operator = operator
         self._chain = operator.plan.chain(operator.num_threads)
-        self._empty = _device.maker_beside(x)
+        self._empty = _device.maker_beside(x, operator.backend)
         self.load(x, adjoint=adjoint)
 
     def load(self, x: np.ndarray, *, adjoint: bool = False, **operands: Any) -> dict[str, float] | None:
@@ -803,7 +803,7 @@ class Blur:
             else:
                 prepared["eps"] = _validate.number(operands["eps"], "eps", minimum=0)
         if out is None:
-            result = _device.maker_beside(data)(target, dtype)
+            result = _device.maker_beside(data, self._backend)(target, dtype)
         elif isinstance(data, _device.DeviceArray):
             result = _device.writable(out, data, target)
         else:

@@ -467,9 +467,11 @@ def host(array: np.ndarray | DeviceArray) -> np.ndarray:
     return array.numpy() if isinstance(array, DeviceArray) else array
 
 
-def maker_beside(array: Any) -> Callable[[tuple[int, ...], Any], Any]:
-    """What makes empty arrays of a shape and dtype on the side where `array` is."""
-    return array.memory.empty if isinstance(array, DeviceArray) else np.empty
+def maker_beside(array: Any, backend: ModuleType) -> Callable[[tuple[int, ...], Any], Any]:
+    """What makes empty arrays of a shape and dtype on the side where `array` is; on the host from memory that
+    the backend keeps for it, if it does.
+    """
+    return array.memory.empty if isinstance(array, DeviceArray) else backend.empty
 
 
 def full_beside(array: Any, shape: tuple[int, ...], value: float) -> Any:
