@@ -45,7 +45,11 @@ void fold(const T* y, Shape shape, Shape low, Shape high, Boundary boundary, T* 
             for (int64_t py = 0; py < height; ++py) {
                 const T* from = y + (int64_t(pz) * height + py) * width;
                 T* row = slice + to[1][size_t(py)] * shape[2];
-                for (int64_t px = 0; px < width; ++px) row[to[2][size_t(px)]] += from[px];
+                // In the order of px; what lies on the row itself needs no table, and is added in vectors.
+                const int64_t inner = low[2] + shape[2];
+                for (int64_t px = 0; px < low[2]; ++px) row[to[2][size_t(px)]] += from[px];
+                for (int64_t x = 0; x < shape[2]; ++x) row[x] += from[low[2] + x];
+                for (int64_t px = inner; px < width; ++px) row[to[2][size_t(px)]] += from[px];
             }
         }
     });

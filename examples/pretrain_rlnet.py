@@ -26,10 +26,10 @@ CROP = (24, 24, 24)  # of which is trained on
 GAINS = (8.0, 16.0, 40.0, 1.5, 12.0, 10.0, 7.0, 3.0, 1.0)
 BATCH = 8
 POOL = 768  # volumes at hand
-FRESH = 48  # of them new in every round, in which all are gone through once
+FRESH = 24  # of them new in every round, in which all are gone through once
 TOGETHER = 3  # volumes of one PSF
-PHOTONS = (20, 20000)  # at the brightest blurred voxel
-UPDATES = 12000
+PHOTONS = (40, 10000)  # at the brightest blurred voxel
+UPDATES = 30000
 RATE = 4e-3
 APART = 0.15  # voxels between widths trained on and widths measured
 
