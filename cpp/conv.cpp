@@ -471,16 +471,18 @@ void consider_winograd(ConvWeightPass<T>& p, int64_t lanes) {
             return;
         }
     }
+    // Sums in memory where there are few, as the transforms of all bands would not stay in the caches.
+    const bool few_sums = double(elements) * products <= 3 * volumes;
     const double whole = double(p.batch * row_bytes(z.count) * down);
-    if (whole <= std::min<double>(winograd_shared_bytes, 3 * volumes * sizeof(T)) && time(across, down, z.count, 0.4) <= 0.85 * direct) {
+    const double most = std::min<double>(few_sums ? winograd_weight_bytes : winograd_shared_bytes, 3 * volumes * sizeof(T));
+    if (whole <= most && time(across, down, z.count, 0.4) <= 0.85 * direct) {
         choose(WinogradUnits::blocks, p.batch, across, down, z.count);
-        auto blocks = [](int64_t channels, int64_t at_once) { return ceil_div(channels, at_once); };
         p.sources_at_once = std::min(p.sources, block_vectors * lanes);
         p.destinations_at_once = std::min(p.destinations, block_destinations);
-        p.source_blocks = blocks(p.sources, p.sources_at_once);
-        while (p.groups * p.source_blocks * blocks(p.destinations, p.destinations_at_once) < wanted_units && p.destinations_at_once > 8)
+        p.source_blocks = ceil_div(p.sources, p.sources_at_once);
+        while (p.groups * p.source_blocks * ceil_div(p.destinations, p.destinations_at_once) < wanted_units && p.destinations_at_once > 8)
             p.destinations_at_once = ceil_div(p.destinations_at_once, 2);
-        p.destination_blocks = blocks(p.destinations, p.destinations_at_once);
+        p.destination_blocks = ceil_div(p.destinations, p.destinations_at_once);
         return;
     }
     int64_t rows = std::clamp<int64_t>(winograd_weight_bytes / row_bytes(1), 1, down), slices = 1;
@@ -495,7 +497,7 @@ void consider_winograd(ConvWeightPass<T>& p, int64_t lanes) {
     const int64_t bands = p.batch * ceil_div(down, rows) * ceil_div(z.count, slices);
     const int64_t at_once = std::clamp<int64_t>(winograd_weight_bytes / (row_bytes(slices) * rows), 1, std::max<int64_t>(1, bands));
     const double chunks = double(ceil_div(bands, at_once));
-    if (double(elements) * products > 3 * volumes || time(across, rows, slices, 1 + chunks) > 0.85 * direct) return;
+    if (!few_sums || time(across, rows, slices, 1 + chunks) > 0.85 * direct) return;
     choose(WinogradUnits::elements, at_once, across, rows, slices);
 }
 
