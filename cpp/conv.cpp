@@ -18,6 +18,7 @@ constexpr int64_t winograd_bytes = 640 << 10;    // of a core's L2: transformed 
 constexpr int64_t winograd_shared_bytes = 8 << 20;
 constexpr int64_t winograd_dilation = 4;         // at most, along y and x
 constexpr int64_t winograd_weight_bytes = 3 << 20;   // of both cores' L2 and more
+constexpr int64_t winograd_sums_bytes = 256 << 10;   // of the weight gradient of a group
 constexpr int64_t many_weight_bytes = 512 << 10; // worth packing where they are used
 constexpr int64_t stream_bytes = 8 << 20;        // results that no cache would keep until they are read
 constexpr int64_t stream_taps = 64;              // more arithmetic than this hides the stores
@@ -208,9 +209,9 @@ void choose_taps(ConvTables<T>& t, const std::array<std::vector<std::vector<Axis
     p.variants = t.variants.data();
 }
 
-bool has_winograd(const ConvAxis* axis, const std::array<int64_t, 3>& kernel, bool lines) {
+bool has_winograd(const ConvAxis* axis, const std::array<int64_t, 3>& kernel) {
     const bool line = kernel[1] == 1 && (kernel[2] == 3 || kernel[2] == 5);
-    return ((kernel[1] == 3 && kernel[2] == 3) || (lines && line)) && axis[0].step == 1 && axis[1].step == 1 && axis[2].step == 1 &&
+    return ((kernel[1] == 3 && kernel[2] == 3) || line) && axis[0].step == 1 && axis[1].step == 1 && axis[2].step == 1 &&
            std::max(axis[1].dilation, axis[2].dilation) <= winograd_dilation;
 }
 
@@ -353,7 +354,7 @@ void finish(ConvTables<T>& t, const ConvShape& s, const ConvKernels<T>& kernels,
     // Full tiles of a forward pass; a few positions would not make up for packing.
     p.in_place = p.shared && !phases && !p.flipped && p.destinations % kernels.rows == 0;
     if (p.flipped) consider_columns(t, s, kernels.lanes);
-    if (!s.exact && !phases && has_winograd(axis, s.kernel, true)) consider_winograd(p, kernels.lanes);
+    if (!s.exact && !phases && has_winograd(axis, s.kernel)) consider_winograd(p, kernels.lanes);
 }
 
 template <class T>
@@ -421,41 +422,83 @@ ConvTables<T> backward_tables(const ConvShape& s, const std::array<int64_t, 3>& 
     return t;
 }
 
-// The same for the weight gradient; bands as large as memory allows, because their products are added to sums in memory.
+// The same for the weight gradient, and what its units are. Units that are elements add to sums in memory: their bands are as
+// large as memory allows.
 template <class T>
 void consider_winograd(ConvWeightPass<T>& p, int64_t lanes) {
-    constexpr double of_channel = 430;   // transform and transpose: cycles per vector of channels and vector of tiles, over lanes
-    constexpr int64_t least = 16, elements = 36;
+    constexpr int64_t least = 16, block_destinations = 32, block_vectors = 3;
     if (p.sources < least || p.destinations < least) return;
     const ConvAxis &z = p.axis[0], &y = p.axis[1], &x = p.axis[2];
-    const int64_t across = ceil_div(x.count, 4 * x.dilation) * x.dilation, down = ceil_div(y.count, 4 * y.dilation);
+    const int64_t elements = p.winograd_elements(), tall = p.taps[1] == 1 ? 1 : 4;
+    // Of the transforms and transposes of a vector of channels: cycles per vector of tiles, over lanes.
+    const double of_channel = (tall == 1 ? 10 : 12) * double(elements);
+    const int64_t across = ceil_div(x.count, 4 * x.dilation), down = ceil_div(y.count, tall * y.dilation);
     const int64_t sources = ceil_div(p.sources, lanes) * lanes;
     const int64_t destinations = ceil_div(p.destinations, lanes) * lanes;
-    auto tile_bytes = [&](int64_t slices) {
-        return elements * int64_t(sizeof(T)) * p.groups * (sources * (slices - 1 + z.span) + destinations * slices) * y.dilation;
+    const double products = double(p.sources) * double(p.destinations) * double(p.taps[0] * p.groups);
+    const double volumes = double(p.batch * p.groups * (p.sources * p.source_size + p.destinations * p.gradient_size));
+    const double direct = double(p.taps[1] * p.taps[2]) * products * double(p.batch * z.count * y.count * x.count) / double(lanes) * 1.15;
+    auto tile_bytes = [&](int64_t slices) {   // of a group's transformed tiles, as many slices of one in every phase
+        return elements * int64_t(sizeof(T)) * (sources * (slices - 1 + z.span) + destinations * slices) * y.dilation * x.dilation;
     };
-    int64_t rows = std::clamp<int64_t>(winograd_weight_bytes / (tile_bytes(1) * across), 1, down), slices = 1;
+    auto row_bytes = [&](int64_t slices) { return tile_bytes(slices) * p.groups * across; };
+    // Of the transforms and products of all bands, and `of_sums` cycles for each of the sums.
+    auto time = [&](int64_t columns, int64_t rows, int64_t slices, double of_sums) {
+        const double tiles = double(p.batch * ceil_div(down, rows) * rows * ceil_div(z.count, slices) * slices) *
+                             double(ceil_div(across, columns) * columns * y.dilation * x.dilation);
+        const double transforms = of_channel * double(p.groups) *
+                                  (double(sources) * double(slices - 1 + z.span) / double(slices) + double(destinations)) / double(lanes);
+        return tiles / double(lanes) * double(elements) * products + tiles * transforms + of_sums * double(elements) * products;
+    };
+    auto choose = [&](WinogradUnits units, int64_t bands_at_once, int64_t columns, int64_t rows, int64_t slices) {
+        p.winograd = true, p.channels = false, p.winograd_units = units, p.bands_at_once = bands_at_once;
+        p.axis[0].block = slices, p.axis[1].block = tall * y.dilation * rows, p.axis[2].block = 4 * x.dilation * columns;
+        p.sources_at_once = p.sources, p.destinations_at_once = p.destinations, p.parts = p.source_blocks = p.destination_blocks = 1;
+    };
+
+    const double sums_bytes = double(elements) * products / double(p.groups) * sizeof(T);
+    const int64_t fitting = winograd_bytes / 2 / tile_bytes(1);   // tiles
+    if (z.span == 1 && sums_bytes <= winograd_sums_bytes && (fitting >= across || fitting >= 2 * lanes)) {
+        const int64_t columns = ceil_div(across, ceil_div(across, fitting));
+        const int64_t rows = ceil_div(down, ceil_div(down, std::clamp<int64_t>(fitting / columns, 1, down)));
+        const int64_t bands = p.batch * z.count * ceil_div(down, rows) * ceil_div(across, columns);
+        const int64_t affordable = std::max<int64_t>(1, int64_t(volumes / 20) / p.size());
+        const int64_t most = std::max<int64_t>(1, std::min(affordable, bands));
+        const int64_t parts = std::clamp<int64_t>(ceil_div(2 * wanted_units, p.groups), 1, most);
+        if (p.groups * parts >= wanted_units && time(columns, rows, 1, 1 + double(parts)) <= 0.85 * direct) {
+            choose(WinogradUnits::bands, 1, columns, rows, 1);
+            p.parts = parts;
+            return;
+        }
+    }
+    // Sums in memory where there are few, as the transforms of all bands would not stay in the caches.
+    const bool few_sums = double(elements) * products <= 3 * volumes;
+    const double whole = double(p.batch * row_bytes(z.count) * down);
+    const double most = std::min<double>(few_sums ? winograd_weight_bytes : winograd_shared_bytes, 3 * volumes * sizeof(T));
+    if (whole <= most && time(across, down, z.count, 0.4) <= 0.85 * direct) {
+        choose(WinogradUnits::blocks, p.batch, across, down, z.count);
+        p.sources_at_once = std::min(p.sources, block_vectors * lanes);
+        p.destinations_at_once = std::min(p.destinations, block_destinations);
+        p.source_blocks = ceil_div(p.sources, p.sources_at_once);
+        while (p.groups * p.source_blocks * ceil_div(p.destinations, p.destinations_at_once) < wanted_units && p.destinations_at_once > 8)
+            p.destinations_at_once = ceil_div(p.destinations_at_once, 2);
+        p.destination_blocks = ceil_div(p.destinations, p.destinations_at_once);
+        return;
+    }
+    int64_t rows = std::clamp<int64_t>(winograd_weight_bytes / row_bytes(1), 1, down), slices = 1;
     rows = ceil_div(down, ceil_div(down, rows));
-    while (slices < z.count && tile_bytes(slices + 1) * across * rows <= winograd_weight_bytes) ++slices;
+    while (slices < z.count && row_bytes(slices + 1) * rows <= winograd_weight_bytes) ++slices;
     if (z.span > 1 && slices < 4 && z.count >= 4) {
         slices = 4;
-        rows = std::clamp<int64_t>(winograd_weight_bytes / (tile_bytes(4) * across), 1, down);
+        rows = std::clamp<int64_t>(winograd_weight_bytes / row_bytes(4), 1, down);
     }
-    if (tile_bytes(slices) * across * rows > 4 * winograd_weight_bytes) return;   // an image that is too wide
+    if (row_bytes(slices) * rows > 4 * winograd_weight_bytes) return;   // an image that is too wide
     slices = ceil_div(z.count, ceil_div(z.count, slices));
     const int64_t bands = p.batch * ceil_div(down, rows) * ceil_div(z.count, slices);
-    const int64_t fitting = winograd_weight_bytes / (tile_bytes(slices) * across * rows);
-    const int64_t at_once = std::clamp<int64_t>(fitting, 1, std::max<int64_t>(1, bands));
-    const double products = double(p.sources) * double(p.destinations) * double(p.taps[0] * p.groups);
-    const double tiles = double(bands * slices * rows * y.dilation * across), chunks = double(ceil_div(bands, at_once));
-    const double transforms = of_channel * double(p.groups) *
-                              (double(sources) * double(slices - 1 + z.span) / double(slices) + double(destinations)) / double(lanes);
-    const double time = tiles / double(lanes) * elements * products + tiles * transforms + elements * products * (1 + chunks);
-    const double direct = 9 * products * double(p.batch * z.count * y.count * x.count) / double(lanes) * 1.15;
-    const double volumes = double(p.batch * p.groups * (p.sources * p.source_size + p.destinations * p.gradient_size));
-    if (time > 0.85 * direct || elements * products > 3 * volumes) return;
-    p.winograd = true, p.bands_at_once = at_once;
-    p.axis[0].block = slices, p.axis[1].block = 4 * y.dilation * rows, p.axis[2].block = 4 * across;
+    const int64_t at_once = std::clamp<int64_t>(winograd_weight_bytes / (row_bytes(slices) * rows), 1, std::max<int64_t>(1, bands));
+    const double chunks = double(ceil_div(bands, at_once));
+    if (!few_sums || time(across, rows, slices, 1 + chunks) > 0.85 * direct) return;
+    choose(WinogradUnits::elements, at_once, across, rows, slices);
 }
 
 template <class T>
@@ -495,7 +538,7 @@ ConvWeightPass<T> weight_pass(const ConvShape& s, const ConvTables<T>& forward, 
         int64_t& larger = p.destinations_at_once >= p.sources_at_once ? p.destinations_at_once : p.sources_at_once;
         larger = ceil_div(larger, 2);
     }
-    if (!s.exact && sizeof(T) == 4 && has_winograd(p.axis, s.kernel, false)) consider_winograd(p, kernels.lanes);
+    if (!s.exact && sizeof(T) == 4 && has_winograd(p.axis, s.kernel)) consider_winograd(p, kernels.lanes);
     return p;
 }
 
@@ -527,7 +570,7 @@ int64_t ConvPlan<T>::workspace_bytes(int threads) const {
         most = std::max(most, elements);
     }
     int64_t sums = 0;
-    if (weight_.winograd) {
+    if (weight_.winograd && weight_.winograd_units != WinogradUnits::bands) {
         const int64_t transformed = kernels_.winograd_weight_size(weight_, &sums);
         most = std::max(most, threads * kernels_.weight_scratch(weight_) + transformed + sums);
     } else {
@@ -616,10 +659,12 @@ void ConvPlan<T>::weight_grad(const T* gradient, const T* x, T* out, int threads
     ConvWeightPass<T> pass = weight_;
     pass.gradient = gradient, pass.source = x;
     const int64_t size = pass.size();
-    if (pass.winograd) {
+    if (pass.winograd && pass.winograd_units != WinogradUnits::bands) {
+        const bool blocks = pass.winograd_units == WinogradUnits::blocks;
         int64_t sums_size = 0;
         Buffer<T> transformed = acquire<T>(kernels_.winograd_weight_size(pass, &sums_size)), sums = acquire<T>(sums_size);
-        const int64_t scratch_size = ceil_div(kernels_.weight_scratch(pass), 64) * 64, units = pass.groups * pass.taps[0] * 36;
+        const int64_t scratch_size = ceil_div(kernels_.weight_scratch(pass), 64) * 64;
+        const int64_t units = pass.groups * pass.taps[0] * pass.winograd_elements();
         Buffer<T> scratch = acquire<T>(scratch_size * threads);
         std::fill_n(sums.get(), sums_size, T(0));
         for (int64_t first = 0; first < pass.bands(); first += pass.bands_at_once) {
@@ -627,9 +672,17 @@ void ConvPlan<T>::weight_grad(const T* gradient, const T* x, T* out, int threads
             parallel_for(kernels_.winograd_weight_units(pass, bands), threads, [&](int64_t unit, int worker) {
                 kernels_.winograd_weight_transform(pass, first, unit, transformed.get(), scratch.get() + worker * scratch_size);
             }, poll);
+            if (blocks) break;   // all bands
             parallel_for(units, threads, [&](int64_t unit, int worker) {
                 kernels_.winograd_weight_products(pass, bands, unit, transformed.get(), sums.get(), scratch.get() + worker * scratch_size);
             }, poll);
+        }
+        if (blocks) {
+            pass.partial = out;
+            parallel_for(pass.units(), threads, [&](int64_t unit, int worker) {
+                kernels_.winograd_weight_block(pass, unit, transformed.get(), scratch.get() + worker * scratch_size);
+            }, poll);
+            return;
         }
         parallel_for(pass.groups * pass.destinations, threads,
                      [&](int64_t unit, int) { kernels_.winograd_weight_collect(pass, unit, sums.get(), out); });

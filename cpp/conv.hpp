@@ -96,6 +96,9 @@ struct ConvPass {
     }
 };
 
+// What a unit of the products of Winograd's weight gradient is: conv_winograd_weight.simd.hpp.
+enum class WinogradUnits { elements, blocks, bands };
+
 // The weight gradient: weight[o, c, k] = sum over images and q of gradient[o, q] · source[c, q · step + k · dilation].
 // Images and bands are cut into `parts`, each summed in order into a partial result of its own.
 template <class T>
@@ -110,6 +113,7 @@ struct ConvWeightPass {
     int64_t gradient_row;            // in scratch
     bool channels;                   // vectors along the source's channels, else along x
     bool winograd;                   // the same, in the transform's elements: conv_winograd_weight.simd.hpp
+    WinogradUnits winograd_units;
     int64_t bands_at_once;           // winograd: whose transforms lie in memory at the same time
     bool toeplitz;                   // one destination channel: tiles of y taps × x taps
     int64_t parts, source_blocks, destination_blocks, sources_at_once, destinations_at_once;
@@ -117,6 +121,7 @@ struct ConvWeightPass {
                                      // channels: [parts][groups][taps][destinations][sources]
     MEDECONV_INLINE int64_t kernel() const { return taps[0] * taps[1] * taps[2]; }
     MEDECONV_INLINE int64_t size() const { return groups * destinations * sources * kernel(); }
+    MEDECONV_INLINE int64_t winograd_elements() const { return (taps[1] == 1 ? 1 : taps[1] + 3) * (taps[2] + 3); }
     MEDECONV_INLINE int64_t bands() const { return batch * axis[0].blocks() * axis[1].blocks() * axis[2].blocks(); }
     MEDECONV_INLINE int64_t units() const { return parts * groups * source_blocks * destination_blocks; }
 };
@@ -141,6 +146,7 @@ struct ConvKernels {
     void (*winograd_weight_transform)(const ConvWeightPass<T>&, int64_t first, int64_t unit, T* transformed, T* scratch);
     void (*winograd_weight_products)(const ConvWeightPass<T>&, int64_t bands, int64_t unit, const T* transformed, T* sums, T* scratch);
     void (*winograd_weight_collect)(const ConvWeightPass<T>&, int64_t unit, const T* sums, T* out);   // [groups][destinations]
+    void (*winograd_weight_block)(const ConvWeightPass<T>&, int64_t unit, const T* transformed, T* scratch);   // products, collected
 };
 
 template <class T>

@@ -131,6 +131,19 @@ MEDECONV_INLINE void copy_channels(const Pass& p, const T* channel, int64_t coun
         }
 }
 
+// Pieces of a unit's scratch, each on a line of its own; of none (null) only their total is of use.
+template <class T>
+struct ScratchCutter {
+    T* scratch;
+    int64_t total = 0;
+    MEDECONV_INLINE T* take(int64_t elements) {
+        constexpr int64_t line = 64 / int64_t(sizeof(T));
+        T* const at = scratch ? scratch + total : nullptr;
+        total += ceil_div(elements, line) * line;
+        return at;
+    }
+};
+
 // ---- a tile of channels × vectors, summed over taps
 
 template <class T>
@@ -261,23 +274,20 @@ ConvScratch<T> conv_buffers(const ConvPass<T>& p, T* scratch) {
     constexpr int64_t L = lanes<T>, line = 64 / int64_t(sizeof(T));
     const int64_t slack = 8 * L + p.axis[2].span;   // what vectors read beyond the last row
     ConvScratch<T> s{};
-    auto take = [&](int64_t elements) MEDECONV_BODY {
-        T* at = scratch + s.total;
-        s.total += ceil_div(elements, line) * line;
-        return at;
-    };
-    s.band = take(p.shared ? 0 : (p.toeplitz ? p.sources_at_once : p.sources) * p.band.channel + slack);
+    ScratchCutter<T> cut{scratch};
+    s.band = cut.take(p.shared ? 0 : (p.toeplitz ? p.sources_at_once : p.sources) * p.band.channel + slack);
     const int64_t x = p.axis[2].block, y = p.axis[1].block;
-    s.sums = take(p.toeplitz ? p.axis[0].block * y * x : 0);
+    s.sums = cut.take(p.toeplitz ? p.axis[0].block * y * x : 0);
     const int64_t length = p.band.flat ? (y - 1) * p.band.row + x : p.stream && !p.toeplitz ? x * y : x;
     s.pitch = (ceil_div(length + L, line) | 1) * line;
-    s.results = take((p.toeplitz ? tile_rows : conv_rows * (p.merged[2] > 1 ? 1 : p.axis[2].phases)) * s.pitch);
-    s.start = take(conv_rows);
-    s.packed = take(!p.shared || p.in_place ? 0 : p.sources * p.variant_taps * conv_rows);
+    s.results = cut.take((p.toeplitz ? tile_rows : conv_rows * (p.merged[2] > 1 ? 1 : p.axis[2].phases)) * s.pitch);
+    s.start = cut.take(conv_rows);
+    s.packed = cut.take(!p.shared || p.in_place ? 0 : p.sources * p.variant_taps * conv_rows);
     if (p.toeplitz) {
-        s.aside = take(tile_rows * tile_vectors * L);
-        s.slices = reinterpret_cast<DirectSlice<T>*>(take(p.sources_at_once * p.z_taps * int64_t(sizeof(DirectSlice<T>) / sizeof(T))));
+        s.aside = cut.take(tile_rows * tile_vectors * L);
+        s.slices = reinterpret_cast<DirectSlice<T>*>(cut.take(p.sources_at_once * p.z_taps * int64_t(sizeof(DirectSlice<T>) / sizeof(T))));
     }
+    s.total = cut.total;
     return s;
 }
 

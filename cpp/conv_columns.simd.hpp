@@ -18,20 +18,17 @@ struct ColumnScratch {
 };
 template <class T>
 ColumnScratch<T> column_buffers(const ConvPass<T>& p, T* scratch) {
-    constexpr int64_t L = lanes<T>, line = 64 / int64_t(sizeof(T));
+    constexpr int64_t L = lanes<T>;
     ColumnScratch<T> s{};
-    auto take = [&](int64_t elements) MEDECONV_BODY {
-        T* at = scratch + s.total;
-        s.total += ceil_div(elements, line) * line;
-        return at;
-    };
+    ScratchCutter<T> cut{scratch};
     const int64_t kernel = p.z_taps * p.y_taps * p.x_taps;
     s.row = ceil_div(p.channels_at_once * kernel, L) * L;
-    s.weights = take(p.sources * s.row);
-    s.sums = take(p.positions_at_once * s.row);
-    s.offsets = reinterpret_cast<int32_t*>(take(p.sources));
-    s.from = reinterpret_cast<int32_t*>(take(p.positions_at_once * kernel));
-    s.to = reinterpret_cast<int32_t*>(take(p.positions_at_once * kernel));
+    s.weights = cut.take(p.sources * s.row);
+    s.sums = cut.take(p.positions_at_once * s.row);
+    s.offsets = reinterpret_cast<int32_t*>(cut.take(p.sources));
+    s.from = reinterpret_cast<int32_t*>(cut.take(p.positions_at_once * kernel));
+    s.to = reinterpret_cast<int32_t*>(cut.take(p.positions_at_once * kernel));
+    s.total = cut.total;
     return s;
 }
 

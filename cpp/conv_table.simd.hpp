@@ -49,7 +49,8 @@ int64_t conv_weight_scratch(const ConvWeightPass<T>& p) {
 }
 template <class T>
 void conv_weight_unit(const ConvWeightPass<T>& p, int64_t unit, T* scratch) {
-    if (p.channels) channel_weight_unit(p, unit, scratch);
+    if (p.winograd) winograd_weight_bands(p, unit, scratch);
+    else if (p.channels) channel_weight_unit(p, unit, scratch);
     else row_weight_unit(p, unit, scratch);
 }
 template <class T>
@@ -64,7 +65,7 @@ constexpr ConvKernels<T> conv_table = {
     lanes<T>,          conv_rows,          conv_scratch<T>, conv_packed_size<T>,    conv_pack<T>,        conv_bands_size<T>,
     conv_band_units<T>, conv_copy_band<T>, conv_unit<T>,    conv_weight_scratch<T>, conv_weight_unit<T>, conv_sum<T>,
     winograd_weight_size<T>, winograd_weight_units<T>, winograd_weight_transform<T>, winograd_weight_products<T>,
-    winograd_weight_collect<T>};
+    winograd_weight_collect<T>, winograd_weight_block<T>};
 
 }  // namespace
 }  // namespace medeconv::MEDECONV_ISA_NS

@@ -186,20 +186,17 @@ template <class T>
 ChannelScratch<T> channel_buffers(const ConvWeightPass<T>& p, T* scratch) {
     constexpr int64_t L = lanes<T>, line = 64 / int64_t(sizeof(T));
     ChannelScratch<T> s{};
-    auto take = [&](int64_t elements) MEDECONV_BODY {
-        T* at = scratch + s.total;
-        s.total += ceil_div(elements, line) * line;
-        return at;
-    };
+    ScratchCutter<T> cut{scratch};
     s.source_channels = ceil_div(p.sources_at_once, L) * L, s.gradient_channels = ceil_div(p.destinations_at_once, L) * L;
     s.columns = p.axis[2].reach(p.axis[2].block), s.rows = p.axis[1].reach(p.axis[1].block);
     const int64_t positions = p.axis[0].block * p.axis[1].block * p.axis[2].block;
     s.line = (ceil_div(s.columns + L, line) | 1) * line;
-    s.source = take(p.axis[0].reach(p.axis[0].block) * s.rows * s.columns * s.source_channels + conv_sums * L);
-    s.gradient = take(positions * s.gradient_channels);
-    s.lines = take(L * s.line);
-    s.sums = take(p.parts == 1 ? p.kernel() * p.destinations_at_once * s.source_channels : 0);
-    s.offsets = reinterpret_cast<int32_t*>(take(positions));
+    s.source = cut.take(p.axis[0].reach(p.axis[0].block) * s.rows * s.columns * s.source_channels + conv_sums * L);
+    s.gradient = cut.take(positions * s.gradient_channels);
+    s.lines = cut.take(L * s.line);
+    s.sums = cut.take(p.parts == 1 ? p.kernel() * p.destinations_at_once * s.source_channels : 0);
+    s.offsets = reinterpret_cast<int32_t*>(cut.take(positions));
+    s.total = cut.total;
     return s;
 }
 
@@ -210,7 +207,14 @@ MEDECONV_INLINE void transpose_rows(int64_t count, int64_t n, T* to, int64_t pit
     for (int64_t c = 0; c < count; c += L) {
         const T* from[L];
         for (int k = 0; k < L; ++k) from[k] = c + k < count ? line(c + k, k) : nullptr;
-        for (int64_t i = 0; i < n; i += L) {
+        int64_t i = 0;
+        for (; c + L <= count && i + L <= n; i += L) {
+            Vec<T> v[L];
+            unroll<L>([&](auto k) MEDECONV_BODY { v[k] = load_unaligned(from[k] + i); });
+            transpose<T>(v);
+            unroll<L>([&](auto k) MEDECONV_BODY { store_unaligned(to + (i + k) * pitch + c, v[k]); });
+        }
+        for (; i < n; i += L) {
             Vec<T> v[L];
             const int64_t valid = n - i < L ? n - i : L;
             for (int k = 0; k < L; ++k)
@@ -238,6 +242,12 @@ MEDECONV_NOINLINE void transpose_band(const ConvWeightPass<T>& p, const ChannelS
                 continue;
             }
             const T* from = source + (slice * y.length + line) * x.length;
+            // Without a copy where nothing is outside and nothing skipped.
+            if (x.skip == 1 && start >= x.inner && start + reach <= x.outer) {
+                transpose_rows<T>(u.cs, reach, to, s.source_channels,
+                                  [&](int64_t c, int64_t) MEDECONV_BODY { return from + c * p.source_size + x.index[start]; });
+                continue;
+            }
             transpose_rows<T>(u.cs, reach, to, s.source_channels, [&](int64_t c, int64_t k) MEDECONV_BODY {
                 T* copy = s.lines + k * s.line;
                 copy_row(x, from + c * p.source_size, start, reach, copy, 0, reach);

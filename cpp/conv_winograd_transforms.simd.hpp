@@ -5,8 +5,6 @@
 namespace medeconv::MEDECONV_ISA_NS {
 namespace {
 
-constexpr int winograd_elements = 36;    // of a 3 × 3 kernel
-
 // A row of the source, sorted by phase, and rows transformed along x: [6][4][line], row r of element column j at
 // (j · 4 + r % 4) lines.
 template <class T>
@@ -69,11 +67,7 @@ WinogradScratch<T> winograd_buffers(const ConvPass<T>& p, T* scratch) {
     constexpr int64_t L = lanes<T>, line = 64 / int64_t(sizeof(T));
     WinogradScratch<T> s{};
     auto up = [](int64_t n, int64_t m) MEDECONV_BODY { return ceil_div(n, m) * m; };
-    auto take = [&](int64_t elements) MEDECONV_BODY {
-        T* at = scratch + s.total;
-        s.total += up(elements, line);
-        return at;
-    };
+    ScratchCutter<T> cut{scratch};
     const WinogradTiles tiles = winograd_tiles(p.axis, p.axis[1].block, p.axis[2].block);
     const int64_t of_image = tiles.all(), slices = p.axis[0].reach(p.axis[0].block);
     s.elements = tiles.elements();
@@ -83,14 +77,15 @@ WinogradScratch<T> winograd_buffers(const ConvPass<T>& p, T* scratch) {
     s.element = (up(slices * s.plane, line) / line | 1) * line;
     s.product_element = (up((shared ? conv_rows : p.block_rows) * s.row, line) / line | 1) * line;
     s.rows.line = tiles.phase() + tiles.row() + 2 * L;
-    s.transformed = take(shared ? 0 : s.elements * s.element);
-    s.products = take(s.elements * s.product_element);
-    s.rows.row = take(winograd_row_size<T>(tiles));
-    s.rows.columns = take(tiles.tall == 4 ? 24 * s.rows.line : 0);
-    s.results = take(4 * tiles.tall * s.row);
-    s.start = take(conv_rows);
-    s.offsets = reinterpret_cast<int32_t*>(take(p.sources * p.z_taps));
-    s.packed = take(shared ? s.elements * winograd_weight_stride(p, conv_rows) : 0);
+    s.transformed = cut.take(shared ? 0 : s.elements * s.element);
+    s.products = cut.take(s.elements * s.product_element);
+    s.rows.row = cut.take(winograd_row_size<T>(tiles));
+    s.rows.columns = cut.take(tiles.tall == 4 ? 24 * s.rows.line : 0);
+    s.results = cut.take(4 * tiles.tall * s.row);
+    s.start = cut.take(conv_rows);
+    s.offsets = reinterpret_cast<int32_t*>(cut.take(p.sources * p.z_taps));
+    s.packed = cut.take(shared ? s.elements * winograd_weight_stride(p, conv_rows) : 0);
+    s.total = cut.total;
     return s;
 }
 

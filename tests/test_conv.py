@@ -287,6 +287,10 @@ def test_integers_are_exact(case, mode, backend, rng):
         ((2, 130, 5, 6), (160, 130, 3, 3), {"padding": 1}),
         ((1, 32, 1203), (48, 32, 3), {"padding": 1}),
         ((1, 20, 8, 140), (32, 20, 1, 5), {"padding": (0, 4), "dilation": (1, 2)}),
+        ((2, 16, 1921), (17, 16, 3), {"padding": 1}),
+        ((3, 32, 2, 703), (34, 16, 1, 5), {"padding": (0, 2), "groups": 2}),
+        ((1, 32, 198, 5), (32, 32, 3, 3), {"padding": 1}),
+        ((1, 64, 30, 300), (64, 16, 3, 3), {"padding": (1, 2), "dilation": (1, 2), "groups": 4}),
     ],
     ids=str,
 )
@@ -320,6 +324,8 @@ def test_any_number_of_threads_gives_the_same_bits(case, mode, dtype, backend, r
         ((1, 3, 30, 31, 29), (5, 3, 3, 2, 4), {"stride": (1, 2, 2)}),
         ((1, 1, 40, 41, 43), (1, 1, 7, 7, 7), {"padding": 3}),
         ((5, 4, 3001), (4, 4, 8), {"dilation": 2}),
+        ((2, 16, 4001), (16, 16, 3), {"padding": 1}),
+        ((1, 64, 40, 45), (64, 16, 3, 3), {"padding": 1, "groups": 4}),
     ],
     ids=str,
 )

@@ -76,6 +76,8 @@ _BATCH_BYTES = 1 << 26  # padded inputs of as many items as this holds are made 
 _UNITS = 16  # of a pass, at most: a call from Python takes longer than many a tile
 _MANY_CHANNELS = 16  # vectors along them are long enough
 _POSITIONS = 512  # of a block of the weight gradient, at least
+_LANES = 1 << 12  # of all taps of a channel, in the weight gradient of rows: they stay in the first cache
+_FEWEST_LANES = 512  # of a tap
 
 
 class _Part(NamedTuple):
@@ -405,7 +407,7 @@ class ConvPlan:
         offsets = self._offsets().reshape(channels, taps)
         # Units are outputs; where these are few, rows as well, whose sums are added in their order.
         row_blocks = cut(depth * rows, max(1, -(-depth * rows * outputs // 32)))
-        lanes_per_tap = min(-(-width // 16) * 16, max(16, (1 << 17) // taps))
+        lanes_per_tap = min(-(-width // 16) * 16, max(_FEWEST_LANES, _LANES // taps // 16 * 16))
         totals = np.zeros((len(row_blocks), outputs, channels, taps))
         units = [(o, b) for o in range(outputs) for b in range(len(row_blocks))]
         scratch = Scratch()
