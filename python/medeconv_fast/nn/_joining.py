@@ -107,13 +107,10 @@ class Concat(Layer):
         _check_shapes(inputs)
         counts = [x.shape[1] for x in inputs]
         first = inputs[0]
-        ends = np.cumsum(counts)
-        out = engine.empty((first.shape[0], int(ends[-1]), *first.shape[2:]), first.dtype)
-        for x, count, end in zip(inputs, counts, ends, strict=True):
-            for target, source in zip(out[:, end - count : end], x, strict=True):
-                engine.pointwise(np.copyto, target, source)
+        out = engine.empty((first.shape[0], sum(counts), *first.shape[2:]), first.dtype)
+        np.concatenate(inputs, axis=1, out=out)
         if tape is not None:
-            tape["ends"] = ends
+            tape["ends"] = np.cumsum(counts)
         return out
 
     def backward(
