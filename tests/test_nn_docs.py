@@ -84,7 +84,7 @@ def test_what_was_trained_on_differences_is_the_network(tmp_path, monkeypatch):
     example = load("pretrain_rlnet")
     for name, value in {"POOL": 24, "FRESH": 6, "CROP": (16, 16, 16), "BATCH": 4}.items():
         monkeypatch.setattr(example, name, value)
-    example.train(3, 150, str(tmp_path / "net.safetensors"))
+    example.train(3, 90, str(tmp_path / "net.safetensors"))
     net = mf.nn.RLNet.load(tmp_path / "net.safetensors")
     start = mf.nn.Input(len(example.GAINS), 3)
     known, missing = example.fresh(net, 12, np.random.default_rng(9))
@@ -94,7 +94,7 @@ def test_what_was_trained_on_differences_is_the_network(tmp_path, monkeypatch):
     made = mf.nn.Model(start, net.correction(start)).predict(plain.astype(np.float32))
     before, _ = example.decibels(np.zeros_like(missing), missing, None)
     after, grad = example.decibels(made, missing, None)
-    assert after < before - 0.1  # measured: 0.22 to 0.34 dB with three seeds
+    assert after < before - 0.1  # measured: 0.22 dB
     step = (1e-2 / np.abs(grad).max() * grad).astype(np.float64)
     high, low = (example.decibels(made + s * step, missing, None)[0] for s in (0.1, -0.1))
     assert (high - low) / 0.2 == pytest.approx(float((grad * step).sum()), rel=2e-2)
