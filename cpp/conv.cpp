@@ -12,8 +12,9 @@ namespace {
 // Tuned on 2 cores of an AMD EPYC 9004 (Zen 4: 32 kB L1, 1 MB L2).
 constexpr int64_t band_bytes = 448 << 10;        // of a core's L2: the band; the rest is for weights and results
 constexpr int64_t weight_band_bytes = 640 << 10; // band and gradient together
-constexpr int64_t least_band_bytes = 128 << 10;  // of a small layer, whose memory is counted
-constexpr int64_t shared_bytes = 1536 << 10;     // all bands of a pass whose units are blocks of channels
+constexpr int64_t least_band_bytes = 64 << 10;   // of a small layer, whose memory is counted
+constexpr int64_t beside_band_bytes = 12 << 10;  // rows of results, tables
+constexpr int64_t shared_bytes = 2 << 20;        // all bands of a pass whose units are blocks of channels
 constexpr int64_t winograd_bytes = 640 << 10;    // of a core's L2: transformed source and products
 constexpr int64_t winograd_shared_bytes = 8 << 20;
 constexpr int64_t winograd_dilation = 4;         // at most, along y and x
@@ -318,9 +319,9 @@ void finish(ConvTables<T>& t, const ConvShape& s, const ConvKernels<T>& kernels,
     const double copying = 5 / double(std::max<int64_t>(5, p.destinations * product(s.kernel)));
     // Enough taps at once that adding the sums of the channels before costs little.
     p.sources_at_once = std::clamp<int64_t>(ceil_div(terms_at_once, product(s.kernel)), 1, std::max<int64_t>(1, p.sources));
-    // Two threads' bands: a tenth of both arrays.
+    // Two threads' bands, and what lies beside them: a tenth of both arrays.
     const int64_t values = s.batch * s.groups * (p.sources * p.source_size + p.destinations * p.destination_size);
-    const int64_t bytes = std::clamp(values * int64_t(sizeof(T)) / 20, least_band_bytes, band_bytes);
+    const int64_t bytes = std::clamp(values * int64_t(sizeof(T)) / 20 - beside_band_bytes, least_band_bytes, band_bytes);
     if (p.toeplitz)
         cut<T>(axis, p.band, p.sources_at_once, bytes, toeplitz_positions, s.batch * s.groups, kernels.lanes, 6, 4, 8, false, copying);
     else
@@ -518,7 +519,7 @@ ConvWeightPass<T> weight_pass(const ConvShape& s, const ConvTables<T>& forward, 
     const int64_t blocks_at_once = s.groups * ceil_div(p.sources, p.sources_at_once) * ceil_div(p.destinations, p.destinations_at_once);
     // Two threads' scratch and the parts: a tenth of both arrays, and the weights once.
     const int64_t values = s.batch * (s.sources * p.source_size + s.destinations * p.gradient_size);
-    const int64_t allowed = values / 10 + p.size();
+    const int64_t allowed = values / 10 + p.size() - beside_band_bytes / int64_t(sizeof(T));
     const int64_t bytes = std::clamp(allowed * int64_t(sizeof(T)) / 3, least_band_bytes, weight_band_bytes);
     const int64_t fitting = bytes / (int64_t(sizeof(T)) * (p.sources_at_once + p.destinations_at_once));
     cut<T>(p.axis, p.band, p.sources_at_once, bytes / 2, std::min(positions_at_once / fewer, std::max<int64_t>(fitting, 64)),

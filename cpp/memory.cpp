@@ -27,8 +27,9 @@ Cache* cache = new Cache;                         // never destroyed: buffers ma
 [[maybe_unused]] const int at_fork = pthread_atfork([] { cache->mutex.lock(); }, [] { cache->mutex.unlock(); },
                                                     [] { cache->mutex.unlock(); });
 
+// A few megabytes end in small pages, not in a huge one that is mostly empty.
 size_t rounded(size_t bytes) {
-    const size_t unit = bytes >= huge_page ? huge_page : size_t(4096);
+    const size_t unit = bytes >= 8 * huge_page ? huge_page : bytes >= huge_page ? size_t(1) << 16 : size_t(4096);
     return (bytes + unit - 1) / unit * unit;
 }
 
@@ -44,7 +45,7 @@ void* map_bytes(size_t bytes) {
     char* aligned = reinterpret_cast<char*>((reinterpret_cast<uintptr_t>(p) + huge_page - 1) / huge_page * huge_page);
     if (aligned > p) munmap(p, size_t(aligned - p));
     if (aligned + bytes < p + total) munmap(aligned + bytes, size_t(p + total - (aligned + bytes)));
-    madvise(aligned, bytes, MADV_HUGEPAGE);
+    madvise(aligned, bytes / huge_page * huge_page, MADV_HUGEPAGE);
     return aligned;
 }
 

@@ -864,6 +864,32 @@ def test_plan_says_what_it_is(case, dtype, backend, rng):
     assert plan.workspace_bytes >= 0
 
 
+# Input, weight, stride, padding, groups: where the scratch of two threads is the most, beside the arrays.
+LARGE_SCRATCH = [
+    ((1, 64, 56, 56), (64, 64, 3, 3), 1, 1, 1),
+    ((8, 64, 56, 56), (64, 64, 3, 3), 1, 1, 1),
+    ((8, 512, 7, 7), (512, 512, 3, 3), 1, 1, 1),
+    ((1, 64, 128, 128), (64, 16, 3, 3), 1, 1, 4),
+    ((1, 64, 128, 128), (64, 64, 3, 3), 2, 1, 1),
+    ((1, 3, 224, 224), (64, 3, 7, 7), 2, 3, 1),
+    ((1, 32, 32, 32, 32), (32, 32, 3, 3, 3), 1, 1, 1),
+]
+
+
+@pytest.mark.skipif("cpp" not in mf.backends.available(), reason="SKIPPED: no compiled kernels")
+@pytest.mark.parametrize("shape,w_shape,stride,padding,groups", LARGE_SCRATCH)
+def test_scratch_is_small_beside_the_arrays(shape, w_shape, stride, padding, groups, monkeypatch):
+    """Without Winograd: a tenth of input and output, and the weights once, for two threads."""
+    monkeypatch.setenv("MEDECONV_NUM_THREADS", "2")
+    ndim = len(shape) - 2
+    plan = mf.backends.resolve("cpp").ConvPlan(
+        shape, w_shape, (stride,) * ndim, ((padding, padding),) * ndim, (1,) * ndim, groups, "zeros",
+        np.dtype(np.float32), exact=True,
+    )  # fmt: skip
+    values = math.prod(shape) + math.prod(plan.output_shape)
+    assert plan.workspace_bytes <= 4 * (values // 10 + math.prod(w_shape))
+
+
 # Whatever comes
 
 
