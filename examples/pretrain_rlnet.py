@@ -30,7 +30,8 @@ FRESH = 24  # of them new in every round, in which all are gone through once
 TOGETHER = 3  # volumes of one PSF
 PHOTONS = (40, 10000)  # at the brightest blurred voxel
 UPDATES = 30000
-RATE = 4e-3  # with some seeds a layer dies of it: docs/nets.md
+RATE = 2e-3  # twice as much makes layers give nothing but 0 in some seeds, four times as much spoils them all
+WARMUP = 200
 APART = 0.15  # voxels between widths trained on and widths measured
 
 
@@ -192,7 +193,7 @@ def train(seed: int, updates: int, output: str) -> None:
     assert net.correction is not None and twin.correction is not None
     start = mf.nn.Input(len(GAINS), 3)
     core = mf.nn.Model(start, twin.correction(start), seed=seed)
-    core.compile(mf.nn.Adam(mf.nn.CosineDecay(RATE, updates, warmup=min(50, updates))), decibels)
+    core.compile(mf.nn.Adam(mf.nn.CosineDecay(RATE, updates, warmup=min(WARMUP, updates))), decibels)
     rounds = -(-updates * BATCH // POOL)
     known, missing = fresh(net, POOL, rng)
     for number in range(1, rounds + 1):

@@ -71,7 +71,7 @@ def test_the_shipped_network(tol):
         gains.append(mf.metrics.psnr(truth, made) - max(best))
         scaled = net.predict(1000 * image[None, None])[0, 0]
         assert np.abs(scaled - 1000 * made).max() < tol("precision") * scaled.max()
-    assert np.mean(gains) > 0.25 and min(gains) > 0.1  # measured: 0.28, 0.53, 0.26 dB
+    assert np.mean(gains) > 0.25 and min(gains) > 0.1  # measured: 0.34, 0.51, 0.28 dB
     with pytest.raises(ValueError, match="psf: got 2 axes"):
         mf.nn.RLNet.pretrained(psf[0])
 
@@ -82,7 +82,7 @@ def test_what_was_trained_on_differences_is_the_network(tmp_path, monkeypatch):
         pytest.importorskip(name, reason=f"SKIPPED: {name} is not installed")
     monkeypatch.syspath_prepend(ROOT / "examples")
     example = load("pretrain_rlnet")
-    for name, value in {"POOL": 24, "FRESH": 6, "CROP": (16, 16, 16), "BATCH": 4}.items():
+    for name, value in {"POOL": 24, "FRESH": 6, "CROP": (16, 16, 16), "BATCH": 4, "WARMUP": 10}.items():
         monkeypatch.setattr(example, name, value)
     example.train(3, 90, str(tmp_path / "net.safetensors"))
     net = mf.nn.RLNet.load(tmp_path / "net.safetensors")
@@ -94,7 +94,7 @@ def test_what_was_trained_on_differences_is_the_network(tmp_path, monkeypatch):
     made = mf.nn.Model(start, net.correction(start)).predict(plain.astype(np.float32))
     before, _ = example.decibels(np.zeros_like(missing), missing, None)
     after, grad = example.decibels(made, missing, None)
-    assert after < before - 0.1  # measured: 0.22 dB
+    assert after < before - 0.1  # measured: 0.19 dB
     step = (1e-2 / np.abs(grad).max() * grad).astype(np.float64)
     high, low = (example.decibels(made + s * step, missing, None)[0] for s in (0.1, -0.1))
     assert (high - low) / 0.2 == pytest.approx(float((grad * step).sum()), rel=2e-2)

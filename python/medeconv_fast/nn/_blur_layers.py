@@ -52,6 +52,7 @@ class _Filter:
                 shape,
                 boundary=self._boundary,
                 engine=self._engine,
+                dtype=dtype,  # what is a product of filters in it need not be one in float64
                 normalize_psf=False,
                 **engine.options,
             )

@@ -44,7 +44,7 @@ def _correction(channels: int, ndim: int, filters: int, levels: int, depth: int)
 
     On the image's own grid every value is looked at by itself, and together with its neighbours once, at the
     end; in between are coarser grids with twice the channels, where convolutions are cheap and see far. All
-    without biases.
+    without biases. A ReLU there may come to give 0 for any image, and learns nothing any more: hence leaky.
     """
     known = Input(channels, ndim)
     halves = [(0, 1)] * ndim  # a length that is odd is rounded up
@@ -52,7 +52,7 @@ def _correction(channels: int, ndim: int, filters: int, levels: int, depth: int)
 
     def features(signal: Signal, name: str) -> Signal:
         for number in range(1, depth + 1):
-            signal = Conv(wide, 3, bias=False, activation="relu", name=f"{name}_{number}")(signal)
+            signal = Conv(wide, 3, bias=False, activation="leaky_relu", name=f"{name}_{number}")(signal)
         return signal
 
     grids = [Conv(filters, 1, bias=False, name="own_grid")(known)]
