@@ -79,7 +79,7 @@ MEDECONV_INLINE WinogradWeightScratch<T> winograd_weight_buffers(const ConvWeigh
     s.pitch = ceil_div(p.sources_at_once, L) * L;
     s.element = (ceil_div(p.destinations_at_once * s.pitch, line) | 1) * line;
     const bool own = p.winograd_units != WinogradUnits::elements;
-    s.sums = cut.take(own ? (bands ? p.taps[0] : 1) * w.elements * s.element : 0);
+    s.sums = cut.take(own ? w.elements * s.element : 0);
     s.transformed = cut.take(bands ? w.group : 0);
     s.total = at_least(cut.total, transform);
     return s;
@@ -343,25 +343,21 @@ void winograd_weight_block(const ConvWeightPass<T>& p, int64_t unit, const T* tr
     }
 }
 
-// A unit: a part of the bands of one group.
+// A unit: a part of the bands of one group. The kernel has one slice.
 template <class T>
 void winograd_weight_bands(const ConvWeightPass<T>& p, int64_t unit, T* scratch) {
     const WinogradWeight<T> w = winograd_weight(p);
     const WinogradWeightScratch<T> s = winograd_weight_buffers(p, w, scratch);
     const WeightUnit u = weight_unit_of(p, unit);
-    const int64_t slice = w.elements * s.element;
-    if (u.first_band == u.last_band) std::memset(s.sums, 0, size_t(p.taps[0] * slice) * sizeof(T));
+    if (u.first_band == u.last_band) std::memset(s.sums, 0, size_t(w.elements * s.element) * sizeof(T));
     for (int64_t band = u.first_band; band < u.last_band; ++band) {
         for (int64_t i = 0; i < winograd_weight_transforms(w); ++i)
             transform_channels(p, w, u.group, band, 0, i, s.transformed, s.transform);
-        for (int64_t kz = 0; kz < p.taps[0]; ++kz) {
-            const int64_t n = list_tiles(p, w, 1, kz, s.offsets);
-            for (int64_t e = 0; e < w.elements; ++e)
-                sum_tile_products(w, u, e, s.offsets, n, s.transformed, band > u.first_band, s.sums + kz * slice + e * s.element, s.pitch);
-        }
+        const int64_t n = list_tiles(p, w, 1, 0, s.offsets);
+        for (int64_t e = 0; e < w.elements; ++e)
+            sum_tile_products(w, u, e, s.offsets, n, s.transformed, band > u.first_band, s.sums + e * s.element, s.pitch);
     }
-    for (int64_t kz = 0; kz < p.taps[0]; ++kz)
-        collect_block(p, u, kz, s.sums + kz * slice, s.element, s.pitch, p.partial + u.part * p.size());
+    collect_block(p, u, 0, s.sums, s.element, s.pitch, p.partial + u.part * p.size());
 }
 
 }  // namespace
