@@ -47,15 +47,17 @@ void relax() {
 }
 
 // Passes of a sweep follow each other within microseconds, and layers of a network within tens of them; to wake a thread that
-// sleeps takes as long, on a virtual machine longer. Measured: spinning for so long makes layers of a millisecond 2 to 10 %
-// faster, and ten times as long no more.
-constexpr std::chrono::microseconds patience{200};
+// sleeps takes as long, on a virtual machine longer. Measured: with `patience` layers of a millisecond are 2 to 10 % faster,
+// and ten times as much changes no more. But where threads wait for processors, one that spins keeps another from its work:
+// a helper is patient only after `enough` waits in a row that were short.
+using Clock = std::chrono::steady_clock;
+constexpr std::chrono::microseconds patience{200}, impatience{20};
+constexpr int enough = 8;
 
-// Whether `ready` came true while this thread watched.
+// Until `ready`, or for so long.
 template <class Ready>
-bool spin_until(const Ready& ready) {
-    using Clock = std::chrono::steady_clock;
-    const auto end = Clock::now() + patience;
+bool spin_until(const Ready& ready, std::chrono::microseconds most) {
+    const auto end = Clock::now() + most;
     do {
         for (int i = 0; i < 64; ++i) {
             if (ready()) return true;
@@ -89,7 +91,6 @@ struct Affinity {
 
 // Looked up at most every 10 ms: a small sweep takes as long as a few system calls.
 const Affinity& of_this_caller() {
-    using Clock = std::chrono::steady_clock;
     thread_local Affinity latest;
     thread_local Clock::time_point when{};
     const auto now = Clock::now();
@@ -128,7 +129,7 @@ struct Job {
     // Poll only on the calling thread, and not so often that it costs.
     void work(int worker, const Poll* poll) {
         FlushDenormals flush;
-        auto last = std::chrono::steady_clock::now();
+        auto last = Clock::now();
         while (!stop.load(std::memory_order_relaxed)) {
             // Every further caller works on its own thread: as many helpers make room for it, between two units.
             if (worker >= 1 && worker + callers.load(std::memory_order_relaxed) > threads) return;
@@ -143,7 +144,7 @@ struct Job {
                 return;
             }
             if (poll && *poll) {
-                auto now = std::chrono::steady_clock::now();
+                auto now = Clock::now();
                 if (now - last > std::chrono::milliseconds(50)) {
                     last = now;
                     if ((*poll)()) {
@@ -182,7 +183,7 @@ public:
             job_ = nullptr;  // a worker that wakes only now has missed it
         }
         const auto all_done = [&] { return running_.load(std::memory_order_acquire) == 0; };
-        if (!spin_until(all_done)) {
+        if (!spin_until(all_done, patience)) {
             std::unique_lock lock(mutex_);
             done_.wait(lock, all_done);
         }
@@ -192,12 +193,14 @@ private:
     void serve(int id) {
         uint64_t seen = 0;
         bool worked = false;
+        int short_waits = 0;
         Affinity here, wanted_here;
         here.read();
         name_this_thread();
         for (;;) {
             const auto called = [&] { return ticket_.load(std::memory_order_acquire) != seen; };
-            if (worked) spin_until(called);
+            const auto begun = Clock::now();
+            if (worked) spin_until(called, short_waits < enough ? impatience : patience);
             Job* job;
             bool mine;
             {
@@ -210,6 +213,7 @@ private:
                 wanted_here = where_;
             }
             worked = mine;
+            short_waits = Clock::now() - begun < patience ? std::min(short_waits + 1, enough) : 0;
             if (!mine) continue;
             if (wanted_here != here) {
                 wanted_here.apply();
