@@ -126,6 +126,19 @@ def test_sum_and_activation_of_it_in_one_pass(rng):
         nn.Add("tanh")
 
 
+@pytest.mark.parametrize("slope", [0.01, 1.0, 3.0])
+def test_leaky_relu_is_its_definition(slope, dtype, rng):
+    """To the bit, not only where values are finite: NaN stays, and its gradient is not lost."""
+    layer, x, grad = nn.LeakyReLU(slope), rng.standard_normal(4096).astype(dtype), rng.standard_normal(4096)
+    x[:4], grad = (0, np.inf, -np.inf, np.nan), grad.astype(dtype)
+    result, back = x.copy(), grad.copy()
+    layer.apply(result)
+    layer.differentiate(back, result)
+    np.testing.assert_array_equal(result, np.where(x <= 0, x * dtype.type(slope), x))
+    np.testing.assert_array_equal(back, np.where(x <= 0, grad * dtype.type(slope), grad))
+    assert result.dtype == back.dtype == dtype
+
+
 def test_crop_that_cuts_nothing_gives_an_array_of_its_own(rng):
     image = nn.Input(1)
     x = rng.random((1, 1, 6, 5), np.float32)

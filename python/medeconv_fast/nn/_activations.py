@@ -88,9 +88,9 @@ class LeakyReLU(_Activation):
         (np.maximum if self.slope <= 1 else np.minimum)(x, other, out=x)
 
     def differentiate(self, grad: np.ndarray, result: np.ndarray) -> None:
-        factor = (result <= 0).astype(grad.dtype)
-        factor *= grad.dtype.type(self.slope)
-        np.maximum(factor, result > 0, out=factor)
+        negative = result <= 0
+        factor = negative * grad.dtype.type(self.slope)
+        np.maximum(factor, ~negative, out=factor)
         grad *= factor
 
 
