@@ -27,13 +27,15 @@ Cache* cache = new Cache;                         // never destroyed: buffers ma
 [[maybe_unused]] const int at_fork = pthread_atfork([] { cache->mutex.lock(); }, [] { cache->mutex.unlock(); },
                                                     [] { cache->mutex.unlock(); });
 
-// A few megabytes end in small pages, not in a huge one that is mostly empty.
+// Sizes in large steps, so that buffers of nearly the same size serve one another.
 size_t rounded(size_t bytes) {
-    const size_t unit = bytes >= 8 * huge_page ? huge_page : bytes >= huge_page ? size_t(1) << 16 : size_t(4096);
+    const size_t unit = bytes >= huge_page ? huge_page : size_t(4096);
     return (bytes + unit - 1) / unit * unit;
 }
 
-void* map_bytes(size_t bytes) {
+// A few megabytes end in small pages, of which those beyond the bytes wanted stay untouched, not in a huge page that
+// is mostly empty.
+void* map_bytes(size_t bytes, size_t wanted) {
     if (bytes < huge_page) {
         void* p = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
         if (p == MAP_FAILED) throw std::bad_alloc();
@@ -45,14 +47,15 @@ void* map_bytes(size_t bytes) {
     char* aligned = reinterpret_cast<char*>((reinterpret_cast<uintptr_t>(p) + huge_page - 1) / huge_page * huge_page);
     if (aligned > p) munmap(p, size_t(aligned - p));
     if (aligned + bytes < p + total) munmap(aligned + bytes, size_t(p + total - (aligned + bytes)));
-    madvise(aligned, bytes / huge_page * huge_page, MADV_HUGEPAGE);
+    const size_t huge = bytes >= 8 * huge_page ? bytes : wanted / huge_page * huge_page;
+    madvise(aligned, huge, MADV_HUGEPAGE);
     return aligned;
 }
 
 }  // namespace
 
-void* acquire_bytes(size_t bytes) {
-    bytes = rounded(bytes ? bytes : 1);
+void* acquire_bytes(size_t wanted) {
+    const size_t bytes = rounded(wanted ? wanted : 1);
     std::lock_guard lock(cache->mutex);
     // A buffer up to a quarter larger will do.
     auto found = cache->free.lower_bound(bytes);
@@ -62,7 +65,7 @@ void* acquire_bytes(size_t bytes) {
         cache->free.erase(found);
         return p;
     }
-    void* p = map_bytes(bytes);
+    void* p = map_bytes(bytes, wanted);
     cache->size.emplace(p, bytes);
     return p;
 }
