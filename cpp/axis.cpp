@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <complex>
 #include <limits>
 #include <map>
 #include <mutex>
@@ -61,7 +60,17 @@ Factorisation factorisation(int64_t n) {
     return cheapest(n, memo);
 }
 
-std::complex<long double> root(int64_t k, int64_t n) {  // exp(2πi k/n), the angle reduced exactly first
+}  // namespace
+
+std::array<int, 3> ones_first(const std::array<int64_t, 3>& lengths) {
+    std::array<int, 3> order{};
+    int at = 0;
+    for (int axis = 0; axis < 3; ++axis) if (lengths[size_t(axis)] == 1) order[size_t(at++)] = axis;
+    for (int axis = 0; axis < 3; ++axis) if (lengths[size_t(axis)] != 1) order[size_t(at++)] = axis;
+    return order;
+}
+
+std::complex<long double> root_of_unity(int64_t k, int64_t n) {
     k %= n;
     bool negative = false, swapped = false, reflected = false;
     if (2 * k > n) k = n - k, negative = true;
@@ -74,8 +83,6 @@ std::complex<long double> root(int64_t k, int64_t n) {  // exp(2πi k/n), the an
     if (negative) s = -s;
     return {c, s};
 }
-
-}  // namespace
 
 std::vector<int> factorise(int64_t n) {
     Factorisation f = factorisation(n);
@@ -136,7 +143,7 @@ Axis<T>::Axis(int64_t length, bool turn) : n(length) {
         std::vector<std::complex<long double>> kernel(size_t(m), 0);
         for (int64_t j = 0; j < n; ++j) {
             int64_t square = int64_t((__int128(j) * j) % (2 * n));
-            auto w = std::conj(root(square, 2 * n));
+            auto w = std::conj(root_of_unity(square, 2 * n));
             chirp[size_t(2 * j)] = T(w.real());
             chirp[size_t(2 * j + 1)] = T(w.imag());
             kernel[size_t(j)] = kernel[size_t((m - j) % m)] = std::conj(w);
@@ -155,7 +162,7 @@ Axis<T>::Axis(int64_t length, bool turn) : n(length) {
                 for (auto& y : part) run(y);
                 for (int64_t k = 0; k < n; ++k) {
                     std::complex<long double> sum = 0;
-                    for (int64_t j = 0; j < p; ++j) sum += part[size_t(j)][size_t(k % q)] * std::conj(root(j * k % n, n));
+                    for (int64_t j = 0; j < p; ++j) sum += part[size_t(j)][size_t(k % q)] * std::conj(root_of_unity(j * k % n, n));
                     x[size_t(k)] = sum;
                 }
             }
@@ -191,7 +198,7 @@ Axis<T>::Axis(int64_t length, bool turn) : n(length) {
             twiddle.reserve(size_t(part * (r - 1) * 2));
             for (int64_t k = 0; k < part; ++k)
                 for (int p = 1; p < r; ++p) {
-                    auto w = root(k * p % m, m);
+                    auto w = root_of_unity(k * p % m, m);
                     twiddle.push_back(T(w.real()));
                     twiddle.push_back(T(w.imag()));
                 }
@@ -202,7 +209,7 @@ Axis<T>::Axis(int64_t length, bool turn) : n(length) {
         if (r > 7 && r % 2 && r != 9) {
             std::vector<T> roots;
             for (int j = 0; j < r; ++j) {
-                auto w = root(j, r);
+                auto w = root_of_unity(j, r);
                 roots.push_back(T(w.real()));
                 roots.push_back(T(w.imag()));
             }

@@ -6,6 +6,8 @@
 // k, k + m/r, …, transforms them and multiplies output p by exp(-2πi kp/m).
 // A length with a prime factor above `largest_generic_radix` goes through Bluestein's algorithm (natural order).
 #pragma once
+#include <array>
+#include <complex>
 #include <cstdint>
 #include <memory>
 #include <vector>
@@ -45,6 +47,17 @@ private:
     std::vector<std::vector<T>> tables_;
     std::unique_ptr<Axis<T>> inner_;
 };
+
+// Axes of one voxel are moved to the front: they change nothing in memory, and the passes want long last axes.
+// Returns for each of the three places the axis that goes there.
+std::array<int, 3> ones_first(const std::array<int64_t, 3>& lengths);
+template <class A>
+A permuted(const A& a, const std::array<int, 3>& order) {
+    return {a[size_t(order[0])], a[size_t(order[1])], a[size_t(order[2])]};
+}
+
+// exp(2πi k/n), the angle reduced exactly first.
+std::complex<long double> root_of_unity(int64_t k, int64_t n);
 
 // Radices of n, first stage first; empty for n = 1; {0} when n needs Bluestein.
 std::vector<int> factorise(int64_t n);

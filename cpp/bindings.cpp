@@ -165,10 +165,10 @@ private:
     std::array<double, sums_of_a_sweep> totals_{};
 };
 
-template <class T>
+template <class T, class Plan>
 class Chain {  // one spectrum in flight
 public:
-    Chain(std::shared_ptr<SpectralPlan<T>> plan, int threads) : plan_(std::move(plan)), threads_(threads) {}
+    Chain(std::shared_ptr<Plan> plan, int threads) : plan_(std::move(plan)), threads_(threads) {}
 
     py::object load(const Array<T>& x, bool adjoint, const py::kwargs& given) {
         const int64_t size = size_of(adjoint ? plan_->image_box : plan_->estimate_box);
@@ -181,7 +181,7 @@ public:
         loaded_ = true;
         return operands.sums();
     }
-    py::object sweep(const StoredTransfer<T>& transfer, const std::string& formula_name, bool adjoint, bool keep, const py::kwargs& given) {
+    py::object sweep(const typename Plan::Stored& transfer, const std::string& formula_name, bool adjoint, bool keep, const py::kwargs& given) {
         if (!loaded_) throw std::runtime_error("nothing is loaded: call load() first, or keep=True in the sweep before");
         const Formula formula = formula_of(formula_name);
         const SweepOperands<T> operands(formula, size_of(adjoint ? plan_->estimate_box : plan_->image_box), given);
@@ -194,7 +194,7 @@ public:
     }
 
 private:
-    std::shared_ptr<SpectralPlan<T>> plan_;
+    std::shared_ptr<Plan> plan_;
     int threads_;
     Buffer<T> spectrum_;
     bool loaded_ = false;
@@ -317,6 +317,41 @@ void bind_direct(py::module_& m, const std::string& suffix) {
              py::arg("psf").noconvert(), py::arg("centre"));
 }
 
+template <class T, class Plan>
+void bind_chain(py::module_& m, const std::string& name) {
+    using Made = Chain<T, Plan>;
+    py::class_<Made>(m, name.c_str())
+        .def(py::init<std::shared_ptr<Plan>, int>(), py::arg("plan"), py::arg("num_threads"))
+        .def("load", &Made::load, py::arg("x").noconvert(), py::arg("adjoint") = false)
+        .def("sweep", &Made::sweep, py::arg("transfer"), py::arg("formula"), py::kw_only(), py::arg("adjoint") = false,
+             py::arg("keep") = true);
+}
+
+template <class T>
+void bind_cosine(py::module_& m, const std::string& suffix) {
+    using Plan = CosinePlan<T>;
+    py::class_<typename Plan::Stored, std::shared_ptr<typename Plan::Stored>>(m, ("CosineTransfer" + suffix).c_str());
+    py::class_<Plan, std::shared_ptr<Plan>>(m, ("CosinePlan" + suffix).c_str())
+        .def(py::init([](const std::vector<int64_t>& shape) {
+                 for (int64_t n : shape)
+                     if (n < 1) throw std::invalid_argument("shape: expected axis lengths of at least 1");
+                 return std::make_shared<Plan>(shape3(shape));
+             }),
+             py::arg("shape"))
+        .def("transfer",
+             [](const Plan& plan, const Array<T>& psf, int num_threads) {
+                 const Shape shape = shape_of(psf);
+                 const T* data = psf.data();
+                 std::shared_ptr<typename Plan::Stored> made;
+                 without_gil([&](const Poll&) { made = plan.transfer(data, shape, num_threads); });
+                 return made;
+             },
+             py::arg("psf").noconvert(), py::arg("num_threads"))
+        .def_property_readonly("spectrum_bytes", &Plan::spectrum_bytes)
+        .def_property_readonly("transfer_bytes", &Plan::transfer_bytes);
+    bind_chain<T, Plan>(m, "CosineChain" + suffix);
+}
+
 template <class T>
 void bind_overlap(py::module_& m, const std::string& suffix) {
     using Plan = OverlapPlan<T>;
@@ -395,11 +430,7 @@ void bind(py::module_& m, const std::string& suffix) {
              py::arg("num_threads"))
         .def_property_readonly("spectrum_bytes", &Plan::spectrum_bytes)
         .def("transfer_bytes", &Plan::transfer_bytes, py::arg("symmetric"));
-    py::class_<Chain<T>>(m, ("Chain" + suffix).c_str())
-        .def(py::init<std::shared_ptr<Plan>, int>(), py::arg("plan"), py::arg("num_threads"))
-        .def("load", &Chain<T>::load, py::arg("x").noconvert(), py::arg("adjoint") = false)
-        .def("sweep", &Chain<T>::sweep, py::arg("transfer"), py::arg("formula"), py::kw_only(), py::arg("adjoint") = false,
-             py::arg("keep") = true);
+    bind_chain<T, Plan>(m, "Chain" + suffix);
     m.def("pad",
           [](const Array<T>& x, const std::vector<int64_t>& low, const std::vector<int64_t>& high, const std::string& boundary,
              int num_threads) {
@@ -537,6 +568,8 @@ PYBIND11_MODULE(_cpp, m, py::mod_gil_not_used()) {
     bind_separable<double>(m, "F64");
     bind_direct<float>(m, "F32");
     bind_direct<double>(m, "F64");
+    bind_cosine<float>(m, "F32");
+    bind_cosine<double>(m, "F64");
     bind_overlap<float>(m, "F32");
     bind_overlap<double>(m, "F64");
     bind_penalty<float>(m);

@@ -73,6 +73,8 @@ const IsaKernels<double>& active_kernels<double>() { return *supported().kernels
     template <>                                                                                  \
     const SpectralKernels<T>& spectral_kernels<T>() { return active_kernels<T>().spectral; }     \
     template <>                                                                                  \
+    const CosineKernels<T>& cosine_kernels<T>() { return active_kernels<T>().cosine; }           \
+    template <>                                                                                  \
     const SeparableKernels<T>& separable_kernels<T>() { return active_kernels<T>().separable; }  \
     template <>                                                                                  \
     const DirectKernels<T>& direct_kernels<T>() { return active_kernels<T>().direct; }           \

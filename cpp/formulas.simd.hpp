@@ -16,6 +16,21 @@ struct LaneSums {
     }
 };
 
+// How the formula reaches L neighbouring values at offset `at` of the operands; careful: only the first `count` exist.
+template <bool careful, class T>
+struct Reached {
+    int64_t at, count;
+    MEDECONV_INLINE Vec<T> operator()(const T* p) const {
+        __builtin_prefetch(p + at + lanes<T>, 0, 2);  // the same row of the next plane
+        if constexpr (careful) return load_first(p + at, count);
+        else return load_unaligned(p + at);
+    }
+    MEDECONV_INLINE void operator()(T* p, Vec<T> v) const {
+        if constexpr (careful) store_first(p + at, v, count);
+        else store_unaligned(p + at, v);
+    }
+};
+
 template <Formula formula, bool plain, class T>
 void formula_row(const Operands<T>& o, T* row, int64_t at, int64_t n, LaneSums<T>* sums) {
     constexpr int L = lanes<T>;

@@ -1,6 +1,7 @@
 // The kernels of one ISA, and the choice among them.
 #pragma once
 #include "conv.hpp"
+#include "cosine.hpp"
 #include "direct.hpp"
 #include "overlap.hpp"
 #include "penalty.hpp"
@@ -12,6 +13,7 @@ namespace medeconv {
 template <class T>
 struct IsaKernels {
     SpectralKernels<T> spectral;
+    CosineKernels<T> cosine;
     SeparableKernels<T> separable;
     DirectKernels<T> direct;
     OverlapKernels<T> overlap;

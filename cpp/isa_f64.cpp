@@ -2,6 +2,7 @@
 // files, so that two cores build them). Each exports exactly one table; everything else has internal linkage, so that no
 // AVX code can be merged into the baseline by the linker.
 #include "conv_table.simd.hpp"
+#include "cosine.simd.hpp"
 #include "direct.simd.hpp"
 #include "isa.hpp"
 #include "overlap.simd.hpp"
@@ -12,7 +13,7 @@
 namespace medeconv::MEDECONV_ISA_NS {
 
 extern const IsaKernels<double> kernels_f64;
-constinit const IsaKernels<double> kernels_f64 = {spectral_table<double>, separable_table<double>, direct_table<double>,
+constinit const IsaKernels<double> kernels_f64 = {spectral_table<double>, cosine_table<double>, separable_table<double>, direct_table<double>,
                                                 overlap_table<double>, penalty_table<double>, conv_table<double>};
 
 }  // namespace medeconv::MEDECONV_ISA_NS

@@ -8,6 +8,9 @@
 //   SpectralPlan<T>::load             array -> spectrum in flight; overwrites the spectrum. spectral_plan.hpp
 //   SpectralPlan<T>::sweep            spectrum -> H or Hᵀ -> formula -> out (overwritten, may alias the estimate) and,
 //                                     when kept, -> spectrum. spectral_plan.hpp; layout and passes: spectral.hpp
+//   CosinePlan<T>::transfer           psf that is symmetric along every axis -> H in cosine transforms. cosine_plan.hpp
+//   CosinePlan<T>::load, sweep        as SpectralPlan's, for an image that goes on as its mirror image, without padding.
+//                                     cosine_plan.hpp; layout and passes: cosine.hpp
 //   SeparablePlan<T>::sweep           the same for a psf that is a product of one filter per axis. separable_plan.hpp
 //   DirectPlan<T>::sweep              the same for a small psf of any shape, as a sum over its taps. direct_plan.hpp
 //   OverlapPlan<T>::sweep             the same for a line, in overlapping segments that fit the cache. overlap_plan.hpp
@@ -24,6 +27,7 @@
 //   acquire, release_cached           reused memory: memory.hpp
 #pragma once
 #include "conv_plan.hpp"
+#include "cosine_plan.hpp"
 #include "direct_plan.hpp"
 #include "elementwise.hpp"
 #include "isa.hpp"

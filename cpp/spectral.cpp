@@ -7,24 +7,6 @@
 #include "sums.hpp"
 
 namespace medeconv {
-namespace {
-
-// Axes of one voxel are moved to the front: they change nothing in memory, and the passes want long last axes.
-// Returns for each of the three places the axis that goes there.
-std::array<int, 3> places(const Shape& grid) {
-    std::array<int, 3> order{};
-    int at = 0;
-    for (int axis = 0; axis < 3; ++axis) if (grid[size_t(axis)] == 1) order[size_t(at++)] = axis;
-    for (int axis = 0; axis < 3; ++axis) if (grid[size_t(axis)] != 1) order[size_t(at++)] = axis;
-    return order;
-}
-template <class A>
-A permuted(const A& a, const std::array<int, 3>& order) {
-    return {a[size_t(order[0])], a[size_t(order[1])], a[size_t(order[2])]};
-}
-
-}  // namespace
-
 template <class T>
 HalfAxis<T>::HalfAxis(int64_t length, bool turn)
     : real(length), packed(length % 2 == 0), axis(packed ? length / 2 : length, turn && packed) {
@@ -53,7 +35,7 @@ void HalfAxis<T>::describe(SpectralView<T>& v, int64_t lanes) const {
 
 template <class T>
 SpectralPlan<T>::SpectralPlan(Shape grid_shape, Box estimate, Box image, Reach reach)
-    : order_(places(grid_shape)),
+    : order_(ones_first(grid_shape)),
       grid(permuted(grid_shape, order_)),
       estimate_box(permuted(estimate, order_)),
       image_box(permuted(image, order_)),

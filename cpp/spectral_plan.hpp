@@ -39,6 +39,7 @@ struct StoredTransfer {
 template <class T>
 class SpectralPlan {
 public:
+    using Stored = StoredTransfer<T>;
     // `reach`: per axis what H reads before and behind the box of a periodic axis, whose boxes are then both (0, length)
     // in a grid of at least length + reach; 0 where nothing is continued.
     using Reach = std::array<Continuation, 3>;

@@ -43,20 +43,6 @@ struct PlaneRows {
     int64_t slot;            // of its sums
 };
 
-// How the formula reaches L neighbouring values at offset `at` of the operands; careful: only the first `count` exist.
-template <bool careful, class T>
-struct Reached {
-    int64_t at, count;
-    MEDECONV_INLINE Vec<T> operator()(const T* p) const {
-        __builtin_prefetch(p + at + lanes<T>, 0, 2);  // the same row of the next plane
-        if constexpr (careful) return load_first(p + at, count);
-        else return load_unaligned(p + at);
-    }
-    MEDECONV_INLINE void operator()(T* p, Vec<T> v) const {
-        if constexpr (careful) store_first(p + at, v, count);
-        else store_unaligned(p + at, v);
-    }
-};
 template <Formula formula, bool careful, class T>
 MEDECONV_INLINE Vec<T> formula_on(const Operands<T>& o, int64_t at, int64_t count, Vec<T> c, const Numbers<Vec<T>>& numbers) {
     const Reached<careful, T> here{at, count};

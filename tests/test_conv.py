@@ -482,6 +482,12 @@ def test_nan_spreads_as_far_as_the_kernel_reaches(dtype, backend):
     w[0, 0, 0, 0] = np.nan  # multiplies padding's zeros too
     assert np.isnan(ops.conv(np.ones_like(x), w, padding=1, exact=True, backend=backend)).all()
     assert np.isnan(ops.conv(np.ones_like(x), np.ones_like(w), [np.nan], relu=True, backend=backend)).all()
+    large = np.ones(
+        (1, 1, 32, 32, 32), dtype
+    )  # by transforms, where it may reach every voxel, and no ReLU hides it
+    large[0, 0, 3, 3, 3] = np.nan
+    many = np.ones((1, 1, 13, 13, 13), dtype)
+    assert np.isnan(ops.conv(large, many, padding=6, relu=True, backend=backend)[0, 0, :10, :10, :10]).all()
 
 
 # Arrays in and out

@@ -233,3 +233,21 @@ def test_operands_are_named_in_errors(backend, rng):
         blur.sweep(x, "ratio", image=rng.random((20, 30)), held_out=rng.random((20, 31)))
     with pytest.raises(TypeError, match="return_sums"):
         blur.sweep(x, "copy", return_sums=1)
+
+
+@pytest.mark.parametrize(
+    ("formula", "options"), [("multiply", {}), ("add", {"positive": True}), ("ratio", {})]
+)
+@pytest.mark.parametrize(("engine", "shape", "taps"), CASES)
+def test_what_is_not_a_number_stays_so(engine, shape, taps, formula, options, backend, dtype, rng):
+    """As 0 it would look like an empty image."""
+    blur = operator(engine, shape, taps, "zero", backend, rng)
+    x = np.ones(shape, dtype)
+    x[tuple(n // 2 for n in shape)] = np.nan
+    given = "image" if formula == "ratio" else "estimate"
+    out = np.empty(shape, dtype)
+    chain = blur.begin(x, adjoint=formula != "ratio")
+    chain.sweep(
+        formula, adjoint=formula != "ratio", keep=False, out=out, **{given: np.ones(shape, dtype)}, **options
+    )
+    assert np.isnan(out[tuple(n // 2 for n in shape)])

@@ -33,9 +33,10 @@ MEDECONV_INLINE double smallest_divisor(double scale) {
     return scale * (sizeof(T) == 4 ? 1e-6 : 1e-12);
 }
 
+// NaN in `a` stays: a result that is not a number must not look like an empty image.
 template <class V>
 MEDECONV_INLINE V larger_of(V a, V b) {
-    return a > b ? a : b;
+    return a < b ? b : a;
 }
 
 // A value as mantissa · 2^exponent, the mantissa in [sqrt(1/2), sqrt(2)); for positive normal numbers. simd.hpp adds vectors.

@@ -12,7 +12,8 @@ zero        zeros outside; taps that cannot reach from any voxel to another are 
 wrap        periodic
 reflect, nearest, mirror
             as in scipy.ndimage: H pads the estimate by that rule and then acts as extended; its adjoint ends
-            with the exact transpose of the padding (`fold`)
+            with the exact transpose of the padding (`fold`). Under reflect a PSF that is symmetric along
+            every axis needs no padding for transforms: it acts on cosine transforms of the image's own size
 """
 
 from __future__ import annotations
@@ -29,7 +30,15 @@ from typing import Any
 import numpy as np
 
 from . import _arrays, _costs, _device, _validate, backends
-from ._taps import MOST_TERMS, point_symmetric, product_of, product_terms, symmetrised, taps_of
+from ._taps import (
+    MOST_TERMS,
+    mirror_symmetric,
+    point_symmetric,
+    product_of,
+    product_terms,
+    symmetrised,
+    taps_of,
+)
 from ._threads import resolve_num_threads
 
 BOUNDARIES = ("extended", "zero", "reflect", "nearest", "mirror", "wrap")
@@ -83,7 +92,14 @@ def check_engine(engine: Any) -> tuple[str, float]:
 def predicted_costs(taps: _costs.Taps, layout: Geometry) -> dict[str, float]:
     """Nanoseconds per application of each engine that can apply these taps; see `_costs`."""
     shape = tuple(stop - start for start, stop in layout.estimate_box)
-    return _costs.predicted_ns(taps, layout.grid, shape, line=is_line(layout))
+    return _costs.predicted_ns(
+        taps,
+        layout.transform,
+        shape,
+        line=is_line(layout),
+        folded=any(layout.low) or any(layout.high),
+        mirrored=bool(layout.mirrored),
+    )
 
 
 def approximated(psf: np.ndarray, tolerance: float) -> tuple[np.ndarray, list[tuple[np.ndarray, ...]]]:
@@ -128,13 +144,17 @@ def make_plan(
     dtype: np.dtype,
     *,
     symmetric: bool = False,
+    mirrored: bool = False,
 ) -> tuple[Any, int]:
     """The engine's plan, and the bytes that one application takes beside input and output.
 
-    `symmetric`: the PSF is `point_symmetric`. A plan holds tables only: large buffers come with its transfers
-    and chains.
+    `symmetric`: the PSF is `point_symmetric`; `mirrored`: it is `mirror_symmetric`, and the layout allows for
+    it. A plan holds tables only: large buffers come with its transfers and chains.
     """
     boxes = (layout.estimate_box, layout.image_box)
+    if engine == "spectral" and mirrored:
+        plan = backend.CosinePlan(layout.mirrored, dtype)
+        return plan, int(plan.workspace_bytes)
     if engine == "separable":
         plan = backend.SeparablePlan(*boxes, boundary == "wrap", dtype)
     elif engine == "direct":
@@ -195,6 +215,12 @@ class Geometry:
     image_box: Box
     frame: tuple[slice, ...]  # the image's place in the estimate
     reach: Box = ()  # wrap: continued this far before and behind the image, where the grid is longer
+    mirrored: tuple[int, ...] = ()  # lengths of the cosine transforms that need no padding, where they serve
+
+    @property
+    def transform(self) -> tuple[int, ...]:
+        """Lengths of the spectral engine's transforms."""
+        return self.mirrored or self.grid
 
 
 def geometry(
@@ -204,8 +230,11 @@ def geometry(
     backend: ModuleType,
     centre: tuple[int, ...] | None = None,
     open_sides: Sides | None = None,
+    mirrored: bool = False,
 ) -> Geometry:
     """Lay out the operator; `centre` other than shape // 2 is for plain convolution.
+
+    `mirrored`: the PSF is `mirror_symmetric`.
 
     `open_sides`: per axis, whether the image goes on before and behind it although it is not given there (a
     tile's sides inside a volume). Such a side is extended, whatever the boundary of the others is.
@@ -244,6 +273,8 @@ def geometry(
         boxes.append((0 if before or folded else a, length if behind or folded else a + n))
         padded.append((a * (folded and not before), (length - n - a) * (folded and not behind)))
     before_it, behind_it = (tuple(p[i] for p in padded) for i in (0, 1))
+    closed = boundary == "reflect" and not any(map(any, going_on)) and sum(n > 1 for n in reached) > 1
+    by_cosines = closed and mirrored and hasattr(backend, "CosinePlan")
     return Geometry(
         shape,
         tuple(estimated),
@@ -255,6 +286,7 @@ def geometry(
         tuple(boxes),
         image_box,
         tuple(frame_of),
+        mirrored=shape if by_cosines else (),
     )
 
 
@@ -262,6 +294,20 @@ def is_line(layout: Geometry) -> bool:
     """One axis is longer than 1: the spectral engine transforms overlapping segments of it."""
     taps = math.prod(t.stop - t.start for t in layout.taps)
     return sum(n > 1 for n in layout.grid) == 1 and taps <= LONGEST_LINE_PSF
+
+
+def _opposite(
+    back: np.ndarray, used: tuple[int, ...], centre: tuple[int, ...]
+) -> tuple[np.ndarray, tuple[int, ...]]:
+    """The taps whose transpose is the blur with `back`, as far as the taps `used` reach, and their centre.
+
+    What an adjoint sweep applies is the transpose of what is stored. Of an even length the offset farthest
+    before the centre is 0: the transpose of the blur does not reach it.
+    """
+    mirrored = np.flip(back[tuple(slice(1 - k % 2, None) for k in back.shape)])
+    reach = tuple(min(k // 2, c, u - 1 - c) for k, c, u in zip(mirrored.shape, centre, used, strict=True))
+    middle = tuple(slice(k // 2 - r, k // 2 + r + 1) for k, r in zip(mirrored.shape, reach, strict=True))
+    return np.ascontiguousarray(mirrored[middle]), reach
 
 
 class Operator:
@@ -284,28 +330,27 @@ class Operator:
         self.backend = backend
         self.num_threads = num_threads
         self.dtype = psf.dtype
-        self.folded = boundary in FOLDED
         used = np.ascontiguousarray(psf[layout.taps])
-        centred, symmetric = point_symmetric(used, layout.centre)
+        symmetric = point_symmetric(used, layout.centre)[1]
+        mirrored = engine == "spectral" and bool(layout.mirrored)
+        opposite: tuple[np.ndarray, tuple[int, ...]] | None = None
         if back is not None:
-            # What an adjoint sweep applies is the transpose of what is stored. Of an even length the offset
-            # farthest before the centre is 0: the transpose of the blur does not reach it.
-            inner = tuple(slice(1 - k % 2, None) for k in back.shape)
-            mirrored = np.flip(back[inner].astype(psf.dtype))
-            reach = [
-                min(k // 2, c, u - 1 - c)
-                for k, c, u in zip(mirrored.shape, layout.centre, used.shape, strict=True)
-            ]
-            middle = tuple(
-                slice(k // 2 - r, k // 2 + r + 1) for k, r in zip(mirrored.shape, reach, strict=True)
-            )
-            opposite = tuple(reach)
-            mirrored, also = point_symmetric(np.ascontiguousarray(mirrored[middle]), opposite)
+            opposite = _opposite(back.astype(psf.dtype), used.shape, layout.centre)
+            also = point_symmetric(*opposite)[1]
             symmetric = symmetric and also
-            centred = centred if symmetric else used
+            mirrored = mirrored and mirror_symmetric(*opposite)[1]
+        self.folded = boundary in FOLDED and not mirrored
         self.plan, self.workspace_bytes = make_plan(
-            engine, layout, boundary, backend, psf.dtype, symmetric=symmetric
+            engine, layout, boundary, backend, psf.dtype, symmetric=symmetric, mirrored=mirrored
         )
+
+        def transfer(taps: np.ndarray, centre: tuple[int, ...]) -> Any:
+            if mirrored:
+                return self.plan.transfer(mirror_symmetric(taps, centre)[0], num_threads)
+            if engine == "spectral" and symmetric:
+                taps = point_symmetric(taps, centre)[0]
+            return self.plan.transfer(taps, centre, num_threads)
+
         if engine == "separable":
             if terms is None:
                 terms = product_terms(used)
@@ -315,13 +360,9 @@ class Operator:
                     for term in terms
                 ]
             self.transfer = self.plan.transfer(terms, layout.centre, num_threads)
-        elif engine == "direct":
-            self.transfer = self.plan.transfer(symmetrised(used)[0], layout.centre, num_threads)
         else:
-            self.transfer = self.plan.transfer(centred, layout.centre, num_threads)
-        self.back_transfer = self.transfer
-        if back is not None:
-            self.back_transfer = self.plan.transfer(mirrored, opposite, num_threads)
+            self.transfer = transfer(symmetrised(used)[0] if engine == "direct" else used, layout.centre)
+        self.back_transfer = self.transfer if opposite is None else transfer(*opposite)
         # Wall times of the latest applications, for explain(). Appending is atomic: no lock in a sweep.
         self.seconds: deque[float] = deque(maxlen=64)
 
@@ -330,8 +371,7 @@ class Operator:
         return tuple(stop - start for start, stop in self.layout.estimate_box)
 
     def pad(self, x: np.ndarray) -> np.ndarray:
-        if not self.folded:
-            return x
+        """By the boundary's rule, as far as the PSF reaches."""
         return self.backend.pad(
             x, self.layout.low, self.layout.high, self.boundary, num_threads=self.num_threads
         )
@@ -388,7 +428,8 @@ class SweepChain:
             sums = operator.backend.apply_formula("copy", x, x, num_threads=operator.num_threads, **operands)
             self._chain.load(operator.pad(operands.get("extrapolated", x)))
         else:
-            sums = self._chain.load(x if adjoint else operator.pad(x), adjoint=adjoint, **operands)
+            padded = operator.pad(x) if operator.folded and not adjoint else x
+            sums = self._chain.load(padded, adjoint=adjoint, **operands)
         self._next_adjoint: bool | None = adjoint
         return _named_sums("copy", sums, operands)
 
@@ -576,7 +617,12 @@ class Blur:
         self.psf.flags.writeable = False
         self._open_sides = _open_sides
         self._layout = geometry(
-            values.shape, self.shape, self.boundary, self._backend, open_sides=_open_sides
+            values.shape,
+            self.shape,
+            self.boundary,
+            self._backend,
+            open_sides=_open_sides,
+            mirrored=mirror_symmetric(values, tuple(k // 2 for k in values.shape))[1],
         )
         taps = taps_of(self.psf[self._layout.taps])
         if self._terms is not None:
@@ -656,7 +702,7 @@ class Blur:
 
     @property
     def grid(self) -> tuple[int, ...]:
-        return self._layout.grid
+        return self._layout.transform
 
     @property
     def workspace_bytes(self) -> int:
@@ -845,6 +891,8 @@ class Blur:
         }.get(
             self.boundary, f"the estimate padded by '{self.boundary}' to {padded}, up to the next cheap size"
         )
+        if layout.mirrored:
+            why = "cosines of the image itself: it goes on as its mirror image, and so does what is blurred"
         dropped = tuple(s.stop - s.start for s in layout.taps)
         details = ", ".join(f"{key} {value}" for key, value in self._backend.describe().items())
         lines = [
@@ -854,7 +902,11 @@ class Blur:
             f"dtype {self.dtype or 'of each array'}",
             f"psf {self.psf.shape}, sum {self.psf_sum:g}"
             + (f", of which {dropped} can reach one voxel from another" if dropped != self.psf.shape else ""),
-            ("overlapping segments of the line" if is_line(layout) else f"transform {layout.grid}: {why}")
+            (
+                "overlapping segments of the line"
+                if is_line(layout)
+                else f"transform {layout.transform}: {why}"
+            )
             if self.engine == "spectral"
             else "no transform: "
             + (

@@ -30,7 +30,9 @@ WARM, COLD = 18, 20
 
 SPECTRAL_PER_BIT = 0.045  # per point of the grid, times log2 of the grid's size
 ODD_FACTOR = 1.2  # a bit of a factor 3, 5 or 7 takes this much longer
-LANES = 16  # rows of a volume's spectrum are filled up to a multiple of this
+LANES = 16  # rows of a volume's spectrum are filled up to a multiple of this; mirrored, to one of twice it
+MIRRORED = 1.4  # cosine transforms: their spectrum is paired up, and the transfer function twice as large
+FOLD = 0.3  # per voxel of a padded estimate: padding it, or folding what comes back (the mean of both)
 LINE, LINE_OF_FEW = 0.68, 1.27  # per voxel of a line: in overlapping segments
 FEW_TAPS = 4  # segments are short up to here
 
@@ -75,9 +77,19 @@ def _time(engine: str, work: float, shape: tuple[int, ...], voxels: float) -> fl
 
 
 def predicted_ns(
-    taps: Taps, grid: tuple[int, ...], shape: tuple[int, ...], *, line: bool = False
+    taps: Taps,
+    grid: tuple[int, ...],
+    shape: tuple[int, ...],
+    *,
+    line: bool = False,
+    folded: bool = False,
+    mirrored: bool = False,
 ) -> dict[str, float]:
-    """Of each engine that applies: one application to an estimate of `shape`, or to a transform's `grid`."""
+    """Of each engine that applies: one application to an estimate of `shape`, or to a transform's `grid`.
+
+    `folded`: `shape` is that of the padded estimate. `mirrored`: transforms are cosine transforms, which need
+    no padding.
+    """
     # Axes of length 1 are none.
     shape = tuple(n for n in shape if n > 1) or (1,)
     long = len(shape) - 1
@@ -88,9 +100,13 @@ def predicted_ns(
     else:
         lengths = tuple(n for n in grid if n > 1) or (1,)
         points = float(math.prod(lengths))
-        if len(lengths) == 3:
+        if mirrored:
+            neighbours = lengths[1 if len(lengths) == 3 else -1]
+            points *= -(-neighbours // (2 * LANES)) * 2 * LANES / neighbours
+        elif len(lengths) == 3:
             points *= -(-lengths[-1] // LANES) * LANES / lengths[-1]
-        spectral = _time("spectral", SPECTRAL_PER_BIT * sum(map(_bits, lengths)), lengths, points)
+        each = SPECTRAL_PER_BIT * (MIRRORED if mirrored else 1.0)
+        spectral = _time("spectral", each * sum(map(_bits, lengths)), lengths, points)
     each, per_product = DIRECT[long]
     products = math.prod(taps.left) * (PAIRS[long] if taps.left[-1] < taps.shape[-1] else 1.0)
     costs = {"spectral": spectral, "direct": _time("direct", each + per_product * products, shape, voxels)}
@@ -98,6 +114,10 @@ def predicted_ns(
         each, per_tap = SEPARABLE[long]
         number = sum(k for k in taps.shape if k > 1)
         costs["separable"] = taps.terms * _time("separable", each + per_tap * number, shape, voxels)
+    if folded:
+        for engine in costs:
+            if not (mirrored and engine == "spectral"):
+                costs[engine] += FOLD * voxels
     return costs
 
 

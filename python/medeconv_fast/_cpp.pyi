@@ -15,6 +15,12 @@ __all__: list[str] = [
     "ChainF64",
     "ConvPlanF32",
     "ConvPlanF64",
+    "CosineChainF32",
+    "CosineChainF64",
+    "CosinePlanF32",
+    "CosinePlanF64",
+    "CosineTransferF32",
+    "CosineTransferF64",
     "DirectChainF32",
     "DirectChainF64",
     "DirectFiltersF32",
@@ -55,6 +61,54 @@ __all__: list[str] = [
 
 class TransferF32:
     pass
+
+class CosineTransferF32:
+    pass
+
+class CosinePlanF32:
+    def __init__(
+        self, shape: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]
+    ) -> None: ...
+    def transfer(
+        self, psf: numpy.typing.NDArray[numpy.float32], num_threads: typing.SupportsInt | typing.SupportsIndex
+    ) -> CosineTransferF32: ...
+    @property
+    def spectrum_bytes(self) -> int: ...
+    @property
+    def transfer_bytes(self) -> int: ...
+
+class CosineChainF32:
+    def __init__(
+        self, plan: CosinePlanF32, num_threads: typing.SupportsInt | typing.SupportsIndex
+    ) -> None: ...
+    def load(self, x: numpy.typing.NDArray[numpy.float32], adjoint: bool = False, **kwargs) -> typing.Any: ...
+    def sweep(
+        self, transfer: CosineTransferF32, formula: str, *, adjoint: bool = False, keep: bool = True, **kwargs
+    ) -> typing.Any: ...
+
+class CosineTransferF64:
+    pass
+
+class CosinePlanF64:
+    def __init__(
+        self, shape: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]
+    ) -> None: ...
+    def transfer(
+        self, psf: numpy.typing.NDArray[numpy.float64], num_threads: typing.SupportsInt | typing.SupportsIndex
+    ) -> CosineTransferF64: ...
+    @property
+    def spectrum_bytes(self) -> int: ...
+    @property
+    def transfer_bytes(self) -> int: ...
+
+class CosineChainF64:
+    def __init__(
+        self, plan: CosinePlanF64, num_threads: typing.SupportsInt | typing.SupportsIndex
+    ) -> None: ...
+    def load(self, x: numpy.typing.NDArray[numpy.float64], adjoint: bool = False, **kwargs) -> typing.Any: ...
+    def sweep(
+        self, transfer: CosineTransferF64, formula: str, *, adjoint: bool = False, keep: bool = True, **kwargs
+    ) -> typing.Any: ...
 
 class SpectralPlanF32:
     def __init__(

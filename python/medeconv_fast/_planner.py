@@ -20,7 +20,7 @@ from ._blur import (
 )
 from ._grid import cut, halo_of
 from ._record import Record
-from ._taps import point_symmetric, taps_of
+from ._taps import mirror_symmetric, point_symmetric, taps_of
 from ._threads import resolve_num_threads
 
 _UNITS = {"": 1, "B": 1} | {
@@ -192,7 +192,8 @@ def plan(
     threads = resolve_num_threads(num_threads)
 
     values, psf_shape = _taps_and_shape(psf, len(shape), kind)
-    layout = geometry(psf_shape, shape, boundary, kernels)
+    mirrored = values is not None and mirror_symmetric(values, tuple(k // 2 for k in psf_shape))[1]
+    layout = geometry(psf_shape, shape, boundary, kernels, mirrored=mirrored)
     if values is None:
         used = tuple(len(range(k)[taps]) for k, taps in zip(psf_shape, layout.taps, strict=True))
         taps = _costs.Taps(used, used, int(sum(k > 1 for k in used) <= 1))
@@ -210,16 +211,20 @@ def plan(
         scale = _calibration.load(calibration)
         predicted = _calibration.scaled(predicted, sum(n > 1 for n in shape), scale)
     symmetric = values is not None and point_symmetric(values[layout.taps], layout.centre)[1]
-    _, workspace = make_plan(chosen, layout, boundary, kernels, kind, symmetric=symmetric)
+    _, workspace = make_plan(
+        chosen, layout, boundary, kernels, kind, symmetric=symmetric, mirrored=bool(layout.mirrored)
+    )
 
-    def held(shape: tuple[int, ...]) -> int:
-        """What Richardson-Lucy takes beside an image of that shape and its result."""
-        layout = geometry(psf_shape, shape, boundary, kernels)
-        _, workspace = make_plan(chosen, layout, boundary, kernels, kind, symmetric=symmetric)
+    def held(shape: tuple[int, ...], mirrored: bool = False) -> int:
+        """What Richardson-Lucy takes beside an image (unless mirrored: a tile) of that shape and result."""
+        layout = geometry(psf_shape, shape, boundary, kernels, mirrored=mirrored)
+        _, workspace = make_plan(
+            chosen, layout, boundary, kernels, kind, symmetric=symmetric, mirrored=bool(layout.mirrored)
+        )
         arrays = 1 if boundary == "wrap" else 2  # estimate, 1 / normalizer
         return int(workspace) + arrays * math.prod(layout.estimate_shape) * kind.itemsize
 
-    total = held(shape)
+    total = held(shape, mirrored)
     warnings = []
     if calibration is not None:
         here = {"backend": kernels.NAME, "isa": isa, "num_threads": threads}
@@ -262,7 +267,7 @@ def plan(
         backend=kernels.NAME,
         num_threads=threads,
         calibrated=calibration is not None,
-        grid=layout.grid,
+        grid=layout.transform,
         engine=chosen,
         reason=reason,
         predicted_ms=predicted,

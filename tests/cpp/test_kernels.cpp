@@ -182,6 +182,45 @@ void spectral(const Case& c, bool symmetric, bool continued, std::mt19937& rando
 }
 
 // The line engine: forward, its transpose, and formulas; in as many segments as the psf asks for.
+// An image that goes on as its mirror image, and a psf of odd lengths that is symmetric along every axis.
+template <class T>
+void mirrored(const Shape& image, const Shape& psf, std::mt19937& random) {
+    const double tolerance = sizeof(T) == 4 ? 2e-6 : 1e-13;
+    std::uniform_real_distribution<double> uniform(0.5, 1.5);
+    std::vector<double> x, h(size_t(size(psf)));
+    for (int64_t i = 0; i < size(image); ++i) x.push_back(T(uniform(random)));
+    for (int64_t a = 0; a < psf[0]; ++a) for (int64_t b = 0; b < psf[1]; ++b) for (int64_t c = 0; c < psf[2]; ++c) {
+        const int64_t p = std::min(a, psf[0] - 1 - a), q = std::min(b, psf[1] - 1 - b), r = std::min(c, psf[2] - 1 - c);
+        h[size_t((a * psf[1] + b) * psf[2] + c)] = T(1.0 / double(size(psf)) * (1 + double(p) + 0.5 * double(q * r)));
+    }
+    auto folded = [](int64_t i, int64_t n) {
+        i = ((i % (2 * n)) + 2 * n) % (2 * n);
+        return i < n ? i : 2 * n - 1 - i;
+    };
+    std::vector<double> wanted(x.size(), 0.0);
+    for (int64_t a = 0; a < image[0]; ++a) for (int64_t b = 0; b < image[1]; ++b) for (int64_t c = 0; c < image[2]; ++c)
+        for (int64_t p = 0; p < psf[0]; ++p) for (int64_t q = 0; q < psf[1]; ++q) for (int64_t r = 0; r < psf[2]; ++r) {
+            const int64_t z = folded(a - p + psf[0] / 2, image[0]), y = folded(b - q + psf[1] / 2, image[1]), at = folded(c - r + psf[2] / 2, image[2]);
+            wanted[size_t((a * image[1] + b) * image[2] + c)] += h[size_t((p * psf[1] + q) * psf[2] + r)] * x[size_t((z * image[1] + y) * image[2] + at)];
+        }
+    const std::vector<T> source(x.begin(), x.end()), taps(h.begin(), h.end());
+    const CosinePlan<T> plan(image);
+    const auto transfer = plan.transfer(taps.data(), psf, 2);
+    const auto spectrum = plan.new_spectrum();
+    for (int threads : {1, 3}) {
+        std::vector<T> out(x.size());
+        Operands<T> o;
+        o.out = out.data();
+        plan.load(spectrum.get(), source.data(), false, {}, threads, {});
+        plan.sweep(spectrum.get(), *transfer, false, Formula::copy, o, true, threads, {});
+        compare("mirrored", out, wanted, tolerance);
+    }
+    everything<T>("mirrored", size(image), size(image), random, [&](bool adjoint, Formula formula, const Operands<T>& o, int threads) {
+        plan.load(spectrum.get(), source.data(), adjoint, {}, threads, {});
+        plan.sweep(spectrum.get(), *transfer, adjoint, formula, o, true, threads, {});
+    });
+}
+
 template <class T>
 void line(int64_t n, int64_t k, Case::Boundary boundary, std::mt19937& random) {
     const double tolerance = sizeof(T) == 4 ? 2e-6 : 1e-13;
@@ -544,6 +583,15 @@ int main() {
             spectral<float>(c, variant & 1, variant & 2, random);
             spectral<double>(c, variant & 1, variant & 2, random);
         }
+    }
+    const std::pair<Shape, Shape> mirrors[] = {
+        {{8, 8, 8}, {3, 3, 3}},    {{7, 33, 11}, {3, 5, 7}}, {{13, 37, 6}, {5, 3, 3}},  {{3, 16, 40}, {7, 5, 3}}, {{4, 70, 17}, {1, 3, 9}},
+        {{1, 30, 64}, {1, 5, 5}},  {{1, 53, 2}, {1, 3, 5}},  {{1, 9, 70}, {1, 3, 21}},  {{5, 1, 12}, {3, 1, 3}},  {{4, 5, 1}, {3, 3, 1}},
+        {{1, 1, 50}, {1, 1, 9}},   {{1, 1, 1}, {1, 1, 1}},   {{2, 3, 2}, {3, 3, 3}},    {{41, 2, 43}, {3, 1, 3}},
+    };
+    for (const auto& [image, psf] : mirrors) {
+        mirrored<float>(image, psf, random);
+        mirrored<double>(image, psf, random);
     }
     const std::pair<int64_t, int64_t> lines[] = {{2, 1}, {7, 3}, {50, 9}, {97, 96}, {1000, 33}, {3000, 6}, {40, 40}};
     for (auto [n, k] : lines)

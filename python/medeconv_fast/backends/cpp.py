@@ -127,6 +127,27 @@ class SpectralPlan:
         return getattr(_native(), "Chain" + _suffix(self.dtype))(self._plan, resolve_num_threads(num_threads))
 
 
+class CosinePlan:
+    """An image that goes on as its own mirror image, in cosine transforms of its own size."""
+
+    def __init__(self, shape: tuple[int, ...], dtype: Any) -> None:
+        self.shape = tuple(int(n) for n in shape)
+        self.dtype = np.dtype(dtype)
+        self._plan = getattr(_native(), "CosinePlan" + _suffix(dtype))(list(self.shape))
+
+    @property
+    def workspace_bytes(self) -> int:
+        """One transfer function and one spectrum in flight."""
+        return int(self._plan.spectrum_bytes + self._plan.transfer_bytes)
+
+    def transfer(self, psf: np.ndarray, num_threads: int | None = None) -> Any:
+        return self._plan.transfer(psf, resolve_num_threads(num_threads))
+
+    def chain(self, num_threads: int | None = None) -> Any:
+        make = getattr(_native(), "CosineChain" + _suffix(self.dtype))
+        return make(self._plan, resolve_num_threads(num_threads))
+
+
 class _ArrayPlan:
     """What the engines without a spectrum in flight share: boxes, and a chain that keeps an array."""
 

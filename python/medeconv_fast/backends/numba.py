@@ -629,6 +629,66 @@ def _finish_tile(finish: _Finish, tile: np.ndarray, z0: int, y0: int, height: in
             finish(tile[z].reshape(-1), ((z0 + z) * height + y0) * width)
 
 
+class CosinePlan(_ArrayPlan):
+    """An image that goes on as its own mirror image, in cosine transforms of its own size.
+
+    Axes of length 1 are dropped. What is left is slices (all axes but the first; a few are transformed
+    together) and columns across them.
+    """
+
+    def __init__(self, shape: tuple[int, ...], dtype: Any) -> None:
+        whole = tuple((0, int(n)) for n in shape)
+        super().__init__(whole, whole, False, dtype)
+        long = [int(n) for n in shape if n > 1]
+        self._split = (1,) * (2 - len(long)) + tuple(long)
+        columns = math.prod(self._split[1:])
+        self._slices = cut(self._split[0], max(1, (1 << 17) // columns))
+        self._columns = cut(columns, max(1, (1 << 15) // self._split[0]))
+
+    @property
+    def workspace_bytes(self) -> int:
+        """One transfer function and one spectrum in flight, and the result kept between two sweeps."""
+        return 3 * super().workspace_bytes
+
+    def transfer(self, psf: np.ndarray, num_threads: int | None = None) -> np.ndarray:
+        """H(k) = sum over offsets d of psf(d) cos(pi k d / n) for each axis; in float64, then rounded."""
+        if any(k % 2 == 0 for k in psf.shape):
+            raise ValueError("psf: expected odd lengths")
+        values = psf.astype(np.float64)
+        for axis, (n, k) in enumerate(zip(_shape(self.estimate_box), psf.shape, strict=True)):
+            cosines = np.cos(np.pi / n * np.outer(np.arange(n), np.arange(k) - k // 2))
+            values = np.moveaxis(np.tensordot(cosines, values, (1, axis)), 0, axis)
+        return np.ascontiguousarray(values, self.dtype).reshape(self._split[0], -1)
+
+    def _sweep(
+        self, source: np.ndarray, transfer: Any, adjoint: bool, finish: _Finish, chain: ArrayChain
+    ) -> None:
+        fft = scipy_fft()
+        slices = source.reshape(self._split)
+        spectrum = np.empty(self._split, self.dtype)
+        lines = spectrum.reshape(self._split[0], -1)
+        axes = tuple(range(1, len(self._split)))
+
+        def there(unit: int) -> None:
+            start, stop = self._slices[unit]
+            spectrum[start:stop] = fft.dctn(slices[start:stop], axes=axes, norm="ortho")
+
+        def across(unit: int) -> None:
+            start, stop = self._columns[unit]
+            made = fft.dct(lines[:, start:stop], axis=0, norm="ortho")
+            made *= transfer[:, start:stop]
+            lines[:, start:stop] = fft.idct(made, axis=0, norm="ortho")
+
+        def back(unit: int) -> None:
+            start, stop = self._slices[unit]
+            made = fft.idctn(spectrum[start:stop], axes=axes, norm="ortho")
+            finish(np.ascontiguousarray(made).reshape(-1), start * lines.shape[1])
+
+        run(len(self._slices), chain._threads, there)
+        run(len(self._columns), chain._threads, across)
+        run(len(self._slices), chain._threads, back)
+
+
 class SeparablePlan(_ArrayPlan):
     """Boxes of an operator whose PSF is a sum of products of one filter per axis."""
 
