@@ -419,6 +419,9 @@ def test_misfits_are_refused():
     conv = nn.Conv(2)
     conv(image)
     refused(ValueError, "as at its first use", lambda: conv(nn.Input(3)))
+    paired = nn.Conv(4, 3, groups=2)
+    refused(ValueError, "groups: got 2", lambda: nn.Sequential([paired], channels=3))
+    assert nn.Sequential([paired], channels=4).channels == 4  # not used before
 
 
 def test_a_shape_that_does_not_fit_names_the_layer(rng):

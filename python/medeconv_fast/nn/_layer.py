@@ -116,6 +116,7 @@ class Layer:
         self.weights: dict[str, np.ndarray] = {}
         self.trainable = True
         self._taken: tuple[tuple[int, int], ...] | None = None  # (channels, ndim) of each input
+        self._step: tuple[Fraction, ...] = ()  # the result's scale relative to the first input's
 
     def __call__(self, *signals: Signal) -> Signal:
         for signal in signals:
@@ -136,11 +137,11 @@ class Layer:
                 f"{self._title()}: got inputs of (channels, axes) {list(taken)}, expected "
                 f"{list(self._taken or ())} as at its first use"
             )
-        self._taken = taken
         try:
             made = self.connect(signals)
         except (ValueError, TypeError) as error:
             raise type(error)(f"{self._title()}: {error}") from error
+        self._taken, self._step = taken, made.scale
         first = signals[0]
         before = [max(axis) for axis in zip(*(s.reach for s in signals), strict=True)]
         return Signal(
@@ -162,6 +163,10 @@ class Layer:
         """Check what comes in and say what goes out; the weights' shapes are known afterwards."""
         first = signals[0]
         return Result(first.channels, (Fraction(1),) * first.ndim, (0.0,) * first.ndim)
+
+    def lengths(self, inputs: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
+        """Samples of the result along each axis, for inputs of these; known once the layer is connected."""
+        return tuple(int(n * step) for n, step in zip(inputs[0], self._step, strict=True))
 
     def options(self) -> dict[str, Any]:
         """Arguments that make this layer again, as JSON knows them."""
