@@ -288,6 +288,43 @@ def test_tiles_follow_strides(rng):
         norm.predict(x, tile=8)
 
 
+PERIODIC = {
+    "conv": lambda: nn.Sequential([nn.Conv(4, 5, padding_mode="circular"), nn.Conv(1)]),
+    "transpose": lambda: nn.Sequential([nn.ConvTranspose(1, 3, padding_mode="circular")]),
+    "blur": lambda: nn.Sequential([nn.FixedBlur(PSF, "wrap")]),
+    "rl": lambda: nn.RLNet(PSF, boundary="wrap", filters=2),
+}
+
+
+@pytest.mark.parametrize("name", PERIODIC)
+def test_tiles_know_no_other_edge(name, rng):
+    net, x = PERIODIC[name](), rng.random((1, 1, 40, 33), np.float32)
+    with pytest.raises(ValueError, match=r"tile: got 8, expected None: layer '\w+' \(\w+\) looks at whole"):
+        net.predict(x, tile=8)
+    assert net.predict(x).shape == x.shape and "the whole image" in net.summary()
+    alone = nn.Sequential([nn.Conv(1, 1, padding_mode="circular"), nn.FixedBlur(np.ones((1, 1)), "wrap")])
+    np.testing.assert_allclose(alone.predict(x, tile=8), alone.predict(x), atol=1e-6)  # nothing beyond
+
+
+MISFITS = {
+    "valid": lambda: [nn.Conv(2), nn.Conv(1, 3, padding="valid", name="odd")],
+    "wide": lambda: [nn.Conv(1, 3, padding=3, name="odd"), nn.Conv(1)],
+    "enlarged": lambda: [nn.ConvTranspose(1, 3, 2, padding=1, name="odd")],
+    "rounded": lambda: [nn.Conv(4, 3, 2), nn.ConvTranspose(1, 4, 2, name="odd")],  # an odd axis
+}
+
+
+@pytest.mark.parametrize("name", MISFITS)
+def test_tiles_that_cannot_be_joined_are_refused(name, rng):
+    net, x = nn.Sequential(MISFITS[name]()), rng.random((1, 1, 16, 33), np.float32)
+    layer = net.layers[-1 if name != "wide" else 0]
+    with pytest.raises(ValueError, match=rf"tile: layer 'odd' \({type(layer).__name__}\) makes "):
+        net.predict(x, tile=3)
+    net.predict(x)
+    evened = nn.Sequential([nn.Conv(1, 3, padding="valid"), nn.Conv(1, 3, padding=2)], seed=2)
+    np.testing.assert_allclose(evened.predict(x, tile=3), evened.predict(x), atol=1e-6)
+
+
 def test_predict_follows_the_image(rng):
     net = tiny()
     x = rng.random((3, 1, 9, 8))

@@ -4,6 +4,7 @@ exact adjoint.
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from fractions import Fraction
@@ -132,8 +133,12 @@ class _BlurLayer(Layer):
         if taps.ndim != first.ndim:
             raise ValueError(f"psf: got {taps.ndim} axes, expected {first.ndim} as the network's images have")
         self.channels = first.channels
-        reach = tuple(float(k // 2) for k in taps.shape)
-        return Result(first.channels, (Fraction(1),) * first.ndim, reach)
+        return Result(first.channels, (Fraction(1),) * first.ndim, self._reach(taps))
+
+    def _reach(self, taps: np.ndarray) -> tuple[float, ...]:
+        if self.boundary == "wrap":  # what lies beyond one edge stands at the other
+            return tuple(math.inf if k > 1 else 0.0 for k in taps.shape)
+        return tuple(float(k // 2) for k in taps.shape)
 
     def _taps(self, name: str, x: np.ndarray) -> np.ndarray:
         return self.weights[name].astype(x.dtype, copy=False)
@@ -275,7 +280,7 @@ class RichardsonLucyStep(_BlurLayer):
         back = self._start[self.way]
         if back.ndim != estimate.ndim:
             raise ValueError(f"back: got {back.ndim} axes, expected {estimate.ndim} as the psf has")
-        reach = tuple(r + k // 2 for r, k in zip(made.reach, back.shape, strict=True))
+        reach = tuple(r + more for r, more in zip(made.reach, self._reach(back), strict=True))
         return made._replace(reach=reach)
 
     def forward(self, inputs: Sequence[np.ndarray], engine: Engine, tape: Tape | None) -> np.ndarray:

@@ -92,8 +92,17 @@ class _Convolution(Layer):
         reach = tuple(float(max(low, e - 1 - low)) for (low, _), e in zip(self.padding, extent, strict=True))
         if self.transposed:
             reach = tuple(r / s + 1 for r, s in zip(reach, self.stride, strict=True))
+        if self.padding_mode == "circular":  # what lies beyond one edge stands at the other
+            reach = tuple(math.inf if any(pair) else r for r, pair in zip(reach, self.padding, strict=True))
         step = tuple(Fraction(s) if self.transposed else Fraction(1, s) for s in self.stride)
         return Result(self.filters, step, reach)
+
+    def lengths(self, inputs: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
+        extent = [d * (k - 1) + 1 for k, d in zip(self.kernel, self.dilation, strict=True)]
+        axes = zip(inputs[0], self.stride, extent, map(sum, self.padding), self.output_padding, strict=True)
+        if self.transposed:
+            return tuple((n - 1) * s + e - around + more for n, s, e, around, more in axes)
+        return tuple((n + around - e) // s + 1 for n, s, e, around, _ in axes)
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         first, second = (self.channels, self.filters) if self.transposed else (self.filters, self.channels)

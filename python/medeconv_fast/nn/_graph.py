@@ -128,6 +128,16 @@ class Graph(Layer):
                 )
         return Result(self.output.channels, self.output.scale, self.output.reach)
 
+    def lengths(self, inputs: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
+        return self.all_lengths(inputs)[-1]
+
+    def all_lengths(self, inputs: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
+        """Samples of every value along each axis: the inputs, and the nodes' results."""
+        made = list(inputs)
+        for node in self.nodes:
+            made.append(node.layer.lengths([made[i] for i in node.inputs]))
+        return made
+
     def leaves(self, prefix: str = "") -> Iterator[tuple[str, Layer]]:
         """Every layer that holds weights of its own, once, with its path: names joined by '.'."""
         for layer in self.layers:

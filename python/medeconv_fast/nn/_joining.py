@@ -212,6 +212,9 @@ class Crop(Layer):
         self.ndim = signals[0].ndim
         return super().connect(signals)
 
+    def lengths(self, inputs: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
+        return inputs[1]
+
     def forward(self, inputs: Sequence[np.ndarray], engine: Engine, tape: Tape | None) -> np.ndarray:
         x, like = inputs
         if any(n < m for n, m in zip(x.shape[2:], like.shape[2:], strict=True)):

@@ -391,7 +391,8 @@ class Model(Graph):
         ------
         ValueError, TypeError
             An array that does not fit the network, NaN or Inf, values below 0 where the network is
-            `positive`; `tile` for a network with layers that look at whole images.
+            `positive`; `tile` for a network with layers that look at whole images (normalization, periodic
+            padding or boundaries), or whose results are not as long as the image times `scale`.
         """
         array, restore = _arrays.to_numpy(x, "x")
         check_batch(array, "x", self.ndim)
@@ -404,9 +405,13 @@ class Model(Graph):
         out: np.ndarray | None = None
         lengths = data.shape[2:]
         everything = (slice(None),)
+        cuts = list(tiles(lengths, *self._tiling(tile, lengths), self.scale))
+        if tile is not None:
+            for sizes in {tuple(cut.stop - cut.start for cut in window) for window, _, _ in cuts}:
+                self._check_lengths(sizes)
         for start in range(0, len(data), batch_size):
             batch = slice(start, start + batch_size)
-            for window, inner, place in tiles(lengths, *self._tiling(tile, lengths), self.scale):
+            for window, inner, place in cuts:
                 part = np.ascontiguousarray(data[(batch, *everything, *window)])
                 made = self.forward([part], self.engine, None)
                 if tile is None:
@@ -430,16 +435,33 @@ class Model(Graph):
         if len(given) != self.ndim:
             raise ValueError(f"tile: got {len(given)} values, expected one or {self.ndim}, one per axis")
         core = [_validate.integer(n, "tile", minimum=1) for n in given]
-        if any(math.isinf(reach) for reach in self.output.reach):
+        if math.inf in self.output.reach:
+            first = next(signal.layer for signal in self._made() if math.inf in signal.reach)
+            assert first is not None
             raise ValueError(
-                "tile: the network has layers that look at whole images (GroupNorm, InstanceNorm), "
-                "expected None"
+                f"tile: got {tile!r}, expected None: {first._title()} looks at whole images "
+                "(normalization, or a periodic padding or boundary)"
             )
         # Where a network makes images smaller, tiles must begin where its strides do.
         steps = self._steps()
         return (
             tuple(aligned(n, step) for n, step in zip(core, steps, strict=True)),
             tuple(aligned(reach, step) for reach, step in zip(self.output.reach, steps, strict=True)),
+        )
+
+    def _check_lengths(self, lengths: tuple[int, ...]) -> None:
+        """Refuse tiles whose results are longer or shorter than their place in the whole one."""
+        made = self.all_lengths([lengths])
+        scales = [signal.scale for signal in (*self.inputs, *self._made())]
+        wanted = [tuple(int(n * s) for n, s in zip(lengths, scale, strict=True)) for scale in scales]
+        if made[-1] == wanted[-1]:
+            return
+        at = len(made) - 1
+        while others := [i for i in self.nodes[at - 1].inputs if made[i] != wanted[i]]:
+            at = others[0]
+        raise ValueError(
+            f"tile: {self.nodes[at - 1].layer._title()} makes {made[at]} values of a part of {lengths}, "
+            f"expected {wanted[at]}, so that parts can be joined; without tile any number will do"
         )
 
     def _steps(self) -> tuple[int, ...]:
