@@ -226,6 +226,24 @@ def test_augmentation_keeps_pairs_together(rng):
     assert 0.3 < (noisy - x).std() < 0.7 and same is y
 
 
+def test_augment_may_write_and_must_give_a_pair():
+    x, y = blurred_pairs(4)
+    net, before = tiny().compile(), (x.copy(), y.copy())
+
+    def brighter(a, b, generator):
+        a += 1
+        b += 1
+        return a, b
+
+    net.fit(x, y, 1, 4, augment=brighter)
+    np.testing.assert_array_equal((x, y), before)
+    for wrong in (lambda a, b, generator: a, lambda a, b, generator: (a, 1.0), lambda *_: None):
+        with pytest.raises(
+            TypeError, match=r"(?s)augment: got .* from it, expected \(x, y\), two arrays of 3 axes"
+        ):
+            net.fit(x, y, 1, 4, augment=wrong)
+
+
 def test_patches_come_from_their_volumes(tmp_path, rng):
     images = [rng.random((5, 20, 22)), rng.random((4, 18, 16))]
     targets = [2 * np.kron(image, np.ones((1, 2, 2))) for image in images]
@@ -626,6 +644,7 @@ def test_penalty_gradient_by_finite_differences(rng, tol):
 
 
 def test_masks_hide_what_is_compared():
+    from medeconv_fast.nn._training import make_batch
     from medeconv_fast.nn._without_truth import _MaskedPatches
 
     image = np.arange(400.0).reshape(20, 20)
@@ -635,6 +654,10 @@ def test_masks_hide_what_is_compared():
     np.testing.assert_array_equal(x[~hidden], y[~hidden])
     # On a ramp the mean of the neighbours is the value; noise on the value itself leaves no trace.
     image[1::2, 1::2] += np.random.default_rng(1).normal(0, 50, (10, 10))
+    # Augmentation comes first: what is hidden is what is compared, and nothing else.
+    pairs = _MaskedPatches([np.random.default_rng(3).random((20, 20))], (12, 12), 8, 0.1)
+    x, y, mask = make_batch(tiny(), pairs, range(8), (0, 0), nn.Augmentation())
+    np.testing.assert_array_equal(x != y, mask == 1)
     noisy, _, same = _MaskedPatches([image], (20, 20), 4, 0.2).pair(0, np.random.default_rng(0))
     inside = np.zeros((1, 20, 20), bool)
     inside[:, 1:-1:2, 1:-1:2] = same[:, 1:-1:2, 1:-1:2] > 0

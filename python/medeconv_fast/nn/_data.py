@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from .. import _arrays, _validate, io
 from .._planner import bytes_of
 
 Pair = tuple[np.ndarray, ...]
+Change = Callable[[np.ndarray, np.ndarray, np.random.Generator], Any]
 
 
 class Pairs:
@@ -33,6 +34,31 @@ class Pairs:
 
     def pair(self, number: int, generator: np.random.Generator) -> Pair:
         raise NotImplementedError
+
+    def changed_pair(self, number: int, generator: np.random.Generator, augment: Change) -> Pair:
+        """`pair` after augmentation."""
+        pair = self.pair(number, generator)
+        if len(pair) > 2:
+            raise ValueError(
+                f"augment: got {_validate.shown(augment)} with a sampler whose pairs have weights, expected "
+                "None: weights would stay where they are"
+            )
+        return changed(augment, pair[0], pair[1], generator)
+
+
+def changed(augment: Change, x: np.ndarray, y: np.ndarray, generator: np.random.Generator) -> Pair:
+    """What `augment`, which may be a function of the user's, makes of copies: it may write to them."""
+    made = augment(x.copy(), y.copy(), generator)
+    if (
+        not isinstance(made, tuple | list)
+        or len(made) != 2
+        or not all(isinstance(a, np.ndarray) and a.ndim == x.ndim for a in made)
+    ):
+        raise TypeError(
+            f"augment: got {_validate.shown(made)} from it, expected (x, y), two arrays of {x.ndim} axes, "
+            "(C, *spatial)"
+        )
+    return tuple(made)
 
 
 class ArrayPairs(Pairs):

@@ -281,9 +281,10 @@ def make_batch(
     arrays: list[np.ndarray] = []
     for place, number in enumerate(numbers):
         generator = np.random.default_rng([*seeds, int(number)])
-        pair = pairs.pair(int(number), generator)
-        if augment is not None:
-            pair = (*augment(*pair[:2], generator), *pair[2:])
+        if augment is None:
+            pair = pairs.pair(int(number), generator)
+        else:
+            pair = pairs.changed_pair(int(number), generator, augment)
         if place == 0:
             arrays = [model.engine.empty((len(numbers), *a.shape), model.dtype) for a in pair]
             check_channels(arrays[0], "x", model.channels)

@@ -15,7 +15,7 @@ from .._blur import Blur
 from .._simulate import NOISES
 from ..algorithms._noise import noise_of
 from ._blur_layers import BOUNDARIES, FixedBlur
-from ._data import Pair, PatchSampler
+from ._data import Change, Pair, PatchSampler, changed
 from ._engine import Engine
 from ._graph import register
 from ._history import History
@@ -117,7 +117,14 @@ class _MaskedPatches(PatchSampler):
         self._masked = masked
 
     def pair(self, number: int, generator: np.random.Generator) -> Pair:
+        return self._hidden(super().pair(number, generator)[0], generator)
+
+    def changed_pair(self, number: int, generator: np.random.Generator, augment: Change) -> Pair:
+        # Before voxels are hidden: what hides them stays beside them.
         y, _ = super().pair(number, generator)
+        return self._hidden(changed(augment, y, y, generator)[0], generator)
+
+    def _hidden(self, y: np.ndarray, generator: np.random.Generator) -> Pair:
         y = y.astype(np.float64)
         mask = generator.random(y.shape) < self._masked
         mask.flat[int(generator.integers(mask.size))] = True  # never none
@@ -223,7 +230,7 @@ def fit_without_truth(
     optimizer, loss, learning_rate
         As in `Model.compile`; the losses "mse", "mae" and "poisson".
     **options
-        To `Model.fit`: callbacks, seed, checkpoint, resume, progress.
+        To `Model.fit`: callbacks, augment (of the image alone), seed, checkpoint, resume, progress.
 
     Returns
     -------
