@@ -137,6 +137,84 @@ def test_a_finer_grid_covers_the_same_field(files, capsys, monkeypatch):
     assert status == 2 and "--scale 2: needs --targets" in text
 
 
+def test_pairs_are_mirrored_where_the_psf_is(files, capsys, monkeypatch):
+    """And the noise of every image is that of its own unit."""
+    monkeypatch.chdir(files)
+    psf = np.zeros((3, 4, 5), np.float32)  # the centre of the even axis is its third value
+    psf[:, 1:4] = 1
+    psf[1, 2, 4] = 2
+    mf.io.write("psf.nii.gz", mf.io.Volume(psf, (1.0, 1.0, 1.0), unit="mm"))
+    image = mf.io.read("truth1.nii.gz")
+    mf.io.write("truth1.nii.gz", image.with_array(3 * image.array), overwrite=True)
+    seen = []
+    fit, made = mf.nn.Model.fit, mf.nn.SimulatedPairs
+
+    def noted(self, *arguments, augment, **options):
+        seen.append(augment.flips)
+        return fit(self, *arguments, augment=augment, **options)
+
+    monkeypatch.setattr(mf.nn.Model, "fit", noted)
+    monkeypatch.setattr(mf.nn, "SimulatedPairs", lambda *a, **o: seen.append(o["units"]) or made(*a, **o))
+    words = ("--epochs", "1", "--samples", "8", "--filters", "2", "--net", "n.safetensors", "--overwrite")
+    known = ("train", "truth0.nii.gz", "truth1.nii.gz", "--sigma", "7", "--kind", "deconv")
+    for more in (
+        (*known, "--psf", "psf.nii.gz"),
+        (*known, "--psf", "psf.nii.gz", "--patch", "8", "8"),
+        (*known, "--fwhm-mm", "2.5"),
+        ("train", "image0.nii.gz", "--targets", "truth0.nii.gz"),
+        ("train", "image0.nii.gz", "--targets", "truth0.nii.gz", "--no-flips"),
+    ):
+        status, text = run(capsys, *more, *words)
+        assert status == 0, text
+    units = seen[0]
+    assert seen[1::2][:3] == [(True, True, False), (True, False), True] and seen[-2:] == [True, False]
+    assert units[1] / units[0] == pytest.approx(
+        3 * np.percentile(image.array, 99.9) / np.percentile(mf.io.read("truth0.nii.gz").array, 99.9)
+    )
+
+
+def test_what_an_unfinished_training_leaves_is_said(files, capsys, monkeypatch):
+    from medeconv_fast.nn._training import Training
+
+    monkeypatch.chdir(files)
+    words = ("train", "image0.nii.gz", "--targets", "truth0.nii.gz", "--net", "n.safetensors")
+    words += ("--filters", "2", "--samples", "8", "--epochs", "2")
+    save = Training._save
+
+    def interrupted(self, path):
+        if self.epoch == 2:
+            raise KeyboardInterrupt
+        save(self, path)
+
+    monkeypatch.setattr(Training, "_save", interrupted)
+    status, text = run(capsys, *words)
+    assert status == 130 and "stopped; n.safetensors holds the last whole epoch, and --resume goes on" in text
+    monkeypatch.setattr(Training, "_save", save)
+    status, text = run(capsys, *words, "--resume")
+    assert status == 0, text
+
+
+def test_images_of_few_values_are_predicted(files, capsys, monkeypatch):
+    monkeypatch.chdir(files)
+    net = mf.nn.DeconvNet(filters=2, ndim=3)  # at its start it changes nothing
+    net.notes["unit_percentile"] = 99.9
+    net.save("n.safetensors")
+    image = mf.io.read("image0.nii.gz")
+    for largest in (7.0, 0.0):
+        array = np.zeros_like(image.array)
+        array[3, 4, 5] = largest
+        mf.io.write("few.nii.gz", image.with_array(array), overwrite=True)
+        status, text = run(
+            capsys, "predict", "few.nii.gz", "-o", "o.nii.gz", "--net", "n.safetensors", "--overwrite"
+        )
+        assert status == 0, text
+        np.testing.assert_allclose(mf.io.read("o.nii.gz").array, array)
+    status, text = run(
+        capsys, "train", "few.nii.gz", "--targets", "few.nii.gz", "--net", "n.safetensors", "--overwrite"
+    )
+    assert status == 2 and "its 99.9th percentile is 0, expected values to train on" in text
+
+
 @pytest.mark.parametrize(
     ("words", "match"),
     [

@@ -222,6 +222,10 @@ def test_augmentation_keeps_pairs_together(rng):
         np.testing.assert_array_equal(np.kron(a, np.ones((1, 2, 2))), b)
         seen.add(tuple(a[0, :2, :2].ravel()))
     assert len(seen) > 40
+    flipped = {nn.Augmentation((False, True), False)(x, y, rng)[0].tobytes() for _ in range(20)}
+    assert flipped == {x.tobytes(), x[:, :, ::-1].tobytes()}
+    with pytest.raises(ValueError, match="flips: got 3 values, expected one or 2"):
+        nn.Augmentation((False, True, True))(x, y, rng)
     noisy, same = nn.Augmentation(False, False, noise=0.5)(x, y, rng)
     assert 0.3 < (noisy - x).std() < 0.7 and same is y
 
@@ -575,6 +579,14 @@ def test_simulated_pairs_are_the_model():
             assert variance == pytest.approx(blurred.mean() * blurred.max() / 400, rel=0.1)
         else:
             assert 0.01**2 * 0.9 < variance < 0.02**2 * 1.1
+    pairs = nn.SimulatedPairs(
+        [truth, truth / 10], PSF, truth.shape, 8, noise="gaussian", sigma=0.5, units=(1.0, 10.0)
+    )
+    for number, unit in enumerate((1, 10)):
+        x, _ = pairs.pair(number, np.random.default_rng(1))
+        assert (x[0] * unit - blurred).std() == pytest.approx(0.5, rel=0.05)
+    with pytest.raises(ValueError, match="units: got 1 numbers, expected 2, one per volume"):
+        nn.SimulatedPairs([truth, truth], PSF, (8, 8), units=[1.0])
     with pytest.raises(ValueError, match=r"truths\[0\]: .*negative"):
         nn.SimulatedPairs([truth - 1], PSF, (8, 8))
     with pytest.raises(ValueError, match="sigma: got None"):

@@ -18,13 +18,14 @@ from .session import Progress, Session, UserError
 UNIT_PERCENTILE = 99.9  # of an image: what counts as 1 inside of a network
 
 
-def _unit_of(image: np.ndarray, path: str) -> float:
-    unit = float(np.percentile(np.abs(image), UNIT_PERCENTILE))
-    if not unit > 0:  # NaN as well
-        raise UserError(
-            f"{path}: its {UNIT_PERCENTILE}th percentile is {unit:g}, expected values to train on"
-        )
-    return unit
+def _unit_of(image: np.ndarray) -> float:
+    return float(np.percentile(np.abs(image), UNIT_PERCENTILE))
+
+
+def _unit_to_apply(image: np.ndarray) -> float:
+    """Of images with few values that are not 0, the largest; of empty ones 1."""
+    unit = _unit_of(image) or float(np.abs(image).max())
+    return unit if unit > 0 else 1.0  # NaN as well: predict names it
 
 
 def _volume(path: str, arguments: argparse.Namespace) -> tuple[mf.io.Volume, np.ndarray]:
@@ -99,7 +100,11 @@ def train(arguments: argparse.Namespace, session: Session) -> None:
     volumes, images, units = [], [], []
     for path in arguments.images:
         volume, image = _volume(path, arguments)
-        unit = _unit_of(image, path)
+        unit = _unit_of(image)
+        if not unit > 0:  # NaN as well
+            raise UserError(
+                f"{path}: its {UNIT_PERCENTILE}th percentile is {unit:g}, expected values to train on"
+            )
         volumes.append(volume)
         images.append(image / image.dtype.type(unit))
         units.append(unit)
@@ -118,7 +123,13 @@ def train(arguments: argparse.Namespace, session: Session) -> None:
         "seed": arguments.seed,
         "progress": False if session.quiet else None,
     }
-    history, way = _trained(net, arguments, images, units, kernel, patch, options)
+    before = _written_at(arguments.net)
+    try:
+        history, way = _trained(net, arguments, images, units, kernel, patch, options)
+    except BaseException:
+        if _written_at(arguments.net) != before:
+            session.kept = f"{arguments.net} holds the last whole epoch, and --resume goes on from there"
+        raise
     with session.output(arguments.net):
         if arguments.without_truth:  # else the last epoch's checkpoint is the network
             net.save(arguments.net, overwrite=session.overwrite)
@@ -139,6 +150,26 @@ def train(arguments: argparse.Namespace, session: Session) -> None:
             "epochs": history.epochs,
         }
     )
+
+
+def _written_at(path: str) -> tuple[int, int] | None:
+    """What changes when a file is written anew."""
+    if not os.path.exists(path):
+        return None
+    found = os.stat(path)
+    return found.st_ino, found.st_mtime_ns
+
+
+def _flips(arguments: argparse.Namespace, kernel: Psf | None, ndim: int) -> tuple[bool, ...] | bool:
+    """Along which axes pairs may be mirrored: where the PSF is its own mirror image."""
+    if arguments.no_flips or kernel is None:
+        return not arguments.no_flips
+    # The centre is at shape // 2: of even lengths the first value has no partner but a 0.
+    taps = np.pad(kernel.array, [(0, 1 - n % 2) for n in kernel.array.shape])
+    bound = 1e-6 * float(np.abs(taps).max())
+    axes = range(taps.ndim - ndim, taps.ndim)
+    same = tuple(bool(np.abs(taps - np.flip(taps, axis)).max() <= bound) for axis in axes)
+    return all(same) or same
 
 
 def _made(arguments: argparse.Namespace, kernel: Psf | None, ndim: int) -> mf.nn.Model:
@@ -200,7 +231,7 @@ def _trained(
         assert kernel is not None
         noise: dict[str, Any] = {"noise": "poisson", "photons": arguments.photons or 1000.0}
         if arguments.sigma is not None:
-            noise = {"noise": "gaussian", "sigma": arguments.sigma / float(np.mean(units))}
+            noise = {"noise": "gaussian", "sigma": arguments.sigma, "units": units}
         pairs = mf.nn.SimulatedPairs(images, kernel.array, patch, arguments.samples, **noise)
         way = "trained on the images as truths, blurred by the PSF"
     history = net.fit(
@@ -208,7 +239,7 @@ def _trained(
         None,
         arguments.epochs,
         arguments.batch_size,
-        augment=mf.nn.Augmentation(rotations=False),
+        augment=mf.nn.Augmentation(_flips(arguments, kernel, len(patch)), rotations=False),
         **options,
     )
     return history, way
@@ -257,7 +288,7 @@ def predict(arguments: argparse.Namespace, session: Session) -> None:
         for label, index in places:
             image = np.asarray(volume.array[index]).astype(result.dtype, copy=False)
             name = f"{arguments.input}{f' ({label})' if label else ''}"
-            unit = image.dtype.type(1.0 if percentile is None else _unit_of(image, name))
+            unit = image.dtype.type(1.0 if percentile is None else _unit_to_apply(image))
             # Slices of a volume are the batch of a network of two axes.
             batch = (image / unit).reshape(-1, 1, *image.shape[image.ndim - net.ndim :])
             try:

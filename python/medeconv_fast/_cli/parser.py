@@ -695,6 +695,11 @@ def _train(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--sigma", type=positive, metavar="S", help="or Gaussian noise, in the images' unit")
     group.add_argument(
+        "--no-flips",
+        action="store_true",
+        help="mirror no pairs (else along every axis, with a PSF where it is its own mirror image)",
+    )
+    group.add_argument(
         "--seed", type=seed, default=0, metavar="N", help="same seed, same network (default: 0)"
     )
     group.add_argument("--resume", action="store_true", help="go on where an interrupted run left --net")

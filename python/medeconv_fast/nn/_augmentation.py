@@ -17,8 +17,8 @@ class Augmentation:
 
     Parameters
     ----------
-    flips : bool
-        Reverse each axis or not.
+    flips : bool or one bool per axis
+        Reverse each axis or not; of several, those that may be reversed.
     rotations : bool
         By 0, 90, 180 or 270 degrees in the plane (y, x), where it is square.
     crop : tuple of int, optional
@@ -33,9 +33,13 @@ class Augmentation:
     """
 
     def __init__(
-        self, flips: bool = True, rotations: bool = True, crop: Any = None, noise: float = 0.0
+        self, flips: Any = True, rotations: bool = True, crop: Any = None, noise: float = 0.0
     ) -> None:
-        self.flips = _validate.flag(flips, "flips")
+        self.flips = (
+            tuple(_validate.flag(flip, f"flips[{i}]") for i, flip in enumerate(flips))
+            if isinstance(flips, tuple | list)
+            else _validate.flag(flips, "flips")
+        )
         self.rotations = _validate.flag(rotations, "rotations")
         self.crop = None if crop is None else _validate.shape(crop, "crop")
         self.noise = _validate.number(noise, "noise", minimum=0)
@@ -50,8 +54,11 @@ class Augmentation:
         ndim = x.ndim - 1
         if self.crop is not None:
             x, y = self._cropped(x, y, generator)
-        if self.flips:
-            axes = tuple(axis for axis in range(1, ndim + 1) if generator.integers(2))
+        flips = self.flips if isinstance(self.flips, tuple) else (self.flips,) * ndim
+        if len(flips) != ndim:
+            raise ValueError(f"flips: got {len(flips)} values, expected one or {ndim}, one per axis")
+        if any(flips):
+            axes = tuple(axis for axis, flip in enumerate(flips, 1) if flip and generator.integers(2))
             x, y = np.flip(x, axes), np.flip(y, axes)
         if self.rotations and ndim > 1 and x.shape[-1] == x.shape[-2] and y.shape[-1] == y.shape[-2]:
             turns = int(generator.integers(4))

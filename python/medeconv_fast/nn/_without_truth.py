@@ -63,6 +63,8 @@ class SimulatedPairs(PatchSampler):
         Gaussian: standard deviation, in the volumes' unit.
     boundary : {"reflect", "zero", "nearest", "mirror", "wrap"}
         What lies outside the volumes.
+    units : sequence of float, optional
+        By what each volume has been divided: `sigma` is then in the unit that all had before.
 
     Raises
     ------
@@ -81,6 +83,7 @@ class SimulatedPairs(PatchSampler):
         photons: Any = 1000.0,
         sigma: Any = None,
         boundary: str = "reflect",
+        units: Sequence[float] | None = None,
     ) -> None:
         boundary = _validate.choice(boundary, "boundary", BOUNDARIES)
         self._noise = None if noise is None else _validate.choice(noise, "noise", NOISES)
@@ -96,6 +99,10 @@ class SimulatedPairs(PatchSampler):
             targets.append(data)
             images.append(Blur(psf, data.shape, boundary=boundary).forward(data))
         super().__init__(images, targets, patch, samples)
+        if units is not None and len(units) != len(images):
+            raise ValueError(f"units: got {len(units)} numbers, expected {len(images)}, one per volume")
+        given = (1.0,) * len(images) if units is None else units
+        self._units = [_validate.number(unit, f"units[{i}]", above=0) for i, unit in enumerate(given)]
         self._highest = [float(image.max()) for image in images]
 
     def pair(self, number: int, generator: np.random.Generator) -> Pair:
@@ -105,7 +112,8 @@ class SimulatedPairs(PatchSampler):
             x = generator.poisson(np.maximum(x, 0).astype(np.float64) * gain) / gain
         elif self._noise == "gaussian":
             assert self._sigma is not None
-            x = x + generator.normal(0.0, _between(self._sigma, generator), x.shape)
+            sigma = _between(self._sigma, generator) / self._units[number % len(self._units)]
+            x = x + generator.normal(0.0, sigma, x.shape)
         return x, y
 
 
