@@ -36,13 +36,29 @@ def test_loss_gradient_by_finite_differences(name, ndim, rng, tol):
     loss = LOSSES[name]()
     shape = (2, 2, 9, 8, 10)[: ndim + 2]
     target, prediction = 1 + rng.random(shape), 1 + rng.random(shape)
-    prediction[0, 0].flat[0] = -0.5  # where the Poisson loss goes on as a tangent
+    # Where the Poisson loss goes on as a tangent, and as a parabola.
+    prediction[0, 0].flat[:2] = -0.5, 1e-4
     _, grad = loss(prediction, target, Engine(), None)
     for _ in range(3):
         direction = rng.standard_normal(shape)
         high, low = (loss(prediction + s * 1e-5 * direction, target, Engine(), None)[0] for s in (1, -1))
         error = abs((high - low) / 2e-5 - float((grad * direction).sum()))
         assert error < tol("finite_differences") * np.linalg.norm(grad) * np.linalg.norm(direction)
+
+
+def test_poisson_loss_has_a_lowest_value():
+    """Where there is no count, too: at 0."""
+    target = np.zeros((4, 1, 8, 8))
+    target[:, :, :4] = 3
+    loss = LOSSES["poisson"]()
+    lowest, _ = loss(target, target, Engine(), None)
+    for other in (-0.1, -40.0, 0.5):
+        for dark in (target, 0 * target):
+            assert loss(np.where(dark, dark, other), dark, Engine())[0] > loss(dark, dark, Engine())[0]
+    net = nn.Sequential([nn.Conv(1, 1)]).compile(nn.Adam(0.05), "poisson")
+    history = net.fit(target / 3, target, 300, 4)
+    assert history["loss"][-1] == pytest.approx(lowest, abs=0.01)
+    assert np.abs(net.predict(target / 3) - target).max() < 0.1
 
 
 @pytest.mark.parametrize("name", ["mse", "mae", "poisson"])

@@ -63,17 +63,21 @@ def poisson(
 ) -> tuple[float, np.ndarray]:
     """mean(p - t log p), the negative logarithm of the likelihood of counts t under means p.
 
-    Below a thousandth of the mean count the logarithm goes on as its tangent, so that the gradient stays
-    finite and leads back to positive values.
+    Below eps, a thousandth of the mean count, the logarithm goes on as its tangent, and p as |p|, rounded
+    within eps of 0: the gradient stays finite and leads back to positive values, where no count is to 0.
     """
     lowest = float(target.min())
     _validate.non_negative(target, "y under loss='poisson'", lowest)
     total = _total(prediction, weights)
-    eps = prediction.dtype.type(max(1e-3 * float(target.mean(dtype=np.float64)), np.finfo(np.float32).tiny))
+    mean = float(target.mean(dtype=np.float64))
+    # Of targets without counts any eps will do.
+    eps = prediction.dtype.type(max(1e-3 * mean, np.finfo(np.float32).tiny) if mean else 1)
     inside = np.maximum(prediction, eps)
     logarithm = np.log(inside) + np.minimum(prediction - eps, 0) / eps
-    value = _mean_of(prediction - target * logarithm, weights, total)
-    grad = 1 - target / inside
+    slope = np.clip(prediction, -eps, eps) / eps
+    size = np.maximum(np.abs(prediction), (prediction * slope + eps) / 2)
+    value = _mean_of(size - target * logarithm, weights, total)
+    grad = slope - target / inside
     grad *= prediction.dtype.type(1 / total)
     if weights is not None:
         grad *= weights
