@@ -402,6 +402,47 @@ def test_saved_networks_are_the_same(make, tmp_path, rng):
         net.save(tmp_path / "net.safetensors")
 
 
+def test_a_frozen_graph_stays_as_it_is(rng):
+    """And what is around it does not; weight decay would show."""
+    start, image = nn.Input(1), nn.Input(1)
+    block = nn.Graph(start, nn.Conv(1)(nn.Conv(2)(start)), name="block")
+    net = nn.Model(image, nn.Conv(1, name="own")(block(image)), seed=2)
+    block.trainable = False
+    before = net.get_weights()
+    x = rng.random((4, 1, 8, 8), np.float32)
+    net.compile(nn.SGD(0.1, weight_decay=0.5)).fit(x, x, 2, 4)
+    same = [np.array_equal(one, other) for one, other in zip(before, net.get_weights(), strict=True)]
+    assert same == [True] * 4 + [False] * 2
+    assert "10 of them trained" in net.summary() and net.summary().count("(frozen)") == 1
+
+
+FREEZABLE = {
+    "deconv": tiny,
+    "learnt": lambda: nn.RLNet(ndim=2, filters=2),
+    "levels": lambda: nn.RLNet(PSF, filters=2, levels=1),
+    "sequential": lambda: nn.Sequential([nn.Conv(2), nn.Conv(1)]),
+}
+
+
+@pytest.mark.parametrize("name", FREEZABLE)
+def test_what_is_frozen_stays_so(name, tmp_path):
+    net = FREEZABLE[name]()
+    layers = [layer for _, layer in net.members() if isinstance(layer, nn.Graph) or layer.shapes()]
+    for number in (0, -1):  # the first is a graph or has a PSF: frozen or not from the start
+        layers[number].trainable = not layers[number].trainable
+    flags = [layer.trainable for _, layer in net._freezable()]
+    net.save(tmp_path / "net.safetensors")
+    made = [nn.Model.load(tmp_path / "net.safetensors")]
+    if name == "levels":
+        made.append(net.with_psf(PSF))
+    for other in made:
+        assert [layer.trainable for _, layer in other._freezable()] == flags
+        assert [layer.name for layer in other.trained_leaves()] == [la.name for la in net.trained_leaves()]
+    net.trainable = False
+    net.save(tmp_path / "net.safetensors", overwrite=True)
+    assert not nn.Model.load(tmp_path / "net.safetensors").trained()
+
+
 def test_a_layer_used_twice_is_saved_once(tmp_path, rng):
     conv = nn.Conv(1, 3, name="twice")
     net = nn.Sequential([conv, nn.ReLU(), conv], seed=2)
@@ -554,11 +595,14 @@ def test_bad_data_is_refused(rng):
         net.fit(x, x, batch_size=4, callbacks=["stop"])
     with pytest.raises(ValueError, match="scale: got 3"):
         nn.DeconvNet(scale=3)
-    frozen = tiny()
+    frozen, whole = tiny(), tiny()
     for layer in frozen.layers:
         layer.trainable = False
-    with pytest.raises(ValueError, match="frozen"):
-        frozen.compile().fit(x, x, batch_size=4)
+    whole.trainable = False
+    for net in (frozen, whole):
+        with pytest.raises(ValueError, match="frozen"):
+            net.compile().fit(x, x, batch_size=4)
+        assert "0 of them trained" in net.summary() and net.summary().count("(frozen)") == 2
 
 
 # ---------------------------------------------------------------- little or no data

@@ -138,13 +138,24 @@ class Graph(Layer):
             made.append(node.layer.lengths([made[i] for i in node.inputs]))
         return made
 
-    def leaves(self, prefix: str = "") -> Iterator[tuple[str, Layer]]:
-        """Every layer that holds weights of its own, once, with its path: names joined by '.'."""
+    def members(self, prefix: str = "") -> Iterator[tuple[str, Layer]]:
+        """Every layer, a graph before what is in it, once, with its path: names joined by '.'."""
         for layer in self.layers:
+            yield prefix + layer.name, layer
             if isinstance(layer, Graph):
-                yield from layer.leaves(f"{prefix}{layer.name}.")
-            else:
-                yield prefix + layer.name, layer
+                yield from layer.members(f"{prefix}{layer.name}.")
+
+    def leaves(self) -> Iterator[tuple[str, Layer]]:
+        """Of `members` those that hold weights of their own."""
+        return ((path, layer) for path, layer in self.members() if not isinstance(layer, Graph))
+
+    def trained_leaves(self) -> Iterator[Layer]:
+        """Leaves whose weights training changes: neither they nor a graph around them are frozen."""
+        for layer in self.layers if self.trainable else ():
+            if isinstance(layer, Graph):
+                yield from layer.trained_leaves()
+            elif layer.trainable and layer.shapes():
+                yield layer
 
     def scales(self, before: tuple[Fraction, ...]) -> Iterator[tuple[Fraction, ...]]:
         """Samples of every result, inside of graphs too, per sample where `before` is that of the inputs."""
@@ -155,7 +166,7 @@ class Graph(Layer):
                 yield from signal.layer.scales(tuple(a * b for a, b in zip(before, inside, strict=True)))
 
     def trains(self) -> bool:
-        return self.trainable and any(layer.trainable and layer.shapes() for _, layer in self.leaves())
+        return any(True for _ in self.trained_leaves())
 
     # ------------------------------------------------------------ passes
 

@@ -104,7 +104,7 @@ class Layer:
         Given, or made up by the network.
     weights : dict of str to numpy.ndarray
     trainable : bool
-        Whether training changes the weights.
+        Whether training changes the weights; those of a graph's layers only where it is true of both.
     """
 
     arity: int | None = 1  # number of inputs; None: two or more

@@ -111,7 +111,7 @@ class Model(Graph):
 
     def trained(self) -> list[tuple[Layer, str]]:
         """Layer and name of every weight that training changes."""
-        return [(layer, name) for _, layer in self.leaves() if layer.trainable for name in layer.shapes()]
+        return [(layer, name) for layer in self.trained_leaves() for name in layer.shapes()]
 
     def named_weights(self) -> dict[str, np.ndarray]:
         """Every weight itself, by the path of its layer and its name."""
@@ -472,12 +472,13 @@ class Model(Graph):
     def summary(self) -> str:
         """The layers in a table: what they make, and how many weights they have."""
         rows = [("layer", "kind", "channels", "scale", "weights", "shapes")]
+        changing = {id(leaf) for leaf in self.trained_leaves()}
         for node in self._made():
             layer = node.layer
             assert layer is not None
-            leaves = layer.leaves() if isinstance(layer, Graph) else [("", layer)]
-            shapes = [s for _, leaf in leaves for s in leaf.shapes().values()]
-            frozen = "" if layer.trainable or not shapes else " (frozen)"
+            leaves = [leaf for _, leaf in layer.leaves()] if isinstance(layer, Graph) else [layer]
+            shapes = [s for leaf in leaves for s in leaf.shapes().values()]
+            frozen = " (frozen)" if shapes and not any(id(leaf) in changing for leaf in leaves) else ""
             rows.append(
                 (
                     layer.name,
@@ -510,7 +511,15 @@ class Model(Graph):
 
     def architecture(self) -> dict[str, Any]:
         """What makes this network again, but for its weights, as JSON knows it."""
-        return {"kind": type(self).__name__, "arguments": self.arguments()}
+        frozen = [path for path, layer in self._freezable() if not layer.trainable]
+        return {"kind": type(self).__name__, "arguments": self.arguments(), "frozen": frozen}
+
+    def _freezable(self) -> list[tuple[str, Layer]]:
+        """This network, as "", and in it what holds weights."""
+        return [
+            ("", self),
+            *(pair for pair in self.members() if isinstance(pair[1], Graph) or pair[1].shapes()),
+        ]
 
     def arguments(self) -> dict[str, Any]:
         """Those of `from_arguments`."""
@@ -606,6 +615,9 @@ class Model(Graph):
             )
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path}: its description of the network does not make one ({error})") from error
+        if "frozen" in described:  # files written earlier do not say
+            for name, layer in model._freezable():
+                layer.trainable = name not in described["frozen"]
         weights = {
             name.removeprefix("weights/"): array
             for name, array in tensors.items()

@@ -310,6 +310,8 @@ class RLNet(Model):
         for (_, own), (_, other) in zip(self.leaves(), made.leaves(), strict=True):
             if not isinstance(own, RichardsonLucyStep | FixedBlur):
                 other.weights = dict(own.weights) if share else {n: w.copy() for n, w in own.weights.items()}
+        for (_, own), (_, other) in zip(self._freezable(), made._freezable(), strict=True):
+            other.trainable = own.trainable
         made.notes = dict(self.notes)
         return made
 
