@@ -207,7 +207,8 @@ class RichardsonLucyStep(_BlurLayer):
 
     ``e * B(y / max(He + background, eps)) / B1``, not below 0, with B the transpose of H or of the blur with
     `back`. eps is `floor` times the largest value of each image, at least the library's smallest divisor for
-    it.
+    it. B1 is at least a tenth of its largest value. In gradients both bounds count as constants: they are
+    safeguards, and do not follow the values that they are taken from.
 
     Parameters
     ----------
