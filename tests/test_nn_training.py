@@ -189,6 +189,51 @@ def test_a_killed_run_resumes_exactly(tmp_path, optimizer):
         run(tmp_path / "b.safetensors", batch_size=5)
 
 
+def test_a_checkpoint_belongs_to_its_network_and_loss(tmp_path):
+    x, y = blurred_pairs(4)
+    ranged = LOSSES["ssim"]()
+
+    def run(net=None, loss=ranged, **options):
+        net = net or tiny(**options)
+        net.compile(loss=loss).fit(x, y, 1, 4, checkpoint=tmp_path / "c.safetensors", resume=True)
+
+    ranged.data_range = 2.0
+    run()
+    run()
+    for options, match in (
+        ({"dtype": "float64"}, "dtype is 'float32', expected 'float64'"),
+        ({"residual": False}, "network is .*'residual': True.*'residual': False"),
+        ({"net": nn.Sequential([nn.Conv(1)])}, "kind is 'DeconvNet', expected 'Sequential'"),
+        ({"loss": type(ranged)(3.0)}, r"loss_options is {'data_range': 2.0}, expected {'data_range': 3.0}"),
+        ({"loss": "ssim"}, r"loss_options is {'data_range': 2.0}, expected None"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            run(**options)
+    run()
+
+
+def test_an_optimizer_belongs_to_its_weights(rng):
+    """Stages that train one layer each, of the same shape, start as a new optimizer does."""
+    x, y = blurred_pairs(4)
+    made = []
+    for shared in (True, False):
+        net = nn.Sequential([nn.Conv(2), nn.Conv(2), nn.Conv(2), nn.Conv(1)], seed=3)
+        optimizer = nn.Adam(1e-2)
+        for layer in net.layers[1:3]:
+            for other in net.layers:
+                other.trainable = other is layer
+            net.compile(optimizer if shared else nn.Adam(1e-2)).fit(x, y, 2, 4)
+        assert net._optimizer.updates == 2
+        updates = net._optimizer.updates
+        net.compile(net._optimizer, "mae")
+        assert net._optimizer.updates == updates  # the same weights: it goes on
+        made.append(np.concatenate([w.ravel() for w in net.get_weights()]))
+    np.testing.assert_array_equal(*made)
+    wide = nn.Sequential([nn.Conv(1)], dtype="float64").compile(optimizer)
+    wide.fit(x, y, 1, 4)
+    assert all(a.dtype == np.float64 for arrays in optimizer.state.values() for a in arrays)
+
+
 def test_early_stopping_handles_overfitting():
     """Four noisy patches are learnt by heart: the training loss falls on, the validation loss turns."""
     rng = np.random.default_rng(3)

@@ -98,6 +98,10 @@ class StructuralSimilarity:
             data_range if data_range is None else _validate.number(data_range, "data_range", above=0)
         )
 
+    def describe(self) -> dict[str, Any]:
+        """What a resumed training must have in common."""
+        return {} if self.data_range is None else {"data_range": self.data_range}
+
     def range_of(self, target: np.ndarray) -> float:
         found = float(np.ptp(target)) if self.data_range is None else self.data_range
         if not found > 0:  # NaN as well

@@ -203,7 +203,8 @@ class Model(Graph):
         Parameters
         ----------
         optimizer : {"adam", "sgd", "adamw"} or optimizer
-            Such as ``nn.Adam(1e-3, beta1=0.9)``; one that was in use goes on where it stands.
+            Such as ``nn.Adam(1e-3, beta1=0.9)``; one that was in use for the same weights goes on where it
+            stands, for others it starts anew.
         loss : {"mse", "mae", "ssim", "poisson", "rln"} or callable
             Mean squared or absolute error, 1 - SSIM, the likelihood of counts, squared error with SSIM as in
             Li et al. 2022; or a function (prediction, target, engine, weights) -> (value, gradient to the

@@ -32,6 +32,7 @@ class Optimizer:
         self.updates = 0
         self.factor = 1.0
         self.state: dict[str, list[np.ndarray]] = {}
+        self._of: list[np.ndarray] = []  # the weights that `state` belongs to
 
     @property
     def learning_rate(self) -> float:
@@ -40,18 +41,20 @@ class Optimizer:
 
     def describe(self) -> dict[str, Any]:
         """Kind and numbers, as JSON knows them."""
-        plain = {k: v for k, v in vars(self).items() if k not in ("state", "updates", "factor", "schedule")}
+        changing = ("state", "updates", "factor", "schedule", "_of")
+        plain = {k: v for k, v in vars(self).items() if k not in changing}
         schedule = {"kind": type(self.schedule).__name__, **vars(self.schedule)}
         return {"kind": type(self).__name__, **plain, "schedule": schedule}
 
     def reset(self, weights: Sequence[np.ndarray]) -> None:
         """Start anew for these weights."""
         self.updates, self.factor = 0, 1.0
+        self._of = list(weights)
         self.state = {slot: [np.zeros_like(w) for w in weights] for slot in self.slots}
 
     def fits(self, weights: Sequence[np.ndarray]) -> bool:
-        held = [[a.shape for a in self.state.get(slot, [])] for slot in self.slots]
-        return all(shapes == [w.shape for w in weights] for shapes in held)
+        """Whether it was started for these very weights: others may have the same shapes."""
+        return len(self._of) == len(weights) and all(a is b for a, b in zip(self._of, weights, strict=True))
 
     def update(self, weights: Sequence[np.ndarray], grads: Sequence[np.ndarray]) -> None:
         """Move `weights` by one step against `grads`; both are overwritten."""

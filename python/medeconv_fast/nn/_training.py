@@ -24,7 +24,7 @@ from ._layer import Gradients, Layer, Tape
 from ._losses import Loss, mean_squared_error
 from ._optimizers import Optimizer
 from ._progress import ProgressBar
-from ._storage import read_tensors, write_tensors
+from ._storage import read_architecture, read_tensors, write_tensors
 
 if TYPE_CHECKING:
     from ._model import Model
@@ -206,9 +206,11 @@ class Training:
     def _settings(self) -> dict[str, Any]:
         """What must be the same for a resumed run to end where an unbroken one does."""
         describe = getattr(self._augment, "describe", None)
+        describe_loss = getattr(self._loss, "describe", dict)
         return {
             "optimizer": self.optimizer.describe(),
             "loss": getattr(self._loss, "__name__", type(self._loss).__name__),
+            "loss_options": describe_loss() or None,  # None as where files written earlier do not say
             "batch_size": self._batch_size,
             "samples": len(self._pairs),
             "shuffle": self._shuffle,
@@ -243,14 +245,18 @@ class Training:
         if "training" not in metadata:
             raise ValueError(f"{path}: holds a network, not a checkpoint; expected one that fit wrote")
         training = json.loads(metadata["training"])
+        described = read_architecture(path, metadata)
+        network = self.model.architecture()
+        held = {"kind": described["kind"], "dtype": metadata["dtype"], "network": described["arguments"]}
+        held |= training["settings"]
+        wanted = {"kind": network["kind"], "dtype": self.model.dtype.name, "network": network["arguments"]}
         # Through JSON, so that both sides know the same kinds of values.
-        own = json.loads(json.dumps(self._settings()))
-        for name, value in own.items():
-            if training["settings"].get(name) != value:
+        for name, value in json.loads(json.dumps(wanted | self._settings())).items():
+            if held.get(name) != value:
+                shown = _validate.shown if name == "network" else repr  # it may have hundreds of layers
                 raise ValueError(
-                    f"{path}: the checkpoint's {name} is {training['settings'].get(name)!r}, expected "
-                    f"{value!r} "
-                    "as in this call; remove it to start anew"
+                    f"{path}: the checkpoint's {name} is {shown(held.get(name))}, expected {shown(value)} as "
+                    "in this call; remove it to start anew"
                 )
         kinds: dict[str, dict[str, np.ndarray]] = {"weights": {}, "optimizer": {}, "callbacks": {}}
         for name, array in tensors.items():
@@ -266,8 +272,8 @@ class Training:
                 array[...] = kinds["optimizer"][f"{slot}/{i}"]
         for number, (callback, numbers) in enumerate(zip(self.callbacks, progress["callbacks"], strict=True)):
             prefix = f"{number}/"
-            held = {n.removeprefix(prefix): a for n, a in kinds["callbacks"].items() if n.startswith(prefix)}
-            callback.restore(numbers, held)
+            own = {n.removeprefix(prefix): a for n, a in kinds["callbacks"].items() if n.startswith(prefix)}
+            callback.restore(numbers, own)
 
 
 def make_batch(
