@@ -498,6 +498,30 @@ def test_a_layer_used_twice_is_saved_once(tmp_path, rng):
     assert len(again.get_weights()) == 2
 
 
+def test_options_of_numpy_are_saved(tmp_path):
+    three, two = np.int64(3), np.int64(2)
+    around = [(np.int64(0), two), np.array([1, 1])]
+    layers = [nn.Conv(three, three, padding=around), nn.Conv(2, np.array([3, 1]), dilation=(two, 1))]
+    layers += [nn.UpSampling(two), nn.UpSampling((two, 1)), nn.ConvTranspose(1, 4, two)]
+    x, y = blurred_pairs(2)
+    for net in (
+        nn.Sequential(layers, channels=np.int64(1), ndim=two),
+        nn.DeconvNet(np.int64(1), three, two, np.int64(1)),
+        nn.RLNet(PSF, two, three, two),
+    ):
+        net.save(tmp_path / "net.safetensors", overwrite=True)
+        np.testing.assert_array_equal(nn.Model.load(tmp_path / "net.safetensors").predict(x), net.predict(x))
+    net.notes["peak"] = np.float32(1)
+    with pytest.raises(TypeError, match=r"notes: got {'peak': .*}, expected what JSON knows"):
+        net.save(tmp_path / "other.safetensors")
+    epochs = []
+    with pytest.raises(TypeError, match="notes: got"):
+        net.compile().fit(
+            x, y, 2, 2, checkpoint=tmp_path / "c.safetensors", callbacks=[lambda e, _: epochs.append(e)]
+        )
+    assert not epochs  # not after an epoch's work
+
+
 def test_bad_files_are_refused(tmp_path):
     path = tmp_path / "net.safetensors"
     tiny().save(path)
@@ -508,6 +532,8 @@ def test_bad_files_are_refused(tmp_path):
         ("short", data[:-5], "not a whole safetensors file"),
         ("text", b"not a network at all", "not a whole safetensors file"),
         ("flipped", data[:-3] + bytes([data[-3] ^ 8]) + data[-2:], "checksum"),
+        ("described", data.replace(b'\\"filters\\": 4', b'\\"filters\\": 5'), "checksum"),
+        ("noted", data.replace(b'"notes":"{}"', b'"notes":"[]"'), "checksum"),
     ):
         bad = tmp_path / f"{name}.safetensors"
         bad.write_bytes(content)
@@ -516,6 +542,12 @@ def test_bad_files_are_refused(tmp_path):
     foreign = tmp_path / "foreign.safetensors"
     from safetensors.numpy import save_file
 
+    # Files written earlier: the checksum is that of the weights alone.
+    from medeconv_fast.nn._storage import _digest, read_tensors
+
+    tensors, metadata = read_tensors(path)
+    save_file(tensors, foreign, metadata | {"sha256": _digest(tensors, {})})
+    assert nn.Model.load(foreign).notes == {}
     save_file({"a": np.zeros(3)}, foreign)
     with pytest.raises(ValueError, match=r"format None, expected 'medeconv_fast.nn 1'"):
         nn.Model.load(foreign)

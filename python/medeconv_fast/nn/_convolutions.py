@@ -13,7 +13,7 @@ from .. import _validate, ops
 from ..ops import _geometry
 from ._activations import activation
 from ._engine import Engine
-from ._layer import Gradients, Layer, Result, Signal, Tape
+from ._layer import Gradients, Layer, Result, Signal, Tape, plain
 
 INITS = ("he", "glorot", "zeros")
 
@@ -49,10 +49,10 @@ class _Convolution(Layer):
             else _validate.choice(init, "init", INITS)
         )
         self._given = {
-            "kernel": kernel,
-            "stride": stride,
-            "padding": padding,
-            "dilation": dilation,
+            "kernel": plain(kernel),
+            "stride": plain(stride),
+            "padding": plain(padding),
+            "dilation": plain(dilation),
             "activation": activation_name,
         }
         if self.filters % self.groups:

@@ -63,17 +63,19 @@ class DeconvNet(Model):
         backend: str = "auto",
         num_threads: int | None = None,
     ) -> None:
-        if _validate.integer(scale, "scale", minimum=1) not in SCALES:
+        scale = _validate.integer(scale, "scale", minimum=1)
+        if scale not in SCALES:
             raise ValueError(f"scale: got {scale}, expected 1, 2 or 4")
+        filters = _validate.integer(filters, "filters", minimum=1)
         residual = _validate.flag(residual, "residual")
+        image = Input(channels, ndim)
         self._arguments: dict[str, Any] = {
             "scale": scale,
             "filters": filters,
-            "ndim": ndim,
-            "channels": channels,
+            "ndim": image.ndim,
+            "channels": image.channels,
             "residual": residual,
         }
-        image = Input(channels, ndim)
         signal = Conv(filters, 3, activation="relu", name="encoder")(image)
         if scale == 4:
             signal = ConvTranspose(filters, 4, 2, activation="relu", name="enlarge")(signal)

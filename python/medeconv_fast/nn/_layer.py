@@ -73,6 +73,13 @@ class Result(NamedTuple):
     reach: tuple[float, ...]  # in samples of the layer's input
 
 
+def plain(value: Any) -> Any:
+    """NumPy's numbers and arrays, also inside of sequences, as JSON knows them."""
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    return [plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
 class Gradients:
     """Gradients to weights; a layer that is passed through twice adds up."""
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .. import _validate
 from .._extras import library
 from ..io._files import write_whole
 
@@ -18,13 +19,31 @@ if TYPE_CHECKING:
 FORMAT = "medeconv_fast.nn 1"
 
 
-def _digest(tensors: dict[str, np.ndarray]) -> str:
+def _digest(tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> str:
     made = hashlib.sha256()
+    for name in sorted(metadata.keys() - {"sha256"}):
+        made.update(f"{name} {metadata[name]} ".encode())
     for name in sorted(tensors):
         array = np.ascontiguousarray(tensors[name])
         made.update(f"{name} {array.dtype.str} {array.shape} ".encode())
         made.update(array.tobytes())
     return made.hexdigest()
+
+
+def description(model: Model) -> dict[str, str]:
+    """What makes `model` again, but for its weights."""
+    try:
+        notes = json.dumps(model.notes)
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"notes: got {_validate.shown(model.notes)}, expected what JSON knows ({error})"
+        ) from error
+    return {
+        "format": FORMAT,
+        "architecture": json.dumps(model.architecture()),
+        "dtype": model.dtype.name,
+        "notes": notes,
+    }
 
 
 def write_tensors(
@@ -38,14 +57,8 @@ def write_tensors(
     """Write tensors beside what makes `model` again, whole or not at all."""
     numpy = library("safetensors.numpy", "nn", "writing a network")
     tensors = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
-    metadata = {
-        "format": FORMAT,
-        "architecture": json.dumps(model.architecture()),
-        "dtype": model.dtype.name,
-        "notes": json.dumps(model.notes),
-        "sha256": _digest(tensors),
-        **metadata,
-    }
+    metadata = description(model) | metadata
+    metadata["sha256"] = _digest(tensors, metadata)
     write_whole(path, lambda p: numpy.save_file(tensors, p, metadata=metadata), overwrite=overwrite)
 
 
@@ -75,8 +88,11 @@ def read_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
             f"{path}: got a file of the format {metadata.get('format')!r}, expected {FORMAT!r}, written by "
             "Model.save or by fit"
         )
-    if metadata.get("sha256") != _digest(tensors):
-        raise ValueError(f"{path}: the weights are not those that were written (their checksum differs)")
+    # Files written earlier have the checksum of the weights alone.
+    if metadata.get("sha256") not in (_digest(tensors, metadata), _digest(tensors, {})):
+        raise ValueError(
+            f"{path}: weights or description are not those that were written (their checksum differs)"
+        )
     return tensors, metadata
 
 

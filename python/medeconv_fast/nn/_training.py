@@ -24,7 +24,7 @@ from ._layer import Gradients, Layer, Tape
 from ._losses import Loss, mean_squared_error
 from ._optimizers import Optimizer
 from ._progress import ProgressBar
-from ._storage import read_architecture, read_tensors, write_tensors
+from ._storage import description, read_architecture, read_tensors, write_tensors
 
 if TYPE_CHECKING:
     from ._model import Model
@@ -118,6 +118,8 @@ class Training:
     # ------------------------------------------------------------ epochs
 
     def run(self, checkpoint: Path | None, resume: bool, progress: Any) -> History:
+        if checkpoint is not None:
+            description(self.model)  # what cannot be written is refused before the first epoch, not after
         if resume and checkpoint is not None and checkpoint.exists():
             self._resume(checkpoint)
         else:

@@ -12,7 +12,7 @@ import numpy as np
 from .. import _validate
 from ..ops import _geometry
 from ._engine import Engine
-from ._layer import Gradients, Layer, Result, Signal, Tape
+from ._layer import Gradients, Layer, Result, Signal, Tape, plain
 
 MODES = ("nearest", "linear", "cubic")
 _PAD = 2  # how far the taps reach at most
@@ -66,7 +66,7 @@ class UpSampling(Layer):
     def __init__(self, factor: Any = 2, mode: str = "nearest", name: str | None = None) -> None:
         super().__init__(name)
         self.mode = _validate.choice(mode, "mode", MODES)
-        self._given = factor
+        self._given = plain(factor)
 
     def options(self) -> dict[str, Any]:
         return {"factor": self._given, "mode": self.mode}
