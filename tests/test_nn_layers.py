@@ -406,8 +406,9 @@ def test_misfits_are_refused():
     refused(TypeError, "expected what nn.Input", lambda: nn.ReLU()(np.zeros((1, 4, 3, 3))))
     refused(ValueError, "another|among", lambda: nn.Graph(nn.Input(4), nn.ReLU()(image)))
     refused(ValueError, "does not depend", lambda: nn.Graph([image, nn.Input(1)], nn.ReLU()(image)))
-    twins = [nn.Conv(1, name="a"), nn.ReLU("a")]
+    twins = [nn.Conv(1, name="a"), nn.ReLU("a"), nn.ReLU()]
     refused(ValueError, "two layers of the name 'a'", lambda: nn.Sequential(twins))
+    assert not twins[2].name
     shared = nn.Conv(4, name="shared")
 
     def block(name):
@@ -422,6 +423,19 @@ def test_misfits_are_refused():
     paired = nn.Conv(4, 3, groups=2)
     refused(ValueError, "groups: got 2", lambda: nn.Sequential([paired], channels=3))
     assert nn.Sequential([paired], channels=4).channels == 4  # not used before
+
+
+def test_trained_layers_go_into_another_network():
+    """With their weights and names; layers that have none take the numbers that are left."""
+    first = nn.Sequential([nn.Conv(1), nn.ReLU(), nn.Conv(1)], seed=1)
+    second = nn.Sequential([nn.Conv(1, 5), *first.layers, nn.Conv(1)], seed=2)
+    assert [layer.name for layer in second.layers] == ["conv_3", "conv_1", "relu_1", "conv_2", "conv_4"]
+    np.testing.assert_array_equal(second.get_weights()[2], first.get_weights()[0])
+    refused(
+        ValueError,
+        r"dtype: got 'float64', expected 'float32' as the weights that layer 'conv_1' \(Conv\) has",
+        lambda: nn.Sequential([first.layers[0]], dtype="float64"),
+    )
 
 
 def test_a_shape_that_does_not_fit_names_the_layer(rng):

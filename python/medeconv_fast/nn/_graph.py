@@ -87,24 +87,35 @@ class Graph(Layer):
             assert signal.layer is not None
             self.nodes.append(_Node(signal.layer, tuple(number[id(source)] for source in signal.inputs)))
         self.layers: list[Layer] = list({id(node.layer): node.layer for node in self.nodes}.values())
-        self._name_layers()
-        self._check_owners()
+        unnamed = [layer for layer in self.layers if not layer.name]
+        self._name_layers(unnamed)
+        try:
+            self._check_owners()
+        except ValueError:
+            for layer in unnamed:
+                layer.name = ""
+            raise
         uses = [i for node in self.nodes for i in node.inputs]
         self._last_use = {i: n for n, node in enumerate(self.nodes) for i in node.inputs}
         unused = [i for i in range(len(starts)) if i not in uses]
         if unused:
             raise ValueError(f"inputs: the output does not depend on number {unused[0]}")
 
-    def _name_layers(self) -> None:
+    def _name_layers(self, unnamed: Sequence[Layer]) -> None:
+        names = [layer.name for layer in self.layers if layer.name]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise ValueError(f"name: got two layers of the name {twice!r}, expected one name each")
         counts: dict[str, int] = {}
         for layer in self.layers:
             kind = type(layer).__name__.lower()
             counts[kind] = counts.get(kind, 0) + 1
-            layer.name = layer.name or f"{kind}_{counts[kind]}"
-        names = [layer.name for layer in self.layers]
-        twice = next((name for name in names if names.count(name) > 1), None)
-        if twice is not None:
-            raise ValueError(f"name: got two layers of the name {twice!r}, expected one name each")
+            if layer in unnamed:
+                number = counts[kind]
+                while f"{kind}_{number}" in names:  # a layer brings it from another network
+                    number += 1
+                layer.name = f"{kind}_{number}"
+                names.append(layer.name)
 
     def _check_owners(self) -> None:
         """A layer with weights stands in one graph, or it would be trained and saved twice."""

@@ -102,6 +102,12 @@ class Model(Graph):
         for number, (_, layer) in enumerate(self.leaves()):
             if layer.shapes() and not layer.weights:
                 layer.initialize(np.random.default_rng([self.seed, number]), self.dtype)
+            for weight in layer.weights.values():
+                if weight.dtype != self.dtype:
+                    raise ValueError(
+                        f"dtype: got {self.dtype.name!r}, expected {weight.dtype.name!r} as the weights that "
+                        f"{layer._title()} has from another network"
+                    )
 
     def __repr__(self) -> str:
         count = sum(w.size for w in self.named_weights().values())
