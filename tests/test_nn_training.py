@@ -253,6 +253,35 @@ def test_early_stopping_handles_overfitting():
     assert stopped.evaluate(xv, yv)["loss"] == pytest.approx(min(short["val_loss"]), rel=1e-6)
 
 
+def test_checkpoints_hold_the_best_weights(tmp_path):
+    """As the network has them after `fit`; not the last ones."""
+    x, y = blurred_pairs(8)
+    path = tmp_path / "c.safetensors"
+    net = nn.Sequential([nn.Conv(2), nn.Conv(1)], seed=1)
+    net.layers[0].trainable = False
+    weights = []
+    callbacks = [nn.EarlyStopping("learning_rate"), lambda *_: weights.append(net.get_weights())]
+    # A rate that stays: the first epoch is the best.
+    net.compile().fit(x, y, 3, 8, checkpoint=path, callbacks=callbacks)
+    for made in (net, nn.Model.load(path)):
+        for one, other in zip(made.get_weights(), weights[0], strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("make", [nn.EarlyStopping, nn.ReduceOnPlateau])
+def test_callbacks_remember_that_nothing_is_better(make, tmp_path):
+    """A PSNR of infinity is the best there is, in a resumed run too."""
+    x, _ = blurred_pairs(4)
+    waited = []
+    for epochs in (2, 4):
+        callback = make("psnr", 10)
+        net = tiny().compile()  # the identity: nothing to learn
+        net.fit(x, x, epochs, 4, callbacks=[callback], checkpoint=tmp_path / "c.safetensors", resume=True)
+        waited.append(callback.waited)
+        assert callback.best == -math.inf
+    assert waited == [1, 3]
+
+
 def test_plateau_lowers_the_rate():
     x, y = blurred_pairs(4)
     net = tiny().compile(learning_rate=1e-9)  # nothing improves by 1

@@ -69,10 +69,10 @@ class _Watching(Callback):
         return False
 
     def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        best = None if math.isinf(self.best) else self.best
-        return {"best": best, "waited": self.waited}, {}
+        return {"best": self.best, "waited": self.waited}, {}
 
     def restore(self, numbers: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
+        # None: nothing yet, as files written earlier have it.
         self.best = math.inf if numbers["best"] is None else numbers["best"]
         self.waited = numbers["waited"]
 

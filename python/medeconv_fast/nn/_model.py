@@ -285,7 +285,7 @@ class Model(Graph):
         seed : int, optional
             Of order and augmentation; default: the network's.
         checkpoint : path-like, optional
-            File to write after every epoch; `load` reads it too.
+            File to write after every epoch; `load` reads it too, with `EarlyStopping`'s best weights.
         resume : bool
             Go on from `checkpoint` where it exists. The weights then are bit for bit those of a run that was
             not interrupted.
@@ -586,6 +586,8 @@ class Model(Graph):
     def load(cls, path: Any, *, backend: str = "auto", num_threads: int | None = None) -> Any:
         """Read a network that `save`, or `fit` as a checkpoint, wrote.
 
+        Of a checkpoint of a training with `EarlyStopping` it has the best weights so far.
+
         Parameters
         ----------
         path : path-like
@@ -625,11 +627,11 @@ class Model(Graph):
         if "frozen" in described:  # files written earlier do not say
             for name, layer in model._freezable():
                 layer.trainable = name not in described["frozen"]
-        weights = {
-            name.removeprefix("weights/"): array
-            for name, array in tensors.items()
-            if "training" not in metadata or name.startswith("weights/")
-        }
+        weights = tensors
+        if "training" in metadata:
+            weights = {n.removeprefix("weights/"): a for n, a in tensors.items() if n.startswith("weights/")}
+            best = json.loads(metadata["training"]).get("best", {})
+            weights |= {name: tensors[place] for name, place in best.items()}
         model.set_named_weights(weights, str(path))
         model.notes = _notes(metadata)
         return model

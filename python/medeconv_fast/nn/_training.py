@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import _arrays, _validate
-from ._callbacks import Callback
+from ._callbacks import Callback, EarlyStopping
 from ._data import Pairs, check_channels
 from ._history import History
 from ._layer import Gradients, Layer, Tape
@@ -227,10 +227,15 @@ class Training:
         for slot, arrays in self.optimizer.state.items():
             tensors |= {f"optimizer/{slot}/{i}": array for i, array in enumerate(arrays)}
         states = []
+        best: dict[str, str] = {}  # where the weights are that `end` will put back
+        paths = {id(layer): place for place, layer in self.model.leaves()}
         for number, callback in enumerate(self.callbacks):
             numbers, arrays_of = callback.state()
             states.append(numbers)
             tensors |= {f"callbacks/{number}/{name}": array for name, array in arrays_of.items()}
+            if isinstance(callback, EarlyStopping):
+                for i, (layer, name) in zip(arrays_of, self._trained, strict=False):
+                    best[f"{paths[id(layer)]}.{name}"] = f"callbacks/{number}/{i}"
         progress = {
             "epoch": self.epoch,
             "updates": self.optimizer.updates,
@@ -239,7 +244,7 @@ class Training:
             "stopped": self._stopped,
             "callbacks": states,
         }
-        training = {"settings": self._settings(), "progress": progress}
+        training = {"settings": self._settings(), "progress": progress, "best": best}
         write_tensors(path, tensors, self.model, {"training": json.dumps(training)}, overwrite=True)
 
     def _resume(self, path: Path) -> None:
