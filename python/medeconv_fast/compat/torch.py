@@ -424,7 +424,7 @@ def _document(function: Any, ndim: int, transposed: bool) -> None:
     Parameters
     ----------
     input : torch.Tensor
-        (N, C, {axes}) or (C, {axes}), on the CPU, float32 or float64.
+        (N, C, {axes}) or (C, {axes}), on the CPU or a CUDA device, float32 or float64.
     weight : torch.Tensor
         {"(C, out / groups" if transposed else "(out, C / groups"}, {axes}), of the input's dtype.
     bias : torch.Tensor, optional
@@ -444,9 +444,9 @@ def _document(function: Any, ndim: int, transposed: bool) -> None:
     TypeError
         Not a tensor, or a dtype that is not float32 or float64 or not the input's.
     ValueError
-        Shapes or options that do not fit; the message names the argument.
+        Shapes or options that do not fit, tensors on several devices; the message names the argument.
     NotImplementedError
-        A tensor on a GPU.
+        A tensor on a device of another kind.
 
     See Also
     --------
