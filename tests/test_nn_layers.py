@@ -291,6 +291,7 @@ def test_rl_net_counts_and_scales(rng):
     ):
         refused(ValueError, match, lambda options=options: nn.RLNet(psf, **options))
     refused(ValueError, "levels: got 1 without a psf", lambda: nn.RLNet(levels=1))
+    refused(ValueError, "back_projector: got 'foo'", lambda: nn.RLNet(back_projector="foo"))
     refused(ValueError, r"x: 1 of 210 values are negative", lambda: net.predict(x - x.min() - 1e-9))
     with pytest.raises(ValueError, match="odd lengths"):
         net.with_psf(np.ones((4, 4)))

@@ -603,7 +603,12 @@ def test_weights_in_both_layouts(rng):
     torch[1][0] = np.nan
     with pytest.raises(ValueError, match=r"encoder.bias: 1 of 3 values are not finite"):
         other.set_weights(torch)
+    torch[1] = np.array([1e300, 0, 0])
+    with pytest.raises(ValueError, match=r"encoder.bias in float32: 1 of 3 values are not finite"):
+        other.set_weights(torch)
     np.testing.assert_array_equal(other.get_weights()[1], 0)
+    with pytest.raises(TypeError, match="weights: got None"):
+        other.set_weights(None)
 
 
 def test_summary_counts():
@@ -658,6 +663,11 @@ def test_gradients_of_a_users_loss_are_checked(rng):
     net = tiny().compile(loss=lambda p, t, engine, weights: (0.0, 1.0))
     with pytest.raises(ValueError, match=r"loss: got a gradient float, expected an array of shape \(4, 1,"):
         net.fit(x, y, 1, 4)
+    for wrong in (0.5, (np.ones(4), np.ones(4)), (None, x), None):
+        net.compile(loss=lambda p, t, engine, weights, made=wrong: made)
+        for use in (net.fit, net.evaluate):
+            with pytest.raises(TypeError, match=r"(?s)loss: got .* from it, expected \(value, gradient\)"):
+                use(x, y, batch_size=4)
 
 
 def test_bad_data_is_refused(rng):
@@ -670,7 +680,17 @@ def test_bad_data_is_refused(rng):
         ((x[:0], x[:0]), ValueError, "x: .*empty data set"),
         ((x, x[:3]), ValueError, "y: got 3 samples, expected 4"),
         ((np.repeat(x, 2, 1), x), ValueError, "x: got 2 channels"),
-        ((nan, x), ValueError, r"x: 1 of 256 values are not finite"),
+        (
+            (nan, x),
+            ValueError,
+            r"x: 1 of 256 values are not finite .* first at index \(N, C, y, x\) = \(1, 0, 2",
+        ),
+        (
+            (1e300 * x.astype(float), x),
+            ValueError,
+            r"x: the largest value is .*e\+299, expected .* in float32",
+        ),
+        ((x, 1e300 * x.astype(float)), ValueError, "y: the largest value is"),
         ((x, None), TypeError, "y: got None"),
         ((x, x[..., :6], 1, 4), ValueError, r"y: got samples of shape \(1, 8, 6\), expected \(1, 8, 8\)"),
         ((x, x, 1, 5), ValueError, "batch_size: got 5, expected at most 4"),
@@ -697,8 +717,18 @@ def test_bad_data_is_refused(rng):
         nn.fit_without_truth(net, [], np.ones((3, 3)), patch=(8, 8))
     with pytest.raises(ValueError, match="resume"):
         net.fit(x, x, batch_size=4, resume=True)
-    with pytest.raises(TypeError, match="callbacks"):
-        net.fit(x, x, batch_size=4, callbacks=["stop"])
+    with pytest.raises(ValueError, match=r"x: .* first at index \(N, C, y, x\) = \(1, 0, 2, 3\)"):
+        net.predict(nan)
+    for callbacks in (["stop"], None, nn.EarlyStopping()):
+        with pytest.raises(TypeError, match="callbacks: got"):
+            net.fit(x, x, batch_size=4, callbacks=callbacks)
+    with pytest.raises(TypeError, match="checkpoint: got 5"):
+        net.fit(x, x, batch_size=4, checkpoint=5)
+    for use in (nn.Model.load, net.save, net.to_onnx):
+        with pytest.raises(TypeError, match="path: got None"):
+            use(None)
+    with pytest.raises(ValueError, match="dtype: got 'foo', expected 'float32' or 'float64'"):
+        tiny(dtype="foo")
     with pytest.raises(ValueError, match="scale: got 3"):
         nn.DeconvNet(scale=3)
     frozen, whole = tiny(), tiny()

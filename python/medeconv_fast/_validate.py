@@ -142,8 +142,11 @@ def rank(array: np.ndarray, name: str, *, ndim: int | None = None, like: str = "
         )
 
 
-def finite(array: np.ndarray, name: str) -> tuple[float, float]:
-    """Smallest and largest value; NaN or Inf anywhere is refused with their number and the first place."""
+def finite(array: np.ndarray, name: str, axes: str | None = None) -> tuple[float, float]:
+    """Smallest and largest value; NaN or Inf anywhere is refused with their number and the first place.
+
+    `axes` names those of the array; by default they are spatial.
+    """
     # The extremes need no temporary: NaN propagates through both, an infinity is one of them.
     lowest, highest = float(array.min()), float(array.max())
     if math.isfinite(lowest) and math.isfinite(highest):
@@ -152,10 +155,10 @@ def finite(array: np.ndarray, name: str) -> tuple[float, float]:
     nans = int(np.isnan(array).sum())
     total = int(bad.sum())
     first = tuple(int(i) for i in np.unravel_index(int(np.argmax(bad)), array.shape))
-    axes = AXES.get(array.ndim, "")
+    place = f"{AXES.get(array.ndim, '') if axes is None else axes} = {first}".removeprefix(" = ")
     raise ValueError(
         f"{name}: {total} of {array.size} values are not finite ({nans} NaN, {total - nans} infinite), the "
-        f"first at index {axes} = {first}; expected finite values only"
+        f"first at index {place}; expected finite values only"
     )
 
 

@@ -69,16 +69,22 @@ class ArrayPairs(Pairs):
     x, y : array_like
     ndim, channels : int
         Of the network's input.
+    dtype : numpy.dtype
+        What it is trained in: values must be in its range.
     names : pair of str
         The arguments' names, for messages.
     """
 
-    def __init__(self, x: Any, y: Any, ndim: int, channels: int, names: tuple[str, str] = ("x", "y")) -> None:
+    def __init__(
+        self, x: Any, y: Any, ndim: int, channels: int, dtype: np.dtype, names: tuple[str, str]
+    ) -> None:
         self._arrays = []
         for value, name in ((x, names[0]), (y, names[1])):
             array, _ = _arrays.to_numpy(value, name)
             check_batch(array, name, ndim)
-            _validate.finite(_arrays.computable(array, _arrays.result_dtype(array.dtype)), name)
+            data = _arrays.computable(array, _arrays.result_dtype(array.dtype))
+            lowest, highest = _validate.finite(data, name, batch_axes(ndim))
+            _validate.scale(max(-lowest, highest), name, dtype)
             self._arrays.append(array)
         check_channels(self._arrays[0], names[0], channels)
         if len(self._arrays[0]) != len(self._arrays[1]):
@@ -95,14 +101,16 @@ class ArrayPairs(Pairs):
         return self._arrays[0][number], self._arrays[1][number]
 
 
+def batch_axes(ndim: int) -> str:
+    return f"(N, C, {_validate.AXES[ndim].strip('()')})"
+
+
 def check_batch(array: np.ndarray, name: str, ndim: int) -> None:
     """(N, C, *spatial) with at least one sample and one value."""
-    axes = _validate.AXES[ndim].strip("()")
     if array.ndim != ndim + 2:
         raise ValueError(
-            f"{name}: got {array.ndim} axes (shape {array.shape}), expected {ndim + 2}: (N, C, "
-            f"{axes}); for one "
-            "image x[None, None]"
+            f"{name}: got {array.ndim} axes (shape {array.shape}), expected {ndim + 2}: {batch_axes(ndim)}; "
+            "for one image x[None, None]"
         )
     if array.shape[0] == 0:
         raise ValueError(f"{name}: got shape {array.shape}, an empty data set; expected at least one sample")
@@ -258,7 +266,9 @@ class PatchSampler(Pairs):
         return np.asarray(image[(*place, *cuts)])[None], np.asarray(target[(*place, *wide)])[None]
 
 
-def as_pairs(x: Any, y: Any, ndim: int, channels: int, names: tuple[str, str] = ("x", "y")) -> Pairs:
+def as_pairs(
+    x: Any, y: Any, ndim: int, channels: int, dtype: np.dtype, names: tuple[str, str] = ("x", "y")
+) -> Pairs:
     """What `fit` is given as a source of pairs."""
     if isinstance(x, Pairs):
         if y is not None:
@@ -266,4 +276,4 @@ def as_pairs(x: Any, y: Any, ndim: int, channels: int, names: tuple[str, str] = 
         return x
     if y is None:
         raise TypeError(f"{names[1]}: got None, expected the targets, an array (N, C, ...)")
-    return ArrayPairs(x, y, ndim, channels, names)
+    return ArrayPairs(x, y, ndim, channels, dtype, names)

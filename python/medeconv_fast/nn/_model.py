@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
-from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -14,7 +13,7 @@ import numpy as np
 from .. import _arrays, _validate, backends
 from .._threads import resolve_num_threads
 from ._callbacks import as_callback
-from ._data import as_pairs, check_batch, check_channels
+from ._data import as_pairs, batch_axes, check_batch, check_channels
 from ._engine import Engine
 from ._graph import Graph, describe, in_order, layer_of, wired
 from ._history import History
@@ -22,11 +21,21 @@ from ._layer import Input, Layer, Signal
 from ._layouts import check_layout, from_layout, to_layout
 from ._losses import Loss, as_loss
 from ._optimizers import Optimizer, as_optimizer
-from ._storage import read_architecture, read_tensors, write_tensors
+from ._storage import path_of, read_architecture, read_tensors, write_tensors
 from ._tiles import aligned, tiles
 from ._training import Training, score_of
 
 _LARGEST_SEED = 2**63 - 1
+
+
+def _dtype(value: Any) -> np.dtype:
+    try:
+        made = np.dtype(value)
+    except TypeError:
+        made = np.dtype(object)
+    if made not in (np.float32, np.float64):
+        raise ValueError(f"dtype: got {_validate.shown(value)}, expected 'float32' or 'float64'")
+    return made
 
 
 class Model(Graph):
@@ -87,9 +96,7 @@ class Model(Graph):
         if len(self.inputs) != 1:
             raise ValueError(f"inputs: got {len(self.inputs)}, expected one for a Model (several: a Graph)")
         self.seed = _validate.integer(seed, "seed", minimum=0, maximum=_LARGEST_SEED)
-        self.dtype = np.dtype(dtype)
-        if self.dtype not in (np.float32, np.float64):
-            raise ValueError(f"dtype: got {dtype!r}, expected 'float32' or 'float64'")
+        self.dtype = _dtype(dtype)
         backends.resolve(backend)
         resolve_num_threads(num_threads)
         self.engine = Engine(backend, num_threads)
@@ -139,7 +146,8 @@ class Model(Graph):
                     "another architecture"
                 )
             _validate.numeric(array.dtype, f"{source}: {name}")
-            _validate.finite(array, f"{source}: {name}")
+            _validate.finite(array, f"{source}: {name}", "")
+            _validate.finite(_arrays.computable(array, self.dtype), f"{source}: {name} in {self.dtype}", "")
         for name, array in weights.items():
             own[name][...] = array
 
@@ -182,6 +190,11 @@ class Model(Graph):
             Another number of arrays, a shape that does not fit (the message names the layer), NaN or Inf.
         """
         layout = check_layout(layout)
+        if not isinstance(weights, Iterable):
+            raise TypeError(
+                f"weights: got {_validate.shown(weights)}, expected arrays as get_weights gives them"
+            )
+        weights = list(weights)
         places = [(path, layer, name) for path, layer in self.leaves() for name in layer.shapes()]
         if len(weights) != len(places):
             raise ValueError(f"weights: got {len(weights)} arrays, expected {len(places)}, those of {self!r}")
@@ -308,7 +321,7 @@ class Model(Graph):
             weights.
         """
         loss, optimizer = self._compiled()
-        pairs = as_pairs(x, y, self.ndim, self.channels)
+        pairs = as_pairs(x, y, self.ndim, self.channels, self.dtype)
         epochs = _validate.integer(epochs, "epochs", minimum=1)
         batch_size = _validate.integer(batch_size, "batch_size", minimum=1)
         if batch_size > len(pairs):
@@ -321,6 +334,9 @@ class Model(Graph):
             )
         if resume and checkpoint is None:
             raise ValueError("resume: got True without a checkpoint, expected checkpoint='FILE.safetensors'")
+        path = None if checkpoint is None else path_of(checkpoint, "checkpoint")
+        if not isinstance(callbacks, Iterable):
+            raise TypeError(f"callbacks: got {_validate.shown(callbacks)}, expected a list of them")
         training = Training(
             self,
             pairs,
@@ -336,7 +352,6 @@ class Model(Graph):
             if seed is None
             else _validate.integer(seed, "seed", minimum=0, maximum=_LARGEST_SEED),
         )
-        path = None if checkpoint is None else Path(checkpoint)
         return training.run(path, _validate.flag(resume, "resume"), progress)
 
     def _validation(self, value: Any) -> Any:
@@ -348,7 +363,8 @@ class Model(Graph):
             x, y = value
         else:
             x, y = value, None
-        return as_pairs(x, y, self.ndim, self.channels, ("validation_data[0]", "validation_data[1]"))
+        names = ("validation_data[0]", "validation_data[1]")
+        return as_pairs(x, y, self.ndim, self.channels, self.dtype, names)
 
     def evaluate(self, x: Any, y: Any = None, batch_size: int = 32) -> dict[str, float]:
         """Loss and PSNR on pairs, without training.
@@ -370,7 +386,7 @@ class Model(Graph):
         """
         loss, _ = self._compiled()
         batch_size = _validate.integer(batch_size, "batch_size", minimum=1)
-        score = score_of(self, as_pairs(x, y, self.ndim, self.channels), loss, batch_size)
+        score = score_of(self, as_pairs(x, y, self.ndim, self.channels, self.dtype), loss, batch_size)
         return {"loss": score.loss, "psnr": score.psnr}
 
     # ------------------------------------------------------------ applying
@@ -406,7 +422,7 @@ class Model(Graph):
         check_channels(array, "x", self.channels)
         batch_size = _validate.integer(batch_size, "batch_size", minimum=1)
         data = _arrays.computable(array, _arrays.result_dtype(array.dtype))
-        lowest, _ = _validate.finite(data, "x")
+        lowest, _ = _validate.finite(data, "x", batch_axes(self.ndim))
         if self.positive:
             _validate.non_negative(data, "x", lowest)
         out: np.ndarray | None = None
@@ -555,7 +571,11 @@ class Model(Graph):
             safetensors is not installed (extra nn).
         """
         write_tensors(
-            Path(path), self.named_weights(), self, {}, overwrite=_validate.flag(overwrite, "overwrite")
+            path_of(path, "path"),
+            self.named_weights(),
+            self,
+            {},
+            overwrite=_validate.flag(overwrite, "overwrite"),
         )
 
     def to_onnx(self, path: Any, *, overwrite: bool = False) -> None:
@@ -580,7 +600,7 @@ class Model(Graph):
         """
         from ._onnx import write_onnx  # here: it knows every layer, and models are made of layers
 
-        write_onnx(self, Path(path), overwrite=_validate.flag(overwrite, "overwrite"))
+        write_onnx(self, path_of(path, "path"), overwrite=_validate.flag(overwrite, "overwrite"))
 
     @classmethod
     def load(cls, path: Any, *, backend: str = "auto", num_threads: int | None = None) -> Any:
@@ -608,7 +628,7 @@ class Model(Graph):
         ImportError
             safetensors is not installed (extra nn).
         """
-        path = Path(path)
+        path = path_of(path, "path")
         tensors, metadata = read_tensors(path)
         described = read_architecture(path, metadata)
         known = {kind.__name__: kind for kind in _kinds(Model)}

@@ -179,6 +179,8 @@ class RLNet(Model):
         filters = _validate.integer(filters, "filters", minimum=1)
         if psf is None and levels:
             raise ValueError(f"levels: got {levels} without a psf, expected 0")
+        if psf is None:  # of no use there, but a name that is wrong is one
+            _validate.choice(back_projector, "back_projector", ("matched", *BACK_PROJECTORS))
         self._arguments: dict[str, Any] = {
             "steps": steps,
             "filters": filters,

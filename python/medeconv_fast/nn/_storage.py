@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,12 @@ if TYPE_CHECKING:
     from ._model import Model
 
 FORMAT = "medeconv_fast.nn 1"
+
+
+def path_of(value: Any, name: str) -> Path:
+    if not isinstance(value, str | os.PathLike):
+        raise TypeError(f"{name}: got {_validate.shown(value)}, expected the name of a file")
+    return Path(value)
 
 
 def _digest(tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> str:

@@ -19,6 +19,7 @@ import numpy as np
 from .. import _arrays, _validate
 from ._callbacks import Callback, EarlyStopping
 from ._data import Pairs, check_channels
+from ._engine import Engine
 from ._history import History
 from ._layer import Gradients, Layer, Tape
 from ._losses import Loss, mean_squared_error
@@ -172,7 +173,7 @@ class Training:
         tape: Tape = {}
         prediction = model.forward([x], engine, tape)
         _check_target(prediction, y)
-        value, grad = self._loss(prediction, y, engine, weights)
+        value, grad = _of_loss(self._loss, prediction, y, engine, weights)
         if not math.isfinite(value):
             self._go_back()
             raise FloatingPointError(
@@ -321,7 +322,7 @@ def score_of(model: Model, pairs: Pairs, loss: Loss, batch_size: int) -> _Score:
         x, y, weights = make_batch(model, pairs, numbers, (0, 0))
         prediction = model.forward([x], model.engine, None)
         _check_target(prediction, y)
-        value, _ = loss(prediction, y, model.engine, weights)
+        value, _ = _of_loss(loss, prediction, y, model.engine, weights)
         score.add(value, prediction, y, None)
     return score
 
@@ -332,6 +333,17 @@ def _check_target(prediction: np.ndarray, y: np.ndarray) -> None:
             f"y: got samples of shape {y.shape[1:]}, expected {prediction.shape[1:]}, what the "
             "network makes of x"
         )
+
+
+def _of_loss(
+    loss: Loss, prediction: np.ndarray, y: np.ndarray, engine: Engine, weights: np.ndarray | None
+) -> tuple[float, Any]:
+    """Value and gradient of a loss, which may be a function of the user's."""
+    made = loss(prediction, y, engine, weights)
+    fits = isinstance(made, tuple | list) and len(made) == 2 and np.ndim(made[0]) == 0
+    if not fits or not isinstance(made[0], int | float | np.number | np.ndarray):
+        raise TypeError(f"loss: got {_validate.shown(made)} from it, expected (value, gradient)")
+    return float(made[0]), made[1]
 
 
 def _checked(grad: object, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
