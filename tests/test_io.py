@@ -143,6 +143,23 @@ def test_conversion_keeps_geometry(tmp_path, suffix):
     same_geometry(back, original)
 
 
+@pytest.mark.parametrize("name", ["a.Nii", "a.NII", "a.Nii.gz", "a.nii.Gz", "a.Tif", "a.Ome.tif", "a.Npy"])
+def test_endings_in_mixed_case(tmp_path, name):
+    """Libraries know them in lower case, and write or read under that name instead."""
+    (tmp_path / name).write_bytes(b"old")
+    mf.io.write(tmp_path / name, volume(), overwrite=True)
+    assert {p.name for p in tmp_path.iterdir()} == {p.name for p in mf.io.destinations(tmp_path / name)}
+    mf.io.write(tmp_path / name.lower(), Volume(np.zeros((2, 3, 4), np.float32)), overwrite=True)
+    np.testing.assert_array_equal(mf.io.read(tmp_path / name).array, volume().array)
+
+
+def test_a_writer_that_writes_elsewhere_does_not_pass(tmp_path):
+    (tmp_path / "a.txt").write_text("old")
+    with pytest.raises(OSError, match=r"nothing was written.*a\.txt"):
+        _files.write_whole(tmp_path / "a.txt", lambda _: None, overwrite=True)
+    assert [p.read_text() for p in tmp_path.iterdir()] == ["old"]
+
+
 def test_nifti_codes_and_time_survive(tmp_path):
     original = mf.io.read(pathlib.Path(data_path) / "example4d.nii.gz")
     mf.io.write(tmp_path / "a.nii", original)

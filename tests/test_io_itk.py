@@ -58,6 +58,15 @@ def test_simpleitk_reads_ours(tmp_path, suffix):
         np.testing.assert_allclose(getattr(read, name)(), getattr(made, name)(), atol=1e-12)
 
 
+@pytest.mark.parametrize("name", ["a.Nrrd", "a.Nhdr", "a.Mha", "a.MHA", "a.Mhd", "a.MHD"])
+def test_endings_in_mixed_case(tmp_path, name):
+    """ITK writes a header and values apart under such a name, or nothing."""
+    wanted = Volume(np.arange(24, dtype=np.float32).reshape(2, 3, 4))
+    mf.io.write(tmp_path / name, wanted)
+    assert {p.name for p in tmp_path.iterdir()} == {p.name for p in mf.io.destinations(tmp_path / name)}
+    np.testing.assert_array_equal(mf.io.read(tmp_path / name).array, wanted.array)
+
+
 @pytest.mark.parametrize("suffix", SUFFIXES)
 @pytest.mark.parametrize(
     ("axes", "shape"),

@@ -70,8 +70,8 @@ def check_writable(path: Any, *, overwrite: bool = False) -> Path:
 def write_whole(path: Path, save: Callable[[Path], object], *, overwrite: bool) -> None:
     """Let `save` write to a temporary name beside `path` and rename; no failure leaves anything behind."""
     path = check_writable(path, overwrite=overwrite)
-    # The suffix stays the same: libraries choose the format by it.
-    suffix = "".join(path.suffixes[-2:])
+    # Libraries choose the format by the ending; given one in mixed case they may write under another name.
+    suffix = "".join(path.suffixes[-2:]).lower()
     handle, name = tempfile.mkstemp(prefix=".medeconv-", suffix=suffix, dir=path.parent)
     os.close(handle)
     temporary = Path(name)
@@ -80,6 +80,8 @@ def write_whole(path: Path, save: Callable[[Path], object], *, overwrite: bool) 
             save(temporary)
             with open(temporary, "rb") as file:
                 os.fsync(file.fileno())
+            if temporary.stat().st_size == 0:  # written under another name, and mkstemp's file is still there
+                raise OSError(errno.EIO, "nothing was written")
         except OSError as error:  # "No space left on device" alone does not say where
             reason = error.strerror or str(error).replace(str(temporary), str(path))
             raise OSError(error.errno or errno.EIO, reason, str(path)) from error

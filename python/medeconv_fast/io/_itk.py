@@ -144,7 +144,13 @@ def write(path: Path, volume: Volume, *, overwrite: bool) -> None:
 
     if beside(path):
         together: Sequence[Path] = (path, *beside(path))
-        write_whole_together(together, lambda folder: save(folder / path.name), overwrite=overwrite)
+
+        def save_both(folder: Path) -> None:
+            made = folder / (path.stem + path.suffix.lower())  # ITK knows no other
+            save(made)
+            made.rename(folder / path.name)
+
+        write_whole_together(together, save_both, overwrite=overwrite)
     else:
         write_whole(path, save, overwrite=overwrite)
 

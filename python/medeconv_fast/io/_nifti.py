@@ -63,12 +63,16 @@ def scaled(stored: np.ndarray, scale: tuple[float, float], dtype: np.dtype) -> n
 def _load(path: Path) -> Any:
     nib = _nibabel()
     try:
-        image = nib.load(path)
+        # Not nib.load: of an ending in mixed case it opens the file of the lower-case name.
+        kinds = (k for k in nib.imageclasses.all_image_classes if k.path_maybe_image(path)[0])
+        kind = next(kinds, None)
+        if kind is None:
+            raise ValueError("its header is not that of NIfTI")
+        if not issubclass(kind, nib.Nifti1Image):  # NIfTI-2 is a subclass; a .hdr/.img pair is Nifti1Pair
+            raise ValueError(f"found {kind.__name__}")
+        return kind.from_file_map({"image": nib.FileHolder(str(path))})
     except (nib.filebasedimages.ImageFileError, OSError, EOFError, zlib.error, ValueError) as error:
         raise ValueError(f"{path}: not a readable NIfTI file ({error})") from error
-    if not isinstance(image, nib.Nifti1Image):  # NIfTI-2 is a subclass; a .hdr/.img pair is Nifti1Pair
-        raise ValueError(f"{path}: expected NIfTI, found {type(image).__name__}")
-    return image
 
 
 def read(path: Path) -> Volume:
