@@ -330,6 +330,26 @@ def test_yaozarrs_has_nothing_to_say(tmp_path, shards):
 # Writing
 
 
+@pytest.mark.parametrize(
+    ("options", "lengths", "columns"),
+    [
+        ({"voxel_size": (3, 2, 1)}, 1, 1),  # what the file says
+        ({"voxel_size": (6, 2, 0.5)}, 1, (0.5, 1, 2)),
+        ({"voxel_size": (3000, 2000, 1000), "unit": "um"}, 1000, 1),
+        ({"voxel_size": (3000, 1000, 1000), "unit": "um"}, 1000, (1, 0.5, 1)),
+    ],
+)
+def test_a_voxel_size_that_is_given_keeps_the_orientation(options, lengths, columns):
+    affine = np.array([[0, -2.0, 0, 5], [1, 0, 0, 6], [0, 0, 3, 7], [0, 0, 0, 1]])
+    volume = mf.io.Volume(np.zeros((4, 5, 6), np.float32), (3, 2, 1), affine, "mm")
+    source = mf.io.open_source(volume, **options)
+    expected = affine.copy()
+    expected[:3] *= lengths
+    expected[:3, :3] *= columns
+    np.testing.assert_allclose(source.affine, expected)
+    assert source.voxel_size == tuple(map(float, options["voxel_size"]))
+
+
 def test_nothing_under_the_name_until_it_is_finished(tmp_path):
     source = mf.io.open_source(image(20, 30, 40))
     store = mf.io.create_store(tmp_path / "a.zarr", source, chunks=(8, 8, 8), shards=(16, 16, 16))

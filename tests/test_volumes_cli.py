@@ -75,6 +75,25 @@ def test_other_formats_and_dtypes(run, image, here):
     assert not Path("other.zarr").exists() and not Path("other.zarr.partial").exists()
 
 
+@pytest.mark.parametrize("given", [["2", "1", "1"], ["3", "1", "1", "--override-voxel-size"]])
+def test_a_voxel_size_on_the_command_line_keeps_the_orientation(run, here, given):
+    """As in memory: naming the unit moves nothing, another size only stretches the axes."""
+    nib = pytest.importorskip("nibabel", reason="SKIPPED: nibabel is not installed (extra io)")
+    affine = np.array([[-0.8, 0.6, 0, 10], [0.6, 0.8, 0, -7], [0, 0, 2, 3], [0, 0, 0, 1]])
+    made = nib.Nifti1Image(np.random.default_rng(2).random((16, 14, 12), np.float32), affine)
+    made.set_sform(affine, 2)
+    nib.save(made, "in.nii")
+    words = ["restore", "in.nii", "--method", "rl", "--iterations", 1, "--fwhm-mm", 3, 2, 2]
+    words += ["--voxel-size-mm", *given]
+    assert run(*words, "-o", "whole.nii")[0] == 0
+    assert run(*words, "-o", "tiles.nii", "--memory", "1GB")[0] == 0
+    whole, tiles = nib.load("whole.nii"), nib.load("tiles.nii")
+    expected = affine @ np.diag([1, 1, float(given[0]) / 2, 1])
+    np.testing.assert_allclose(whole.affine, expected, atol=1e-6)
+    np.testing.assert_allclose(tiles.affine, expected, atol=1e-6)
+    assert int(tiles.header["sform_code"]) == int(whole.header["sform_code"]) == 2
+
+
 def test_shards_and_resuming(run, image, here):
     words = ["restore", "in.zarr", "-o", "out.zarr", *FWHM, "--method", "rl", "--iterations", 2, *TILES]
     status, out, _ = run(*words, "--shard-index", 0, "--num-shards", 2)

@@ -12,6 +12,7 @@ import numpy as np
 
 import medeconv_fast as mf
 
+from ..io._volume import resized
 from .session import Session, UserError
 
 UNITS = {"mm": 1.0, "um": 1e-3, "nm": 1e-6}  # in mm
@@ -131,12 +132,8 @@ def with_geometry(volume: mf.io.Volume, arguments: argparse.Namespace, path: str
             return volume
     affine = volume.affine if volume.oriented else None
     if affine is not None and volume.voxel_size is not None:
-        # Columns of the affine are in reversed order (x, y, z); the origin stays where it is.
-        affine = np.array(affine, dtype=float)
-        for i, (new, old) in enumerate(zip(reversed(size), reversed(volume.voxel_size), strict=True)):
-            affine[:3, i] *= new / old
-        if volume.unit is not None:
-            affine[:3, 3] *= UNITS[volume.unit] / UNITS[unit]
+        factor = 1.0 if volume.unit is None else UNITS[volume.unit] / UNITS[unit]
+        affine = resized(affine, [v * factor for v in volume.voxel_size], size, factor)
     return dataclasses.replace(volume, voxel_size=size, unit=unit, affine=affine)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from .. import _validate
 from ._dicom import Source as DicomSource
-from ._volume import PER_MM, Volume, sizes_of
+from ._volume import PER_MM, Volume, resized, sizes_of
 
 # Names of time units in NIfTI headers and in OME-NGFF.
 TIME_UNITS = {"sec": "second", "msec": "millisecond", "usec": "microsecond"}
@@ -124,8 +124,14 @@ class Geometry:
         if voxel_size is None:
             return dataclasses.replace(self, unit=unit)
         size = _validate.voxel_size(voxel_size, "voxel_size", len(self.spatial_axes))
-        # An affine or origin in other lengths would contradict the new size.
-        return dataclasses.replace(self, voxel_size=size, unit=unit, affine=None, origin=None)
+        affine, origin, factor = self.affine, self.origin, 1.0
+        if unit is not None and self.unit is not None:
+            factor = PER_MM[unit] / PER_MM[self.unit]
+        if affine is not None and self.voxel_size is not None:
+            affine = resized(affine, [v * factor for v in self.voxel_size], size, factor)
+        if self.voxel_size != size or factor != 1:
+            origin = None  # in other lengths it would contradict the new size
+        return dataclasses.replace(self, voxel_size=size, unit=unit, affine=affine, origin=origin)
 
     def to_json(self) -> dict[str, Any]:
         entry = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}

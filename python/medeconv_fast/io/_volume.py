@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -147,6 +147,17 @@ def sizes_of(affine: np.ndarray, ndim: int) -> tuple[float, ...]:
     """The voxel size that an affine implies."""
     lengths = np.sqrt((affine[:3, :3] ** 2).sum(axis=0))[::-1]
     return tuple(float(v) for v in lengths[3 - ndim :])
+
+
+def resized(
+    affine: np.ndarray, before: Sequence[float], after: Sequence[float], factor: float = 1.0
+) -> np.ndarray:
+    """The affine with its lengths times `factor`, then of voxels of another size at the same origin."""
+    made = affine.copy()
+    made[:3] *= factor
+    for column, (old, new) in enumerate(zip(reversed(before), reversed(after), strict=True)):
+        made[:3, column] *= new / old  # the columns are those of x, y, z
+    return made
 
 
 def _affine_without_orientation(volume: Volume) -> np.ndarray:
