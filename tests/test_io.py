@@ -2,6 +2,7 @@
 
 import errno
 import gzip
+import importlib.util
 import pathlib
 import subprocess
 import sys
@@ -605,6 +606,27 @@ def test_further_images_of_a_tiff_are_not_left_out_silently(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert np.array_equal(mf.io.read(tmp_path / "x.tif", series=2).array, frames[2])
+
+
+@pytest.mark.parametrize("kind", ["planes", "file"])
+def test_missing_planes_are_not_zeros(tmp_path, kind):
+    """OME-XML may name planes that the file, or another of its set, does not have."""
+    path = tmp_path / "a.ome.tif"
+    stack = np.arange(1, 121, dtype=np.uint16).reshape(6, 4, 5)
+    tifffile.imwrite(path, stack, ome=True, metadata={"axes": "ZYX"})
+    text = tifffile.TiffFile(path).ome_metadata
+    if kind == "planes":
+        text = text.replace('SizeZ="6"', 'SizeZ="8"').replace('PlaneCount="6"', 'PlaneCount="8"')
+    else:
+        other = '<TiffData FirstZ="4" PlaneCount="2"><UUID FileName="b.ome.tif">urn:uuid:b</UUID></TiffData>'
+        text = text.replace('<TiffData IFD="0" PlaneCount="6"/>', '<TiffData PlaneCount="4"/>' + other)
+    tifffile.imwrite(path, stack, photometric="minisblack", metadata=None, description=text)
+    opened = [mf.io.read]
+    if importlib.util.find_spec("zarr"):
+        opened.append(mf.io.open_source)
+    for function in opened:
+        with pytest.raises(ValueError, match=r"a\.ome\.tif: 2 of [68] planes .* are missing"):
+            function(path)
 
 
 def test_complex_tiff_names_the_file(tmp_path):

@@ -128,7 +128,6 @@ def open_series(path: Path, series: int) -> tuple[Any, Description]:
         try:
             part = _series(file, series, met)
             about = _described(path, file, part, series)
-            _check_whole(part)
             return part.aszarr(level=0), about
         except BaseException:
             file.close()
@@ -136,10 +135,13 @@ def open_series(path: Path, series: int) -> tuple[Any, Description]:
 
 
 def _check_whole(part: Any) -> None:
-    """tifffile gives zeros for what a file that was cut short lacks."""
+    """tifffile gives zeros for what a file that was cut short, or a set that lost a file, lacks."""
+    lacking = sum(page is None for page in part.pages)
+    if lacking:
+        raise ValueError(
+            f"{lacking} of {len(part.pages)} planes that its metadata names are missing; is a file of a set lost?"
+        )
     for page in part.pages:
-        if page is None:
-            continue
         size = page.parent.filehandle.size
         ends = (o + n for o, n in zip(page.dataoffsets, page.databytecounts, strict=False))
         needed = max(ends, default=0)
@@ -155,6 +157,7 @@ def _series(file: Any, series: int, met: dict[str, str]) -> Any:
     part = file.series[series]
     if part.dtype is None or part.dtype.kind not in "biuf":
         raise ValueError(f"holds {part.dtype} values, expected real numbers")
+    _check_whole(part)
     return part
 
 
