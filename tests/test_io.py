@@ -380,6 +380,36 @@ def test_names_of_units(tmp_path, name, unit, size):
     assert read.voxel_size == pytest.approx((size,) * 3)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "line", "read_as"),
+    [
+        (np.uint16, (-32768.0, 1.0), np.int16),  # how ImageJ saves signed values
+        (np.uint16, (-1024.0, 1.0), np.float32),
+        (np.uint8, (5.0, -0.5), np.float32),
+        (np.float32, (-32768.0, 1.0), np.float32),  # of which ImageJ calibrates none
+    ],
+)
+def test_calibrated_values_of_imagej(tmp_path, dtype, line, read_as):
+    path = tmp_path / "a.tif"
+    stored = np.array([0, 1, 100, 255, 40000, 65535], np.float64).clip(0, 255 if dtype == np.uint8 else None)
+    stored = stored.reshape(1, 2, 3).astype(dtype)
+    cf = {"cf": 0, "c0": line[0], "c1": line[1], "vunit": "Gray Value"}
+    tifffile.imwrite(path, stored, imagej=True, metadata={"axes": "ZYX", **cf})
+    expected = stored[0] if dtype == np.float32 else stored[0] * line[1] + line[0]
+    read = mf.io.read(path)
+    assert read.dtype == read_as
+    np.testing.assert_array_equal(read.array, expected)
+    if importlib.util.find_spec("zarr"):
+        source = mf.io.open_source(path)
+        assert source.dtype == read_as
+        np.testing.assert_array_equal(source.read(0), expected)
+    tifffile.imwrite(path, stored, imagej=True, metadata={"axes": "ZYX", **cf, "cf": 1, "c2": 0.5})
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        np.testing.assert_array_equal(mf.io.read(path).array, stored[0])
+    assert ["cf=1" in str(w.message) for w in told] == ([True] if dtype != np.float32 else [])
+
+
 def test_case_tells_megametres_from_millimetres():
     assert _units.in_um("mm") == 1e3 and _units.in_um("Mm") == 1e12
     assert _units.in_um("nm") == 1e-3 and _units.in_um(None) is None

@@ -195,9 +195,10 @@ def read(
     -------
     Volume
         Values as the file means them: scaled integers come as float32 (float64 where more than 16 bits are
-        stored), unscaled ones in their own dtype, in native byte order. DICOM: each slice by its own slope
-        and intercept; `metadata` has ``intensity_unit`` ("HU", "BQML", …) and ``dicom``, from which `write`
-        makes a derived series. A single slice has the axes (y, x).
+        stored), unscaled ones in their own dtype, in native byte order; ImageJ's signed 16 bits
+        are int16. DICOM: each slice by its own slope and intercept; `metadata` has ``intensity_unit`` ("HU",
+        "BQML", …) and ``dicom``, from which `write` makes a derived series; a single slice has the axes
+        (y, x).
 
     Raises
     ------
@@ -216,8 +217,9 @@ def read(
     -----
     UserWarning
         The file gives a voxel size along some axes only: it is left out. A TIFF holds several images (frames
-        that were appended one by one, too) and `series` chose none: the first is read. DICOM: there is no
-        pixel size, or only one at the detector; some values are padding; files of a folder were left out.
+        that were appended one by one, too) and `series` chose none: the first is read; ImageJ calibrates its
+        values by a function that is no straight line: they come as stored. DICOM: there is no pixel size, or
+        only one at the detector; some values are padding; files of a folder were left out.
 
     Notes
     -----

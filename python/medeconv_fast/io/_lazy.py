@@ -233,7 +233,7 @@ def _open_tiff(path: Path, series: int) -> Found:
             ) from error
         if found:
             raise ValueError(f"{path}: the file ends early or is damaged ({'; '.join(found)})")
-        return values
+        return about.values(values)
 
     length = dict(zip(names, array.shape, strict=True))
     geometry = Geometry.stated(
@@ -248,8 +248,8 @@ def _open_tiff(path: Path, series: int) -> Found:
         fetch,
         "".join(a if a in about.axes else "." for a in names),
         tuple(array.shape),
-        array.dtype,
-        array.dtype,
+        about.dtype,
+        about.dtype if about.signed else about.stored,
         tuple(array.chunks),
         geometry,
         state,

@@ -21,12 +21,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .._extras import library
+from ._nifti import scaled, scaled_dtype
 from ._units import house_unit, in_um
 from ._volume import PER_MM, Volume
 
 GEOMETRY = "medeconv_geometry="
 IMAGEJ_DTYPES = (np.uint8, np.uint16, np.float32)
 ORDER = "tzcyxs"  # of the axes in the files that are written
+UNCALIBRATED = 20  # of ImageJ's functions of the stored values
 # What programs write as the resolution when they know no size.
 MEANINGLESS = (1, 72, 96)
 
@@ -89,6 +91,27 @@ class Description(NamedTuple):
     affine: np.ndarray | None
     unit: str | None
     metadata: dict[str, Any]
+    stored: np.dtype
+    scale: tuple[float, float] = (1.0, 0.0)  # value = slope · stored + intercept
+
+    @property
+    def signed(self) -> bool:
+        """ImageJ's form of int16: uint16 and a calibration."""
+        return self.stored == np.uint16 and self.scale == (1.0, -32768.0)
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Of the values."""
+        if self.scale == (1.0, 0.0):
+            return self.stored
+        return np.dtype(np.int16) if self.signed else scaled_dtype(self.stored)
+
+    def values(self, stored: np.ndarray) -> np.ndarray:
+        if self.scale == (1.0, 0.0):
+            return stored
+        if self.signed:  # modulo 2**16
+            return (stored.astype(np.uint16) - np.uint16(32768)).view(np.int16)
+        return scaled(stored, self.scale, self.dtype)
 
 
 @contextlib.contextmanager
@@ -116,7 +139,7 @@ def read(path: Path, series: int = 0) -> Volume:
         part = _series(file, series, met)
         array = part.asarray()
         about = _described(path, file, part, series)
-    array = _named_axes(about.names, array, path, about.axes)[1]
+    array = _named_axes(about.names, about.values(array), path, about.axes)[1]
     # The voxel size follows from an affine with more digits than the tags keep.
     return Volume(array, about.voxel_size, about.affine, about.unit, about.axes, about.metadata)
 
@@ -139,7 +162,7 @@ def _check_whole(part: Any) -> None:
     lacking = sum(page is None for page in part.pages)
     if lacking:
         raise ValueError(
-            f"{lacking} of {len(part.pages)} planes that its metadata names are missing; is a file of a set lost?"
+            f"{lacking} of {len(part.pages)} planes that its metadata names are missing: of a set of files?"
         )
     for page in part.pages:
         size = page.parent.filehandle.size
@@ -185,12 +208,32 @@ def _described(path: Path, file: Any, part: Any, series: int) -> Description:
             if (tag := file.pages[0].tags.get(name)) is not None
         }
         sizes = _tag_sizes(found, imagej)
+    scale = _calibration(imagej, part.dtype, path)
     if len(file.series) > 1:
         metadata["series"], metadata["series_in_file"] = series, len(file.series)
     if stored.get("affine") is not None:
-        return Description(names, axes, None, stored["affine"], stored["unit"], metadata)
+        return Description(names, axes, None, stored["affine"], stored["unit"], metadata, part.dtype, scale)
     voxel_size, unit = _voxel_size(sizes, [a for a in axes if a in "zyx"], path)
-    return Description(names, axes, voxel_size, None, unit, metadata)
+    return Description(names, axes, voxel_size, None, unit, metadata, part.dtype, scale)
+
+
+def _calibration(imagej: dict[str, Any] | None, stored: np.dtype, path: Path) -> tuple[float, float]:
+    """Slope and intercept by which ImageJ shows integers."""
+    function = (imagej or {}).get("cf", UNCALIBRATED)
+    if imagej is None or function == UNCALIBRATED or stored not in (np.uint8, np.uint16):
+        return 1.0, 0.0
+    if function == 0:
+        with contextlib.suppress(KeyError, TypeError, ValueError):
+            slope, intercept = float(imagej["c1"]), float(imagej["c0"])
+            if slope != 0 and math.isfinite(slope) and math.isfinite(intercept):
+                return slope, intercept
+    warnings.warn(
+        f"{path}: ImageJ's calibration of the values (cf={function}) is no straight line and is not applied: "
+        "they come as they are stored",
+        UserWarning,
+        stacklevel=4,
+    )
+    return 1.0, 0.0
 
 
 def _ome_sizes(text: str, series: int) -> dict[str, tuple[float, float | None]]:
