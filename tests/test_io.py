@@ -13,7 +13,7 @@ import pytest
 
 import medeconv_fast as mf
 from medeconv_fast import _extras
-from medeconv_fast.io import Volume, _files, _units
+from medeconv_fast.io import Volume, _files, _source, _units
 
 nib = pytest.importorskip("nibabel", reason="SKIPPED: nibabel is not installed (extra io)")
 tifffile = pytest.importorskip("tifffile", reason="SKIPPED: tifffile is not installed (extra io)")
@@ -232,6 +232,51 @@ def test_truncated(tmp_path, suffix):
         mf.io.read(path)
 
 
+def test_damage_that_only_the_checksum_shows(tmp_path):
+    """Stored blocks decompress whatever they hold."""
+    wanted = volume(shape=(8, 30, 40))
+    mf.io.write(tmp_path / "a.nii", wanted)
+    content = bytearray(gzip.compress((tmp_path / "a.nii").read_bytes(), 0))
+    (tmp_path / "a.nii.gz").write_bytes(content)
+    assert np.array_equal(mf.io.read(tmp_path / "a.nii.gz").array, wanted.array)
+    content[20000] ^= 0x10
+    (tmp_path / "a.nii.gz").write_bytes(content)
+    streamed = _source.open_streamed(tmp_path / "a.nii.gz")
+    for function in (lambda: mf.io.read(tmp_path / "a.nii.gz"), lambda: streamed.read(0)):
+        with pytest.raises(ValueError, match=r"a\.nii\.gz: the file ends early or is damaged \(CRC"):
+            function()
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("datatype", 9999),
+        ("datatype", 1),
+        ("datatype", 1536),
+        ("scl_inter", np.nan),
+        ("scl_inter", np.inf),
+        ("vox_offset", 10),
+        ("vox_offset", -5),
+        ("dim", [9, 6, 5, 4, 1, 1, 1, 1]),
+        ("dim", [3, 6, 0, 4, 1, 1, 1, 1]),
+        ("dim", [3, 32000, 32000, 32000, 1, 1, 1, 1]),
+        ("xyzt_units", 7),
+        ("srow_x", 0),
+    ],
+)
+def test_impossible_headers(tmp_path, suffix, field, value):
+    mf.io.write(tmp_path / "a.nii", volume())
+    content = bytearray((tmp_path / "a.nii").read_bytes())
+    header = np.frombuffer(content, nib.nifti1.header_dtype, 1)
+    header["scl_slope"] = 1
+    header[field] = value
+    path = tmp_path / f"b{suffix}"
+    path.write_bytes(content if suffix == ".nii" else gzip.compress(content))
+    with pytest.raises(ValueError, match=rf"b\{suffix}: ."):
+        mf.io.read(path)
+
+
 def test_gzip_of_text(tmp_path):
     with gzip.open(tmp_path / "a.nii.gz", "wb") as file:
         file.write(b"text" * 500)
@@ -322,6 +367,8 @@ def test_missing_library_names_the_extra(tmp_path, monkeypatch):
         ({"axes": "xyz"}, "axes"),
         ({"axes": "zy"}, "axes"),
         ({"affine": np.ones((3, 3))}, "affine"),
+        ({"affine": np.diag([1.0, 0, 1, 1])}, "affine: got axes that span no space"),
+        ({"affine": np.array([[1.0, 2, 0, 0], [1, 2, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])}, "span no space"),
     ],
 )
 def test_volume_checks(options, name):

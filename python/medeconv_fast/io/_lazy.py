@@ -127,6 +127,8 @@ def open_compressed(path: Path) -> Found:
                 try:
                     file.seek(header.offset + number * size)
                     content = file.read(size)
+                    if number == math.prod(lead) - 1:
+                        _nifti.read_on(file)
                 except (OSError, EOFError, zlib.error) as error:
                     raise ValueError(f"{path}: the file ends early or is damaged ({error})") from error
                 if len(content) < size:
@@ -164,10 +166,7 @@ def _of_nifti(header: _nifti.Header, fetch: Callable[[tuple[slice, ...]], np.nda
 
 
 def _mapped(path: Path, header: _nifti.Header) -> np.ndarray:
-    needed = header.offset + math.prod(header.shape) * header.stored.itemsize
-    size = path.stat().st_size
-    if size < needed:
-        raise ValueError(f"{path}: the file ends early, at {size} of {needed} bytes")
+    _nifti.check_length(path, header)
     return np.memmap(path, header.stored, "r", header.offset, header.shape)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import io
+import math
 import zlib
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +21,8 @@ UNITS: dict[str, tuple[str | None, float]] = {
     "meter": ("mm", 1000.0),
     "unknown": (None, 1.0),
 }
+TOGETHER = 1 << 24  # bytes that are decompressed in one go
+MOST_COMPRESSED = 1032  # bytes that deflate makes of one, at most
 KEPT = ("descrip", "intent_code", "intent_name", "cal_min", "cal_max", "toffset")
 
 
@@ -60,6 +64,11 @@ def scaled(stored: np.ndarray, scale: tuple[float, float], dtype: np.dtype) -> n
     return values
 
 
+def _damage() -> tuple[type[Exception], ...]:
+    """What reading a damaged file raises."""
+    return _nibabel().spatialimages.HeaderDataError, OSError, EOFError, zlib.error, ValueError
+
+
 def _load(path: Path) -> Any:
     nib = _nibabel()
     try:
@@ -71,7 +80,7 @@ def _load(path: Path) -> Any:
         if not issubclass(kind, nib.Nifti1Image):  # NIfTI-2 is a subclass; a .hdr/.img pair is Nifti1Pair
             raise ValueError(f"found {kind.__name__}")
         return kind.from_file_map({"image": nib.FileHolder(str(path))})
-    except (nib.filebasedimages.ImageFileError, OSError, EOFError, zlib.error, ValueError) as error:
+    except (*_damage(), nib.filebasedimages.ImageFileError) as error:
         raise ValueError(f"{path}: not a readable NIfTI file ({error})") from error
 
 
@@ -79,13 +88,50 @@ def read(path: Path) -> Volume:
     image = _load(path)
     found = _header(path, image)
     try:
-        data = np.asanyarray(image.dataobj.get_unscaled())
+        if path.name.lower().endswith(".gz"):
+            array = _decompressed(path, found)
+        else:
+            check_length(path, found)
+            array = np.asanyarray(image.dataobj.get_unscaled()).reshape(found.shape[::-1], order="F").T
         if found.scale != (1.0, 0.0):
-            data = scaled(data, found.scale, found.dtype)
-    except (OSError, EOFError, zlib.error, ValueError) as error:
+            array = scaled(array, found.scale, found.dtype)
+    except _damage() as error:
+        if str(path) in str(error):
+            raise
         raise ValueError(f"{path}: the file ends early or is damaged ({error})") from error
-    array = data.reshape(found.shape[::-1], order="F").T
     return Volume(array, found.voxel_size, found.affine, found.unit, found.axes, found.metadata)
+
+
+def check_length(path: Path, found: Header) -> None:
+    needed = found.offset + math.prod(found.shape) * found.stored.itemsize
+    size = path.stat().st_size
+    if size < needed:
+        raise ValueError(f"{path}: the file ends early, at {size} of {needed} bytes")
+
+
+def _decompressed(path: Path, found: Header) -> np.ndarray:
+    """The stored values; nibabel stops behind the last, before the checksum."""
+    needed = math.prod(found.shape) * found.stored.itemsize
+    if needed > MOST_COMPRESSED * path.stat().st_size:  # before so much memory is asked for
+        raise EOFError(f"{path.stat().st_size} bytes cannot hold an image of shape {found.shape}")
+    made = np.empty(found.shape, found.stored)
+    rest = made.reshape(-1).view(np.uint8).data
+    with gzip.open(path) as file:
+        file.seek(found.offset)
+        while len(rest):
+            part = file.read(min(len(rest), TOGETHER))
+            if not part:
+                raise EOFError(f"{len(rest)} of {needed} bytes are missing")
+            rest[: len(part)] = part
+            rest = rest[len(part) :]
+        read_on(file)
+    return made
+
+
+def read_on(file: gzip.GzipFile) -> None:
+    """To the end of a compressed file, where its checksum stands: only there is damage noticed."""
+    while file.read(TOGETHER):
+        pass
 
 
 def read_header(path: Path) -> Header:
@@ -95,10 +141,15 @@ def read_header(path: Path) -> Header:
 def _header(path: Path, image: Any) -> Header:
     header = image.header
     shape = image.shape
+    if any(n < 1 for n in shape):
+        raise ValueError(f"{path}: dim says {shape} voxels (x, y, z, …), expected one or more per axis")
     stored = np.dtype(image.get_data_dtype())
     if stored.kind not in "biuf":
         raise ValueError(f"{path}: holds {stored} values, expected real numbers")
-    space, time = header.get_xyzt_units()
+    try:
+        space, time = header.get_xyzt_units()
+    except KeyError:
+        raise ValueError(f"{path}: xyzt_units is {int(header['xyzt_units'])}, which is no unit") from None
     if space not in UNITS:
         raise ValueError(f"{path}: unknown unit of space {space!r}")
     unit, factor = UNITS[space]

@@ -12,6 +12,7 @@ from .. import _validate
 
 PER_MM = {"mm": 1.0, "um": 1000.0}
 SPATIAL = "zyx"
+SINGULAR = 1e-6  # volume that unit vectors along the axes span
 # DICOM and ITK count towards the left and the back, the affine towards the right and the front.
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
@@ -75,6 +76,12 @@ class Volume:
                 or not np.allclose(affine[3], [0, 0, 0, 1])
             ):
                 raise ValueError("affine: expected a finite 4×4 matrix with last row 0 0 0 1")
+            lengths = np.linalg.norm(affine[:3, :3], axis=0)
+            if not lengths.all() or abs(np.linalg.det(affine[:3, :3] / lengths)) < SINGULAR:
+                raise ValueError(
+                    f"affine: got axes that span no space, {affine[:3, :3].tolist()}, expected three "
+                    "directions"
+                )
             self.affine = affine
             if self.voxel_size is None and self.oriented:
                 self.voxel_size = sizes_of(affine, len(self.spatial_axes))
