@@ -247,6 +247,7 @@ def test_damage_that_only_the_checksum_shows(tmp_path):
             function()
 
 
+@pytest.mark.filterwarnings("ignore:.*pixdim says")
 @pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
 @pytest.mark.parametrize(
     ("field", "value"),
@@ -367,6 +368,10 @@ def test_missing_library_names_the_extra(tmp_path, monkeypatch):
         ({"axes": "xyz"}, "axes"),
         ({"axes": "zy"}, "axes"),
         ({"affine": np.ones((3, 3))}, "affine"),
+        (
+            {"voxel_size": (1, 1, 1), "affine": np.diag([2.0, 2, 2, 1])},
+            r"affine: says voxels of \(2\.0, 2\.0",
+        ),
         ({"affine": np.diag([1.0, 0, 1, 1])}, "affine: got axes that span no space"),
         ({"affine": np.array([[1.0, 2, 0, 0], [1, 2, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])}, "span no space"),
     ],
@@ -604,6 +609,20 @@ def test_no_orientation_is_gained(tmp_path):
         header = nib.load(tmp_path / "c.nii").header
         assert (header["qform_code"], header["sform_code"]) == (0, 0)
         np.testing.assert_allclose(nib.load(tmp_path / "c.nii").affine, read.affine, rtol=1e-6)
+
+
+@pytest.mark.parametrize("pixdim", [(1, 1, 1), (0, 0, 0)])
+def test_sizes_that_contradict_the_sform(tmp_path, pixdim):
+    """The affine decides, as in other programs; else the blur would depend on the file's format."""
+    image = nib.Nifti1Image(np.zeros((4, 5, 6), np.float32), np.diag([0.5, 0.5, 3, 1]))
+    image.header["pixdim"][1:4] = pixdim
+    image.header["qform_code"] = 0
+    image.header.set_xyzt_units("mm")
+    (tmp_path / "a.nii").write_bytes(image.header.binaryblock + bytes(4) + bytes(4 * 120))
+    with pytest.warns(UserWarning, match="a.nii: pixdim says .* the sform's are taken"):
+        read = mf.io.read(tmp_path / "a.nii")
+    assert read.voxel_size == (3, 0.5, 0.5)
+    np.testing.assert_array_equal(read.affine, np.diag([0.5, 0.5, 3, 1]))
 
 
 def test_an_orientation_given_to_such_a_volume_is_kept(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import math
+import warnings
 import zlib
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .._extras import library
-from ._volume import Volume, diagonal_affine
+from ._volume import Volume, diagonal_affine, sizes_of
 
 # Space units of the format, as factor to the unit that the volume gets.
 UNITS: dict[str, tuple[str | None, float]] = {
@@ -21,6 +22,7 @@ UNITS: dict[str, tuple[str | None, float]] = {
     "meter": ("mm", 1000.0),
     "unknown": (None, 1.0),
 }
+ROUNDED = 1e-3  # relative difference of lengths that a header may round away
 TOGETHER = 1 << 24  # bytes that are decompressed in one go
 MOST_COMPRESSED = 1032  # bytes that deflate makes of one, at most
 KEPT = ("descrip", "intent_code", "intent_name", "cal_min", "cal_max", "toffset")
@@ -167,10 +169,19 @@ def _header(path: Path, image: Any) -> Header:
     zooms = [float(z) for z in header.get_zooms()]
     spatial = min(len(shape), 3)
     voxel_size = tuple(z * factor for z in zooms[:spatial][::-1])
+    codes = int(header["qform_code"]), int(header["sform_code"])
+    implied = sizes_of(affine, spatial)
+    if codes[1] > 0 and not np.allclose(voxel_size, implied, ROUNDED, 0):
+        # The sform is the affine, and other programs go by it.
+        warnings.warn(
+            f"{path}: pixdim says voxels of {voxel_size}, the sform of {implied}; the sform's are taken",
+            UserWarning,
+            stacklevel=4,
+        )
+        voxel_size = implied
     if any(v <= 0 for v in voxel_size):
         raise ValueError(f"{path}: voxel sizes {voxel_size[::-1]} (x, y, z), expected positive ones")
     stated: tuple[float, ...] | None = voxel_size
-    codes = int(header["qform_code"]), int(header["sform_code"])
     if codes == (0, 0) and unit is None and all(v == 1 for v in voxel_size):
         stated = None  # the format always has sizes; these are what is written where none are known
     metadata: dict[str, Any] = {

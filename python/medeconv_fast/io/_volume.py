@@ -12,6 +12,7 @@ from .. import _validate
 
 PER_MM = {"mm": 1.0, "um": 1000.0}
 SPATIAL = "zyx"
+SAME = 0.01  # relative difference of lengths that files round away
 SINGULAR = 1e-6  # volume that unit vectors along the axes span
 # DICOM and ITK count towards the left and the back, the affine towards the right and the front.
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -83,8 +84,13 @@ class Volume:
                     "directions"
                 )
             self.affine = affine
+            implied = sizes_of(affine, len(self.spatial_axes))
             if self.voxel_size is None and self.oriented:
-                self.voxel_size = sizes_of(affine, len(self.spatial_axes))
+                self.voxel_size = implied
+            elif self.voxel_size is not None and not np.allclose(self.voxel_size, implied, SAME, 0):
+                raise ValueError(
+                    f"affine: says voxels of {implied}, voxel_size {self.voxel_size}; expected both to agree"
+                )
 
     @property
     def oriented(self) -> bool:
