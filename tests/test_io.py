@@ -171,6 +171,90 @@ def test_nifti_codes_and_time_survive(tmp_path):
     assert a.header.get_xyzt_units() == b.header.get_xyzt_units()
 
 
+def two_forms(path):
+    """Scanner coordinates in the qform, a template's in the sform."""
+    scanner = np.array([[0, -2.0, 0, 90], [1.5, 0, 0, -80], [0, 0, 3, -40], [0, 0, 0, 1]])
+    template = np.array([[1.4, 0.5, 0, -60], [-0.2, 2.1, 0, 30], [0, 0, 3.2, 10], [0, 0, 0, 1]])
+    image = nib.Nifti1Image(np.zeros((4, 5, 6), np.float32), template)
+    image.set_qform(scanner, 1)
+    image.set_sform(template, 4)
+    image.header.set_xyzt_units("mm")
+    nib.save(image, path)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*pixdim says")
+        return scanner, template, mf.io.read(path)
+
+
+def test_a_second_alignment_survives_on_the_same_grid(tmp_path):
+    scanner, template, read = two_forms(tmp_path / "a.nii")
+    mf.io.write(tmp_path / "b.nii", read)
+    mf.io.write(tmp_path / "c.nii", read.to_unit("um"))
+    for name, factor in (("b.nii", 1), ("c.nii", 1000)):
+        header = nib.load(tmp_path / name).header
+        for (found, code), wanted in (
+            (header.get_qform(coded=True), (scanner, 1)),
+            (header.get_sform(coded=True), (template, 4)),
+        ):
+            assert code == wanted[1]
+            np.testing.assert_allclose(found[:3] / factor, wanted[0][:3], atol=1e-4)
+
+
+def test_a_second_alignment_is_not_made_up_for_another_grid(tmp_path):
+    """The sform's coordinates under the qform's code would pass for the scanner's."""
+    _, _, read = two_forms(tmp_path / "a.nii")
+    cropped, _ = mf.preprocess.crop(read, ((1, 5), (0, 5), (0, 4)))
+    mf.io.write(tmp_path / "b.nii", cropped)
+    header = nib.load(tmp_path / "b.nii").header
+    np.testing.assert_allclose(header.get_sform(), cropped.affine, atol=1e-4)
+    assert (int(header["qform_code"]), int(header["sform_code"])) == (0, 4)  # sheared: no qform holds it
+
+
+def test_a_sheared_affine_is_not_left_to_the_qform(tmp_path):
+    sheared = np.array([[1, 0.5, 0, 0], [0, 1, 0, 0], [0, 0, 2, 0], [0, 0, 0, 1.0]])
+    made = Volume(
+        np.zeros((4, 5, 6), np.float32), None, sheared, "mm", metadata={"qform_code": 1, "sform_code": 0}
+    )
+    mf.io.write(tmp_path / "a.nii", made)
+    np.testing.assert_allclose(nib.load(tmp_path / "a.nii").affine, sheared, atol=1e-6)
+
+
+def test_quaternions_of_nifti2_stay_readable(tmp_path):
+    path = pathlib.Path(data_path) / "example_nifti2.nii.gz"
+    mf.io.write(tmp_path / "a.nii", mf.io.read(path))
+    header = nib.load(tmp_path / "a.nii").header
+    np.testing.assert_allclose(header.get_qform(), nib.load(path).affine, atol=1e-3)
+    assert int(header["qform_code"]) == 1
+
+
+def test_further_fields_survive(tmp_path):
+    image = nib.Nifti1Image(np.zeros((4, 5, 6), np.float32), np.eye(4))
+    fields = {
+        "descrip": "gef\xe4\xdft".encode("latin-1"),
+        "intent_name": b"\xb5",
+        "intent_p1": 2.5,
+        "dim_info": 57,
+        "slice_code": 3,
+        "slice_end": 5,
+        "slice_duration": 0.25,
+    }
+    for key, value in fields.items():
+        image.header[key] = value
+    nib.save(image, tmp_path / "a.nii")
+    read = mf.io.read(tmp_path / "a.nii")
+    mf.io.write(tmp_path / "b.nii", read)
+    for key in fields:
+        assert nib.load(tmp_path / "b.nii").header[key] == nib.load(tmp_path / "a.nii").header[key]
+    mf.io.write(tmp_path / "c.nii", mf.preprocess.crop(read, ((1, 5), (0, 5), (0, 4)))[0])
+    header = nib.load(tmp_path / "c.nii").header
+    assert header["slice_code"] == header["slice_end"] == 0 and header["intent_p1"] == 2.5
+
+
+def test_codes_that_nifti_lacks(tmp_path):
+    made = Volume(np.zeros((4, 5, 6), np.float32), None, OBLIQUE, "mm", metadata={"sform_code": 77})
+    with pytest.raises(ValueError, match=r"a\.nii: metadata: sform_code is 77, expected one of"):
+        mf.io.write(tmp_path / "a.nii", made)
+
+
 def test_peers_read_our_sizes(tmp_path):
     wanted = volume(np.uint16, affine=None, unit="um")
     mf.io.write(tmp_path / "a.tif", wanted)

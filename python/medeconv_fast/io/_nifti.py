@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .._extras import library
-from ._volume import Volume, diagonal_affine, sizes_of
+from ._volume import PER_MM, Volume, diagonal_affine, sizes_of
 
 # Space units of the format, as factor to the unit that the volume gets.
 UNITS: dict[str, tuple[str | None, float]] = {
@@ -25,7 +25,11 @@ UNITS: dict[str, tuple[str | None, float]] = {
 ROUNDED = 1e-3  # relative difference of lengths that a header may round away
 TOGETHER = 1 << 24  # bytes that are decompressed in one go
 MOST_COMPRESSED = 1032  # bytes that deflate makes of one, at most
-KEPT = ("descrip", "intent_code", "intent_name", "cal_min", "cal_max", "toffset")
+KEPT = (
+    "descrip", "intent_code", "intent_name", "intent_p1", "intent_p2", "intent_p3", "cal_min", "cal_max",
+    "toffset", "dim_info",
+)  # fmt: skip
+TIMING = ("slice_code", "slice_start", "slice_end", "slice_duration")  # of the slices as they were
 
 
 def _nibabel() -> Any:
@@ -184,6 +188,7 @@ def _header(path: Path, image: Any) -> Header:
     stated: tuple[float, ...] | None = voxel_size
     if codes == (0, 0) and unit is None and all(v == 1 for v in voxel_size):
         stated = None  # the format always has sizes; these are what is written where none are known
+    lengths = tuple(int(n) for n in shape[::-1])
     metadata: dict[str, Any] = {
         "format": "NIfTI-2" if isinstance(image, _nibabel().Nifti2Image) else "NIfTI-1",
         "qform_code": codes[0],
@@ -195,12 +200,33 @@ def _header(path: Path, image: Any) -> Header:
         metadata[key] = (
             bytes(value).rstrip(b"\0").decode("latin-1") if value.dtype.kind == "S" else value.item()
         )
+    if int(header["slice_code"]) or float(header["slice_duration"]):
+        metadata["slice_timing"] = {key: header[key].item() for key in TIMING} | {"shape": list(lengths)}
+    if min(codes) > 0:
+        qform = _qform(header)
+        if qform is None:
+            metadata["qform_code"] = 0
+        elif not _agree(qform[:3] * factor, affine[:3]):
+            qform[:3] *= factor
+            metadata["qform"] = {"matrix": qform.tolist(), "affine": affine.tolist(), "unit": unit}
     if len(zooms) > 3 and "t" in axes:
         metadata["time_step"], metadata["time_unit"] = zooms[3], time
     # The header's own fields are blanked on reading; the data object knows the scaling.
     scale = float(image.dataobj.slope), float(image.dataobj.inter)
-    lengths = tuple(int(n) for n in shape[::-1])
     return Header(stored, int(image.dataobj.offset), lengths, scale, axes, stated, affine, unit, metadata)
+
+
+def _qform(header: Any) -> np.ndarray | None:
+    """The second affine that a header has room for; None where its quaternion is none."""
+    try:
+        return np.array(header.get_qform(), np.float64)
+    except (ValueError, _nibabel().spatialimages.HeaderDataError):
+        return None
+
+
+def _agree(a: np.ndarray, b: np.ndarray) -> bool:
+    """Whether two affines are the same but for the rounding of a quaternion in float32."""
+    return np.allclose(a, b, 1e-5, 2 * ROUNDED * min(sizes_of(b, 3)))
 
 
 def save(path: Path, volume: Volume) -> None:
@@ -243,7 +269,7 @@ def _image(volume: Volume) -> Any:
     make = nib.Nifti2Image if big or volume.metadata.get("format") == "NIfTI-2" else nib.Nifti1Image
     # A code says what the coordinates mean; a volume without orientation must not claim scanner coordinates.
     known = volume.oriented
-    affine = volume.affine if known else diagonal_affine(volume)
+    affine = diagonal_affine(volume) if volume.affine is None or not known else volume.affine
     # int64 is refused by nibabel unless asked for by name, because few programs read it; it is kept, not
     # cast.
     image = make(data, affine, dtype=data.dtype)
@@ -257,14 +283,47 @@ def _image(volume: Volume) -> Any:
     if data.ndim > 3:
         zooms[3] = float(volume.metadata.get("time_step", 1.0))
     header.set_zooms(zooms)
-    image.set_sform(affine, int(volume.metadata.get("sform_code", 1)) if known else 0)
-    image.set_qform(affine, int(volume.metadata.get("qform_code", 1)) if known else 0)
-    if known and not int(header["sform_code"]) and not int(header["qform_code"]):
-        image.set_sform(affine, 2)  # codes 0 and 0 would make readers ignore the affine
+    _set_forms(image, volume, affine, known)
     for key in KEPT:
         if key in volume.metadata:
-            header[key] = volume.metadata[key]
+            value = volume.metadata[key]
+            if isinstance(value, str):
+                value = value.encode("latin-1", "replace")[: header[key].dtype.itemsize]
+            header[key] = value
+    timing = volume.metadata.get("slice_timing")
+    if timing is not None and timing["shape"] == list(volume.shape):
+        for key in TIMING:
+            header[key] = timing[key]
     if "intensity_scale" in volume.metadata:  # the array holds what is to be stored
         header.set_slope_inter(*volume.metadata["intensity_scale"])
     image.update_header()
     return image
+
+
+def _set_forms(image: Any, volume: Volume, affine: np.ndarray, known: bool) -> None:
+    """The sform, and the qform: the file's own, if the affine is still the one that it stood beside."""
+    header, allowed = image.header, sorted(_nibabel().nifti1.xform_codes.value_set("code"))
+    sform, qform = (volume.metadata.get(n, 1) if known else 0 for n in ("sform_code", "qform_code"))
+    for name, code in (("sform_code", sform), ("qform_code", qform)):
+        if code not in allowed:
+            raise ValueError(f"metadata: {name} is {code!r}, expected one of {allowed}")
+    second, kept = affine, volume.metadata.get("qform") if known else None
+    if kept is not None:
+        factor = PER_MM.get(str(volume.unit), 1.0) / PER_MM.get(str(kept["unit"]), 1.0)
+        matrix, beside = np.array(kept["matrix"], np.float64), np.array(kept["affine"], np.float64)
+        matrix[:3] *= factor
+        beside[:3] *= factor
+        if _agree(beside[:3], affine[:3]):
+            second = matrix
+        else:
+            qform = sform  # what the sform means is all that is known of the new grid
+    image.set_qform(second, int(qform))
+    if _qform(header) is None:  # the quaternion is longer than 1 by a rounding
+        norm = np.sqrt(sum(float(header[f"quatern_{k}"]) ** 2 for k in "bcd"))
+        for k in "bcd":
+            header[f"quatern_{k}"] /= norm * (1 + 4 * np.finfo(header["quatern_b"].dtype).eps)
+    found = _qform(header)
+    if found is None or not _agree(found[:3], second[:3]):
+        header["qform_code"] = qform = 0  # a shear is beyond a qform
+    # Codes 0 and 0 would make readers ignore the affine.
+    image.set_sform(affine, int(sform) or (2 if known and not qform else 0))

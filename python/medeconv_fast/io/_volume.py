@@ -35,7 +35,8 @@ class Volume:
     axes : str
         Meaning of the array's axes, such as "zyx", "yx", "tzyx", "cyx" (t time, c channel, s colour samples).
     metadata : dict
-        What else the file says; a destination of the same format restores it.
+        What else the file says; a destination of the same format restores it. Extensions of NIfTI headers are
+        not kept: they may describe the grid or the patient.
     """
 
     array: np.ndarray
