@@ -1253,6 +1253,14 @@ def test_compare_thin_images_has_no_ssim(here, run, rng):
     assert status == 0 and "no SSIM" in err and json.loads(out)["images"][0]["ssim"] is None
 
 
+def test_compare_says_when_images_lie_elsewhere(scan, run):
+    turned = np.diag([-1.0, 1, 1, 1]) @ scan.affine
+    mf.io.write("other.nii", mf.io.Volume(scan.array, SIZE, turned, "mm"))
+    status, _, err = run("compare", "scan.nii", "other.nii")
+    assert status == 0 and "other.nii: lies " in err and "compared voxel by voxel" in err
+    assert "lies" not in run("compare", "scan.nii", "scan.nii")[2]
+
+
 def test_compare_says_when_voxel_sizes_differ(scan, run):
     mf.io.write("other.nii", mf.io.Volume(scan.array, (5, 1, 1.5), None, "mm"))
     status, _, err = run("compare", "scan.nii", "other.nii")

@@ -68,6 +68,20 @@ def test_train_then_predict(way, files, capsys, monkeypatch):
     assert gain(files, "tiled.nii.gz") == pytest.approx(gain(files, "out.nii.gz"), abs=0.2)
 
 
+@pytest.mark.parametrize(
+    ("size", "affine", "text"),
+    [(2.0, None, "has voxels of"), (1.0, np.diag([-1.0, 1, 1, 1]), "lies 38 mm away")],
+)
+def test_targets_of_another_grid_are_refused(files, capsys, monkeypatch, size, affine, text):
+    """Their voxels are other places of the body."""
+    monkeypatch.chdir(files)
+    truth = mf.io.read("truth0.nii.gz").array
+    mf.io.write("other.nii.gz", mf.io.Volume(truth, (size,) * 3, affine, "mm"))
+    words = ("train", *TRAINING, "image0.nii.gz", "--targets", "other.nii.gz", "--net", "net.safetensors")
+    status, said = run(capsys, *words)
+    assert status == 2 and f"--targets: other.nii.gz: {text}" in said
+
+
 def test_slices_another_psf_and_resume(files, capsys, monkeypatch):
     monkeypatch.chdir(files)
     words = (

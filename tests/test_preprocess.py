@@ -417,6 +417,13 @@ def test_a_mask_of_another_grid_is_refused(volume):
         pp.crop(volume, mask=mf.io.Volume(mask, (3, 1, 1.1), None, "mm"))
     with pytest.raises(ValueError, match=r"mask: lies 2 mm away"):
         pp.crop(volume, mask=mf.io.Volume(mask, SIZE, oblique(origin=(-31, 14.5, 40)), "mm"))
+    # Lengths in another unit are converted, not passed over.
+    assert pp.crop(volume, mask=same.to_unit("um"))[0].shape == volume.shape
+    with pytest.raises(ValueError, match="mask: has voxels"):
+        pp.crop(volume, mask=mf.io.Volume(mask, SIZE, None, "um"))
+    with pytest.raises(ValueError, match=r"mask: lies 2 mm away"):
+        away = mf.io.Volume(mask, SIZE, oblique(origin=(-31, 14.5, 40)), "mm")
+        pp.crop(volume, mask=away.to_unit("um"))
     turned = oblique()
     turned[:3, 0] *= -1  # the same first voxel, x the other way
     with pytest.raises(ValueError, match=r"mask: lies 39.6 mm away"):

@@ -15,6 +15,7 @@ import numpy as np
 import medeconv_fast as mf
 
 from .._extras import matplotlib_figure
+from ..preprocess._step import same_place
 from .images import SAME, UNITS, parts, read_image, shown_size
 from .session import Session, UserError
 
@@ -338,6 +339,11 @@ def _same_grid(
             f"voxel sizes differ: {name} {shown_size(volume.voxel_size, volume.unit)}, "
             f"{reference} {shown_size(truth.voxel_size, truth.unit)}; compared voxel by voxel"
         )
+        return
+    try:
+        same_place(volume, truth, name)
+    except ValueError as error:
+        session.note(f"{error} of {reference}; compared voxel by voxel")
 
 
 def _scores(

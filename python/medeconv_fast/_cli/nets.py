@@ -11,8 +11,17 @@ import numpy as np
 import medeconv_fast as mf
 
 from .._arrays import result_dtype
-from ..preprocess._step import Move
-from .images import Psf, broadcast, check_format, parts, psf_for, read_image, with_geometry
+from ..preprocess._step import Move, same_place
+from .images import (
+    Psf,
+    broadcast,
+    check_format,
+    given_voxel_size,
+    parts,
+    psf_for,
+    read_image,
+    with_geometry,
+)
 from .session import Progress, Session, UserError
 
 UNIT_PERCENTILE = 99.9  # of an image: what counts as 1 inside of a network
@@ -125,7 +134,7 @@ def train(arguments: argparse.Namespace, session: Session) -> None:
     }
     before = _written_at(arguments.net)
     try:
-        history, way = _trained(net, arguments, images, units, kernel, patch, options)
+        history, way = _trained(net, arguments, volumes, images, units, kernel, patch, options)
     except BaseException:
         if _written_at(arguments.net) != before:
             session.kept = f"{arguments.net} holds the last whole epoch, and --resume goes on from there"
@@ -187,6 +196,7 @@ def _made(arguments: argparse.Namespace, kernel: Psf | None, ndim: int) -> mf.nn
 def _trained(
     net: mf.nn.Model,
     arguments: argparse.Namespace,
+    volumes: list[mf.io.Volume],
     images: list[np.ndarray],
     units: list[float],
     kernel: Psf | None,
@@ -216,14 +226,21 @@ def _trained(
     net.compile(**chosen)
     if arguments.targets is not None:
         targets = []
-        for path, image, unit in zip(arguments.targets, images, units, strict=True):
-            _, target = _volume(path, arguments)
+        for path, volume, image, unit in zip(arguments.targets, volumes, images, units, strict=True):
+            there, target = _volume(path, arguments)
             wanted = _enlarged(image.shape, len(patch), arguments.scale)
             if target.shape != wanted:
                 raise UserError(
                     f"--targets: {path} has shape {target.shape}, expected {wanted} for an image of "
                     f"{image.shape}"
                 )
+            factors = dict.fromkeys(volume.spatial_axes[-len(patch) :], arguments.scale)
+            # A voxel size on the command line is the images'; a finer target's stays unknown.
+            if arguments.scale == 1 or given_voxel_size(arguments, volume.spatial_axes) is None:
+                try:
+                    same_place(there, _on_finer_grid(volume, there.array, factors), f"--targets: {path}")
+                except ValueError as error:
+                    raise UserError(str(error)) from error
             targets.append(target / target.dtype.type(unit))
         pairs = mf.nn.PatchSampler(images, targets, patch, arguments.samples)
         way = "trained on pairs of images and targets"

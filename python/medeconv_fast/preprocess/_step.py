@@ -87,14 +87,18 @@ def region(mask: Any, taken: Taken, name: str = "mask") -> np.ndarray:
     if not inside.any():
         raise ValueError(f"{name}: nothing is inside, expected at least one voxel that is not 0")
     if given.volume is not None and taken.volume is not None:
-        _same_place(given.volume, taken.volume, name)
+        same_place(given.volume, taken.volume, name)
     return inside
 
 
-def _same_place(mask: Any, image: Any, name: str) -> None:
+def same_place(mask: Any, image: Any, name: str) -> None:
     """Refuse a mask of another grid: its voxels would mark other places of the body."""
-    if mask.unit != image.unit or mask.voxel_size is None or image.voxel_size is None:
+    if mask.voxel_size is None or image.voxel_size is None:
         return
+    if mask.unit != image.unit:
+        if mask.unit is None or image.unit is None:
+            return
+        mask = mask.to_unit(image.unit)
     if not np.allclose(mask.voxel_size, image.voxel_size, rtol=SAME, atol=0):
         raise ValueError(
             f"{name}: has voxels of {mask.voxel_size}, the image of {image.voxel_size} {image.unit}; "
@@ -102,7 +106,8 @@ def _same_place(mask: Any, image: Any, name: str) -> None:
         )
     if mask.oriented and image.oriented:
         # Reversed indices of the corners, with a third axis of one voxel where there are two.
-        ends = [(0, n - 1) for n in (*mask.shape[::-1], 1, 1)[:3]]
+        length = dict(zip(mask.axes, mask.shape, strict=True))
+        ends = [(0, length.get(axis, 1) - 1) for axis in reversed(SPATIAL)]
         corners = np.array(np.meshgrid(*ends, (1,))).reshape(4, -1)
         away = np.linalg.norm((mask.affine - image.affine) @ corners, axis=0).max()
         if away > 0.1 * min(image.voxel_size):
