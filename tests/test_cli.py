@@ -695,6 +695,28 @@ def test_two_outputs_under_one_name(scan, run, here, monkeypatch, words, output,
     assert files(here) == ["alias", "folder", "scan.nii"] and files(here / "folder") == []
 
 
+@pytest.mark.parametrize(
+    ("words", "lost"),
+    [
+        (["restore", "scan.nii", "--fwhm-mm", 3, "-o", "o.nii", "--json", "folder/../scan.nii"], "scan.nii"),
+        (["restore", "scan.nii", "--psf", "p.npy", "-o", "p.npy"], "p.npy"),
+        (["restore", "scan.nii", "--psf", "p.npy", "-o", "o.nii", "--json", "p.npy.json"], "p.npy"),
+        (["restore", "scan.nii", "--psf", "p.npy", "-o", "p.npy", "--memory", "1GB"], "p.npy"),
+        (["restore", "scan.nii", "--fwhm-mm", 3, "-o", "scan.nii"], "scan.nii"),
+        (["compare", "scan.nii", "p.npy", "--json", "p.npy"], "p.npy"),
+        (["info", "scan.nii", "--json", "scan.nii"], "scan.nii"),
+        (["train", "a.nii", "scan.nii", "--targets", "b.nii", "p.npy", "--net", "p.npy"], "p.npy"),
+    ],
+    ids=str,
+)
+def test_what_is_read_is_not_replaced(scan, run, here, words, lost):
+    os.mkdir("folder")
+    mf.io.write("p.npy", mf.io.Volume(np.ones((3, 3, 3), np.float32)))
+    before = {path.name: path.read_bytes() for path in here.iterdir() if path.is_file()}
+    refused(run(*words, "--overwrite"), f"would replace {lost}, which is read")
+    assert {path.name: path.read_bytes() for path in here.iterdir() if path.is_file()} == before
+
+
 def test_a_file_that_appears_meanwhile_is_not_overwritten(scan, run, here, monkeypatch):
     """What is checked before computing is checked again when writing."""
     original = mf.io.write

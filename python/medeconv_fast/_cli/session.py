@@ -18,6 +18,8 @@ import numpy as np
 
 from ..io._files import write_whole
 
+# Options and arguments that name what is read.
+INPUTS = ("input", "first", "second", "truth", "psf", "mask", "images", "targets", "net")
 STDOUT = "standard output"
 WAY_OUT = "; overwrite=True (on the command line --overwrite) replaces it"
 
@@ -113,7 +115,7 @@ class Session:
         """Check before any work that every output can be written, and that no two are the same file.
 
         `names` are those of the options; None and "-" are skipped. The image (``output``) may take more than
-        one file.
+        one file. What the command reads is no place for an output either, whatever ``--overwrite`` says.
         """
         from medeconv_fast import io
 
@@ -129,11 +131,29 @@ class Session:
                 text = str(error).replace(WAY_OUT, "; --overwrite replaces it")
                 raise UserError(text) from error
             for path in paths:
-                other = self._claimed.setdefault(
-                    os.path.normcase(os.path.realpath(path)), f"--{name} {given}"
-                )
+                other = self._claimed.setdefault(_place(path), f"--{name} {given}")
                 if other != f"--{name} {given}":
                     raise UserError(f"--{name} {given}: {other} writes to the same file; choose another name")
+        self.spare_inputs(arguments, *names)
+
+    def spare_inputs(self, arguments: argparse.Namespace, *names: str) -> None:
+        """Refuse outputs of these options that would take the place of what the command reads."""
+        from medeconv_fast import io
+
+        read: dict[str, str] = {}
+        for name in set(INPUTS) - set(names):
+            given = getattr(arguments, name, None)
+            for path in given if isinstance(given, list) else [given]:
+                if isinstance(path, str):
+                    read |= {_place(each): path for each in io.destinations(path) if each.exists()}
+        for name in names:
+            given = getattr(arguments, name)
+            for path in io.destinations(given) if given is not None and given != "-" else ():
+                if _place(path) in read:
+                    raise UserError(
+                        f"--{name} {given}: would replace {read[_place(path)]}, which is read; choose "
+                        "another name"
+                    )
 
     @contextlib.contextmanager
     def output(self, path: str | os.PathLike[str]) -> Iterator[None]:
@@ -169,6 +189,10 @@ class Session:
         if self.kept is not None and not self.written:
             return self.kept
         return "written: " + ", ".join(self.written) if self.written else "nothing was written"
+
+
+def _place(path: Path) -> str:
+    return os.path.normcase(os.path.realpath(path))
 
 
 def write_text(path: str | os.PathLike[str], text: str, *, overwrite: bool) -> None:
