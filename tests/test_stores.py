@@ -527,6 +527,25 @@ def test_an_existing_image_is_kept(tmp_path):
         mf.io.create_store(tmp_path / "other.zarr", source, overwrite=True)
 
 
+@pytest.mark.parametrize("place", ["notes.txt", "0/notes.txt", "masks/0.png"])
+def test_what_lies_in_a_zarr_folder_is_not_deleted(tmp_path, place):
+    source = mf.io.open_source(image(8, 9))
+    path = tmp_path / "a.zarr"
+    copied(path, source).finish()
+    store = copied(path, source, overwrite=True)
+    (path / place).parent.mkdir(exist_ok=True)
+    (path / place).write_text("mine")
+    name = place.removesuffix("/0.png")
+    for function in (store.finish, lambda: mf.io.write(path, Volume(image(8, 9)), overwrite=True)):
+        with pytest.raises(FileExistsError, match=f"a.zarr: holds {name}, which is no part of a Zarr"):
+            function()
+    assert (path / place).read_text() == "mine"
+    (path / place).unlink()
+    if name == "masks":
+        (path / "masks").rmdir()
+    store.finish()
+
+
 def test_a_name_that_was_taken_meanwhile(tmp_path):
     store = copied(tmp_path / "a.zarr", mf.io.open_source(image(8, 9)))
     (tmp_path / "a.zarr").mkdir()

@@ -289,6 +289,8 @@ class Store:
         if name.exists() and not (name.is_dir() and not any(name.iterdir())):
             if not self._overwrite:
                 raise FileExistsError(f"{name}: exists already{WAY_OUT}")
+            if made == self._image:  # somebody may have put files there meanwhile
+                check_zarr(name, overwrite=True)
             previous = self.partial / PREVIOUS / name.name
             previous.parent.mkdir(exist_ok=True)
             if previous.exists():
@@ -497,6 +499,12 @@ def check_zarr(path: Path, *, overwrite: bool) -> None:
         if not _zarr.is_zarr(path):
             raise FileExistsError(
                 f"{path}: exists and is no Zarr; replacing it would delete it, choose another name"
+            )
+        kept = _zarr.foreign(path)
+        if kept is not None:
+            raise FileExistsError(
+                f"{path}: holds {kept.relative_to(path)}, which is no part of a Zarr; replacing the folder "
+                "would delete it, choose another name"
             )
     check_parent(path)
 

@@ -12,6 +12,7 @@ import hashlib
 import itertools
 import json
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,6 +28,10 @@ ARRAY_FILES = ("zarr.json", ".zarray")
 METADATA_FILES = ("zarr.json", ".zarray", ".zgroup", ".zattrs")
 
 
+# What else lies in Zarr folders: consolidated metadata, chunks, what killed writers left, OME-XML.
+OTHER_NAMES = re.compile(r"\.zmetadata|c|(c\.)?\d+(\.\d+)*|.*\.partial|.*\.ome\.xml")
+
+
 def zarr_library() -> Any:
     return library("zarr", "zarr", "reading and writing Zarr")
 
@@ -34,6 +39,18 @@ def zarr_library() -> Any:
 def is_zarr(path: Path) -> bool:
     """Whether a folder is a Zarr array or group."""
     return path.is_dir() and any((path / name).is_file() for name in METADATA_FILES[:3])
+
+
+def foreign(folder: Path) -> Path | None:
+    """A file or folder in a Zarr folder that is not of it; folders of chunks are not looked through."""
+    for entry in sorted(folder.iterdir()):
+        if is_zarr(entry) or entry.name == "OME":
+            found = foreign(entry)
+            if found is not None:
+                return found
+        elif entry.name not in METADATA_FILES and not OTHER_NAMES.fullmatch(entry.name):
+            return entry
+    return None
 
 
 class Opened(NamedTuple):
