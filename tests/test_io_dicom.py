@@ -214,6 +214,14 @@ REFUSED = {
         lambda: changed(stack(), 2, ImagePositionPatient=[-31.5, 12.25, 10.0]),
         r"uneven steps .* from 1.5 to 3.5 mm; most are 2.5 mm",
     ),
+    "alternating": (  # no slice is missing
+        lambda: [
+            s
+            for i, z in enumerate((4, 6.48, 9, 11.48, 14, 16.48))
+            for s in changed(stack(6)[i : i + 1], 0, ImagePositionPatient=[-31.5, 12.25, z])
+        ],
+        r"uneven steps .* from 2.48 to 2.52 mm; most are 2.48 mm",
+    ),
     "duplicate": (
         lambda: copied(stack(), 2, ContentTime="120000"),
         r"duplicate slices: 6 slices at 5 places.* both at -31.5\\12.25\\9 mm; .* differ in ContentTime",
@@ -885,6 +893,9 @@ def test_zero_stays_zero_and_integers_are_exact(tmp_path):
         back = mf.io.read(tmp_path / f"out{number}")
         np.testing.assert_array_equal(back.array, array)
         assert back.dtype.kind in "iu"
+    whole = read.array.astype(np.float32) - 1024  # as read where there is an intercept
+    mf.io.write(tmp_path / "whole", read.with_array(whole))
+    np.testing.assert_array_equal(mf.io.read(tmp_path / "whole").array, whole)
     array = read.array.astype(np.float32) * np.float32(0.1)
     array[0, 0, 0] = 0
     mf.io.write(tmp_path / "zero", read.with_array(array))

@@ -302,8 +302,8 @@ def write(path: Any, volume: Volume, *, overwrite: bool = False) -> None:
     Notes
     -----
     A derived DICOM series holds 16-bit integers with one slope and intercept for all slices: values are kept
-    within half a slope, integers that fit exactly. ``volume.metadata["derivation"]`` is what its Derivation
-    Description says was done. Its UIDs depend on the source's, on that text and on the values only.
+    within half a slope, whole numbers that fit exactly. ``volume.metadata["derivation"]`` is what its
+    Derivation Description says was done. Its UIDs depend on the source's, on that text and on the values only.
     """
     if not isinstance(volume, Volume):
         raise TypeError(

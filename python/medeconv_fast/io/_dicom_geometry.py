@@ -201,9 +201,9 @@ def _check_steps(planes: Sequence[Plane], steps: np.ndarray) -> None:
         return
     least = float(steps.min())
     multiples = np.rint(steps / least)
-    if np.abs(steps - multiples * least).max() <= 2 * SAME_STEP * least:
+    missing = int((multiples - 1).sum())
+    if missing and np.abs(steps - multiples * least).max() <= 2 * SAME_STEP * least:
         wide = np.flatnonzero(multiples > 1)
-        missing = int((multiples - 1).sum())
         where = "; ".join(
             f"{steps[i]:.4g} mm from {planes[i].name} to {planes[i + 1].name}" for i in wide[:NAMED]
         )

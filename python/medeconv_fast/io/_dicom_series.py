@@ -150,13 +150,14 @@ def _write(dataset: Any, path: Path) -> None:
 
 
 def encode(array: np.ndarray, *, modality: str = "") -> Stored:
-    """Values in 16 bits, exact for integers that fit, else within half a slope.
+    """Values in 16 bits, exact for whole numbers that fit, else within half a slope.
 
     Slope and intercept are decimal strings of 16 characters (PS3.5 DS); the integers are computed with what
     these say. Zero stays zero where nothing is negative; PET's intercept is always 0 (PS3.3 C.8.9.4).
     """
     low, high = _validate.finite(array, "volume")
-    if array.dtype.kind in "iub":
+    # A scan that was read with its intercept holds whole numbers in float32.
+    if array.dtype.kind in "iub" or all(bool((part == np.rint(part)).all()) for part in array):
         if low >= 0 and high < 2**16:
             return Stored(array.astype(np.uint16), "1", "0", False)
         if low >= -(2**15) and high < 2**15:
