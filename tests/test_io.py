@@ -255,6 +255,80 @@ def test_codes_that_nifti_lacks(tmp_path):
         mf.io.write(tmp_path / "a.nii", made)
 
 
+@pytest.mark.parametrize("suffix", [".nii", ".tif", ".ome.tif", ".npy", ".mha", ".nrrd", ".zarr"])
+@pytest.mark.parametrize(
+    ("step", "unit", "seconds"),
+    [(2.5, "sec", 2.5), (40, "msec", 0.04), (2, "minute", 120), (3, "unknown", None)],
+)
+def test_the_time_step_survives(tmp_path, suffix, step, unit, seconds):
+    if suffix in (".mha", ".nrrd"):
+        pytest.importorskip("SimpleITK", reason="SKIPPED: SimpleITK is not installed (extra itk)")
+    if suffix == ".zarr":
+        pytest.importorskip("zarr", reason="SKIPPED: zarr is not installed (extra zarr)")
+    made = volume(shape=(2, 4, 5, 6))
+    made.metadata |= {"time_step": step, "time_unit": unit}
+    mf.io.write(tmp_path / f"a{suffix}", made)
+    mf.io.write(tmp_path / "b.nii", mf.io.read(tmp_path / f"a{suffix}"))
+    header = nib.load(tmp_path / "b.nii").header
+    factor = {"sec": 1, "msec": 1e-3, "unknown": None}[header.get_xyzt_units()[1]]
+    found = float(header.get_zooms()[3])
+    assert (factor is None) == (seconds is None)
+    assert found == pytest.approx(step) if seconds is None else found * factor == pytest.approx(seconds)
+
+
+def test_time_steps_of_other_programs(tmp_path):
+    stack = np.ones((3, 4, 5), np.float32)
+    tifffile.imwrite(tmp_path / "a.tif", stack, imagej=True, metadata={"axes": "TYX", "finterval": 0.5})
+    about = {"axes": "TYX", "TimeIncrement": 2.0, "TimeIncrementUnit": "min"}
+    tifffile.imwrite(tmp_path / "b.ome.tif", stack, ome=True, metadata=about)
+    for name, wanted in (("a.tif", (0.5, "sec")), ("b.ome.tif", (2.0, "minute"))):
+        metadata = mf.io.read(tmp_path / name).metadata
+        assert (metadata["time_step"], metadata["time_unit"]) == wanted
+
+
+@pytest.mark.parametrize(("step", "unit"), [(1.0, "fortnight"), (-1.0, "sec"), (np.nan, "sec")])
+def test_impossible_time_steps(tmp_path, step, unit):
+    made = volume(shape=(2, 4, 5, 6))
+    made.metadata |= {"time_step": step, "time_unit": unit}
+    with pytest.raises(ValueError, match=r"a\.nii: metadata: time_(unit|step) is"):
+        mf.io.write(tmp_path / "a.nii", made)
+
+
+@pytest.mark.parametrize("change", ["half", "cropped", "edited", "none"])
+def test_an_orientation_that_another_program_has_outdated(tmp_path, change):
+    """It keeps the description, and knows nothing of the line in it."""
+    made = volume(shape=(4, 6, 8))
+    if change == "edited":
+        mf.io.write(tmp_path / "a.ome.tif", made)
+        text = tifffile.TiffFile(tmp_path / "a.ome.tif").ome_metadata
+        x = made.voxel_size[2]
+        assert f'PhysicalSizeX="{x}"' in text
+        text = text.replace(f'PhysicalSizeX="{x}"', f'PhysicalSizeX="{x / 2}"')
+        path = tmp_path / "b.ome.tif"
+        tifffile.imwrite(path, made.array, photometric="minisblack", metadata=None, description=text)
+    else:
+        mf.io.write(tmp_path / "a.tif", made)
+        with tifffile.TiffFile(tmp_path / "a.tif") as file:
+            about = file.imagej_metadata
+        array, sizes = made.array, list(made.voxel_size)
+        if change == "half":
+            array, sizes = array[:, ::2, ::2], [sizes[0], 2 * sizes[1], 2 * sizes[2]]
+        if change == "cropped":
+            array = array[:, 1:]
+        path = tmp_path / "b.tif"
+        metadata = {"axes": "ZYX", "unit": "mm", "spacing": sizes[0], "Info": about["Info"]}
+        resolution = (1 / sizes[2], 1 / sizes[1])
+        tifffile.imwrite(path, array, imagej=True, metadata=metadata, resolution=resolution)
+    if change == "none":
+        np.testing.assert_allclose(mf.io.read(path).affine, OBLIQUE)
+        return
+    with pytest.warns(UserWarning, match="another program has changed the image or its voxel size"):
+        read = mf.io.read(path)
+    assert read.affine is None
+    factor = {"half": (1, 2, 2), "cropped": (1, 1, 1), "edited": (1, 1, 0.5)}[change]
+    np.testing.assert_allclose(read.voxel_size, np.array(made.voxel_size) * factor, rtol=1e-5)
+
+
 def test_peers_read_our_sizes(tmp_path):
     wanted = volume(np.uint16, affine=None, unit="um")
     mf.io.write(tmp_path / "a.tif", wanted)
@@ -306,6 +380,7 @@ def test_text_under_another_name(tmp_path, suffix):
         mf.io.read(path)
 
 
+@pytest.mark.filterwarnings("ignore:.*another program has changed")
 @pytest.mark.parametrize("suffix", [".nii", ".nii.gz", ".tif", ".npy"])
 def test_truncated(tmp_path, suffix):
     path = tmp_path / f"a{suffix}"

@@ -224,7 +224,7 @@ def test_channel_names_survive_in_ome_tiff(tmp_path):
 
 
 def test_tiff_of_one_plane_and_of_colours(tmp_path):
-    mf.io.write(tmp_path / "a.ome.tif", Volume(image(1, 12, 13), (3, 2, 1), OBLIQUE, "mm"))
+    mf.io.write(tmp_path / "a.ome.tif", Volume(image(1, 12, 13), None, OBLIQUE, "mm"))
     assert same_as_read(tmp_path / "a.ome.tif").shape == (1, 12, 13)
     tifffile.imwrite(tmp_path / "b.tif", image(20, 30, 3, dtype=np.uint8), photometric="rgb")
     source = mf.io.open_source(tmp_path / "b.tif")

@@ -217,7 +217,8 @@ def read(
     -----
     UserWarning
         The file gives a voxel size along some axes only: it is left out. The pixdim of a NIfTI file
-        contradicts its sform: the sform's sizes are taken. A TIFF holds several images (frames
+        contradicts its sform: the sform's sizes are taken. Another program has changed a TIFF beside the
+        orientation that `write` kept in it: that is left out. A TIFF holds several images (frames
         that were appended one by one, too) and `series` chose none: the first is read; ImageJ calibrates its
         values by a function that is no straight line: they come as stored. DICOM: there is no pixel size, or
         only one at the detector; some values are padding; files of a folder were left out.
@@ -303,7 +304,8 @@ def write(path: Any, volume: Volume, *, overwrite: bool = False) -> None:
     -----
     A derived DICOM series holds 16-bit integers with one slope and intercept for all slices: values are kept
     within half a slope, whole numbers that fit exactly. ``volume.metadata["derivation"]`` is what its
-    Derivation Description says was done. Its UIDs depend on the source's, on that text and on the values only.
+    Derivation Description says was done. Its UIDs depend on the source's, on that text and on the
+    values only.
     """
     if not isinstance(volume, Volume):
         raise TypeError(

@@ -11,10 +11,9 @@ import numpy as np
 
 from .. import _validate
 from ._dicom import Source as DicomSource
+from ._units import house_time, time_word
 from ._volume import PER_MM, Volume, resized, sizes_of
 
-# Names of time units in NIfTI headers and in OME-NGFF.
-TIME_UNITS = {"sec": "second", "msec": "millisecond", "usec": "microsecond"}
 COLOURS = ("red", "green", "blue", "alpha")
 SHOWN_AS = ("FF0000", "00FF00", "0000FF", "FFFFFF")
 
@@ -94,7 +93,7 @@ class Geometry:
             None if origin is None else tuple(origin),
             channels,
             step,
-            None if time_unit in (None, "unknown") else TIME_UNITS.get(time_unit, time_unit),
+            None if time_unit in (None, "unknown") else time_word(time_unit) or time_unit,
             rest,
         )
 
@@ -106,9 +105,8 @@ class Geometry:
         if self.origin is not None:
             metadata["origin"] = self.origin
         if self.time_step is not None:
-            names = {ngff: nifti for nifti, ngff in TIME_UNITS.items()}
             metadata["time_step"] = self.time_step
-            metadata["time_unit"] = names.get(self.time_unit or "", "unknown")
+            metadata["time_unit"] = house_time(self.time_unit)
         made = Volume(array, self.voxel_size, self.affine, self.unit, axes, metadata)
         if self.origin is not None:
             made.metadata["origin_grid"] = _grid(made)

@@ -19,7 +19,7 @@ import numpy as np
 from .._extras import library
 from ._files import write_whole, write_whole_together
 from ._units import house_unit, in_um
-from ._volume import LPS_TO_RAS, PER_MM, Volume
+from ._volume import LPS_TO_RAS, PER_MM, Volume, stored_time
 
 SUFFIXES = (".nrrd", ".nhdr", ".mha", ".mhd")
 DRIVERS = {"n": "NrrdImageIO", "m": "MetaImageIO"}
@@ -63,9 +63,8 @@ def read(path: Path, suffix: str) -> Volume:
     spatial = sum(a in "zyx" for a in axes)
     if voxel_size is not None:
         voxel_size = voxel_size[len(voxel_size) - spatial :]
-    return Volume(
-        array, voxel_size, affine, unit, axes, {"format": "NRRD" if suffix[1] == "n" else "MetaImage"}
-    )
+    metadata = {"format": "NRRD" if suffix[1] == "n" else "MetaImage", **stored_time(stored)}
+    return Volume(array, voxel_size, affine, unit, axes, metadata)
 
 
 def _stored(image: Any) -> dict[str, Any]:
@@ -193,6 +192,7 @@ def _image(sitk: Any, volume: Volume) -> Any:
         "unit": volume.unit,
         "sized": volume.voxel_size is not None,
         "oriented": bool(oriented),
+        **stored_time(volume.metadata),
     }
     image.SetMetaData(FIELD, json.dumps(entry))
     return image

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .._extras import library
+from ._units import SECONDS, house_time, time_word
 from ._volume import PER_MM, Volume, diagonal_affine, sizes_of
 
 # Space units of the format, as factor to the unit that the volume gets.
@@ -25,6 +26,7 @@ UNITS: dict[str, tuple[str | None, float]] = {
 ROUNDED = 1e-3  # relative difference of lengths that a header may round away
 TOGETHER = 1 << 24  # bytes that are decompressed in one go
 MOST_COMPRESSED = 1032  # bytes that deflate makes of one, at most
+OTHER_TIMES = ("unknown", "hz", "ppm", "rads")  # what the format counts along its fourth axis besides
 KEPT = (
     "descrip", "intent_code", "intent_name", "intent_p1", "intent_p2", "intent_p3", "cal_min", "cal_max",
     "toffset", "dim_info",
@@ -274,14 +276,14 @@ def _image(volume: Volume) -> Any:
     # cast.
     image = make(data, affine, dtype=data.dtype)
     header = image.header
-    time_unit = volume.metadata.get("time_unit")
+    time_step, time_unit = _time(volume)
     unit = None if volume.voxel_size is None else volume.unit
-    header.set_xyzt_units({"mm": "mm", "um": "micron", None: "unknown"}[unit], time_unit or "unknown")
+    header.set_xyzt_units({"mm": "mm", "um": "micron", None: "unknown"}[unit], time_unit)
     zooms = [1.0] * data.ndim
     sizes = (1.0,) * spatial if volume.voxel_size is None else volume.voxel_size
     zooms[:spatial] = sizes[::-1]
     if data.ndim > 3:
-        zooms[3] = float(volume.metadata.get("time_step", 1.0))
+        zooms[3] = time_step
     header.set_zooms(zooms)
     _set_forms(image, volume, affine, known)
     for key in KEPT:
@@ -298,6 +300,20 @@ def _image(volume: Volume) -> Any:
         header.set_slope_inter(*volume.metadata["intensity_scale"])
     image.update_header()
     return image
+
+
+def _time(volume: Volume) -> tuple[float, str]:
+    """The time step in a unit that the format has."""
+    step, unit = float(volume.metadata.get("time_step", 1.0)), volume.metadata.get("time_unit") or "unknown"
+    if not (math.isfinite(step) and step >= 0):
+        raise ValueError(f"metadata: time_step is {step!r}, expected a finite number, 0 or more")
+    word = time_word(unit)
+    if word is not None:
+        known = house_time(word)
+        return (step * SECONDS[word], "sec") if known == word else (step, known)
+    if unit not in OTHER_TIMES:
+        raise ValueError(f"metadata: time_unit is {unit!r}, expected a unit of time such as 'sec'")
+    return step, unit
 
 
 def _set_forms(image: Any, volume: Volume, affine: np.ndarray, known: bool) -> None:

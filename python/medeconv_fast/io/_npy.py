@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ._volume import Volume
+from ._volume import Volume, stored_time
 
 
 def sidecar(path: Path) -> Path:
@@ -18,7 +18,8 @@ def sidecar(path: Path) -> Path:
 
 def read(path: Path) -> Volume:
     array = load(path)
-    return Volume(array, *described(path, array.ndim, array.shape))
+    size, affine, unit, axes = described(path, array.ndim, array.shape)
+    return Volume(array, size, affine, unit, axes, time_of(path))
 
 
 def load(path: Path, *, mapped: bool = False) -> np.ndarray:
@@ -67,12 +68,19 @@ def described(path: Path, ndim: int, shape: tuple[int, ...], axes: str | None = 
         raise ValueError(f"{beside}: does not describe {path.name} ({error})") from error
 
 
+def time_of(path: Path) -> dict[str, Any]:
+    """What the file beside an array, which `described` has read, says of its time step."""
+    beside = sidecar(path)
+    return stored_time(json.loads(beside.read_text(encoding="utf-8"))) if beside.exists() else {}
+
+
 def save_geometry(path: Path, volume: Volume) -> None:
     entry = {
         "axes": volume.axes,
         "unit": volume.unit,
         "voxel_size": volume.voxel_size,
         "affine": volume.affine.tolist() if volume.affine is not None and volume.oriented else None,
+        **stored_time(volume.metadata),
     }
     path.write_text(json.dumps(entry, indent=1), encoding="utf-8")
 

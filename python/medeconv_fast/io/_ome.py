@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ._geometry import Geometry
-from ._units import house_unit, in_um
+from ._units import SECONDS, house_unit, in_um
 from ._volume import PER_MM
 
 VERSION = "0.5"
@@ -23,7 +23,6 @@ OWN = "medeconv_fast"
 LETTERS = "tczyx"
 TYPES = {"t": "time", "c": "channel", "z": "space", "y": "space", "x": "space"}
 WORDS = {"mm": "millimeter", "um": "micrometer"}
-TIMES = ("day", "hour", "minute", "second", "millisecond", "microsecond", "nanosecond", "picosecond")
 UNSTATED = ("", "pixel", "pixels", "voxel", "unknown", "null")
 
 
@@ -259,7 +258,7 @@ def build(
     entries: list[dict[str, str]] = []
     for axis in axes:
         entry = {"name": axis, "type": TYPES[axis]}
-        if axis == "t" and geometry.time_unit in TIMES:
+        if axis == "t" and geometry.time_unit in SECONDS:
             entry["unit"] = str(geometry.time_unit)
         if axis in spatial and unit is not None:
             entry["unit"] = unit

@@ -2,7 +2,7 @@
 
 TIFF has no place for an orientation, and readers take axes of one for absent. Where a volume has either, a
 line ``medeconv_geometry=…`` in the description (ImageJ: the Info property; OME: an annotation), which other
-programs ignore, keeps the affine and the axes, so that NIfTI → TIFF → NIfTI loses nothing.
+programs ignore, keeps the affine and the axes, so that NIfTI → TIFF → NIfTI keeps values, place and time.
 """
 
 from __future__ import annotations
@@ -22,12 +22,18 @@ import numpy as np
 
 from .._extras import library
 from ._nifti import scaled, scaled_dtype
-from ._units import house_unit, in_um
-from ._volume import PER_MM, Volume
+from ._units import SECONDS, house_time, house_unit, in_um, time_word
+from ._volume import PER_MM, SAME, Volume, sizes_of, stored_time
 
+# Per axis a number, and the length in µm of the unit that it counts (None: unknown).
+Sizes = dict[str, tuple[float, float | None]]
 GEOMETRY = "medeconv_geometry="
 IMAGEJ_DTYPES = (np.uint8, np.uint16, np.float32)
 ORDER = "tzcyxs"  # of the axes in the files that are written
+OME_TIMES = {
+    "day": "d", "hour": "h", "minute": "min", "second": "s", "millisecond": "ms", "microsecond": "µs",
+    "nanosecond": "ns", "picosecond": "ps",
+}  # fmt: skip
 UNCALIBRATED = 20  # of ImageJ's functions of the stored values
 # What programs write as the resolution when they know no size.
 MEANINGLESS = (1, 72, 96)
@@ -45,7 +51,8 @@ def _geometry_in(text: str) -> dict[str, Any]:
         entry = json.loads(found.group(1).replace("&quot;", '"'))
         axes, unit = str(entry["axes"]), entry["unit"]
         affine = None if entry["affine"] is None else np.array(entry["affine"], np.float64).reshape(4, 4)
-        return {"axes": axes, "affine": affine, "unit": unit}
+        shape = entry.get("shape")  # not in files of earlier versions
+        return {"axes": axes, "affine": affine, "unit": unit, "shape": shape, "time": stored_time(entry)}
     except (ValueError, KeyError, TypeError):
         return {}
 
@@ -55,10 +62,43 @@ def _geometry_text(volume: Volume) -> str:
     plain = "".join(
         a for a in "tczyxs" if a in volume.axes and (a in "yx" or volume.shape[volume.axes.index(a)] > 1)
     )
-    if not volume.oriented and plain == volume.axes and "y" in plain:
+    time = stored_time(volume.metadata) if "t" in volume.axes else {}
+    if time_word(time.get("time_unit")) is not None:
+        time = {}
+    if not volume.oriented and plain == volume.axes and "y" in plain and not time:
         return ""
     affine = volume.affine.ravel().tolist() if volume.affine is not None and volume.oriented else None
-    return GEOMETRY + json.dumps({"axes": volume.axes, "unit": volume.unit, "affine": affine})
+    shape = [volume.shape[volume.axes.index(a)] for a in volume.spatial_axes]
+    entry = {"axes": volume.axes, "unit": volume.unit, "affine": affine, "shape": shape, **time}
+    return GEOMETRY + json.dumps(entry)
+
+
+def _still_fits(stored: dict[str, Any], length: dict[str, int], sizes: Sizes) -> bool:
+    """Whether an affine is that of the image: other programs crop and resample, and keep the line."""
+    spatial = [a for a in stored["axes"] if a in "zyx"]
+    if stored["shape"] not in (None, [length.get(a, 1) for a in spatial]):
+        return False
+    for axis, kept in zip(spatial, sizes_of(stored["affine"], len(spatial)), strict=True):
+        size, um = sizes.get(axis, (kept, None))
+        if (um is None) != (stored["unit"] is None):
+            continue  # nothing to compare
+        found = size if um is None else size * um * PER_MM.get(stored["unit"], 1.0) / PER_MM["um"]
+        if abs(found - kept) > SAME * kept:
+            return False
+    return True
+
+
+def _time(ome: str | None, imagej: dict[str, Any] | None, series: int) -> dict[str, Any]:
+    """The time step of a series, where it is stated and not 0."""
+    if ome:
+        pixels = _ome_pixels(ome, series)
+        step, unit = pixels.get("TimeIncrement"), pixels.get("TimeIncrementUnit", "s")
+    else:
+        step, unit = (imagej or {}).get("finterval"), str((imagej or {}).get("tunit", "sec"))
+    with contextlib.suppress(TypeError, ValueError):
+        if 0 < float(step) < math.inf:  # type: ignore[arg-type]
+            return {"time_step": float(step), "time_unit": house_time(unit)}  # type: ignore[arg-type]
+    return {}
 
 
 class _Complaints(logging.Handler):
@@ -211,7 +251,18 @@ def _described(path: Path, file: Any, part: Any, series: int) -> Description:
     scale = _calibration(imagej, part.dtype, path)
     if len(file.series) > 1:
         metadata["series"], metadata["series_in_file"] = series, len(file.series)
-    if stored.get("affine") is not None:
+    if "t" in axes:
+        metadata |= _time(ome, imagej, series) or stored.get("time", {})
+    if stored.get("affine") is not None and not _still_fits(
+        stored, dict(zip(names, part.shape, strict=True)), sizes
+    ):
+        warnings.warn(
+            f"{path}: another program has changed the image or its voxel size; the orientation kept with it "
+            "is left out",
+            UserWarning,
+            stacklevel=4,
+        )
+    elif stored.get("affine") is not None:
         return Description(names, axes, None, stored["affine"], stored["unit"], metadata, part.dtype, scale)
     voxel_size, unit = _voxel_size(sizes, [a for a in axes if a in "zyx"], path)
     return Description(names, axes, voxel_size, None, unit, metadata, part.dtype, scale)
@@ -236,8 +287,7 @@ def _calibration(imagej: dict[str, Any] | None, stored: np.dtype, path: Path) ->
     return 1.0, 0.0
 
 
-def _ome_sizes(text: str, series: int) -> dict[str, tuple[float, float | None]]:
-    """Per axis a number, and the length in µm of the unit that it counts (None: unknown)."""
+def _ome_sizes(text: str, series: int) -> Sizes:
     pixels = _ome_pixels(text, series)
     return {
         axis: (float(pixels[key]), in_um(pixels.get(f"{key}Unit", "µm")))
@@ -246,7 +296,7 @@ def _ome_sizes(text: str, series: int) -> dict[str, tuple[float, float | None]]:
     }
 
 
-def _tag_sizes(tags: dict[str, Any], imagej: dict[str, Any] | None) -> dict[str, tuple[float, float | None]]:
+def _tag_sizes(tags: dict[str, Any], imagej: dict[str, Any] | None) -> Sizes:
     """The same from the resolution tags, whose unit and the step in z stand in ImageJ's description."""
     unit: Any = {2: "inch", 3: "cm"}.get(int(tags.get("ResolutionUnit", 0)))
     if unit is None and imagej is None:  # without a unit, a plain TIFF's resolution is only an aspect ratio
@@ -265,9 +315,7 @@ def _tag_sizes(tags: dict[str, Any], imagej: dict[str, Any] | None) -> dict[str,
     return sizes
 
 
-def _voxel_size(
-    sizes: dict[str, tuple[float, float | None]], spatial: list[str], path: Path
-) -> tuple[tuple[float, ...] | None, str | None]:
+def _voxel_size(sizes: Sizes, spatial: list[str], path: Path) -> tuple[tuple[float, ...] | None, str | None]:
     """One size per axis in one unit; what cannot be brought together is left out, and said."""
     given = {a: sizes[a] for a in spatial if a in sizes and 0 < sizes[a][0] < math.inf}
     if not given:
@@ -367,11 +415,15 @@ def save(path: Path, volume: Volume, *, ome: bool) -> None:
     if volume.voxel_size is not None:
         sizes = dict(zip(volume.spatial_axes, volume.voxel_size, strict=True))
     text = _geometry_text(volume)
+    time = stored_time(volume.metadata) if "t" in volume.axes else {}
+    word = time_word(time.get("time_unit"))
     metadata: dict[str, Any] = {"axes": full.upper()}
     if ome:
         for axis, size in sizes.items():
             metadata[f"PhysicalSize{axis.upper()}"] = size
             metadata[f"PhysicalSize{axis.upper()}Unit"] = {"mm": "mm", "um": "µm", None: "pixel"}[volume.unit]
+        if word is not None:
+            metadata["TimeIncrement"], metadata["TimeIncrementUnit"] = time["time_step"], OME_TIMES[word]
         if text:
             metadata["Description"] = text
         channels = volume.metadata.get("channels", ())
@@ -393,6 +445,8 @@ def save(path: Path, volume: Volume, *, ome: bool) -> None:
             metadata["spacing"] = sizes["z"]
         options["resolution"] = (1 / sizes["x"], 1 / sizes.get("y", sizes["x"]))
         options["resolutionunit"] = 1
+    if word is not None:
+        metadata["finterval"] = time["time_step"] * SECONDS[word]
     if text:
         metadata["Info"] = text
     tifffile.imwrite(path, data, imagej=True, metadata=metadata, **options)

@@ -30,6 +30,16 @@ _NAMES = {
     **{f"{word}met{end}": _SYMBOLS[f"{p}m"] for word, p in _WORDS.items() for end in ("er", "re")},
     "micron": 1.0, "inch": 25400.0, "angstrom": 1e-4, "foot": 304800.0, "feet": 304800.0,
 }  # fmt: skip
+# OME-NGFF's units of time, and how other formats write them.
+SECONDS = {
+    "day": 86400.0, "hour": 3600.0, "minute": 60.0, "second": 1.0, "millisecond": 1e-3, "microsecond": 1e-6,
+    "nanosecond": 1e-9, "picosecond": 1e-12,
+}  # fmt: skip
+_TIMES = {
+    "d": "day", "h": "hour", "hr": "hour", "min": "minute", "s": "second", "sec": "second",
+    "ms": "millisecond", "msec": "millisecond", "us": "microsecond", "usec": "microsecond",
+    "ns": "nanosecond", "ps": "picosecond",
+}  # fmt: skip
 _ESCAPE = re.compile(r"\\u([0-9a-fA-F]{4})")
 
 
@@ -49,6 +59,21 @@ def in_um(name: object) -> float | None:
     return _SYMBOLS.get(folded)
 
 
+def time_word(name: object) -> str | None:
+    """OME-NGFF's word for a unit of time, such as "second"; None for what is none or is not known."""
+    text = str(name).strip().replace("\u00b5", "u").replace("\u03bc", "u").lower()
+    for word in (text, text.removesuffix("s")):
+        if word in SECONDS:
+            return word
+    return _TIMES.get(text)
+
+
 def house_unit(um: float) -> str:
     """The unit that a volume is given: sizes in mm and larger units are medical and stay in mm."""
     return "mm" if um >= 1000 else "um"
+
+
+def house_time(name: object) -> str:
+    """The unit of ``metadata["time_step"]``: NIfTI's word, else OME-NGFF's, else "unknown"."""
+    word = time_word(name)
+    return {"second": "sec", "millisecond": "msec", "microsecond": "usec"}.get(word or "", word or "unknown")

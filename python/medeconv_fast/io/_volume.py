@@ -157,6 +157,14 @@ class Volume:
         yield from walk(0, ())
 
 
+def stored_time(entry: dict[str, Any]) -> dict[str, Any]:
+    """The time step and its unit among other entries, if they make sense."""
+    step, unit = entry.get("time_step"), entry.get("time_unit", "unknown")
+    if not isinstance(step, int | float) or not np.isfinite(step) or not isinstance(unit, str):
+        return {}
+    return {"time_step": step, "time_unit": unit}
+
+
 def sizes_of(affine: np.ndarray, ndim: int) -> tuple[float, ...]:
     """The voxel size that an affine implies."""
     lengths = np.sqrt((affine[:3, :3] ** 2).sum(axis=0))[::-1]
