@@ -124,13 +124,15 @@ def nrrd(path, *fields):
     return mf.io.read(path)
 
 
+IN_SPACE = ("space directions: (0.5,0,0) (0,0.4,0) (0,0,2)", "space origin: (1,2,3)")
+
+
 def test_units_and_spaces_of_nrrd(tmp_path):
-    in_space = ("space directions: (0.5,0,0) (0,0.4,0) (0,0,2)", "space origin: (1,2,3)")
-    read = nrrd(tmp_path / "a.nrrd", "space: right-anterior-superior", *in_space)
+    read = nrrd(tmp_path / "a.nrrd", "space: right-anterior-superior", *IN_SPACE)
     assert read.unit == "mm" and read.voxel_size == (2, 0.4, 0.5)
     expected = np.diag([0.5, 0.4, 2, 1]) + np.array([1, 2, 3, 0])[:, None] * [0, 0, 0, 1]
     np.testing.assert_allclose(read.affine, expected, atol=1e-12)
-    read = nrrd(tmp_path / "b.nrrd", "space: RAS", 'space units: "um" "um" "um"', *in_space)
+    read = nrrd(tmp_path / "b.nrrd", "space: RAS", 'space units: "um" "um" "um"', *IN_SPACE)
     assert read.unit == "um" and read.voxel_size == pytest.approx((2, 0.4, 0.5))
     np.testing.assert_allclose(read.affine, expected, atol=1e-12)
     read = nrrd(tmp_path / "c.nrrd", 'units: "nm" "nm" "nm"', "spacings: 500 400 2000")
@@ -139,6 +141,19 @@ def test_units_and_spaces_of_nrrd(tmp_path):
     assert read.unit is None and read.voxel_size == (2, 0.4, 0.5) and not read.oriented
     read = nrrd(tmp_path / "e.nrrd")
     assert read.unit is None and read.voxel_size is None and not read.oriented
+
+
+@pytest.mark.parametrize("fields", [("units:",), ("space: RAS", "space units:")])
+def test_axes_in_several_units_are_refused(tmp_path, fields):
+    """The first one's would pass for all."""
+    units = (*fields[:-1], f'{fields[-1]} "mm" "mm" "um"')
+    with pytest.raises(ValueError, match=r"a\.nrrd: its axes count in several units"):
+        nrrd(tmp_path / "a.nrrd", *units, *(["spacings: 1 2 3"] if len(fields) == 1 else IN_SPACE))
+
+
+def test_a_spacing_that_is_not_known_is_not_made_up(tmp_path):
+    with pytest.warns(UserWarning, match=r"a\.nrrd: no voxel size along some axes"):
+        assert nrrd(tmp_path / "a.nrrd", "spacings: 1 2 nan").voxel_size is None
 
 
 def test_conversion_from_and_to_nifti(tmp_path):

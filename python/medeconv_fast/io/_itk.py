@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import json
 import re
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,9 @@ from ._volume import LPS_TO_RAS, PER_MM, Volume, stored_time
 SUFFIXES = (".nrrd", ".nhdr", ".mha", ".mhd")
 DRIVERS = {"n": "NrrdImageIO", "m": "MetaImageIO"}
 FIELD = "medeconv_geometry"
-# ITK hands on neither: NRRD's unit per axis of space, MetaImage's unit.
-UNIT_FIELD = re.compile(rb'^(?:space units: *"([^"]*)"|DistanceUnits *= *(\S+))', re.MULTILINE)
+# ITK hands on neither: NRRD's unit per axis of space, MetaImage's unit; and takes a spacing of nan for 1.
+UNIT_FIELD = re.compile(rb"^(?:space units: *(.+)|DistanceUnits *= *(\S+))", re.MULTILINE)
+SPACINGS = re.compile(rb"^spacings: *(.+)", re.MULTILINE)
 HEADER_BYTES = 1 << 16
 
 
@@ -109,6 +111,13 @@ def _geometry(
         # By ITK's convention, where nothing else is said; a NRRD without a space says nothing.
         unit = house_unit(um) if um is not None else "mm" if oriented or not is_nrrd else None
         factor = 1.0 if um is None or unit is None else um / 1000 * PER_MM[unit]
+    if sized and is_nrrd and not stored and _lacks_spacing(path, image):
+        warnings.warn(
+            f"{path}: no voxel size along some axes (nan), so that along the others is left out too",
+            UserWarning,
+            stacklevel=4,
+        )
+        sized = False
     if not sized:
         return None, None, unit
     sizes = tuple(float(v) for v in (spacing * factor)[::-1])
@@ -121,14 +130,35 @@ def _geometry(
     return sizes, LPS_TO_RAS @ affine + 0.0, unit
 
 
-def _unit_um(path: Path, image: Any) -> float | None:
+def _head(path: Path) -> bytes:
     with open(path, "rb") as file:
-        found = UNIT_FIELD.search(file.read(HEADER_BYTES))
+        return file.read(HEADER_BYTES)
+
+
+def _unit_um(path: Path, image: Any) -> float | None:
+    found = UNIT_FIELD.search(_head(path))
+    if found is not None and found.group(2):
+        return in_um(found.group(2).decode("latin-1"))
     if found is not None:
-        return in_um((found.group(1) or found.group(2)).decode("latin-1"))
-    keys = [f"NRRD_units[{i}]" for i in range(image.GetDimension())]
-    units = {in_um(image.GetMetaData(k)) if image.HasMetaDataKey(k) else None for k in keys[:3]}
+        names: list[str | None] = list(re.findall(r'"([^"]*)"', found.group(1).decode("latin-1")))
+    else:
+        keys = [f"NRRD_units[{i}]" for i in range(image.GetDimension())]
+        names = [image.GetMetaData(k) if image.HasMetaDataKey(k) else None for k in keys[:3]]
+    units = {in_um(name) for name in names}
+    if len(units - {None}) > 1:
+        raise ValueError(f"{path}: its axes count in several units, {names}; expected one for all")
     return units.pop() if len(units) == 1 else None
+
+
+def _lacks_spacing(path: Path, image: Any) -> bool:
+    """Whether a NRRD file gives no distance along an axis of space."""
+    found = SPACINGS.search(_head(path))
+    if found is None:
+        return False
+    entries = found.group(1).decode("latin-1").lower().split()
+    if len(entries) > image.GetDimension() and "nan" in entries:  # of the components
+        entries.remove("nan")
+    return "nan" in entries[:3]
 
 
 def write(path: Path, volume: Volume, *, overwrite: bool) -> None:
