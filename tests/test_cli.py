@@ -6,6 +6,7 @@ import os
 import pty
 import re
 import resource
+import signal
 import subprocess
 import sys
 import warnings
@@ -715,6 +716,22 @@ def test_what_is_read_is_not_replaced(scan, run, here, words, lost):
     before = {path.name: path.read_bytes() for path in here.iterdir() if path.is_file()}
     refused(run(*words, "--overwrite"), f"would replace {lost}, which is read")
     assert {path.name: path.read_bytes() for path in here.iterdir() if path.is_file()} == before
+
+
+def test_sigterm_is_heard_like_ctrl_c(scan, run, here, monkeypatch):
+    monkeypatch.setattr(mf, "restore", lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM))
+
+    def ignored(*_):
+        """Where the command does not hear it, this test fails and the others go on."""
+
+    before = signal.signal(signal.SIGTERM, ignored)
+    try:
+        status, _, err = run("restore", "scan.nii", "--fwhm-mm", 3, "-o", "o.nii")
+        assert signal.getsignal(signal.SIGTERM) is ignored
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert status == 143 and err.endswith("medeconv: stopped; nothing was written\n")
+    assert files(here) == ["scan.nii"]
 
 
 def test_a_file_that_appears_meanwhile_is_not_overwritten(scan, run, here, monkeypatch):

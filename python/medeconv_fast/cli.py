@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Sequence
 
 from ._cli.parser import build_parser, join_numbers
-from ._cli.session import STDOUT, OutputError, Session, Terminated, UserError, one_line
+from ._cli.session import STDOUT, OutputError, Session, Terminated, UserError, hearing_sigterm, one_line
 
 # What bad arguments and unreadable input raise, here and in the library. Anything else is a failure.
 _BAD_INPUT = (
@@ -86,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         json_target=arguments.json, overwrite=getattr(arguments, "overwrite", False), quiet=arguments.quiet
     )
     try:
-        with session.warnings_as_lines():
+        with session.warnings_as_lines(), hearing_sigterm():
             command = importlib.import_module(f"._cli.{_MODULES[arguments.command]}", __package__)
             getattr(command, arguments.command)(arguments, session)
         return 0

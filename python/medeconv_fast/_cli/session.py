@@ -7,6 +7,7 @@ import contextlib
 import json
 import math
 import os
+import signal
 import sys
 import time
 import warnings
@@ -189,6 +190,24 @@ class Session:
         if self.kept is not None and not self.written:
             return self.kept
         return "written: " + ", ".join(self.written) if self.written else "nothing was written"
+
+
+@contextlib.contextmanager
+def hearing_sigterm() -> Iterator[None]:
+    """A batch system's request to end is heard like Ctrl-C: the command says what it wrote."""
+
+    def end(*_: object) -> None:
+        raise Terminated
+
+    try:
+        before = signal.signal(signal.SIGTERM, end)
+    except ValueError:  # not in the main thread
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _place(path: Path) -> str:

@@ -6,7 +6,6 @@ import argparse
 import contextlib
 import errno
 import os
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ import numpy as np
 import medeconv_fast as mf
 
 from .images import Outline, psf_for, shown_size, with_geometry
-from .session import Progress, Session, Terminated, UserError, peak_memory_bytes
+from .session import Progress, Session, UserError, peak_memory_bytes
 
 METHODS = ("auto", "rl", "wiener", "tikhonov")
 # Options that only a run in tiles has; each asks for one.
@@ -111,7 +110,7 @@ def restore(arguments: argparse.Namespace, session: Session, options: dict[str, 
         volume_report.check(arguments.report, like)
     psf = psf_for(like, arguments, session, arguments.input)
     shard = None if arguments.shard_index is None else (arguments.shard_index, arguments.num_shards)
-    with _client(arguments.scheduler) as client, _sigterm(), _Shown(session) as shown, _stale(session):
+    with _client(arguments.scheduler) as client, _Shown(session) as shown, _stale(session):
         done = mf.restore_volume(
             source,
             arguments.output,
@@ -249,21 +248,3 @@ def _client(address: str | None) -> Iterator[Any]:
         raise UserError(f"--scheduler {address}: no scheduler answers there ({error})") from error
     with client:
         yield client
-
-
-@contextlib.contextmanager
-def _sigterm() -> Iterator[None]:
-    """A batch system's request to end is heard like Ctrl-C: what is finished is written down."""
-
-    def end(*_: object) -> None:
-        raise Terminated
-
-    try:
-        before = signal.signal(signal.SIGTERM, end)
-    except ValueError:  # not in the main thread
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
