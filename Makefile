@@ -29,7 +29,7 @@ demo: $(VENV)/installed
 	$(VENV)/bin/medeconv demo --out demo_output
 
 test: $(VENV)/installed-test
-	$(PY) -m pytest -q -m "not peers" --durations=8
+	$(PY) -m pytest -q -m "not peers" -n 2 --dist worksteal --durations=8
 
 # The whole suite once per ISA that this machine runs; a missing one is named.
 test-isa: $(VENV)/installed-test
