@@ -298,6 +298,70 @@ def test_third_derivatives(backend, bridge):
     assert gap(results[1], results[0]) < 1e-11
 
 
+@pytest.mark.parametrize("name", ["conv1d", "conv_transpose2d"])
+@first_backend
+def test_forward_mode(name, backend, bridge):
+    arguments, options = layer_arguments(name)
+
+    def function(*tensors):
+        return getattr(bridge, name)(*tensors, **options)
+
+    assert torch.autograd.gradcheck(function, arguments, check_forward_ad=True, fast_mode=True)
+    assert torch.autograd.gradgradcheck(function, arguments, check_fwd_over_rev=True, fast_mode=True)
+
+
+TRANSFORMS = {
+    "jvp": lambda func, f, a: func.jvp(f, a, tuple(torch.cos(t) for t in a)),
+    "jvp-of-the-bias": lambda func, f, a: func.jvp(lambda b: f(*a[:2], b), a[2:], (torch.cos(a[2]),)),
+    "jacfwd": lambda func, f, a: func.jacfwd(f, (0, 1, 2))(*a),
+    "jacrev": lambda func, f, a: func.jacrev(f, (0, 1, 2))(*a),
+    "grad": lambda func, f, a: func.grad(lambda *t: f(*t).sum(), (0, 1, 2))(*a),
+    "hessian": lambda func, f, a: func.hessian(lambda *t: f(*t).sum(), (0, 1, 2))(*a),
+    "hessian-forward": lambda func, f, a: func.jacfwd(func.jacfwd(lambda *t: f(*t).sum()))(*a),
+    "jacobian": lambda func, f, a: torch.autograd.functional.jacobian(
+        f, a, strategy="forward-mode", vectorize=True
+    ),
+    "vmap": lambda func, f, a: func.vmap(lambda x: f(x, *a[1:]), 3, 1)(torch.stack([a[0], -a[0]], 3)),
+    "vmap-weights": lambda func, f, a: func.vmap(f, (None, 0, 0))(
+        a[0], torch.stack([a[1], -a[1]]), torch.stack([a[2], -a[2]])
+    ),
+    "per-sample": lambda func, f, a: func.vmap(func.grad(lambda w, x: f(x[None], w, a[2]).sum()), (None, 0))(
+        a[1], a[0]
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ["conv1d", "conv_transpose1d"])
+@pytest.mark.parametrize("transform", TRANSFORMS)
+@first_backend
+def test_transforms_of_torch_func(name, transform, backend, bridge):
+    arguments, options = layer_arguments(name)
+    arguments = tuple(t.detach() for t in arguments)
+    results = []
+    for module in (functional, bridge):
+
+        def function(x, w, bias, module=module):
+            return torch.sin(getattr(module, name)(x, w, bias, **options))
+
+        results.append(
+            torch.utils._pytree.tree_leaves(TRANSFORMS[transform](torch.func, function, arguments))
+        )
+    for expected, got in zip(*results, strict=True):
+        assert gap(got, expected) < 1e-11
+
+
+@first_backend
+def test_tangents_inside_the_compiler_are_refused(backend, bridge):
+    x, w = leaf(1, 2, 6).detach(), leaf(2, 2, 3).detach()
+
+    def function(x):
+        return torch.func.jvp(lambda q: bridge.conv1d(q, w), (x,), (x,))[1]
+
+    with pytest.raises(Exception, match="expected forward-mode derivatives to be taken outside"):
+        torch.compile(function, backend="aot_eager", fullgraph=True)(x)
+    torch.compiler.reset()
+
+
 def opcheck_arguments():
     options = ([2, 1], [1, 0, 2, 1], [1, 2], 2, "zeros", False)
     x, w, bias = leaf(2, 4, 6, 7), leaf(6, 2, 3, 2, seed=1), leaf(6, seed=2)

@@ -8,15 +8,17 @@
 The kernels read the tensors' memory and torch gets theirs, without a copy; on a GPU on torch's current stream
 and with memory of torch's allocator (the backend "cuda", see docs/gpu.md). Every operation is a
 `torch.library.custom_op` with a fake implementation (for torch.compile and torch.export) and derivatives of
-any order. Beyond torch: `padding_mode` works in the functions and for transposed convolutions too, where it
-means the exact adjoint of the padded convolution, and padding may be (low, high) pairs. Unlike torch, a
-convolution of an input without channels gives its bias (torch: a result without channels). NaN and Inf spread
-as in torch. `medeconv_fast.set_num_threads` counts here, torch.set_num_threads does not.
+any order, backward and forward; torch.func's transforms follow them outside of what is compiled. Beyond
+torch: `padding_mode` works in the functions and for transposed convolutions too, where it means the exact
+adjoint of the padded convolution, and padding may be (low, high) pairs. Unlike torch, a convolution of an
+input without channels gives its bias (torch: a result without channels). NaN and Inf spread as in torch where
+`exact` is True; else as in `medeconv_fast.ops.conv`. `medeconv_fast.set_num_threads` counts here,
+torch.set_num_threads does not.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from .. import _validate, ops
@@ -161,9 +163,9 @@ def _conv_backward(ctx, g):
     x, w = ctx.saved_tensors
     to_x, to_w, to_bias = ctx.needs_input_grad[:3]
     return (
-        _conv_adjoint(g, w, None, x.shape[2:], *ctx.options) if to_x else None,
-        _conv_weight_grad(g, x, w.shape, *ctx.options) if to_w else None,
-        _conv_bias_grad(g) if to_bias else None,
+        _adjoint_of(g, w, None, list(x.shape[2:]), *ctx.options) if to_x else None,
+        _weight_grad_of(g, x, list(w.shape), *ctx.options) if to_w else None,
+        _bias_grad_of(g) if to_bias else None,
         *_NO_GRADIENT,
     )
 
@@ -177,9 +179,9 @@ def _adjoint_backward(ctx, g):
     x, w = ctx.saved_tensors
     to_x, to_w, to_bias = ctx.needs_input_grad[:3]
     return (
-        _conv(g, w, None, *ctx.options) if to_x else None,
-        _conv_weight_grad(x, g, w.shape, *ctx.options) if to_w else None,
-        _conv_bias_grad(g) if to_bias else None,
+        _conv_of(g, w, None, *ctx.options) if to_x else None,
+        _weight_grad_of(x, g, list(w.shape), *ctx.options) if to_w else None,
+        _bias_grad_of(g) if to_bias else None,
         None,
         *_NO_GRADIENT,
     )
@@ -194,8 +196,8 @@ def _weight_grad_backward(ctx, g):
     grad, x = ctx.saved_tensors
     to_grad, to_x = ctx.needs_input_grad[:2]
     return (
-        _conv(x, g, None, *ctx.options) if to_grad else None,
-        _conv_adjoint(grad, g, None, x.shape[2:], *ctx.options) if to_x else None,
+        _conv_of(x, g, None, *ctx.options) if to_grad else None,
+        _adjoint_of(grad, g, None, list(x.shape[2:]), *ctx.options) if to_x else None,
         None,
         *_NO_GRADIENT,
     )
@@ -205,14 +207,101 @@ def _keep_bias_grad(ctx, inputs, output):
     ctx.shape = inputs[0].shape
 
 
+def _per_channel(values, shape):
+    return values.reshape(1, -1, *(1,) * (len(shape) - 2)).expand(shape)
+
+
 def _bias_grad_backward(ctx, g):
-    return g.reshape(1, -1, *(1,) * (len(ctx.shape) - 2)).expand(ctx.shape)
+    return _per_channel(g, ctx.shape)
 
 
 _conv.register_autograd(_conv_backward, setup_context=_keep_conv)
 _conv_adjoint.register_autograd(_adjoint_backward, setup_context=_keep_adjoint)
 _conv_weight_grad.register_autograd(_weight_grad_backward, setup_context=_keep_weight_grad)
 _conv_bias_grad.register_autograd(_bias_grad_backward, setup_context=_keep_bias_grad)
+
+
+def _has_tangent(tensor: Any) -> bool:
+    return tensor is not None and torch.autograd.forward_ad.unpack_dual(tensor).tangent is not None
+
+
+def _followed(
+    operation: Any, keep: Any, backward: Any, tensors: int, *, batched: bool = False
+) -> Callable[..., Any]:
+    """`operation`, followed also by forward-mode AD and torch.func, which know no operation of torch.library.
+
+    It is bilinear in the first two of its `tensors`, which come first; a third one is a bias. `batched`: the
+    first one's first axis is a batch that is the result's too.
+    """
+
+    class Followed(torch.autograd.Function):
+        @staticmethod
+        def forward(*inputs):
+            return operation(*inputs)
+
+        @staticmethod
+        def setup_context(ctx, inputs, output):
+            keep(ctx, inputs, output)
+            ctx.save_for_forward(*inputs[: min(tensors, 2)])
+            ctx.rest, ctx.result_shape = inputs[tensors:], output.shape
+            ctx.set_materialize_grads(False)  # no convolution of zeros for a tangent that there is not
+
+        @staticmethod
+        def backward(ctx, g):
+            return (None,) * len(ctx.needs_input_grad) if g is None else backward(ctx, g)
+
+        @staticmethod
+        def jvp(ctx, *tangents):
+            if tensors == 1:
+                return call(tangents[0])
+            a, b = ctx.saved_tensors
+            offset = (None,) * (tensors - 2)
+            terms = [
+                call(first, second, *offset, *ctx.rest)
+                for first, second in ((tangents[0], b), (a, tangents[1]))
+                if first is not None and second is not None
+            ]
+            if tensors == 3 and tangents[2] is not None:
+                terms.append(_per_channel(tangents[2], ctx.result_shape))
+            return sum(terms[1:], terms[0])
+
+        @staticmethod
+        def vmap(info, in_dims, *inputs):
+            mapped = [
+                tensor if axis is None else tensor.movedim(axis, 0)
+                for tensor, axis in zip(inputs[:tensors], in_dims, strict=False)
+            ]
+            rest = inputs[tensors:]
+            if all(axis is None for axis in in_dims[1:tensors]) and batched:
+                result = call(mapped[0].flatten(0, 1), *mapped[1:], *rest)
+                return result.unflatten(0, mapped[0].shape[:2]), 0
+            results = [
+                call(
+                    *(t if axis is None else t[i] for t, axis in zip(mapped, in_dims, strict=False)),
+                    *rest,
+                )
+                for i in range(info.batch_size)
+            ]
+            return torch.stack(results), 0
+
+    def call(*inputs):
+        # Compiler and tracer know the operation, and no function with a rule for forward mode.
+        if not (torch.compiler.is_compiling() or torch.jit.is_tracing()):
+            return Followed.apply(*inputs)
+        if any(map(_has_tangent, inputs[:tensors])):
+            raise NotImplementedError(
+                "forward mode: got a tensor with a tangent inside torch.compile or torch.jit.trace, expected "
+                "forward-mode derivatives to be taken outside"
+            )
+        return operation(*inputs)
+
+    return call
+
+
+_conv_of = _followed(_conv, _keep_conv, _conv_backward, 3, batched=True)
+_adjoint_of = _followed(_conv_adjoint, _keep_adjoint, _adjoint_backward, 3, batched=True)
+_weight_grad_of = _followed(_conv_weight_grad, _keep_weight_grad, _weight_grad_backward, 2)
+_bias_grad_of = _followed(_conv_bias_grad, _keep_bias_grad, _bias_grad_backward, 1)
 
 
 def _check_device(name: str, device: Any, inputs: Any) -> None:
@@ -273,8 +362,8 @@ def _convolve(
     _check_bias(bias, weight_shape[0])
     options = _options(layer, _validate.flag(exact, "exact"))
     if batched:
-        return _conv(input, weight, bias, *options)
-    return _conv(input.unsqueeze(0), weight, bias, *options).squeeze(0)
+        return _conv_of(input, weight, bias, *options)
+    return _conv_of(input.unsqueeze(0), weight, bias, *options).squeeze(0)
 
 
 def _convolve_transposed(
@@ -313,7 +402,7 @@ def _convolve_transposed(
         # `conv_adjoint` takes what a convolution can return; zeros where there is no input add nothing.
         behind = [n for beyond in reversed(layer.beyond) for n in (0, beyond)]
         input = torch.nn.functional.pad(input, behind)
-    result = _conv_adjoint(input, weight, bias, list(layer.input_shape[2:]), *options)
+    result = _adjoint_of(input, weight, bias, list(layer.input_shape[2:]), *options)
     return result if batched else result.squeeze(0)
 
 
@@ -437,7 +526,7 @@ def _document(function: Any, ndim: int, transposed: bool) -> None:
     Returns
     -------
     torch.Tensor
-        (N, out, {axes}), without N where `input` has none. Autograd and torch.compile follow it.
+        (N, out, {axes}), without N where `input` has none. Autograd, torch.func and torch.compile follow it.
 
     Raises
     ------
@@ -446,7 +535,7 @@ def _document(function: Any, ndim: int, transposed: bool) -> None:
     ValueError
         Shapes or options that do not fit, tensors on several devices; the message names the argument.
     NotImplementedError
-        A tensor on a device of another kind.
+        A tensor on a device of another kind; a forward-mode derivative inside torch.compile.
 
     See Also
     --------
