@@ -233,6 +233,21 @@ def test_smoothing_of_several_axes(rng, dtype, shape, cval, agree):
             agree("ndimage.correlate", a, w, axes=axes, origin=1, **options)
 
 
+@pytest.mark.parametrize("mode", EDGES)
+@pytest.mark.parametrize("cval", [0.0, 3.5])
+def test_filters_that_reach_far_beyond_the_array(rng, dtype, mode, cval, agree):
+    """What they meet there repeats: neither time nor memory follows the reach."""
+    a = rng.standard_normal((5, 1, 8)).astype(dtype)
+    options = {"mode": mode, "cval": cval, "scale": 4.0}
+    agree("ndimage.gaussian_filter", a, 2e3, **options)
+    agree("ndimage.gaussian_filter", a, 6.0, [0, 2, 1], **options)
+    agree("ndimage.uniform_filter", a, [3001, 2000, 4001], origin=[-1400, 900, 2000], **options)
+    w = rng.standard_normal(70) / 8
+    for axis, origin in itertools.product(range(3), (-35, 0, 30)):
+        agree("ndimage.correlate1d", a, w, axis, origin=origin, **options)
+    agree("ndimage.gaussian_filter1d", a, 2e4, 2, **options)
+
+
 @pytest.mark.parametrize("given", ["float32", "float64"])
 @pytest.mark.parametrize("output", ["float32", "float64", np.float32, np.dtype(">f8"), "f8"])
 def test_output_dtypes(rng, given, output, agree):
@@ -330,6 +345,8 @@ HANDED_BACK = [
     ("not finite", "signal.correlate", (NAN[1:4, :3], ONES, "full", "direct")),
     ("not finite", "ndimage.uniform_filter", (NAN, 3)),
     ("not finite", "ndimage.convolve", (NAN, np.eye(3))),
+    ("not finite", "ndimage.gaussian_filter", (NAN, 9)),
+    ("not finite", "ndimage.gaussian_filter1d", (NAN, 9, 0, 1, None, "constant", 2.0)),
     ("output dtype", "ndimage.gaussian_filter", (ONES, 1, 0, np.uint8)),
 ]
 

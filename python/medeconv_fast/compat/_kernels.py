@@ -187,6 +187,29 @@ class _Lines(Operator):
         self.seconds = deque(maxlen=1)
 
 
+def folded_line(
+    line: np.ndarray, centre: int, n: int, boundary: str, *, finite: bool
+) -> tuple[np.ndarray, int]:
+    """The filter that acts like `line` on an axis of `n` values, but hardly reaches beyond it; its centre.
+
+    However far a filter reaches, it meets only what `boundary` repeats: of a period each value once, of the
+    edge ("nearest") or of what is outside ("constant") the same value.
+    """
+    period = {"wrap": n, "reflect": 2 * n, "mirror": max(1, 2 * n - 2)}.get(boundary, 0)
+    if len(line) <= (period or 2 * n + 1):
+        return line, centre
+    if not finite:
+        raise HandBack("not finite")  # taps that meet are added first: that loses Inf - Inf
+    offset = np.arange(len(line)) - centre
+    if period:
+        centre, length = period // 2, period
+        at = (offset + centre) % period
+    else:
+        centre, length = n, 2 * n + 1
+        at = np.clip(offset, -n, n) + n
+    return np.bincount(at, line, length).astype(line.dtype), centre
+
+
 def filter_lines(
     x: np.ndarray, lines: Sequence[np.ndarray], centre: Sequence[int], boundary: str
 ) -> np.ndarray:
@@ -194,12 +217,12 @@ def filter_lines(
 
     Never by transforms: sums over taps keep a positive array positive, zeros zero, and NaN where it is.
     """
+    lines, centre = list(lines), list(centre)
     if boundary == "constant":
         boundary = "zero"
-    lines, centre = list(lines), list(centre)
-    if boundary == "wrap":
-        if any(len(line) > n for n, line in zip(x.shape, lines, strict=True)) and not is_finite(x):
-            raise HandBack("not finite")  # as in `filter_array`
+    else:
+        long = any(len(line) > n for n, line in zip(x.shape, lines, strict=True))
+        finite = long and is_finite(x)
         for axis, n in enumerate(x.shape):
-            lines[axis], (centre[axis],) = wrapped_taps(lines[axis], (centre[axis],), (n,))
+            lines[axis], centre[axis] = folded_line(lines[axis], centre[axis], n, boundary, finite=finite)
     return _Lines(lines, tuple(centre), x.shape, boundary, backends.resolve()).apply(x)

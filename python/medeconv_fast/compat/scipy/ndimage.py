@@ -13,9 +13,17 @@ from typing import Any
 
 import numpy as np
 
-from .. import _calls
 from .._calls import HandBack, stand_in
-from .._kernels import check_axes, computable, filter_array, filter_lines, is_finite, is_float, numeric_array
+from .._kernels import (
+    check_axes,
+    computable,
+    filter_array,
+    filter_lines,
+    folded_line,
+    is_finite,
+    is_float,
+    numeric_array,
+)
 
 __all__ = [
     "convolve",
@@ -197,14 +205,16 @@ def convolve(
 
 def _line(x: np.ndarray, axis: int, taps: np.ndarray, centre: int, boundary: str, cval: float) -> np.ndarray:
     """Filter along one axis."""
-    shape = tuple(len(taps) if a == axis else 1 for a in range(x.ndim))
-    centres = tuple(centre if a == axis else 0 for a in range(x.ndim))
     if boundary == "constant" and cval != 0:
+        finite = len(taps) > x.shape[axis] and math.isfinite(cval) and is_finite(x)
+        taps, centre = folded_line(taps.reshape(-1), centre, x.shape[axis], boundary, finite=finite)
+        shape = tuple(len(taps) if a == axis else 1 for a in range(x.ndim))
+        centres = tuple(centre if a == axis else 0 for a in range(x.ndim))
         h = computable(taps.reshape(shape), x.dtype)
         # What lies outside is written out; a filter of one axis is summed, never transformed.
         return filter_array(x, h, centres, boundary, cval, finite=False)
     lines = [computable(taps.reshape(-1) if a == axis else np.ones(1), x.dtype) for a in range(x.ndim)]
-    return filter_lines(x, lines, centres, boundary)
+    return filter_lines(x, lines, [centre if a == axis else 0 for a in range(x.ndim)], boundary)
 
 
 def _axis(axis: Any, ndim: int) -> int:
@@ -269,20 +279,21 @@ def _in_turn(job: _Job, filters: Sequence[tuple[int, np.ndarray, int, str]], cva
 
 
 def _gaussian(sigma: Any, order: Any, truncate: Any, radius: Any) -> np.ndarray:
-    """scipy's own sampled Gaussian or derivative of one: its answer to a single one among zeros."""
+    """scipy's sampled Gaussian, scaled to the sum 1, or a derivative of it."""
     sigma, order = _number(sigma), _whole(order)
-    if not 0 < sigma < math.inf or order < 0:
+    if not 0 < sigma * sigma < math.inf or order < 0:
         raise HandBack("arguments")
     reach = int(_number(truncate) * sigma + 0.5) if radius is None else _whole(radius)
     if reach < 0:
         raise HandBack("arguments")
-    impulse = np.zeros(2 * reach + 1)
-    impulse[reach] = 1
-    with _calls.peers_own():
-        taps = _calls.original("scipy.ndimage", "gaussian_filter1d")(
-            impulse, sigma, order=order, mode="constant", truncate=truncate, radius=radius
-        )
-    return np.asarray(taps)
+    x = np.arange(-reach, reach + 1.0)
+    taps = np.exp(-0.5 / (sigma * sigma) * x**2)
+    taps /= taps.sum()
+    # Each derivative of q(x) exp(-x^2 / 2 sigma^2) has the factor q' - x q / sigma^2.
+    factor = np.polynomial.Polynomial([1.0])
+    for _ in range(order):
+        factor = factor.deriv() - np.polynomial.Polynomial([0, 1 / (sigma * sigma)]) * factor
+    return taps * factor(x)
 
 
 @stand_in("scipy.ndimage")
@@ -298,7 +309,7 @@ def gaussian_filter1d(
     *,
     radius: int | None = None,
 ) -> Any:
-    """The taps are scipy's; they are summed."""
+    """Sums over scipy's taps."""
     job = _Job(input, output)
     boundary, cval = _boundary(mode), _number(cval)
     number = _axis(axis, job.ndim)
@@ -319,7 +330,7 @@ def gaussian_filter(
     radius: Any = None,
     axes: Any = None,
 ) -> Any:
-    """The taps are scipy's; all axes are filtered in one pass where their modes agree."""
+    """Sums over scipy's taps; all axes are filtered in one pass where their modes agree."""
     job = _Job(input, output)
     listed = _axes(axes, job.ndim)
     count = len(listed)
