@@ -398,6 +398,44 @@ def test_what_is_not_finite_stays_where_it_is(rng, dtype, bad, shape, tol):
         np.testing.assert_allclose(got, expected, rtol=tol("compat", dtype), err_msg=f"{name} {options}")
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "argument", "options"),
+    [
+        ("correlate", 1, [0, 1, 0], {"mode": "constant", "cval": 1e300}),
+        ("correlate", 1, [1, 0, 1], {"mode": "constant", "cval": 1e-300}),
+        ("correlate1d", 1, [0, 1, 0], {"mode": "constant", "cval": -1e300}),
+        ("correlate1d", 1e30, [1e-50, 3e-50, 1e-50], {}),
+        ("convolve1d", 1e-30, [1e50, 1, 0], {}),
+        ("correlate", 3e38, [1, 1, -1], {}),
+        ("convolve", 3e38, [-1, 1, 1], {"mode": "wrap"}),
+        ("gaussian_filter", -3e38, 1.5, {}),
+        ("gaussian_filter1d", 3e38, 1.5, {"mode": "constant", "cval": 1.0}),
+        ("uniform_filter", 3.4e38, 3, {}),
+        ("uniform_filter1d", 1e38, 3, {"mode": "constant", "cval": 3e38}),
+        ("correlate1d", 3e38, [1, 1, 1], {}),  # beyond float32 for scipy, too
+    ],
+)
+def test_float32_at_the_ends_of_its_range(name, value, argument, options):
+    """scipy sums in float64: only the result must be a float32."""
+    a = np.full(5, value, np.float32)
+    with np.errstate(over="ignore"):
+        expected = getattr(ndimage, name)(a, argument, **options)
+    got = getattr(ours_ndimage, name)(a, argument, **options)
+    assert got.dtype == expected.dtype
+    np.testing.assert_allclose(got, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("cval", [0.0, 0.5])
+def test_transforms_of_float32_leave_the_background_alone(rng, cval):
+    """scipy sums there: the error beside a bright voxel is the background's, not that voxel's."""
+    a, w = np.ones((64, 64), np.float32), rng.random((25, 25))
+    a[32, 32] = 1e7
+    options = {"mode": "constant" if cval else "reflect", "cval": cval}
+    for name in ("correlate", "convolve"):
+        expected = getattr(ndimage, name)(a, w, **options)
+        np.testing.assert_allclose(getattr(ours_ndimage, name)(a, w, **options), expected, rtol=1e-6)
+
+
 def test_smoothing_keeps_zeros_and_signs(rng):
     """Filters of one axis are sums, never transforms: no ringing around a single bright voxel."""
     a = np.zeros((64, 64, 64), np.float32)

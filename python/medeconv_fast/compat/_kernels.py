@@ -71,6 +71,23 @@ def is_finite(array: np.ndarray) -> bool:
     return math.isfinite(total) or bool(np.isfinite(array).all())
 
 
+def fits_single(x: np.ndarray, weights: Sequence[np.ndarray], cval: float) -> bool:
+    """Whether float32 holds the weights, `cval` and every sum that they make of `x`, filter after filter."""
+    most, least = float(np.finfo(np.float32).max), float(np.finfo(np.float32).tiny)
+    largest = float(max(x.max(), -x.min()))
+    if not math.isfinite(largest):
+        largest = float(np.abs(x[np.isfinite(x)]).max(initial=0))
+    if math.isfinite(cval):
+        largest = max(largest, abs(cval))
+    for w in weights:
+        magnitudes = np.abs(w)
+        if magnitudes.min(where=magnitudes > 0, initial=math.inf) < least or magnitudes.max() > most / 4:
+            return False
+        largest *= max(1.0, float(magnitudes.sum()))
+    # Kernels add values before they multiply them.
+    return largest <= most / 4 and (cval == 0 or not abs(cval) < least)
+
+
 def engine_for(taps: np.ndarray, layout: Geometry, *, by_sums: bool = False) -> str:
     """The engine; `by_sums`: one that sums over taps, as exact for each voxel as the peer's own sum.
 
@@ -88,18 +105,36 @@ def engine_for(taps: np.ndarray, layout: Geometry, *, by_sums: bool = False) -> 
 
 
 def convolve_window(
-    x: np.ndarray, h: np.ndarray, window: Window, *, by_sums: bool = False, finite: bool = True
+    x: np.ndarray,
+    h: np.ndarray,
+    window: Window,
+    *,
+    by_sums: bool = False,
+    finite: bool = True,
+    wide: bool = False,
 ) -> np.ndarray:
     """Full convolution of `x` and `h` (zeros outside both), restricted to `window` on every axis.
 
     `finite`: whether all values of `x` and `h` are; else they are summed tap by tap, which keeps NaN and Inf
-    where they belong.
+    where they belong. `wide`: as for `_apply`.
     """
     if finite and h.size > x.size:
         x, h = h, x  # convolution commutes; the smaller one makes the taps
     layout = _window_layout(x, h, window)
     engine = engine_for(h, layout, by_sums=by_sums) if finite else "direct"
-    return Operator(h, layout, "zero", backends.resolve(), None, engine).apply(x)
+    return _apply(x, h, layout, "zero", engine, wide=wide)
+
+
+def _apply(
+    x: np.ndarray, h: np.ndarray, layout: Geometry, boundary: str, engine: str, *, wide: bool
+) -> np.ndarray:
+    """`wide`: transforms run in float64, where the peer sums in it: their rounding goes by the largest value
+    of the array, that of a sum by the values that are summed."""
+    dtype = x.dtype
+    if wide and engine == "spectral":
+        x, h = computable(x, np.float64), computable(h, np.float64)
+    result = Operator(h, layout, boundary, backends.resolve(), None, engine).apply(x)
+    return result.astype(dtype, copy=False)
 
 
 def convolve_each(xs: np.ndarray, hs: np.ndarray, window: Window) -> np.ndarray:
@@ -153,7 +188,7 @@ def filter_array(
             before = [k - 1 - c for k, c in zip(h.shape, centre, strict=True)]
             padded = np.pad(x, list(zip(before, centre, strict=True)), constant_values=x.dtype.type(cval))
             window = [(k - 1, n + k - 1) for n, k in zip(x.shape, h.shape, strict=True)]
-            return convolve_window(padded, h, window, finite=finite and math.isfinite(cval))
+            return convolve_window(padded, h, window, finite=finite and math.isfinite(cval), wide=True)
         boundary = "zero"
     if boundary == "wrap":
         if not finite and any(k > n for n, k in zip(x.shape, h.shape, strict=True)):
@@ -161,7 +196,7 @@ def filter_array(
         h, centre = wrapped_taps(h, centre, x.shape)
     layout = geometry(h.shape, x.shape, boundary, backend, centre)
     engine = engine_for(h[layout.taps], layout) if finite else "direct"
-    return Operator(h, layout, boundary, backend, None, engine).apply(x)
+    return _apply(x, h, layout, boundary, engine, wide=True)
 
 
 class _Lines(Operator):

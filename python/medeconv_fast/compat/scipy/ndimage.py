@@ -1,7 +1,8 @@
 """Stands in for ``scipy.ndimage``: filters that are a convolution.
 
-Sums run in the dtype of the filtered array, or in float64 where the output is; scipy sums in float64 always
-and rounds at the end.
+Sums run in the dtype of the filtered array, or in float64 where the output is or where float32 would not hold
+the weights or the sums; transforms run in float64. scipy sums in float64 always and rounds at the end. The
+kernels take denormals, numbers below 1.2e-38 in float32, for zeros.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from .._kernels import (
     computable,
     filter_array,
     filter_lines,
+    fits_single,
     folded_line,
     is_finite,
     is_float,
@@ -83,10 +85,16 @@ class _Job:
         wide = array.dtype.itemsize == 8 or dtype.itemsize == 8
         self.x = computable(array, np.float64 if wide else np.float32)
 
+    def fit(self, weights: Sequence[np.ndarray], cval: float) -> None:
+        """Goes over to float64 where float32 would not do."""
+        if self.x.dtype == np.float32 and not fits_single(self.x, weights, cval):
+            self.x = computable(self.x, np.float64)
+
     def put(self, result: np.ndarray) -> np.ndarray:
-        if self._output is None:
-            return result.astype(self._dtype, copy=False)
-        self._output[...] = result
+        with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+            if self._output is None:
+                return result.astype(self._dtype, copy=False)
+            self._output[...] = result
         return self._output
 
 
@@ -169,6 +177,7 @@ def _filtered(
     # scipy passes over weights of zero, our sums do not: zero times NaN is NaN.
     if not is_finite(taps) or (nothing.any() and not (finite and math.isfinite(cval))):
         raise HandBack("not finite")
+    job.fit([taps], cval)
     h = computable(taps, job.x.dtype)
     return job.put(filter_array(job.x, h, centre, boundary, cval, finite=finite))
 
@@ -233,7 +242,9 @@ def _along(
         raise HandBack("not finite")
     boundary, cval = _boundary(mode), _number(cval)
     taps, (centre,) = _reversed(taps, [_whole(origin)], convolution=convolution)
-    return job.put(_line(job.x, _axis(axis, job.ndim), taps, centre, boundary, cval))
+    number = _axis(axis, job.ndim)
+    job.fit([taps], cval)
+    return job.put(_line(job.x, number, taps, centre, boundary, cval))
 
 
 @stand_in("scipy.ndimage")
@@ -266,6 +277,7 @@ def convolve1d(
 
 def _in_turn(job: _Job, filters: Sequence[tuple[int, np.ndarray, int, str]], cval: float) -> np.ndarray:
     """Filter along several axes, each (axis, taps, centre, boundary): at once where that is the same."""
+    job.fit([taps for _, taps, _, _ in filters], cval)
     boundaries = {boundary for *_, boundary in filters}
     if len(boundaries) == 1 and ("constant" not in boundaries or cval == 0):
         lines, centres = [np.ones(1, job.x.dtype)] * job.ndim, [0] * job.ndim
@@ -314,6 +326,7 @@ def gaussian_filter1d(
     boundary, cval = _boundary(mode), _number(cval)
     number = _axis(axis, job.ndim)
     taps = _gaussian(sigma, order, truncate, radius)
+    job.fit([taps], cval)
     return job.put(_line(job.x, number, taps, len(taps) // 2, boundary, cval))
 
 
