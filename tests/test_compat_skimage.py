@@ -188,6 +188,13 @@ def test_what_is_handed_back_is_the_peers(rng, reason, counted):
     assert counted()["skimage.restoration.richardson_lucy"] == mf.compat.Calls(0, {reason: 1})
 
 
+@pytest.mark.parametrize("reg_shape", [(8, 3), (7, 10), (8, 10)], ids=str)
+def test_wiener_with_a_regularizer_as_long_as_the_image(rng, reg_shape, counted):
+    image, psf, reg = observed(rng, (8, 10), np.float64), kernel(rng, (3, 3)), rng.random(reg_shape)
+    np.testing.assert_array_equal(ours.wiener(image, psf, 0.1, reg), theirs.wiener(image, psf, 0.1, reg))
+    assert counted()["skimage.restoration.wiener"].delegated == {"arguments": 1}
+
+
 def test_wiener_hands_back_transfer_functions_and_unbounded_filters(rng, counted):
     image, psf = observed(rng, (20, 22), np.float64), kernel(rng, (3, 3))
     otf = uft(psf, image.shape)

@@ -40,7 +40,7 @@ DELEGATED = {
     "random spectrum": "skimage.restoration.unsupervised_wiener: its numbers are those of random draws laid "
     "out on half a spectrum, which no kernel here holds",
     "arguments": "options that the peer refuses, or takes in a sense that is not documented; its own error "
-    "says which",
+    "says which; skimage.restoration.wiener with a reg of even length that is the image's",
 }
 
 _PIP = {"scipy": "scipy", "skimage": "scikit-image"}

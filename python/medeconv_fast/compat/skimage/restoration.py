@@ -196,7 +196,11 @@ def _laplacian(ndim: int) -> np.ndarray:
 def wiener(
     image: Any, psf: Any, balance: Any, reg: Any = None, is_real: bool = True, clip: bool = True
 ) -> Any:
-    """One fused filter: transform, gain, and back."""
+    """One fused filter: transform, gain, and back.
+
+    Where a regularizer that was given is zero at a frequency at which the psf's spectrum is, scikit-image
+    divides 0 by 0; here rounding decides that frequency's gain.
+    """
     if isinstance(psf, np.ndarray) and np.iscomplexobj(psf):
         raise HandBack("transfer function")
     if isinstance(reg, np.ndarray) and np.iscomplexobj(reg):
@@ -210,8 +214,10 @@ def wiener(
     penalty = _laplacian(data.ndim) if reg is None else _array(reg)
     if penalty.ndim != data.ndim or penalty.size == 0:
         raise HandBack("arguments")
-    for taps in (response, penalty):
-        if any(k > n for n, k in zip(data.shape, taps.shape, strict=True)):
+    # The part of the regularizer that counts is of odd size.
+    odd = tuple(k + 1 - k % 2 for k in penalty.shape)
+    for taps_shape in (response.shape, odd):
+        if any(k > n for n, k in zip(data.shape, taps_shape, strict=True)):
             raise HandBack("arguments")
     penalty = computable(penalty, data.dtype if penalty.dtype.kind == "f" else np.float64)
     if not is_finite(penalty):
