@@ -491,6 +491,16 @@ def test_every_backend(rng, dtype, on, agree):
     agree("ndimage.uniform_filter", a, 5, scale=1.0)
 
 
+def test_what_is_not_finite_stays_where_it_is_on_every_backend(rng, dtype, on):
+    a = rng.random((12, 13)).astype(dtype)
+    a[5, 6] = np.nan
+    for mode, name in itertools.product(EDGES, ("gaussian_filter", "gaussian_filter1d")):
+        expected = getattr(ndimage, name)(a, 0.8, mode=mode)
+        np.testing.assert_array_equal(
+            np.isnan(getattr(ours_ndimage, name)(a, 0.8, mode=mode)), np.isnan(expected)
+        )
+
+
 CLASSES = "TestConvolve or TestFFTConvolve or TestOAConvolve or TestAllFreqConvolves or TestCorrelate"
 # 2 GB of uint8, which is scipy's in any case.
 SIGNALTOOLS = [

@@ -253,6 +253,9 @@ def filter_lines(
     Never by transforms: sums over taps keep a positive array positive, zeros zero, and NaN where it is.
     """
     lines, centre = list(lines), list(centre)
+    backend = backends.resolve()
+    if backend.NAME == "reference" and not is_finite(x):
+        raise HandBack("not finite")  # its filters are dense matrices: their zeros times NaN are NaN
     if boundary == "constant":
         boundary = "zero"
     else:
@@ -260,4 +263,4 @@ def filter_lines(
         finite = long and is_finite(x)
         for axis, n in enumerate(x.shape):
             lines[axis], centre[axis] = folded_line(lines[axis], centre[axis], n, boundary, finite=finite)
-    return _Lines(lines, tuple(centre), x.shape, boundary, backends.resolve()).apply(x)
+    return _Lines(lines, tuple(centre), x.shape, boundary, backend).apply(x)
