@@ -200,6 +200,35 @@ class TestPatched:
             assert self.signal.convolve is inside
         assert self.signal.convolve is before
 
+    def test_one_block_is_entered_again_and_within_itself(self):
+        before = self.signal.convolve
+        block = mf.compat.patched("scipy")
+        for _ in range(2):
+            with block:
+                inside = self.signal.convolve
+                with block:
+                    assert self.signal.convolve is inside
+                assert self.signal.convolve is inside is not before
+            assert self.signal.convolve is before
+        with pytest.raises(RuntimeError, match="left more often than entered"):
+            block.__exit__(None, None, None)
+
+    def test_one_block_serves_several_threads(self):
+        block, failures = mf.compat.patched("scipy"), []
+
+        def work():
+            for _ in range(20):
+                with block:
+                    if not hasattr(self.signal.convolve, "_medeconv_original"):
+                        failures.append("restored under a block that had not ended")
+
+        threads = [threading.Thread(target=work) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert not failures
+
     def test_survives_exceptions(self):
         with pytest.raises(RuntimeError, match="inside"), mf.compat.patched("scipy", "skimage"):
             raise RuntimeError("inside")

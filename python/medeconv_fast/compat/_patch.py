@@ -7,8 +7,8 @@ import importlib
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
+from contextlib import ContextDecorator
 from types import ModuleType
 from typing import Any
 
@@ -44,7 +44,7 @@ def patched(*peers: str) -> Any:
     Returns
     -------
     context manager
-        It may be nested, and used in several threads.
+        It may be entered again and again, also while it is entered, and in several threads.
 
     Raises
     ------
@@ -73,33 +73,42 @@ def patched(*peers: str) -> Any:
     if unknown or not names:
         got = ", ".join(map(repr, unknown)) if unknown else "none"
         raise ValueError(f"peers: got {got}, expected one or more of {', '.join(map(repr, PEERS))}")
-    return _swapped(names)
+    return _Swapped(names)
 
 
-@contextmanager
-def _swapped(names: tuple[str, ...]) -> Iterator[None]:
-    with _lock:
-        for name in names:
-            for module in PEERS[name]:
-                _calls.peer(module)
-        entered: list[str] = []
-        try:
-            for name in names:
-                if not _depth[name]:
-                    _swap(name)
-                _depth[name] += 1
-                entered.append(name)
-        except BaseException:
-            _leave(entered)
-            raise
-    try:
-        yield
-    finally:
+class _Swapped(ContextDecorator):
+    """The block of `patched`: it remembers nothing of one time that would not do for the next."""
+
+    def __init__(self, names: tuple[str, ...]) -> None:
+        self._names = names
+        self._inside = 0
+
+    def __enter__(self) -> None:
         with _lock:
-            _leave(entered)
+            for name in self._names:
+                for module in PEERS[name]:
+                    _calls.peer(module)
+            entered: list[str] = []
+            try:
+                for name in self._names:
+                    if not _depth[name]:
+                        _swap(name)
+                    _depth[name] += 1
+                    entered.append(name)
+            except BaseException:
+                _leave(entered)
+                raise
+            self._inside += 1
+
+    def __exit__(self, *exception: object) -> None:
+        with _lock:
+            if not self._inside:
+                raise RuntimeError("patched: left more often than entered")
+            self._inside -= 1
+            _leave(self._names)
 
 
-def _leave(names: list[str]) -> None:
+def _leave(names: Iterable[str]) -> None:
     for name in names:
         _depth[name] -= 1
         if not _depth[name]:
