@@ -3,6 +3,7 @@
 import contextlib
 import importlib
 import inspect
+import multiprocessing
 import os
 import pickle
 import subprocess
@@ -286,6 +287,31 @@ class TestPatched:
     def test_pickles_by_name_inside(self):
         with mf.compat.patched("scipy"):
             assert pickle.loads(pickle.dumps(self.signal.convolve)) is self.signal.convolve
+            held = pickle.dumps(self.signal.convolve)
+        before = self.signal.convolve
+        assert pickle.loads(held) is before
+        with mf.compat.patched("scipy"), pytest.raises(pickle.PicklingError, match="not the same object"):
+            pickle.dumps(before)
+
+    @pytest.mark.parametrize(("method", "own"), [("fork", 1), ("spawn", 0)])
+    def test_processes_compute_with_ours_where_they_are_forked(self, method, own, tmp_path):
+        if method not in multiprocessing.get_all_start_methods():
+            pytest.skip(f"SKIPPED: no {method} here")
+        code = (
+            "import multiprocessing, sys, numpy as np, scipy.signal, medeconv_fast as mf\n"
+            "def work(_):\n"
+            "    scipy.signal.convolve(np.ones(9), np.ones(3))\n"
+            "    return sum(c.own for c in mf.compat.calls().values())\n"
+            "if __name__ == '__main__':\n"
+            "    with mf.compat.patched('scipy'), multiprocessing.get_context(sys.argv[1]).Pool(1) as pool:\n"
+            "        print(pool.map(work, [0]))\n"
+        )
+        path = tmp_path / "work.py"
+        path.write_text(code)
+        done = subprocess.run(
+            [sys.executable, str(path), method], capture_output=True, text=True, check=True, timeout=60
+        )
+        assert done.stdout.strip() == f"[{own}]"
 
     def test_is_a_decorator_too(self, counted):
         @mf.compat.patched("scipy")

@@ -55,12 +55,17 @@ def patched(*peers: str) -> Any:
 
     Notes
     -----
-    Modules belong to the process, so all threads see the swap: a block's own workers (dask, joblib, a pool)
-    compute with our kernels like the block itself. The first block that enters swaps, the last that leaves
-    restores, in whatever order blocks of several threads end. Code that took hold of a function while it was
-    swapped (``from scipy.signal import convolve`` inside the block) has the peer's behaviour back, too, when
-    the last block has ended. Code outside scipy and scikit-image that took hold of a function by name before
-    the block keeps the peer's.
+    Modules belong to the process: all its threads see the swap, and so do processes forked inside the block.
+    Processes started otherwise (multiprocessing's "spawn" and "forkserver", joblib's, a dask cluster's) have
+    modules of their own and compute with the peer's functions; enter a block in what they run. The first
+    block that enters swaps, the last that leaves restores, in whatever order blocks of several threads end.
+    Code that took hold of a function while it was swapped (``from scipy.signal import convolve`` inside the
+    block) has the peer's behaviour back, too, when the last block has ended. Code outside scipy and
+    scikit-image that took hold of a function by name before the block keeps the peer's.
+
+    Functions are pickled by name: inside the block those found in the peer's modules are, and each process
+    loads what stands under the name there. One that was taken hold of before the block cannot be pickled
+    inside it (PicklingError: not the same object).
 
     Examples
     --------
