@@ -792,6 +792,23 @@ BAD = {
     r"w: got 4 axes .* expected 3: \(out, in/groups": lambda **o: ops.conv1d(X, W, **o),
     r"w: got 4 axes .* expected 5: \(in, out/groups": lambda **o: ops.conv_transpose3d(x=X, w=W, **o),
     "w: got 3, expected an array of 4 axes": lambda **o: ops.conv2d(X, 3, **o),
+    r"w: got 2 axes .* expected 3": lambda **o: ops.conv1d(X, [[1.0]], **o),
+    "w: cannot be read as an array": lambda **o: ops.conv1d(X, [[[1.0], [1.0, 2.0]]], **o),
+    r"x: got shape \(1, 1, 1073741824\), expected less than 2\*\*30 values": lambda **o: ops.conv(
+        np.broadcast_to(np.float32(0), (1, 1, 2**30)), np.ones((1, 1, 3)), **o
+    ),
+    r"padding: the padded x would be .* less than 2\*\*30 values along": lambda **o: ops.conv(
+        np.ones((1, 1, 5)), np.ones((1, 1, 3)), padding=2**29, **o
+    ),
+    r"stride: got \(1073741824,\), expected less than 2\*\*30": lambda **o: ops.conv(
+        np.ones((1, 1, 5)), np.ones((1, 1, 3)), stride=2**30, **o
+    ),
+    r"stride: got \(1073741825,\), expected less than 2\*\*30": lambda **o: ops.conv_transpose(
+        np.ones((1, 1, 1)), np.ones((1, 1, 3)), stride=2**30 + 1, **o
+    ),
+    r"padding: the padded result would be .* less than 2\*\*30 values along": lambda **o: ops.conv_transpose(
+        np.ones((1, 1, 3)), np.ones((1, 1, 3)), stride=2**29, padding=2**29 - 2, **o
+    ),
 }
 
 
@@ -833,6 +850,9 @@ def test_functions_of_one_rank(backend, rng):
         x, w = rng.standard_normal((2, 3, *(6,) * ndim)), rng.standard_normal((3, 3, *(2,) * ndim))
         for function, general in zip(functions, (ops.conv, ops.conv_transpose), strict=True):
             assert inspect.signature(function) == inspect.signature(general)
+            assert np.array_equal(
+                function(x.tolist(), w.tolist(), backend=backend), general(x, w, backend=backend)
+            )
             assert np.array_equal(
                 function(x, w, stride=2, backend=backend), general(x, w, stride=2, backend=backend)
             )

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, ParamSpec
 
 from .. import _validate
+from .._arrays import taken
 from ._call import Call
 from ._geometry import batch_of, conv_layer, spatial_rank, transposed_layer
 
@@ -62,7 +63,8 @@ def conv(
         the other arguments.
     exact : bool
         Sum the products as they are. By default 3-wide kernels (lines: 3 or 5 taps) with many channels may go
-        through Winograd's transformation, large ones through a Fourier transform; their rounding is larger.
+        through Winograd's transformation, large ones through a Fourier transform; their rounding is larger,
+        and sums of values or weights on the way leave float32's range earlier: from about 3e36, below 1e-37.
     backend : {"auto", "cpp", "numba", "reference", "cuda"}
     num_threads : int, optional
         Does not change a bit of the result.
@@ -209,7 +211,9 @@ def _of_rank(function: Callable[P, Any], ndim: int) -> Callable[P, Any]:
     @functools.wraps(function)
     def ranked(*args: P.args, **kwargs: P.kwargs) -> Any:
         w = kwargs.get("w", args[1] if len(args) > 1 else None)
-        if hasattr(w, "shape"):
+        if isinstance(w, list | tuple):
+            spatial_rank(taken(w, "w")[0].shape, "w", transposed, ndim)
+        elif hasattr(w, "shape"):
             spatial_rank(tuple(w.shape), "w", transposed, ndim)
         elif w is not None:
             raise TypeError(f"w: got {_validate.shown(w)}, expected an array of {ndim + 2} axes")

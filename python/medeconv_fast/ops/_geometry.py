@@ -19,6 +19,7 @@ PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 # The kernels count in 32 bits along an axis; and a shape beyond this many values is a mistake, not a request
 # for memory.
 LONGEST = 2**31 - 1
+LONGEST_AXIS = 2**30 - 1  # of a padded spatial axis, and so of a stride: sums of two stay within 32 bits
 MOST_VALUES = 2**44
 
 Pair = tuple[int, int]
@@ -199,9 +200,23 @@ def _check_mode(mode: Any, padding: tuple[Pair, ...], lengths: tuple[int, ...], 
     return mode
 
 
+def _is_too_long(shape: Sequence[int]) -> bool:
+    # Not by the maximum: the lengths may be symbols, which the compiler would compare with one another.
+    return any(n > LONGEST_AXIS for n in shape[2:])
+
+
 def _check_size(shape: Sequence[int], name: str, what: str) -> None:
     if math.prod(shape) > MOST_VALUES:
         raise ValueError(f"{name}: the {what} would be {tuple(shape)}, expected at most 2**44 values")
+    if _is_too_long(shape):
+        raise ValueError(
+            f"{name}: the {what} would be {tuple(shape)}, expected less than 2**30 values along spatial axes"
+        )
+
+
+def _check_stride(stride: tuple[int, ...]) -> None:
+    if max(stride) > LONGEST_AXIS:
+        raise ValueError(f"stride: got {stride}, expected less than 2**30")
 
 
 def conv_layer(
@@ -230,7 +245,12 @@ def conv_layer(
             f"{names[1]}: the kernel {kernel} with dilation {dilation} covers {extent}, expected at most the "
             f"padded {names[0]}, {padded}"
         )
+    if _is_too_long(input_shape):
+        raise ValueError(
+            f"{names[0]}: got shape {input_shape}, expected less than 2**30 values along spatial axes"
+        )
     _check_size((*input_shape[:2], *padded), "padding", f"padded {names[0]}")
+    _check_stride(stride)
     spatial_out = ((n - e) // s + 1 for n, e, s in zip(padded, extent, stride, strict=True))
     output_shape = (input_shape[0], channels, *spatial_out)
     _check_size(output_shape, names[1], "result")
@@ -277,5 +297,6 @@ def transposed_layer(
     _check_size(shape, "stride", "result")
     padded = (low + n + high for n, (low, high) in zip(spatial, pairs, strict=True))
     _check_size((*shape[:2], *padded), "padding", "padded result")
+    _check_stride(stride)
     beyond = tuple(e // s for e, s in zip(extra, stride, strict=True))
     return Layer(shape, weight_shape, x_shape, stride, pairs, dilation, groups, mode, beyond)
