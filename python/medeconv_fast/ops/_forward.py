@@ -64,7 +64,7 @@ def conv(
     exact : bool
         Sum the products as they are. By default 3-wide kernels (lines: 3 or 5 taps) with many channels may go
         through Winograd's transformation, large ones through a Fourier transform; their rounding is larger,
-        and sums of values or weights on the way leave float32's range earlier: from about 3e36, below 1e-37.
+        and they leave float32's range earlier: with values from about 1e36 on, or weights below 1e-32.
     backend : {"auto", "cpp", "numba", "reference", "cuda"}
     num_threads : int, optional
         Does not change a bit of the result.

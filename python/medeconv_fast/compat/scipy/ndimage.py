@@ -1,8 +1,7 @@
 """Stands in for ``scipy.ndimage``: filters that are a convolution.
 
 Sums run in the dtype of the filtered array, or in float64 where the output is or where float32 would not hold
-the weights or the sums; transforms run in float64. scipy sums in float64 always and rounds at the end. The
-kernels take denormals, numbers below 1.2e-38 in float32, for zeros.
+the weights or the sums; transforms run in float64. scipy sums in float64 always and rounds at the end.
 """
 
 from __future__ import annotations
