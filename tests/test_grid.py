@@ -111,6 +111,10 @@ def test_halos():
     )
     assert few < many < 2 * few and few < fast
     assert _grid.halo_of(psf, 1, "auto") == (0, 4, 4)  # never more than the exact one
+    # A regularizer couples the planes between which nothing is blurred.
+    assert _grid.halo_of(psf, 5, 7, penalty=True) == (7, 7, 7)
+    assert _grid.halo_of(psf, 25, "auto", penalty=True)[0] == 13
+    assert _grid.halo_of(psf, 2, "auto", penalty=True)[0] == 2
     for bad, error in (("odd", ValueError), (-1, ValueError), (1.5, TypeError), ((1, 2), ValueError)):
         with pytest.raises(error, match=r"^halo"):
             _grid.halo_of(psf, 5, bad)

@@ -22,6 +22,8 @@ from ._blur import Sides
 SPREADS, SPREADS_ACCELERATED, FIRST = 2.0, 3.5, 1.5
 # Of the light of a PSF that its spread leaves out, along an axis: half of it on each side.
 TAIL = 1e-3
+# A regularizer couples neighbours along every axis, those of one tap as well: there it spreads like so much.
+COUPLED = 1.0
 # An axis of up to so many blocks is cut at any of them, a longer one into equal parts.
 MANY = 64
 NOTHING = 1e-7  # share of a PSF's light that float32 does not see
@@ -216,19 +218,21 @@ def halo_of(
 ) -> tuple[int, ...]:
     """The halo that a call's ``halo=`` asks for.
 
-    "auto": what a cut disturbs spreads as a random walk does, by the PSF's spread s in each of two sweeps of
-    each of k iterations: `SPREADS` * s * (sqrt(k) + `FIRST`), never more than the exact one. The constants
-    are measured: see docs/volumes.md.
+    "auto": what a cut disturbs spreads as a random walk does, by the PSF's spread s (with a regularizer at
+    least `COUPLED`) in each of two sweeps of each of k iterations: `SPREADS` * s * (sqrt(k) + `FIRST`), never
+    more than the exact one. The constants are measured: see docs/volumes.md.
     """
     exact = exact_halo(psf.shape, iterations, penalty=penalty)
     if isinstance(rule, str):
         if _validate.choice(rule, "halo", ("auto", "exact")) == "exact":
             return exact
         factor = SPREADS_ACCELERATED if accelerated else SPREADS
-        wide = (math.ceil(factor * s * (math.sqrt(iterations) + FIRST)) for s in spread_of(psf))
+        least = COUPLED if penalty else 0.0
+        wide = (math.ceil(factor * max(s, least) * (math.sqrt(iterations) + FIRST)) for s in spread_of(psf))
         return tuple(min(w, e) for w, e in zip(wide, exact, strict=True))
     if np.ndim(rule) == 0:
-        return tuple(0 if k == 1 else _validate.integer(rule, "halo", minimum=0) for k in psf.shape)
+        every = _validate.integer(rule, "halo", minimum=0)
+        return tuple(0 if k == 1 and not penalty else every for k in psf.shape)
     values = tuple(_validate.integer(h, f"halo[{i}]", minimum=0) for i, h in enumerate(rule))
     if len(values) != psf.ndim:
         raise ValueError(f"halo: got {len(values)} numbers {values}, expected {psf.ndim}, one per axis")

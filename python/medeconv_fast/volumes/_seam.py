@@ -43,12 +43,13 @@ def estimate_seam(
     """
     axes: dict[str, dict[str, Any]] = {}
     for axis, (n, count, halo) in enumerate(zip(grid.shape, grid.counts, grid.halo, strict=True)):
-        if count == 1 or halo == 0:
+        if count == 1:
             continue
+        looked_at = max(halo, 1)  # without a halo there may be a seam all the same
         part = list(around)
         across = math.prod(s.stop - s.start for a, s in enumerate(around) if a != axis)
-        length = min(n, 4 * halo + 2, max(1, min(limit, LONGEST) // across))
-        if length < 2 * halo + 2:
+        length = min(n, 4 * looked_at + 2, max(1, min(limit, LONGEST) // across))
+        if length < 2 * looked_at + 2:
             continue
         middle = (around[axis].start + around[axis].stop) // 2
         start = min(max(0, middle - length // 2), n - length)
@@ -64,7 +65,7 @@ def estimate_seam(
             cut = {name: np.ascontiguousarray(values[tile.region]) for name, values in beside.items()}
             restored = restorer(np.ascontiguousarray(data[tile.region]), tile, **cut).core
             difference[tile.core] = restored - reference[tile.core]
-        near = slice(max(0, core[axis] - halo), core[axis] + halo)
+        near = slice(max(0, core[axis] - looked_at), core[axis] + looked_at)
         difference = difference[tuple(near if a == axis else slice(None) for a in range(data.ndim))]
         extent = float(np.ptp(reference))
         if extent > 0:
