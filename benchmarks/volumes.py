@@ -338,7 +338,7 @@ def scale(arguments: argparse.Namespace) -> None:
     bytes_in, bytes_out = (measured[name] / voxels for name in ("input_bytes", "output_bytes"))
     psf = psf_of(measured["psf"])
     numbers = [Numbers("richardson_lucy", {"num_iter": arguments.iterations})]
-    halo = halo_for(numbers, [psf], "auto", (1, 1, 1))
+    halo = halo_for(numbers, [psf], "auto", (13_000, 19_600, 19_600))
     costs = Costs(numbers, [psf], np.uint16, np.float32, None, chunk=64**3, block=128**3)
     rows = []
     for name, shape in (("10 TB", (13_000, 19_600, 19_600)), ("1 PB", (60_000, 91_300, 91_300))):

@@ -17,7 +17,7 @@ import pytest
 import medeconv_fast as mf
 from medeconv_fast import cli
 from medeconv_fast._grid import Grid, exact_halo
-from medeconv_fast.algorithms._tile import Restorer, read_region
+from medeconv_fast.algorithms._tile import Numbers, Restorer, halo_of_filter, read_region
 from medeconv_fast.volumes import TileError, plan_volume
 from medeconv_fast.volumes._job import Job
 from medeconv_fast.volumes._manifest import Manifest
@@ -140,6 +140,70 @@ def test_seams_stay_below_the_bound(tmp_path, options):
     error = np.abs(result(tmp_path / "out.zarr") - whole).max() / np.ptp(whole)
     assert 0 < error < 1e-3
     assert 0 < done.seam["largest"] < 1e-3
+
+
+@pytest.mark.parametrize(
+    "method, options",
+    [
+        ("rl", {"num_iter": 10, "regularizer": ("tv", 0.01)}),
+        ("rl", {"num_iter": 10, "regularizer": ("tikhonov", 0.01), "acceleration": "biggs-andrews"}),
+        ("wiener", {"balance": 0.02}),
+        ("tikhonov", {"weight": 0.01, "regularizer": 1}),
+        ("tikhonov", {"weight": 0.01, "regularizer": 0}),
+    ],
+)
+@pytest.mark.parametrize("depth", [0, 0.3])
+def test_a_regularizer_is_cut_where_the_psf_has_hardly_any_extent(tmp_path, method, options, depth):
+    psf = mf.psf.gaussian((depth, 2, 2), (1, 1, 1))
+    image = counts((64, 20, 22), psf=psf).astype(np.uint16)
+    done = mf.restore_volume(
+        image, tmp_path / "out.zarr", psf, method=method, tile=(32, 20, 22), chunks=(16, 20, 22), **options
+    )
+    whole = {"rl": mf.richardson_lucy, "wiener": mf.wiener, "tikhonov": mf.tikhonov}[method](
+        image, psf, **options
+    )
+    assert done.plan.counts == [2, 1, 1] and (done.plan.halo[0] > 0 or options["regularizer"] == 0 == depth)
+    # Along an axis without blur the two ends of a whole filtered volume meet.
+    inner = slice(14, -14) if method != "rl" else slice(None)
+    error = np.abs(result(tmp_path / "out.zarr") - whole)[inner].max() / np.ptp(whole)
+    assert error < 1e-4
+    assert done.seam["largest"] < 1e-4
+
+
+def test_a_seam_without_a_halo_is_seen(tmp_path):
+    psf = mf.psf.gaussian((0, 2, 2), (1, 1, 1))
+    image = counts((32, 20, 22), psf=psf).astype(np.uint16)
+    tiles = {"tile": (16, 20, 22), "chunks": (16, 20, 22), "halo": 0}
+    options = {"method": "rl", "num_iter": 5, "regularizer": ("tikhonov", 0.01)}
+    assert mf.restore_volume(image, tmp_path / "out.zarr", psf, **tiles, **options).seam["largest"] > 0.01
+
+
+def test_no_halo_along_an_axis_of_one_voxel(psf):
+    image = counts((1, 40, 30)).astype(np.uint16)
+    options = {"method": "rl", "num_iter": 5, "regularizer": ("tv", 0.01)}
+    assert plan_volume(image, psf, **options).halo[0] == 0
+    assert plan_volume(image, psf, method="wiener", balance=0.1).halo[0] == 0
+
+
+def test_a_filters_halo_is_as_far_as_its_response_reaches():
+    """Farther than a grid of a few PSFs shows."""
+    image, psf = np.random.default_rng(0).random((1, 1500)) * 100, np.ones((1, 3))
+    numbers = Numbers("tikhonov", {"weight": 1e-3})
+    halo = halo_of_filter(numbers, psf, "auto", image.shape)
+    assert 128 < halo[1] < 512 and not numbers.warnings
+    tiled = in_tiles(image, psf, (1, 750), halo, "tikhonov", weight=1e-3)
+    whole = mf.tikhonov(image, psf, 1e-3)
+    assert np.abs(tiled - whole)[:, 600:900].max() < 1e-3 * np.ptp(whole)
+
+
+def test_a_response_beyond_the_largest_grid_is_noted(monkeypatch):
+    from medeconv_fast.algorithms import _tile
+
+    monkeypatch.setattr(_tile, "LARGEST_RESPONSE", 1 << 8)
+    for psf, weight in ((np.ones((1, 3)), 1e-4), (np.random.default_rng(0).random((17, 17)), 1e-2)):
+        numbers = Numbers("tikhonov", {"weight": weight})
+        halo_of_filter(numbers, psf, "auto", (900, 900))
+        assert numbers.warnings[0].startswith("halo: the response of tikhonov along")
 
 
 @pytest.mark.shared

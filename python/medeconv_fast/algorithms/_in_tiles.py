@@ -113,7 +113,8 @@ class Work:
         penalty = options["regularizer"] is not None
         # The measured rule is the transpose's; others reach farther, in very few iterations.
         rule = "auto" if self._matched else "exact"
-        return halo_of(self.psf, iterations, rule, penalty=penalty, accelerated=accelerated)
+        halo = halo_of(self.psf, iterations, rule, penalty=penalty, accelerated=accelerated)
+        return tuple(h if n > 1 else 0 for h, n in zip(halo, self.data.shape, strict=True))
 
     def grid(self, halo: Sequence[int], memory: int) -> Grid | None:
         """Of as many tiles as were asked for, or of those that fit; None if none do."""
@@ -372,7 +373,8 @@ def filtered(call: FilterCall, options: dict[str, Any], obstacle: str | None) ->
         region = tuple((s.start, s.stop) for s in core)
     numbers = Numbers(method, options)
     on_host = Numbers(method, {**options, "backend": "auto"})
-    grid = grid_of(halo_of_filter(on_host, psf, "auto"))
+    grid = grid_of(halo_of_filter(on_host, psf, "auto", data.shape))
+    call.warnings += on_host.warnings
     restorer = Restorer(numbers, psf, periodic=periodic, num_threads=call.num_threads)
     result = np.empty(data.shape, data.dtype)
     shown = " x ".join(map(str, grid.counts))

@@ -31,6 +31,8 @@ FILTERS: dict[str, tuple[Callable[..., Any], str]] = {
 # range.
 RESPONSE = 1e-3
 LARGEST_RESPONSE = 1 << 22  # voxels of the grid on which it is looked at
+SMALLEST_GRID = 3  # taps of a regularizer: an axis that it couples is looked at as if the PSF had as many
+CLEAR = 3 / 8  # of an axis of that grid: a response that reaches farther asks for a longer one
 
 
 @dataclass(frozen=True)
@@ -298,22 +300,58 @@ class Restorer:
         return self._made[1:]
 
 
-def halo_of_filter(numbers: Numbers, psf: np.ndarray, rule: str) -> tuple[int, ...]:
-    """As far as the filter's response matters, which is looked at on a periodic grid."""
+def is_regularized(numbers: Numbers) -> bool:
+    """Whether a filter's regularizer may couple voxels, also along axes where its PSF does not."""
+    options = numbers.options
+    regularizer = options.get("regularizer", 0 if numbers.method == "tikhonov" else "laplacian")
+    alone = isinstance(regularizer, int | str) and regularizer in (0, "identity")
+    return options.get("noise_to_signal") is None and not alone
+
+
+def halo_of_filter(numbers: Numbers, psf: np.ndarray, rule: str, volume: Sequence[int]) -> tuple[int, ...]:
+    """As far as the filter's response matters in a volume of that shape, looked at on a periodic grid.
+
+    What does not end within the largest grid is noted in the warnings of `numbers`.
+    """
     if rule != "auto":
         raise ValueError(
             f"halo: got {rule!r}, but the response of {numbers.method} has no end; expected 'auto' or numbers"
         )
-    shape = tuple(1 if k == 1 else 1 << math.ceil(math.log2(8 * k)) for k in psf.shape)
+    least = tuple(
+        max(k, SMALLEST_GRID) if is_regularized(numbers) and n > 1 else k
+        for n, k in zip(volume, psf.shape, strict=True)
+    )
+    shape = tuple(1 if k == 1 else 1 << math.ceil(math.log2(8 * k)) for k in least)
     while math.prod(shape) > LARGEST_RESPONSE:
-        shape = tuple(max(n // 2, min(n, k)) for n, k in zip(shape, psf.shape, strict=True))
-    impulse = np.zeros(shape)
-    impulse[tuple(n // 2 for n in shape)] = 1
+        smaller = tuple(max(n // 2, min(n, k)) for n, k in zip(shape, least, strict=True))
+        if smaller == shape:
+            break  # a PSF that is larger than that
+        shape = smaller
     function, _ = FILTERS[numbers.method]
     options = {**numbers.options, "boundary": "wrap"} | (
         {"prior": 0.0} if numbers.method == "tikhonov" else {}
     )
-    return radius_of(function(impulse, psf, **options), RESPONSE / len(shape))
+    while True:
+        impulse = np.zeros(shape)
+        impulse[tuple(n // 2 for n in shape)] = 1
+        radius = radius_of(function(impulse, psf, **options), RESPONSE / len(shape))
+        # Farther out it overlaps with itself, and what lies beyond is not seen.
+        short = [
+            axis
+            for axis, (r, n, whole) in enumerate(zip(radius, shape, volume, strict=True))
+            if r > CLEAR * n and n < 4 * whole
+        ]
+        if not short:
+            return radius
+        if 2 * math.prod(shape) > LARGEST_RESPONSE:
+            axes = " and ".join("zyx"[-len(shape) :][axis] for axis in short)
+            numbers.warnings.append(
+                f"halo: the response of {numbers.method} along {axes} does not end within {shape} voxels; a "
+                f"halo of {radius} may be too short: pass halo=, or a larger weight"
+            )
+            return radius
+        axis = max(short, key=lambda a: radius[a] / shape[a])
+        shape = tuple(2 * n if a == axis else n for a, n in enumerate(shape))
 
 
 def _where(tile: Tile) -> str:

@@ -13,7 +13,7 @@ from .._grid import Grid, cut, halo_of
 from .._planner import plan as plan_image
 from .._record import Record
 from ..algorithms._filters import ARRAYS, REACH
-from ..algorithms._tile import Numbers, halo_of_filter
+from ..algorithms._tile import Numbers, halo_of_filter, is_regularized
 from ._sample import LARGEST_SAMPLE
 
 # Of a process when its first tile begins: the interpreter, NumPy, Zarr, dask (measured: 60 to 110 MB), and
@@ -77,7 +77,7 @@ class VolumePlan(Record):
 def halo_for(
     numbers: Sequence[Numbers], psfs: Sequence[np.ndarray], rule: Any, shape: tuple[int, ...]
 ) -> tuple[int, ...]:
-    """The halo that serves every channel."""
+    """The halo that serves every channel; none along axes of one voxel."""
     halos = []
     for each, psf in zip(numbers, psfs, strict=True):
         if each.iterative:
@@ -89,11 +89,11 @@ def halo_for(
                 accelerated=each.alphas is not None,
             )
         elif isinstance(rule, str):
-            made = halo_of_filter(each, psf, rule)
+            made = halo_of_filter(each, psf, rule, shape)
         else:
-            made = halo_of(psf, 1, rule)
+            made = halo_of(psf, 1, rule, penalty=is_regularized(each))
         halos.append(made)
-    return tuple(max(h) for h in zip(*halos, strict=True))
+    return tuple(max(h) if n > 1 else 0 for n, *h in zip(shape, *halos, strict=True))
 
 
 class Costs:

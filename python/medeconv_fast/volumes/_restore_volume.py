@@ -162,9 +162,9 @@ def restore_volume(
     The sides of a tile inside the volume see real data as far as the halo, beyond which nothing is assumed
     (boundary "extended"); `boundary` is what lies outside the volume's own border. The default halo is
     2 s (sqrt(k) + 1.5) voxels for k iterations of Richardson-Lucy, 3.5 s (sqrt(k) + 1.5) accelerated, with s
-    the PSF's spread (standard deviation) along the axis; of a filter, as far as its response matters. The
-    result then differs from that of the whole volume by less than 1e-3 of its range (docs/volumes.md);
-    ``result.seam`` is the estimate for this run.
+    the PSF's spread (standard deviation) along the axis, with a regularizer at least 1; of a filter, as far
+    as its response matters. The result then differs from that of the whole volume by less than 1e-3 of its
+    range (docs/volumes.md); ``result.seam`` is the estimate for this run.
 
     Examples
     --------
