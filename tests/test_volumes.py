@@ -253,6 +253,29 @@ def test_a_tile_of_the_lowest_value_alone_is_shifted_back(tmp_path, psf):
     assert np.abs(result(tmp_path / "out.zarr") - whole).max() < 1e-3 * np.ptp(whole)
 
 
+def test_trials_of_a_signed_scale_are_shifted_as_the_volume_is(psf):
+    """No value above the background before the shift, and none of a first estimate above zero."""
+    image = (counts((12, 20, 22), psf=psf) - 5000).astype(np.float32)
+    places = [(0, tuple(slice(0, n) for n in image.shape))]
+    initial = np.full(image.shape, -4000, np.float32)
+    options = {"stop": "relative-change", "num_iter": 20, "negative": "shift"}
+    for maps in ([], [{"initial": initial}]):
+        for more in ({}, {"acceleration": "biggs-andrews"}):
+            numbers = resolve(Sample([image], places, True, maps), psf, "rl", {**options, **more}, None)
+            whole = {**options, **more, **(maps[0] if maps else {})}
+            _, info = mf.richardson_lucy(image, psf, return_info=True, **whole)
+            assert numbers.options["num_iter"] == info.num_iter > 1
+            if more:
+                assert numbers.alphas == pytest.approx([e.get("alpha", 0.0) for e in info.trace])
+    # Blocks of a sample share the volume's smallest value, whatever their own.
+    parts = [image[:6], image[6:] + 3000]
+    sample = Sample(parts, [(0, (slice(a, a + 6), *places[0][1][1:])) for a in (0, 6)], False)
+    found = resolve(sample, psf, "rl", {**options, "background": 10.0}, None)
+    shifted = Sample([p - image.min() for p in parts], sample.places, False)
+    expected = resolve(shifted, psf, "rl", {**options, "background": 10.0}, None)
+    assert found.options["num_iter"] == expected.options["num_iter"]
+
+
 def test_tiles_of_a_kind_follow_each_other():
     source = Memory(np.zeros((40, 50)))
     source.items = ((0, 0), (0, 1), (1, 0), (1, 1))

@@ -167,10 +167,11 @@ def _of_richardson_lucy(
         )
 
     rule = rule_of(settled.pop("stop", None))
+    psf_sum = 1.0 if settled.get("normalize_psf", True) else float(psf.sum())
     trials = [
-        (sample.parts[i], sample.maps_of(i))
-        for i in sample.trials
-        if float(sample.parts[i].max()) > background and sample.maps_of(i).get("initial", ONE).max() > 0
+        (part, maps)
+        for part, maps in (_shifted(sample, i, offset, psf_sum) for i in sample.trials)
+        if float(part.max()) > background and maps.get("initial", ONE).max() > 0
     ]
 
     def tried(trial: Trial, **more: Any) -> Any:
@@ -206,6 +207,16 @@ def _of_richardson_lucy(
         chosen={name: str(value) for name, value in chosen.items()},
         warnings=notes,
     )
+
+
+def _shifted(sample: Sample, number: int, offset: float, psf_sum: float) -> Trial:
+    """A part and its maps as a run on the whole volume shifts them, not by the part's own smallest value."""
+    part, maps = sample.parts[number], sample.maps_of(number)
+    if not offset:
+        return part, maps
+    if "initial" in maps:
+        maps = {**maps, "initial": maps["initial"] + part.dtype.type(offset / psf_sum)}
+    return part + part.dtype.type(offset), maps
 
 
 def _joined(parts: list[np.ndarray]) -> np.ndarray:
