@@ -373,6 +373,32 @@ def test_errors_name_the_argument_and_leave_nothing(tmp_path, psf, image, option
     mf.restore_volume(image, tmp_path / "out.zarr", np.ones((3, 3, 3)), method="rl", num_iter=1)
 
 
+def test_numpy_numbers_are_numbers(tmp_path):
+    psf, image = np.ones((3, 3)), counts((20, 24)).astype(np.float32)
+    options = {
+        "num_iter": np.int64(2),
+        "background": np.median(image) / 9,
+        "readout_variance": np.array(0.5),
+        "regularizer": ("tv", np.float32(0.01)),
+        "normalize_psf": np.True_,
+        "voxel_size": np.array([1.0, 2.0], np.float32),
+    }
+    done = mf.restore_volume(
+        image,
+        tmp_path / "out.zarr",
+        psf,
+        method="rl",
+        memory=np.int64(4e9),
+        seed=np.int64(1),
+        halo=np.int64(9),
+        tile=np.array([20, 12]),
+        chunks=np.array([20, 12]),
+        **options,
+    )
+    whole = mf.richardson_lucy(image, psf, **options)
+    assert done.tiles == 2 and np.abs(result(tmp_path / "out.zarr") - whole).max() < 1e-3 * np.ptp(whole)
+
+
 @pytest.mark.parametrize("method", ["rl", "auto"])
 def test_weights_and_a_first_estimate_are_cut_as_well(tmp_path, psf, image, method):
     """As the whole run: dead voxels with values that mark them as such, parts that nothing is known of."""

@@ -293,7 +293,7 @@ class _Setup:
         self.seed = _validate.integer(seed, "seed", minimum=0)
         self.source = source if is_source(source) else files.open_source(source)
         ndim = len(self.source.shape)
-        options = dict(options)
+        options = {name: _plain(value) for name, value in options.items()}
         if options.get("voxel_size") is None and self.source.voxel_size is not None:
             options["voxel_size"] = self.source.voxel_size
         if options.get("voxel_size") is not None:
@@ -483,6 +483,13 @@ class _Setup:
             if made is not None:
                 found.append(made)
         return max(found, key=lambda entry: entry["largest"], default=None)
+
+
+def _plain(value: Any) -> Any:
+    """An option whose NumPy numbers are Python's, as the job's record needs them."""
+    if type(value) is tuple:
+        return tuple(map(_plain, value))
+    return value.item() if hasattr(value, "item") and np.ndim(value) == 0 else value
 
 
 def _shown(value: Any) -> Any:
