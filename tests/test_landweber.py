@@ -160,6 +160,25 @@ def test_numbers_that_mark_dead_voxels_start_nothing(mark, rng):
         )
 
 
+@pytest.mark.parametrize("mark", [1e20, 9.96921e36, -1e30])
+def test_numbers_that_mark_dead_voxels_stop_nothing(mark, backend, rng):
+    psf = np.outer([1, 6, 1], [1, 6, 1])
+    image = (rng.random((16, 18)) * 50).astype(np.float32)
+    weights = np.ones_like(image)
+    weights[7, 8:11] = 0
+    marked = np.where(weights > 0, image, np.float32(mark))
+    options = {"weights": weights, "backend": backend, "return_info": True}
+    for method, more in (
+        (mf.landweber, {}),
+        (mf.fista, {"weight": 0.1}),
+        (mf.van_cittert, {"initial": "flat"}),
+    ):
+        for stop in ("relative-change", "discrepancy"):
+            given = {**options, **more, "stop": stop, "num_iter": 12}
+            (a, found), (b, expected) = method(marked, psf, **given), method(image, psf, **given)
+            assert np.array_equal(a, b) and found.num_iter == expected.num_iter
+
+
 @pytest.mark.parametrize("factor", [1e-9, 1e9])
 def test_scale_invariance(factor, dtype, backend, rng, tol, relative_error):
     image, psf = rng.random((20, 22)).astype(dtype), np.ones((3, 4))

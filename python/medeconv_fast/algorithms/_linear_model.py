@@ -65,11 +65,14 @@ class LinearModel:
         boundary = _validate.choice(boundary, "boundary", boundaries)
 
         kernels = backends.resolve(backend, image)
-        self.data, self._restore, (lowest, highest) = _arrays.as_image(image, resident=resident)
+        self.data, self._restore, self._extremes = _arrays.as_image(image, resident=resident)
         if resident:
             self.data = kernels.resident(self.data)
-        self._extremes = lowest, highest
-        largest = max(-lowest, highest)
+        self.weights = _options.weights_of(weights, self.data)
+        # Van Cittert never corrects a voxel of weight 0: what stands there in a first estimate is its result.
+        if not (method == "van_cittert" and isinstance(initial, str) and initial == "image"):
+            self.data, self._extremes = _options.trusted(self.data, self.weights, self._extremes)
+        largest = max(-self._extremes[0], self._extremes[1])
         _validate.scale(largest, "image", self.data.dtype)
         psf, self._psf_settings = _options.psf_on_grid(psf, self.data.ndim, voxel_size, psf_voxel_size)
         self.blur = Blur(
@@ -84,7 +87,6 @@ class LinearModel:
         )
         _options.check_psf_sum(self.blur.psf_sum, largest, self.data.dtype, squared=True)
         self.operator = self.blur.operator(self.data.dtype)
-        self.weights = _options.weights_of(weights, self.data)
         self.unit = unit_of(largest)
         self.warnings: list[str] = []
         self.trace: list[dict[str, Any]] = []
@@ -118,18 +120,15 @@ class LinearModel:
             made: np.ndarray = _device.full_beside(data, blur.estimate_shape, level)
             return made
         if isinstance(initial, str):
-            if self._method != "van_cittert":  # which never corrects a voxel of weight 0
-                data, _ = _options.trusted(data, self.weights, self._extremes)
             return _options.framed(data - data.dtype.type(self.background), blur)
         return _options.framed(_options.initial_array(initial, blur, data), blur)
 
     def warn_of_signed_scale(self) -> None:
         """For an estimate that is to be non-negative although nobody asked for it."""
-        _, extremes = _options.trusted(self.data, self.weights, self._extremes)
-        lowest, highest = (value - self.background for value in extremes)
+        lowest, highest = (value - self.background for value in self._extremes)
         if lowest < 0 and -lowest > _options.SIGNED * highest:
             note = (
-                f"image: values from {extremes[0]:g} to {extremes[1]:g} are a signed scale, of "
+                f"image: values from {self._extremes[0]:g} to {self._extremes[1]:g} are a signed scale, of "
                 "which the estimate keeps what is above 0 only; pass non_negative=False"
             )
             self.warnings.append(note)

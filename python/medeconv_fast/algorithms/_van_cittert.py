@@ -71,7 +71,7 @@ def van_cittert(
     background : float
         Known constant that was added to the blurred object, in the image's units; not part of the estimate.
     weights : array_like, optional
-        Trust in each image voxel, from 0 (never corrected) to 1.
+        Trust in each image voxel, from 0 (never corrected: it stays as it is in `initial`) to 1.
     stop : str, tuple or object of `medeconv_fast.stop`, optional
         As in `landweber`.
     initial : {"image", "flat", "zero"} or array_like
