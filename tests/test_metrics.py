@@ -83,6 +83,8 @@ def test_radial_power_finds_a_wave_and_keeps_all_power():
 def test_radial_power_refuses(image, text):
     with pytest.raises(ValueError, match=f"image: .*{text}"):
         mf.metrics.radial_power(image)
+    with pytest.raises(TypeError, match="image: got a masked array"):
+        mf.metrics.radial_power(np.ma.array(image))
 
 
 def test_fourier_shell_correlation_uses_physical_frequency():
@@ -203,6 +205,9 @@ def test_bad_input(metric):
         call(good, bad)
     with pytest.raises(TypeError, match="complex"):
         call(good, good * 1j)
+    for masked in ((np.ma.array(good), good), (good, np.ma.array(good, mask=good > 0.5))):
+        with pytest.raises(TypeError, match="got a masked array"):
+            call(*masked)
 
 
 def test_constant_truth_needs_a_range():

@@ -297,3 +297,16 @@ def test_from_beads_refuses_and_explains():
 def test_bad_arguments_are_named(call, name):
     with pytest.raises(ValueError, match=name):
         call()
+
+
+def test_masks_are_not_ignored(tmp_path):
+    masked = np.ma.array(np.ones((3, 3, 3)))
+    for call, name in (
+        (lambda: mf.psf.fwhm(masked), "psf"),
+        (lambda: mf.psf.resample(masked, 1.0, 2.0), "psf"),
+        (lambda: mf.psf.from_beads(masked, (3, 3, 3)), "image"),
+        (lambda: mf.psf.light_sheet(masked, (1, 1, 1), 0.5, na=0.1), "detection"),
+        (lambda: mf.psf.save(tmp_path / "psf.npy", masked, 1.0, "um"), "psf"),
+    ):
+        with pytest.raises(TypeError, match=f"{name}: got a masked array"):
+            call()

@@ -258,6 +258,9 @@ def test_refusals(case):
         (lambda: mf.stop.Discrepancy(sigma=0), "sigma"),
         (lambda: mf.stop.TimeBudget(0), "seconds"),
         (lambda: mf.stop.noise_level(np.ones((1, 1))), "image"),
+        (lambda: mf.stop.noise_level(np.array([1.0, np.nan, 2.0])), "image: 1 of 3 values are not finite"),
     ):
         with pytest.raises(ValueError, match=words):
             make()
+    with pytest.raises(TypeError, match="image: got a masked array"):
+        mf.stop.noise_level(np.ma.array(image, mask=image > 3))

@@ -57,11 +57,7 @@ def to_numpy(value: Any, name: str) -> tuple[np.ndarray, Restore]:
     ImportError
         An array in GPU memory where the backend 'cuda' is not available.
     """
-    if isinstance(value, np.ma.MaskedArray):
-        raise TypeError(
-            f"{name}: got a masked array, whose masked voxels would count as measured; pass .filled(value), "
-            "and under Richardson-Lucy weights=~mask"
-        )
+    _validate.unmasked(value, name, ", and under Richardson-Lucy weights=~mask")
     if isinstance(value, str | bytes):
         raise TypeError(
             f"{name}: got {_validate.shown(value)}, expected an array (read a file with mf.io.read)"

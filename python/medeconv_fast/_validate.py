@@ -127,6 +127,23 @@ def numeric(dtype: np.dtype, name: str) -> None:
         raise TypeError(f"{name}: got dtype {dtype}, {expected}")
 
 
+def unmasked(value: Any, name: str, otherwise: str = "") -> None:
+    """Refuse a masked array; `otherwise` is what can be done beside filling it."""
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(
+            f"{name}: got a masked array, whose masked voxels would count as measured; pass .filled(value)"
+            f"{otherwise}"
+        )
+
+
+def real(value: Any, name: str) -> np.ndarray:
+    """`value` as an array of real numbers without a mask."""
+    unmasked(value, name)
+    array = np.asarray(value)
+    numeric(array.dtype, name)
+    return array
+
+
 def rank(array: np.ndarray, name: str, *, ndim: int | None = None, like: str = "image") -> None:
     """1 to 3 axes, none empty; exactly `ndim` where given (the rank of the argument `like`)."""
     if array.size == 0:

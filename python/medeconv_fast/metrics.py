@@ -23,8 +23,7 @@ __all__ = [
 def _pair(truth: Any, image: Any) -> tuple[np.ndarray, np.ndarray]:
     arrays = []
     for value, name in ((truth, "truth"), (image, "image")):
-        array = np.asarray(value)
-        _validate.numeric(array.dtype, name)
+        array = _validate.real(value, name)
         if array.size == 0:
             raise ValueError(f"{name}: got an empty array of shape {array.shape}")
         array = array.astype(np.float64)
@@ -289,8 +288,7 @@ def radial_power(image: Any, voxel_size: Any = None, *, taper: bool = True) -> t
     ValueError, TypeError
         NaN or Inf, more than three axes, one voxel only, a wrong number of lengths.
     """
-    array = np.asarray(image)
-    _validate.numeric(array.dtype, "image")
+    array = _validate.real(image, "image")
     _validate.rank(array, "image")
     array = array.astype(np.float64)
     _validate.finite(array, "image")

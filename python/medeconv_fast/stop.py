@@ -383,16 +383,16 @@ def noise_level(image: Any) -> float:
     Raises
     ------
     TypeError, ValueError
-        No numeric array of 1 to 3 axes; no axis with two voxels.
+        No numeric array of 1 to 3 axes, or a masked one; NaN or Inf; no axis with two voxels.
 
     References
     ----------
     D. L. Donoho and I. M. Johnstone, Biometrika 81, 425 (1994).
     """
-    details = np.asarray(image)
-    _validate.numeric(details.dtype, "image")
+    details = _validate.real(image, "image")
     _validate.rank(details, "image")
     details = details.astype(np.float64)
+    _validate.finite(details, "image")
     axes = [axis for axis, n in enumerate(details.shape) if n > 1]
     if not axes:
         raise ValueError(f"image: got shape {details.shape}, expected an axis with at least two voxels")

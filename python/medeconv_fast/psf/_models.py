@@ -83,8 +83,7 @@ def light_sheet(
     B. E. A. Saleh and M. C. Teich, Fundamentals of Photonics, 3.1 (Gaussian beam, eqs. 3.1-7 to 3.1-11);
     C. J. Engelbrecht and E. H. K. Stelzer, Opt. Lett. 31, 1477 (2006) (PSF as the product).
     """
-    array = np.asarray(detection)
-    _validate.numeric(array.dtype, "detection")
+    array = _validate.real(detection, "detection")
     _validate.rank(array, "detection")
     if array.ndim != 3:
         raise ValueError(

@@ -12,8 +12,7 @@ from .. import _validate
 
 
 def _checked(psf: Any, name: str = "psf") -> np.ndarray:
-    array = np.asarray(psf)
-    _validate.numeric(array.dtype, name)
+    array = _validate.real(psf, name)
     _validate.rank(array, name)
     array = array.astype(np.float64)
     _validate.finite(array, name)

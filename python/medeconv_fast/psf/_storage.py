@@ -42,8 +42,8 @@ def save(path: Any, psf: Any, voxel_size: Any, unit: str, *, overwrite: bool = F
     OSError
         The directory is missing or not writable, or the disk is full.
     """
+    _checked(psf)
     array = np.asarray(psf)
-    _checked(array)
     size = _validate.voxel_size(voxel_size, "voxel_size", array.ndim)
     _validate.choice(unit, "unit", _UNITS)
     write_volume(path, Volume(array, size, None, unit), overwrite=_validate.flag(overwrite, "overwrite"))
