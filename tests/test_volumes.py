@@ -313,6 +313,18 @@ def test_auto_chooses_what_restore_chooses(tmp_path, psf, image):
     assert signed.numbers[0]["method"] == "wiener" and "signed scale" in signed.warnings[0]
 
 
+@pytest.mark.parametrize("method, name", [("wiener", "balance"), ("tikhonov", "weight")])
+def test_the_border_of_a_thin_volume_counts(method, name):
+    psf = mf.psf.gaussian((2.5, 2.5, 2.5), (1, 1, 1))
+    image = counts((12, 20, 22), psf=psf).astype(np.float32)
+    _, info = getattr(mf, method)(image, psf, return_info=True)
+    assert info.settings["border_factor"] > 1
+    whole = Sample([image], [(0, tuple(slice(0, n) for n in image.shape))], True)
+    assert resolve(whole, psf, method, {}, None).options[name] == info.settings[name]
+    block = Sample([image], whole.places, False)
+    assert resolve(block, psf, method, {}, None).options[name] < info.settings[name]
+
+
 def test_a_large_volume_is_sampled_by_seed(rng):
     array = rng.random((50, 60, 70))
     same, again, other = (

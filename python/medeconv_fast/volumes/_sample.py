@@ -16,8 +16,9 @@ from ._regions import read_maps
 
 # A volume of up to so many voxels is its own sample; of a larger one, so many blocks have as many together.
 LARGEST_SAMPLE, BLOCKS = 1 << 23, 24
-# Bytes per voxel of a sample that looking at it takes: sorting its details, and restoring it.
-BYTES_PER_VOXEL = 100
+# Bytes per voxel of a sample that looking at it takes: sorting its details, and restoring it (most by a
+# filter of a thin volume, whose border is simulated).
+BYTES_PER_VOXEL = 120
 FEWEST_BLOCKS = 4
 PSFS = 3  # a block is at least so many PSFs wide
 TRIALS = 3  # of the blocks are restored on trial: the brightest
