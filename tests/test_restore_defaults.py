@@ -144,6 +144,17 @@ def test_noise_is_found(gain, variance, rng):
     assert offset <= 500
 
 
+@pytest.mark.parametrize("shape", [(12, 14), (40, 40)])  # one bin of details, and several
+def test_noise_does_not_depend_on_the_unit(shape, rng):
+    image = rng.poisson(rng.random(shape) * 100 + 20) + 0.3
+    found = noise_of(image)
+    assert shape != (12, 14) or (found.gain > 0 and found.variance == 0)
+    for unit in (2.0**k for k in (-300, -66, -10, 1, 33, 66, 300)):
+        scaled = noise_of(image * unit)
+        assert scaled.gain / unit == pytest.approx(found.gain, rel=1e-9)
+        assert scaled.variance / unit**2 == pytest.approx(found.variance, rel=1e-9)
+
+
 def test_noise_is_that_of_voxels_that_count(counts):
     _, psf, image = counts
     weights = np.ones_like(image)

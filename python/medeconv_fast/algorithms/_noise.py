@@ -95,16 +95,21 @@ def _line(found: np.ndarray) -> Noise:
     means, variances = np.maximum(found[:, 0], 0), found[:, 1]
     if variances.max() == 0:
         return Noise(0.0, 0.0)
+    # Both columns are 1 at most: whether they are told apart is no matter of the image's unit.
+    unit = float(means.max()) or 1.0
     trust = 1 / np.maximum(variances, 1e-3 * variances.max())
-    columns, wanted = np.stack([means, np.ones_like(means)], axis=1) * trust[:, None], variances * trust
-    best, least = Noise(0.0, float(np.median(variances))), math.inf
+    columns, wanted = np.stack([means / unit, np.ones_like(means)], axis=1), variances * trust
+    columns *= (trust * variances.max())[:, None]
+    best, least = np.array([0.0, float(np.median(variances)) / variances.max()]), math.inf
     for used in ([0, 1], [0], [1]):
         fitted = np.zeros(2)
-        fitted[used] = np.linalg.lstsq(columns[:, used], wanted, rcond=None)[0]
+        fitted[used], _, rank, _ = np.linalg.lstsq(columns[:, used], wanted, rcond=None)
         misfit = float(np.abs(columns @ fitted - wanted).sum())
-        if (fitted >= 0).all() and misfit < least * (1 - 1e-9):
-            best, least = Noise(*map(float, fitted)), misfit
-    return best
+        # Of several that fit all values, one bin above all, the first: the noise of counts before another.
+        better = misfit < least * (1 - 1e-9) - 1e-9
+        if rank == len(used) and (fitted >= 0).all() and better:
+            best, least = fitted, misfit
+    return Noise(float(best[0] * variances.max() / unit), float(best[1] * variances.max()))
 
 
 def _are_counts(values: np.ndarray, noise: Noise) -> bool:
