@@ -170,6 +170,25 @@ def test_a_regularizer_is_cut_where_the_psf_has_hardly_any_extent(tmp_path, meth
     assert done.seam["largest"] < 1e-4
 
 
+@pytest.mark.parametrize(
+    "method, options", [("rl", {"num_iter": 5}), ("wiener", {"balance": 0.1}), ("tikhonov", {"weight": 0.1})]
+)
+def test_seams_of_a_periodic_volume(tmp_path, method, options):
+    """The part that they are estimated on is shorter than the PSF, and its ends are not alike."""
+    psf = mf.psf.gaussian((3, 3), (1, 1), (15, 15))
+    image = counts((120, 40), psf=psf).astype(np.uint16)
+    image += np.arange(0, 1200, 10, dtype=np.uint16)[:, None]
+    done = mf.restore_volume(
+        image, tmp_path / "out.zarr", psf, method=method, boundary="wrap", **options,
+        halo=3, tile=(60, 40), chunks=(20, 20), shards=None,
+    )  # fmt: skip
+    function = {"rl": mf.richardson_lucy, "wiener": mf.wiener, "tikhonov": mf.tikhonov}[method]
+    whole = function(image, psf, boundary="wrap", **options)
+    error = np.abs(result(tmp_path / "out.zarr") - whole).max() / np.ptp(whole)
+    assert done.plan.periodic and done.tiles == 2
+    assert error < done.seam["largest"] < 5 * error  # whose range is a part's
+
+
 def test_a_seam_without_a_halo_is_seen(tmp_path):
     psf = mf.psf.gaussian((0, 2, 2), (1, 1, 1))
     image = counts((32, 20, 22), psf=psf).astype(np.uint16)

@@ -10,6 +10,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -477,6 +478,9 @@ class _Setup:
         """The largest of any channel."""
         found = []
         for each, psf, (item, around) in zip(numbers, self.psfs, self.samples, strict=True):
+            if grid.periodic:  # the part is not, nor are its tiles
+                boundary = "extended" if each.iterative else "reflect"
+                each = replace(each, options={**each.options, "boundary": boundary})
             restorer = Restorer(each, psf, periodic=False, num_threads=self.num_threads)
             limit = int(np.prod(grid.largest))
             made = estimate_seam(self.source, self.maps, item, around, grid, restorer, limit)
