@@ -223,6 +223,11 @@ def test_signed_scale_gets_the_wiener_filter(image, backend):
     with pytest.warns(UserWarning, match="signed scale"):
         mf.restore(signed, PSF, callback=lambda i, e: steps.append((i, e.shape)), backend=backend)
     assert steps == [(1, signed.shape)]
+    with pytest.warns(UserWarning, match="signed scale"):
+        kept = mf.restore(signed, PSF, callback=lambda i, e: e.fill(7), backend=backend)
+    assert np.array_equal(kept, estimate)  # the callback has a copy
+    with pytest.raises(TypeError, match="callback: got 5"):
+        mf.restore(signed, PSF, callback=5, backend=backend)
     # An option that only Richardson-Lucy has decides for it.
     with pytest.warns(UserWarning, match="set to zero"):
         clipped, info = mf.restore(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import warnings
 from collections.abc import Callable, Sequence
@@ -101,13 +102,14 @@ def restore(image: Any, psf: Any, method: str = "auto", **options: Any) -> Any:
         if method == "wiener":
             # A closed form has one step to report.
             callback = options.pop("callback", None)
+            _options.check_callback(callback)
         if why:
             warnings.warn(why, UserWarning, stacklevel=2)
     if method == "wiener":
         _refuse_unknown(options, _WIENER, "wiener")
         result = wiener(image, psf, **options)
         if callback is not None:
-            callback(1, result[0] if options.get("return_info") else result)
+            callback(1, copy.deepcopy(result[0] if options.get("return_info") else result))
         return result
     _refuse_unknown(options, _RL, "richardson_lucy")
     return_info = _validate.flag(options.pop("return_info", False), "return_info")
