@@ -226,6 +226,10 @@ def test_back_projector_refusals(rng):
     ):
         with pytest.raises(ValueError, match=words):
             mf.richardson_lucy(image, psf, 2, back_projector=array)
+    box = np.ones((3, 3))  # never falls to half
+    assert np.isfinite(mf.richardson_lucy(image, box, 2, back_projector="otf-masked-wiener")).all()
+    with pytest.raises(ValueError, match="psf: "):
+        mf.richardson_lucy(image, box, 2, back_projector="gaussian")
     with pytest.raises(ValueError, match="axis 1 has even length 4; its first values"):
         mf.richardson_lucy(image, np.ones((3, 4)), 2, back_projector=np.ones((3, 4)))
     with pytest.warns(UserWarning, match="num_iter: 6 iterations with back_projector='gaussian'"):

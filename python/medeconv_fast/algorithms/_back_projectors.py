@@ -62,6 +62,11 @@ def _inside(projector: np.ndarray, *, strict: bool) -> np.ndarray:
 def _designed(name: str, psf: np.ndarray) -> np.ndarray:
     axes = tuple(range(psf.ndim))
     otf = np.fft.rfftn(np.fft.ifftshift(psf), axes=axes)
+    peak = float(np.abs(otf).max())
+    wiener = np.conj(otf) / (np.abs(otf) ** 2 + BALANCE * peak**2)
+    if name == "otf-masked-wiener":
+        spectrum = np.where(np.abs(otf) >= SUPPORT * peak, wiener, 0)
+        return np.fft.fftshift(np.fft.irfftn(spectrum, psf.shape, axes))
     frequencies = [np.fft.fftfreq(n) for n in psf.shape[:-1]] + [np.fft.rfftfreq(psf.shape[-1])]
     widths = psf_module.fwhm(psf, (1.0,) * psf.ndim)
     # Squared distance from the origin, 1 at 1 / FWHM.
@@ -74,11 +79,6 @@ def _designed(name: str, psf: np.ndarray) -> np.ndarray:
         sigma = 1 / np.sqrt(8 * np.log(2))  # of a Gaussian whose FWHM is 1
         spectrum = np.exp(-2 * np.pi**2 * sigma**2 * square) * np.ones_like(otf)
         return np.fft.fftshift(np.fft.irfftn(spectrum, psf.shape, axes))
-    peak = float(np.abs(otf).max())
-    wiener = np.conj(otf) / (np.abs(otf) ** 2 + BALANCE * peak**2)
-    if name == "otf-masked-wiener":
-        spectrum = np.where(np.abs(otf) >= SUPPORT * peak, wiener, 0)
-    else:
-        butterworth = 1 / np.sqrt(1 + (1 / AT_CUTOFF**2 - 1) * square**ORDER)
-        spectrum = butterworth * (wiener if name == "wiener-butterworth" else np.ones_like(otf))
+    butterworth = 1 / np.sqrt(1 + (1 / AT_CUTOFF**2 - 1) * square**ORDER)
+    spectrum = butterworth * (wiener if name == "wiener-butterworth" else np.ones_like(otf))
     return np.fft.fftshift(np.fft.irfftn(spectrum, psf.shape, axes))
