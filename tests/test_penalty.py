@@ -95,6 +95,17 @@ def test_restoration_is_smoother(kind, backend, rng):
     np.testing.assert_array_equal(plain, unweighted)
 
 
+@pytest.mark.parametrize("kind", ["tv", "tikhonov", "good-roughness"])
+def test_an_axis_of_one_voxel_changes_nothing(kind, rng):
+    image, psf = rng.poisson(rng.random((24, 26)) * 50).astype(float), np.ones((3, 3))
+    flat = mf.richardson_lucy(image, psf, 8, regularizer=(kind, 0.01))
+    for axis in range(3):
+        deep = mf.richardson_lucy(
+            np.expand_dims(image, axis), np.expand_dims(psf, axis), 8, regularizer=(kind, 0.01)
+        )
+        assert np.abs(deep.squeeze() - flat).max() < 1e-10 * flat.max()
+
+
 def test_gradients_follow_the_voxel_size(rng):
     """A volume whose slices are far apart is hardly smoothed across them."""
     image = np.repeat(rng.poisson(50.0, (12, 1, 1)), 12, 1).repeat(12, 2).astype(float)

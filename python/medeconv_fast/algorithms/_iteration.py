@@ -67,8 +67,9 @@ class Penalty:
         if kind == "tv":
             # The kernel smooths |grad x| below 1e-5 of its level. The estimate that the factor comes from is
             # one step late: where the penalty is steeper than this the step overshoots, and rounding grows
-            # into ripples on what is flat.
-            level *= max(1.0, 2 * len(operator.layout.shape) * weight / SMALLEST_GRADIENT)
+            # into ripples on what is flat. An axis of one voxel has no gradient.
+            axes = sum(n > 1 for n in operator.layout.estimate_shape)
+            level *= max(1.0, 2 * axes * weight / SMALLEST_GRADIENT)
         self._kind, self._weight, self._level = kind, weight, level * self._unit
         self._spacing = spacing
         self._operator = operator
