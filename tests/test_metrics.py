@@ -210,6 +210,18 @@ def test_bad_input(metric):
             call(*masked)
 
 
+@pytest.mark.parametrize("factor", [1e-290, 1e-200, 1e-100, 1e100, 1e160, 1e290])
+def test_no_metric_depends_on_the_unit(factor):
+    rng = np.random.default_rng(0)
+    truth = rng.random((16, 17))
+    image = truth + 0.1 * rng.random(truth.shape)
+    for metric in (mf.metrics.psnr, mf.metrics.nrmse, mf.metrics.ssim):
+        assert metric(truth * factor, image * factor) == pytest.approx(metric(truth, image), rel=1e-9)
+    found, expected = (mf.metrics.fourier_shell_correlation(f * truth, f * image)[1] for f in (factor, 1))
+    assert found == pytest.approx(expected, rel=1e-9)
+    assert mf.metrics.psnr([1.0, 0.0], [1.0, 1e-200]) == pytest.approx(4003.01, abs=0.01)
+
+
 def test_constant_truth_needs_a_range():
     flat = np.ones((9, 9))
     with pytest.raises(ValueError, match="data_range"):

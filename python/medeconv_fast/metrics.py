@@ -42,6 +42,17 @@ def _range(truth: np.ndarray, data_range: Any) -> float:
     return found
 
 
+def _unit(*values: Any) -> float:
+    """The power of two that brings the largest of all values near 1, where squares fit float64."""
+    largest = max(float(np.abs(value).max()) for value in values)
+    return math.ldexp(1.0, -max(min(math.frexp(largest)[1], 1000), -1000))
+
+
+def _rms(values: np.ndarray) -> float:
+    unit = _unit(values)
+    return float(np.sqrt(np.mean((values * unit) ** 2))) / unit
+
+
 def psnr(truth: Any, image: Any, *, data_range: float | None = None) -> float:
     """Peak signal-to-noise ratio in dB, 20 log10(data_range / rms error).
 
@@ -64,8 +75,8 @@ def psnr(truth: Any, image: Any, *, data_range: float | None = None) -> float:
     """
     a, b = _pair(truth, image)
     peak = _range(a, data_range)
-    error = float(np.mean((a - b) ** 2))
-    return float("inf") if error == 0 else float(10 * np.log10(peak**2 / error))
+    error = _rms(a - b)
+    return math.inf if error == 0 else 20 * (math.log10(peak) - math.log10(error))
 
 
 def nrmse(truth: Any, image: Any) -> float:
@@ -87,10 +98,10 @@ def nrmse(truth: Any, image: Any) -> float:
         Shapes that differ, NaN or Inf, a truth that is zero everywhere.
     """
     a, b = _pair(truth, image)
-    norm = float(np.sqrt(np.mean(a**2)))
+    norm = _rms(a)
     if norm == 0:
         raise ValueError("truth: all values are zero, so there is nothing to normalise by")
-    return float(np.sqrt(np.mean((a - b) ** 2)) / norm)
+    return _rms(a - b) / norm
 
 
 def i_divergence(truth: Any, image: Any) -> float:
@@ -177,6 +188,8 @@ def ssim(truth: Any, image: Any, *, data_range: float | None = None, window: int
     a, b = np.squeeze(a), np.squeeze(b)
     if window % 2 == 0 or min(a.shape, default=0) < window:
         raise ValueError(f"window: got {window}, expected odd and at most the shortest axis of {a.shape}")
+    unit = _unit(a, b, peak)
+    a, b, peak = a * unit, b * unit, peak * unit
     count = window**a.ndim
     sample = count / (count - 1)
     # Around a common mean, the squares stay small: HU and counts sit far from zero.
@@ -246,6 +259,7 @@ def _shells(
     first, second = _pair(a, b)
     _validate.rank(first, "a")
     sizes = _validate.voxel_size(1.0 if voxel_size is None else voxel_size, "voxel_size", first.ndim)
+    first, second = first * _unit(first), second * _unit(second)
     if _validate.flag(taper, "taper"):
         first, second = _tapered(first), _tapered(second)
     rings = _rings(first.shape, sizes, "a")
