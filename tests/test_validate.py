@@ -400,6 +400,45 @@ def test_magnitude_outside_the_dtypes_range():
     assert np.allclose(mf.richardson_lucy(IMAGE * 1e30, PSF, 2, boundary="wrap"), 1e30)
 
 
+@pytest.mark.parametrize(
+    ("method", "name", "value"),
+    [
+        ("landweber", "background", 1e39),
+        ("van_cittert", "background", -1e39),
+        ("van_cittert", "relaxation", 1e39),
+        ("tikhonov", "prior", 1e39),
+        ("fista", "weight", 1e39),
+        ("fista", "weight", 1e-39),
+        ("richardson_lucy", "readout_variance", 1e39),
+    ],
+)
+def test_number_outside_the_dtypes_range(method, name, value):
+    image, psf = np.random.default_rng(0).random((6, 7)), np.outer([1, 6, 1], [1, 6, 1])
+    more = {"bounds": (0, 1)} if name == "relaxation" else {}
+    with pytest.raises(
+        ValueError, match=rf"^{name}: got {value:g}, expected .* in float32".replace("+", r"\+")
+    ):
+        getattr(mf, method)(image.astype(np.float32), psf, **{name: value}, **more)
+    if name != "relaxation":
+        getattr(mf, method)(image, psf, **{name: value})
+
+
+def test_integer_beyond_float64():
+    with pytest.raises(ValueError, match=r"background: got 1000.*, expected a finite number"):
+        mf.richardson_lucy(IMAGE, PSF, background=10**400)
+
+
+@pytest.mark.parametrize("method", ["wiener", "tikhonov", "unsupervised_wiener", "restore"])
+def test_magnitude_whose_square_leaves_float64(method):
+    image = np.random.default_rng(0).random((16, 17))
+    function = getattr(mf, method)
+    for factor in (1e-137, 1e137):
+        assert np.allclose(function(image * factor, PSF) / factor, function(image, PSF), rtol=1e-3)
+    for factor in (1e-150, 1e150):
+        with pytest.raises(ValueError, match=r"image: the largest value is .*, expected 1e-140 to 1e\+140"):
+            function(image * factor, PSF)
+
+
 MISSPELT = {
     "readout_variance": -1.0,
     "damping": np.nan,

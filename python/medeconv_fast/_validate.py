@@ -87,6 +87,8 @@ def number(value: Any, name: str, *, minimum: float | None = None, above: float 
         result = float(value)
     except (TypeError, ValueError):
         raise TypeError(f"{name}: got {shown(value)}, {expected}") from None
+    except OverflowError:  # an integer beyond float64
+        raise ValueError(f"{name}: got {shown(value)}, {expected}") from None
     too_small = (minimum is not None and result < minimum) or (above is not None and result <= above)
     if not math.isfinite(result) or too_small:
         raise ValueError(f"{name}: got {result!r}, {expected}")
@@ -179,14 +181,29 @@ def finite(array: np.ndarray, name: str, axes: str | None = None) -> tuple[float
     )
 
 
-def scale(magnitude: float, name: str, dtype: Any) -> None:
-    """Refuse magnitudes at which sums over the image, its spectrum or divisors leave the dtype's range."""
-    limit = 1e28 if np.dtype(dtype) == np.float32 else 1e280
+def scale(magnitude: float, name: str, dtype: Any, *, squared: bool = False) -> None:
+    """Refuse magnitudes at which sums over the image, its spectrum or divisors leave the dtype's range.
+
+    `squared`: sums of squares as well, which are float64.
+    """
+    limit = 1e28 if np.dtype(dtype) == np.float32 else 1e140 if squared else 1e280
     if magnitude != 0 and not 1 / limit <= magnitude <= limit:
         raise ValueError(
             f"{name}: the largest value is {magnitude:g}, expected {1 / limit:g} to {limit:g} in {dtype}; "
             f"rescale the {name}"
         )
+
+
+def fits(value: float, name: str, dtype: Any, *, tiny: bool = True) -> float:
+    """`value`, a number that meets the image; refused where it leaves the dtype's range, as in `scale`.
+
+    `tiny`: it may be as small as it likes.
+    """
+    limit = 1e28 if np.dtype(dtype) == np.float32 else 1e280
+    if abs(value) > limit or (not tiny and 0 < abs(value) < 1 / limit):
+        least = "" if tiny else f"0, or {1 / limit:g} to "
+        raise ValueError(f"{name}: got {value:g}, expected {least or 'at most '}{limit:g} in {dtype}")
+    return value
 
 
 def same_shape(array: np.ndarray, name: str, expected: tuple[int, ...], like: str) -> None:

@@ -63,7 +63,7 @@ class FilterCall:
         self._threads = resolve_num_threads(num_threads)
 
         self.data, self._restore, (self.lowest, self.highest) = _arrays.as_image(image)
-        _validate.scale(max(-self.lowest, self.highest), "image", self.data.dtype)
+        _validate.scale(max(-self.lowest, self.highest), "image", self.data.dtype, squared=True)
         psf, self._psf_settings = _options.psf_on_grid(psf, self.data.ndim, voxel_size, psf_voxel_size)
         self.psf, self.psf_sum = _arrays.as_psf(
             psf, self.data.ndim, normalize=self.normalize_psf, dtype=self.data.dtype

@@ -149,6 +149,7 @@ def fista(
         num_threads=num_threads,
         resident=not weight,  # the proximal map is the host's
     )
+    _validate.fits(weight, "weight", model.data.dtype, tiny=False)
     if non_negative:
         model.warn_of_signed_scale()
     length, bound = step_of("auto", model)

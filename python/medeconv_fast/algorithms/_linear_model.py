@@ -74,6 +74,7 @@ class LinearModel:
             self.data, self._extremes = _options.trusted(self.data, self.weights, self._extremes)
         largest = max(-self._extremes[0], self._extremes[1])
         _validate.scale(largest, "image", self.data.dtype)
+        _validate.fits(self.background, "background", self.data.dtype)
         psf, self._psf_settings = _options.psf_on_grid(psf, self.data.ndim, voxel_size, psf_voxel_size)
         self.blur = Blur(
             psf,

@@ -155,7 +155,7 @@ def defaults_of(
     background = _validate.number(options.get("background", 0.0), "background", minimum=0)
     if options.get("negative") == "shift" and lowest < 0:
         parts, highest = [part - part.dtype.type(lowest) for part in parts], highest - lowest
-    _validate.scale(max(highest, 0.0), "image", parts[0].dtype)
+    _validate.scale(max(highest, 0.0), "image", parts[0].dtype, squared=True)
     noise = noise_of(*parts, seen=seen)
     matched = options.get("back_projector", "matched")
     if not (isinstance(matched, str) and matched == "matched"):

@@ -500,7 +500,7 @@ def _operand(value: Any, name: str, data: np.ndarray) -> float | np.ndarray | No
     if value is None:
         return None
     if np.ndim(value) == 0:
-        return _validate.number(value, name, minimum=0) or None
+        return _validate.fits(_validate.number(value, name, minimum=0), name, data.dtype) or None
     array, (lowest, highest) = _arrays.as_operand(value, name, data.shape, data.dtype, beside=data)
     _validate.non_negative(array, name, lowest)
     return array if highest > 0 else None

@@ -160,7 +160,7 @@ def tikhonov(
 def _prior(value: Any, data: np.ndarray) -> np.ndarray | None:
     """An array of the image's shape; None where it is zero."""
     if np.ndim(value) == 0:
-        level = _validate.number(value, "prior")
+        level = _validate.fits(_validate.number(value, "prior"), "prior", data.dtype)
         return np.full(data.shape, level, data.dtype) if level else None
     return _arrays.as_operand(value, "prior", data.shape, data.dtype)[0]
 

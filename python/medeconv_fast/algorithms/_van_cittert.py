@@ -153,6 +153,9 @@ def van_cittert(
         raise ValueError(
             f"weights: the largest is {float(model.weights.max()):g}, expected shares of a correction, 0 to 1"
         )
+    _validate.fits(relaxation, "relaxation", model.data.dtype)
+    for i, bound in enumerate(between or ()):
+        _validate.fits(bound, f"bounds[{i}]", model.data.dtype)
     growth = _growth(model, relaxation, bounded=between is not None)
     estimate, stopped_by = _iterate(model, relaxation, non_negative, between)
     settings = {"relaxation": relaxation, "non_negative": non_negative, "bounds": between, "growth": growth}
