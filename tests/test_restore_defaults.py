@@ -246,6 +246,8 @@ def test_option_of_one_method_decides(image, backend):
 
 
 def test_unknown_method_and_options(image):
+    with pytest.raises(TypeError, match="method: got ndarray of shape"):
+        mf.restore(image, PSF, method=np.ones(3))
     with pytest.raises(
         ValueError, match="method: got 'lucy', expected one of 'auto', 'richardson-lucy', 'rl', 'wiener'"
     ):

@@ -162,6 +162,11 @@ def test_psf_sum_that_is_only_rounding(call):
         call(IMAGE, np.array([[0.1, 0.2, -0.3]]))
 
 
+def test_psf_sum_that_overflows(call):
+    with pytest.raises(ValueError, match="psf: its sum leaves float64"):
+        call(IMAGE, np.full((3, 3), 1e308))
+
+
 def test_psf_negative_sum(call):
     with pytest.raises(ValueError, match="psf: got a sum of -9, expected a positive sum"):
         call(IMAGE, -PSF)

@@ -404,6 +404,13 @@ def test_errors_name_the_argument_and_leave_nothing(tmp_path, psf, image, option
     mf.restore_volume(image, tmp_path / "out.zarr", np.ones((3, 3, 3)), method="rl", num_iter=1)
 
 
+def test_a_background_above_all_values_is_said(tmp_path):
+    image = counts((20, 24)).astype(np.float32)
+    done = mf.restore_volume(image, tmp_path / "out.zarr", np.ones((3, 3)), method="rl", background=1e4)
+    assert done.warnings == ["source: no value rises above the background 10000; the result is zero"]
+    assert not result(tmp_path / "out.zarr").any()
+
+
 def test_numpy_numbers_are_numbers(tmp_path):
     psf, image = np.ones((3, 3)), counts((20, 24)).astype(np.float32)
     options = {

@@ -236,8 +236,11 @@ def non_negative(array: np.ndarray, name: str, lowest: float) -> None:
 
 def psf_sum(array: np.ndarray, name: str) -> float:
     """Sum of a PSF's voxels in float64; refused unless positive (after the check for finite values)."""
-    total = float(array.sum(dtype=np.float64))
-    magnitude = float(np.abs(array).sum(dtype=np.float64))
+    with np.errstate(over="ignore", invalid="ignore"):
+        total = float(array.sum(dtype=np.float64))
+        magnitude = float(np.abs(array).sum(dtype=np.float64))
+    if not math.isfinite(magnitude):
+        raise ValueError(f"{name}: its sum leaves float64, expected a finite one; rescale it")
     if magnitude == 0:
         raise ValueError(f"{name}: all {array.size} values are zero, expected a positive sum")
     # A sum this far below its terms is rounding: dividing by it would blow the PSF up.

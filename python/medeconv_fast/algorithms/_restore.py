@@ -87,7 +87,7 @@ def restore(image: Any, psf: Any, method: str = "auto", **options: Any) -> Any:
     A given `num_iter` replaces the rule for stopping, an unmatched `back_projector` all of them. The factors
     were chosen on simulated scans (docs/restoration.md has them, and what they cost against the best choice).
     """
-    if method == "blind_richardson_lucy":
+    if isinstance(method, str) and method == "blind_richardson_lucy":
         raise ValueError(
             "method: got 'blind_richardson_lucy', which finds a psf as well; call mf.blind_richardson_lucy, "
             "which returns (estimate, psf)"

@@ -166,6 +166,8 @@ def _of_richardson_lucy(
             f"source: nothing in its sample ({len(parts)} blocks of {parts[0].shape}) rises above the "
             f"background {background:g}; expected something to restore, or another seed="
         )
+    if level <= 0 and highest + offset > 0:
+        notes.append(f"source: no value rises above the background {background:g}; the result is zero")
 
     rule = rule_of(settled.pop("stop", None))
     psf_sum = 1.0 if settled.get("normalize_psf", True) else float(psf.sum())
