@@ -165,7 +165,8 @@ def restore_volume(
     2 s (sqrt(k) + 1.5) voxels for k iterations of Richardson-Lucy, 3.5 s (sqrt(k) + 1.5) accelerated, with s
     the PSF's spread (standard deviation) along the axis, with a regularizer at least 1; of a filter, as far
     as its response matters. The result then differs from that of the whole volume by less than 1e-3 of its
-    range (docs/volumes.md); ``result.seam`` is the estimate for this run.
+    range, a filter's within a few voxels of the volume's border by more (docs/volumes.md); ``result.seam`` is
+    the estimate for this run's cuts.
 
     Examples
     --------
