@@ -201,8 +201,8 @@ def fits(value: float, name: str, dtype: Any, *, tiny: bool = True) -> float:
     """
     limit = 1e28 if np.dtype(dtype) == np.float32 else 1e280
     if abs(value) > limit or (not tiny and 0 < abs(value) < 1 / limit):
-        least = "" if tiny else f"0, or {1 / limit:g} to "
-        raise ValueError(f"{name}: got {value:g}, expected {least or 'at most '}{limit:g} in {dtype}")
+        allowed = f"{-limit:g} to {limit:g}" if tiny else f"0, or {1 / limit:g} to {limit:g}"
+        raise ValueError(f"{name}: got {value:g}, expected {allowed} in {dtype}")
     return value
 
 
