@@ -69,6 +69,7 @@ class LinearModel:
         if resident:
             self.data = kernels.resident(self.data)
         self.weights = _options.weights_of(weights, self.data)
+        given = self.data
         # Van Cittert never corrects a voxel of weight 0: what stands there in a first estimate is its result.
         if not (method == "van_cittert" and isinstance(initial, str) and initial == "image"):
             self.data, self._extremes = _options.trusted(self.data, self.weights, self._extremes)
@@ -96,7 +97,8 @@ class LinearModel:
         counted = float(self.data.size)
         if self.weights is not None:
             counted = float(self.weights.sum(dtype=np.float64))
-        run = Run(counted, lambda: noise_level(_device.host(self.data)), self._started)
+        # Told from neighbours, robustly: a constant in place of dead voxels would hide it.
+        run = Run(counted, lambda: noise_level(_device.host(given)), self._started)
         self.watch = Watch(Rule()) if self.rule is None else self.rule.watch(run)
 
     @property
