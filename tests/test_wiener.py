@@ -424,3 +424,20 @@ LOPSIDED[2, 4] = 1
 def test_powers_refused(options, error, words):
     with pytest.raises(error, match=words):
         mf.wiener(np.ones((5, 5)), np.ones((3, 3)), **options)
+
+
+@pytest.mark.parametrize("boundary", ["reflect", "nearest", "mirror", "zero"])
+@pytest.mark.parametrize(
+    ("method", "options"), [("wiener", {"balance": 0.02}), ("tikhonov", {"weight": 1e-2, "regularizer": 1})]
+)
+def test_the_ends_of_an_axis_without_blur_are_not_neighbours(method, options, boundary, backend, rng):
+    """A regularizer couples slices that the PSF does not: neighbours, not the first and the last."""
+    psf = mf.psf.gaussian((0, 2, 2), (1, 1, 1))
+    image = rng.uniform(0, 100, (7, 12, 14))
+    other = image.copy()
+    other[-1] *= 3
+    first, second = (
+        getattr(mf, method)(x, psf, boundary=boundary, backend=backend, **options) for x in (image, other)
+    )
+    moved = np.abs(second - first).max((1, 2)) / np.abs(second - first).max()
+    assert moved[-2] > 0.01 and moved[0] < 1e-3

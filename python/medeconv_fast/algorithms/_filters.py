@@ -21,6 +21,9 @@ REGULARIZERS = ("laplacian", "identity")
 # Spare length in units of the PSF's reach. Measured on photographs: at 1 the far side's edge still rings into
 # the image where the noise is low; beyond 1.5 nothing changes.
 REACH = 1.5
+# At least so many voxels: a regularizer couples neighbours along axes without blur, too, and the image's two
+# ends must not be. What it spreads falls to a percent in fewer, unless it outweighs the image.
+LEAST_SPARE = 6
 # Transfer functions, spectra and the padded image of a filter of one pass, in arrays of its transform's size.
 ARRAYS = 6.0
 ON_GPU = 7.0  # the same there, where a transfer function is made in a spectrum of its own
@@ -232,6 +235,14 @@ def laplacian(steepness: Sequence[float], dtype: Any) -> np.ndarray:
     return response
 
 
+def padded_shape(shape: Sequence[int], psf_shape: Sequence[int]) -> tuple[int, ...]:
+    """Of an image with what continues it, before the transform's size is chosen."""
+    return tuple(
+        n if n == 1 and k == 1 else n + max(math.ceil(REACH * (k - 1)), LEAST_SPARE)
+        for n, k in zip(shape, psf_shape, strict=True)
+    )
+
+
 def _padding(
     shape: tuple[int, ...], psf_shape: tuple[int, ...], boundary: str, kernels: ModuleType
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -243,7 +254,6 @@ def _padding(
                 "boundary='wrap'; crop it, or choose another boundary"
             )
         return shape, (0,) * len(shape)
-    spare = (math.ceil(REACH * (k - 1)) for k in psf_shape)
-    grid = choose_grid(tuple(n + extra for n, extra in zip(shape, spare, strict=True)), kernels)
+    grid = choose_grid(padded_shape(shape, psf_shape), kernels)
     # The two ends meet on the periodic grid: both are equally far from the image.
     return grid, tuple((g - n) // 2 for g, n in zip(grid, shape, strict=True))
