@@ -197,6 +197,26 @@ def test_richardson_lucy_step_is_an_iteration(ndim, rng, tol, backend, dtype):
         np.testing.assert_array_equal(deeper.predict(y[None, None])[0, 0], got)
 
 
+@pytest.mark.parametrize("boundary", ["reflect", "zero", "nearest", "wrap"])
+@pytest.mark.parametrize("back", [None, (5, 3), (7, 5)], ids=str)
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_richardson_lucy_step_is_the_same_with_and_without_a_tape(
+    boundary, back, symmetric, rng, tol, backend, dtype
+):
+    """One operator for both ways or two, with what lies between them padded or not."""
+    psf = np.outer([1, 2, 3, 2, 1], [2, 4, 3, 4, 2]) + 0.1 * np.eye(5)[:, ::-1]
+    if symmetric:
+        psf = psf + psf[::-1] + psf[:, ::-1] + psf[::-1, ::-1]
+    way = None if back is None else 1 + rng.random(back)
+    step = nn.RichardsonLucyStep(psf, way, boundary, floor=0.01, engine="spectral")
+    estimate, image = nn.Input(1, 2), nn.Input(1, 2)
+    step(estimate, image)
+    step.initialize(rng, dtype)
+    x, y = ((1 + rng.random((2, 1, 18, 21))).astype(dtype) for _ in range(2))
+    made, taped = (step.forward([x, y], Engine(backend), tape) for tape in (None, {}))
+    assert np.linalg.norm(made - taped) < tol("transcription", dtype) * np.linalg.norm(taped)
+
+
 def test_what_a_correction_knows(rng, tol):
     """Image, iterations, noise; and the image through Wiener filters, here by division of whole spectra."""
     psf = mf.psf.gaussian(fwhm=(2.2, 2.8), voxel_size=(1.0, 1.0), shape=(13, 15))

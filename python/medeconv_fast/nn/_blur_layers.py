@@ -263,6 +263,7 @@ class RichardsonLucyStep(_BlurLayer):
             self._start["back"] = taps
         self.way = "psf" if back is None else "back"
         self._filters = {name: _Filter(self.boundary, self.engine) for name in self._start}
+        self._both: OrderedDict[tuple[Any, ...], Operator | None] = OrderedDict()
 
     def options(self) -> dict[str, Any]:
         back = self._start.get("back")
@@ -335,19 +336,52 @@ class RichardsonLucyStep(_BlurLayer):
     ) -> np.ndarray:
         """Where no backward pass follows: the same, and what is pointwise is done as values are written."""
         spatial = estimate.shape[2:]
-        there = self._filters["psf"].operator(taps, spatial, estimate.dtype, engine)
-        back_again = self._filters[self.way].operator(back, spatial, estimate.dtype, engine)
-        out, ratio = engine.empty(estimate.shape, estimate.dtype), engine.empty(spatial, estimate.dtype)
-        gain = (1 / normalizer).reshape(spatial)
+        out, gain = engine.empty(estimate.shape, estimate.dtype), (1 / normalizer).reshape(spatial)
+        both = self._both_ways(taps, back, spatial, estimate.dtype, engine)
+        if both is None:
+            there = self._filters["psf"].operator(taps, spatial, estimate.dtype, engine)
+            back_again = self._filters[self.way].operator(back, spatial, estimate.dtype, engine)
+            ratio = engine.empty(spatial, estimate.dtype)
         for e, y, least, updated in zip(estimate, image, eps.ravel(), out, strict=True):
             for own, measured, result in zip(e, y, updated, strict=True):
                 divided = {"image": measured, "background": self.background, "eps": float(least)}
-                there.begin(own).sweep("ratio", keep=False, out=ratio, **divided)
-                multiplied = {"estimate": own, "gain": gain}
-                back_again.begin(ratio, adjoint=True).sweep(
-                    "multiply", adjoint=True, keep=False, out=result, **multiplied
-                )
+                if both is not None:
+                    chain = both.begin(own)
+                    chain.sweep("ratio", **divided)
+                else:
+                    there.begin(own).sweep("ratio", keep=False, out=ratio, **divided)
+                    chain = back_again.begin(ratio, adjoint=True)
+                chain.sweep("multiply", adjoint=True, keep=False, out=result, estimate=own, gain=gain)
         return out
+
+    def _both_ways(
+        self, taps: np.ndarray, back: np.ndarray, shape: tuple[int, ...], dtype: np.dtype, engine: Engine
+    ) -> Operator | None:
+        """One operator whose sweeps hand the spectrum on; None where the ways have engines of their own, or
+        what is padded and folded lies between them."""
+
+        def make() -> Operator | None:
+            blur = Blur(
+                taps,
+                shape,
+                boundary=self.boundary,
+                engine=self.engine,
+                dtype=dtype,
+                normalize_psf=False,
+                **engine.options,
+            )
+            odd = all(k % 2 for k in taps.shape)
+            reached = odd and all(b <= k for b, k in zip(back.shape, taps.shape, strict=True))
+            if blur.engine != "spectral" or not reached:
+                return None
+            # Its adjoint sweeps blur with what they are given, not with the transpose.
+            made = blur.operator(dtype, None if self.way == "psf" else np.flip(back))
+            return None if made.folded else made
+
+        made: Operator | None = _kept(
+            self._both, (taps.tobytes(), back.tobytes(), shape, dtype, engine), make
+        )
+        return made
 
     def smallest_share(self, dtype: np.dtype, backend: str = "auto") -> float:
         """Of an image's largest value: what divisors are at least."""
