@@ -164,14 +164,7 @@ MEDECONV_NOINLINE void formula_lines(const MirroredRows<T>& r, T* plane) {
         store(row, formula_step<formula, plain>(o, c, numbers, here, here, of_rows));
         if constexpr (careful) std::memset(row + r.count, 0, size_t(lanes<T> - r.count) * sizeof(T));
     }
-    if (plain || !o.sums) return;
-    LaneSums<T> sums;
-    for (int k = 0; k < sums_of_a_sweep; ++k) {
-        sums.lane[k] = of_rows[k];
-        for (int i = 0; i < lanes<T>; ++i)
-            if (i >= r.count) sums.lane[k][i] = 0;  // lanes beyond the image hold anything, not numbers included
-    }
-    sums.add_to(o.sums + r.slot * sums_of_a_sweep);
+    if (!plain && o.sums) add_lanes<T>(of_rows, r.count, o.sums + r.slot * sums_of_a_sweep);
 }
 template <class T>
 void formula_lines(const MirroredRows<T>& r, T* plane) {

@@ -31,6 +31,19 @@ struct Reached {
     }
 };
 
+// Sums of rows of one vector each, of which the first `count` lanes are the image's: beyond them lies anything, not numbers
+// included.
+template <class T>
+MEDECONV_INLINE void add_lanes(const Vec<T>* of_rows, int64_t count, double* slot) {
+    LaneSums<T> sums;
+    for (int k = 0; k < sums_of_a_sweep; ++k) {
+        sums.lane[k] = of_rows[k];
+        for (int i = 0; i < lanes<T>; ++i)
+            if (i >= count) sums.lane[k][i] = 0;
+    }
+    sums.add_to(slot);
+}
+
 template <Formula formula, bool plain, class T>
 void formula_row(const Operands<T>& o, T* row, int64_t at, int64_t n, LaneSums<T>* sums) {
     constexpr int L = lanes<T>;

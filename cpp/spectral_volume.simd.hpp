@@ -146,7 +146,6 @@ MEDECONV_NOINLINE void formula_rows(const PlaneRows<T>& rows, T* line) {
     const SpectralView<T>& p = *pass.plan;
     const Operands<T> o = pass.operands;
     const Numbers<Vec<T>> numbers(o, [](T x) MEDECONV_BODY { return splat<T>(x); });
-    LaneSums<T> sums;
     Vec<T> of_rows[sums_of_a_sweep]{};
     for (int64_t y = 0; y < rows.rows; ++y) {
         T* row = row_in_line(p, line, rows.first + y);
@@ -154,13 +153,7 @@ MEDECONV_NOINLINE void formula_rows(const PlaneRows<T>& rows, T* line) {
         const Vec<T> c = pass.inverse ? load(row) : here(pass.input);
         store(row, formula_step<formula, false>(o, c, numbers, here, here, of_rows));
     }
-    if (!o.sums) return;
-    for (int k = 0; k < sums_of_a_sweep; ++k) {
-        sums.lane[k] = of_rows[k];
-        for (int i = 0; i < lanes<T>; ++i)
-            if (i >= rows.count) sums.lane[k][i] = 0;  // lanes beyond the box hold anything, not numbers included
-    }
-    sums.add_to(o.sums + rows.slot * sums_of_a_sweep);
+    if (o.sums) add_lanes<T>(of_rows, rows.count, o.sums + rows.slot * sums_of_a_sweep);
 }
 template <class T>
 void formula_rows(const PlaneRows<T>& rows, T* line) {
