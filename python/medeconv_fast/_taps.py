@@ -46,17 +46,23 @@ def _symmetrised_line(line: np.ndarray) -> np.ndarray:
     return (line + mirrored) / 2 if float(np.abs(line - mirrored).max()) <= tolerance else line
 
 
+def _evened(psf: np.ndarray, axis: int) -> np.ndarray | None:
+    """`psf` made symmetric along an axis where it is so to within its own rounding, or None."""
+    mirrored = np.flip(psf, axis)
+    tolerance = 8 * np.finfo(psf.dtype).eps * float(np.abs(psf).max())
+    return (psf + mirrored) / 2 if float(np.abs(psf - mirrored).max()) <= tolerance else None
+
+
 def symmetrised(psf: np.ndarray) -> tuple[np.ndarray, tuple[int, ...]]:
     """`psf` made symmetric along z and x where it is so to within its own rounding, and the shape of what is
     left of its taps when the direct engine adds before it multiplies."""
     left = list(psf.shape)
-    tolerance = 8 * np.finfo(psf.dtype).eps * float(np.abs(psf).max())
     for axis in (psf.ndim - 3, psf.ndim - 1):
         if axis < 0 or psf.shape[axis] == 1:
             continue
-        mirrored = np.flip(psf, axis)
-        if float(np.abs(psf - mirrored).max()) <= tolerance:
-            psf = (psf + mirrored) / 2
+        even = _evened(psf, axis)
+        if even is not None:
+            psf = even
             left[axis] = (left[axis] + 1) // 2
     return np.ascontiguousarray(psf), tuple(left)
 
@@ -175,13 +181,12 @@ def mirror_symmetric(psf: np.ndarray, centre: tuple[int, ...]) -> tuple[np.ndarr
     """
     if any(k != 2 * c + 1 for k, c in zip(psf.shape, centre, strict=True)):
         return psf, False
-    tolerance = 8 * np.finfo(psf.dtype).eps * float(np.abs(psf).max())
     made = psf
     for axis in range(psf.ndim):
-        mirrored = np.flip(made, axis)
-        if float(np.abs(made - mirrored).max()) > tolerance:
+        even = _evened(made, axis)
+        if even is None:
             return psf, False
-        made = (made + mirrored) / 2
+        made = even
     return np.ascontiguousarray(made), True
 
 

@@ -181,12 +181,16 @@ def finite(array: np.ndarray, name: str, axes: str | None = None) -> tuple[float
     )
 
 
+def _limit(dtype: Any) -> float:
+    return 1e28 if np.dtype(dtype) == np.float32 else 1e280
+
+
 def scale(magnitude: float, name: str, dtype: Any, *, squared: bool = False) -> None:
     """Refuse magnitudes at which sums over the image, its spectrum or divisors leave the dtype's range.
 
     `squared`: sums of squares as well, which are float64.
     """
-    limit = 1e28 if np.dtype(dtype) == np.float32 else 1e140 if squared else 1e280
+    limit = 1e140 if squared and np.dtype(dtype) != np.float32 else _limit(dtype)
     if magnitude != 0 and not 1 / limit <= magnitude <= limit:
         raise ValueError(
             f"{name}: the largest value is {magnitude:g}, expected {1 / limit:g} to {limit:g} in {dtype}; "
@@ -199,7 +203,7 @@ def fits(value: float, name: str, dtype: Any, *, tiny: bool = True) -> float:
 
     `tiny`: it may be as small as it likes.
     """
-    limit = 1e28 if np.dtype(dtype) == np.float32 else 1e280
+    limit = _limit(dtype)
     if abs(value) > limit or (not tiny and 0 < abs(value) < 1 / limit):
         allowed = f"{-limit:g} to {limit:g}" if tiny else f"0, or {1 / limit:g} to {limit:g}"
         raise ValueError(f"{name}: got {value:g}, expected {allowed} in {dtype}")
