@@ -248,9 +248,9 @@ void consider_winograd(ConvPass<T>& p, int64_t lanes) {
         for (int64_t cy = 1; cy <= down; ++cy) {
             const int64_t ty = ceil_div(down, cy);
             if (cy > 1 && ty == ceil_div(down, cy - 1)) continue;
-            for (int64_t tz = 1; tz <= std::min<int64_t>(z.count, span > 1 ? 16 : 1); ++tz) {
+            for (int64_t tz = 1; tz <= std::min<int64_t>(z.count, span > 1 ? 64 : 1); ++tz) {
                 const int64_t row = ceil_div(phases * tx * ty, lanes) * lanes;
-                const int64_t bytes = elements * row * (p.sources * (tz - 1 + span) + p.block_rows) * int64_t(sizeof(T));
+                const int64_t bytes = elements * row * (p.sources * span + p.block_rows) * int64_t(sizeof(T));
                 const int64_t units = cx * cy * ceil_div(z.count, tz);
                 double t = weights + images * time(double(row), double(tz - 1 + span) / double(tz), double(cx * cy));
                 if (bytes > winograd_bytes) t *= 1 + 0.3 * double(bytes - winograd_bytes) / double(winograd_bytes);

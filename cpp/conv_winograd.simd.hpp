@@ -26,8 +26,11 @@ void winograd_unit(const ConvPass<T>& p, int64_t unit, T* scratch) {
     const WinogradScratch<T> s = winograd_buffers(p, scratch);
     const ConvAxis &z = p.axis[0], &y = p.axis[1], &x = p.axis[2];
     for (int r = 0; r < conv_rows; ++r) s.start[r] = T(0);
-    for (int64_t k = 0; k < p.z_taps; ++k)
-        for (int64_t c = 0; c < p.sources; ++c) s.offsets[k * p.sources + c] = int32_t(k * p.z_step * s.plane + c * s.row);
+    auto reads = [&](int64_t first, int64_t ring) MEDECONV_BODY {   // of the kernel's slices, from `first` on
+        for (int64_t k = 0; k < p.z_taps; ++k)
+            for (int64_t c = 0; c < p.sources; ++c)
+                s.offsets[k * p.sources + c] = int32_t((first + k * p.z_step) % ring * s.plane + c * s.row);
+    };
     const int64_t slice_size = y.destination * x.destination;
     auto slice_of = [&](int64_t image, int64_t channel, int64_t at) MEDECONV_BODY {
         return p.destination + (image * p.groups * p.destinations + channel) * p.destination_size + at * slice_size;
@@ -39,6 +42,7 @@ void winograd_unit(const ConvPass<T>& p, int64_t unit, T* scratch) {
         const int64_t weights = winograd_weight_stride(p, block.rows), of_image = s.tiles / at_least(p.batch, 1);
         const Range ys{0, y.count}, xs{0, x.count};
         transform_weights(p, group, block, s.packed, weights);
+        reads(0, z.span);
         for (int64_t qz = 0; qz < z.count; ++qz) {
             const T* transformed = p.bands + group * s.elements * s.element + qz * s.plane;
             for (int64_t e = 0; e < s.elements; ++e) sum_elements(p, s, e, block, transformed, s.packed + e * weights, 0, s.tiles);
@@ -56,19 +60,20 @@ void winograd_unit(const ConvPass<T>& p, int64_t unit, T* scratch) {
     const Range xs = range(x, position % x.blocks()), ys = range(y, position / x.blocks() % y.blocks());
     const Range zs = range(z, position / x.blocks() / y.blocks());
     const T* const source = p.source + (image * p.groups + group) * p.sources * p.source_size;
-    const int64_t slices = z.reach(zs.stop - zs.start), tiles = winograd_tiles(p.axis, ys.stop - ys.start, xs.stop - xs.start).all();
-    for (int64_t a = 0; a < slices; ++a)
-        for (int64_t c = 0; c < p.sources; ++c) {
-            const int32_t at = z.index[zs.start + a];
-            transform_source(p.axis, s.rows, at < 0 ? nullptr : source + c * p.source_size + at * y.length * x.length, ys, xs,
-                             s.transformed + a * s.plane + c * s.row, s.element);
-        }
+    const int64_t tiles = winograd_tiles(p.axis, ys.stop - ys.start, xs.stop - xs.start).all();
     const T* const packed = p.packed + group * p.block_rows * p.sources * p.z_taps;
+    int64_t ready = zs.start;            // slices before it are transformed
     for (int64_t qz = zs.start; qz < zs.stop; ++qz) {
-        const T* transformed = s.transformed + (qz - zs.start) * s.plane;
+        for (; ready < qz + z.span; ++ready)
+            for (int64_t c = 0; c < p.sources; ++c) {
+                const int32_t at = z.index[ready];
+                transform_source(p.axis, s.rows, at < 0 ? nullptr : source + c * p.source_size + at * y.length * x.length, ys, xs,
+                                 s.transformed + ready % z.span * s.plane + c * s.row, s.element, c + 1 < p.sources ? p.source_size : 0);
+            }
+        reads(qz, z.span);
         for (int64_t e = 0; e < s.elements; ++e)
             for (int64_t b = 0; b < p.block_count; ++b)
-                sum_elements(p, s, e, p.blocks[b], transformed,
+                sum_elements(p, s, e, p.blocks[b], s.transformed,
                              packed + e * winograd_packed_stride(p) + p.blocks[b].rows_before * p.sources * p.z_taps,
                              p.blocks[b].rows_before, tiles);
         for (int64_t b = 0; b < p.block_count; ++b)
@@ -91,7 +96,7 @@ void winograd_copy_band(const ConvPass<T>& p, int64_t unit, T* bands, T* scratch
         const T* source = p.source + ((image * p.groups + group) * p.sources + c) * p.source_size;
         T* to = bands + group * s.elements * s.element + a * s.plane + c * s.row + image * of_image;
         transform_source(p.axis, s.rows, at < 0 ? nullptr : source + at * p.axis[1].length * p.axis[2].length, Range{0, p.axis[1].count},
-                         Range{0, p.axis[2].count}, to, s.element);
+                         Range{0, p.axis[2].count}, to, s.element, 0);
     }
 }
 

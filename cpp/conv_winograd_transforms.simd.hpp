@@ -5,13 +5,14 @@
 namespace medeconv::MEDECONV_ISA_NS {
 namespace {
 
-// A row of the source, sorted by phase, and rows transformed along x: [6][4][line], row r of element column j at
+// Rows of the source, each sorted by phase, and rows transformed along x: [6][4][line], row r of element column j at
 // (j · 4 + r % 4) lines.
 template <class T>
 struct WinogradRows {
-    T *row, *columns;
+    T *rows, *columns;
     int64_t line;
 };
+constexpr int winograd_rows_at_once = 4;
 
 // Tiles of the phases that a range of outputs has: [y phase][down][x phase][across]. Each is 4 outputs wide, and 4 or, where
 // the kernel is a line, 1 tall.
@@ -41,6 +42,10 @@ template <class T>
 MEDECONV_INLINE int64_t winograd_row_size(const WinogradTiles& tiles) {
     return tiles.x_phases * winograd_reach<T>(tiles) + 2 * lanes<T>;
 }
+template <class T>
+MEDECONV_INLINE int64_t winograd_rows_size(const WinogradTiles& tiles) {
+    return (tiles.tall == 4 ? winograd_rows_at_once : 1) * winograd_row_size<T>(tiles);
+}
 
 // Of an element's weights, for so many rows of tiles: an odd number of lines, as all elements of a channel are written together.
 template <class T>
@@ -54,7 +59,7 @@ struct WinogradScratch {
     int64_t elements;
     int64_t tiles;                   // of a slice; all images' if their transforms are shared
     int64_t row;                     // transformed tiles of a channel
-    int64_t plane, element;          // of transformed sources: [element][slice][channel][row]
+    int64_t plane, element;          // of transformed sources: [element][slice][channel][row]; not shared, a ring of slices
     int64_t product_element;         // of products: [element][channel][row]
     WinogradRows<T> rows;
     T *transformed, *products, *results, *start, *packed;
@@ -69,7 +74,7 @@ WinogradScratch<T> winograd_buffers(const ConvPass<T>& p, T* scratch) {
     auto up = [](int64_t n, int64_t m) MEDECONV_BODY { return ceil_div(n, m) * m; };
     ScratchCutter<T> cut{scratch};
     const WinogradTiles tiles = winograd_tiles(p.axis, p.axis[1].block, p.axis[2].block);
-    const int64_t of_image = tiles.all(), slices = p.axis[0].reach(p.axis[0].block);
+    const int64_t of_image = tiles.all(), slices = shared ? p.axis[0].reach(p.axis[0].block) : p.axis[0].span;
     s.elements = tiles.elements();
     s.tiles = shared ? p.batch * of_image : of_image;
     s.row = up(s.tiles - of_image + tiles.written(L), L);   // an image's last vector must not reach another channel
@@ -79,7 +84,7 @@ WinogradScratch<T> winograd_buffers(const ConvPass<T>& p, T* scratch) {
     s.rows.line = tiles.phase() + tiles.row() + 2 * L;
     s.transformed = cut.take(shared ? 0 : s.elements * s.element);
     s.products = cut.take(s.elements * s.product_element);
-    s.rows.row = cut.take(winograd_row_size<T>(tiles));
+    s.rows.rows = cut.take(winograd_rows_size<T>(tiles));
     s.rows.columns = cut.take(tiles.tall == 4 ? 24 * s.rows.line : 0);
     s.results = cut.take(4 * tiles.tall * s.row);
     s.start = cut.take(conv_rows);
@@ -161,6 +166,67 @@ MEDECONV_INLINE void split_row(const T* row, Vec<T>* p) {
     unroll<elements - 4>([&](auto k) MEDECONV_BODY { p[4 + k] = __builtin_shuffle(p[k], splat<T>(row[4 * L + k]), next); });
 }
 
+// Two rows of at most half a vector of tiles: those of the second in the upper half.
+template <int elements, class T>
+MEDECONV_INLINE void split_rows(const T* lower, const T* upper, Vec<T>* p) {
+    constexpr int L = lanes<T>;
+    typename VectorOf<T>::index evens{}, odds{}, ends{}, next[2]{};
+    for (int i = 0; i < L; ++i) {
+        evens[i] = 2 * i, odds[i] = 2 * i + 1, ends[i] = i % 2 + i / 2 % 2 * L;
+        for (int k = 0; k < 2; ++k) next[k][i] = i % (L / 2) == L / 2 - 1 ? L + k + i / (L / 2) * 2 : i + 1;
+    }
+    const Vec<T> a = load_unaligned(lower), b = load_unaligned(lower + L), c = load_unaligned(upper), d = load_unaligned(upper + L);
+    const Vec<T> low = __builtin_shuffle(a, b, evens), high = __builtin_shuffle(c, d, evens);
+    const Vec<T> low_odd = __builtin_shuffle(a, b, odds), high_odd = __builtin_shuffle(c, d, odds);
+    p[0] = __builtin_shuffle(low, high, evens), p[2] = __builtin_shuffle(low, high, odds);
+    p[1] = __builtin_shuffle(low_odd, high_odd, evens), p[3] = __builtin_shuffle(low_odd, high_odd, odds);
+    if constexpr (elements > 4) {
+        const Vec<T> beyond = __builtin_shuffle(load_unaligned(lower + 2 * L), load_unaligned(upper + 2 * L), ends);
+        unroll<elements - 4>([&](auto k) MEDECONV_BODY { p[4 + k] = __builtin_shuffle(p[k], beyond, next[k]); });
+    }
+}
+
+// Rows of a phase of y along x: row r's elements `apart`, to its place among the columns or, of lines, in `to`. `row_of(r, buffer)`
+// is where the row lies, by x's phases, perhaps in the buffer; or null: zeros. A tile is `reads` values and the next tile's first.
+template <int along, int reads, class T, class RowOf, class Transform>
+MEDECONV_INLINE void transform_rows(const WinogradTiles& tiles, const WinogradRows<T>& s, int64_t rows, T* to, int64_t apart, RowOf row_of,
+                                    Transform transform) {
+    constexpr int L = lanes<T>;
+    const bool line = tiles.tall == 1, two = !line && tiles.x_phases == 1 && 2 * tiles.across <= L;
+    const int64_t size = winograd_row_size<T>(tiles), length = winograd_reach<T>(tiles), at_once = line ? 1 : winograd_rows_at_once;
+    typename VectorOf<T>::index half{};
+    for (int i = 0; i < L; ++i) half[i] = (i + L / 2) % L;
+    for (int64_t first = 0; first < rows; first += at_once) {
+        const int64_t count = rows - first < at_once ? rows - first : at_once;
+        // All of them before any is transformed: a load that spans two stores waits until they have left.
+        const T* row[winograd_rows_at_once];
+        for (int64_t k = 0; k < count; ++k) row[k] = row_of(first + k, s.rows + k * size);
+        for (int64_t k = 0; k < count; ++k) {
+            T* place = line ? to + first * tiles.row() : s.columns + k * s.line + first / 4 * tiles.row();
+            Vec<T> d[along], transformed[along];
+            if (!row[k]) {
+                for (int j = 0; j < along; ++j) std::memset(place + j * apart, 0, size_t(tiles.row()) * sizeof(T));
+            } else if (two && k + 1 < count && row[k + 1]) {
+                split_rows<reads, T>(row[k], row[k + 1], d);
+                transform(d, transformed);
+                unroll<along>([&](auto j) MEDECONV_BODY {
+                    store_unaligned(place + j * apart, transformed[j]);
+                    store_unaligned(place + j * apart + s.line, __builtin_shuffle(transformed[j], half));
+                });
+                ++k;
+            } else {
+                const T* from = row[k];
+                for (int64_t i = 0; i < tiles.x_phases; ++i, from += length, place += tiles.across)
+                    for (int64_t t = 0; t < tiles.across; t += L) {
+                        split_row<reads, T>(from + 4 * t, d);
+                        transform(d, transformed);
+                        unroll<along>([&](auto j) MEDECONV_BODY { store_unaligned(place + j * apart + t, transformed[j]); });
+                    }
+            }
+        }
+    }
+}
+
 // Rows transformed along x are tiles of `row` each; their tiles along y: to[element · stride + tile]. Rows 4 and 5 of a tile
 // are rows 0 and 1 of the one below.
 template <class T>
@@ -178,7 +244,7 @@ MEDECONV_INLINE void transform_columns(const WinogradRows<T>& s, int64_t row, in
 // One channel's tiles of a slice (null: zeros): to[element · stride + tile].
 template <int along, class T>
 MEDECONV_NOINLINE void transform_source(const ConvAxis* axis, const WinogradTiles& tiles, const WinogradRows<T>& s, const T* slice, Range ys,
-                                        Range xs, T* to, int64_t stride) {
+                                        Range xs, T* to, int64_t stride, int64_t next) {
     constexpr int L = lanes<T>;
     constexpr uint8_t all[8] = {1, 1, 1, 1, 1, 1, 1, 1};
     const ConvAxis &y = axis[1], &x = axis[2];
@@ -189,40 +255,33 @@ MEDECONV_NOINLINE void transform_source(const ConvAxis* axis, const WinogradTile
     }
     ConvAxis sorted = x;
     sorted.step = x.dilation, sorted.used = all;
-    const int64_t length = winograd_reach<T>(tiles), whole = x.reach(x.count) - xs.start;
-    const int64_t reach = whole < x.dilation * length ? whole : x.dilation * length;
+    const int64_t length = winograd_reach<T>(tiles), whole = x.reach(x.count) - xs.start, used = 4 * tiles.across + tiles.taps - 1;
+    const int64_t reach = whole < x.dilation * used ? whole : x.dilation * used;
+    const int64_t begin = x.inner < x.outer ? xs.start - x.inner + x.index[x.inner] : 0;
+    const int64_t left = at_least(begin, 0), right = begin + reach < x.length ? begin + reach : x.length;
     const int64_t rows = line ? tiles.down : 4 * tiles.down + 2, apart = line ? stride : 4 * s.line;
     for (int64_t phase = 0; phase < y.dilation; ++phase, to += tiles.phase()) {
-        for (int64_t r = 0; r < rows; ++r) {
-            T* place = line ? to + r * tiles.row() : s.columns + r % 4 * s.line + r / 4 * tiles.row();
+        auto row_of = [&](int64_t r, T* buffer) MEDECONV_BODY -> const T* {
             const int64_t at = ys.start + r * y.dilation + phase;
             const int32_t source = at < y.reach(y.count) ? y.index[at] : -1;
-            const T* row = s.row;
-            if (source < 0) {
-                for (int j = 0; j < along; ++j) std::memset(place + j * apart, 0, size_t(tiles.row()) * sizeof(T));
-                continue;
-            }
-            if (x.dilation == 1 && xs.start >= x.inner && xs.start + length <= x.outer)
-                row = slice + source * x.length + x.index[xs.start];
-            else
-                copy_row(sorted, slice + source * x.length, xs.start, reach, s.row, length, length);
-            for (int64_t i = 0; i < x.dilation; ++i, row += length, place += tiles.across)
-                for (int64_t t = 0; t < tiles.across; t += L) {
-                    Vec<T> d[along], transformed[along];
-                    split_row<along, T>(row + 4 * t, d);
-                    winograd_source<along, T>(d, transformed);
-                    unroll<along>([&](auto j) MEDECONV_BODY { store_unaligned(place + j * apart + t, transformed[j]); });
-                }
-        }
+            if (source < 0) return nullptr;
+            const T* const from = slice + source * x.length;
+            if (next) prefetch_row(from + next + left, right - left);
+            if (x.dilation == 1 && xs.start >= x.inner && xs.start + length <= x.outer) return from + x.index[xs.start];
+            copy_row(sorted, from, xs.start, reach, buffer, length, used);
+            return buffer;
+        };
+        transform_rows<along, along>(tiles, s, rows, to, apart, row_of,
+                                     [](const Vec<T>* d, Vec<T>* out) MEDECONV_BODY { winograd_source<along, T>(d, out); });
         if (!line) transform_columns(s, tiles.row(), tiles.phase(), to, stride);
     }
 }
 template <class T>
 MEDECONV_INLINE void transform_source(const ConvAxis* axis, const WinogradRows<T>& s, const T* slice, Range ys, Range xs, T* to,
-                                      int64_t stride) {
+                                      int64_t stride, int64_t next) {
     const WinogradTiles tiles = winograd_tiles(axis, ys.stop - ys.start, xs.stop - xs.start);
-    if (tiles.taps == 3) transform_source<6>(axis, tiles, s, slice, ys, xs, to, stride);
-    else transform_source<8>(axis, tiles, s, slice, ys, xs, to, stride);
+    if (tiles.taps == 3) transform_source<6>(axis, tiles, s, slice, ys, xs, to, stride, next);
+    else transform_source<8>(axis, tiles, s, slice, ys, xs, to, stride, next);
 }
 
 // The weights at every lane's place: to[k] holds from[lane][k].
@@ -326,6 +385,8 @@ MEDECONV_NOINLINE void transform_result(const ConvPass<T>& p, const WinogradTile
         store_unaligned(to, __builtin_shuffle(a, b, low)), store_unaligned(to + L, __builtin_shuffle(a, b, high));
         store_unaligned(to + 2 * L, __builtin_shuffle(c, d, low)), store_unaligned(to + 3 * L, __builtin_shuffle(c, d, high));
     };
+    for (int64_t qy = ys.start; tiles.tall > 1 && qy < ys.stop; ++qy)   // the rows that are written below
+        for (int64_t i = 0; i < width; i += 64 / int64_t(sizeof(T))) __builtin_prefetch(slice + qy * x.destination + xs.start + i, 1, 3);
     for (int64_t t = 0; t < tiles.all(); t += L) {
         Vec<T> m[along], q[4];
         if (tiles.tall == 1) {

@@ -72,7 +72,7 @@ MEDECONV_INLINE WinogradWeightScratch<T> winograd_weight_buffers(const ConvWeigh
     WinogradWeightScratch<T> s{};
     ScratchCutter<T> cut{scratch};
     const bool bands = p.winograd_units == WinogradUnits::bands;
-    s.transform = cut.take(w.elements * w.plane + winograd_row_size<T>(w.of_slice) + 24 * w.line + 8 * L);
+    s.transform = cut.take(w.elements * w.plane + winograd_rows_size<T>(w.of_slice) + 24 * w.line + 8 * L);
     const int64_t transform = cut.total;
     if (!bands) cut = {scratch};
     s.offsets = reinterpret_cast<int32_t*>(cut.take(p.bands_at_once * w.slices * w.tiles));
@@ -132,36 +132,27 @@ MEDECONV_INLINE void winograd_taps(const Vec<T>* m, int step, Vec<T>* to) {
 // One channel's tiles of a slice of the gradient, zero beyond `ys` and `xs`: to[element · stride + tile].
 template <int along, class T>
 MEDECONV_NOINLINE void transform_gradient(const WinogradTiles& tiles, const WinogradRows<T>& s, const T* slice, int64_t row_size, Range ys,
-                                          Range xs, T* to, int64_t stride) {
+                                          Range xs, T* to, int64_t stride, int64_t next) {
     constexpr int L = lanes<T>;
     const bool line = tiles.tall == 1;
-    const int64_t width = xs.stop - xs.start, length = winograd_reach<T>(tiles), phases = tiles.x_phases;
+    const int64_t width = xs.stop - xs.start, length = winograd_reach<T>(tiles), phases = tiles.x_phases, used = 4 * tiles.across;
     const int64_t apart = line ? stride : 4 * s.line;
     for (int64_t phase = 0; phase < tiles.y_phases; ++phase, to += tiles.phase()) {
-        for (int64_t r = 0; r < tiles.tall * tiles.down; ++r) {
-            T* place = line ? to + r * tiles.row() : s.columns + r % 4 * s.line + r / 4 * tiles.row();
+        auto row_of = [&](int64_t r, T* buffer) MEDECONV_BODY -> const T* {
             const int64_t at = ys.start + r * tiles.y_phases + phase;
-            if (at >= ys.stop) {
-                for (int j = 0; j < along; ++j) std::memset(place + j * apart, 0, size_t(tiles.row()) * sizeof(T));
-                continue;
+            if (at >= ys.stop) return nullptr;
+            const T* const row = slice + at * row_size + xs.start;
+            if (next) prefetch_row(row + next, width);
+            if (phases == 1 && length <= width) return row;
+            for (int64_t i = 0; i < phases; ++i) {
+                const int64_t n = i < width ? (width - i + phases - 1) / phases : 0;
+                copy_every(row + i, phases, n, buffer + i * length);
+                for (int64_t k = n; k < used; ++k) buffer[i * length + k] = T(0);
             }
-            const T* row = slice + at * row_size + xs.start;
-            if (phases > 1 || length > width) {
-                for (int64_t i = 0; i < phases; ++i) {
-                    const int64_t n = i < width ? (width - i + phases - 1) / phases : 0;
-                    copy_every(row + i, phases, n, s.row + i * length);
-                    std::memset(s.row + i * length + n, 0, size_t(length - n) * sizeof(T));
-                }
-                row = s.row;
-            }
-            for (int64_t i = 0; i < phases; ++i, row += length, place += tiles.across)
-                for (int64_t t = 0; t < tiles.across; t += L) {
-                    Vec<T> d[4], transformed[along];
-                    split_row<4, T>(row + 4 * t, d);
-                    winograd_gradient<along, T>(d, transformed);
-                    unroll<along>([&](auto j) MEDECONV_BODY { store_unaligned(place + j * apart + t, transformed[j]); });
-                }
-        }
+            return buffer;
+        };
+        transform_rows<along, 4>(tiles, s, tiles.tall * tiles.down, to, apart, row_of,
+                                 [](const Vec<T>* d, Vec<T>* out) MEDECONV_BODY { winograd_gradient<along, T>(d, out); });
         for (int64_t t = 0; !line && t < tiles.phase(); t += L)
             unroll<6>([&](auto j) MEDECONV_BODY {
                 Vec<T> d[4], transformed[6];
@@ -173,9 +164,9 @@ MEDECONV_NOINLINE void transform_gradient(const WinogradTiles& tiles, const Wino
 }
 template <class T>
 MEDECONV_INLINE void transform_gradient(const WinogradTiles& tiles, const WinogradRows<T>& s, const T* slice, int64_t row_size, Range ys,
-                                        Range xs, T* to, int64_t stride) {
-    if (tiles.taps == 3) transform_gradient<6>(tiles, s, slice, row_size, ys, xs, to, stride);
-    else transform_gradient<8>(tiles, s, slice, row_size, ys, xs, to, stride);
+                                        Range xs, T* to, int64_t stride, int64_t next) {
+    if (tiles.taps == 3) transform_gradient<6>(tiles, s, slice, row_size, ys, xs, to, stride, next);
+    else transform_gradient<8>(tiles, s, slice, row_size, ys, xs, to, stride, next);
 }
 
 // The transform `inner` of band number `band`, to place `at` of the group's transformed bands.
@@ -202,7 +193,7 @@ MEDECONV_NOINLINE void transform_channels(const ConvWeightPass<T>& p, const Wino
 
     T* const planes = scratch;           // [element][channel][tile of the strip]
     WinogradRows<T> rows{planes + w.elements * w.plane, nullptr, w.line};
-    rows.columns = rows.row + winograd_row_size<T>(w.of_slice);
+    rows.columns = rows.rows + winograd_rows_size<T>(w.of_slice);
     const int64_t down = w.of_slice.down, tall = w.of_slice.tall * y.dilation;
     for (int64_t strip = 0; strip < down; strip += w.strip_rows) {
         const int64_t tile_rows_left = down - strip < w.strip_rows ? down - strip : w.strip_rows;
@@ -214,13 +205,13 @@ MEDECONV_NOINLINE void transform_channels(const ConvWeightPass<T>& p, const Wino
             T* place = planes + c * w.row;
             if (of_source) {
                 transform_source(p.axis, rows, plane < 0 ? nullptr : from + c * p.source_size + plane * y.length * x.length, ys, xs, place,
-                                 w.plane);
+                                 w.plane, c + 1 < count ? p.source_size : 0);
             } else if (plane < 0) {
                 for (int64_t e = 0; e < w.elements; ++e) std::memset(place + e * w.plane, 0, size_t(tiles) * sizeof(T));
             } else {
                 const Range real_ys{ys.start, ys.stop < b.ys.stop ? ys.stop : b.ys.stop};
                 transform_gradient(of_strip, rows, from + c * p.gradient_size + plane * y.count * x.count, x.count, real_ys, b.xs, place,
-                                   w.plane);
+                                   w.plane, c + 1 < count ? p.gradient_size : 0);
             }
         }
         for (int64_t e = 0; e < w.elements; ++e)
