@@ -518,24 +518,26 @@ void bind_conv(py::module_& m, const std::string& suffix) {
              py::arg("padding_mode"), py::arg("exact"))
         .def("forward",
              [=](const Plan& plan, const Array<T>& x, const Array<T>& w, const std::optional<Array<T>>& bias, Array<T> out, bool relu,
-                 int num_threads) {
+                 const std::optional<Array<T>>& addend, double slope, int num_threads) {
                  expect_size(x, input_size(plan), "x"), expect_size(w, weight_size(plan), "w");
                  const T *from = x.data(), *weight = w.data(), *b = optional_data(bias, plan.shape.destinations, "bias");
                  T* to = result(out, output_size(plan));
-                 without_gil([&](const Poll& poll) { plan.forward(from, weight, b, to, relu, num_threads, poll); });
+                 const ConvEnd<T> end{optional_data(addend, output_size(plan), "addend"), relu, T(slope)};
+                 without_gil([&](const Poll& poll) { plan.forward(from, weight, b, to, end, num_threads, poll); });
              },
              py::arg("x").noconvert(), py::arg("w").noconvert(), py::arg("bias").noconvert().none(true), py::arg("out").noconvert(),
-             py::arg("relu"), py::arg("num_threads"))
+             py::arg("relu"), py::arg("addend").noconvert().none(true), py::arg("slope"), py::arg("num_threads"))
         .def("input_grad",
              [=](const Plan& plan, const Array<T>& grad, const Array<T>& w, const std::optional<Array<T>>& bias, Array<T> out, bool relu,
-                 int num_threads) {
+                 const std::optional<Array<T>>& addend, double slope, int num_threads) {
                  expect_size(grad, output_size(plan), "grad"), expect_size(w, weight_size(plan), "w");
                  const T *from = grad.data(), *weight = w.data(), *b = optional_data(bias, plan.shape.sources, "bias");
                  T* to = result(out, input_size(plan));
-                 without_gil([&](const Poll& poll) { plan.input_grad(from, weight, b, to, relu, num_threads, poll); });
+                 const ConvEnd<T> end{optional_data(addend, input_size(plan), "addend"), relu, T(slope)};
+                 without_gil([&](const Poll& poll) { plan.input_grad(from, weight, b, to, end, num_threads, poll); });
              },
              py::arg("grad").noconvert(), py::arg("w").noconvert(), py::arg("bias").noconvert().none(true), py::arg("out").noconvert(),
-             py::arg("relu"), py::arg("num_threads"))
+             py::arg("relu"), py::arg("addend").noconvert().none(true), py::arg("slope"), py::arg("num_threads"))
         .def("weight_grad",
              [=](const Plan& plan, const Array<T>& grad, const Array<T>& x, Array<T> out, int num_threads) {
                  expect_size(grad, output_size(plan), "grad"), expect_size(x, input_size(plan), "x");

@@ -582,10 +582,11 @@ int64_t ConvPlan<T>::workspace_bytes(int threads) const {
 }
 
 template <class T>
-void ConvPlan<T>::run(const ConvTables<T>& tables, const T* source, const T* weight, const T* bias, T* destination, bool relu, int threads,
-                      const Poll& poll) const {
+void ConvPlan<T>::run(const ConvTables<T>& tables, const T* source, const T* weight, const T* bias, T* destination, const ConvEnd<T>& end,
+                      int threads, const Poll& poll) const {
     ConvPass<T> pass = tables.pass;
-    pass.source = source, pass.destination = destination, pass.bias = bias, pass.relu = relu, pass.weight = weight;
+    pass.source = source, pass.destination = destination, pass.bias = bias, pass.weight = weight, pass.end = end;
+    pass.ends = end.addend || (end.relu && end.slope != T(0)), pass.relu = end.relu && !pass.ends;
     const int64_t size = ceil_div(kernels_.scratch(pass), 64) * 64;
     Buffer<T> scratch = acquire<T>(size * threads), shared;
     if (pass.columns) {   // units read the weights as they are
@@ -619,20 +620,21 @@ void ConvPlan<T>::run(const ConvTables<T>& tables, const T* source, const T* wei
 }
 
 template <class T>
-void ConvPlan<T>::forward(const T* x, const T* weight, const T* bias, T* out, bool relu, int threads, const Poll& poll) const {
-    run(forward_, x, weight, bias, out, relu, threads, poll);
+void ConvPlan<T>::forward(const T* x, const T* weight, const T* bias, T* out, const ConvEnd<T>& end, int threads, const Poll& poll) const {
+    run(forward_, x, weight, bias, out, end, threads, poll);
 }
 
 template <class T>
-void ConvPlan<T>::input_grad(const T* gradient, const T* weight, const T* bias, T* out, bool relu, int threads, const Poll& poll) const {
+void ConvPlan<T>::input_grad(const T* gradient, const T* weight, const T* bias, T* out, const ConvEnd<T>& end, int threads,
+                             const Poll& poll) const {
     if (shape.padding == ConvPadding::zeros) {
-        run(backward_, gradient, weight, bias, out, relu, threads, poll);
+        run(backward_, gradient, weight, bias, out, end, threads, poll);
         return;
     }
     // The gradient in the padded input, folded: what the padding repeats is added where it was taken from.
     const ConvPass<T>& p = backward_.pass;
     Buffer<T> whole = acquire<T>(shape.batch * shape.sources * p.destination_size);
-    run(backward_, gradient, weight, nullptr, whole.get(), false, threads, poll);
+    run(backward_, gradient, weight, nullptr, whole.get(), ConvEnd<T>{}, threads, poll);
     std::array<std::vector<int64_t>, 3> to;
     for (size_t a = 0; a < 3; ++a)
         for (int64_t i = 0; i < padded_[a]; ++i)
@@ -650,8 +652,10 @@ void ConvPlan<T>::input_grad(const T* gradient, const T* weight, const T* bias, 
                 for (int64_t x = shape.low[2] + row; x < padded_[2]; ++x) line[to[2][size_t(x)]] += from[x];
                 from += padded_[2];
             }
-        if (relu)
-            for (int64_t i = 0; i < size; ++i) result[i] = result[i] < T(0) ? T(0) : result[i];
+        if (const T* more = end.addend ? end.addend + channel * size : nullptr)
+            for (int64_t i = 0; i < size; ++i) result[i] += more[i];
+        if (end.relu)
+            for (int64_t i = 0; i < size; ++i) result[i] = result[i] < T(0) ? end.slope != T(0) ? end.slope * result[i] : T(0) : result[i];
     }, poll);
 }
 

@@ -59,6 +59,14 @@ struct ConvBlock {
     int64_t first, channels, rows, rows_before;
 };
 
+// What is done to results while they are in cache: what is added to them, and then a ReLU, whose `slope` negative values keep.
+template <class T>
+struct ConvEnd {
+    const T* addend;                 // as the destination, or null
+    bool relu;
+    T slope;
+};
+
 template <class T>
 struct ConvPass {
     ConvAxis axis[3];                // z, y, x
@@ -68,7 +76,9 @@ struct ConvPass {
     const T* source;
     T* destination;
     const T* bias;                   // per destination channel, or null
-    bool relu;
+    bool relu;                       // as sums leave their registers; else
+    bool ends;                       // a unit does `end` to what it has made
+    ConvEnd<T> end;
     bool stream;                     // results past the cache
     bool toeplitz, winograd, columns;
     bool shared;                     // `bands` is used, and a unit is a block of channels of all images

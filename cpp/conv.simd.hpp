@@ -260,6 +260,42 @@ MEDECONV_INLINE void interleave(const T* rows, int64_t pitch, int64_t phases, in
 
 // ---- units
 
+// `end` to n results, wherever they lie, that belong to destination[at] and on.
+template <class T>
+MEDECONV_INLINE void end_row(const ConvPass<T>& p, int64_t at, int64_t n, T* results) {
+    constexpr int64_t L = lanes<T>;
+    const T* const addend = p.end.addend ? p.end.addend + at : nullptr;
+    const Vec<T> slope = splat<T>(p.end.slope);
+    const bool keep = p.end.slope != T(0);   // 0 times what is infinite is no number
+    for (int64_t i = 0; i < n; i += L) {
+        const int64_t valid = n - i < L ? n - i : L;
+        Vec<T> v = valid == L ? load_unaligned(results + i) : load_first(results + i, valid);
+        if (addend) v += valid == L ? load_unaligned(addend + i) : load_first(addend + i, valid);
+        if (p.end.relu) v = v < Vec<T>{} ? keep ? slope * v : Vec<T>{} : v;
+        if (valid == L) store_unaligned(results + i, v);
+        else store_first(results + i, v, valid);
+    }
+}
+// Of channels from `channel` on, of all groups, at what the positions [zs), [ys), [xs) of a pass have made.
+template <class T>
+MEDECONV_NOINLINE void end_channels(const ConvPass<T>& p, int64_t image, int64_t channel, int64_t count, Range zs, Range ys, Range xs) {
+    auto made = [](const ConvAxis& axis, Range r) MEDECONV_BODY {
+        const int64_t stop = r.stop * axis.phases - axis.crop;
+        return Range{at_least(r.start * axis.phases - axis.crop, 0), stop < axis.destination ? stop : axis.destination};
+    };
+    const ConvAxis &y = p.axis[1], &x = p.axis[2];
+    const Range to_z = made(p.axis[0], zs), to_y = made(y, ys), to_x = made(x, xs);
+    const bool whole = to_x.start == 0 && to_x.stop == x.destination;   // rows follow one another
+    const int64_t rows = to_y.stop - to_y.start, width = to_x.stop - to_x.start;
+    for (int64_t c = 0; c < count; ++c)
+        for (int64_t qz = to_z.start; qz < to_z.stop; ++qz)
+            for (int64_t r = 0; r < (whole ? 1 : rows); ++r) {
+                const int64_t slice = (image * p.groups * p.destinations + channel + c) * p.destination_size + qz * y.destination * x.destination;
+                const int64_t at = slice + (to_y.start + r) * x.destination + to_x.start;
+                end_row(p, at, whole ? rows * width : width, p.destination + at);
+            }
+}
+
 template <class T>
 struct ConvScratch {
     T *band, *results, *start, *packed;
@@ -383,8 +419,11 @@ MEDECONV_NOINLINE void sum_block(const ConvPass<T>& p, const ConvScratch<T>& s, 
                     if (p.stream) {
                         if (line + 1 < lines) continue;
                         T* to = destination + to_z * slice_size + ys.start * row_size + xs.start;
-                        for (int64_t o = 0; o < block.channels; ++o)
-                            stream_row(to + o * p.destination_size, s.results + o * s.pitch, lines * width);
+                        for (int64_t o = 0; o < block.channels; ++o) {
+                            T* const channel = to + o * p.destination_size;
+                            if (p.ends) end_row(p, channel - p.destination, lines * width, s.results + o * s.pitch);
+                            stream_row(channel, s.results + o * s.pitch, lines * width);
+                        }
                         continue;
                     }
                     for (int64_t o = 0; o < block.channels; ++o)
@@ -456,7 +495,10 @@ MEDECONV_NOINLINE void toeplitz_unit(const ConvPass<T>& p, const ConvScratch<T>&
                     if (last && !p.stream && c0 > 0)
                         std::memcpy(destination + (qz * y.destination + qy + r) * x.destination + xs.start, to, size_t(width) * sizeof(T));
                 }
-                if (last && p.stream) stream_row(destination + (qz * y.destination + qy) * x.destination, sums, tile.rows * width);
+                if (!last || !p.stream) continue;
+                T* const to = destination + (qz * y.destination + qy) * x.destination;
+                if (p.ends) end_row(p, to - p.destination, tile.rows * width, sums);
+                stream_row(to, sums, tile.rows * width);
             }
     }
 }
@@ -470,9 +512,11 @@ void direct_unit(const ConvPass<T>& p, int64_t unit, T* scratch) {
         const ConvBlock& block = p.blocks[number];
         const Range all[3] = {{0, z.count}, {0, y.count}, {0, x.count}};
         if (!p.in_place) pack_block(p, group, number, ConvPacked<T>{s.packed, block.rows, 0});
-        for (int64_t image = 0; image < p.batch; ++image)
+        for (int64_t image = 0; image < p.batch; ++image) {
             sum_block(p, s, image, group, block, p.bands + (image * p.groups + group) * p.sources * p.band.channel,
                       ConvPacked<const T>{s.packed, block.rows, 0}, all[0], all[1], all[2]);
+            if (p.ends) end_channels(p, image, group * p.destinations + block.first, block.channels, all[0], all[1], all[2]);
+        }
         return;
     }
     const int64_t position = unit % p.positions(), group = unit / p.positions() % p.groups, image = unit / p.positions() / p.groups;
@@ -482,12 +526,16 @@ void direct_unit(const ConvPass<T>& p, int64_t unit, T* scratch) {
     if (p.toeplitz) {
         toeplitz_unit(p, s, image, group, zs, ys, xs);
         if (p.stream) stream_fence();
+        else if (p.ends) end_channels(p, image, group, 1, zs, ys, xs);
         return;
     }
     copy_channels(p, p.source + (image * p.groups + group) * p.sources * p.source_size, p.sources, zs, ys, xs, s.band);
-    for (int64_t b = 0; b < p.block_count; ++b)
+    for (int64_t b = 0; b < p.block_count; ++b) {
         sum_block(p, s, image, group, p.blocks[b], s.band,
                   ConvPacked<const T>{p.packed + group * p.group_packed(), p.block_rows, p.blocks[b].rows_before}, zs, ys, xs);
+        if (p.ends && !p.stream)
+            end_channels(p, image, group * p.destinations + p.blocks[b].first, p.blocks[b].channels, zs, ys, xs);
+    }
     if (p.stream) stream_fence();
 }
 

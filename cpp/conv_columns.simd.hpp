@@ -90,6 +90,7 @@ void column_unit(const ConvPass<T>& p, int64_t unit, T* scratch) {
                 for (int64_t i = 0; i < additions; ++i) to[s.to[i]] += from[s.from[i]];
                 if (p.relu && stop == p.source_size)
                     for (int64_t i = 0; i < p.destination_size; ++i) to[i] = to[i] < T(0) ? T(0) : to[i];
+                if (p.ends && stop == p.source_size) end_row(p, to - p.destination, p.destination_size, to);
             }
         }
     }

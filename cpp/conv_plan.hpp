@@ -33,10 +33,11 @@ public:
     ConvShape shape;
     std::array<int64_t, 3> output;               // spatial
 
-    // out[n, o, p] = bias[o] + sum of weight[o, c, k] · x[n, c, p · stride + k · dilation - low]; relu: negative values to 0.
-    void forward(const T* x, const T* weight, const T* bias, T* out, bool relu, int threads, const Poll& poll) const;
-    // The exact transpose of `forward` in x; bias per input channel, and relu, because a transposed convolution is this.
-    void input_grad(const T* gradient, const T* weight, const T* bias, T* out, bool relu, int threads, const Poll& poll) const;
+    // out[n, o, p] = bias[o] + sum of weight[o, c, k] · x[n, c, p · stride + k · dilation - low]; then `end`, whose addend is as
+    // large as out and none of the other arrays.
+    void forward(const T* x, const T* weight, const T* bias, T* out, const ConvEnd<T>& end, int threads, const Poll& poll) const;
+    // The exact transpose of `forward` in x; bias per input channel, and `end`, because a transposed convolution is this.
+    void input_grad(const T* gradient, const T* weight, const T* bias, T* out, const ConvEnd<T>& end, int threads, const Poll& poll) const;
     // The gradient of `forward` in the weight.
     void weight_grad(const T* gradient, const T* x, T* out, int threads, const Poll& poll) const;
 
@@ -49,7 +50,7 @@ private:
     std::array<int64_t, 3> padded_;              // input with its padding
     const ConvKernels<T>& kernels_;
 
-    void run(const ConvTables<T>& tables, const T* source, const T* weight, const T* bias, T* destination, bool relu, int threads,
+    void run(const ConvTables<T>& tables, const T* source, const T* weight, const T* bias, T* destination, const ConvEnd<T>& end, int threads,
              const Poll& poll) const;
 };
 

@@ -51,6 +51,7 @@ void winograd_unit(const ConvPass<T>& p, int64_t unit, T* scratch) {
                     const int64_t channel = group * p.destinations + block.first + o;
                     transform_result(p, s, s.products + o * s.row + image * of_image, bias_of(channel), ys, xs,
                                      slice_of(image, channel, qz));
+                    if (p.ends) end_channels(p, image, channel, 1, Range{qz, qz + 1}, ys, xs);
                 }
         }
         return;
@@ -81,6 +82,7 @@ void winograd_unit(const ConvPass<T>& p, int64_t unit, T* scratch) {
                 const int64_t channel = group * p.destinations + p.blocks[b].first + o;
                 transform_result(p, s, s.products + (p.blocks[b].rows_before + o) * s.row, bias_of(channel), ys, xs,
                                  slice_of(image, channel, qz));
+                if (p.ends) end_channels(p, image, channel, 1, Range{qz, qz + 1}, ys, xs);
             }
     }
 }

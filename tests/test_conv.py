@@ -389,6 +389,63 @@ def test_bias_and_relu(case, dtype, backend, rng, tol):
         )
 
 
+# Shapes whose kernels differ in how results leave them: to one channel, past the cache, short rows as one
+# line, Winograd's, all channels at once, rows of weights (transposed), folded paddings.
+ENDS = {
+    "to-one": ((2, 20, 30, 40), (1, 20, 3, 3), {"padding": 1}),
+    "streamed": ((1, 1, 600, 700), (8, 1, 3, 3), {"padding": 1}),
+    "streamed-to-one": ((1, 1, 1500, 1600), (1, 1, 3, 3), {"padding": 1}),
+    "flat": ((2, 5, 11, 7), (6, 5, 3, 3), {"padding": 1}),
+    "winograd": ((2, 17, 25, 30), (18, 17, 3, 3), {"padding": 1}),
+    "winograd-3d": ((1, 16, 9, 10, 30), (16, 16, 3, 3, 3), {"padding": 1}),
+    "winograd-dilated": ((1, 16, 21, 30), (16, 16, 3, 3), {"padding": 2, "dilation": 2}),
+    "winograd-line": ((2, 16, 200), (20, 16, 3), {"padding": 1}),
+    "channels-at-once": ((2, 128, 7, 7), (130, 128, 3, 3), {"padding": 1}),
+    "pointwise": ((1, 70, 9, 50), (64, 70, 1, 1), {}),
+    "strided": ((2, 6, 19, 21), (9, 6, 4, 3), {"stride": 2, "padding": 1}),
+    "strided-3d": ((1, 8, 12, 10, 40), (16, 8, 2, 2, 2), {"stride": 2}),
+    "depthwise": ((2, 6, 30, 31), (6, 1, 5, 5), {"padding": 2, "groups": 6}),
+    "reflected": ((2, 3, 20, 21), (4, 3, 3, 3), {"padding": 1, "padding_mode": "reflect"}),
+}
+
+
+@pytest.mark.parametrize("case", ENDS)
+@pytest.mark.parametrize("exact", [False, True])
+def test_addend_and_slope(case, exact, dtype, backend, rng):
+    """To the bit what they are in passes of their own."""
+    x_shape, w_shape, options = ENDS[case]
+    if backend == "reference":  # has one way for all sizes, and takes long
+        x_shape = (*x_shape[:2], *(min(n, 40) for n in x_shape[2:]))
+    x, w = (rng.standard_normal(shape).astype(dtype) for shape in (x_shape, w_shape))
+    y = ops.conv(x, w, **options, exact=exact, backend=backend)
+    through = transposed_options(x.shape, w.shape, y.shape, options)
+    for function, data, keywords in ((ops.conv, x, options), (ops.conv_transpose, y, through)):
+        keywords = {**keywords, "exact": exact, "backend": backend}
+        plain = function(data, w, **keywords)
+        addend = rng.standard_normal(plain.shape).astype(dtype) * abs(plain).max()
+        total = plain + addend
+        assert np.array_equal(function(data, w, **keywords, addend=addend), total)
+        assert np.array_equal(function(data, w, **keywords, addend=addend, relu=True), np.maximum(total, 0))
+        leaky = np.where(plain < 0, plain * dtype.type(0.1), plain)
+        assert np.array_equal(function(data, w, **keywords, relu=True, negative_slope=0.1), leaky)
+        both = function(data, w, **keywords, addend=addend, relu=True, negative_slope=0.1, num_threads=1)
+        assert np.array_equal(both, np.where(total < 0, total * dtype.type(0.1), total))
+        alone = function(data[:1], w, **keywords, addend=addend[:1].astype(np.float64), relu=True)
+        assert alone.dtype == dtype  # an addend does not promote
+        assert np.array_equal(alone, function(data[:1], w, **keywords, addend=addend[:1], relu=True))
+
+
+def test_ends_of_what_is_not_finite(dtype, backend):
+    """NaN stays NaN, and a slope of 0 makes 0 of what is infinite."""
+    x, w = np.zeros((1, 1, 40), dtype), np.ones((1, 1, 1), dtype)
+    addend = np.zeros_like(x)
+    addend[0, 0, :3] = np.nan, -np.inf, np.inf
+    options = {"addend": addend, "relu": True, "backend": backend}
+    for slope, of_negative in ((0.0, 0.0), (0.5, -np.inf)):
+        y = ops.conv(x, w, **options, negative_slope=slope)
+        assert np.array_equal(y[0, 0, :4], [np.nan, of_negative, np.inf, 0], equal_nan=True)
+
+
 def test_bias_gradient(dtype, backend, rng):
     for shape in ((2, 3, 9), (2, 3, 4, 5), (3, 1, 2, 3, 4), (1, 5, 1)):
         grad = rng.integers(-9, 10, shape).astype(dtype)
@@ -454,6 +511,7 @@ def test_empty(shape, w_shape, mode, dtype, backend):
     assert y.shape == (shape[0], 4, *expected)
     assert np.array_equal(y, np.broadcast_to(bias.reshape(-1, *(1,) * (len(shape) - 2)), y.shape))
     assert np.array_equal(ops.conv(x, w, bias, relu=True, **options), np.maximum(y, 0))
+    assert np.array_equal(ops.conv(x, w, bias, addend=y, **options), 2 * y)
     assert not ops.conv(x, w, **options).any()
     to_x = ops.conv_input_grad(y, w, shape, **options)
     assert to_x.shape == shape
@@ -735,6 +793,11 @@ BAD = {
     r"x: got 4 channels, expected 8, groups=2 times axis 1 of w": lambda **o: ops.conv(X, W, groups=2, **o),
     "groups: got 1.0": lambda **o: ops.conv(X, W, groups=1.0, **o),
     "relu: got 1": lambda **o: ops.conv(X, W, relu=1, **o),
+    "negative_slope: got -0.1": lambda **o: ops.conv(X, W, relu=True, negative_slope=-0.1, **o),
+    "negative_slope: got 0.1 with relu=False": lambda **o: ops.conv(X, W, negative_slope=0.1, **o),
+    r"addend: got shape \(6, 4, 5\), expected \(2, 6, 4, 5\), the result's": lambda **o: ops.conv(
+        X, W, addend=np.ones((6, 4, 5)), **o
+    ),
     "exact: got None": lambda **o: ops.conv(X, W, exact=None, **o),
     "num_threads: got 0": lambda **o: ops.conv(X, W, num_threads=0, **o),
     "x: got 4 channels, expected 6, axis 0 of w": lambda **o: ops.conv_transpose(X, W, **o),

@@ -126,6 +126,56 @@ def test_sum_and_activation_of_it_in_one_pass(rng):
         nn.Add("tanh")
 
 
+@pytest.mark.parametrize("activation", [None, "relu", "leaky_relu", "softplus"])
+def test_sum_in_the_pass_of_a_convolution(activation, rng, monkeypatch, backend):
+    """Where no backward pass follows: to the bit the same, and only where its result has no other use."""
+    joined = []
+    for kind in (nn.Conv, nn.ConvTranspose):
+        original = kind.forward_added
+        monkeypatch.setattr(
+            kind, "forward_added", lambda self, *a, own=original: joined.append(1) or own(self, *a)
+        )
+    start, engine = nn.Input(2), Engine(backend)
+
+    def both(output, size=(8, 9)):
+        net = initialized([start], output)
+        x = rng.standard_normal((2, 2, *size)).astype(np.float32)
+        before, joined[:] = net.forward([x], engine, {}), []
+        assert not joined  # with a tape every result is wanted
+        np.testing.assert_array_equal(net.forward([x], engine, None), before)
+        return len(joined)
+
+    wide = nn.Conv(4, 1)(start)
+    assert both(nn.Add(activation)(wide, nn.Conv(4, 3)(start))) == 1
+    assert both(nn.Add(activation)(nn.Conv(4, 3)(start), nn.Conv(4, 1)(start))) == 1
+    small = nn.Conv(3, 2, 2, [(0, 1)] * 2)(start)
+    larger = nn.ConvTranspose(4, 2, 2)(small)
+    wide = nn.Conv(4, 1)(start)
+    cut = nn.Crop()(larger, wide)
+    output = nn.Add(activation)(wide, cut)
+    assert both(output, (8, 10)) == 1  # nothing is cut
+    again = nn.Conv(4, 3)(start)
+    assert both(nn.Add(activation)(nn.ReLU()(again), again)) == 0  # used twice
+    assert both(nn.Add(activation)(start, nn.Conv(2, 3, activation="relu")(start))) == 0
+    assert both(nn.Add(activation)(start, start)) == 0
+    three = nn.Add(activation)(start, nn.Conv(2, 3)(start), start)
+    assert both(three) == 0
+
+
+def test_sum_in_the_pass_of_a_convolution_after_a_cut(rng):
+    start = nn.Input(2)
+    wide = nn.Conv(4, 1)(start)
+    larger = nn.ConvTranspose(4, 2, 2)(nn.Conv(3, 2, 2, [(0, 1)] * 2)(start))
+    net = initialized([start], nn.Add("relu")(wide, nn.Crop()(larger, wide)))
+    for size in ((8, 10), (7, 10), (5, 3)):
+        x = rng.standard_normal((1, 2, *size)).astype(np.float32)
+        np.testing.assert_array_equal(net.forward([x], Engine(), None), net.forward([x], Engine(), {}))
+    one, two = nn.Input(2), nn.Input(2)
+    net = initialized([one, two], nn.Add(name="a")(two, nn.Conv(2, 3)(one)))
+    with pytest.raises(ValueError, match=r"layer 'a' \(Add\): got inputs of shapes"):
+        net.forward([x, x[..., :2]], Engine(), None)
+
+
 @pytest.mark.parametrize("slope", [0.01, 1.0, 3.0])
 def test_leaky_relu_is_its_definition(slope, dtype, rng):
     """To the bit, not only where values are finite: NaN stays, and its gradient is not lost."""

@@ -33,6 +33,7 @@ KERNELS = {
     "add": (LINE, LINE, LINE, LINE, F, True),
     "extrapolate": (LINE, LINE, F),
     "bias_and_relu": (FOUR, LINE, True),
+    "end_results": (LINE, LINE, True, F),
 }
 
 

@@ -420,6 +420,8 @@ class ConvPlanF32:
         bias: numpy.typing.NDArray[numpy.float32] | None,
         out: numpy.typing.NDArray[numpy.float32],
         relu: bool,
+        addend: numpy.typing.NDArray[numpy.float32] | None,
+        slope: typing.SupportsFloat | typing.SupportsIndex,
         num_threads: typing.SupportsInt | typing.SupportsIndex,
     ) -> None: ...
     def input_grad(
@@ -429,6 +431,8 @@ class ConvPlanF32:
         bias: numpy.typing.NDArray[numpy.float32] | None,
         out: numpy.typing.NDArray[numpy.float32],
         relu: bool,
+        addend: numpy.typing.NDArray[numpy.float32] | None,
+        slope: typing.SupportsFloat | typing.SupportsIndex,
         num_threads: typing.SupportsInt | typing.SupportsIndex,
     ) -> None: ...
     def weight_grad(
@@ -463,6 +467,8 @@ class ConvPlanF64:
         bias: numpy.typing.NDArray[numpy.float64] | None,
         out: numpy.typing.NDArray[numpy.float64],
         relu: bool,
+        addend: numpy.typing.NDArray[numpy.float64] | None,
+        slope: typing.SupportsFloat | typing.SupportsIndex,
         num_threads: typing.SupportsInt | typing.SupportsIndex,
     ) -> None: ...
     def input_grad(
@@ -472,6 +478,8 @@ class ConvPlanF64:
         bias: numpy.typing.NDArray[numpy.float64] | None,
         out: numpy.typing.NDArray[numpy.float64],
         relu: bool,
+        addend: numpy.typing.NDArray[numpy.float64] | None,
+        slope: typing.SupportsFloat | typing.SupportsIndex,
         num_threads: typing.SupportsInt | typing.SupportsIndex,
     ) -> None: ...
     def weight_grad(

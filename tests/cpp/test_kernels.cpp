@@ -461,9 +461,19 @@ void convolution(const ConvShape& c, bool integers, std::mt19937& random) {
     std::vector<T> first;
     for (int threads : {1, 3}) {
         std::vector<T> y1(y.size()), dx1(dx.size()), dx2(dx.size()), dw1(dw.size()), db1(db.size());
-        plan.forward(x.data(), w.data(), bias.data(), y1.data(), false, threads, {});
-        plan.input_grad(g.data(), w.data(), nullptr, dx1.data(), false, threads, {});
-        plan.input_grad(g.data(), w.data(), source_bias.data(), dx2.data(), true, threads, {});
+        plan.forward(x.data(), w.data(), bias.data(), y1.data(), {}, threads, {});
+        plan.input_grad(g.data(), w.data(), nullptr, dx1.data(), {}, threads, {});
+        plan.input_grad(g.data(), w.data(), source_bias.data(), dx2.data(), {nullptr, true, T(0)}, threads, {});
+        std::vector<T> y3(y.size()), dx3(dx.size());   // what is done at the end, in the same pass and afterwards
+        plan.forward(x.data(), w.data(), bias.data(), y3.data(), {g.data(), true, T(0.25)}, threads, {});
+        plan.input_grad(g.data(), w.data(), nullptr, dx3.data(), {x.data(), false, T(0)}, threads, {});
+        bool same = true;
+        for (size_t i = 0; i < y3.size(); ++i) {
+            const T sum = y1[i] + g[i];
+            same = same && y3[i] == (sum < T(0) ? T(0.25) * sum : sum);
+        }
+        for (size_t i = 0; i < dx3.size(); ++i) same = same && dx3[i] == dx1[i] + x[i];
+        expect(same, "convolution: an addend and a slope, in the same pass");
         plan.weight_grad(g.data(), x.data(), dw1.data(), threads, {});
         sum_channels(g.data(), c.batch, c.destinations, volume(out), db1.data(), threads, {});
         compare("convolution", y1, y, tolerance);

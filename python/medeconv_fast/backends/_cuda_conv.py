@@ -15,6 +15,17 @@ def _workspace(call: Call, nbytes: int, dtype: Any) -> DeviceArray | None:
     return call.empty((nbytes // np.dtype(dtype).itemsize,), dtype) if nbytes else None
 
 
+def _end_on_the_host(relu: bool, addend: Any, slope: float, out: Array) -> None:
+    """What is done to results, where they are back."""
+    if not isinstance(out, np.ndarray):
+        name = "slope" if addend is None else "addend"
+        raise NotImplementedError(f"{name}: not built yet for arrays in GPU memory")
+    if addend is not None:
+        out += addend.reshape(out.shape)
+    if relu:
+        np.copyto(out, out * out.dtype.type(slope) if slope else 0, where=out < 0)
+
+
 class ConvPlan:
     """Convolution of one shape as networks mean it: forward, its transpose and its gradient in the weight."""
 
@@ -67,8 +78,14 @@ class ConvPlan:
         out: Array,
         *,
         relu: bool = False,
+        addend: Array | None = None,
+        slope: float = 0.0,
         num_threads: int | None = None,
     ) -> None:
+        if addend is not None or slope:
+            self.forward(x, w, bias, out, num_threads=num_threads)
+            _end_on_the_host(relu, addend, slope, out)
+            return
         call = Call(memory_of(x, w, bias, out))
         offset = None if bias is None else call.read(bias)
         self._plan.forward(call.memory.place, call.read(x), call.read(w), offset, call.written(out), relu)
@@ -82,8 +99,14 @@ class ConvPlan:
         out: Array,
         *,
         relu: bool = False,
+        addend: Array | None = None,
+        slope: float = 0.0,
         num_threads: int | None = None,
     ) -> None:
+        if addend is not None or slope:
+            self.input_grad(grad, w, bias, out, num_threads=num_threads)
+            _end_on_the_host(relu, addend, slope, out)
+            return
         call = Call(memory_of(grad, w, bias, out))
         offset = None if bias is None else call.read(bias)
         work = _workspace(call, self._plan.input_grad_bytes, self.dtype)

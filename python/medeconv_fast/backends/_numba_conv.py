@@ -303,6 +303,21 @@ class ConvPlan:
             np.maximum(out, 0, out=out)
         return True
 
+    def _end(
+        self, relu: bool, addend: np.ndarray | None, slope: float, out: np.ndarray, num_threads: int | None
+    ) -> None:
+        """What is done to results, in a pass of its own."""
+        loops = compiled_loops()
+        values = out.reshape(-1)
+        more = values[:0] if addend is None else unlocked(addend).reshape(-1)
+        cuts = list(cut(values.size, max(1, -(-values.size // _UNITS))))
+
+        def end(unit: int) -> None:
+            first, last = cuts[unit]
+            loops.end_results(values[first:last], more[first:last], relu, self.dtype.type(slope))
+
+        run(len(cuts), resolve_num_threads(num_threads), end)
+
     def forward(
         self,
         x: np.ndarray,
@@ -311,9 +326,15 @@ class ConvPlan:
         out: np.ndarray,
         *,
         relu: bool = False,
+        addend: np.ndarray | None = None,
+        slope: float = 0.0,
         num_threads: int | None = None,
     ) -> None:
         """The convolution of `x`; `out` is overwritten."""
+        if addend is not None or slope:
+            self.forward(x, w, bias, out, num_threads=num_threads)
+            self._end(relu, addend, slope, out, num_threads)
+            return
         if self._without_taps(bias, relu, out):
             return
         threads = resolve_num_threads(num_threads)
@@ -358,9 +379,15 @@ class ConvPlan:
         out: np.ndarray,
         *,
         relu: bool = False,
+        addend: np.ndarray | None = None,
+        slope: float = 0.0,
         num_threads: int | None = None,
     ) -> None:
         """The exact transpose of `forward` in `x`: transposed convolution, which may have its own bias."""
+        if addend is not None or slope:
+            self.input_grad(grad, w, bias, out, num_threads=num_threads)
+            self._end(relu, addend, slope, out, num_threads)
+            return
         if self._without_taps(bias, relu, out):
             return
         threads = resolve_num_threads(num_threads)

@@ -763,6 +763,17 @@ def bias_and_relu(x, bias, relu):
 
 
 @_kernel
+def end_results(x, addend, relu, slope):
+    """x += addend (empty: nothing), and what is negative becomes so many times itself."""
+    zero = x.dtype.type(0)
+    for i in range(x.size):
+        v = x[i] + addend[i] if addend.size else x[i]
+        if relu and v < zero:  # 0 times what is infinite is no number
+            v = v * slope if slope > zero else zero
+        x[i] = v
+
+
+@_kernel
 def _differences(a, following, steep, along, inverse):
     """Forward differences of one plane: to the `following` one, in its place, along y (`steep`) and along x.
 

@@ -262,9 +262,11 @@ class ConvPlan:
         out: np.ndarray,
         *,
         relu: bool = False,
+        addend: np.ndarray | None = None,
+        slope: float = 0.0,
         num_threads: int | None = None,
     ) -> None:
-        self._plan.forward(x, w, bias, out, relu, resolve_num_threads(num_threads))
+        self._plan.forward(x, w, bias, out, relu, addend, slope, resolve_num_threads(num_threads))
 
     def input_grad(
         self,
@@ -274,9 +276,11 @@ class ConvPlan:
         out: np.ndarray,
         *,
         relu: bool = False,
+        addend: np.ndarray | None = None,
+        slope: float = 0.0,
         num_threads: int | None = None,
     ) -> None:
-        self._plan.input_grad(grad, w, bias, out, relu, resolve_num_threads(num_threads))
+        self._plan.input_grad(grad, w, bias, out, relu, addend, slope, resolve_num_threads(num_threads))
 
     def weight_grad(
         self, grad: np.ndarray, x: np.ndarray, out: np.ndarray, *, num_threads: int | None = None

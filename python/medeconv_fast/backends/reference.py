@@ -825,6 +825,8 @@ class ConvPlan:
         out: np.ndarray,
         *,
         relu: bool = False,
+        addend: np.ndarray | None = None,
+        slope: float = 0.0,
         num_threads: int | None = None,
     ) -> None:
         """The convolution of `x`; `out` is overwritten."""
@@ -833,7 +835,7 @@ class ConvPlan:
         total = np.zeros((len(x), self._groups, w.shape[0] // self._groups, *self._lengths))
         for tap, window in self._taps():
             total += np.einsum("ngc...,goc->ngo...", padded[(..., *window)], weight[(..., *tap)])
-        _store(total, bias, relu, out)
+        _store(total, bias, out, relu, addend, slope)
 
     @_quiet
     def input_grad(
@@ -844,6 +846,8 @@ class ConvPlan:
         out: np.ndarray,
         *,
         relu: bool = False,
+        addend: np.ndarray | None = None,
+        slope: float = 0.0,
         num_threads: int | None = None,
     ) -> None:
         """The exact transpose of `forward` in `x`: a transposed convolution, with a bias of its own."""
@@ -852,7 +856,7 @@ class ConvPlan:
         total = np.zeros((len(grad), self._groups, w.shape[1], *self._padded))
         for tap, window in self._taps():
             total[(..., *window)] += np.einsum("ngo...,goc->ngc...", y, weight[(..., *tap)])
-        _store(self._fold(total), bias, relu, out)
+        _store(self._fold(total), bias, out, relu, addend, slope)
 
     @_quiet
     def weight_grad(
@@ -867,11 +871,23 @@ class ConvPlan:
         out[...] = total.reshape(out.shape)
 
 
-def _store(total: np.ndarray, bias: np.ndarray | None, relu: bool, out: np.ndarray) -> None:
+def _store(
+    total: np.ndarray,
+    bias: np.ndarray | None,
+    out: np.ndarray,
+    relu: bool,
+    addend: np.ndarray | None,
+    slope: float,
+) -> None:
     result = total.reshape(out.shape)
     if bias is not None:
         result = result + bias.astype(np.float64).reshape(-1, *(1,) * (out.ndim - 2))
-    out[...] = np.maximum(result, 0) if relu else result
+    out[...] = result
+    if addend is not None:
+        out += addend.reshape(out.shape)
+    if relu:
+        negative = out < 0
+        out[negative] = out[negative] * out.dtype.type(slope) if slope else 0  # 0 times infinity is no number
 
 
 @_quiet

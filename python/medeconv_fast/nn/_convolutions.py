@@ -11,7 +11,7 @@ import numpy as np
 
 from .. import _validate, ops
 from ..ops import _geometry
-from ._activations import activation
+from ._activations import LeakyReLU, ReLU, _Activation, activation
 from ._engine import Engine
 from ._layer import Gradients, Layer, Result, Signal, Tape, plain
 
@@ -137,17 +137,38 @@ class _Convolution(Layer):
 
     def forward(self, inputs: Sequence[np.ndarray], engine: Engine, tape: Tape | None) -> np.ndarray:
         (x,) = inputs
-        operation = ops.conv_transpose if self.transposed else ops.conv
-        relu = self._given["activation"] == "relu"
-        out: np.ndarray = operation(
-            x, self.weights["weight"], self.weights.get("bias"), relu=relu, **self._layout, **engine.options
-        )
-        if self.activation is not None and not relu:
-            engine.pointwise(self.activation.apply, out)
+        out = self._computed(x, None, self.activation, engine)
         if tape is not None:
             tape["x"] = x
             if self.activation is not None:
                 tape["out"] = out
+        return out
+
+    def forward_added(
+        self, x: np.ndarray, addend: np.ndarray, activation: Layer | None, engine: Engine
+    ) -> np.ndarray:
+        """What `Add` with this activation makes of the results and `addend`, in the same pass."""
+        assert activation is None or isinstance(activation, _Activation)
+        return self._computed(x, addend, activation, engine)
+
+    def _computed(
+        self, x: np.ndarray, addend: np.ndarray | None, function: _Activation | None, engine: Engine
+    ) -> np.ndarray:
+        operation = ops.conv_transpose if self.transposed else ops.conv
+        slope = function.slope if isinstance(function, LeakyReLU) and function.slope <= 1 else 0.0
+        relu = isinstance(function, ReLU) or slope > 0
+        out: np.ndarray = operation(
+            x,
+            self.weights["weight"],
+            self.weights.get("bias"),
+            relu=relu,
+            negative_slope=slope,
+            addend=addend,
+            **self._layout,
+            **engine.options,
+        )
+        if function is not None and not relu:
+            engine.pointwise(function.apply, out)
         return out
 
     def backward(

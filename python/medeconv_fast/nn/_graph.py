@@ -9,13 +9,23 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .. import _validate
+from ._convolutions import _Convolution
 from ._engine import Engine
+from ._joining import Add, Crop
 from ._layer import Gradients, Input, Layer, Result, Signal, Tape
 
 
 class _Node(NamedTuple):
     layer: Layer
     inputs: tuple[int, ...]  # numbers of values: the network's inputs first, then the nodes' results
+
+
+class _Join(NamedTuple):
+    """A convolution whose result is only added to a value that is there before: one pass does both."""
+
+    other: int  # number of that value
+    add: int  # number of the node that adds
+    skipped: tuple[int, ...]  # nodes
 
 
 def in_order(inputs: Sequence[Signal], output: Signal) -> list[Signal]:
@@ -97,6 +107,7 @@ class Graph(Layer):
             raise
         uses = [i for node in self.nodes for i in node.inputs]
         self._last_use = {i: n for n, node in enumerate(self.nodes) for i in node.inputs}
+        self._joins = self._find_joins(uses)
         unused = [i for i in range(len(starts)) if i not in uses]
         if unused:
             raise ValueError(f"inputs: the output does not depend on number {unused[0]}")
@@ -127,6 +138,25 @@ class Graph(Layer):
                     "that the graph itself is shared"
                 )
             seen[id(layer)] = path
+
+    def _find_joins(self, uses: Sequence[int]) -> dict[int, _Join]:
+        """By the number of the convolution's node; between may lie a Crop, which may have nothing to cut."""
+        first = len(self.inputs)
+        joins = {}
+        for number, node in enumerate(self.nodes):
+            if not isinstance(node.layer, Add) or len(node.inputs) != 2:
+                continue
+            for own, other in (node.inputs, node.inputs[::-1]):
+                skipped = [number]
+                if own >= first and isinstance(self.nodes[own - first].layer, Crop) and uses.count(own) == 1:
+                    skipped.append(own - first)
+                    own = self.nodes[own - first].inputs[0]
+                maker = self.nodes[own - first].layer if own >= first else None
+                alone = isinstance(maker, _Convolution) and maker.activation is None and uses.count(own) == 1
+                if alone and other < own:
+                    joins[own - first] = _Join(other, number, tuple(skipped))
+                    break
+        return joins
 
     # ------------------------------------------------------------ as a layer
 
@@ -191,10 +221,18 @@ class Graph(Layer):
         values: dict[int, np.ndarray] = dict(enumerate(inputs))
         tapes: list[Tape] = []
         first = len(inputs)
+        done: set[int] = set()  # nodes, by another one
         for number, node in enumerate(self.nodes):
             own: Tape | None = None if tape is None else {}
             try:
-                values[first + number] = node.layer.forward([values[i] for i in node.inputs], engine, own)
+                made = None
+                if tape is None and number in self._joins:
+                    made = self._joined(node, self._joins[number], values, engine)
+                if made is not None:
+                    values[first + self._joins[number].add] = made
+                    done.update(self._joins[number].skipped)
+                elif number not in done:
+                    values[first + number] = node.layer.forward([values[i] for i in node.inputs], engine, own)
             except (ValueError, TypeError) as error:
                 if str(error).startswith("layer "):
                     raise
@@ -203,10 +241,21 @@ class Graph(Layer):
                 tapes.append(own)
             for i in set(node.inputs):
                 if self._last_use[i] == number:
-                    del values[i]  # its memory serves the next layer
+                    values.pop(i, None)  # its memory serves the next layer
         if tape is not None:
             tape["tapes"] = tapes
         return values[first + len(self.nodes) - 1]
+
+    def _joined(
+        self, node: _Node, join: _Join, values: dict[int, np.ndarray], engine: Engine
+    ) -> np.ndarray | None:
+        """What the sum would be; None where sizes differ, or where another layer is to say that they do."""
+        adding, maker = self.nodes[join.add].layer, node.layer
+        assert isinstance(adding, Add) and isinstance(maker, _Convolution)
+        x, other = values[node.inputs[0]], values[join.other]
+        if (x.shape[0], maker.filters, *maker.lengths([x.shape[2:]])) != other.shape:
+            return None
+        return maker.forward_added(x, other, adding.activation, engine)
 
     def backward(
         self, grad: np.ndarray, tape: Tape, engine: Engine, gradients: Gradients, needs: Sequence[bool]

@@ -12,8 +12,11 @@ import numpy as np
 from .. import _arrays, _device, _validate, backends
 from .._device import DeviceArray
 from .._threads import resolve_num_threads
+from ._end import End
 from ._geometry import Layer
 from ._spectral import SpectralPlan, applies, fill, is_cheaper
+
+_NOTHING = End()
 
 
 class Call:
@@ -62,6 +65,18 @@ class Call:
             )
         return self.ready("bias")
 
+    def end(self, end: End, addend: Any, shape: tuple[int, ...]) -> End:
+        """`end` with an addend that may be None; `shape` is the result's."""
+        if addend is not None:
+            array = self.operand(addend, "addend")
+            if array.shape != shape:
+                raise ValueError(f"addend: got shape {array.shape}, expected {shape}, the result's")
+            end = end._replace(addend=self.ready("addend"))
+        if self._resident and not end.is_plain:
+            name = "negative_slope" if addend is None else "addend"
+            raise NotImplementedError(f"{name}: not built yet for arrays in GPU memory; do it to the result")
+        return end
+
     @property
     def _resident(self) -> bool:
         return isinstance(self._first, DeviceArray)
@@ -85,7 +100,7 @@ class Call:
         return self.kernels.empty(shape, self.dtype)
 
     def zero(self, array: Any) -> None:
-        _fill(array, None, False)
+        _fill(array, None, _NOTHING)
 
     def _plan(self, layer: Layer, *, weight: bool = False) -> Any:
         """What computes; `weight`: the gradient of the weight."""
@@ -112,23 +127,25 @@ class Call:
         w: Any,
         bias: Any,
         out: Any,
-        relu: bool = False,
+        end: End = _NOTHING,
     ) -> None:
         """`layer` applied to `x`, into `out`."""
         x, out = x.reshape(layer.input_shape), out.reshape(layer.output_shape)
         if layer.is_empty:
-            _fill(out, bias, relu)
+            _fill(out, bias, end)
             return
         whole = out
         if any(layer.beyond):
             whole = self._empty(layer.plan_output_shape)
-        self._plan(layer).forward(x, w, bias, whole, relu=relu, num_threads=self.num_threads)
-        if whole is out:
-            return
-        if self._resident:
+        at_once = end.is_plain or whole is out  # an addend is no larger than the result
+        options = (end if at_once else _NOTHING).options()
+        self._plan(layer).forward(x, w, bias, whole, **options, num_threads=self.num_threads)
+        if whole is not out and self._resident:
             out.write(whole[_corner(layer)])
-        else:
+        elif whole is not out:
             out[...] = whole[_corner(layer)]
+        if not at_once:
+            end.apply(out)
 
     def adjoint(
         self,
@@ -137,15 +154,15 @@ class Call:
         w: Any,
         bias: Any,
         out: Any,
-        relu: bool = False,
+        end: End = _NOTHING,
     ) -> None:
         """The transpose of `layer` applied to `y`, into `out`."""
         out = out.reshape(layer.input_shape)
         if layer.is_empty:
-            _fill(out, bias, relu)
+            _fill(out, bias, end)
             return
         y = self._extended(layer, y)
-        self._plan(layer).input_grad(y, w, bias, out, relu=relu, num_threads=self.num_threads)
+        self._plan(layer).input_grad(y, w, bias, out, **end.options(), num_threads=self.num_threads)
 
     def weight_grad(self, layer: Layer, y: Any, x: Any, out: Any) -> None:
         """The gradient of <`layer` applied to `x`, `y`> to the weight, into `out`."""
@@ -194,16 +211,15 @@ def _corner(layer: Layer) -> tuple[slice, ...]:
     return tuple(slice(0, n) for n in layer.output_shape)
 
 
-def _fill(out: Any, bias: Any, relu: bool) -> None:
+def _fill(out: Any, bias: Any, end: End) -> None:
     """A sum without terms."""
     if isinstance(out, DeviceArray):
         values = np.empty(out.shape, out.dtype)
-        _fill(values, None if bias is None else _device.host(bias), relu)
+        _fill(values, None if bias is None else _device.host(bias), end)
         out.write(values)
         return
     fill(out, bias)
-    if relu:
-        np.maximum(out, 0, out=out)
+    end.apply(out)
 
 
 def _destination(

@@ -9,6 +9,7 @@ from typing import Any, ParamSpec
 from .. import _validate
 from .._arrays import taken
 from ._call import Call
+from ._end import read_end
 from ._geometry import batch_of, conv_layer, spatial_rank, transposed_layer
 
 P = ParamSpec("P")
@@ -25,6 +26,8 @@ def conv(
     *,
     padding_mode: str = "zeros",
     relu: bool = False,
+    negative_slope: float = 0.0,
+    addend: Any = None,
     out: Any = None,
     exact: bool = False,
     backend: str = "auto",
@@ -58,6 +61,11 @@ def conv(
         its edge values; itself repeated (at most n values).
     relu : bool
         Apply max(., 0) to the result while it is in cache.
+    negative_slope : float
+        With `relu`: what negative values are multiplied by instead, at least 0 (a leaky ReLU).
+    addend : array_like, optional
+        Of the result's shape: added to it while it is in cache, before `relu`. Its dtype does not promote.
+        Not in GPU memory yet, as `negative_slope`.
     out : numpy.ndarray, torch.Tensor or cupy.ndarray, optional
         Where the result goes: C-contiguous, writable, of the result's shape and dtype, sharing no memory with
         the other arguments.
@@ -104,15 +112,16 @@ def conv(
     >>> mf.ops.conv(np.arange(5.0)[None], np.ones((1, 1, 3)), padding=1)
     array([[1., 3., 6., 9., 7.]])
     """
-    relu = _validate.flag(relu, "relu")
+    end = read_end(relu, negative_slope)
     call = Call(x, "x", exact, backend, num_threads)
     image, weight = call.operand(x, "x"), call.operand(w, "w")
     ndim = spatial_rank(weight.shape, "w", transposed=False)
     shape, batched = batch_of(image.shape, "x", ndim, "w")
     layer = conv_layer(shape, weight.shape, stride, padding, dilation, groups, padding_mode)
     offset = call.bias(bias, layer.output_shape[1])
+    end = call.end(end, addend, layer.output_shape[not batched :])
     array, result = call.result(out, layer.output_shape[not batched :])
-    call.forward(layer, call.ready("x"), call.ready("w"), offset, array, relu)
+    call.forward(layer, call.ready("x"), call.ready("w"), offset, array, end)
     return result
 
 
@@ -128,6 +137,8 @@ def conv_transpose(
     *,
     padding_mode: str = "zeros",
     relu: bool = False,
+    negative_slope: float = 0.0,
+    addend: Any = None,
     out: Any = None,
     exact: bool = False,
     backend: str = "auto",
@@ -156,7 +167,7 @@ def conv_transpose(
     padding_mode : {"zeros", "reflect", "replicate", "circular"}
         Of that `conv`: what falls outside the result is dropped ("zeros") or added to the value that it
         continues (the others, which torch does not have).
-    relu, out, exact, backend, num_threads
+    relu, negative_slope, addend, out, exact, backend, num_threads
         As in `conv`.
 
     Returns
@@ -190,7 +201,7 @@ def conv_transpose(
     >>> mf.ops.conv_transpose(np.array([[1.0, 2.0]]), np.ones((1, 1, 3)), stride=2)
     array([[1., 1., 3., 2., 2.]])
     """
-    relu = _validate.flag(relu, "relu")
+    end = read_end(relu, negative_slope)
     call = Call(x, "x", exact, backend, num_threads)
     image, weight = call.operand(x, "x"), call.operand(w, "w")
     ndim = spatial_rank(weight.shape, "w", transposed=True)
@@ -199,8 +210,9 @@ def conv_transpose(
         shape, weight.shape, stride, padding, output_padding, groups, dilation, padding_mode
     )
     offset = call.bias(bias, layer.input_shape[1])
+    end = call.end(end, addend, layer.input_shape[not batched :])
     array, result = call.result(out, layer.input_shape[not batched :])
-    call.adjoint(layer, call.ready("x"), call.ready("w"), offset, array, relu)
+    call.adjoint(layer, call.ready("x"), call.ready("w"), offset, array, end)
     return result
 
 
@@ -230,7 +242,8 @@ def _of_rank(function: Callable[P, Any], ndim: int) -> Callable[P, Any]:
         (N, C, {axes}) or (C, {axes}).
     w : array_like
         {"(C, out / groups" if transposed else "(out, C / groups"}, {axes}).
-    bias, stride, padding, dilation, groups, padding_mode, relu, out, exact, backend, num_threads
+    bias, stride, padding, dilation, groups, padding_mode, relu, negative_slope, addend, out, exact, backend,
+    num_threads
         As in `{function.__name__}`{", as is output_padding" if transposed else ""}.
 
     Returns

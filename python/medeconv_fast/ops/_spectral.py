@@ -16,6 +16,7 @@ import numpy as np
 from .. import _costs
 from .._blur import Geometry, Operator
 from .._convolution import window_of_full
+from ._end import End
 from ._geometry import Layer
 
 _BOUNDARY = {"reflect": "mirror", "replicate": "nearest", "circular": "wrap"}
@@ -42,14 +43,20 @@ class SpectralPlan:
         out: np.ndarray,
         *,
         relu: bool = False,
+        addend: np.ndarray | None = None,
+        slope: float = 0.0,
         num_threads: int | None = None,
     ) -> None:
         fill(out, bias)
+        end = End(relu, addend, slope)
+        relu = relu and end.is_plain  # with the last term
         for o, c, index in self._pairs(out.shape[1], x.shape[1]):
             operator = self._operator(self._dilated(w[o, index]), self._forward, num_threads)
             final = index == w.shape[1] - 1
             for item, result in zip(x[:, c], out[:, o], strict=True):
                 _add(operator, self._padded(item, num_threads), result, relu and final)
+        if not end.is_plain:
+            end.apply(out)
 
     def input_grad(
         self,
@@ -59,9 +66,13 @@ class SpectralPlan:
         out: np.ndarray,
         *,
         relu: bool = False,
+        addend: np.ndarray | None = None,
+        slope: float = 0.0,
         num_threads: int | None = None,
     ) -> None:
         fill(out, bias)
+        end = End(relu, addend, slope)
+        relu = relu and end.is_plain  # with the last term
         per_group = grad.shape[1] // self._groups
         for o, c, index in self._pairs(grad.shape[1], out.shape[1]):
             operator = self._operator(self._dilated(w[o, index]), self._forward, num_threads)
@@ -76,6 +87,8 @@ class SpectralPlan:
                 )
                 if relu and final:
                     np.maximum(result, 0, out=result)
+        if not end.is_plain:
+            end.apply(out)
 
     def weight_grad(
         self, grad: np.ndarray, x: np.ndarray, out: np.ndarray, *, num_threads: int | None = None
