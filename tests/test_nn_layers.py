@@ -176,6 +176,46 @@ def test_sum_in_the_pass_of_a_convolution_after_a_cut(rng):
         net.forward([x, x[..., :2]], Engine(), None)
 
 
+def test_sum_in_the_pass_of_a_graphs_last_convolution(rng):
+    inner = nn.Input(2)
+    last = nn.Conv(2, 3)(nn.Conv(3, 3, activation="relu")(inner))
+    start = nn.Input(2)
+    for ends_with, joined in ((last, True), (nn.ReLU()(last), False), (nn.Add()(inner, last), False)):
+        part = nn.Graph(inner, ends_with, name="part")
+        net = initialized([start], nn.Add("relu", name="sum")(start, part(start)))
+        assert bool(net._joins) == joined
+        x = rng.standard_normal((2, 2, 7, 6)).astype(np.float32)
+        np.testing.assert_array_equal(net.forward([x], Engine(), None), net.forward([x], Engine(), {}))
+
+
+@pytest.mark.parametrize("images", [1, 2])
+def test_concatenated_results_are_written_where_they_lie(images, rng, backend):
+    """Of one image without a tape, whatever else uses them; what is not written there is copied."""
+    psf = np.ones((3, 3)) / 9
+    start = nn.Input(2)
+    blurred = nn.FixedBlur(psf)(start)
+    again = nn.FixedBlur(psf, "zero")(blurred)
+    step = nn.RichardsonLucyStep(psf)(again, start)
+    noise = nn.LocalDeviation(3)(step)
+    everything = nn.Concat()(start, step, blurred, noise, nn.ReLU()(start), blurred, again)
+    outputs = {
+        "one": everything,
+        "two": nn.Concat()(everything, step, nn.Concat()(noise, again)),
+        "sum": nn.Add()(nn.Concat()(blurred, start), nn.Concat()(again, blurred)),
+    }
+    x = rng.random((images, 2, 9, 8)).astype(np.float32)
+    for name, output in outputs.items():
+        net = initialized([start], output)
+        before = x.copy()
+        made = net.forward([x], Engine(backend), None)
+        np.testing.assert_allclose(made, net.forward([x], Engine(backend), {}), rtol=2e-6, err_msg=name)
+        np.testing.assert_array_equal(x, before)
+    one, two = nn.Input(2), nn.Input(2)
+    net = initialized([one, two], nn.Concat(name="c")(nn.FixedBlur(psf)(one), nn.FixedBlur(psf)(two)))
+    with pytest.raises(ValueError, match=r"layer 'c' \(Concat\): got inputs of shapes"):
+        net.forward([x[:1], x[:1, :, :5]], Engine(backend), None)
+
+
 @pytest.mark.parametrize("slope", [0.01, 1.0, 3.0])
 def test_leaky_relu_is_its_definition(slope, dtype, rng):
     """To the bit, not only where values are finite: NaN stays, and its gradient is not lost."""

@@ -391,10 +391,13 @@ class Operator:
         self.begin(x, adjoint=adjoint).sweep("copy", adjoint=adjoint, keep=False, out=out)
         return out
 
-    def apply_each(self, batch: np.ndarray, *, adjoint: bool = False) -> np.ndarray:
+    def apply_each(
+        self, batch: np.ndarray, *, adjoint: bool = False, out: np.ndarray | None = None
+    ) -> np.ndarray:
         """`apply` on every item along the first axis; plan, OTF and the chain's workspace serve them all."""
         shape = self.layout.estimate_shape if adjoint else self.layout.shape
-        out = _device.maker_beside(batch, self.backend)((len(batch), *shape), self.dtype)
+        if out is None:
+            out = _device.maker_beside(batch, self.backend)((len(batch), *shape), self.dtype)
         chain = self.begin(batch[0], adjoint=adjoint)
         for index, item in enumerate(batch):
             if index:

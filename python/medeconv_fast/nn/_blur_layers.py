@@ -45,6 +45,7 @@ class _Filter:
         self._boundary, self._engine = boundary, engine
         self._operators: OrderedDict[tuple[Any, ...], Operator] = OrderedDict()
         self._normalizers: OrderedDict[tuple[Any, ...], np.ndarray] = OrderedDict()
+        self._gains: OrderedDict[tuple[Any, ...], np.ndarray] = OrderedDict()
 
     def operator(self, taps: np.ndarray, shape: tuple[int, ...], dtype: np.dtype, engine: Engine) -> Operator:
         def make() -> Operator:
@@ -74,10 +75,28 @@ class _Filter:
         made: np.ndarray = _kept(self._normalizers, key, make)
         return made
 
-    def apply(self, taps: np.ndarray, x: np.ndarray, engine: Engine, *, adjoint: bool = False) -> np.ndarray:
+    def gain(self, taps: np.ndarray, x: np.ndarray, engine: Engine) -> np.ndarray:
+        """1 over the normalizer, of the image's shape."""
+        key = (taps.tobytes(), x.shape[2:], x.dtype, engine)
+        made: np.ndarray = _kept(
+            self._gains, key, lambda: (1 / self.normalizer(taps, x, engine)).reshape(x.shape[2:])
+        )
+        return made
+
+    def apply(
+        self,
+        taps: np.ndarray,
+        x: np.ndarray,
+        engine: Engine,
+        *,
+        adjoint: bool = False,
+        out: np.ndarray | None = None,
+    ) -> np.ndarray:
         """On every channel of every image."""
         operator = self.operator(taps, x.shape[2:], x.dtype, engine)
-        return operator.apply_each(x.reshape(-1, *x.shape[2:]), adjoint=adjoint).reshape(x.shape)
+        rows = (-1, *x.shape[2:])
+        to = None if out is None else out.reshape(rows)
+        return operator.apply_each(x.reshape(rows), adjoint=adjoint, out=to).reshape(x.shape)
 
     def to_taps(self, taps: np.ndarray, grad: np.ndarray, x: np.ndarray, engine: Engine) -> np.ndarray:
         """The gradient of <blur of x, grad> to the taps: a correlation of both over the taps' offsets.
@@ -101,6 +120,8 @@ def _check_taps(value: Any, name: str, *, normalize: bool) -> np.ndarray:
 
 class _BlurLayer(Layer):
     """What holds a PSF: its check, its reach, and its place among the weights."""
+
+    takes_out = True
 
     def __init__(
         self, psf: Any, boundary: str, engine: str, trainable: bool, normalize_psf: bool, name: str | None
@@ -187,11 +208,17 @@ class FixedBlur(_BlurLayer):
         super().__init__(_given(psf), boundary, engine, trainable, normalize_psf, name)
         self._filter = _Filter(self.boundary, self.engine)
 
-    def forward(self, inputs: Sequence[np.ndarray], engine: Engine, tape: Tape | None) -> np.ndarray:
+    def forward(
+        self,
+        inputs: Sequence[np.ndarray],
+        engine: Engine,
+        tape: Tape | None,
+        out: np.ndarray | None = None,
+    ) -> np.ndarray:
         (x,) = inputs
         if tape is not None:
             tape["x"] = x
-        return self._filter.apply(self._taps("psf", x), x, engine)
+        return self._filter.apply(self._taps("psf", x), x, engine, out=out)
 
     def backward(
         self, grad: np.ndarray, tape: Tape, engine: Engine, gradients: Gradients, needs: Sequence[bool]
@@ -285,7 +312,13 @@ class RichardsonLucyStep(_BlurLayer):
         reach = tuple(r + more for r, more in zip(made.reach, self._reach(back), strict=True))
         return made._replace(reach=reach)
 
-    def forward(self, inputs: Sequence[np.ndarray], engine: Engine, tape: Tape | None) -> np.ndarray:
+    def forward(
+        self,
+        inputs: Sequence[np.ndarray],
+        engine: Engine,
+        tape: Tape | None,
+        out: np.ndarray | None = None,
+    ) -> np.ndarray:
         estimate, image = inputs
         if estimate.shape != image.shape:
             raise ValueError(
@@ -293,10 +326,13 @@ class RichardsonLucyStep(_BlurLayer):
             )
         taps, back = self._taps("psf", estimate), self._taps(self.way, estimate)
         forward, backward = self._filters["psf"], self._filters[self.way]
-        normalizer = backward.normalizer(back, estimate, engine)
         eps = self._smallest_divisors(image, engine)
         if tape is None:
-            return self._in_two_sweeps(estimate, image, taps, back, normalizer, eps, engine)
+            if out is None:
+                out = engine.empty(estimate.shape, estimate.dtype)
+            self._in_two_sweeps(estimate, image, taps, back, eps, engine, out)
+            return out
+        normalizer = backward.normalizer(back, estimate, engine)
         offset = estimate.dtype.type(self.background)
         divisor = forward.apply(taps, estimate, engine)  # with background and bound below
         ratio = engine.empty(image.shape, image.dtype)
@@ -310,7 +346,7 @@ class RichardsonLucyStep(_BlurLayer):
 
             engine.pointwise(divide, *arrays)
         correction = backward.apply(back, ratio, engine, adjoint=True)
-        out: np.ndarray = estimate * correction
+        out = np.multiply(estimate, correction, out=out)
         out /= normalizer
         np.maximum(out, 0, out=out)
         tape.update(
@@ -330,13 +366,13 @@ class RichardsonLucyStep(_BlurLayer):
         image: np.ndarray,
         taps: np.ndarray,
         back: np.ndarray,
-        normalizer: np.ndarray,
         eps: np.ndarray,
         engine: Engine,
-    ) -> np.ndarray:
+        out: np.ndarray,
+    ) -> None:
         """Where no backward pass follows: the same, and what is pointwise is done as values are written."""
         spatial = estimate.shape[2:]
-        out, gain = engine.empty(estimate.shape, estimate.dtype), (1 / normalizer).reshape(spatial)
+        gain = self._filters[self.way].gain(back, estimate, engine)
         both = self._both_ways(taps, back, spatial, estimate.dtype, engine)
         if both is None:
             there = self._filters["psf"].operator(taps, spatial, estimate.dtype, engine)
@@ -352,7 +388,6 @@ class RichardsonLucyStep(_BlurLayer):
                     there.begin(own).sweep("ratio", keep=False, out=ratio, **divided)
                     chain = back_again.begin(ratio, adjoint=True)
                 chain.sweep("multiply", adjoint=True, keep=False, out=result, estimate=own, gain=gain)
-        return out
 
     def _both_ways(
         self, taps: np.ndarray, back: np.ndarray, shape: tuple[int, ...], dtype: np.dtype, engine: Engine

@@ -145,10 +145,11 @@ class _Convolution(Layer):
         return out
 
     def forward_added(
-        self, x: np.ndarray, addend: np.ndarray, activation: Layer | None, engine: Engine
+        self, inputs: Sequence[np.ndarray], addend: np.ndarray, activation: Layer | None, engine: Engine
     ) -> np.ndarray:
-        """What `Add` with this activation makes of the results and `addend`, in the same pass."""
+        """What `Add` with this activation makes of the result and `addend`, in the same pass."""
         assert activation is None or isinstance(activation, _Activation)
+        (x,) = inputs
         return self._computed(x, addend, activation, engine)
 
     def _computed(

@@ -8,12 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from .. import _validate
-from ._blur_layers import _Filter
+from .. import _validate, ops
 from ._engine import Engine
 from ._layer import Gradients, Layer, Result, Signal, Tape
 
-BOUNDARY = "nearest"
+BOUNDARY, PADDING_MODE = "nearest", "replicate"  # the same, in the words of blurs and of convolutions
 
 
 class LocalDeviation(Layer):
@@ -41,12 +40,13 @@ class LocalDeviation(Layer):
        denoising. IEEE Trans. Image Process. 27, 4608 (2018).
     """
 
+    takes_out = True
+
     def __init__(self, window: int = 9, name: str | None = None) -> None:
         super().__init__(name)
         self.window = _validate.integer(window, "window", minimum=1)
         if self.window % 2 == 0:
             raise ValueError(f"window: got {window}, expected an odd number")
-        self._mean, self._around = _Filter(BOUNDARY, "auto"), _Filter(BOUNDARY, "auto")
 
     def options(self) -> dict[str, Any]:
         return {"window": self.window}
@@ -67,24 +67,52 @@ class LocalDeviation(Layer):
         c = 2 * self.ndim / (2 * self.ndim + 1)
         return around, np.full((self.window,) * self.ndim, c / self.window**self.ndim, dtype)
 
-    def forward(self, inputs: Sequence[np.ndarray], engine: Engine, tape: Tape | None) -> np.ndarray:
+    def _steps(self, dtype: np.dtype) -> list[np.ndarray]:
+        """What is convolved one after the other: the difference, then its squares' mean along each axis."""
+        around, _ = self.filters(dtype)
+        detail = -around
+        detail[(1,) * self.ndim] += 1
+        steps = [detail]
+        for axis in range(self.ndim):
+            share = 2 * self.ndim / (2 * self.ndim + 1) if axis == 0 else 1.0
+            shape = [self.window if a == axis else 1 for a in range(self.ndim)]
+            steps.append(np.full(shape, share / self.window, dtype))
+        return steps
+
+    def _convolved(
+        self, taps: np.ndarray, x: np.ndarray, engine: Engine, *, adjoint: bool = False
+    ) -> np.ndarray:
+        """Every channel of every image; the edge goes on."""
+        rows = x.reshape(-1, 1, *x.shape[2:])
+        options = {
+            "padding": [(k // 2, k // 2) for k in taps.shape],
+            "padding_mode": PADDING_MODE,
+            **engine.options,
+        }
+        if adjoint:
+            made = ops.conv_input_grad(rows, taps[None, None], rows.shape, **options)
+        else:
+            made = ops.conv(rows, taps[None, None], **options)
+        result: np.ndarray = made.reshape(x.shape)
+        return result
+
+    def forward(
+        self,
+        inputs: Sequence[np.ndarray],
+        engine: Engine,
+        tape: Tape | None,
+        out: np.ndarray | None = None,
+    ) -> np.ndarray:
         (x,) = inputs
-        around, mean = self.filters(x.dtype)
-        detail = self._around.apply(around, x, engine)
-        square = engine.empty(x.shape, x.dtype)
-
-        def squared(own: np.ndarray, others: np.ndarray, target: np.ndarray) -> None:
-            np.subtract(own, others, out=others)
-            np.square(others, out=target)
-
-        engine.pointwise(squared, x, detail, square)
-        out = self._mean.apply(mean, square, engine)
-
-        def rooted(values: np.ndarray) -> None:
-            np.maximum(values, 0, out=values)  # transforms round
-            np.sqrt(values, out=values)
-
-        engine.pointwise(rooted, out)
+        difference, *means = self._steps(x.dtype)
+        detail = self._convolved(difference, x, engine)
+        square = engine.empty(x.shape, x.dtype) if tape is not None else detail
+        engine.pointwise(lambda values, target: np.square(values, out=target), detail, square)
+        for taps in means:
+            square = self._convolved(taps, square, engine)
+        if out is None:
+            out = square
+        engine.pointwise(lambda values, target: np.sqrt(values, out=target), square, out)
         if tape is not None:
             tape["detail"], tape["out"] = detail, out
         return out
@@ -94,11 +122,12 @@ class LocalDeviation(Layer):
     ) -> Sequence[np.ndarray | None]:
         if not needs[0]:
             return (None,)
-        around, mean = self.filters(grad.dtype)
+        difference, *means = self._steps(grad.dtype)
         out = tape["out"]
         # d out / d (mean of squares) = 1 / (2 out); where all is flat the square root has no slope to follow.
         np.divide(grad, 2 * out, out=grad, where=out > 0)
         grad[out == 0] = 0
-        to_detail = self._mean.apply(mean, grad, engine, adjoint=True)
-        to_detail *= 2 * tape["detail"]
-        return (to_detail - self._around.apply(around, to_detail, engine, adjoint=True),)
+        for taps in reversed(means):
+            grad = self._convolved(taps, grad, engine, adjoint=True)
+        grad *= 2 * tape["detail"]
+        return (self._convolved(difference, grad, engine, adjoint=True),)

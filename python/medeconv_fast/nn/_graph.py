@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from typing import Any, NamedTuple
 
@@ -11,7 +11,7 @@ import numpy as np
 from .. import _validate
 from ._convolutions import _Convolution
 from ._engine import Engine
-from ._joining import Add, Crop
+from ._joining import Add, Concat, Crop
 from ._layer import Gradients, Input, Layer, Result, Signal, Tape
 
 
@@ -21,11 +21,18 @@ class _Node(NamedTuple):
 
 
 class _Join(NamedTuple):
-    """A convolution whose result is only added to a value that is there before: one pass does both."""
+    """A layer that can add, and whose result is only added to an earlier value: one pass does both."""
 
     other: int  # number of that value
     add: int  # number of the node that adds
     skipped: tuple[int, ...]  # nodes
+
+
+class _Place(NamedTuple):
+    """Channels of a Concat that a layer writes itself."""
+
+    concat: int  # number of its node
+    channels: slice
 
 
 def in_order(inputs: Sequence[Signal], output: Signal) -> list[Signal]:
@@ -91,7 +98,8 @@ class Graph(Layer):
         order = in_order(starts, output)
         if not order:
             raise ValueError("output: got an input, expected what a layer made of it")
-        number = {id(signal): i for i, signal in enumerate((*starts, *order))}
+        self._signals = (*starts, *order)  # of every value
+        number = {id(signal): i for i, signal in enumerate(self._signals)}
         self.nodes = []
         for signal in order:
             assert signal.layer is not None
@@ -108,6 +116,7 @@ class Graph(Layer):
         uses = [i for node in self.nodes for i in node.inputs]
         self._last_use = {i: n for n, node in enumerate(self.nodes) for i in node.inputs}
         self._joins = self._find_joins(uses)
+        self._places = self._find_places()
         unused = [i for i in range(len(starts)) if i not in uses]
         if unused:
             raise ValueError(f"inputs: the output does not depend on number {unused[0]}")
@@ -152,11 +161,25 @@ class Graph(Layer):
                     skipped.append(own - first)
                     own = self.nodes[own - first].inputs[0]
                 maker = self.nodes[own - first].layer if own >= first else None
-                alone = isinstance(maker, _Convolution) and maker.activation is None and uses.count(own) == 1
-                if alone and other < own:
+                if maker is not None and can_add(maker) and uses.count(own) == 1 and other < own:
                     joins[own - first] = _Join(other, number, tuple(skipped))
                     break
         return joins
+
+    def _find_places(self) -> dict[int, _Place]:
+        """By the number of the layer's node."""
+        first = len(self.inputs)
+        places: dict[int, _Place] = {}
+        for number, node in enumerate(self.nodes):
+            if not isinstance(node.layer, Concat):
+                continue
+            start = 0
+            for i in node.inputs:
+                signal = self._signals[i]
+                if i >= first and self.nodes[i - first].layer.takes_out:
+                    places.setdefault(i - first, _Place(number, slice(start, start + signal.channels)))
+                start += signal.channels
+        return places
 
     # ------------------------------------------------------------ as a layer
 
@@ -217,11 +240,25 @@ class Graph(Layer):
             return self._forward(inputs, engine, None)
         return self._forward(inputs, engine, tape)
 
-    def _forward(self, inputs: Sequence[np.ndarray], engine: Engine, tape: Tape | None) -> np.ndarray:
+    def forward_added(
+        self, inputs: Sequence[np.ndarray], addend: np.ndarray, activation: Layer | None, engine: Engine
+    ) -> np.ndarray:
+        """As of a convolution, if the last layer can add."""
+        return self._forward(inputs, engine, None, (addend, activation))
+
+    def _forward(
+        self,
+        inputs: Sequence[np.ndarray],
+        engine: Engine,
+        tape: Tape | None,
+        ending: tuple[np.ndarray, Layer | None] | None = None,
+    ) -> np.ndarray:
+        """`ending`: what is added to the result, and an activation of the sum."""
         values: dict[int, np.ndarray] = dict(enumerate(inputs))
         tapes: list[Tape] = []
         first = len(inputs)
         done: set[int] = set()  # nodes, by another one
+        whole: dict[int, np.ndarray] = {}  # what Concats will give
         for number, node in enumerate(self.nodes):
             own: Tape | None = None if tape is None else {}
             try:
@@ -231,8 +268,11 @@ class Graph(Layer):
                 if made is not None:
                     values[first + self._joins[number].add] = made
                     done.update(self._joins[number].skipped)
+                elif ending is not None and number == len(self.nodes) - 1:
+                    taken = [values[i] for i in node.inputs]
+                    values[first + number] = adder(node.layer)(taken, *ending, engine)
                 elif number not in done:
-                    values[first + number] = node.layer.forward([values[i] for i in node.inputs], engine, own)
+                    values[first + number] = self._result(number, values, engine, own, whole)
             except (ValueError, TypeError) as error:
                 if str(error).startswith("layer "):
                     raise
@@ -250,12 +290,39 @@ class Graph(Layer):
         self, node: _Node, join: _Join, values: dict[int, np.ndarray], engine: Engine
     ) -> np.ndarray | None:
         """What the sum would be; None where sizes differ, or where another layer is to say that they do."""
-        adding, maker = self.nodes[join.add].layer, node.layer
-        assert isinstance(adding, Add) and isinstance(maker, _Convolution)
-        x, other = values[node.inputs[0]], values[join.other]
-        if (x.shape[0], maker.filters, *maker.lengths([x.shape[2:]])) != other.shape:
+        adding = self.nodes[join.add].layer
+        assert isinstance(adding, Add)
+        taken, other = [values[i] for i in node.inputs], values[join.other]
+        if node.layer.lengths([x.shape[2:] for x in taken]) != other.shape[2:]:
             return None
-        return maker.forward_added(x, other, adding.activation, engine)
+        return adder(node.layer)(taken, other, adding.activation, engine)
+
+    def _result(
+        self,
+        number: int,
+        values: dict[int, np.ndarray],
+        engine: Engine,
+        tape: Tape | None,
+        whole: dict[int, np.ndarray],
+    ) -> np.ndarray:
+        """Of a node; of one image without a tape, what is concatenated is written where it will lie."""
+        node = self.nodes[number]
+        taken = [values[i] for i in node.inputs]
+        if tape is not None or len(taken[0]) != 1:
+            return node.layer.forward(taken, engine, tape)
+        if number in whole:
+            assert isinstance(node.layer, Concat)
+            return node.layer.completed(taken, whole.pop(number))
+        if number not in self._places:
+            return node.layer.forward(taken, engine, tape)
+        place, lengths = self._places[number], node.layer.lengths([x.shape[2:] for x in taken])
+        if place.concat not in whole:
+            shape = (1, self._signals[len(self.inputs) + place.concat].channels, *lengths)
+            whole[place.concat] = engine.empty(shape, taken[0].dtype)
+        out = whole[place.concat][:, place.channels]
+        if out.shape[2:] != lengths:  # the Concat will say so
+            return node.layer.forward(taken, engine, tape)
+        return node.layer.forward(taken, engine, tape, out=out)  # type: ignore[call-arg]
 
     def backward(
         self, grad: np.ndarray, tape: Tape, engine: Engine, gradients: Gradients, needs: Sequence[bool]
@@ -313,6 +380,18 @@ class Graph(Layer):
         """The network that `options` describes, without weights."""
         inputs, output = wired(options)
         return cls(inputs, output, recompute=options["recompute"], name=name)
+
+
+def can_add(layer: Layer) -> bool:
+    """Whether it has a `forward_added` for its results: convolutions, and graphs that end with one."""
+    if isinstance(layer, Graph):
+        return can_add(layer.nodes[-1].layer) and not layer._joins.keys() & {len(layer.nodes) - 1}
+    return isinstance(layer, _Convolution) and layer.activation is None
+
+
+def adder(layer: Layer) -> Callable[..., np.ndarray]:
+    assert isinstance(layer, Graph | _Convolution)
+    return layer.forward_added
 
 
 def describe(layer: Layer) -> dict[str, Any]:

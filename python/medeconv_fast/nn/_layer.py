@@ -115,6 +115,7 @@ class Layer:
     """
 
     arity: int | None = 1  # number of inputs; None: two or more
+    takes_out = False  # whether `forward` can be told where its result goes: out=, C-contiguous
 
     def __init__(self, name: str | None = None) -> None:
         if name is not None and (not isinstance(name, str) or not name or "." in name):
