@@ -12,11 +12,9 @@ import numpy as np
 from .. import _arrays, _device, _validate, backends
 from .._device import DeviceArray
 from .._threads import resolve_num_threads
-from ._end import End
+from ._end import NOTHING, End
 from ._geometry import Layer
 from ._spectral import SpectralPlan, applies, fill, is_cheaper
-
-_NOTHING = End()
 
 
 class Call:
@@ -100,7 +98,7 @@ class Call:
         return self.kernels.empty(shape, self.dtype)
 
     def zero(self, array: Any) -> None:
-        _fill(array, None, _NOTHING)
+        _fill(array, None, NOTHING)
 
     def _plan(self, layer: Layer, *, weight: bool = False) -> Any:
         """What computes; `weight`: the gradient of the weight."""
@@ -127,7 +125,7 @@ class Call:
         w: Any,
         bias: Any,
         out: Any,
-        end: End = _NOTHING,
+        end: End = NOTHING,
     ) -> None:
         """`layer` applied to `x`, into `out`."""
         x, out = x.reshape(layer.input_shape), out.reshape(layer.output_shape)
@@ -138,7 +136,7 @@ class Call:
         if any(layer.beyond):
             whole = self._empty(layer.plan_output_shape)
         at_once = end.is_plain or whole is out  # an addend is no larger than the result
-        options = (end if at_once else _NOTHING).options()
+        options = (end if at_once else NOTHING).options()
         self._plan(layer).forward(x, w, bias, whole, **options, num_threads=self.num_threads)
         if whole is not out and self._resident:
             out.write(whole[_corner(layer)])
@@ -154,7 +152,7 @@ class Call:
         w: Any,
         bias: Any,
         out: Any,
-        end: End = _NOTHING,
+        end: End = NOTHING,
     ) -> None:
         """The transpose of `layer` applied to `y`, into `out`."""
         out = out.reshape(layer.input_shape)

@@ -38,8 +38,13 @@ class End(NamedTuple):
             np.maximum(out, 0, out=out)
 
 
+NOTHING = End()
+
+
 def read_end(relu: Any, negative_slope: Any) -> End:
     """`relu` and `negative_slope` as the public functions take them."""
+    if relu is False and negative_slope == 0.0 and type(negative_slope) is float:
+        return NOTHING
     relu = _validate.flag(relu, "relu")
     slope = _validate.number(negative_slope, "negative_slope", minimum=0)
     if slope and not relu:

@@ -7,8 +7,9 @@ are described by the same `Layer`; only the names in the messages and the direct
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -219,6 +220,25 @@ def _check_stride(stride: tuple[int, ...]) -> None:
         raise ValueError(f"stride: got {stride}, expected less than 2**30")
 
 
+def _is_plain(value: Any) -> bool:
+    kind = type(value)
+    return kind is int or kind is str or (kind is tuple and all(map(_is_plain, value)))
+
+
+def _remembered(function: Callable[..., Layer]) -> Callable[..., Layer]:
+    """A network asks for the same few layers in every step, and to read their options takes as long as a
+    small one's kernel. Only of integers, texts and tuples: True and 1.0 equal 1, and are refused.
+    """
+    known = functools.lru_cache(maxsize=256)(function)
+
+    @functools.wraps(function)
+    def remembering(*arguments: Any) -> Layer:
+        return known(*arguments) if _is_plain(arguments) else function(*arguments)
+
+    return remembering
+
+
+@_remembered
 def conv_layer(
     input_shape: tuple[int, ...],
     weight_shape: tuple[int, ...],
@@ -257,6 +277,7 @@ def conv_layer(
     return Layer(input_shape, weight_shape, output_shape, stride, pairs, dilation, groups, mode, (0,) * ndim)
 
 
+@_remembered
 def transposed_layer(
     x_shape: tuple[int, ...],
     weight_shape: tuple[int, ...],
