@@ -340,6 +340,13 @@ def _options(layer: _geometry.Layer, exact: bool) -> tuple[Any, ...]:
     return (list(layer.stride), padding, list(layer.dilation), layer.groups, layer.padding_mode, exact)
 
 
+def _layer_of(function: Any, *arguments: Any) -> _geometry.Layer:
+    if torch.compiler.is_compiling():  # which warns of a cache that it looks through
+        function = function.__wrapped__
+    made: _geometry.Layer = function(*arguments)
+    return made
+
+
 def _convolve(
     ndim: int,
     input: Any,
@@ -356,8 +363,16 @@ def _convolve(
     weight_shape = tuple(weight.shape)
     _geometry.spatial_rank(weight_shape, "weight", False, ndim)
     shape, batched = _geometry.batch_of(tuple(input.shape), "input", ndim, "weight")
-    layer = _geometry.conv_layer(
-        shape, weight_shape, stride, padding, dilation, groups, padding_mode, ("input", "weight")
+    layer = _layer_of(
+        _geometry.conv_layer,
+        shape,
+        weight_shape,
+        stride,
+        padding,
+        dilation,
+        groups,
+        padding_mode,
+        ("input", "weight"),
     )
     _check_bias(bias, weight_shape[0])
     options = _options(layer, _validate.flag(exact, "exact"))
@@ -383,7 +398,8 @@ def _convolve_transposed(
     weight_shape = tuple(weight.shape)
     _geometry.spatial_rank(weight_shape, "weight", True, ndim)
     shape, batched = _geometry.batch_of(tuple(input.shape), "input", ndim, "weight")
-    layer = _geometry.transposed_layer(
+    layer = _layer_of(
+        _geometry.transposed_layer,
         shape,
         weight_shape,
         stride,
