@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -72,6 +73,19 @@ def _run_of(places: np.ndarray) -> tuple[int, int]:
     return start, start + 1 + int(breaks[0]) if breaks.size else places.size
 
 
+class _Tables(NamedTuple):
+    """What each place of a padded array holds, for every axis and phase, and where x counts up by one."""
+
+    axes: list[np.ndarray]
+    runs: np.ndarray
+
+    @classmethod
+    def of(cls, maps: list[list[np.ndarray]]) -> _Tables:
+        """From maps[axis][phase]."""
+        return cls([np.stack(of_axis) for of_axis in maps], np.array([_run_of(places) for places in maps[2]]))
+
+
+_KEPT_TABLES = 1 << 21  # bytes: larger ones are made for every call
 _BATCH_BYTES = 1 << 26  # padded inputs of as many items as this holds are made at a time
 _UNITS = 16  # of a pass, at most: a call from Python takes longer than many a tile
 _MANY_CHANNELS = 16  # vectors along them are long enough
@@ -126,6 +140,7 @@ class ConvPlan:
         self._axes = axes
         self._taps = list(np.ndindex(*(len(axis.shifts) for axis in axes)))
         self._nothing = np.empty(0, self.dtype)
+        self._tables: dict[str, _Tables] = {}
 
     @property
     def _source_shape(self) -> tuple[int, ...]:
@@ -166,30 +181,40 @@ class ConvPlan:
 
     @contextmanager
     def _padded(
-        self, x: np.ndarray, shape: tuple[int, ...], maps: list[list[np.ndarray]], threads: int
+        self, x: np.ndarray, shape: tuple[int, ...], tables: _Tables, threads: int
     ) -> Iterator[np.ndarray]:
-        """Items of `x`, laid out in `shape` per item: maps[axis][phase] says what each place holds."""
+        """Items of `x`, laid out in `shape` per item."""
         loops = compiled_loops()
         channels = x.shape[1]
         values = unlocked(x).reshape(-1, *three(x.shape[2:], 1))
         size = (len(values), *shape[1:])
         memory = kept.take(math.prod(size) * self.dtype.itemsize)
         padded = memory[: math.prod(size) * self.dtype.itemsize].view(self.dtype).reshape(size)
-        tables = [np.stack(of_axis) for of_axis in maps]
-        runs = np.array([_run_of(places) for places in maps[2]])
         units = cut(len(values), max(1, (1 << 16) // math.prod(shape[1:])))
         run(
             len(units),
             threads,
-            lambda unit: loops.gather_channels(values, padded, *units[unit], *tables, runs),
+            lambda unit: loops.gather_channels(values, padded, *units[unit], *tables.axes, tables.runs),
         )
         yield padded.reshape(len(x), channels, *shape[1:])
         kept.give(memory)
 
     def _source(self, x: np.ndarray, threads: int) -> AbstractContextManager[np.ndarray]:
-        maps = [[axis.map(phase) for phase in axis.used] for axis in self._axes]
-        return self._padded(x, self._source_shape, maps, threads)
+        return self._padded(x, self._source_shape, self._kept_tables("source"), threads)
 
+    def _kept_tables(self, which: str) -> _Tables:
+        """Of "source" or "grad": made once, as it takes as long as a small layer's sums."""
+        made = self._tables.get(which)
+        if made is None:
+            if which == "source":
+                made = _Tables.of([[axis.map(phase) for phase in axis.used] for axis in self._axes])
+            else:
+                made = _Tables.of([[axis.grad_map()] for axis in self._axes])
+            if sum(table.nbytes for table in made.axes) <= _KEPT_TABLES:
+                self._tables[which] = made
+        return made
+
+    @functools.cached_property
     def _offsets(self) -> np.ndarray:
         """Where the taps of one group of channels lie in the padded input, in the order of the weight."""
         _, phases, *lengths = self._source_shape
@@ -341,7 +366,7 @@ class ConvPlan:
         weights = unlocked(w).reshape(self._groups, w.shape[0] // self._groups, -1)
         places = self._nothing if bias is None else unlocked(bias)
         size = tuple(axis.out for axis in self._axes)
-        whole = _Part(self._offsets(), weights, size, ((0, 1),) * 3)
+        whole = _Part(self._offsets, weights, size, ((0, 1),) * 3)
         for first, last in cut(len(x), self._items(self._source_shape)):
             with self._source(x[first:last], threads) as source:
                 self._sum(source, [whole], places, relu, out[first:last], threads)
@@ -394,13 +419,13 @@ class ConvPlan:
         bias = self._nothing if bias is None else unlocked(bias)
         now = self._nothing if self._folds else bias
         padded_shape = (self.input_shape[1], *(axis.padded for axis in self._axes))
-        maps = [[axis.grad_map()] for axis in self._axes]
+        tables = self._kept_tables("grad")
         parts = self._phases(w)
         for first, last in cut(len(grad), self._items(self._grad_shape)):
             result = out[first:last]
             if self._folds:
                 result = np.empty((last - first, *padded_shape), self.dtype)
-            with self._padded(grad[first:last], self._grad_shape, maps, threads) as source:
+            with self._padded(grad[first:last], self._grad_shape, tables, threads) as source:
                 self._sum(source, parts, now, relu and not self._folds, result, threads)
             if self._folds:
                 for number, axis in enumerate(self._axes):
@@ -431,7 +456,7 @@ class ConvPlan:
         groups, taps = self._groups, len(self._taps)
         outputs, channels = self.weight_shape[0], self.weight_shape[1]
         depth, rows, width = (axis.out for axis in self._axes)
-        offsets = self._offsets().reshape(channels, taps)
+        offsets = self._offsets.reshape(channels, taps)
         # Units are outputs; where these are few, rows as well, whose sums are added in their order.
         row_blocks = cut(depth * rows, max(1, -(-depth * rows * outputs // 32)))
         lanes_per_tap = min(-(-width // 16) * 16, max(_FEWEST_LANES, _LANES // taps // 16 * 16))
@@ -478,7 +503,7 @@ class ConvPlan:
         z, y, x = np.ogrid[:depth, :rows, :width]
         positions = ((z * source.shape[-2] + y) * source.shape[-1] + x).reshape(-1) * channels
         # Of the first channel; channels are one apart now, and taps that follow one another one line.
-        shifts = self._offsets().reshape(channels, taps)[0] * channels
+        shifts = self._offsets.reshape(channels, taps)[0] * channels
         firsts = np.flatnonzero(np.diff(shifts, prepend=-1) != channels)
         lengths = np.diff(firsts, append=taps) * channels
         shifts = shifts[firsts]
