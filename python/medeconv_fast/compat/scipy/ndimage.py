@@ -300,6 +300,8 @@ def _gaussian(sigma: Any, order: Any, truncate: Any, radius: Any) -> np.ndarray:
     x = np.arange(-reach, reach + 1.0)
     taps = np.exp(-0.5 / (sigma * sigma) * x**2)
     taps /= taps.sum()
+    if order == 0:
+        return taps
     # Each derivative of q(x) exp(-x^2 / 2 sigma^2) has the factor q' - x q / sigma^2.
     factor = np.polynomial.Polynomial([1.0])
     for _ in range(order):
