@@ -192,7 +192,8 @@ template <int along, int reads, class T, class RowOf, class Transform>
 MEDECONV_INLINE void transform_rows(const WinogradTiles& tiles, const WinogradRows<T>& s, int64_t rows, T* to, int64_t apart, RowOf row_of,
                                     Transform transform) {
     constexpr int L = lanes<T>;
-    const bool line = tiles.tall == 1, two = !line && tiles.x_phases == 1 && 2 * tiles.across <= L;
+    constexpr bool pairs = along == 6 && L >= 4;
+    const bool line = tiles.tall == 1, two = pairs && !line && tiles.x_phases == 1 && 2 * tiles.across <= L;
     const int64_t size = winograd_row_size<T>(tiles), length = winograd_reach<T>(tiles), at_once = line ? 1 : winograd_rows_at_once;
     typename VectorOf<T>::index half{};
     for (int i = 0; i < L; ++i) half[i] = (i + L / 2) % L;
@@ -207,13 +208,15 @@ MEDECONV_INLINE void transform_rows(const WinogradTiles& tiles, const WinogradRo
             if (!row[k]) {
                 for (int j = 0; j < along; ++j) std::memset(place + j * apart, 0, size_t(tiles.row()) * sizeof(T));
             } else if (two && k + 1 < count && row[k + 1]) {
-                split_rows<reads, T>(row[k], row[k + 1], d);
-                transform(d, transformed);
-                unroll<along>([&](auto j) MEDECONV_BODY {
-                    store_unaligned(place + j * apart, transformed[j]);
-                    store_unaligned(place + j * apart + s.line, __builtin_shuffle(transformed[j], half));
-                });
-                ++k;
+                if constexpr (pairs) {
+                    split_rows<reads, T>(row[k], row[k + 1], d);
+                    transform(d, transformed);
+                    unroll<along>([&](auto j) MEDECONV_BODY {
+                        store_unaligned(place + j * apart, transformed[j]);
+                        store_unaligned(place + j * apart + s.line, __builtin_shuffle(transformed[j], half));
+                    });
+                    ++k;
+                }
             } else {
                 const T* from = row[k];
                 for (int64_t i = 0; i < tiles.x_phases; ++i, from += length, place += tiles.across)

@@ -406,6 +406,8 @@ ENDS = {
     "strided-3d": ((1, 8, 12, 10, 40), (16, 8, 2, 2, 2), {"stride": 2}),
     "depthwise": ((2, 6, 30, 31), (6, 1, 5, 5), {"padding": 2, "groups": 6}),
     "reflected": ((2, 3, 20, 21), (4, 3, 3, 3), {"padding": 1, "padding_mode": "reflect"}),
+    "transforms": ((1, 1, 60, 70), (1, 1, 31, 31), {"padding": 15}),
+    "transforms-reflected": ((1, 2, 60, 70), (1, 2, 31, 31), {"padding": 15, "padding_mode": "reflect"}),
 }
 
 
@@ -435,13 +437,36 @@ def test_addend_and_slope(case, exact, dtype, backend, rng):
         assert np.array_equal(alone, function(data[:1], w, **keywords, addend=addend[:1], relu=True))
 
 
+def test_an_addend_of_floats_to_what_integers_make_is_refused(backend):
+    x, w = np.ones((1, 2, 5), int), np.ones((2, 2, 3), int)
+    with pytest.raises(TypeError, match="addend: got float64 with x of int64 and w of int64"):
+        ops.conv(x, w, addend=np.full((1, 2, 3), 0.5), backend=backend)
+    y = ops.conv(x, w, addend=np.ones((1, 2, 3), np.int8), backend=backend)
+    assert np.array_equal(y, np.full((1, 2, 3), 7.0))
+
+
+def test_options_that_equal_others_are_read_anew():
+    """1 == True == 1.0, but the latter two are refused, whatever was asked for before."""
+    x, w = np.ones((1, 1, 9)), np.ones((1, 1, 3))
+    for name, refused in (
+        ("stride", (True, 1.0, (1.0,))),
+        ("groups", (True, 1.0)),
+        ("padding", (((1.0, 1),),)),
+    ):
+        ops.conv(x, w, **{name: 1})
+        ops.conv(x, w, **{name: ((1, 1),) if name == "padding" else 1})
+        for value in refused:
+            with pytest.raises(TypeError, match=name):
+                ops.conv(x, w, **{name: value})
+
+
 def test_ends_of_what_is_not_finite(dtype, backend):
     """NaN stays NaN, and a slope of 0 makes 0 of what is infinite."""
     x, w = np.zeros((1, 1, 40), dtype), np.ones((1, 1, 1), dtype)
     addend = np.zeros_like(x)
     addend[0, 0, :3] = np.nan, -np.inf, np.inf
     options = {"addend": addend, "relu": True, "backend": backend}
-    for slope, of_negative in ((0.0, 0.0), (0.5, -np.inf)):
+    for slope, of_negative in ((0.0, 0.0), (0.5, -np.inf), (1e-60, 0.0 if dtype == np.float32 else -np.inf)):
         y = ops.conv(x, w, **options, negative_slope=slope)
         assert np.array_equal(y[0, 0, :4], [np.nan, of_negative, np.inf, 0], equal_nan=True)
 
@@ -794,6 +819,9 @@ BAD = {
     "groups: got 1.0": lambda **o: ops.conv(X, W, groups=1.0, **o),
     "relu: got 1": lambda **o: ops.conv(X, W, relu=1, **o),
     "negative_slope: got -0.1": lambda **o: ops.conv(X, W, relu=True, negative_slope=-0.1, **o),
+    "negative_slope: got 1e[+]39, expected a number that float32 holds": lambda **o: ops.conv(
+        X.astype(np.float32), W, relu=True, negative_slope=1e39, **o
+    ),
     "negative_slope: got 0.1 with relu=False": lambda **o: ops.conv(X, W, negative_slope=0.1, **o),
     r"addend: got shape \(6, 4, 5\), expected \(2, 6, 4, 5\), the result's": lambda **o: ops.conv(
         X, W, addend=np.ones((6, 4, 5)), **o

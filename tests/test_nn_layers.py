@@ -2,6 +2,9 @@
 written out.
 """
 
+import concurrent.futures
+import sys
+
 import numpy as np
 import pytest
 
@@ -174,6 +177,69 @@ def test_sum_in_the_pass_of_a_convolution_after_a_cut(rng):
     net = initialized([one, two], nn.Add(name="a")(two, nn.Conv(2, 3)(one)))
     with pytest.raises(ValueError, match=r"layer 'a' \(Add\): got inputs of shapes"):
         net.forward([x, x[..., :2]], Engine(), None)
+
+
+def test_sum_with_what_is_cut_to_another_size_is_refused(rng):
+    start = nn.Input(2)
+
+    def up():
+        return nn.ConvTranspose(2, 2, 2)(nn.Conv(2, 2, 2, [(0, 1)] * 2)(start))
+
+    net = initialized([start], nn.Add(name="a")(up(), nn.Crop()(up(), start)))
+    x = rng.standard_normal((1, 2, 5, 5)).astype(np.float32)
+    for tape in (None, {}):
+        with pytest.raises(ValueError, match=r"layer 'a' \(Add\): got inputs of shapes"):
+            net.forward([x], Engine(), tape)
+    one, two = nn.Input(2), nn.Input(2)
+    net = initialized([one, two], nn.Add(name="a")(two, nn.Conv(2, 3)(one)))
+    with pytest.raises(ValueError, match=r"layer 'a' \(Add\): got inputs of shapes .* expected one number"):
+        net.forward([x, np.concatenate([x, x])], Engine(), None)
+
+
+def test_layers_that_override_forward_are_asked(rng):
+    class Twice(nn.Conv):
+        def forward(self, inputs, engine, tape):
+            return 2 * super().forward(inputs, engine, tape)
+
+    class Brighter(nn.FixedBlur):
+        def forward(self, inputs, engine, tape):
+            return 1 + super().forward(inputs, engine, tape)
+
+    start = nn.Input(2)
+    x = rng.standard_normal((1, 2, 5, 6)).astype(np.float32)
+    summed = nn.Add()(start, Twice(2, 3)(start))
+    beside = nn.Concat()(start, Brighter(np.ones((3, 3)))(start))
+    for output in (summed, beside):
+        net = initialized([start], output)
+        np.testing.assert_array_equal(net.forward([x], Engine(), None), net.forward([x], Engine(), {}))
+
+
+def test_deviation_in_a_window_so_wide_that_transforms_take_it(rng):
+    x = np.zeros((1, 1, 2000, 64), np.float32)
+    x[0, 0, :3, :3] = 1000 * rng.random((3, 3))
+    start = nn.Input(1)
+    made = nn.Model(start, nn.LocalDeviation(801)(start)).predict(x)
+    assert np.isfinite(made).all()
+    assert made[0, 0, 1900].max() < 1e-3 * made.max()
+
+
+def test_layers_of_one_network_in_several_threads():
+    start = nn.Input(1)
+    step = nn.RichardsonLucyStep(np.ones((3, 3)))
+    net = nn.Model(start, nn.Concat()(step(start, start), start), num_threads=1)
+
+    def sizes(seed):
+        draw = np.random.default_rng(seed)
+        for _ in range(60):
+            net.predict(draw.random((1, 1, *draw.integers(4, 30, 2))).astype(np.float32))
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with concurrent.futures.ThreadPoolExecutor(4) as pool:
+            list(pool.map(sizes, range(4)))
+    finally:
+        sys.setswitchinterval(before)
 
 
 def test_sum_in_the_pass_of_a_graphs_last_convolution(rng):

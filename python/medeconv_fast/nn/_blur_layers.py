@@ -4,6 +4,7 @@ exact adjoint.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -29,13 +30,15 @@ _KEPT = 4  # operators: a few sizes and dtypes
 
 
 def _kept(store: OrderedDict[tuple[Any, ...], Any], key: tuple[Any, ...], make: Callable[[], Any]) -> Any:
-    """What `make` made for this key, among the latest few."""
-    if key not in store:
-        store[key] = make()
+    """What `make` made for this key, among the latest few. Other threads may take it away meanwhile."""
+    made = store.get(key, store)
+    if made is store:  # which is no value of its own
+        made = store[key] = make()
+    with contextlib.suppress(KeyError):
+        store.move_to_end(key)
         while len(store) > _KEPT:
             store.popitem(last=False)
-    store.move_to_end(key)
-    return store[key]
+    return made
 
 
 class _Filter:

@@ -112,7 +112,12 @@ class LocalDeviation(Layer):
             square = self._convolved(taps, square, engine)
         if out is None:
             out = square
-        engine.pointwise(lambda values, target: np.sqrt(values, out=target), square, out)
+
+        def rooted(values: np.ndarray, target: np.ndarray) -> None:
+            np.maximum(values, 0, out=target)  # a wide window's sums go through transforms, which round
+            np.sqrt(target, out=target)
+
+        engine.pointwise(rooted, square, out)
         if tape is not None:
             tape["detail"], tape["out"] = detail, out
         return out

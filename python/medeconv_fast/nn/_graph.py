@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from typing import Any, NamedTuple
@@ -9,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .. import _validate
-from ._convolutions import _Convolution
+from ._convolutions import Conv, ConvTranspose
 from ._engine import Engine
 from ._joining import Add, Concat, Crop
 from ._layer import Gradients, Input, Layer, Result, Signal, Tape
@@ -157,11 +158,14 @@ class Graph(Layer):
                 continue
             for own, other in (node.inputs, node.inputs[::-1]):
                 skipped = [number]
-                if own >= first and isinstance(self.nodes[own - first].layer, Crop) and uses.count(own) == 1:
+                maker = self.nodes[own - first] if own >= first else None
+                if maker is not None and isinstance(maker.layer, Crop) and uses.count(own) == 1:
+                    if maker.inputs[1] != other:  # what it is cut to may be another size
+                        continue
                     skipped.append(own - first)
-                    own = self.nodes[own - first].inputs[0]
-                maker = self.nodes[own - first].layer if own >= first else None
-                if maker is not None and can_add(maker) and uses.count(own) == 1 and other < own:
+                    own = maker.inputs[0]
+                alone = own >= first and uses.count(own) == 1 and other < own
+                if alone and can_add(self.nodes[own - first].layer):
                     joins[own - first] = _Join(other, number, tuple(skipped))
                     break
         return joins
@@ -176,7 +180,7 @@ class Graph(Layer):
             start = 0
             for i in node.inputs:
                 signal = self._signals[i]
-                if i >= first and self.nodes[i - first].layer.takes_out:
+                if i >= first and takes_out(self.nodes[i - first].layer):
                     places.setdefault(i - first, _Place(number, slice(start, start + signal.channels)))
                 start += signal.channels
         return places
@@ -293,7 +297,8 @@ class Graph(Layer):
         adding = self.nodes[join.add].layer
         assert isinstance(adding, Add)
         taken, other = [values[i] for i in node.inputs], values[join.other]
-        if node.layer.lengths([x.shape[2:] for x in taken]) != other.shape[2:]:
+        lengths = node.layer.lengths([x.shape[2:] for x in taken])
+        if (len(taken[0]), *lengths) != (len(other), *other.shape[2:]):
             return None
         return adder(node.layer)(taken, other, adding.activation, engine)
 
@@ -385,12 +390,20 @@ class Graph(Layer):
 def can_add(layer: Layer) -> bool:
     """Whether it has a `forward_added` for its results: convolutions, and graphs that end with one."""
     if isinstance(layer, Graph):
+        if type(layer).forward is not Graph.forward:
+            return False
         return can_add(layer.nodes[-1].layer) and not layer._joins.keys() & {len(layer.nodes) - 1}
-    return isinstance(layer, _Convolution) and layer.activation is None
+    convolution = isinstance(layer, Conv | ConvTranspose) and layer.activation is None
+    return convolution and type(layer) in (Conv, ConvTranspose)  # and not what overrides `forward`
+
+
+def takes_out(layer: Layer) -> bool:
+    """Whether `forward` has an out=; a class that overrides it may not."""
+    return layer.takes_out and "out" in inspect.signature(layer.forward).parameters
 
 
 def adder(layer: Layer) -> Callable[..., np.ndarray]:
-    assert isinstance(layer, Graph | _Convolution)
+    assert isinstance(layer, Graph | Conv | ConvTranspose)
     return layer.forward_added
 
 

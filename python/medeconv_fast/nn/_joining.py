@@ -30,8 +30,10 @@ def _check_channels(signals: Sequence[Signal]) -> None:
 
 
 def _check_shapes(inputs: Sequence[np.ndarray]) -> None:
-    if any(x.shape[2:] != inputs[0].shape[2:] for x in inputs):
-        raise ValueError(f"got inputs of shapes {[x.shape for x in inputs]}, expected one size of images")
+    sizes = [(len(x), *x.shape[2:]) for x in inputs]
+    if any(size != sizes[0] for size in sizes):
+        shapes = [x.shape for x in inputs]
+        raise ValueError(f"got inputs of shapes {shapes}, expected one number and one size of images")
 
 
 class Add(Layer):
@@ -115,7 +117,7 @@ class Concat(Layer):
 
     def completed(self, inputs: Sequence[np.ndarray], out: np.ndarray) -> np.ndarray:
         """The same, of one image, where some of the inputs lie in their places in `out`."""
-        _check_shapes([out, *inputs])
+        _check_shapes(inputs)
         start = 0
         for x in inputs:
             place = out[:, start : start + x.shape[1]]

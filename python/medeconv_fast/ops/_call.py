@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
@@ -56,12 +57,16 @@ class Call:
             raise ValueError(
                 f"bias: got shape {array.shape}, expected ({channels},), one value per output channel"
             )
+        self._refuse_floats(array, "bias")
+        return self.ready("bias")
+
+    def _refuse_floats(self, array: Any, name: str) -> None:
+        """To what integers make, as torch does."""
         if array.dtype.kind == "f" and all(self._given[n].dtype.kind != "f" for n in ("x", "w")):
             raise TypeError(
-                f"bias: got {array.dtype} with x of {self._given['x'].dtype} and w of "
+                f"{name}: got {array.dtype} with x of {self._given['x'].dtype} and w of "
                 f"{self._given['w'].dtype}, expected integers as they are, or a w of floats"
             )
-        return self.ready("bias")
 
     def end(self, end: End, addend: Any, shape: tuple[int, ...]) -> End:
         """`end` with an addend that may be None; `shape` is the result's."""
@@ -69,7 +74,16 @@ class Call:
             array = self.operand(addend, "addend")
             if array.shape != shape:
                 raise ValueError(f"addend: got shape {array.shape}, expected {shape}, the result's")
+            self._refuse_floats(array, "addend")
             end = end._replace(addend=self.ready("addend"))
+        if end.slope:
+            with np.errstate(over="ignore"):
+                slope = float(self.dtype.type(end.slope))  # as the kernels have it
+            if not math.isfinite(slope):
+                raise ValueError(
+                    f"negative_slope: got {end.slope!r}, expected a number that {self.dtype} holds"
+                )
+            end = end._replace(slope=slope)
         if self._resident and not end.is_plain:
             name = "negative_slope" if addend is None else "addend"
             raise NotImplementedError(f"{name}: not built yet for arrays in GPU memory; do it to the result")
@@ -135,15 +149,11 @@ class Call:
         whole = out
         if any(layer.beyond):
             whole = self._empty(layer.plan_output_shape)
-        at_once = end.is_plain or whole is out  # an addend is no larger than the result
-        options = (end if at_once else NOTHING).options()
-        self._plan(layer).forward(x, w, bias, whole, **options, num_threads=self.num_threads)
+        self._plan(layer).forward(x, w, bias, whole, **end.options(), num_threads=self.num_threads)
         if whole is not out and self._resident:
             out.write(whole[_corner(layer)])
         elif whole is not out:
             out[...] = whole[_corner(layer)]
-        if not at_once:
-            end.apply(out)
 
     def adjoint(
         self,

@@ -87,6 +87,8 @@ def conv(
     ------
     ValueError, TypeError
         Shapes, options or an `out` that do not fit; the message names the argument.
+    NotImplementedError
+        `addend` or `negative_slope` with arrays in GPU memory.
 
     See Also
     --------
@@ -180,6 +182,8 @@ def conv_transpose(
     ------
     ValueError, TypeError
         Shapes, options or an `out` that do not fit; the message names the argument.
+    NotImplementedError
+        `addend` or `negative_slope` with arrays in GPU memory.
 
     See Also
     --------
