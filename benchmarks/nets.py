@@ -106,7 +106,7 @@ def by_us(name: str, threads: int) -> tuple[Callable[[], Any], Callable[[], np.n
     x, y = data(CASES[name])
     net = our_net(name, threads).compile("adam", "mse")
     loss, optimizer = net._compiled()
-    pairs = ArrayPairs(x, y, net.ndim, net.channels)
+    pairs = ArrayPairs(x, y, net.ndim, net.channels, net.dtype, ("x", "y"))
     training = Training(
         net,
         pairs,

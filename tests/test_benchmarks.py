@@ -331,3 +331,24 @@ def test_committed_results_are_clean_and_the_report_is_theirs(report):
         assert not re.search(r'"/|\\\\|/home/|/root|/tmp|hostname|"node"|"user"', text), file.name
         assert file.stat().st_size < 400_000, f"{file.name}: reduce it with report.py --slim"
     assert report.render(report.read(report.RESULTS)) == report.REPORT.read_text()
+
+
+@pytest.mark.parametrize("name", ["deconv", "rlnet"])
+def test_our_side_of_whole_networks_runs(name, load, monkeypatch):
+    """It reaches inside of `nn`, which may change without it."""
+    nets = load("nets")
+    small = nets.CASES[name]._replace(shape=tuple(min(n, 12) for n in nets.CASES[name].shape))
+    monkeypatch.setitem(nets.CASES, name, small)
+    step, predict = nets.by_us(name, 1)
+    before = predict()
+    step()
+    after = predict()
+    assert before.shape == after.shape == small.shape
+    assert (before != after).any()
+
+
+def test_our_side_of_layers_runs(load):
+    networks = load("networks")
+    layer = min(load("cases").LAYERS, key=lambda layer: layer.operations)
+    both = networks.Problem(layer).ours(gradients=True, threads=1)
+    assert [a.shape for a in both()] == [layer.output(), layer.x, layer.w]
