@@ -26,10 +26,10 @@ void winograd_unit(const ConvPass<T>& p, int64_t unit, T* scratch) {
     const WinogradScratch<T> s = winograd_buffers(p, scratch);
     const ConvAxis &z = p.axis[0], &y = p.axis[1], &x = p.axis[2];
     for (int r = 0; r < conv_rows; ++r) s.start[r] = T(0);
-    auto reads = [&](int64_t first, int64_t ring) MEDECONV_BODY {   // of the kernel's slices, from `first` on
+    auto read_from = [&](int64_t first) MEDECONV_BODY {   // where the kernel's slices lie in the ring, if it begins at `first`
         for (int64_t k = 0; k < p.z_taps; ++k)
             for (int64_t c = 0; c < p.sources; ++c)
-                s.offsets[k * p.sources + c] = int32_t((first + k * p.z_step) % ring * s.plane + c * s.row);
+                s.offsets[k * p.sources + c] = int32_t((first + k * p.z_step) % z.span * s.plane + c * s.row);
     };
     const int64_t slice_size = y.destination * x.destination;
     auto slice_of = [&](int64_t image, int64_t channel, int64_t at) MEDECONV_BODY {
@@ -42,7 +42,7 @@ void winograd_unit(const ConvPass<T>& p, int64_t unit, T* scratch) {
         const int64_t weights = winograd_weight_stride(p, block.rows), of_image = s.tiles / at_least(p.batch, 1);
         const Range ys{0, y.count}, xs{0, x.count};
         transform_weights(p, group, block, s.packed, weights);
-        reads(0, z.span);
+        read_from(0);
         for (int64_t qz = 0; qz < z.count; ++qz) {
             const T* transformed = p.bands + group * s.elements * s.element + qz * s.plane;
             for (int64_t e = 0; e < s.elements; ++e) sum_elements(p, s, e, block, transformed, s.packed + e * weights, 0, s.tiles);
@@ -71,7 +71,7 @@ void winograd_unit(const ConvPass<T>& p, int64_t unit, T* scratch) {
                 transform_source(p.axis, s.rows, at < 0 ? nullptr : source + c * p.source_size + at * y.length * x.length, ys, xs,
                                  s.transformed + ready % z.span * s.plane + c * s.row, s.element, c + 1 < p.sources ? p.source_size : 0);
             }
-        reads(qz, z.span);
+        read_from(qz);
         for (int64_t e = 0; e < s.elements; ++e)
             for (int64_t b = 0; b < p.block_count; ++b)
                 sum_elements(p, s, e, p.blocks[b], s.transformed,

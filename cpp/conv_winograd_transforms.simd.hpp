@@ -244,7 +244,7 @@ MEDECONV_INLINE void transform_columns(const WinogradRows<T>& s, int64_t row, in
         });
 }
 
-// One channel's tiles of a slice (null: zeros): to[element · stride + tile].
+// One channel's tiles of a slice (null: zeros): to[element · stride + tile]. What lies `next` values on is fetched ahead (0: nothing).
 template <int along, class T>
 MEDECONV_NOINLINE void transform_source(const ConvAxis* axis, const WinogradTiles& tiles, const WinogradRows<T>& s, const T* slice, Range ys,
                                         Range xs, T* to, int64_t stride, int64_t next) {

@@ -129,7 +129,7 @@ MEDECONV_INLINE void winograd_taps(const Vec<T>* m, int step, Vec<T>* to) {
     }
 }
 
-// One channel's tiles of a slice of the gradient, zero beyond `ys` and `xs`: to[element · stride + tile].
+// One channel's tiles of a slice of the gradient, zero beyond `ys` and `xs`: to[element · stride + tile]; `next` as above.
 template <int along, class T>
 MEDECONV_NOINLINE void transform_gradient(const WinogradTiles& tiles, const WinogradRows<T>& s, const T* slice, int64_t row_size, Range ys,
                                           Range xs, T* to, int64_t stride, int64_t next) {
