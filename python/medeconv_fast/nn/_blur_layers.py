@@ -124,8 +124,6 @@ def _check_taps(value: Any, name: str, *, normalize: bool) -> np.ndarray:
 class _BlurLayer(Layer):
     """What holds a PSF: its check, its reach, and its place among the weights."""
 
-    takes_out = True
-
     def __init__(
         self, psf: Any, boundary: str, engine: str, trainable: bool, normalize_psf: bool, name: str | None
     ) -> None:

@@ -40,8 +40,6 @@ class LocalDeviation(Layer):
        denoising. IEEE Trans. Image Process. 27, 4608 (2018).
     """
 
-    takes_out = True
-
     def __init__(self, window: int = 9, name: str | None = None) -> None:
         super().__init__(name)
         self.window = _validate.integer(window, "window", minimum=1)
@@ -57,26 +55,34 @@ class LocalDeviation(Layer):
         reach = 1.0 + self.window // 2
         return Result(signal.channels, (Fraction(1),) * signal.ndim, (reach,) * signal.ndim)
 
-    def filters(self, dtype: Any = np.float64) -> tuple[np.ndarray, np.ndarray]:
-        """Taps of the neighbours' mean, and of the mean over the window times c."""
+    def _around(self, dtype: Any) -> np.ndarray:
+        """Taps of the neighbours' mean."""
         around = np.zeros((3,) * self.ndim, dtype)
         centre = (1,) * self.ndim
         for axis in range(self.ndim):
             for place in (0, 2):
                 around[(*centre[:axis], place, *centre[axis + 1 :])] = 1 / (2 * self.ndim)
-        c = 2 * self.ndim / (2 * self.ndim + 1)
-        return around, np.full((self.window,) * self.ndim, c / self.window**self.ndim, dtype)
+        return around
+
+    @property
+    def _factor(self) -> float:
+        """What the mean is multiplied by: white noise gives its own deviation."""
+        return 2 * self.ndim / (2 * self.ndim + 1)
+
+    def filters(self, dtype: Any = np.float64) -> tuple[np.ndarray, np.ndarray]:
+        """Taps of the neighbours' mean, and of the mean over the window times c."""
+        share = self._factor / self.window**self.ndim
+        return self._around(dtype), np.full((self.window,) * self.ndim, share, dtype)
 
     def _steps(self, dtype: np.dtype) -> list[np.ndarray]:
         """What is convolved one after the other: the difference, then its squares' mean along each axis."""
-        around, _ = self.filters(dtype)
-        detail = -around
+        detail = -self._around(dtype)
         detail[(1,) * self.ndim] += 1
         steps = [detail]
         for axis in range(self.ndim):
-            share = 2 * self.ndim / (2 * self.ndim + 1) if axis == 0 else 1.0
+            share = (self._factor if axis == 0 else 1.0) / self.window
             shape = [self.window if a == axis else 1 for a in range(self.ndim)]
-            steps.append(np.full(shape, share / self.window, dtype))
+            steps.append(np.full(shape, share, dtype))
         return steps
 
     def _convolved(

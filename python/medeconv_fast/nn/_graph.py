@@ -390,16 +390,14 @@ class Graph(Layer):
 def can_add(layer: Layer) -> bool:
     """Whether it has a `forward_added` for its results: convolutions, and graphs that end with one."""
     if isinstance(layer, Graph):
-        if type(layer).forward is not Graph.forward:
-            return False
-        return can_add(layer.nodes[-1].layer) and not layer._joins.keys() & {len(layer.nodes) - 1}
+        return type(layer).forward is Graph.forward and can_add(layer.nodes[-1].layer)
     convolution = isinstance(layer, Conv | ConvTranspose) and layer.activation is None
     return convolution and type(layer) in (Conv, ConvTranspose)  # and not what overrides `forward`
 
 
 def takes_out(layer: Layer) -> bool:
-    """Whether `forward` has an out=; a class that overrides it may not."""
-    return layer.takes_out and "out" in inspect.signature(layer.forward).parameters
+    """Whether `forward` can be told where its result goes; a class that overrides it may not."""
+    return "out" in inspect.signature(layer.forward).parameters
 
 
 def adder(layer: Layer) -> Callable[..., np.ndarray]:

@@ -115,7 +115,6 @@ class Layer:
     """
 
     arity: int | None = 1  # number of inputs; None: two or more
-    takes_out = False  # whether `forward` can be told where its result goes: out=, C-contiguous
 
     def __init__(self, name: str | None = None) -> None:
         if name is not None and (not isinstance(name, str) or not name or "." in name):
@@ -192,7 +191,8 @@ class Layer:
     def forward(self, inputs: Sequence[np.ndarray], engine: Engine, tape: Tape | None) -> np.ndarray:
         """The result, in memory of its own; what `backward` needs goes to `tape` (None: nothing follows).
 
-        `inputs` must be left as they are.
+        `inputs` must be left as they are. A layer that has an argument ``out=``, too, writes there: a
+        C-contiguous array.
         """
         raise NotImplementedError
 
