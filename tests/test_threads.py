@@ -227,6 +227,8 @@ def script(text, *arguments, timeout=60):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this platform")
 def test_forked_child_after_a_call_in_the_parent(backend):
+    if backend == "cuda":
+        pytest.skip("SKIPPED: CUDA does not survive a fork: test_forked_child_learns_that_cuda_is_gone")
     done = script(
         """
         import os, sys, warnings
@@ -255,6 +257,39 @@ def test_forked_child_after_a_call_in_the_parent(backend):
     )
     assert done.returncode == 0, done.stderr
     assert "all equal" in done.stdout
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this platform")
+@pytest.mark.skipif(
+    "cuda" not in mf.backends.available(), reason="SKIPPED: backend 'cuda' is not available here"
+)
+def test_forked_child_learns_that_cuda_is_gone():
+    """By name, and what to do; other backends go on, and so does the parent."""
+    done = script(
+        """
+        import os, sys, warnings
+        warnings.simplefilter("ignore", DeprecationWarning)
+        import emulated, numpy as np
+        import medeconv_fast as mf
+
+        image = np.random.default_rng(0).random((20, 40)).astype(np.float32)
+        run = lambda backend: mf.richardson_lucy(image, np.ones((3, 5)), 3, backend=backend)
+        expected = run("cuda")
+        child = os.fork()
+        if child == 0:
+            try:
+                run("cuda")
+            except Exception as error:
+                said = str(error)
+            fine = "forked" in said and "spawn" in said and "cuda" not in mf.backends.available()
+            os._exit(0 if fine and np.isfinite(run("reference")).all() else 1)
+        assert os.waitpid(child, 0)[1] == 0
+        assert np.array_equal(run("cuda"), expected)
+        print("told")
+        """
+    )
+    assert done.returncode == 0, done.stderr
+    assert "told" in done.stdout
 
 
 @pytest.mark.skipif(os.name != "posix", reason="sends SIGINT")

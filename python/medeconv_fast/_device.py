@@ -10,6 +10,7 @@ from __future__ import annotations
 import gc
 import importlib
 import math
+import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -31,14 +32,35 @@ except ImportError as error:
     import_error = str(error)
 
 
+FORKED = (
+    "this process was forked from one that had asked CUDA something, which CUDA does not survive; start "
+    "workers with the method 'spawn' or 'forkserver' of multiprocessing"
+)
+_asked = False  # whether this process, or the one that it was forked from, has called CUDA
+_forked = False  # whether that was before a fork
+
+
+def _start_anew() -> None:
+    global _forked
+    _forked = _forked or _asked
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_start_anew)
+
+
 def unavailable_reason() -> str | None:
     """Why nothing can be computed on a GPU here, or None."""
+    global _asked
     if module is None:
         return (
             f"the compiled module medeconv_fast._cuda cannot be imported ({import_error}); it comes from a "
             "build from source where CUDA's compiler nvcc and an NVIDIA driver are found (without a driver: "
             "with MEDECONV_CUDA=ON); wheels do not have it"
         )
+    if _forked:
+        return FORKED
+    _asked = True
     found = module.devices()
     if found["driver"] == 0:
         return "there is no NVIDIA driver on this machine"
@@ -51,8 +73,10 @@ def unavailable_reason() -> str | None:
 
 
 def native() -> Any:
-    if module is None:
+    global _asked
+    if module is None or _forked:
         raise ImportError(f"backend 'cuda': {unavailable_reason()}")
+    _asked = True
     return module
 
 

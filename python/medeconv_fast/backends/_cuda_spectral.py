@@ -24,8 +24,9 @@ class Transfer:
         device = memory.place.device
         if device not in self._on:
             own = own_memory(device)
-            self._on[device] = self._make(own)
-            own.place.synchronize()  # for any stream from now on
+            made = self._make(own)
+            own.place.synchronize()  # for any stream from now on, and so for any thread that finds it
+            self._on[device] = made
         return self._on[device]
 
 
