@@ -38,6 +38,42 @@ __device__ __forceinline__ T finish_value(Formula formula, const Operands<T>& o,
 #undef MEDECONV_CASE
     return value;
 }
+
+// The arrays that a formula reads whatever else is asked for; null: none. Where a thread finishes several values, it asks for
+// those of all of them before it finishes the first: a load behind a store to who knows where would wait its turn.
+template <class T>
+struct Reads {
+    const T *first, *second;
+};
+template <class T>
+__device__ __forceinline__ Reads<T> reads_of(Formula formula, const Operands<T>& o) {
+    switch (formula) {
+        case Formula::ratio:
+        case Formula::residual: return {o.image, o.weights};
+        case Formula::multiply:
+        case Formula::add: return {o.estimate, o.gain};
+        default: return {nullptr, nullptr};
+    }
+}
+// One value, with what `reads` has at its place.
+template <Formula formula, bool plain, class T>
+__device__ __forceinline__ T finish_value(const Operands<T>& o, const scalar::Numbers<T>& number, T value, int64_t at, Reads<T> reads,
+                                          T first, T second, T* sums) {
+    return scalar::formula_step<formula, plain>(
+        o, value, number, [=](const T* q) { return q == reads.first ? first : q == reads.second ? second : q[at]; },
+        [at](T* q, T v) { q[at] = v; }, sums);
+}
+template <class T>
+__device__ __forceinline__ T finish_value(Formula formula, const Operands<T>& o, const scalar::Numbers<T>& number, T value, int64_t at,
+                                          Reads<T> reads, T first, T second, T* sums) {
+#define MEDECONV_CASE(F) \
+    case Formula::F: return finish_value<Formula::F, false>(o, number, value, at, reads, first, second, sums);
+    switch (formula) {
+        MEDECONV_EACH_FORMULA(MEDECONV_CASE)
+    }
+#undef MEDECONV_CASE
+    return value;
+}
 template <class T>
 __device__ __forceinline__ scalar::Numbers<T> numbers_of(const Operands<T>& o) {
     return scalar::Numbers<T>(o, [](T x) { return x; });

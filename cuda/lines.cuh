@@ -1,8 +1,11 @@
 // Transforms of lines in shared memory, a team of threads to each: the stages that the kernels are made of.
 //
-// A stage takes the elements of its butterflies through `get(index)` and hands them to `put(index, value)`; both may be shared
-// memory, or one of them global memory. A butterfly reads and writes the same indices, so that a stage works in place and one
-// barrier between stages is enough. Butterflies: ../cpp/shared/butterflies.hpp.
+// A stage takes the elements of its butterflies through `get(base, jump)` and hands them to `put(base, jump, value)`, of the index
+// base + jump; both may be shared memory, or one of them global memory. A butterfly reads and writes the same indices, so that a
+// stage works in place and one barrier between stages is enough. Butterflies: ../cpp/shared/butterflies.hpp.
+//
+// The axis is an AxisView, known as the kernel runs, or, for the commonest lengths, a FixedAxis, with which every stage, distance
+// and place in shared memory is a constant: half of the instructions are gone, and nothing else differs.
 #pragma once
 #include "gpu.hpp"
 
@@ -24,20 +27,97 @@ __device__ __forceinline__ Pair<T> stored(Complex<T> c) {
     return {c.re, c.im};
 }
 
-// Where element i of a line of its own lies: elements a power of two apart fall into different banks.
+// A product of powers of two, the same as factorise() gives.
+template <class T, int... radices>
+struct FixedAxis {
+    static constexpr int n = (radices * ...), stages = int(sizeof...(radices));
+    static constexpr bool spare = false;
+    const Pair<T>* twiddles;
+
+    static constexpr int radix_of(int stage) {
+        constexpr int all[] = {radices...};
+        return all[stage];
+    }
+    static constexpr int part_of(int stage) {
+        int part = n;
+        for (int s = 0; s <= stage; ++s) part /= radix_of(s);
+        return part;
+    }
+    static constexpr int first_twiddle_of(int stage) {
+        int count = 0;
+        for (int s = 0; s < stage; ++s) count += part_of(s) * (radix_of(s) - 1);
+        return count;
+    }
+    static constexpr int team = n / 8;       // its largest radix
+    static bool is(const AxisView<T>& view) {
+        bool same = view.n == n && view.stages == stages;
+        for (int s = 0; same && s < stages; ++s) same = view.radix[s] == radix_of(s);
+        return same;
+    }
+};
+template <class A>
+constexpr bool is_fixed = true;
+template <class T>
+constexpr bool is_fixed<AxisView<T>> = false;
+
+// What a stage of an axis is made of; of a FixedAxis stages are Index<s>, and the answers are constants as well.
+template <class T>
+__device__ __forceinline__ int part_of(const AxisView<T>& a, int stage) { return a.part[stage]; }
+template <class T>
+__device__ __forceinline__ int butterflies_of(const AxisView<T>& a, int stage) { return a.butterflies[stage]; }
+template <class T>
+__device__ __forceinline__ int first_twiddle_of(const AxisView<T>& a, int stage) { return a.first_twiddle[stage]; }
+template <class T>
+__device__ __forceinline__ int first_stage(const AxisView<T>&) { return 0; }
+template <class T>
+__device__ __forceinline__ int last_stage(const AxisView<T>& a) { return a.stages - 1; }
+template <class T>
+__device__ __forceinline__ int slot_of(const AxisView<T>& a, int frequency) { return a.slot[frequency]; }
+template <class T, int... R, int S>
+__device__ __forceinline__ Index<FixedAxis<T, R...>::part_of(S)> part_of(const FixedAxis<T, R...>&, Index<S>) { return {}; }
+template <class T, int... R, int S>
+__device__ __forceinline__ Index<FixedAxis<T, R...>::n / FixedAxis<T, R...>::radix_of(S)> butterflies_of(const FixedAxis<T, R...>&, Index<S>) { return {}; }
+template <class T, int... R, int S>
+__device__ __forceinline__ Index<FixedAxis<T, R...>::first_twiddle_of(S)> first_twiddle_of(const FixedAxis<T, R...>&, Index<S>) { return {}; }
+template <class T, int... R>
+__device__ __forceinline__ Index<0> first_stage(const FixedAxis<T, R...>&) { return {}; }
+template <class T, int... R>
+__device__ __forceinline__ Index<int(sizeof...(R)) - 1> last_stage(const FixedAxis<T, R...>&) { return {}; }
+template <class T, int... R>
+__device__ __forceinline__ int slot_of(const FixedAxis<T, R...>&, int frequency) {
+    unsigned slot = 0, left = unsigned(frequency), m = unsigned(FixedAxis<T, R...>::n);
+    ((m /= unsigned(R), slot += left % unsigned(R) * m, left /= unsigned(R)), ...);
+    return int(slot);
+}
+
+// Where element base + jump of a line of its own lies: elements a power of two apart fall into different banks.
 template <class T>
 __host__ __device__ __forceinline__ int spread(int i) {
     return sizeof(T) == 4 ? i + (i >> 4) + (i >> 8) : i + (i >> 3) + (i >> 6);
+}
+template <class T>
+__device__ __forceinline__ int spread(const AxisView<T>&, int base, int jump) { return spread<T>(base + jump); }
+// A butterfly's base and its jumps share no carry into the multiples of 16: they are spread one by one.
+template <class T, int... R>
+__device__ __forceinline__ int spread(const FixedAxis<T, R...>&, int base, int jump) {
+    static_assert(sizeof(T) == 4);
+    return int(unsigned(base) + (unsigned(base) >> 4)) + jump + (jump >> 4);
 }
 
 // u / part, for both below 2^15, part above 1.
 __device__ __forceinline__ int quotient(int u, unsigned reciprocal) {
     return int((uint64_t(unsigned(u)) * reciprocal) >> 32);
 }
+template <class T>
+__device__ __forceinline__ int quotient(const AxisView<T>& a, int stage, int u) { return quotient(u, a.reciprocal[stage]); }
+template <class T, int... R, int S>
+__device__ __forceinline__ int quotient(const FixedAxis<T, R...>&, Index<S>, int u) {
+    return int(unsigned(u) / unsigned(FixedAxis<T, R...>::part_of(S)));
+}
 
-template <class F>
-__device__ __forceinline__ void with_radix(int radix, F body) {
-    switch (radix) {
+template <class T, class F>
+__device__ __forceinline__ void with_radix(const AxisView<T>& axis, int stage, F body) {
+    switch (axis.radix[stage]) {
         case 8: return body(Index<8>{});
         case 7: return body(Index<7>{});
         case 5: return body(Index<5>{});
@@ -47,25 +127,29 @@ __device__ __forceinline__ void with_radix(int radix, F body) {
         default: return body(Index<1>{});
     }
 }
+template <class T, int... R, int S, class F>
+__device__ __forceinline__ void with_radix(const FixedAxis<T, R...>&, Index<S>, F body) {
+    body(Index<FixedAxis<T, R...>::radix_of(S)>{});
+}
 
 // Multiplies element p of butterfly k of a stage by exp(-S 2πi kp·step/n).
-template <int S, int R, class T>
-__device__ __forceinline__ void twiddle(const AxisView<T>& axis, int stage, int k, Complex<T>* x) {
-    const Pair<T>* const table = axis.twiddles + axis.first_twiddle[stage] + k;
+template <int S, int R, class A, class Stage, class T>
+__device__ __forceinline__ void twiddle(const A& axis, Stage stage, int k, Complex<T>* x) {
+    const Pair<T>* const table = axis.twiddles + first_twiddle_of(axis, stage) + k;
     unroll<R - 1>([&](auto i) MEDECONV_BODY {
         constexpr int p = decltype(i)::value + 1;
-        const Complex<T> w = loaded(table[(p - 1) * axis.part[stage]]);
+        const Complex<T> w = loaded(table[(p - 1) * part_of(axis, stage)]);
         x[p] = rotate<S>(x[p], w.re, w.im);
     });
 }
 
 template <int R, class T, class Get>
 __device__ __forceinline__ void gather(Complex<T>* x, int base, int part, Get get) {
-    unroll<R>([&](auto j) MEDECONV_BODY { x[j] = get(base + int(j) * part); });
+    unroll<R>([&](auto j) MEDECONV_BODY { x[j] = get(base, int(j) * part); });
 }
 template <int R, class T, class Put>
 __device__ __forceinline__ void scatter(const Complex<T>* x, int base, int part, Put put) {
-    unroll<R>([&](auto j) MEDECONV_BODY { put(base + int(j) * part, x[j]); });
+    unroll<R>([&](auto j) MEDECONV_BODY { put(base, int(j) * part, x[j]); });
 }
 
 // The member `thread` of a team of `team` threads that share a line.
@@ -73,20 +157,26 @@ struct Member {
     int thread, team;
 };
 
-// First stage forward: its butterflies are k = 0 … n/R - 1.
-template <class T, class Get, class Put>
-__device__ __forceinline__ void forward_first(const AxisView<T>& axis, Member me, Get get, Put put) {
-    with_radix(axis.radix[0], [&](auto r) MEDECONV_BODY {
+// First stage forward: its butterflies are k = 0 … n/R - 1. `take(R, k, part, x)` gets all elements of one.
+template <class T, class A, class Take, class Put>
+__device__ __forceinline__ void forward_first_of(const A& axis, Member me, Take take, Put put) {
+    const auto first = first_stage(axis);
+    with_radix(axis, first, [&](auto r) MEDECONV_BODY {
         constexpr int R = decltype(r)::value;
-        const int part = axis.part[0];
+        const int part = part_of(axis, first);
         for (int k = me.thread; k < part; k += me.team) {
             Complex<T> x[R];
-            gather<R>(x, k, part, get);
+            take(r, k, part, x);
             Dft<T, R, 1>::run(x);
-            twiddle<1, R>(axis, 0, k, x);
+            twiddle<1, R>(axis, first, k, x);
             scatter<R>(x, k, part, put);
         }
     });
+}
+template <class T, class A, class Get, class Put>
+__device__ __forceinline__ void forward_first(const A& axis, Member me, Get get, Put put) {
+    forward_first_of<T>(axis, me,
+                        [&](auto r, int k, int part, Complex<T>* x) MEDECONV_BODY { gather<decltype(r)::value>(x, k, part, get); }, put);
 }
 // A stage of any radix: `spare` gets it value by value, and is copied back.
 template <int S, class T, class Place, class Spare>
@@ -114,103 +204,104 @@ __device__ __forceinline__ void written_out(const AxisView<T>& axis, int stage, 
     for (int i = me.thread; i < n; i += me.team) place(i) = spare(i);
 }
 
-// Stages between the first and the last, in place, each with a barrier behind it.
-template <class T, class Place, class Spare>
-__device__ __forceinline__ void forward_middle(const AxisView<T>& axis, Member me, Place place, Spare spare) {
-    for (int stage = 1; stage < axis.stages - 1; ++stage) {
-        if (axis.radix[stage] > largest_butterfly) written_out<1>(axis, stage, me, place, spare);
-        else
-        with_radix(axis.radix[stage], [&](auto r) MEDECONV_BODY {
+// Stages between the first and the last, in place, each with a barrier behind it; forwards or backwards.
+template <bool forwards, class T, class F>
+__device__ __forceinline__ void each_middle(const AxisView<T>& axis, F body) {
+    for (int s = 1; s < axis.stages - 1; ++s) body(forwards ? s : axis.stages - 1 - s);
+}
+template <bool forwards, class T, int... R, class F>
+__device__ __forceinline__ void each_middle(const FixedAxis<T, R...>&, F body) {
+    constexpr int stages = int(sizeof...(R));
+    unroll<stages - 2>([&](auto s) MEDECONV_BODY { body(Index<(forwards ? decltype(s)::value + 1 : stages - 2 - decltype(s)::value)>{}); });
+}
+template <int S, class T, class A, class Place, class Spare>
+__device__ __forceinline__ void middle(const A& axis, Member me, Place place, Spare spare) {
+    each_middle<(S > 0)>(axis, [&](auto stage) MEDECONV_BODY {
+        if constexpr (!is_fixed<A>) {
+            if (axis.radix[stage] > largest_butterfly) {
+                written_out<S>(axis, stage, me, [&](int i) MEDECONV_BODY -> Pair<T>& { return place(i, 0); }, spare);
+                __syncthreads();
+                return;
+            }
+        }
+        with_radix(axis, stage, [&](auto r) MEDECONV_BODY {
             constexpr int R = decltype(r)::value;
-            const int part = axis.part[stage];
-            for (int u = me.thread; u < axis.butterflies[stage]; u += me.team) {
-                const int block = quotient(u, axis.reciprocal[stage]), k = u - block * part, base = block * part * R + k;
+            const auto part = part_of(axis, stage);
+            for (int u = me.thread; u < butterflies_of(axis, stage); u += me.team) {
+                const int block = quotient(axis, stage, u), k = u - block * part, base = block * part * R + k;
                 Complex<T> x[R];
-                gather<R>(x, base, part, [&](int i) MEDECONV_BODY { return loaded(place(i)); });
-                Dft<T, R, 1>::run(x);
-                twiddle<1, R>(axis, stage, k, x);
-                scatter<R>(x, base, part, [&](int i, Complex<T> v) MEDECONV_BODY { place(i) = stored(v); });
+                gather<R>(x, base, part, [&](int b, int jump) MEDECONV_BODY { return loaded(place(b, jump)); });
+                if constexpr (S < 0) twiddle<S, R>(axis, stage, k, x);
+                Dft<T, R, S>::run(x);
+                if constexpr (S > 0) twiddle<S, R>(axis, stage, k, x);
+                scatter<R>(x, base, part, [&](int b, int jump, Complex<T> v) MEDECONV_BODY { place(b, jump) = stored(v); });
             }
         });
         __syncthreads();
-    }
-}
-// Last stage: neighbouring slots.
-template <class T, class Get, class Put>
-__device__ __forceinline__ void forward_last(const AxisView<T>& axis, Member me, Get get, Put put) {
-    const int last = axis.stages - 1;
-    with_radix(axis.radix[last], [&](auto r) MEDECONV_BODY {
-        constexpr int R = decltype(r)::value;
-        for (int u = me.thread; u < axis.butterflies[last]; u += me.team) {
-            Complex<T> x[R];
-            gather<R>(x, u * R, 1, get);
-            Dft<T, R, 1>::run(x);
-            scatter<R>(x, u * R, 1, put);
-        }
     });
+}
+template <class T, class A, class Place, class Spare>
+__device__ __forceinline__ void forward_middle(const A& axis, Member me, Place place, Spare spare) {
+    middle<1, T>(axis, me, place, spare);
+}
+// The inverse takes the stages in the opposite order.
+template <class T, class A, class Place, class Spare>
+__device__ __forceinline__ void inverse_middle(const A& axis, Member me, Place place, Spare spare) {
+    middle<-1, T>(axis, me, place, spare);
 }
 
-// The inverse takes the stages in the opposite order.
-template <class T, class Get, class Put>
-__device__ __forceinline__ void inverse_last(const AxisView<T>& axis, Member me, Get get, Put put) {
-    const int last = axis.stages - 1;
-    with_radix(axis.radix[last], [&](auto r) MEDECONV_BODY {
+// Last stage: neighbouring slots.
+template <int S, class T, class A, class Get, class Put>
+__device__ __forceinline__ void last(const A& axis, Member me, Get get, Put put) {
+    const auto stage = last_stage(axis);
+    with_radix(axis, stage, [&](auto r) MEDECONV_BODY {
         constexpr int R = decltype(r)::value;
-        for (int u = me.thread; u < axis.butterflies[last]; u += me.team) {
+        for (int u = me.thread; u < butterflies_of(axis, stage); u += me.team) {
             Complex<T> x[R];
             gather<R>(x, u * R, 1, get);
-            Dft<T, R, -1>::run(x);
+            Dft<T, R, S>::run(x);
             scatter<R>(x, u * R, 1, put);
         }
     });
 }
-template <class T, class Place, class Spare>
-__device__ __forceinline__ void inverse_middle(const AxisView<T>& axis, Member me, Place place, Spare spare) {
-    for (int stage = axis.stages - 2; stage > 0; --stage) {
-        if (axis.radix[stage] > largest_butterfly) written_out<-1>(axis, stage, me, place, spare);
-        else
-        with_radix(axis.radix[stage], [&](auto r) MEDECONV_BODY {
-            constexpr int R = decltype(r)::value;
-            const int part = axis.part[stage];
-            for (int u = me.thread; u < axis.butterflies[stage]; u += me.team) {
-                const int block = quotient(u, axis.reciprocal[stage]), k = u - block * part, base = block * part * R + k;
-                Complex<T> x[R];
-                gather<R>(x, base, part, [&](int i) MEDECONV_BODY { return loaded(place(i)); });
-                twiddle<-1, R>(axis, stage, k, x);
-                Dft<T, R, -1>::run(x);
-                scatter<R>(x, base, part, [&](int i, Complex<T> v) MEDECONV_BODY { place(i) = stored(v); });
-            }
-        });
-        __syncthreads();
-    }
+template <class T, class A, class Get, class Put>
+__device__ __forceinline__ void forward_last(const A& axis, Member me, Get get, Put put) {
+    last<1, T>(axis, me, get, put);
 }
-template <class T, class Get, class Put>
-__device__ __forceinline__ void inverse_first(const AxisView<T>& axis, Member me, Get get, Put put) {
-    with_radix(axis.radix[0], [&](auto r) MEDECONV_BODY {
+template <class T, class A, class Get, class Put>
+__device__ __forceinline__ void inverse_last(const A& axis, Member me, Get get, Put put) {
+    last<-1, T>(axis, me, get, put);
+}
+template <class T, class A, class Get, class Put>
+__device__ __forceinline__ void inverse_first(const A& axis, Member me, Get get, Put put) {
+    const auto first = first_stage(axis);
+    with_radix(axis, first, [&](auto r) MEDECONV_BODY {
         constexpr int R = decltype(r)::value;
-        const int part = axis.part[0];
+        const int part = part_of(axis, first);
         for (int k = me.thread; k < part; k += me.team) {
             Complex<T> x[R];
             gather<R>(x, k, part, get);
-            twiddle<-1, R>(axis, 0, k, x);
+            twiddle<-1, R>(axis, first, k, x);
             Dft<T, R, -1>::run(x);
             scatter<R>(x, k, part, put);
         }
     });
 }
-// Last stage forward, `change(slot, value)` of what it made, and its inverse: in registers.
-template <class T, class Place, class Change>
-__device__ __forceinline__ void turn_last(const AxisView<T>& axis, Member me, Place place, Change change) {
-    const int last = axis.stages - 1;
-    with_radix(axis.radix[last], [&](auto r) MEDECONV_BODY {
+// Last stage forward, `change(R, values, fetched)` of what it made, and its inverse: in registers. `fetch(slot, R, fetched)` asks
+// for what the R slots from there on are changed by, all of it before the butterfly begins: one wait for device memory, not R.
+template <class T, class A, class Place, class Fetch, class Change>
+__device__ __forceinline__ void turn_last(const A& axis, Member me, Place place, Fetch fetch, Change change) {
+    const auto stage = last_stage(axis);
+    with_radix(axis, stage, [&](auto r) MEDECONV_BODY {
         constexpr int R = decltype(r)::value;
-        for (int u = me.thread; u < axis.butterflies[last]; u += me.team) {
-            Complex<T> x[R];
-            gather<R>(x, u * R, 1, [&](int i) MEDECONV_BODY { return loaded(place(i)); });
+        for (int u = me.thread; u < butterflies_of(axis, stage); u += me.team) {
+            Complex<T> x[R], fetched[R] = {};
+            fetch(u * R, r, fetched);
+            gather<R>(x, u * R, 1, [&](int base, int jump) MEDECONV_BODY { return loaded(place(base, jump)); });
             Dft<T, R, 1>::run(x);
-            unroll<R>([&](auto j) MEDECONV_BODY { x[j] = change(u * R + int(j), x[j]); });
+            change(r, x, fetched);
             Dft<T, R, -1>::run(x);
-            scatter<R>(x, u * R, 1, [&](int i, Complex<T> v) MEDECONV_BODY { place(i) = stored(v); });
+            scatter<R>(x, u * R, 1, [&](int base, int jump, Complex<T> v) MEDECONV_BODY { place(base, jump) = stored(v); });
         }
     });
 }

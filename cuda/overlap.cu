@@ -34,26 +34,33 @@ __global__ void __launch_bounds__(most_team, 1) overlap_kernel(const OverlapPass
     const Member me{int(threadIdx.x), int(blockDim.x)};
     const int64_t first = 2 * (int64_t(blockIdx.x) * blockDim.y + threadIdx.y) * step;  // of the results of two segments
     Pair<T>* const line = shared + int(threadIdx.y) * spread<T>(n);
-    auto place = [=](int i) MEDECONV_BODY -> Pair<T>& { return line[spread<T>(i)]; };
-    auto held = [=](int i) MEDECONV_BODY { return loaded(place(i)); };
-    auto hold = [=](int i, Complex<T> v) MEDECONV_BODY { place(i) = stored(v); };
+    auto place = [=](int base, int jump) MEDECONV_BODY -> Pair<T>& { return line[spread<T>(base + jump)]; };
+    auto held = [=](int base, int jump = 0) MEDECONV_BODY { return loaded(place(base, jump)); };
+    auto hold = [=](int base, int jump, Complex<T> v) MEDECONV_BODY { place(base, jump) = stored(v); };
+    auto none = [=](int i) MEDECONV_BODY -> Pair<T>& { return place(i, 0); };  // segments are powers of two: no stage takes spare memory
 
     auto source = [&](int64_t at) MEDECONV_BODY {
         const int64_t length = pass.line.source;
         if (pass.periodic) return pass.input[source_index(at, length, Boundary::wrap)];
         return at >= 0 && at < length ? pass.input[at] : T(0);
     };
-    forward_first(axis, me,
-                  [&](int i) MEDECONV_BODY {
-                      const int64_t at = first + pass.line.base + i;
-                      return Complex<T>{source(at), source(at + step)};
-                  },
-                  hold);
+    forward_first<T>(axis, me,
+                     [&](int base, int jump) MEDECONV_BODY {
+                         const int64_t at = first + pass.line.base + base + jump;
+                         return Complex<T>{source(at), source(at + step)};
+                     },
+                     hold);
     __syncthreads();
-    forward_middle(axis, me, place, place);
-    turn_last(axis, me, place, [&](int slot, Complex<T> v) MEDECONV_BODY { return product<false>(v, loaded(pass.transfer[slot])); });
+    forward_middle<T>(axis, me, place, none);
+    turn_last<T>(axis, me, place,
+                 [&](int slot, auto count, Complex<T>* h) MEDECONV_BODY {
+                     unroll<decltype(count)::value>([&](auto j) MEDECONV_BODY { h[j] = loaded(pass.transfer[slot + int(j)]); });
+                 },
+                 [&](auto count, Complex<T>* v, const Complex<T>* h) MEDECONV_BODY {
+                     unroll<decltype(count)::value>([&](auto j) MEDECONV_BODY { v[j] = product<false>(v[j], h[j]); });
+                 });
     __syncthreads();
-    inverse_middle(axis, me, place, place);
+    inverse_middle<T>(axis, me, place, none);
 
     const auto number = numbers_of(pass.operands);
     T sums[sums_of_a_sweep] = {};
@@ -63,18 +70,19 @@ __global__ void __launch_bounds__(most_team, 1) overlap_kernel(const OverlapPass
         else value = finish_value(pass.formula, pass.operands, number, value, at, sums);
         if (pass.kept) pass.kept[at] = value;
     };
-    auto finish_both = [&](int i, Complex<T> v) MEDECONV_BODY {
+    auto finish_both = [&](int base, int jump, Complex<T> v) MEDECONV_BODY {
+        const int i = base + jump;
         if (i >= step) return;
         finish(first + i, v.re);
         finish(first + step + i, v.im);
     };
     if constexpr (plain) {
-        inverse_first(axis, me, held, finish_both);
+        inverse_first<T>(axis, me, held, finish_both);
     } else {
         // No barrier: of powers of two the team divides the distance of a butterfly's elements, so that each thread finishes
         // what it wrote itself.
-        inverse_first(axis, me, held, hold);
-        for (int i = me.thread; i < step; i += me.team) finish_both(i, held(i));
+        inverse_first<T>(axis, me, held, hold);
+        for (int i = me.thread; i < step; i += me.team) finish_both(i, 0, held(i));
         if (!pass.operands.sums) return;
         double mine[sums_of_a_sweep];
         for (int k = 0; k < sums_of_a_sweep; ++k) mine[k] = double(sums[k]);
@@ -87,14 +95,15 @@ template <class T>
 __global__ void __launch_bounds__(most_team, 1) overlap_transfer_kernel(const AxisView<T> axis, const T* weights, int taps, Pair<T>* transfer) {
     DYN_SHARED(Pair<T>, line);
     const Member me{int(threadIdx.x), int(blockDim.x)};
-    auto place = [=](int i) MEDECONV_BODY -> Pair<T>& { return line[spread<T>(i)]; };
-    forward_first(axis, me, [&](int i) MEDECONV_BODY { return Complex<T>{i < taps ? weights[i] : T(0), T(0)}; },
-                  [=](int i, Complex<T> v) MEDECONV_BODY { place(i) = stored(v); });
+    auto place = [=](int base, int jump) MEDECONV_BODY -> Pair<T>& { return line[spread<T>(base + jump)]; };
+    forward_first<T>(axis, me,
+                     [&](int base, int jump) MEDECONV_BODY { return Complex<T>{base + jump < taps ? weights[base + jump] : T(0), T(0)}; },
+                     [=](int base, int jump, Complex<T> v) MEDECONV_BODY { place(base, jump) = stored(v); });
     __syncthreads();
-    forward_middle(axis, me, place, place);
+    forward_middle<T>(axis, me, place, [=](int i) MEDECONV_BODY -> Pair<T>& { return place(i, 0); });
     const T scale = T(1) / T(axis.n);
-    forward_last(axis, me, [=](int i) MEDECONV_BODY { return loaded(place(i)); },
-                 [&](int slot, Complex<T> v) MEDECONV_BODY { transfer[slot] = {v.re * scale, -v.im * scale}; });
+    forward_last<T>(axis, me, [=](int base, int jump) MEDECONV_BODY { return loaded(place(base, jump)); },
+                    [&](int base, int jump, Complex<T> v) MEDECONV_BODY { transfer[base + jump] = {v.re * scale, -v.im * scale}; });
 }
 
 }  // namespace

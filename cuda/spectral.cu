@@ -34,20 +34,35 @@ int team_of(const AxisView<T>& axis, int most) {
     return std::min(team, most);
 }
 
-// Neighbouring lines of a block: as many as are 128 bytes wide, fewer where that leaves room for one block only, but at least a
-// sector of device memory; more where lines are short.
+// Calls run(axis) with the constant that the axis is, if it is one of those that kernels are compiled for; false if not.
+template <class T, class F>
+bool with_fixed(const AxisView<T>& axis, F run) {
+    if constexpr (sizeof(T) == 4) {
+        const auto tried = [&](auto fixed) {
+            using Fixed = decltype(fixed);
+            if (!Fixed::is(axis)) return false;
+            run(Fixed{axis.twiddles});
+            return true;
+        };
+        return tried(FixedAxis<T, 8, 8, 4>()) || tried(FixedAxis<T, 8, 8, 8>()) || tried(FixedAxis<T, 8, 8, 4, 4>());
+    }
+    return false;
+}
+
 template <class T, Way way>
 void launch_lines(const LinePass<T>& pass, Stream stream) {
-    constexpr size_t room = 72 << 10;
     const size_t line_bytes = size_t(pass.axis.n) * (pass.axis.spare ? 2 : 1) * sizeof(Pair<T>);
-    int lanes = int(128 / sizeof(Pair<T>));
-    while (size_t(lanes) * line_bytes > room && size_t(lanes) * sizeof(Pair<T>) > 32) lanes /= 2;
+    const int usual = lanes_of<T>(pass.axis.n * (pass.axis.spare ? 2 : 1), room_of_lines);
+    int lanes = usual;
     while (size_t(lanes) * line_bytes > most_shared_bytes) lanes /= 2;
     const int team = team_of(pass.axis, most_line_threads / lanes);
-    while (lanes * team < 128 && size_t(2 * lanes) * line_bytes <= room) lanes *= 2;
+    while (lanes * team < 128 && size_t(2 * lanes) * line_bytes <= room_of_lines) lanes *= 2;  // lines are short
     while (lanes > 1 && lanes / 2 >= pass.width) lanes /= 2;
-    const dim3 grid(unsigned(ceil_div(pass.width, lanes)), unsigned(pass.layers.count));
-    launch(line_kernel<T, way>, grid, dim3(unsigned(lanes), unsigned(team)), size_t(lanes) * line_bytes, stream, pass);
+    const dim3 grid{unsigned(ceil_div(pass.width, lanes)), unsigned(pass.layers.count)}, block{unsigned(lanes), unsigned(team)};
+    const auto run = [&](auto axis) {
+        launch(line_kernel<T, way, decltype(axis)>, grid, block, size_t(lanes) * line_bytes, stream, with_axis(pass, axis));
+    };
+    if (lanes != usual || !with_fixed(pass.axis, run)) run(pass.axis);
 }
 
 template <class T>
@@ -74,10 +89,13 @@ void launch_rows(const RowPass<T>& pass, const RowBlocks& blocks, Stream stream)
     const size_t lines = size_t(blocks.pairs) * row_bytes(pass.axis);
     const size_t sums = pass.operands.sums ? size_t(blocks.team * blocks.pairs) * sums_of_a_sweep * sizeof(double) : 0;
     const bool continued = pass.forward && pass.x.low + pass.x.high > 0;
-    if (pass.operands.plain() && !continued)
-        launch(row_kernel<T, inverse, true, formula>, cuda::blocks(blocks.count), block, lines, stream, pass);
-    else
-        launch(row_kernel<T, inverse, false>, cuda::blocks(blocks.count), block, lines + sums, stream, pass);
+    const auto run = [&](auto axis) {
+        launch(row_kernel<T, inverse, true, formula, decltype(axis)>, cuda::blocks(blocks.count), block, lines, stream, with_axis(pass, axis));
+    };
+    if (!pass.operands.plain() || continued)
+        launch(row_kernel<T, inverse, false, Formula::copy, AxisView<T>>, cuda::blocks(blocks.count), block, lines + sums, stream, pass);
+    else if (pass.x.start + pass.x.count > pass.axis.n || !with_fixed(pass.axis, run))
+        run(pass.axis);
 }
 
 void launch_total(const double* slots, int64_t count, int width, int sums, double* totals, Stream stream) {

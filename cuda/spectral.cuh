@@ -1,5 +1,7 @@
 // Kernels of the spectral engine; what they are for: spectral.hpp.
 #pragma once
+#include <type_traits>
+
 #include "formula.cuh"
 #include "lines.cuh"
 
@@ -8,6 +10,8 @@ namespace {
 
 // With a number of blocks per multiprocessor that the compiler must allow it spills no registers for more of them.
 constexpr int most_line_threads = 512, most_row_threads = 256;
+// Registers of a row kernel are those of so many threads: four blocks of 128 share a multiprocessor.
+constexpr int row_threads_at_once = 512;
 
 // A part of an axis, taken modulo its length n, and what is repeated beyond it.
 struct Part {
@@ -31,9 +35,9 @@ struct Part {
 enum class Way { forward, inverse, filter };
 
 // Lines along an axis whose elements are `stride` apart; `lanes` neighbouring ones to a block.
-template <class T>
+template <class T, class A = AxisView<T>>
 struct LinePass {
-    AxisView<T> axis;
+    A axis;
     const Pair<T>* source;
     void* destination;                   // Pair<T>, or T if `real`; may be the source
     const void* transfer;                // filter: laid out as the source
@@ -48,62 +52,103 @@ struct LinePass {
     T scale;                             // forward
     bool real, conjugated;
 };
+template <class B, class T, class A>
+LinePass<T, B> with_axis(const LinePass<T, A>& p, B axis) {
+    return {axis, p.source, p.destination, p.transfer, p.stride, p.width, p.pitch, p.bins, p.layers, p.layer_count, p.layer_stride,
+            p.from, p.to_start, p.to_stop, p.scale, p.real, p.conjugated};
+}
 
-template <class T, Way way>
-__global__ void __launch_bounds__(most_line_threads, sizeof(T) == 4 ? 2 : 1) line_kernel(const LinePass<T> pass) {
+// Neighbouring lines of a block: as many as are 128 bytes wide, fewer where that leaves room for one block only, but at least a
+// sector of device memory.
+template <class T>
+constexpr int lanes_of(int64_t n, size_t room) {
+    int lanes = int(128 / sizeof(Pair<T>));
+    while (size_t(lanes * n) * sizeof(Pair<T>) > room && size_t(lanes) * sizeof(Pair<T>) > 32) lanes /= 2;
+    return lanes;
+}
+constexpr size_t room_of_lines = 72 << 10;
+
+template <class T, Way way, class A>
+__global__ void __launch_bounds__(most_line_threads, sizeof(T) == 4 ? 2 : 1) line_kernel(const LinePass<T, A> pass) {
     DYN_SHARED(Pair<T>, shared);
-    const AxisView<T>& axis = pass.axis;
-    const int lanes = int(blockDim.x), lane = int(threadIdx.x), n = axis.n;
-    const Member me{int(threadIdx.y), int(blockDim.y)};
+    const A& axis = pass.axis;
+    const int n = axis.n, lane = int(threadIdx.x);
+    int lanes = int(blockDim.x), team = int(blockDim.y);
+    if constexpr (is_fixed<A>) {         // the launcher starts no others
+        lanes = lanes_of<T>(A::n, room_of_lines);
+        team = min(A::team, most_line_threads / lanes);
+    }
+    const Member me{int(threadIdx.y), team};
     const int column = int(blockIdx.x) * lanes + lane;
     const bool active = column < pass.width && column % pass.pitch < pass.bins;
     const int64_t origin = column + pass.layers.position(int(blockIdx.y), pass.layer_count) * pass.layer_stride;
-    auto place = [=](int i) MEDECONV_BODY -> Pair<T>& { return shared[i * lanes + lane]; };
+    auto place = [=](int base, int jump) MEDECONV_BODY -> Pair<T>& { return shared[base * lanes + lane + jump * lanes]; };
     auto spare = [=](int i) MEDECONV_BODY -> Pair<T>& { return shared[(n + i) * lanes + lane]; };
-    auto held = [=](int i) MEDECONV_BODY { return loaded(place(i)); };
-    auto hold = [=](int i, Complex<T> v) MEDECONV_BODY { place(i) = stored(v); };
+    auto held = [=](int base, int jump) MEDECONV_BODY { return loaded(place(base, jump)); };
+    auto hold = [=](int base, int jump, Complex<T> v) MEDECONV_BODY { place(base, jump) = stored(v); };
 
     if constexpr (way != Way::inverse) {
-        forward_first(axis, me,
-                      [&](int i) MEDECONV_BODY {
-                          const int at = pass.from.index(i, n);
-                          if (!active || at < 0) return Complex<T>{T(0), T(0)};
-                          return loaded(pass.source[origin + pass.from.position(at, n) * pass.stride]);
-                      },
-                      hold);
+        const bool whole = pass.from.start == 0 && pass.from.count == n;
+        forward_first_of<T>(axis, me,
+                            [&](auto r, int k, int part, Complex<T>* x) MEDECONV_BODY {
+                                constexpr int R = decltype(r)::value;
+                                const Pair<T>* const source = pass.source + origin;
+                                const Complex<T> zero{T(0), T(0)};
+                                if (!active)
+                                    unroll<R>([&](auto j) MEDECONV_BODY { x[j] = zero; });
+                                else if (whole)
+                                    unroll<R>([&](auto j) MEDECONV_BODY { x[j] = loaded(source[(k + int(j) * part) * pass.stride]); });
+                                else
+                                    unroll<R>([&](auto j) MEDECONV_BODY {
+                                        const int at = pass.from.index(k + int(j) * part, n);
+                                        x[j] = at < 0 ? zero : loaded(source[pass.from.position(at, n) * pass.stride]);
+                                    });
+                            },
+                            hold);
         __syncthreads();
-        forward_middle(axis, me, place, spare);
+        forward_middle<T>(axis, me, place, spare);
     }
     if constexpr (way == Way::forward)
-        forward_last(axis, me, held, [&](int slot, Complex<T> v) MEDECONV_BODY {
+        forward_last<T>(axis, me, held, [&](int base, int jump, Complex<T> v) MEDECONV_BODY {
             if (!active) return;
-            const int64_t at = origin + slot * pass.stride;
+            const int64_t at = origin + (base + jump) * pass.stride;
             if (pass.real) static_cast<T*>(pass.destination)[at] = v.re * pass.scale;
             else static_cast<Pair<T>*>(pass.destination)[at] = {v.re * pass.scale, v.im * pass.scale};
         });
     if constexpr (way == Way::filter)
-        turn_last(axis, me, place, [&](int slot, Complex<T> v) MEDECONV_BODY {
-            if (!active) return v;
-            const int64_t at = origin + slot * pass.stride;
-            if (pass.real) {
-                const T h = static_cast<const T*>(pass.transfer)[at];
-                return Complex<T>{v.re * h, v.im * h};
-            }
-            Complex<T> h = loaded(static_cast<const Pair<T>*>(pass.transfer)[at]);
-            if (pass.conjugated) h.im = -h.im;
-            return product<false>(v, h);
-        });
-    if constexpr (way == Way::inverse)
-        inverse_last(axis, me,
-                     [&](int slot) MEDECONV_BODY {
-                         if (!active) return Complex<T>{T(0), T(0)};
-                         return loaded(pass.source[origin + slot * pass.stride]);
+        turn_last<T>(axis, me, place,
+                     [&](int slot, auto count, Complex<T>* h) MEDECONV_BODY {
+                         constexpr int R = decltype(count)::value;
+                         const int64_t at = origin + slot * pass.stride;
+                         if (!active) return;
+                         if (pass.real)
+                             unroll<R>([&](auto j) MEDECONV_BODY { h[j].re = static_cast<const T*>(pass.transfer)[at + int(j) * pass.stride]; });
+                         else
+                             unroll<R>([&](auto j) MEDECONV_BODY {
+                                 h[j] = loaded(static_cast<const Pair<T>*>(pass.transfer)[at + int(j) * pass.stride]);
+                             });
                      },
-                     hold);
+                     [&](auto count, Complex<T>* v, const Complex<T>* h) MEDECONV_BODY {
+                         constexpr int R = decltype(count)::value;
+                         if (pass.real)
+                             unroll<R>([&](auto j) MEDECONV_BODY { v[j] = {v[j].re * h[j].re, v[j].im * h[j].re}; });
+                         else if (pass.conjugated)
+                             unroll<R>([&](auto j) MEDECONV_BODY { v[j] = product<true>(v[j], h[j]); });
+                         else
+                             unroll<R>([&](auto j) MEDECONV_BODY { v[j] = product<false>(v[j], h[j]); });
+                     });
+    if constexpr (way == Way::inverse)
+        inverse_last<T>(axis, me,
+                        [&](int base, int jump) MEDECONV_BODY {
+                            if (!active) return Complex<T>{T(0), T(0)};
+                            return loaded(pass.source[origin + (base + jump) * pass.stride]);
+                        },
+                        hold);
     if constexpr (way != Way::forward) {
         __syncthreads();
-        inverse_middle(axis, me, place, spare);
-        inverse_first(axis, me, held, [&](int i, Complex<T> v) MEDECONV_BODY {
+        inverse_middle<T>(axis, me, place, spare);
+        inverse_first<T>(axis, me, held, [&](int base, int jump, Complex<T> v) MEDECONV_BODY {
+            const int i = base + jump;
             if (active && i >= pass.to_start && i < pass.to_stop)
                 static_cast<Pair<T>*>(pass.destination)[origin + i * pass.stride] = stored(v);
         });
@@ -111,9 +156,9 @@ __global__ void __launch_bounds__(most_line_threads, sizeof(T) == 4 ? 2 : 1) lin
 }
 
 // Pairs of rows, one as the real part and one as the imaginary part of a line; threadIdx.y: pairs to a block.
-template <class T>
+template <class T, class A = AxisView<T>>
 struct RowPass {
-    AxisView<T> axis;
+    A axis;
     Pair<T>* spectrum;
     int pitch, bins;
     const T* input;                      // forward only
@@ -123,6 +168,10 @@ struct RowPass {
     Formula formula;
     Operands<T> operands;                // sums: totals, then a slot per block
 };
+template <class B, class T, class A>
+RowPass<T, B> with_axis(const RowPass<T, A>& p, B axis) {
+    return {axis, p.spectrum, p.pitch, p.bins, p.input, p.x, p.y, p.z, p.y_length, p.z_length, p.forward, p.formula, p.operands};
+}
 
 template <class T>
 struct Row {
@@ -130,109 +179,165 @@ struct Row {
     int64_t values;                      // its first one in the real arrays
     Pair<T>* bins;
 };
-template <class T>
-__device__ __forceinline__ Row<T> row_of(const RowPass<T>& pass, int number) {
+template <class Pass>
+__device__ __forceinline__ auto row_of(const Pass& pass, int number) {
     const int z = number / pass.y.count, y = number - z * pass.y.count;
     const bool exists = z < pass.z.count;
     const int64_t line = int64_t(pass.z.position(exists ? z : 0, pass.z_length)) * pass.y_length + pass.y.position(y, pass.y_length);
-    return {exists, int64_t(number) * pass.x.count, pass.spectrum + line * pass.pitch};
+    using T = std::remove_cv_t<std::remove_pointer_t<decltype(pass.input)>>;
+    return Row<T>{exists, int64_t(number) * pass.x.count, pass.spectrum + line * pass.pitch};
 }
 
 // plain: `formula` works on the registers between the last inverse and the first forward stage. Else the pass's formula, with
 // sums, every operand and the continuation, has a pass of its own over shared memory.
-template <class T, bool inverse, bool plain, Formula formula = Formula::copy>
-__global__ void __launch_bounds__(most_row_threads, 1) row_kernel(const RowPass<T> pass) {
+template <class T, bool inverse, bool plain, Formula formula, class A>
+__global__ void __launch_bounds__(sizeof(T) == 4 ? row_threads_at_once : most_row_threads, 1) row_kernel(const RowPass<T, A> pass) {
     DYN_SHARED(Pair<T>, shared);
-    const AxisView<T>& axis = pass.axis;
+    const A& axis = pass.axis;
     const int n = axis.n;
-    const Member me{int(threadIdx.x), int(blockDim.x)};
+    int team = int(blockDim.x);
+    if constexpr (is_fixed<A>) team = A::team;   // the launcher starts no others
+    const Member me{int(threadIdx.x), team};
     const int pair = int(blockIdx.x * blockDim.y + threadIdx.y);
     const Row<T> a = row_of(pass, 2 * pair), b = row_of(pass, 2 * pair + 1);
     const int line_length = spread<T>(n) * (axis.spare ? 2 : 1);
     Pair<T>* const line = shared + int(threadIdx.y) * line_length;
-    auto place = [=](int i) MEDECONV_BODY -> Pair<T>& { return line[spread<T>(i)]; };
+    auto place = [=](int base, int jump) MEDECONV_BODY -> Pair<T>& { return line[spread(axis, base, jump)]; };
     auto spare = [=](int i) MEDECONV_BODY -> Pair<T>& { return line[spread<T>(n) + spread<T>(i)]; };
-    auto held = [=](int i) MEDECONV_BODY { return loaded(place(i)); };
-    auto hold = [=](int i, Complex<T> v) MEDECONV_BODY { place(i) = stored(v); };
+    auto held = [=](int base, int jump = 0) MEDECONV_BODY { return loaded(place(base, jump)); };
+    auto hold = [=](int base, int jump, Complex<T> v) MEDECONV_BODY { place(base, jump) = stored(v); };
+
+    // What each value needs from device memory is asked for early, for all of a thread's values at once.
+    const Reads<T> reads = inverse ? reads_of(plain ? formula : pass.formula, pass.operands) : Reads<T>{pass.input, nullptr};
+    auto index_of = [&](int position) MEDECONV_BODY {   // in the box, if below its length as numbers without a sign
+        const int i = position - pass.x.start;
+        if constexpr (is_fixed<A>) return i;            // the launcher takes those boxes only that do not go on at 0
+        return i < 0 ? i + n : i;
+    };
+    auto ask = [&](const T* from, const Row<T>& row, int position) MEDECONV_BODY {
+        const int i = index_of(position);
+        const T* const values = from + row.values;
+        return row.exists && position < n && unsigned(i) < unsigned(pass.x.count) ? values[i] : T(0);
+    };
+    T first[2][largest_butterfly] = {}, second[2][largest_butterfly] = {};
+    const auto stage = first_stage(axis);
+    const auto part = part_of(axis, stage);
+    const bool once = part <= me.team;   // each thread has one butterfly of the stage that ends in values
+    auto ask_butterfly = [&](auto r, const T* from, int k, T(*to)[largest_butterfly]) MEDECONV_BODY {
+        if (!from) return;
+        unroll<decltype(r)::value>([&](auto j) MEDECONV_BODY {
+            to[0][j] = ask(from, a, k + int(j) * part);
+            to[1][j] = ask(from, b, k + int(j) * part);
+        });
+    };
+    if constexpr (plain)
+        if (once && me.thread < part)
+            with_radix(axis, stage, [&](auto r) MEDECONV_BODY { ask_butterfly(r, reads.first, me.thread, first); });
 
     if constexpr (inverse) {
         // Frequencies f, f + n/R, … are neighbours in slot order. Of the pair A + iB the frequency -f is conj A + i conj B.
-        const int last = axis.stages - 1;
-        with_radix(axis.radix[last], [&](auto r) MEDECONV_BODY {
+        const auto last = last_stage(axis);
+        with_radix(axis, last, [&](auto r) MEDECONV_BODY {
             constexpr int R = decltype(r)::value;
-            const int apart = axis.butterflies[last];
+            const int apart = butterflies_of(axis, last);
             for (int f = me.thread; f < apart; f += me.team) {
                 Complex<T> v[R];
-                gather<R>(v, f, apart, [&](int frequency) MEDECONV_BODY {
-                    const bool mirrored = 2 * frequency > n;
+                unroll<R>([&](auto i) MEDECONV_BODY {
+                    constexpr int j = decltype(i)::value;
+                    const int frequency = f + j * apart;
+                    const bool mirrored = 2 * j > R ? true : 2 * j == R ? f > 0 : 2 * j + 2 <= R ? false : 2 * frequency > n;
                     const int bin = mirrored ? n - frequency : frequency;
                     Complex<T> p{T(0), T(0)}, q{T(0), T(0)};
                     if (a.exists) p = loaded(a.bins[bin]);
                     if (b.exists) q = loaded(b.bins[bin]);
-                    return mirrored ? Complex<T>{p.re + q.im, q.re - p.im} : Complex<T>{p.re - q.im, p.im + q.re};
+                    v[j] = mirrored ? Complex<T>{p.re + q.im, q.re - p.im} : Complex<T>{p.re - q.im, p.im + q.re};
                 });
                 Dft<T, R, -1>::run(v);
-                scatter<R>(v, axis.slot[f], 1, hold);
+                scatter<R>(v, slot_of(axis, f), 1, hold);
             }
         });
         __syncthreads();
-        inverse_middle(axis, me, place, spare);
+        inverse_middle<T>(axis, me, place, spare);
     }
 
     const auto number = numbers_of(pass.operands);
     T sums[sums_of_a_sweep] = {};
-    auto value_of = [&](const Row<T>& row, int i, T c) MEDECONV_BODY {   // at index i of the box
-        if (!row.exists) return T(0);
-        const int64_t at = row.values + i;
-        if constexpr (!inverse) c = pass.input[at];
-        if constexpr (plain) return finish_value<formula, true>(pass.operands, number, c, at, sums);
-        else return finish_value(inverse ? pass.formula : Formula::copy, pass.operands, number, c, at, sums);
+    auto value_of = [&](const Row<T>& row, int i, T c, T first, T second) MEDECONV_BODY {   // at index i of the box
+        const bool wanted = row.exists && unsigned(i) < unsigned(pass.x.count);
+        if constexpr (!inverse) c = first;
+        if constexpr (plain) {           // without a branch; nothing but `first` and `second` is read
+            const T next = scalar::formula_step<formula, true>(
+                pass.operands, c, number, [=](const T* q) MEDECONV_BODY { return q == reads.first ? first : second; },
+                [&](T* q, T v) MEDECONV_BODY {
+                    T* const values = q + row.values;
+                    if (wanted) values[i] = v;
+                },
+                sums);
+            return wanted ? next : T(0);
+        } else {
+            if (!wanted) return T(0);
+            return finish_value(inverse ? pass.formula : Formula::copy, pass.operands, number, c, row.values + i, reads, first, second, sums);
+        }
     };
-    auto result_of = [&](int position, Complex<T> c) MEDECONV_BODY {
-        int i = position - pass.x.start;
-        if (i < 0) i += n;
-        if (i >= pass.x.count) return Complex<T>{T(0), T(0)};
-        return Complex<T>{value_of(a, i, c.re), value_of(b, i, c.im)};
+    auto result_of = [&](int position, Complex<T> c, int j) MEDECONV_BODY {
+        const int i = index_of(position);
+        return Complex<T>{value_of(a, i, c.re, first[0][j], second[0][j]), value_of(b, i, c.im, first[1][j], second[1][j])};
     };
 
     if constexpr (plain) {
-        with_radix(axis.radix[0], [&](auto r) MEDECONV_BODY {
+        with_radix(axis, stage, [&](auto r) MEDECONV_BODY {
             constexpr int R = decltype(r)::value;
-            const int part = axis.part[0];
             for (int k = me.thread; k < part; k += me.team) {
                 Complex<T> v[R] = {};
+                if (!once) ask_butterfly(r, reads.first, k, first);
+                ask_butterfly(r, reads.second, k, second);
                 if constexpr (inverse) {
                     gather<R>(v, k, part, held);
-                    twiddle<-1, R>(axis, 0, k, v);
+                    twiddle<-1, R>(axis, stage, k, v);
                     Dft<T, R, -1>::run(v);
                 }
-                unroll<R>([&](auto j) MEDECONV_BODY { v[j] = result_of(k + int(j) * part, v[j]); });
+                unroll<R>([&](auto j) MEDECONV_BODY { v[j] = result_of(k + int(j) * part, v[j], j); });
                 if (!pass.forward) continue;
                 Dft<T, R, 1>::run(v);
-                twiddle<1, R>(axis, 0, k, v);
+                twiddle<1, R>(axis, stage, k, v);
                 scatter<R>(v, k, part, hold);
             }
         });
     } else {
         if constexpr (inverse) {
-            inverse_first(axis, me, held, hold);
+            inverse_first<T>(axis, me, held, hold);
             __syncthreads();
         }
-        for (int i = me.thread; i < n; i += me.team) {
-            Complex<T> c{T(0), T(0)};
-            if constexpr (inverse) c = held(i);
-            hold(i, result_of(i, c));
+        constexpr int some = 4;
+        for (int i = me.thread; i < n; i += some * me.team) {
+            auto ask_some = [&](const T* from, T(*to)[largest_butterfly]) MEDECONV_BODY {
+                if (!from) return;
+                unroll<some>([&](auto j) MEDECONV_BODY {
+                    to[0][j] = ask(from, a, i + int(j) * me.team);
+                    to[1][j] = ask(from, b, i + int(j) * me.team);
+                });
+            };
+            ask_some(reads.first, first);
+            ask_some(reads.second, second);
+            unroll<some>([&](auto j) MEDECONV_BODY {
+                const int position = i + int(j) * me.team;
+                if (position >= n) return;
+                Complex<T> c{T(0), T(0)};
+                if constexpr (inverse) c = held(position);
+                hold(position, 0, result_of(position, c, j));
+            });
         }
         if (pass.forward) {
             __syncthreads();
             if (pass.x.low + pass.x.high > 0) {
                 for (int i = me.thread; i < pass.x.low + pass.x.high; i += me.team) {
                     const bool behind = i < pass.x.high;
-                    place(behind ? pass.x.count + i : n - 1 - (i - pass.x.high)) = place(behind ? i : pass.x.count - 1 - (i - pass.x.high));
+                    place(behind ? pass.x.count + i : n - 1 - (i - pass.x.high), 0) =
+                        place(behind ? i : pass.x.count - 1 - (i - pass.x.high), 0);
                 }
                 __syncthreads();
             }
-            forward_first(axis, me, held, hold);
+            forward_first<T>(axis, me, held, hold);
         }
         if (pass.operands.sums) {
             double mine[sums_of_a_sweep];
@@ -245,11 +350,11 @@ __global__ void __launch_bounds__(most_row_threads, 1) row_kernel(const RowPass<
     if (!pass.forward) return;
 
     __syncthreads();
-    forward_middle(axis, me, place, spare);
-    forward_last(axis, me, held, hold);
+    forward_middle<T>(axis, me, place, spare);
+    forward_last<T>(axis, me, held, hold);
     __syncthreads();
     for (int f = me.thread; f < pass.bins; f += me.team) {
-        const Complex<T> p = held(axis.slot[f]), q = held(axis.slot[f ? n - f : 0]);
+        const Complex<T> p = held(slot_of(axis, f)), q = held(slot_of(axis, f ? n - f : 0));
         if (a.exists) a.bins[f] = {p.re + q.re, p.im - q.im};
         if (b.exists) b.bins[f] = {p.im + q.im, q.re - p.re};
     }

@@ -248,6 +248,55 @@ def test_blur_in_gpu_memory(dtype, image, cupy, tol, relative_error):
 
 
 @needs_cuda
+@pytest.mark.parametrize("boundary", ["wrap", "zero", "extended"])
+@pytest.mark.parametrize(
+    "shape", [(256, 6), (5, 512), (1024, 3), (250, 9), (3, 256, 8), (512, 2, 6), (2, 3, 1024), (2, 4, 506)]
+)
+def test_lengths_that_kernels_are_compiled_for(shape, boundary, rng, tol, relative_error):
+    """Axes of 256, 512 and 1024, the grid's or the image's: every formula, and what fills a part of one."""
+    image, weights = (rng.random(shape).astype(np.float32) + 0.1 for _ in range(2))
+    psf = rng.random(tuple(min(n, 3 + axis) for axis, n in enumerate(shape)))
+    symmetric = psf + np.flip(psf)
+    calls = {
+        "plain": lambda **o: mf.richardson_lucy(image, psf, 3, boundary=boundary, **o),
+        "real transfer": lambda **o: mf.richardson_lucy(image, symmetric, 2, boundary=boundary, **o),
+        "weights": lambda **o: mf.richardson_lucy(image, psf, 2, weights=weights, boundary=boundary, **o),
+        "landweber": lambda **o: mf.landweber(image, psf, 3, boundary=boundary, **o),
+        "accelerated": lambda **o: mf.richardson_lucy(
+            image, psf, 3, boundary=boundary, acceleration="biggs-andrews", **o
+        ),
+        "forward": lambda **o: mf.Blur(psf, shape, boundary="wrap", **o).forward(image),
+        "adjoint": lambda **o: mf.Blur(psf, shape, boundary="wrap", **o).adjoint(image),
+    }
+    for name, call in calls.items():
+        got, expected = (call(engine="spectral", backend=b) for b in ("cuda", "reference"))
+        assert relative_error(got, expected) < tol("formula", np.float32), name
+
+
+@needs_cuda
+def test_a_transfer_is_known_to_other_threads_when_it_is_made(image, monkeypatch):
+    """Streams do not wait for one another: what another thread finds must lie in memory already."""
+    from medeconv_fast.backends import _cuda_spectral
+
+    seen = []
+    transfer = _cuda_spectral.Transfer(False, lambda memory: memory.full((3,), 1, np.float32))
+    memory = _device.own_memory()
+
+    class Place:
+        device, stream = memory.place.device, memory.place.stream
+
+        def synchronize(self):
+            seen.append(dict(transfer._on))
+            memory.place.synchronize()
+
+    own = types.SimpleNamespace(place=Place(), full=memory.full)
+    monkeypatch.setattr(_cuda_spectral, "own_memory", lambda device: own)
+    made = transfer.on(memory)
+    assert seen == [{}]
+    assert transfer.on(memory) is made
+
+
+@needs_cuda
 def test_every_method_takes_gpu_arrays(image, cupy, tol, relative_error):
     calls = {
         "landweber": lambda x, **o: mf.landweber(x, PSF, 4, engine="direct", stop="relative-change", **o),
