@@ -30,6 +30,6 @@ inline bool is_line(AxisTaps z, AxisTaps y) {
 
 template <class T>
 void direct(const DirectPass<T>& pass, Stream stream);
-int64_t direct_blocks(AxisTaps z, AxisTaps y, AxisTaps x);
+int64_t direct_blocks(AxisTaps z, AxisTaps y, AxisTaps x);  // at most, in any dtype
 
 }  // namespace medeconv::cuda

@@ -24,8 +24,8 @@ int64_t formula_blocks(int64_t n);
 enum class Pointwise : int { add, subtract, multiply, divide, maximum, minimum, less, less_equal, greater, greater_equal, square_root, copy };
 template <class T>
 void pointwise(Pointwise op, const T* a, T a_number, const T* b, T b_number, T* out, int64_t n, Stream stream);
-// The sum of a (with b of a·b), the smallest and the largest value of a, NaN where one is: three doubles, before
-// formula_blocks(n) slots of their own, sums_size(formula_blocks(n)) in all (sums.hpp).
+// The sum of a (with b of a·b), the smallest and the largest value of a, NaN where one is: three doubles, before slots of their
+// own, sums_size(formula_blocks(n)) in all (sums.hpp). The same on every device, and wherever a and b begin.
 template <class T>
 void statistics(const T* a, const T* b, int64_t n, double* results, Stream stream);
 // out = x[start : start + length] on every axis.

@@ -248,7 +248,6 @@ void run_block(dim3 size, Order how) {
     Machine& m = machine;
     const unsigned count = size.x * size.y * size.z;
     m.threads.assign(count, {});
-    m.meetings.resize((count + 31) / 32 * masks_at_once);
     for (Meeting& meeting : m.meetings) meeting.mask = meeting.arrived = meeting.round = 0;
     m.alive = count, m.waiting = 0, m.barriers = 0, m.barrier_file = nullptr;
     size_t first = 0;
@@ -337,6 +336,7 @@ void run_grid(dim3 grid, dim3 block, size_t shared_bytes, const std::function<vo
     std::vector<uint64_t> order;
     arrange(order, uint64_t(grid.x) * grid.y * grid.z, how);
     SharedMemory shared(order.size(), shared_bytes);
+    m.meetings.resize((block.x * block.y * block.z + 31) / 32 * masks_at_once);  // kernels read them: before they start
     released(&m.start);
     for (const uint64_t i : order) {
         blockIdx = {unsigned(i % grid.x), unsigned(i / grid.x % grid.y), unsigned(i / grid.x / grid.y)};

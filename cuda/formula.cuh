@@ -1,7 +1,7 @@
 // How a kernel ends: the formula of its sweep on the values that it has computed, and their sums.
 #pragma once
 #include "formula_step.hpp"
-#include "gpu.hpp"
+#include "stage.cuh"
 #include "sums.hpp"
 
 namespace medeconv::cuda {
@@ -21,26 +21,31 @@ void with_formula(Formula formula, const Operands<T>& operands, F call) {
 #undef MEDECONV_CASE
 }
 
+// Calls call(Formula constant), as the kernel runs: where the rest of it is too large to be compiled for each.
+template <class F>
+__device__ __forceinline__ void as_constant(Formula formula, F call) {
+#define MEDECONV_CASE(F_) \
+    case Formula::F_: return call(std::integral_constant<Formula, Formula::F_>());
+    switch (formula) {
+        MEDECONV_EACH_FORMULA(MEDECONV_CASE)
+    }
+#undef MEDECONV_CASE
+}
+
 // One value, whose place in all arrays is `at`.
 template <Formula formula, bool plain, class T>
 __device__ __forceinline__ T finish_value(const Operands<T>& o, const scalar::Numbers<T>& number, T value, int64_t at, T* sums) {
     return scalar::formula_step<formula, plain>(o, value, number, [at](const T* q) { return q[at]; },
                                                 [at](T* q, T v) { q[at] = v; }, sums);
 }
-// The same with the formula chosen as the kernel runs: where the rest of the kernel is too large to be compiled for each.
 template <class T>
 __device__ __forceinline__ T finish_value(Formula formula, const Operands<T>& o, const scalar::Numbers<T>& number, T value, int64_t at, T* sums) {
-#define MEDECONV_CASE(F) \
-    case Formula::F: return finish_value<Formula::F, false>(o, number, value, at, sums);
-    switch (formula) {
-        MEDECONV_EACH_FORMULA(MEDECONV_CASE)
-    }
-#undef MEDECONV_CASE
+    as_constant(formula, [&](auto f) { value = finish_value<f, false>(o, number, value, at, sums); });
     return value;
 }
 
 // The arrays that a formula reads whatever else is asked for; null: none. Where a thread finishes several values, it asks for
-// those of all of them before it finishes the first: a load behind a store to who knows where would wait its turn.
+// those of all of them ahead of the first result: the arrays written may be those read, so the compiler cannot do that.
 template <class T>
 struct Reads {
     const T *first, *second;
@@ -55,7 +60,7 @@ __device__ __forceinline__ Reads<T> reads_of(Formula formula, const Operands<T>&
         default: return {nullptr, nullptr};
     }
 }
-// One value, with what `reads` has at its place.
+// One value, with what lies at its place in the two arrays.
 template <Formula formula, bool plain, class T>
 __device__ __forceinline__ T finish_value(const Operands<T>& o, const scalar::Numbers<T>& number, T value, int64_t at, Reads<T> reads,
                                           T first, T second, T* sums) {
@@ -63,16 +68,18 @@ __device__ __forceinline__ T finish_value(const Operands<T>& o, const scalar::Nu
         o, value, number, [=](const T* q) { return q == reads.first ? first : q == reads.second ? second : q[at]; },
         [at](T* q, T v) { q[at] = v; }, sums);
 }
-template <class T>
-__device__ __forceinline__ T finish_value(Formula formula, const Operands<T>& o, const scalar::Numbers<T>& number, T value, int64_t at,
-                                          Reads<T> reads, T first, T second, T* sums) {
-#define MEDECONV_CASE(F) \
-    case Formula::F: return finish_value<Formula::F, false>(o, number, value, at, reads, first, second, sums);
-    switch (formula) {
-        MEDECONV_EACH_FORMULA(MEDECONV_CASE)
+// Values k < count, that lie at first + k · step in all arrays; `values` become what the next sweep gets.
+template <Formula formula, bool plain, int n, class T>
+__device__ __forceinline__ void finish_values(const Operands<T>& o, const scalar::Numbers<T>& number, T (&values)[n], int64_t first,
+                                              int64_t step, int count, T* sums) {
+    const Reads<T> reads = reads_of(formula, o);
+    T mains[n]{}, others[n]{};
+    MEDECONV_UNROLL for (int k = 0; k < n; ++k) {
+        if (reads.first && k < count) mains[k] = reads.first[first + k * step];
+        if (reads.second && k < count) others[k] = reads.second[first + k * step];
     }
-#undef MEDECONV_CASE
-    return value;
+    MEDECONV_UNROLL for (int k = 0; k < n; ++k)
+        if (k < count) values[k] = finish_value<formula, plain>(o, number, values[k], first + k * step, reads, mains[k], others[k], sums);
 }
 template <class T>
 __device__ __forceinline__ scalar::Numbers<T> numbers_of(const Operands<T>& o) {

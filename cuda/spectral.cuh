@@ -276,7 +276,10 @@ __global__ void __launch_bounds__(sizeof(T) == 4 ? row_threads_at_once : most_ro
             return wanted ? next : T(0);
         } else {
             if (!wanted) return T(0);
-            return finish_value(inverse ? pass.formula : Formula::copy, pass.operands, number, c, row.values + i, reads, first, second, sums);
+            as_constant(inverse ? pass.formula : Formula::copy, [&](auto f) MEDECONV_BODY {
+                c = finish_value<f, false>(pass.operands, number, c, row.values + i, reads, first, second, sums);
+            });
+            return c;
         }
     };
     auto result_of = [&](int position, Complex<T> c, int j) MEDECONV_BODY {

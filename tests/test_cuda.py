@@ -427,6 +427,77 @@ def test_arithmetic_equals_numpys(rng, dtype):
         x + x[1:, :]
 
 
+@needs_cuda
+@pytest.mark.parametrize("boundary", ["reflect", "nearest", "mirror", "wrap"])
+@pytest.mark.parametrize(
+    ("shape", "low", "high"),
+    [
+        ((9, 7, 300), (2, 1, 8), (3, 2, 5)),
+        ((3, 4, 1100), (0, 3, 1), (1, 0, 0)),
+        ((1, 1, 2500), (0, 0, 33), (0, 0, 0)),
+        ((5, 3, 2), (11, 0, 7), (4, 8, 6)),
+        ((2, 40, 65), (2, 0, 64), (1, 0, 65)),
+        ((4, 1, 1), (0, 2, 0), (9, 1, 3)),
+    ],
+)
+def test_margins_of_any_width(boundary, shape, low, high, rng, dtype):
+    """Padding, its transpose and the way back; rows of several pieces, values with one image and many."""
+    place = list(zip(low, high, strict=True))
+    mode = {"reflect": "symmetric", "nearest": "edge", "mirror": "reflect"}.get(boundary, boundary)
+    x = rng.integers(-99, 99, shape).astype(dtype)
+    sources = np.pad(np.arange(x.size).reshape(shape), place, mode=mode)
+    y = rng.integers(-99, 99, sources.shape).astype(dtype)
+    memory = _device.own_memory()
+    padded = cuda.pad(memory.uploaded(x), low, high, boundary)
+    assert np.array_equal(padded.numpy(), x.ravel()[sources])
+    folded = cuda.fold(memory.uploaded(y), low, high, boundary).numpy()
+    assert np.array_equal(folded, np.bincount(sources.ravel(), y.ravel(), x.size).reshape(shape))
+    inside = tuple(slice(a, a + n) for a, n in zip(low, shape, strict=True))
+    assert np.array_equal(padded[inside].numpy(), x)
+
+
+@needs_cuda
+@pytest.mark.parametrize("n", [1, 3, 255, 4095, 4097, 70001, 2200003])
+def test_statistics_of_any_length(n, rng, dtype):
+    """Blocks go through long arrays more than once; rows begin where no access of 16 bytes can."""
+    rows = rng.normal(size=(3, n)).astype(dtype)
+    memory = _device.own_memory()
+    x = memory.uploaded(rows)
+    short = n < 10**6
+    for row in range(3) if short else [1]:
+        a, b = rows[row].astype(float), rows[(row + 1) % 3].astype(float)
+        found = x[row]._statistics()
+        assert found[0] == pytest.approx(a.sum(), abs=1e-13 * np.abs(a).sum())
+        assert found[1:] == [a.min(), a.max()]
+        assert x[row].dot(x[(row + 1) % 3]) == pytest.approx(np.vdot(a, b), abs=1e-13 * np.abs(a * b).sum())
+        aligned = memory.uploaded(rows[row])
+        assert aligned._statistics() == found and aligned.dot(aligned) == x[row].dot(x[row])
+    for place in {0, n // 2, n - 1, min(n - 1, 4096)} if short else [n // 2]:
+        rows[1, place] = np.nan
+        assert np.isnan(memory.uploaded(rows[1])._statistics()).all()
+        rows[1, place] = np.inf
+        found = memory.uploaded(rows[1])._statistics()
+        assert found[0] == found[2] == np.inf and (n == 1 or found[1] < np.inf)
+        rows[1, place] = 0
+
+
+@needs_cuda
+@pytest.mark.parametrize("n", [1, 1025, 300_001, 4_300_003])
+def test_sums_of_many_blocks(n, rng, dtype, tol):
+    """From one slot to so many that they are added in two passes."""
+    x, previous = rng.random((2, n)).astype(dtype)
+    memory = _device.own_memory()
+    sums = memory.empty((_device.native().formula_sums_size(n),), np.float64)
+    given = {"previous": memory.uploaded(previous), "sums": sums}
+    getattr(_device.native(), "apply_formula_" + _device.suffix(dtype))(
+        memory.place, "copy", memory.uploaded(x), given
+    )
+    wide = x.astype(float)
+    assert sums.numpy()[:3] == pytest.approx(
+        [((wide - previous) ** 2).sum(), (wide**2).sum(), 0], rel=tol("sums", dtype)
+    )
+
+
 # --- streams, graphs, memory
 
 

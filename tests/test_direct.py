@@ -89,6 +89,28 @@ def test_equals_scipy_ndimage(k, boundary, backend, dtype, tol, relative_error, 
     assert relative_error(blur.forward(x), wanted) < tol("forward", dtype)
 
 
+@pytest.mark.parametrize("boundary", ["reflect", "wrap", "zero"])
+@pytest.mark.parametrize("k", [(5, 5, 5), (2, 18, 1), (3, 17, 3), (4, 2, 16), (1, 6, 14), (6, 1, 9)])
+def test_image_of_many_tiles(k, boundary, backend, dtype, tol, relative_error, rng):
+    """Tiles that reach no border; filters of all numbers of taps along a row, and of many rows."""
+    check_against_scipy(any_psf(k), (6, 103, 207), boundary, backend, dtype, tol, relative_error, rng)
+
+
+@pytest.mark.parametrize("boundary", ["reflect", "wrap", "zero"])
+@pytest.mark.parametrize("k", [(6, 2, 3), (1, 3, 5)])
+def test_image_of_many_slices(k, boundary, backend, dtype, tol, relative_error, rng):
+    """So many that blocks make several, the last fewer."""
+    check_against_scipy(any_psf(k), (1031, 3, 5), boundary, backend, dtype, tol, relative_error, rng)
+
+
+def check_against_scipy(psf, shape, boundary, backend, dtype, tol, relative_error, rng):
+    x = rng.random(shape).astype(dtype)
+    mode = {"zero": "constant"}.get(boundary, boundary)
+    wanted = ndimage.convolve(x.astype(float), psf, mode=mode)
+    blur = mf.Blur(psf, x.shape, boundary=boundary, engine="direct", backend=backend, dtype=dtype)
+    assert relative_error(blur.forward(x), wanted) < tol("forward", dtype)
+
+
 @pytest.mark.parametrize("shape", [(1, 3000), (70, 1500), (40, 3, 1100), (2, 120, 64)])
 def test_many_units(shape, dtype, tol, relative_error, rng):
     """Blocks of rows, of columns and of slices meet without a seam."""

@@ -36,6 +36,17 @@ struct AllOperands {
 
 const char* const formulas[] = {"copy", "ratio", "multiply", "residual", "add"};
 
+void add_sums_cases(std::vector<Case>& cases) {
+    for (const int64_t count : {1, 700, 4096, 9000})
+        cases.push_back({"sums of " + std::to_string(count) + " blocks", [=] {
+            DeviceValues<double> sums(sums_size(count), 1);
+            finish_sums(sums, count, nullptr);
+            std::vector<double> all;
+            sums.append_to(all, sums_of_a_sweep);
+            return all;
+        }});
+}
+
 template <class T>
 void add_cases(std::vector<Case>& cases, const std::string& type) {
     const Shape shape{3, 5, 300}, low{2, 4, 7}, high{1, 6, 301};
@@ -56,6 +67,16 @@ void add_cases(std::vector<Case>& cases, const std::string& type) {
             return all;
         }});
     }
+    const Shape longer{4, 7, 1100}, one{1, 2, 9}, more{2, 1, 12};
+    const Shape longer_padded{longer[0] + 3, longer[1] + 3, longer[2] + 21};
+    cases.push_back({"pad and fold, rows of pieces" + type, [=] {
+        DeviceValues<T> x(size_of(longer), 1), wide(size_of(longer_padded)), out(size_of(longer));
+        pad<T>(x, longer, one, more, Boundary::reflect, wide, nullptr);
+        fold<T>(wide, longer, one, more, Boundary::mirror, out, nullptr);
+        std::vector<double> all;
+        out.append_to(all);
+        return all;
+    }});
     for (int op = 0; op < 12; ++op)
         cases.push_back({"pointwise " + std::to_string(op) + type, [=] {
             const int64_t n = 2500;
@@ -66,12 +87,12 @@ void add_cases(std::vector<Case>& cases, const std::string& type) {
             return all;
         }});
     cases.push_back({"statistics" + type, [=] {
-        const int64_t n = 5000;
-        DeviceValues<T> a(n, 1), b(n, 2);
+        const int64_t n = 9001;
+        DeviceValues<T> a(n, 1), b(n + 1, 2);
         DeviceValues<double> results(sums_size(formula_blocks(n)));
-        statistics<T>(a, b, n, results, nullptr);
         std::vector<double> all;
-        results.append_to(all);
+        for (const int64_t from : {0, 1})
+            statistics<T>(a, b + from, n, results, nullptr), results.append_to(all, sums_of_a_sweep);
         return all;
     }});
     cases.push_back({"crop and convert" + type, [=] {
@@ -113,6 +134,22 @@ void add_cases(std::vector<Case>& cases, const std::string& type) {
                 kept.append_to(all);
                 return all;
             }});
+            // Tiles that reach no border, and more taps of a column than a chunk; slices enough for blocks to make several. Large: of
+            // two formulas only.
+            const AxisTaps few_z{6, 5, -2, 4}, long_y{100, 97, -8, 17}, wide_x{140, 138, -3, 7};
+            const AxisTaps deep_z{1030, 1031, -2, 4}, short_y{3, 3, -1, 2}, short_x{4, 5, -1, 3};
+            for (const auto& [a, b, c] : {std::array{few_z, long_y, wide_x}, std::array{deep_z, short_y, short_x}}) {
+                if (Formula(f) != Formula::ratio && Formula(f) != Formula::multiply) continue;
+                cases.push_back({"direct tiles" + name, [=, a = a, b = b, c = c] {
+                    const int64_t made = a.destination * b.destination * c.destination;
+                    DeviceValues<T> weight(a.taps * b.taps * c.taps, 12), input(a.source * b.source * c.source, 13), kept(made);
+                    const AllOperands<T> given(made, direct_blocks(a, b, c));
+                    direct<T>({a, b, c, periodic, weight, input, kept, Formula(f), given.operands()}, nullptr);
+                    std::vector<double> all = given.results();
+                    kept.append_to(all);
+                    return all;
+                }});
+            }
             // A line: more than a block, taps beyond a chunk.
             const AxisTaps one{1, 1, 0, 1}, line{1500, 1400, -9, 270};
             cases.push_back({"direct line" + name, [=] {
@@ -145,4 +182,5 @@ void add_cases(std::vector<Case>& cases, const std::string& type) {
 void add_array_cases(std::vector<Case>& cases) {
     add_cases<float>(cases, " float32");
     add_cases<double>(cases, " float64");
+    add_sums_cases(cases);
 }
