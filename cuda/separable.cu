@@ -1,129 +1,315 @@
-// The pass over slices: a block makes a tile of 32 × 32 values. Each warp filters rows along x, from its own line of shared
-// memory, into a column of filtered rows, which are then filtered along y, four results per thread. Long filters go by chunks.
-// The pass along z: a thread makes eight values of a column; fifteen values serve eight taps of each.
+// The pass over slices: a block makes a tile of `across` columns times eight rows per warp. Each warp copies rows of the source to
+// shared memory and filters them there along x, in place, eight results per lane (of 8 bytes: four): from 16 bytes loaded come 32
+// products and more. Of the filtered rows each lane then makes eight results in each of its four (two) columns: a value loaded
+// serves eight taps. Columns are a warp apart, so that whole lines of memory are written whatever the length of rows.
+// The pass along z: a thread goes down a column, eight results at a time, and keeps the values in reach of 16 taps in registers
+// while the next are on their way: each value is read once, but for those that two segments of a column reach.
+// Filters are filled up with zeros to whole groups of taps. Long filters go by chunks.
 #include "separable.hpp"
 
+#include <algorithm>
+
+#include "conv_stage.cuh"
 #include "formula.cuh"
 
 namespace medeconv::cuda {
 namespace {
 
-constexpr int across = 32, down = 8, rows = 4;  // threads of a block, and rows per thread
-constexpr int tile = 32;
-constexpr int chunk = 64;                       // taps; a multiple of `rows`
-constexpr int line = tile + chunk;
-constexpr int filtered_rows = tile + chunk - 1;
-constexpr int columns = 128, deep = 8;          // threads of a block of the z pass, and slices per thread
+constexpr int results = 8;                      // per thread and column, in both passes; also taps at once along y
+constexpr int most_warps = 8;                   // of a block of the pass over slices
+constexpr int chunk_bytes = 256, chunk_y = 64;  // taps that a tile reaches beyond itself, along x in bytes
+constexpr int columns = 128;                    // threads of a block of the z pass
+constexpr int window = 16;                      // taps along z whose values stay in registers
+constexpr int64_t processors = 132;             // of a large GPU: images of few tiles are cut smaller, to employ them
 
 template <class T>
-constexpr size_t shared_bytes = (size_t(filtered_rows) * tile + down * line) * sizeof(T);
+constexpr int per_lane = 16 / sizeof(T);        // columns of a lane
+template <class T>
+constexpr int together = 2 * per_lane<T>;       // results of a lane along x, and taps at once
+template <class T>
+constexpr int across = 32 * per_lane<T>;
+template <class T>
+constexpr int chunk_x = chunk_bytes / sizeof(T);
+
+constexpr int64_t whole_groups(int64_t taps, int group) { return ceil_div(taps, group) * group; }
+
+// How the pass over slices is cut.
+struct SliceCut {
+    int64_t tiles_across, tiles_down, blocks;
+    int warps;          // of a block; eight rows each
+    int pitch, rows;    // of the tile with all that its filters reach. The pitch is odd in units of 16 bytes, see filter_row
+    bool in_place;      // the filtered rows replace the source's
+    int taps_x, taps_y; // of a chunk at most, in whole groups
+    size_t shared_bytes;
+};
+template <class T>
+SliceCut slice_cut(int64_t depth, AxisTaps y, AxisTaps x) {
+    SliceCut cut;
+    cut.tiles_across = ceil_div(x.destination, across<T>);
+    cut.warps = most_warps;
+    while (cut.warps > 2 && (cut.warps * results >= 2 * y.destination ||
+                             depth * cut.tiles_across * ceil_div(y.destination, cut.warps * results) < processors * 3 / 4))
+        cut.warps /= 2;
+    cut.tiles_down = ceil_div(y.destination, cut.warps * results);
+    cut.blocks = depth * cut.tiles_across * cut.tiles_down;
+    cut.in_place = x.taps <= chunk_x<T>;
+    cut.taps_x = int(std::min(int64_t(chunk_x<T>), whole_groups(x.taps, together<T>)));
+    cut.taps_y = int(std::min(int64_t(chunk_y), whole_groups(y.taps, results)));
+    cut.pitch = across<T> + cut.taps_x + per_lane<T>;
+    cut.rows = cut.warps * results + cut.taps_y;
+    cut.shared_bytes = (size_t(cut.pitch) * cut.rows * (cut.in_place ? 1 : 2) + cut.warps * cut.taps_x + cut.taps_y) * sizeof(T);
+    return cut;
+}
+
+// Where i lies in an axis of n, -1: nowhere. The usual distance takes no division.
+__device__ __forceinline__ int64_t place_of(int64_t i, int64_t n, bool periodic) {
+    if (i >= 0 && i < n) return i;
+    if (!periodic) return -1;
+    const int64_t near = i < 0 ? i + n : i - n;
+    return near >= 0 && near < n ? near : scalar::source_index(i, n, Boundary::wrap);
+}
+
+// Weights from `first` on, zeros behind the last.
+template <class T>
+__device__ __forceinline__ T weight_of(const T* weight, int64_t i, int64_t taps) { return i < taps ? __ldg(weight + i) : T(0); }
+
+// A lane's results of one row: `from` is its first value. Eight lanes load at once, four of a row and four of the next, whose
+// 16 bytes lie in other banks.
+template <class T>
+__device__ __forceinline__ Lanes<T, together<T>> filter_row(const T* from, const T* weights, int taps) {
+    constexpr int n = together<T>;
+    Lanes<T, n> sums{}, values = load<n>(from);
+#pragma unroll 2
+    for (int t = 0; t < taps; t += n) {
+        const Lanes<T, n> weight = load<n>(weights + t), next = load<n>(from + t + n);
+        MEDECONV_UNROLL
+        for (int k = 0; k < n; ++k)
+            MEDECONV_UNROLL
+            for (int r = 0; r < n; ++r) sums.v[r] += weight.v[k] * (k + r < n ? values.v[k + r] : next.v[(k + r) % n]);
+        values = next;
+    }
+    return sums;
+}
+
+// The formula on n values of a thread. All is read before anything is written, so that no value waits for another's.
+template <Formula formula, bool plain, int n, class T>
+__device__ __forceinline__ void finish_values(const Operands<T>& o, const scalar::Numbers<T>& number, const T* values, int64_t first,
+                                              int64_t step, const bool* there, T* kept, T* totals) {
+    T out[n], change[n], extrapolated[n], next[n];
+    MEDECONV_UNROLL
+    for (int i = 0; i < n; ++i) {
+        T sums[sums_of_a_sweep]{};
+        const int64_t at = first + i * step;
+        next[i] = scalar::formula_step<formula, plain>(
+            o, values[i], number, [&](const T* q) { return there[i] ? q[at] : T(1); },
+            [&](T* q, T v) {
+                if (plain || q == o.out) out[i] = v;
+                if (!plain && q == o.change) change[i] = v;
+                if (!plain && q == o.extrapolated) extrapolated[i] = v;
+            },
+            sums);
+        if (!plain && there[i])
+            for (int k = 0; k < sums_of_a_sweep; ++k) totals[k] += sums[k];
+    }
+    MEDECONV_UNROLL
+    for (int i = 0; i < n; ++i) {
+        const int64_t at = first + i * step;
+        if (!there[i]) continue;
+        if constexpr (!plain && (formula == Formula::multiply || formula == Formula::add))
+            if (o.change) o.change[at] = change[i];
+        if (o.out) o.out[at] = out[i];
+        if constexpr (!plain)
+            if (o.extrapolated) o.extrapolated[at] = extrapolated[i];
+        if (kept) kept[at] = next[i];
+    }
+}
 
 // Destination slice k is the source's k + z_base, times weight_z[0] if that is given.
 template <Formula formula, bool plain, class T>
-__global__ void __launch_bounds__(across* down, 2) filter_slices(SeparablePass<T> p, int64_t z_base, int64_t tiles_across, int64_t tiles_down) {
-    DYN_SHARED(T, filtered);
-    T* const own_line = filtered + filtered_rows * tile + threadIdx.y * line;  // a warp's
-    const int64_t block = blockIdx.x, x0 = block % tiles_across * tile, y0 = block / tiles_across % tiles_down * tile;
-    const int64_t z = block / tiles_across / tiles_down;
-    const int column = threadIdx.x, first_row = threadIdx.y * rows;
-    int64_t slice = z + z_base;
-    if (p.periodic) slice = scalar::source_index(slice, p.z.source, Boundary::wrap);
-    const bool slice_there = slice >= 0 && slice < p.z.source;
-    T sums[rows]{};
-    for (int64_t j0 = 0; slice_there && j0 < p.y.taps; j0 += chunk) {
-        const int taps_y = int(min(int64_t(chunk), p.y.taps - j0)), padded = (taps_y + rows - 1) / rows * rows;
-        for (int r = threadIdx.y; r < tile + padded - 1; r += down) {
-            int64_t y = y0 + p.y.base + j0 + r;
-            if (p.periodic) y = scalar::source_index(y, p.y.source, Boundary::wrap);
-            T sum = 0;
-            if (y >= 0 && y < p.y.source) {  // as one warp
-                const T* from = p.input + (slice * p.y.source + y) * p.x.source;
-                for (int64_t i0 = 0; i0 < p.x.taps; i0 += chunk) {
-                    const int taps_x = int(min(int64_t(chunk), p.x.taps - i0));
-                    for (int c = column; c < tile + taps_x - 1; c += across) {
-                        int64_t x = x0 + p.x.base + i0 + c;
-                        if (p.periodic) x = scalar::source_index(x, p.x.source, Boundary::wrap);
-                        own_line[c] = x >= 0 && x < p.x.source ? from[x] : T(0);
-                    }
-                    __syncwarp();
-                    for (int i = 0; i < taps_x; ++i) sum += __ldg(p.weight_x + i0 + i) * own_line[column + i];
-                    __syncwarp();
+__global__ void __launch_bounds__(32 * most_warps, sizeof(T) == 4 ? 3 : 2) filter_slices(SeparablePass<T> p, int64_t z_base, SliceCut cut) {
+    constexpr int n = together<T>, mine = per_lane<T>;
+    constexpr int most_copies = (across<T> + chunk_x<T>) / 32;  // of a lane, per row
+    DYN_SHARED(T, source);
+    const int lane = threadIdx.x, warp = threadIdx.y, warps = cut.warps, pitch = cut.pitch;
+    T* const filtered = cut.in_place ? source : source + pitch * cut.rows;
+    T* const weights_y = filtered + pitch * cut.rows;
+    T* const weights_x = weights_y + cut.taps_y + warp * cut.taps_x;  // a warp's own: it waits for no other
+    const int64_t block = blockIdx.x, line = block / cut.tiles_across, z = line / cut.tiles_down;
+    const int64_t x0 = (block - line * cut.tiles_across) * across<T>, y0 = (line - z * cut.tiles_down) * (warps * results);
+    const int high = int(min(int64_t(warps * results), p.y.destination - y0)), wide = int(min(int64_t(across<T>), p.x.destination - x0));
+    const int64_t slice = place_of(z + z_base, p.z.source, p.periodic);
+    const int first_row = warp * results;
+    T sums[results][mine]{};
+    for (int64_t j0 = 0; slice >= 0 && j0 < p.y.taps; j0 += chunk_y) {
+        const int taps_y = int(min(int64_t(cut.taps_y), whole_groups(p.y.taps - j0, results))), rows = high + taps_y - 1;
+        if (j0 > 0) __syncthreads();  // nobody reads the rows before any more
+        for (int j = warp * 32 + lane; j < taps_y; j += warps * 32) weights_y[j] = weight_of(p.weight_y, j0 + j, p.y.taps);
+        for (int64_t i0 = 0; i0 < p.x.taps; i0 += chunk_x<T>) {
+            const int taps_x = int(min(int64_t(cut.taps_x), whole_groups(p.x.taps - i0, n))), width = wide + taps_x - 1;
+            for (int i = lane; i < taps_x; i += 32) weights_x[i] = weight_of(p.weight_x, i0 + i, p.x.taps);
+            int64_t place[most_copies];
+            MEDECONV_UNROLL
+            for (int c = 0; c < most_copies; ++c)
+                place[c] = lane + 32 * c < width ? place_of(x0 + p.x.base + i0 + lane + 32 * c, p.x.source, p.periodic) : -1;
+            for (int r = 2 * warp; r < rows; r += r % 2 ? 2 * warps - 1 : 1) {
+                const int64_t y = place_of(y0 + p.y.base + j0 + r, p.y.source, p.periodic);
+                const T* const from = p.input + (slice * p.y.source + y) * p.x.source;
+                T* const to = source + r * pitch + lane;
+                MEDECONV_UNROLL
+                for (int c = 0; c < most_copies; ++c) {
+                    if (32 * c >= width) break;
+                    if (y >= 0 && place[c] >= 0) copy_async(to + 32 * c, from + place[c]);
+                    else to[32 * c] = T(0);
                 }
             }
-            filtered[r * tile + column] = sum;
+            copies_done();
+            __syncwarp();
+            const int group = lane % 4 + lane / 8 * 4, second = lane / 4 % 2;
+            for (int r = 2 * warp + second; r - second < rows; r += 2 * warps) {
+                Lanes<T, n> row = filter_row(source + r * pitch + group * n, weights_x, taps_x);
+                T* const to = filtered + r * pitch + group * n;
+                if (i0 > 0)
+                    for (int k = 0; k < n; ++k) row.v[k] += to[k];
+                __syncwarp();  // the source's row has been read
+                *reinterpret_cast<Lanes<T, n>*>(to) = row;
+            }
+            __syncwarp();
         }
         __syncthreads();
-        for (int j = 0; j < padded; j += rows) {
-            T values[2 * rows - 1];
-            for (int k = 0; k < 2 * rows - 1; ++k) values[k] = filtered[(first_row + j + k) * tile + column];
-            for (int k = 0; k < rows; ++k) {
-                const T weight = j + k < taps_y ? __ldg(p.weight_y + j0 + j + k) : T(0);
-                for (int r = 0; r < rows; ++r) sums[r] += weight * values[k + r];
+        if (first_row < high) {
+            MEDECONV_ROLLED
+            for (int j = 0; j < taps_y; j += results) {
+                const Lanes<T, results> weight = load<results>(weights_y + j);
+                const T* from = filtered + (first_row + j) * pitch + lane;
+                MEDECONV_UNROLL
+                for (int k = 0; k < 2 * results - 1; ++k, from += pitch) {
+                    T values[mine];
+                    MEDECONV_UNROLL
+                    for (int c = 0; c < mine; ++c) values[c] = from[32 * c];
+                    MEDECONV_UNROLL
+                    for (int r = 0; r < results; ++r)
+                        if (k >= r && k - r < results)
+                            MEDECONV_UNROLL
+                            for (int c = 0; c < mine; ++c) sums[r][c] += weight.v[k - r] * values[c];
+                }
             }
         }
-        __syncthreads();
     }
     const T scale = p.weight_z ? __ldg(p.weight_z) : T(1);
     const scalar::Numbers<T> number = numbers_of(p.operands);
     T totals[sums_of_a_sweep]{};
-    for (int r = 0; r < rows; ++r) {
-        const int64_t y = y0 + first_row + r, x = x0 + column;
-        if (y >= p.y.destination || x >= p.x.destination) continue;
-        const int64_t at = (z * p.y.destination + y) * p.x.destination + x;
-        const T next = finish_value<formula, plain>(p.operands, number, sums[r] * scale, at, totals);
-        if (p.kept) p.kept[at] = next;
+    constexpr int unrolled = formula == Formula::copy && plain ? results : 1;
+#pragma unroll unrolled
+    for (int r = 0; r < results; ++r) {  // the first row's sums are next
+        bool there[mine];
+        MEDECONV_UNROLL
+        for (int c = 0; c < mine; ++c) there[c] = first_row + r < high && lane + 32 * c < wide, sums[0][c] *= scale;
+        const int64_t first = (z * p.y.destination + y0 + first_row + r) * p.x.destination + x0 + lane;
+        finish_values<formula, plain, mine>(p.operands, number, sums[0], first, 32, there, p.kept, totals);
+        MEDECONV_UNROLL
+        for (int k = 0; k + 1 < results; ++k)
+            MEDECONV_UNROLL
+            for (int c = 0; c < mine; ++c) sums[k][c] = sums[k + 1][c];
     }
-    if constexpr (!plain) finish_block(p.operands, totals, reinterpret_cast<double*>(filtered), block);
+    if constexpr (!plain) {
+        if (p.operands.sums) __syncthreads();  // the rows' memory is used again
+        finish_block(p.operands, totals, reinterpret_cast<double*>(source), block);
+    }
 }
 
+// Segments of a column lie one behind the other in the order of blocks: what two of them reach comes from cache.
 template <Formula formula, bool plain, class T>
-__global__ void __launch_bounds__(columns) filter_columns(SeparablePass<T> p, int64_t plane, int64_t pieces) {
+__global__ void __launch_bounds__(columns, sizeof(T) == 4 ? 5 : 2) filter_columns(SeparablePass<T> p, int64_t plane, int64_t segments, int length) {
+    constexpr int reach = window + results - 1, at_once = 4;
     DYN_SHARED(double, shared);
-    const int64_t column = blockIdx.x % pieces * columns + threadIdx.x, z0 = blockIdx.x / pieces * deep;
-    T totals[sums_of_a_sweep]{};
-    if (column < plane) {
-        T sums[deep]{};
-        for (int64_t m0 = 0; m0 < p.z.taps; m0 += deep) {
-            T values[2 * deep - 1];
-            for (int k = 0; k < 2 * deep - 1; ++k) {
-                int64_t z = z0 + p.z.base + m0 + k;
-                if (p.periodic) z = scalar::source_index(z, p.z.source, Boundary::wrap);
-                values[k] = z >= 0 && z < p.z.source ? p.input[z * plane + column] : T(0);
-            }
-            for (int k = 0; k < deep; ++k) {
-                const T weight = m0 + k < p.z.taps ? __ldg(p.weight_z + m0 + k) : T(0);
-                for (int r = 0; r < deep; ++r) sums[r] += weight * values[k + r];
+    const int64_t piece = blockIdx.x / segments, column = piece * columns + threadIdx.x;
+    const int64_t z0 = (blockIdx.x - piece * segments) * length, z1 = min(z0 + length, p.z.destination);
+    const T* const input = p.input + min(column, plane - 1);
+    // Values z, z + 1, ... of the column: one test for all of them where none lies outside.
+    const auto fetch = [&](T* values, auto count, int64_t z) {
+        if (z >= 0 && z + count <= p.z.source) {
+            const T* from = input + z * plane;
+            MEDECONV_UNROLL
+            for (int k = 0; k < count; ++k, from += plane) values[k] = *from;
+        } else {
+            MEDECONV_UNROLL
+            for (int k = 0; k < count; ++k) {
+                const int64_t at = place_of(z + k, p.z.source, p.periodic);
+                values[k] = at >= 0 ? input[at * plane] : T(0);
             }
         }
-        const scalar::Numbers<T> number = numbers_of(p.operands);
-        for (int r = 0; r < deep; ++r) {
-            if (z0 + r >= p.z.destination) continue;
-            const int64_t at = (z0 + r) * plane + column;
-            const T next = finish_value<formula, plain>(p.operands, number, sums[r], at, totals);
-            if (p.kept) p.kept[at] = next;
+    };
+    constexpr int kept = reach - results;
+    const std::integral_constant<int, reach> all;
+    const std::integral_constant<int, kept> first_ones;
+    const std::integral_constant<int, results> fresh;
+    const bool slides = p.z.taps <= window;
+    T weight[window], values[reach], next[results], totals[sums_of_a_sweep]{};
+    const auto fetch_weights = [&](int64_t m0) {
+        MEDECONV_UNROLL
+        for (int m = 0; m < window; ++m) weight[m] = weight_of(p.weight_z, m0 + m, p.z.taps);
+    };
+    if (slides) {
+        fetch_weights(0);
+        fetch(values, first_ones, z0 + p.z.base);
+        fetch(next, fresh, z0 + p.z.base + kept);
+    }
+    const scalar::Numbers<T> number = numbers_of(p.operands);
+    MEDECONV_ROLLED
+    for (int64_t z = z0; z < z1; z += results) {
+        T sums[results]{};
+        MEDECONV_ROLLED
+        for (int64_t m0 = 0; m0 < p.z.taps; m0 += window) {
+            if (slides) {
+                MEDECONV_UNROLL
+                for (int k = 0; k < results; ++k) values[kept + k] = next[k];
+                if (z + results < z1) fetch(next, fresh, z + results + p.z.base + kept);
+            } else {
+                fetch_weights(m0);
+                fetch(values, all, z + p.z.base + m0);
+            }
+            MEDECONV_UNROLL
+            for (int m = 0; m < window; ++m)
+                MEDECONV_UNROLL
+                for (int r = 0; r < results; ++r) sums[r] += weight[m] * values[m + r];
         }
+        MEDECONV_UNROLL
+        for (int r = 0; r < results; r += at_once) {
+            bool there[at_once];
+            MEDECONV_UNROLL
+            for (int i = 0; i < at_once; ++i) there[i] = z + r + i < z1 && column < plane;
+            finish_values<formula, plain, at_once>(p.operands, number, sums + r, (z + r) * plane + column, plane, there, p.kept, totals);
+        }
+        MEDECONV_UNROLL
+        for (int k = 0; k < kept; ++k) values[k] = values[k + results];
     }
     if constexpr (!plain) finish_block(p.operands, totals, shared, blockIdx.x);
 }
 
-int64_t slice_blocks(int64_t depth, AxisTaps y, AxisTaps x) {
-    return depth * ceil_div(y.destination, tile) * ceil_div(x.destination, tile);
+// Slices that a thread of the z pass makes: many, because a segment reads what its filter reaches; enough blocks come first.
+int segment_length(int64_t depth, int64_t pieces) {
+    int length = 64;
+    while (length > results && pieces * ceil_div(depth, length) < 16 * processors) length /= 2;
+    return length;
 }
 
 template <class T>
-void run_slices(const SeparablePass<T>& p, int64_t depth, int64_t z_base, Stream stream) {
+int64_t run_slices(const SeparablePass<T>& p, int64_t depth, int64_t z_base, Stream stream) {  // returns its blocks
+    const SliceCut cut = slice_cut<T>(depth, p.y, p.x);
     with_formula(p.formula, p.operands, [&](auto f, auto plain) {
-        launch(filter_slices<f, plain, T>, blocks(slice_blocks(depth, p.y, p.x)), dim3(across, down), shared_bytes<T>, stream, p, z_base,
-               ceil_div(p.x.destination, tile), ceil_div(p.y.destination, tile));
+        launch(filter_slices<f, plain, T>, blocks(cut.blocks), dim3(32, unsigned(cut.warps)), cut.shared_bytes, stream, p, z_base, cut);
     });
+    return cut.blocks;
 }
 
 }  // namespace
 
+// The bindings ask before they know the type: of both types' counts the larger one, enough memory for the sums of either.
 int64_t separable_blocks(AxisTaps z, AxisTaps y, AxisTaps x) {
     if (is_line(z, y)) return direct_blocks(z, y, x);
-    if (z.taps == 1) return slice_blocks(z.destination, y, x);
-    return ceil_div(y.destination * x.destination, columns) * ceil_div(z.destination, deep);
+    if (z.taps == 1) return std::max(slice_cut<float>(z.destination, y, x).blocks, slice_cut<double>(z.destination, y, x).blocks);
+    const int64_t pieces = ceil_div(y.destination * x.destination, columns);
+    return pieces * ceil_div(z.destination, segment_length(z.destination, pieces));
 }
 int64_t separable_workspace(AxisTaps z, AxisTaps y, AxisTaps x) { return z.taps == 1 ? 0 : z.source * y.destination * x.destination; }
 
@@ -134,8 +320,9 @@ void separable(const SeparablePass<T>& pass, T* workspace, Stream stream) {
                    {pass.weight_z, pass.weight_y}}, stream);
         return;
     }
+    int64_t used;
     if (pass.z.taps == 1) {
-        run_slices(pass, pass.z.destination, pass.z.base, stream);
+        used = run_slices(pass, pass.z.destination, pass.z.base, stream);
     } else {
         SeparablePass<T> slices = pass;
         slices.formula = Formula::copy;
@@ -147,12 +334,15 @@ void separable(const SeparablePass<T>& pass, T* workspace, Stream stream) {
         SeparablePass<T> last = pass;
         last.input = workspace;
         const int64_t plane = pass.y.destination * pass.x.destination, pieces = ceil_div(plane, columns);
+        const int length = segment_length(pass.z.destination, pieces);
+        const int64_t segments = ceil_div(pass.z.destination, length);
+        used = pieces * segments;
         with_formula(pass.formula, pass.operands, [&](auto f, auto plain) {
-            launch(filter_columns<f, plain, T>, blocks(pieces * ceil_div(pass.z.destination, deep)), dim3(columns),
-                   plain ? 0 : sums_shared_bytes, stream, last, plane, pieces);
+            launch(filter_columns<f, plain, T>, blocks(used), dim3(columns), plain ? 0 : sums_shared_bytes, stream, last, plane, segments,
+                   length);
         });
     }
-    finish_sums(pass.operands.sums, separable_blocks(pass.z, pass.y, pass.x), stream);
+    finish_sums(pass.operands.sums, used, stream);
 }
 
 template void separable<float>(const SeparablePass<float>&, float*, Stream);
