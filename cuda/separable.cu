@@ -35,7 +35,8 @@ constexpr int64_t whole_groups(int64_t taps, int group) { return ceil_div(taps, 
 
 // How the pass over slices is cut.
 struct SliceCut {
-    int64_t tiles_across, tiles_down, blocks;
+    unsigned tiles_across, tiles_down;
+    int64_t blocks;
     int warps;          // of a block; eight rows each
     int pitch, rows;    // of the tile with all that its filters reach. The pitch is odd in units of 16 bytes, see filter_row
     bool in_place;      // the filtered rows replace the source's
@@ -45,31 +46,47 @@ struct SliceCut {
 template <class T>
 SliceCut slice_cut(int64_t depth, AxisTaps y, AxisTaps x) {
     SliceCut cut;
-    cut.tiles_across = ceil_div(x.destination, across<T>);
+    const int64_t tiles_across = ceil_div(x.destination, across<T>);
+    const auto blocks = [&](int warps) { return depth * tiles_across * ceil_div(y.destination, warps * results); };
     cut.warps = most_warps;
-    while (cut.warps > 2 && (cut.warps * results >= 2 * y.destination ||
-                             depth * cut.tiles_across * ceil_div(y.destination, cut.warps * results) < processors * 3 / 4))
-        cut.warps /= 2;
-    cut.tiles_down = ceil_div(y.destination, cut.warps * results);
-    cut.blocks = depth * cut.tiles_across * cut.tiles_down;
+    while (cut.warps > 2 && (cut.warps * results >= 2 * y.destination || blocks(cut.warps) < processors * 3 / 4)) cut.warps /= 2;
+    cut.blocks = blocks(cut.warps);
+    cut.tiles_across = unsigned(tiles_across), cut.tiles_down = unsigned(ceil_div(y.destination, cut.warps * results));
     cut.in_place = x.taps <= chunk_x<T>;
     cut.taps_x = int(std::min(int64_t(chunk_x<T>), whole_groups(x.taps, together<T>)));
     cut.taps_y = int(std::min(int64_t(chunk_y), whole_groups(y.taps, results)));
-    cut.pitch = across<T> + cut.taps_x + per_lane<T>;
+    cut.pitch = int(whole_groups(across<T> + cut.taps_x, 32)) + per_lane<T>;
     cut.rows = cut.warps * results + cut.taps_y;
     cut.shared_bytes = (size_t(cut.pitch) * cut.rows * (cut.in_place ? 1 : 2) + cut.warps * cut.taps_x + cut.taps_y) * sizeof(T);
     return cut;
 }
 
-// Where i lies in an axis of n, -1: nowhere. The usual distance takes no division.
-__device__ __forceinline__ int64_t place_of(int64_t i, int64_t n, bool periodic) {
-    if (i >= 0 && i < n) return i;
-    if (!periodic) return -1;
-    const int64_t near = i < 0 ? i + n : i - n;
-    return near >= 0 && near < n ? near : scalar::source_index(i, n, Boundary::wrap);
+// Positions of an axis one after the other: the first, brought into the axis once, and what is `k` behind it; -1: zero.
+constexpr int far_outside = 1 << 20;
+__device__ __forceinline__ int first_place(int64_t i, int64_t n, bool periodic) {
+    if (periodic) return int(scalar::source_index(i, n, Boundary::wrap));
+    return int(max(int64_t(-far_outside), min(i, n)));
+}
+__device__ __forceinline__ int place_of(int first, int k, int n, bool periodic) {
+    int i = first + k;
+    if (periodic && i >= n) {
+        i -= n;
+        if (i >= n) i %= n;
+    }
+    return unsigned(i) < unsigned(n) ? i : -1;
 }
 
-// Weights from `first` on, zeros behind the last.
+// To shared memory without waiting, or zero.
+template <class T>
+__device__ __forceinline__ void copy_or_zero(T* to, const T* from, bool there) {
+#if defined(__CUDA_ARCH__)
+    asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(unsigned(__cvta_generic_to_shared(to))), "l"(from), "n"(sizeof(T)),
+                 "r"(there ? int(sizeof(T)) : 0) : "memory");
+#else
+    *to = there ? *from : T(0);
+#endif
+}
+
 template <class T>
 __device__ __forceinline__ T weight_of(const T* weight, int64_t i, int64_t taps) { return i < taps ? __ldg(weight + i) : T(0); }
 
@@ -134,42 +151,50 @@ __global__ void __launch_bounds__(32 * most_warps, sizeof(T) == 4 ? 3 : 2) filte
     T* const filtered = cut.in_place ? source : source + pitch * cut.rows;
     T* const weights_y = filtered + pitch * cut.rows;
     T* const weights_x = weights_y + cut.taps_y + warp * cut.taps_x;  // a warp's own: it waits for no other
-    const int64_t block = blockIdx.x, line = block / cut.tiles_across, z = line / cut.tiles_down;
-    const int64_t x0 = (block - line * cut.tiles_across) * across<T>, y0 = (line - z * cut.tiles_down) * (warps * results);
+    const unsigned block = blockIdx.x, line = block / cut.tiles_across, z = line / cut.tiles_down;
+    const int64_t x0 = int64_t(block - line * cut.tiles_across) * across<T>, y0 = int64_t(line - z * cut.tiles_down) * (warps * results);
     const int high = int(min(int64_t(warps * results), p.y.destination - y0)), wide = int(min(int64_t(across<T>), p.x.destination - x0));
-    const int64_t slice = place_of(z + z_base, p.z.source, p.periodic);
+    const int slice = place_of(first_place(z + z_base, p.z.source, p.periodic), 0, int(p.z.source), p.periodic);
+    const int source_x = int(p.x.source), source_y = int(p.y.source);
+    const T* const input = p.input + int64_t(slice) * p.y.source * p.x.source;
     const int first_row = warp * results;
     T sums[results][mine]{};
     for (int64_t j0 = 0; slice >= 0 && j0 < p.y.taps; j0 += chunk_y) {
         const int taps_y = int(min(int64_t(cut.taps_y), whole_groups(p.y.taps - j0, results))), rows = high + taps_y - 1;
         if (j0 > 0) __syncthreads();  // nobody reads the rows before any more
+        const int first_y = first_place(y0 + p.y.base + j0, p.y.source, p.periodic);
+        MEDECONV_ROLLED
         for (int j = warp * 32 + lane; j < taps_y; j += warps * 32) weights_y[j] = weight_of(p.weight_y, j0 + j, p.y.taps);
         for (int64_t i0 = 0; i0 < p.x.taps; i0 += chunk_x<T>) {
             const int taps_x = int(min(int64_t(cut.taps_x), whole_groups(p.x.taps - i0, n))), width = wide + taps_x - 1;
+            MEDECONV_ROLLED
             for (int i = lane; i < taps_x; i += 32) weights_x[i] = weight_of(p.weight_x, i0 + i, p.x.taps);
-            int64_t place[most_copies];
+            const int first_x = first_place(x0 + p.x.base + i0, p.x.source, p.periodic);
+            int place[most_copies];
             MEDECONV_UNROLL
             for (int c = 0; c < most_copies; ++c)
-                place[c] = lane + 32 * c < width ? place_of(x0 + p.x.base + i0 + lane + 32 * c, p.x.source, p.periodic) : -1;
+                place[c] = lane + 32 * c < width ? place_of(first_x, lane + 32 * c, source_x, p.periodic) : -1;
+            MEDECONV_ROLLED
             for (int r = 2 * warp; r < rows; r += r % 2 ? 2 * warps - 1 : 1) {
-                const int64_t y = place_of(y0 + p.y.base + j0 + r, p.y.source, p.periodic);
-                const T* const from = p.input + (slice * p.y.source + y) * p.x.source;
+                const int y = place_of(first_y, r, source_y, p.periodic);
+                const T* const from = input + int64_t(max(y, 0)) * source_x;
                 T* const to = source + r * pitch + lane;
                 MEDECONV_UNROLL
-                for (int c = 0; c < most_copies; ++c) {
-                    if (32 * c >= width) break;
-                    if (y >= 0 && place[c] >= 0) copy_async(to + 32 * c, from + place[c]);
-                    else to[32 * c] = T(0);
-                }
+                for (int c = 0; c < most_copies; ++c)
+                    if (32 * c < width) copy_or_zero(to + 32 * c, from + max(place[c], 0), y >= 0 && place[c] >= 0);
             }
             copies_done();
             __syncwarp();
             const int group = lane % 4 + lane / 8 * 4, second = lane / 4 % 2;
+            MEDECONV_ROLLED
             for (int r = 2 * warp + second; r - second < rows; r += 2 * warps) {
                 Lanes<T, n> row = filter_row(source + r * pitch + group * n, weights_x, taps_x);
                 T* const to = filtered + r * pitch + group * n;
-                if (i0 > 0)
-                    for (int k = 0; k < n; ++k) row.v[k] += to[k];
+                if (i0 > 0) {
+                    const Lanes<T, n> before = load<n>(to);
+                    MEDECONV_UNROLL
+                    for (int k = 0; k < n; ++k) row.v[k] += before.v[k];
+                }
                 __syncwarp();  // the source's row has been read
                 *reinterpret_cast<Lanes<T, n>*>(to) = row;
             }
@@ -198,13 +223,12 @@ __global__ void __launch_bounds__(32 * most_warps, sizeof(T) == 4 ? 3 : 2) filte
     const T scale = p.weight_z ? __ldg(p.weight_z) : T(1);
     const scalar::Numbers<T> number = numbers_of(p.operands);
     T totals[sums_of_a_sweep]{};
-    constexpr int unrolled = formula == Formula::copy && plain ? results : 1;
-#pragma unroll unrolled
+#pragma unroll(formula == Formula::copy && plain ? results : 1)
     for (int r = 0; r < results; ++r) {  // the first row's sums are next
         bool there[mine];
         MEDECONV_UNROLL
         for (int c = 0; c < mine; ++c) there[c] = first_row + r < high && lane + 32 * c < wide, sums[0][c] *= scale;
-        const int64_t first = (z * p.y.destination + y0 + first_row + r) * p.x.destination + x0 + lane;
+        const int64_t first = (int64_t(z) * p.y.destination + y0 + first_row + r) * p.x.destination + x0 + lane;
         finish_values<formula, plain, mine>(p.operands, number, sums[0], first, 32, there, p.kept, totals);
         MEDECONV_UNROLL
         for (int k = 0; k + 1 < results; ++k)
@@ -219,54 +243,49 @@ __global__ void __launch_bounds__(32 * most_warps, sizeof(T) == 4 ? 3 : 2) filte
 
 // Segments of a column lie one behind the other in the order of blocks: what two of them reach comes from cache.
 template <Formula formula, bool plain, class T>
-__global__ void __launch_bounds__(columns, sizeof(T) == 4 ? 5 : 2) filter_columns(SeparablePass<T> p, int64_t plane, int64_t segments, int length) {
-    constexpr int reach = window + results - 1, at_once = 4;
+__global__ void __launch_bounds__(columns, sizeof(T) == 4 ? 5 : 2) filter_columns(SeparablePass<T> p, int64_t plane, unsigned segments, int length) {
+    constexpr int reach = window + results, at_once = 4;
     DYN_SHARED(double, shared);
-    const int64_t piece = blockIdx.x / segments, column = piece * columns + threadIdx.x;
-    const int64_t z0 = (blockIdx.x - piece * segments) * length, z1 = min(z0 + length, p.z.destination);
+    const unsigned piece = blockIdx.x / segments;
+    const int64_t column = int64_t(piece) * columns + threadIdx.x;
+    const int64_t z0 = int64_t(blockIdx.x - piece * segments) * length, z1 = min(z0 + length, p.z.destination);
     const T* const input = p.input + min(column, plane - 1);
-    // Values z, z + 1, ... of the column: one test for all of them where none lies outside.
-    const auto fetch = [&](T* values, auto count, int64_t z) {
-        if (z >= 0 && z + count <= p.z.source) {
-            const T* from = input + z * plane;
-            MEDECONV_UNROLL
-            for (int k = 0; k < count; ++k, from += plane) values[k] = *from;
-        } else {
-            MEDECONV_UNROLL
-            for (int k = 0; k < count; ++k) {
-                const int64_t at = place_of(z + k, p.z.source, p.periodic);
-                values[k] = at >= 0 ? input[at * plane] : T(0);
-            }
-        }
-    };
-    constexpr int kept = reach - results;
-    const std::integral_constant<int, reach> all;
-    const std::integral_constant<int, kept> first_ones;
-    const std::integral_constant<int, results> fresh;
     const bool slides = p.z.taps <= window;
-    T weight[window], values[reach], next[results], totals[sums_of_a_sweep]{};
-    const auto fetch_weights = [&](int64_t m0) {
-        MEDECONV_UNROLL
-        for (int m = 0; m < window; ++m) weight[m] = weight_of(p.weight_z, m0 + m, p.z.taps);
-    };
-    if (slides) {
-        fetch_weights(0);
-        fetch(values, first_ones, z0 + p.z.base);
-        fetch(next, fresh, z0 + p.z.base + kept);
-    }
+    const int source = int(p.z.source);
+    const int64_t end = z1 - 1 + p.z.base + p.z.taps;  // behind the last value that is needed
+    T weight[window], values[reach]{}, next[results]{}, totals[sums_of_a_sweep]{};
     const scalar::Numbers<T> number = numbers_of(p.operands);
+    int64_t at = 0;
     MEDECONV_ROLLED
     for (int64_t z = z0; z < z1; z += results) {
         T sums[results]{};
         MEDECONV_ROLLED
         for (int64_t m0 = 0; m0 < p.z.taps; m0 += window) {
-            if (slides) {
+            const bool anew = z == z0 || !slides;
+            if (anew) {
+                at = z + p.z.base + m0;
                 MEDECONV_UNROLL
-                for (int k = 0; k < results; ++k) values[kept + k] = next[k];
-                if (z + results < z1) fetch(next, fresh, z + results + p.z.base + kept);
-            } else {
-                fetch_weights(m0);
-                fetch(values, all, z + p.z.base + m0);
+                for (int m = 0; m < window; ++m) weight[m] = weight_of(p.weight_z, m0 + m, p.z.taps);
+            }
+            MEDECONV_ROLLED
+            for (int turn = anew ? 0 : reach / results; turn <= reach / results; ++turn, at += results) {
+                MEDECONV_UNROLL
+                for (int k = 0; k < reach - results; ++k) values[k] = values[k + results];
+                MEDECONV_UNROLL
+                for (int k = 0; k < results; ++k) values[reach - results + k] = next[k];
+                if (at >= end) continue;
+                if (at >= 0 && at + results <= source) {
+                    const T* from = input + at * plane;
+                    MEDECONV_UNROLL
+                    for (int k = 0; k < results; ++k, from += plane) next[k] = *from;
+                } else {
+                    const int first = first_place(at, source, p.periodic);
+                    MEDECONV_UNROLL
+                    for (int k = 0; k < results; ++k) {
+                        const int place = at + k < end ? place_of(first, k, source, p.periodic) : -1;
+                        next[k] = place >= 0 ? input[place * plane] : T(0);
+                    }
+                }
             }
             MEDECONV_UNROLL
             for (int m = 0; m < window; ++m)
@@ -280,8 +299,6 @@ __global__ void __launch_bounds__(columns, sizeof(T) == 4 ? 5 : 2) filter_column
             for (int i = 0; i < at_once; ++i) there[i] = z + r + i < z1 && column < plane;
             finish_values<formula, plain, at_once>(p.operands, number, sums + r, (z + r) * plane + column, plane, there, p.kept, totals);
         }
-        MEDECONV_UNROLL
-        for (int k = 0; k < kept; ++k) values[k] = values[k + results];
     }
     if constexpr (!plain) finish_block(p.operands, totals, shared, blockIdx.x);
 }
@@ -320,6 +337,8 @@ void separable(const SeparablePass<T>& pass, T* workspace, Stream stream) {
                    {pass.weight_z, pass.weight_y}}, stream);
         return;
     }
+    if (std::max({pass.z.source, pass.y.source, pass.x.source}) > 0x7fffffff - far_outside)
+        throw Failure("an axis that the separable engine does not count", 0);
     int64_t used;
     if (pass.z.taps == 1) {
         used = run_slices(pass, pass.z.destination, pass.z.base, stream);
@@ -338,8 +357,8 @@ void separable(const SeparablePass<T>& pass, T* workspace, Stream stream) {
         const int64_t segments = ceil_div(pass.z.destination, length);
         used = pieces * segments;
         with_formula(pass.formula, pass.operands, [&](auto f, auto plain) {
-            launch(filter_columns<f, plain, T>, blocks(used), dim3(columns), plain ? 0 : sums_shared_bytes, stream, last, plane, segments,
-                   length);
+            launch(filter_columns<f, plain, T>, blocks(used), dim3(columns), plain ? 0 : sums_shared_bytes, stream, last, plane,
+                   unsigned(segments), length);
         });
     }
     finish_sums(pass.operands.sums, used, stream);
