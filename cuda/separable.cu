@@ -17,7 +17,7 @@ namespace {
 
 constexpr int results = 8;                      // per thread and column, in both passes; also taps at once along y
 constexpr int most_warps = 8;                   // of a block of the pass over slices
-constexpr int chunk_bytes = 256, chunk_y = 64;  // taps that a tile reaches beyond itself, along x in bytes
+constexpr int chunk_bytes = 256, chunk_y = 48;  // taps that a tile reaches beyond itself, along x in bytes
 constexpr int columns = 128;                    // threads of a block of the z pass
 constexpr int window = 16;                      // taps along z whose values stay in registers
 constexpr int64_t processors = 132;             // of a large GPU: images of few tiles are cut smaller, to employ them
@@ -31,7 +31,7 @@ constexpr int across = 32 * per_lane<T>;
 template <class T>
 constexpr int chunk_x = chunk_bytes / sizeof(T);
 
-constexpr int64_t whole_groups(int64_t taps, int group) { return ceil_div(taps, group) * group; }
+constexpr int whole_groups(int64_t taps, int group) { return int((taps + group - 1) / group) * group; }
 
 // How the pass over slices is cut.
 struct SliceCut {
@@ -53,18 +53,22 @@ SliceCut slice_cut(int64_t depth, AxisTaps y, AxisTaps x) {
     cut.blocks = blocks(cut.warps);
     cut.tiles_across = unsigned(tiles_across), cut.tiles_down = unsigned(ceil_div(y.destination, cut.warps * results));
     cut.in_place = x.taps <= chunk_x<T>;
-    cut.taps_x = int(std::min(int64_t(chunk_x<T>), whole_groups(x.taps, together<T>)));
-    cut.taps_y = int(std::min(int64_t(chunk_y), whole_groups(y.taps, results)));
-    cut.pitch = int(whole_groups(across<T> + cut.taps_x, 32)) + per_lane<T>;
+    cut.taps_x = std::min(chunk_x<T>, whole_groups(x.taps, together<T>));
+    cut.taps_y = std::min(chunk_y, whole_groups(y.taps, results));
+    cut.pitch = whole_groups(across<T> + cut.taps_x, 32) + per_lane<T>;
     cut.rows = cut.warps * results + cut.taps_y;
-    cut.shared_bytes = (size_t(cut.pitch) * cut.rows * (cut.in_place ? 1 : 2) + cut.warps * cut.taps_x + cut.taps_y) * sizeof(T);
+    const int sums = y.taps > chunk_y ? cut.warps * results * across<T> : 0;  // wait in shared memory for the next chunk
+    cut.shared_bytes = (size_t(cut.pitch) * cut.rows * (cut.in_place ? 1 : 2) + cut.warps * cut.taps_x + cut.taps_y + sums) * sizeof(T);
     return cut;
 }
 
 // Positions of an axis one after the other: the first, brought into the axis once, and what is `k` behind it; -1: zero.
 constexpr int far_outside = 1 << 20;
 __device__ __forceinline__ int first_place(int64_t i, int64_t n, bool periodic) {
-    if (periodic) return int(scalar::source_index(i, n, Boundary::wrap));
+    if (periodic) {
+        i += i < 0 ? n : i >= n ? -n : 0;
+        return int(scalar::source_index(i, n, Boundary::wrap));
+    }
     return int(max(int64_t(-far_outside), min(i, n)));
 }
 __device__ __forceinline__ int place_of(int first, int k, int n, bool periodic) {
@@ -88,7 +92,7 @@ __device__ __forceinline__ void copy_or_zero(T* to, const T* from, bool there) {
 }
 
 template <class T>
-__device__ __forceinline__ T weight_of(const T* weight, int64_t i, int64_t taps) { return i < taps ? __ldg(weight + i) : T(0); }
+__device__ __forceinline__ T weight_of(const T* weight, int i, int taps) { return i < taps ? __ldg(weight + i) : T(0); }
 
 // A lane's results of one row: `from` is its first value. Eight lanes load at once, four of a row and four of the next, whose
 // 16 bytes lie in other banks.
@@ -145,31 +149,32 @@ __device__ __forceinline__ void finish_values(const Operands<T>& o, const scalar
 template <Formula formula, bool plain, class T>
 __global__ void __launch_bounds__(32 * most_warps, sizeof(T) == 4 ? 3 : 2) filter_slices(SeparablePass<T> p, int64_t z_base, SliceCut cut) {
     constexpr int n = together<T>, mine = per_lane<T>;
-    constexpr int most_copies = (across<T> + chunk_x<T>) / 32;  // of a lane, per row
+    constexpr int usual = across<T> / 32 + 1, most_copies = (across<T> + chunk_x<T>) / 32;  // of a lane, per row
     DYN_SHARED(T, source);
     const int lane = threadIdx.x, warp = threadIdx.y, warps = cut.warps, pitch = cut.pitch;
     T* const filtered = cut.in_place ? source : source + pitch * cut.rows;
     T* const weights_y = filtered + pitch * cut.rows;
     T* const weights_x = weights_y + cut.taps_y + warp * cut.taps_x;  // a warp's own: it waits for no other
     const unsigned block = blockIdx.x, line = block / cut.tiles_across, z = line / cut.tiles_down;
-    const int64_t x0 = int64_t(block - line * cut.tiles_across) * across<T>, y0 = int64_t(line - z * cut.tiles_down) * (warps * results);
-    const int high = int(min(int64_t(warps * results), p.y.destination - y0)), wide = int(min(int64_t(across<T>), p.x.destination - x0));
+    const int x0 = int(block - line * cut.tiles_across) * across<T>, y0 = int(line - z * cut.tiles_down) * (warps * results);
+    const int high = min(warps * results, int(p.y.destination) - y0), wide = min(across<T>, int(p.x.destination) - x0);
     const int slice = place_of(first_place(z + z_base, p.z.source, p.periodic), 0, int(p.z.source), p.periodic);
-    const int source_x = int(p.x.source), source_y = int(p.y.source);
+    const int source_x = int(p.x.source), source_y = int(p.y.source), all_x = int(p.x.taps), all_y = int(p.y.taps);
     const T* const input = p.input + int64_t(slice) * p.y.source * p.x.source;
     const int first_row = warp * results;
     T sums[results][mine]{};
-    for (int64_t j0 = 0; slice >= 0 && j0 < p.y.taps; j0 += chunk_y) {
-        const int taps_y = int(min(int64_t(cut.taps_y), whole_groups(p.y.taps - j0, results))), rows = high + taps_y - 1;
+    for (int j0 = 0; slice >= 0 && j0 < all_y; j0 += chunk_y) {
+        const int taps_y = min(cut.taps_y, whole_groups(all_y - j0, results)), rows = high + taps_y - 1;
         if (j0 > 0) __syncthreads();  // nobody reads the rows before any more
         const int first_y = first_place(y0 + p.y.base + j0, p.y.source, p.periodic);
         MEDECONV_ROLLED
-        for (int j = warp * 32 + lane; j < taps_y; j += warps * 32) weights_y[j] = weight_of(p.weight_y, j0 + j, p.y.taps);
-        for (int64_t i0 = 0; i0 < p.x.taps; i0 += chunk_x<T>) {
-            const int taps_x = int(min(int64_t(cut.taps_x), whole_groups(p.x.taps - i0, n))), width = wide + taps_x - 1;
+        for (int j = warp * 32 + lane; j < taps_y; j += warps * 32) weights_y[j] = weight_of(p.weight_y, j0 + j, all_y);
+        for (int i0 = 0; i0 < all_x; i0 += chunk_x<T>) {
+            const int taps_x = min(cut.taps_x, whole_groups(all_x - i0, n)), width = wide + taps_x - 1;
             MEDECONV_ROLLED
-            for (int i = lane; i < taps_x; i += 32) weights_x[i] = weight_of(p.weight_x, i0 + i, p.x.taps);
+            for (int i = lane; i < taps_x; i += 32) weights_x[i] = weight_of(p.weight_x, i0 + i, all_x);
             const int first_x = first_place(x0 + p.x.base + i0, p.x.source, p.periodic);
+            const bool inside = first_x >= 0 && first_x + 32 * usual <= source_x;
             int place[most_copies];
             MEDECONV_UNROLL
             for (int c = 0; c < most_copies; ++c)
@@ -177,11 +182,21 @@ __global__ void __launch_bounds__(32 * most_warps, sizeof(T) == 4 ? 3 : 2) filte
             MEDECONV_ROLLED
             for (int r = 2 * warp; r < rows; r += r % 2 ? 2 * warps - 1 : 1) {
                 const int y = place_of(first_y, r, source_y, p.periodic);
-                const T* const from = input + int64_t(max(y, 0)) * source_x;
+                const T* const from = input + int64_t(y) * source_x;
                 T* const to = source + r * pitch + lane;
+                if (y < 0) {
+                    MEDECONV_UNROLL
+                    for (int c = 0; c < usual; ++c) to[32 * c] = T(0);
+                } else if (inside) {
+                    MEDECONV_UNROLL
+                    for (int c = 0; c < usual; ++c) copy_async(to + 32 * c, from + first_x + lane + 32 * c);
+                } else {
+                    MEDECONV_UNROLL
+                    for (int c = 0; c < usual; ++c) copy_or_zero(to + 32 * c, from + place[c], place[c] >= 0);
+                }
                 MEDECONV_UNROLL
-                for (int c = 0; c < most_copies; ++c)
-                    if (32 * c < width) copy_or_zero(to + 32 * c, from + max(place[c], 0), y >= 0 && place[c] >= 0);
+                for (int c = usual; c < most_copies; ++c)
+                    if (32 * c < width) copy_or_zero(to + 32 * c, from + place[c], y >= 0 && place[c] >= 0);
             }
             copies_done();
             __syncwarp();
@@ -201,6 +216,9 @@ __global__ void __launch_bounds__(32 * most_warps, sizeof(T) == 4 ? 3 : 2) filte
             __syncwarp();
         }
         __syncthreads();
+        T* const waiting = weights_y + cut.taps_y + warps * cut.taps_x + warp * results * across<T> + lane;
+        MEDECONV_UNROLL
+        for (int i = 0; i < results * mine; ++i) sums[i / mine][i % mine] = j0 > 0 ? waiting[32 * i] : T(0);
         if (first_row < high) {
             MEDECONV_ROLLED
             for (int j = 0; j < taps_y; j += results) {
@@ -219,6 +237,9 @@ __global__ void __launch_bounds__(32 * most_warps, sizeof(T) == 4 ? 3 : 2) filte
                 }
             }
         }
+        if (j0 + chunk_y < all_y)
+            MEDECONV_UNROLL
+            for (int i = 0; i < results * mine; ++i) waiting[32 * i] = sums[i / mine][i % mine];
     }
     const T scale = p.weight_z ? __ldg(p.weight_z) : T(1);
     const scalar::Numbers<T> number = numbers_of(p.operands);
@@ -251,7 +272,7 @@ __global__ void __launch_bounds__(columns, sizeof(T) == 4 ? 5 : 2) filter_column
     const int64_t z0 = int64_t(blockIdx.x - piece * segments) * length, z1 = min(z0 + length, p.z.destination);
     const T* const input = p.input + min(column, plane - 1);
     const bool slides = p.z.taps <= window;
-    const int source = int(p.z.source);
+    const int source = int(p.z.source), taps = int(p.z.taps);
     const int64_t end = z1 - 1 + p.z.base + p.z.taps;  // behind the last value that is needed
     T weight[window], values[reach]{}, next[results]{}, totals[sums_of_a_sweep]{};
     const scalar::Numbers<T> number = numbers_of(p.operands);
@@ -260,12 +281,12 @@ __global__ void __launch_bounds__(columns, sizeof(T) == 4 ? 5 : 2) filter_column
     for (int64_t z = z0; z < z1; z += results) {
         T sums[results]{};
         MEDECONV_ROLLED
-        for (int64_t m0 = 0; m0 < p.z.taps; m0 += window) {
+        for (int m0 = 0; m0 < taps; m0 += window) {
             const bool anew = z == z0 || !slides;
             if (anew) {
                 at = z + p.z.base + m0;
                 MEDECONV_UNROLL
-                for (int m = 0; m < window; ++m) weight[m] = weight_of(p.weight_z, m0 + m, p.z.taps);
+                for (int m = 0; m < window; ++m) weight[m] = weight_of(p.weight_z, m0 + m, taps);
             }
             MEDECONV_ROLLED
             for (int turn = anew ? 0 : reach / results; turn <= reach / results; ++turn, at += results) {
@@ -337,7 +358,8 @@ void separable(const SeparablePass<T>& pass, T* workspace, Stream stream) {
                    {pass.weight_z, pass.weight_y}}, stream);
         return;
     }
-    if (std::max({pass.z.source, pass.y.source, pass.x.source}) > 0x7fffffff - far_outside)
+    if (std::max({pass.z.source, pass.z.taps, pass.y.source, pass.y.destination, pass.y.taps, pass.x.source, pass.x.destination,
+                  pass.x.taps}) > 0x7fffffff - far_outside)
         throw Failure("an axis that the separable engine does not count", 0);
     int64_t used;
     if (pass.z.taps == 1) {
