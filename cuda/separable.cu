@@ -132,17 +132,17 @@ __device__ __forceinline__ void finish_values(const Operands<T>& o, const scalar
         if (!plain && there[i])
             for (int k = 0; k < sums_of_a_sweep; ++k) totals[k] += sums[k];
     }
-    MEDECONV_UNROLL
-    for (int i = 0; i < n; ++i) {
-        const int64_t at = first + i * step;
-        if (!there[i]) continue;
-        if constexpr (!plain && (formula == Formula::multiply || formula == Formula::add))
-            if (o.change) o.change[at] = change[i];
-        if (o.out) o.out[at] = out[i];
-        if constexpr (!plain)
-            if (o.extrapolated) o.extrapolated[at] = extrapolated[i];
-        if (kept) kept[at] = next[i];
-    }
+    const auto store = [&](T* to, const T* from) {
+        if (!to) return;
+        to += first;
+        MEDECONV_UNROLL
+        for (int i = 0; i < n; ++i, to += step)
+            if (there[i]) *to = from[i];
+    };
+    if constexpr (!plain && (formula == Formula::multiply || formula == Formula::add)) store(o.change, change);
+    store(o.out, out);
+    if constexpr (!plain) store(o.extrapolated, extrapolated);
+    store(kept, next);
 }
 
 // Destination slice k is the source's k + z_base, times weight_z[0] if that is given.
@@ -175,10 +175,11 @@ __global__ void __launch_bounds__(32 * most_warps, sizeof(T) == 4 ? 3 : 2) filte
             for (int i = lane; i < taps_x; i += 32) weights_x[i] = weight_of(p.weight_x, i0 + i, all_x);
             const int first_x = first_place(x0 + p.x.base + i0, p.x.source, p.periodic);
             const bool inside = first_x >= 0 && first_x + 32 * usual <= source_x;
-            int place[most_copies];
-            MEDECONV_UNROLL
-            for (int c = 0; c < most_copies; ++c)
-                place[c] = lane + 32 * c < width ? place_of(first_x, lane + 32 * c, source_x, p.periodic) : -1;
+            int place[most_copies]{};
+            if (!inside || width > 32 * usual)
+                MEDECONV_UNROLL
+                for (int c = 0; c < most_copies; ++c)
+                    place[c] = lane + 32 * c < width ? place_of(first_x, lane + 32 * c, source_x, p.periodic) : -1;
             MEDECONV_ROLLED
             for (int r = 2 * warp; r < rows; r += r % 2 ? 2 * warps - 1 : 1) {
                 const int y = place_of(first_y, r, source_y, p.periodic);
@@ -327,7 +328,7 @@ __global__ void __launch_bounds__(columns, sizeof(T) == 4 ? 5 : 2) filter_column
 // Slices that a thread of the z pass makes: many, because a segment reads what its filter reaches; enough blocks come first.
 int segment_length(int64_t depth, int64_t pieces) {
     int length = 64;
-    while (length > results && pieces * ceil_div(depth, length) < 16 * processors) length /= 2;
+    while (length > 2 * results && pieces * ceil_div(depth, length) < 16 * processors) length /= 2;
     return length;
 }
 

@@ -137,6 +137,43 @@ def test_symmetric_taps(shape, taps, boundary, dtype, tol, relative_error, rng):
     assert relative_error(a.adjoint(y), b.adjoint(y.astype(float))) < tol("forward", dtype)
 
 
+@pytest.mark.parametrize("boundary", ["extended", "zero", "reflect", "wrap"])
+@pytest.mark.parametrize(
+    ("shape", "taps"),
+    [
+        ((100, 301), (15, 15)),
+        ((130, 257), (3, 70)),
+        ((131, 130), (70, 1)),
+        ((67, 300), (1, 33)),
+        ((140, 131), (110, 131)),
+        ((4, 70, 161), (3, 9, 15)),
+        ((45, 9, 21), (21, 3, 4)),
+        ((50, 1, 140), (16, 1, 2)),
+        ((33, 30, 1), (33, 17, 1)),
+    ],
+)
+def test_tiles_and_segments(shape, taps, boundary, backend, dtype, tol, relative_error, rng):
+    """Tiles with neighbours on both sides, chunks of taps, columns that are filtered in several steps."""
+    psf = product_psf(taps)
+    a = mf.Blur(psf, shape, boundary=boundary, engine="separable", backend=backend, dtype=dtype)
+    b = mf.Blur(psf, shape, boundary=boundary, engine="spectral", dtype="float64")
+    x, y = rng.standard_normal(a.estimate_shape).astype(dtype), rng.standard_normal(shape).astype(dtype)
+    assert relative_error(a.forward(x), b.forward(x.astype(float))) < tol("forward", dtype)
+    assert relative_error(a.adjoint(y), b.adjoint(y.astype(float))) < tol("forward", dtype)
+
+
+def test_long_segments(backend, tol, relative_error, rng):
+    """So many columns that each is cut into few segments."""
+    psf, shape = product_psf((6, 2, 3)), (40, 260, 530)
+    a = mf.Blur(psf, shape, boundary="wrap", engine="separable", backend=backend, dtype="float32")
+    x = rng.standard_normal(shape).astype("float32")
+    expected = np.zeros(shape)
+    for z, y, i in np.ndindex(psf.shape):
+        offset = (z - psf.shape[0] // 2, y - psf.shape[1] // 2, i - psf.shape[2] // 2)
+        expected += a.psf[z, y, i] * np.roll(x, offset, (0, 1, 2))
+    assert relative_error(a.forward(x), expected) < tol("forward", np.float32)
+
+
 def tilted(shape, tilt=0.35):
     """A Gaussian whose axes are not the grid's: no product of filters, but close to a short sum of them."""
     axes = np.meshgrid(*(np.arange(k) - k // 2 for k in shape), indexing="ij")

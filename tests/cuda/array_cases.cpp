@@ -160,6 +160,22 @@ void add_cases(std::vector<Case>& cases, const std::string& type) {
                 kept.append_to(all);
                 return all;
             }});
+            // Tiles with neighbours on both sides, rows that cross them, chunks of taps along y, columns in several steps.
+            for (const int64_t long_z : {1, 6}) {
+                const AxisTaps deep{30, 27, -2, long_z}, high{21, 19, -25, 51}, wide{301, 290, -3, 16}, flat{1, 1, 0, 1};
+                const AxisTaps& outer = long_z > 1 ? deep : flat;
+                cases.push_back({"separable tiles" + name, [=] {
+                    const int64_t sources = outer.source * high.source * wide.source, results = outer.destination * high.destination * wide.destination;
+                    DeviceValues<T> weight_z(outer.taps, 14), weight_y(high.taps, 15), weight_x(wide.taps, 16), input(sources, 17), kept(results);
+                    DeviceValues<T> workspace(separable_workspace(outer, high, wide));
+                    const AllOperands<T> given(results, separable_blocks(outer, high, wide));
+                    separable<T>({outer, high, wide, periodic, weight_z, weight_y, weight_x, input, kept, Formula(f), given.operands()}, workspace,
+                                 nullptr);
+                    std::vector<double> all = given.results();
+                    kept.append_to(all);
+                    return all;
+                }});
+            }
             for (const int64_t long_z : {1, 11}) {
                 const AxisTaps deep{depth, depth, -(long_z / 2), long_z}, wide{width, width, -35, periodic ? 45 : 70};
                 cases.push_back({"separable" + name, [=] {
