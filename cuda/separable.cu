@@ -265,7 +265,8 @@ __global__ void __launch_bounds__(32 * most_warps, sizeof(T) == 4 ? 3 : 2) filte
 
 // Segments of a column lie one behind the other in the order of blocks: what two of them reach comes from cache.
 template <Formula formula, bool plain, class T>
-__global__ void __launch_bounds__(columns, sizeof(T) == 4 ? 5 : 2) filter_columns(SeparablePass<T> p, int64_t plane, unsigned segments, int length) {
+__global__ void __launch_bounds__(columns, sizeof(T) == 4 ? 5 : 2) filter_columns(SeparablePass<T> p, int64_t plane, unsigned segments,
+                                                                                   int length) {
     constexpr int reach = window + results, at_once = 4;
     DYN_SHARED(double, shared);
     const unsigned piece = blockIdx.x / segments;

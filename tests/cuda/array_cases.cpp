@@ -165,12 +165,14 @@ void add_cases(std::vector<Case>& cases, const std::string& type) {
                 const AxisTaps deep{30, 27, -2, long_z}, high{21, 19, -25, 51}, wide{301, 290, -3, 16}, flat{1, 1, 0, 1};
                 const AxisTaps& outer = long_z > 1 ? deep : flat;
                 cases.push_back({"separable tiles" + name, [=] {
-                    const int64_t sources = outer.source * high.source * wide.source, results = outer.destination * high.destination * wide.destination;
-                    DeviceValues<T> weight_z(outer.taps, 14), weight_y(high.taps, 15), weight_x(wide.taps, 16), input(sources, 17), kept(results);
+                    const int64_t sources = outer.source * high.source * wide.source;
+                    const int64_t results = outer.destination * high.destination * wide.destination;
+                    DeviceValues<T> weight_z(outer.taps, 14), weight_y(high.taps, 15), weight_x(wide.taps, 16);
+                    DeviceValues<T> input(sources, 17), kept(results);
                     DeviceValues<T> workspace(separable_workspace(outer, high, wide));
                     const AllOperands<T> given(results, separable_blocks(outer, high, wide));
-                    separable<T>({outer, high, wide, periodic, weight_z, weight_y, weight_x, input, kept, Formula(f), given.operands()}, workspace,
-                                 nullptr);
+                    separable<T>({outer, high, wide, periodic, weight_z, weight_y, weight_x, input, kept, Formula(f), given.operands()},
+                                 workspace, nullptr);
                     std::vector<double> all = given.results();
                     kept.append_to(all);
                     return all;
