@@ -100,6 +100,25 @@ __device__ __forceinline__ void fetch(const DirectPass<T>& p, Part part, int64_t
     }
 }
 
+// One result by the filter's own taps.
+template <class T>
+__device__ __forceinline__ T single_value(const DirectPass<T>& p, int64_t z, int64_t y, int64_t x) {
+    T sum = 0;
+    const T* weight = p.weight;
+    MEDECONV_ROLLED for (int64_t m = 0; m < p.z.taps; ++m)
+        MEDECONV_ROLLED for (int64_t j = 0; j < p.y.taps; ++j)
+            MEDECONV_ROLLED for (int64_t i = 0; i < p.x.taps; ++i, ++weight) {
+                int64_t a = z + p.z.base + m, b = y + p.y.base + j, c = x + p.x.base + i;
+                if (p.periodic) {
+                    a = scalar::source_index(a, p.z.source, Boundary::wrap), b = scalar::source_index(b, p.y.source, Boundary::wrap);
+                    c = scalar::source_index(c, p.x.source, Boundary::wrap);
+                }
+                if (a < 0 || a >= p.z.source || b < 0 || b >= p.y.source || c < 0 || c >= p.x.source) continue;
+                sum += *weight * p.input[(a * p.y.source + b) * p.x.source + c];
+            }
+    return sum;
+}
+
 template <int taps, bool plain, class T>
 __global__ void __launch_bounds__(tile_threads, sizeof(T) == 4 ? 4 : 3) direct_tiles(DirectPass<T> p, int64_t tiles_across,
                                                                                      int64_t tiles_down, int slices) {
@@ -160,6 +179,12 @@ __global__ void __launch_bounds__(tile_threads, sizeof(T) == 4 ? 4 : 3) direct_t
     constexpr int rows_at_once = tile_threads / tile_x, of_thread = finished_at_once<plain>;
     const int thread = int(threadIdx.y) * across + int(threadIdx.x), column = thread % tile_x;
     const int rows = int(min(int64_t(tile_y), p.y.destination - y0));
+    if (x0 + column < p.x.destination)
+        MEDECONV_ROLLED for (int z = 0; z < depth; ++z)
+            MEDECONV_ROLLED for (int row = thread / tile_x; row < rows; row += rows_at_once) {
+                T& value = shared[(z * tile_y + row) * tile_x + column];
+                if (!is_number(value)) value = single_value(p, z0 + z, y0 + row, x0 + column);
+            }
     const scalar::Numbers<T> number = numbers_of(p.operands);
     T totals[sums_of_a_sweep]{};
     as_constant(p.formula, [&](auto formula) {

@@ -145,6 +145,38 @@ __device__ __forceinline__ void finish_values(const Operands<T>& o, const scalar
     store(kept, next);
 }
 
+// One result by the filters' own taps, of a slice and of a column.
+template <class T>
+__device__ __forceinline__ T value_of_slice(const SeparablePass<T>& p, const T* slice, int64_t y, int64_t x) {
+    T sum = 0;
+    MEDECONV_ROLLED
+    for (int64_t j = 0; j < p.y.taps; ++j) {
+        int64_t b = y + p.y.base + j;
+        if (p.periodic) b = scalar::source_index(b, p.y.source, Boundary::wrap);
+        if (b < 0 || b >= p.y.source) continue;
+        T of_row = 0;
+        MEDECONV_ROLLED
+        for (int64_t i = 0; i < p.x.taps; ++i) {
+            int64_t c = x + p.x.base + i;
+            if (p.periodic) c = scalar::source_index(c, p.x.source, Boundary::wrap);
+            if (c >= 0 && c < p.x.source) of_row += p.weight_x[i] * slice[b * p.x.source + c];
+        }
+        sum += p.weight_y[j] * of_row;
+    }
+    return sum;
+}
+template <class T>
+__device__ __forceinline__ T value_of_column(const SeparablePass<T>& p, const T* column, int64_t plane, int64_t z) {
+    T sum = 0;
+    MEDECONV_ROLLED
+    for (int64_t m = 0; m < p.z.taps; ++m) {
+        int64_t a = z + p.z.base + m;
+        if (p.periodic) a = scalar::source_index(a, p.z.source, Boundary::wrap);
+        if (a >= 0 && a < p.z.source) sum += p.weight_z[m] * column[a * plane];
+    }
+    return sum;
+}
+
 // Destination slice k is the source's k + z_base, times weight_z[0] if that is given.
 template <Formula formula, bool plain, class T>
 __global__ void __launch_bounds__(32 * most_warps, sizeof(T) == 4 ? 3 : 2) filter_slices(SeparablePass<T> p, int64_t z_base, SliceCut cut) {
@@ -242,6 +274,23 @@ __global__ void __launch_bounds__(32 * most_warps, sizeof(T) == 4 ? 3 : 2) filte
             MEDECONV_UNROLL
             for (int i = 0; i < results * mine; ++i) waiting[32 * i] = sums[i / mine][i % mine];
     }
+    bool numbers = true;
+    MEDECONV_UNROLL
+    for (int i = 0; i < results * mine; ++i) numbers = numbers && is_number(sums[i / mine][i % mine]);
+    if (!numbers && slice >= 0)
+        MEDECONV_ROLLED
+        for (int r = 0; r < results; ++r) {  // the first row's sums are next, as below
+            T row[mine];
+            MEDECONV_UNROLL
+            for (int c = 0; c < mine; ++c) {
+                const int y = first_row + r, x = lane + 32 * c;
+                row[c] = is_number(sums[0][c]) || y >= high || x >= wide ? sums[0][c] : value_of_slice(p, input, y0 + y, x0 + x);
+            }
+            MEDECONV_UNROLL
+            for (int k = 0; k < results; ++k)
+                MEDECONV_UNROLL
+                for (int c = 0; c < mine; ++c) sums[k][c] = k + 1 < results ? sums[(k + 1) % results][c] : row[c];
+        }
     const T scale = p.weight_z ? __ldg(p.weight_z) : T(1);
     const scalar::Numbers<T> number = numbers_of(p.operands);
     T totals[sums_of_a_sweep]{};
@@ -315,6 +364,9 @@ __global__ void __launch_bounds__(columns, sizeof(T) == 4 ? 5 : 2) filter_column
                 MEDECONV_UNROLL
                 for (int r = 0; r < results; ++r) sums[r] += weight[m] * values[m + r];
         }
+        MEDECONV_UNROLL
+        for (int r = 0; r < results; ++r)
+            if (!is_number(sums[r]) && z + r < z1 && column < plane) sums[r] = value_of_column(p, input, plane, z + r);
         MEDECONV_UNROLL
         for (int r = 0; r < results; r += at_once) {
             bool there[at_once];

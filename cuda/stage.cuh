@@ -28,6 +28,11 @@ __device__ __forceinline__ void copies_done() {
 #endif
 }
 
+// Neither NaN nor infinite. Taps that only fill up a group are 0, and 0 times what is no number is none: a kernel with such taps
+// makes its results that are none once more, by the filter's own taps alone.
+template <class T>
+__device__ __forceinline__ bool is_number(T x) { return x - x == T(0); }
+
 // Neighbours that are loaded together: 16 bytes at a time.
 template <class T, int n>
 struct alignas(n * sizeof(T) < 16 ? n * sizeof(T) : 16) Lanes {
