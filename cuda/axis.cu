@@ -37,13 +37,17 @@ int64_t good_size(int64_t n, bool even) {
     constexpr double traffic = 10.0;
     int64_t best = 0;
     double best_cost = std::numeric_limits<double>::infinity();
-    for (int64_t m = n; double(m) * traffic < best_cost; ++m) {
-        if (even && m % 2) continue;
-        const std::vector<int> found = factorise(m);
-        if (*std::max_element(found.begin(), found.end()) > largest_butterfly) continue;
-        const double cost = double(m) * (traffic + double(found.size()));
-        if (cost < best_cost) best_cost = cost, best = m;
-    }
+    // Of an odd part the smallest power of two that reaches n: a larger one has no fewer stages. So few lengths are tried that
+    // the time does not grow with n.
+    const auto within = [&](int64_t odd) { return double(odd) * traffic < best_cost; };
+    for (int64_t seven = 1; within(seven); seven *= 7)
+        for (int64_t five = seven; within(five); five *= 5)
+            for (int64_t odd = five; within(odd); odd *= 3) {
+                int64_t m = even ? 2 * odd : odd;
+                while (m < n) m *= 2;
+                const double cost = double(m) * (traffic + double(factorise(m).size()));
+                if (cost < best_cost || (cost == best_cost && m < best)) best_cost = cost, best = m;
+            }
     return best;
 }
 
@@ -57,17 +61,6 @@ Axis<T>::Axis(int64_t length) : n(length) {
         throw std::invalid_argument("grid: got an axis of " + std::to_string(n) + ", but backend 'cuda' transforms at most " +
                                     std::to_string(longest) + " values along an axis " +
                                     (spare_ ? "whose length has prime factors above 7" : "in this dtype") + "; cut the image into tiles");
-}
-
-template <class T>
-int64_t Axis<T>::slot_of(int64_t frequency) const {
-    int64_t slot = 0, m = n;
-    for (int r : radix_) {
-        m /= r;
-        slot += frequency % r * m;
-        frequency /= r;
-    }
-    return slot;
 }
 
 template <class T>
@@ -87,17 +80,32 @@ void Axis<T>::write_tables(void* host) const {
     auto* twiddle = const_cast<Pair<T>*>(at.twiddles);
     auto* const roots = const_cast<Pair<T>*>(at.roots);
     auto* const slots = const_cast<int*>(at.slot);
-    for (int64_t k = 0; k < n; ++k) {
+    // Cosines and sines of the first part of the circle; reflections give the others, exactly.
+    const int64_t computed = n % 8 == 0 ? n / 8 : n % 4 == 0 ? n / 4 : n / 2;
+    for (int64_t k = 0; k <= computed; ++k) {
         const long double angle = 2 * 3.141592653589793238462643383279502884L * (long double)k / (long double)n;
-        long double c = std::cos(angle), s = std::sin(angle);
-        if (4 * k == n || 4 * k == 3 * n) c = 0;  // exactly
-        if (2 * k == n) s = 0;
-        roots[k] = {T(c), T(s)};
-        slots[k] = int(slot_of(k));
+        roots[k] = {T(std::cos(angle)), T(std::sin(angle))};
+    }
+    if (n % 4 == 0) roots[n / 4] = {T(0), T(1)};
+    if (n % 8 == 0)
+        for (int64_t k = 0; k < n / 8; ++k) roots[n / 4 - k] = {roots[k].im, roots[k].re};
+    if (n % 4 == 0)
+        for (int64_t k = 0; k < n / 4; ++k) roots[n / 2 - k] = {-roots[k].re, roots[k].im};
+    if (n % 2 == 0) roots[n / 2] = {T(-1), T(0)};
+    for (int64_t k = 1; 2 * k < n; ++k) roots[n - k] = {roots[k].re, -roots[k].im};
+
+    // The slot of a frequency is its digits, the least significant one, of the first radix, in the highest place.
+    slots[0] = 0;
+    int64_t filled = 1, place = n;
+    for (int r : radix_) {
+        place /= r;
+        for (int digit = 1; digit < r; ++digit)
+            for (int64_t f = 0; f < filled; ++f) slots[digit * filled + f] = slots[f] + int(digit * place);
+        filled *= r;
     }
     for (int stage = 0; stage < at.stages; ++stage)
         for (int p = 1; p < at.radix[stage]; ++p)
-            for (int k = 0; k < at.part[stage]; ++k) *twiddle++ = roots[int64_t(k) * p * at.step[stage] % n];
+            for (int64_t k = 0; k < at.part[stage]; ++k) *twiddle++ = roots[k * p * at.step[stage]];  // below n: part·radix·step is n
 }
 
 template <class T>

@@ -1,7 +1,7 @@
 // One axis of a transform on the GPU: how its length is factorised, and the tables that the kernels read.
 //
 // Forward is decimation in frequency, inverse decimation in time, both in place in shared memory, so that nothing is
-// reordered: frequency f sits at slot `slot_of(f)`, and what is stored per frequency (the OTF) is stored per slot. Stage s
+// reordered: frequency f sits at a slot of its own, `slot`, and what is stored per frequency (the OTF) is stored per slot. Stage s
 // works on sub-transforms of length part[s]·radix[s]: it takes elements k, k + part, …, transforms them and multiplies output
 // p by exp(-2πi kp/length). Every axis has two stages or more, the first of radix 1 (a copy into shared memory) if need be: a
 // kernel reads global memory in its first stage, writes it in its last, and has a barrier in between.
@@ -45,7 +45,6 @@ class Axis {
 public:
     explicit Axis(int64_t n);                // throws if n is too long
     int64_t n;
-    int64_t slot_of(int64_t frequency) const;
     // The tables lie one behind the other: twiddles, roots, slots.
     size_t table_bytes() const;
     void write_tables(void* host) const;

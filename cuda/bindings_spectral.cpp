@@ -50,10 +50,11 @@ Box box_of(const SpectralPlan<T>& plan, bool image) {
     return image ? plan.image_box : plan.estimate_box;
 }
 
-template <class Table>
-py::array_t<uint8_t> tables_of(const Table& made) {
-    py::array_t<uint8_t> tables{py::ssize_t(made.table_bytes())};
-    made.write_tables(tables.mutable_data());
+template <class T>
+py::array_t<uint8_t> axis_tables(int64_t length) {
+    const Axis<T> axis(length);
+    py::array_t<uint8_t> tables{py::ssize_t(axis.table_bytes())};
+    axis.write_tables(tables.mutable_data());
     return tables;
 }
 
@@ -62,8 +63,13 @@ void bind_plan(py::module_& m, const std::string& suffix) {
     using Plan = SpectralPlan<T>;
     py::class_<Plan>(m, ("SpectralPlan" + suffix).c_str())
         .def(py::init(&plan_of<T>), py::arg("grid"), py::arg("estimate_box"), py::arg("image_box"), py::arg("reach"))
-        .def("tables", [](const Plan& plan) { return tables_of(plan); })
-        .def("use_tables", [](Plan& plan, py::handle tables) { plan.use_tables(memory_of(tables, plan.table_bytes(), "tables")); },
+        .def_property_readonly("lengths", &Plan::lengths)
+        .def("use_tables",
+             [](Plan& plan, const std::array<py::object, 3>& tables) {
+                 std::array<const void*, 3> on_device;
+                 for (size_t a = 0; a < 3; ++a) on_device[a] = memory_of(tables[a], Axis<T>(plan.lengths()[a]).table_bytes(), "tables");
+                 plan.use_tables(on_device);
+             },
              py::arg("tables"))
         .def_property_readonly("spectrum_bytes", &Plan::spectrum_bytes)
         .def("transfer_bytes", &Plan::transfer_bytes, py::arg("symmetric"))
@@ -133,7 +139,7 @@ void bind_line(py::module_& m, const std::string& suffix) {
     };
     m.def(("overlap_taps_" + suffix).c_str(), &overlap_taps<T>);
     m.def(("overlap_segment_" + suffix).c_str(), &overlap_segment<T>, py::arg("taps"));
-    m.def(("overlap_tables_" + suffix).c_str(), [](int64_t segment) { return tables_of(Axis<T>(segment)); }, py::arg("segment"));
+    m.def(("axis_tables_" + suffix).c_str(), &axis_tables<T>, py::arg("length"));
     m.def(("overlap_sums_size_" + suffix).c_str(),
           [](int64_t segment, const Line& line) { return sums_size(overlap_blocks<T>(segment, line[3], line[1])); }, py::arg("segment"),
           py::arg("line"));

@@ -122,29 +122,12 @@ SpectralPlan<T>::SpectralPlan(Shape grid, Box estimate, Box image, Reach reach)
     constexpr int64_t sector = int64_t(32 / sizeof(Pair<T>));
     pitch_ = (bins_ + sector - 1) / sector * sector;
     if (grid_[1] * pitch_ > 0x7fffffff) throw std::invalid_argument("grid: a slice is larger than backend 'cuda' can index");
-    use_tables(nullptr);
+    use_tables({});
 }
 
 template <class T>
-size_t SpectralPlan<T>::table_bytes() const {
-    return z_.table_bytes() + y_.table_bytes() + x_.table_bytes();
-}
-template <class T>
-void SpectralPlan<T>::write_tables(void* host) const {
-    char* const at = static_cast<char*>(host);
-    z_.write_tables(at);
-    y_.write_tables(at + z_.table_bytes());
-    x_.write_tables(at + z_.table_bytes() + y_.table_bytes());
-}
-template <class T>
-void SpectralPlan<T>::use_tables(const void* device) {
-    const char* at = static_cast<const char*>(device);
-    const auto next = [&at](const Axis<T>& axis) {
-        const AxisView<T> view = axis.view(at);
-        if (at) at += axis.table_bytes();
-        return view;
-    };
-    z_view_ = next(z_), y_view_ = next(y_), x_view_ = next(x_);
+void SpectralPlan<T>::use_tables(const std::array<const void*, 3>& device) {
+    z_view_ = z_.view(device[0]), y_view_ = y_.view(device[1]), x_view_ = x_.view(device[2]);
 }
 
 template <class T>

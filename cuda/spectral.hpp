@@ -47,10 +47,10 @@ public:
     // As cpp/spectral_plan.hpp; throws if an axis is longer than a block of threads can hold or no product of 2, 3, 5, 7.
     SpectralPlan(Shape grid, Box estimate_box, Box image_box, Reach reach = {});
 
-    // The caller owns all device memory. Tables: written once, and kept as long as the plan.
-    size_t table_bytes() const;
-    void write_tables(void* host) const;
-    void use_tables(const void* device);
+    // The caller owns all device memory. Tables of the axes of these lengths (axis.hpp), in this order; they must stay as long as the
+    // plan. Plans may share them, axes of one length as well.
+    const Shape& lengths() const { return grid_; }
+    void use_tables(const std::array<const void*, 3>& device);
 
     size_t spectrum_bytes() const;
     size_t transfer_bytes(bool symmetric) const;

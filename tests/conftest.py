@@ -122,6 +122,15 @@ def dense_blur():
 
 
 @pytest.fixture
+def nothing_kept(monkeypatch):
+    """For a GPU of kilobytes: the tables that the CUDA backend keeps between calls are as large."""
+    from medeconv_fast.backends import _cuda_spectral
+
+    monkeypatch.setattr(_cuda_spectral, "MOST_TABLES", 0)
+    mf.release_memory()
+
+
+@pytest.fixture
 def run_patched(tmp_path):
     """run_patched(peer, *pytest_arguments, **environment) -> {name: [own, delegated]} of `compat.calls`.
 

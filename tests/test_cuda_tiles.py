@@ -11,10 +11,13 @@ import medeconv_fast as mf
 from medeconv_fast import _device
 from medeconv_fast.algorithms import _tile
 
-pytestmark = pytest.mark.skipif(
-    not os.environ.get("MEDECONV_TEST_EMULATOR"),
-    reason="SKIPPED: needs a GPU with little memory, and MEDECONV_TEST_EMULATOR names no emulator",
-)
+pytestmark = [
+    pytest.mark.skipif(
+        not os.environ.get("MEDECONV_TEST_EMULATOR"),
+        reason="SKIPPED: needs a GPU with little memory, and MEDECONV_TEST_EMULATOR names no emulator",
+    ),
+    pytest.mark.usefixtures("nothing_kept"),
+]
 
 
 @pytest.fixture

@@ -17,13 +17,24 @@ struct Memory {  // of no type
     DeviceValues<double> values;
 };
 
-template <class Table>
-void upload(const Table& made, void* to) {
-    std::vector<char> host(made.table_bytes());
-    made.write_tables(host.data());
-    copy_to_device(to, host.data(), host.size(), nullptr);
-    synchronize(nullptr);
-}
+template <class T>
+struct Tables {
+    explicit Tables(int64_t length) : axis(length), memory(axis.table_bytes()) {
+        std::vector<char> host(axis.table_bytes());
+        axis.write_tables(host.data());
+        copy_to_device(memory, host.data(), host.size(), nullptr);
+        synchronize(nullptr);
+    }
+    Axis<T> axis;
+    Memory memory;
+};
+template <class T>
+struct PlanTables {
+    explicit PlanTables(SpectralPlan<T>& plan) : z(plan.lengths()[0]), y(plan.lengths()[1]), x(plan.lengths()[2]) {
+        plan.use_tables({z.memory, y.memory, x.memory});
+    }
+    Tables<T> z, y, x;
+};
 
 int64_t size_of(const Box& b) { return (b[0].stop - b[0].start) * (b[1].stop - b[1].start) * (b[2].stop - b[2].start); }
 
@@ -31,9 +42,8 @@ int64_t size_of(const Box& b) { return (b[0].stop - b[0].start) * (b[1].stop - b
 template <class T>
 std::vector<double> iteration(Shape grid, Box estimate, Box image, Reach reach, Formula formula, bool symmetric) {
     SpectralPlan<T> plan(grid, estimate, image, reach);
-    const Memory tables(plan.table_bytes()), spectrum(plan.spectrum_bytes()), otf(plan.transfer_bytes(symmetric));
-    upload(plan, tables);
-    plan.use_tables(tables);
+    const PlanTables<T> tables(plan);
+    const Memory spectrum(plan.spectrum_bytes()), otf(plan.transfer_bytes(symmetric));
     const Shape taps{std::min<int64_t>(grid[0], 2), std::min<int64_t>(grid[1], 3), std::min<int64_t>(grid[2], 3)};
     const DeviceValues<T> psf(taps[0] * taps[1] * taps[2], 1);
     plan.transfer(psf, taps, {taps[0] / 2, taps[1] / 2, taps[2] / 2}, symmetric, spectrum, otf, nullptr);
@@ -60,10 +70,9 @@ std::vector<double> filters() {
     const Shape grid{4, 5, 6};
     const Box box{Range{1, 3}, Range{0, 5}, Range{1, 6}};
     SpectralPlan<T> plan(grid, box, box);
-    const Memory tables(plan.table_bytes()), spectrum(plan.spectrum_bytes()), scratch(plan.gcv_bytes());
+    const PlanTables<T> tables(plan);
+    const Memory spectrum(plan.spectrum_bytes()), scratch(plan.gcv_bytes());
     const Memory h(plan.transfer_bytes(false)), r(plan.transfer_bytes(false)), wiener(plan.transfer_bytes(false));
-    upload(plan, tables);
-    plan.use_tables(tables);
     const DeviceValues<T> psf(8, 1), edge(3, 2), image(size_of(box), 3), out(size_of(box));
     plan.transfer(psf, {2, 2, 2}, {1, 1, 1}, false, spectrum, h, nullptr);
     plan.transfer(edge, {1, 1, 3}, {0, 0, 1}, false, spectrum, r, nullptr);
@@ -83,18 +92,17 @@ std::vector<double> filters() {
 template <class T>
 std::vector<double> line(int64_t taps, bool periodic, Formula formula, bool general) {
     const int64_t n = 3000, segment = overlap_segment<T>(taps);
-    const Axis<T> axis(segment);
-    const Memory tables(axis.table_bytes());
-    upload(axis, tables);
+    const Tables<T> tables(segment);
+    const AxisView<T> axis = tables.axis.view(tables.memory);
     const DeviceValues<T> weights(taps, 1), input(n, 2), image(n, 3), kept(n), out(n);
     const Memory otf(size_t(segment) * sizeof(Pair<T>));
     auto* const transfer = static_cast<Pair<T>*>(static_cast<void*>(otf));
-    overlap_transfer(axis.view(tables), static_cast<const T*>(weights), taps, transfer, nullptr);
+    overlap_transfer(axis, static_cast<const T*>(weights), taps, transfer, nullptr);
     const DeviceValues<double> sums(sums_size(overlap_blocks<T>(segment, taps, n)));
     Operands<T> operands;
     operands.image = image, operands.estimate = image, operands.out = out, operands.eps = T(1e-3);
     if (general) operands.sums = sums, operands.partial = image;
-    overlap<T>({axis.view(tables), {n, n, -taps / 2, taps}, periodic, transfer, input, kept, formula, operands}, nullptr);
+    overlap<T>({axis, {n, n, -taps / 2, taps}, periodic, transfer, input, kept, formula, operands}, nullptr);
     std::vector<double> all;
     kept.append_to(all), out.append_to(all);
     if (general) sums.append_to(all, sums_of_a_sweep);

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +12,34 @@ import numpy as np
 from .._device import DeviceArray, Memory, native, own_memory
 from ._cuda_arrays import ArrayChain, ArrayPlan, Axes, Filters
 from ._cuda_base import Array, Call, Operands, Sums, memory_of, suffix
+
+MOST_TABLES = 64  # half a megabyte each at most
+
+_tables: OrderedDict[tuple[int, str, int], DeviceArray] = OrderedDict()  # the latest asked for is the last
+_tables_busy = threading.Lock()
+
+
+def axis_tables(device: int, dtype: Any, length: int) -> DeviceArray:
+    """The tables of transforms of that length on a device, which all plans share; not to be written to.
+
+    Made on the host and brought there they would take longer than the sweeps of a small image.
+    """
+    key = (device, suffix(dtype), int(length))
+    with _tables_busy:
+        made = _tables.pop(key, None)
+        if made is None:
+            values = getattr(native(), "axis_tables_" + key[1])(key[2])
+            made = own_memory(device).uploaded(values, lasting=True)
+        _tables[key] = made
+        if len(_tables) > MOST_TABLES:
+            _tables.popitem(last=False)
+    return made
+
+
+def forget_tables() -> None:
+    """Those that no plan uses are given back."""
+    with _tables_busy:
+        _tables.clear()
 
 
 class Transfer:
@@ -49,7 +79,7 @@ class SpectralPlan:
         self._reach = list(reach)
         self._symmetric = symmetric
         self._sizes = self._made()  # knows sizes; no tables, no device
-        self._prepared: dict[int, tuple[Any, DeviceArray]] = {}
+        self._prepared: dict[int, tuple[Any, list[DeviceArray]]] = {}
 
     def _made(self) -> Any:
         make = getattr(native(), "SpectralPlan" + suffix(self.dtype))
@@ -60,7 +90,7 @@ class SpectralPlan:
         device = memory.place.device
         if device not in self._prepared:
             plan = self._made()
-            tables = own_memory(device).uploaded(plan.tables(), lasting=True)
+            tables = [axis_tables(device, self.dtype, n) for n in plan.lengths]
             plan.use_tables(tables)
             self._prepared[device] = (plan, tables)
         return self._prepared[device][0]
@@ -212,9 +242,7 @@ class Segments(Filters):
         device = memory.place.device
         if device not in self._on:
             own = own_memory(device)
-            tables = own.uploaded(
-                getattr(native(), "overlap_tables_" + self._name)(self.length), lasting=True
-            )
+            tables = axis_tables(device, self._arrays[0][0].dtype, self.length)
             made = [
                 [self._transfer(own, tables, weights[start:stop]) for start, stop in self.bounds]
                 for (weights,) in self._arrays

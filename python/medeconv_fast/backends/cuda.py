@@ -20,6 +20,7 @@ from ._cuda_conv import ConvPlan as ConvPlan
 from ._cuda_conv import sum_channels as sum_channels
 from ._cuda_spectral import OverlapPlan as OverlapPlan
 from ._cuda_spectral import SpectralPlan as SpectralPlan
+from ._cuda_spectral import forget_tables
 
 NAME = "cuda"
 
@@ -40,8 +41,12 @@ def describe() -> dict[str, Any]:
 
 
 def release_memory() -> None:
-    """Give device memory that is kept for reuse back to the driver."""
+    """Give device memory that is kept for reuse back to the driver.
+
+    It does not take what is in use, nor the rest of the driver's blocks that hold some of it.
+    """
     if is_available():
+        forget_tables()
         for device in range(native().devices()["count"]):
             native().release_kept_memory(device)
 
