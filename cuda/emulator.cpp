@@ -419,6 +419,7 @@ struct CUstream_st {
     int device = 0;
     std::deque<std::function<void()>> queue;  // what lazy streams have not done yet
     CUgraph_st* recording = nullptr;
+    size_t freed = 0;  // bytes, since the host last asked to wait
 };
 
 namespace {
@@ -435,9 +436,10 @@ std::string latest_text;
 struct Allocation {
     size_t bytes;
     int device;
+    bool pooled;
 };
 std::map<void*, Allocation> allocated;
-std::array<size_t, most_devices> in_use{};
+std::array<size_t, most_devices> in_use{}, kept{};  // by whoever allocates; by the pool, of what was freed
 std::map<void*, size_t> pinned;
 std::map<const void*, int> shared_allowed;
 thread_local int recordings = 0;  // those of other threads do not stand in the way
@@ -510,6 +512,13 @@ size_t device_bytes() {
     const std::string text = option("MEDECONV_EMULATOR_MEMORY");
     return text.empty() ? size_t(16) << 30 : size_t(strtoull(text.c_str(), nullptr, 10));
 }
+// What the pool keeps of a device: no more than there is, where a test has made the device smaller.
+size_t& pool_of(int device) {
+    const size_t used = in_use[size_t(device)];
+    size_t& bytes = kept[size_t(device)];
+    bytes = std::min(bytes, device_bytes() - std::min(used, device_bytes()));
+    return bytes;
+}
 
 }  // namespace
 
@@ -540,27 +549,31 @@ cudaError_t cudaSetDevice(int device) {
 }
 
 namespace {
-cudaError_t allocated_on(int device, void** memory, size_t bytes) {
+cudaError_t allocated_on(int device, void** memory, size_t bytes, bool pooled) {
     const Lock lock(runtime_busy);
     *memory = nullptr;
     if (const cudaError_t status = not_while_recording("an allocation")) return status;
-    size_t& used = in_use[size_t(device)];
-    if (bytes > device_bytes() - std::min(used, device_bytes())) return failed(cudaErrorMemoryAllocation, "out of memory");
+    size_t &used = in_use[size_t(device)], &spare = pool_of(device);
+    const size_t taken = used + (pooled ? 0 : spare);  // what the pool keeps is for its own allocations
+    if (bytes > device_bytes() - std::min(taken, device_bytes())) return failed(cudaErrorMemoryAllocation, "out of memory");
     if (posix_memalign(memory, 256, bytes ? bytes : 1)) return failed(cudaErrorMemoryAllocation, "out of memory");
     memset(*memory, 0xff, bytes);  // NaN
-    allocated[*memory] = {bytes, device}, used += bytes;
+    allocated[*memory] = {bytes, device, pooled}, used += bytes;
+    if (pooled) spare -= std::min(spare, bytes);
     return cudaSuccess;
 }
 cudaError_t give_back(void* memory) {
     const auto found = allocated.find(memory);
     if (found == allocated.end()) return failed(cudaErrorInvalidValue, "freed what was never allocated");
-    in_use[size_t(found->second.device)] -= found->second.bytes;
+    const Allocation gone = found->second;
+    in_use[size_t(gone.device)] -= gone.bytes;
+    if (gone.pooled) kept[size_t(gone.device)] += gone.bytes;
     allocated.erase(found);
     free(memory);
     return cudaSuccess;
 }
 }  // namespace
-cudaError_t cudaMalloc(void** memory, size_t bytes) { return allocated_on(current_device, memory, bytes); }
+cudaError_t cudaMalloc(void** memory, size_t bytes) { return allocated_on(current_device, memory, bytes, false); }
 cudaError_t cudaFree(void* memory) {
     const Lock lock(runtime_busy);
     if (!memory) return cudaSuccess;
@@ -569,7 +582,7 @@ cudaError_t cudaFree(void* memory) {
     return give_back(memory);
 }
 cudaError_t cudaMallocAsync(void** memory, size_t bytes, cudaStream_t stream) {
-    return allocated_on(resolved(stream)->device, memory, bytes);
+    return allocated_on(resolved(stream)->device, memory, bytes, true);
 }
 cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* attributes, const void* memory) {
     const Lock lock(runtime_busy);
@@ -584,7 +597,11 @@ cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* attributes, const vo
 cudaError_t cudaFreeAsync(void* memory, cudaStream_t stream) {
     const Lock lock(runtime_busy);
     if (resolved(stream)->recording) return not_while_recording("memory freed");
-    return enqueue(stream, [memory] { give_back(memory); });
+    return enqueue(stream, [memory, freed_on = resolved(stream)] {
+        const auto found = allocated.find(memory);
+        if (found != allocated.end()) freed_on->freed += found->second.bytes;
+        give_back(memory);
+    });
 }
 cudaError_t cudaMallocHost(void** memory, size_t bytes) {
     const Lock lock(runtime_busy);
@@ -600,17 +617,29 @@ cudaError_t cudaFreeHost(void* memory) {
 cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {
     const Lock lock(runtime_busy);
     *total = device_bytes();
-    *free = *total - std::min(in_use[size_t(current_device)], *total);
+    *free = *total - std::min(in_use[size_t(current_device)] + pool_of(current_device), *total);
     return cudaSuccess;
 }
 cudaError_t cudaDeviceGetDefaultMemPool(cudaMemPool_t* pool, int device) { return *pool = device, cudaSuccess; }
 cudaError_t cudaMemPoolSetAttribute(cudaMemPool_t, cudaMemPoolAttr, void*) { return cudaSuccess; }
-cudaError_t cudaMemPoolGetAttribute(cudaMemPool_t device, cudaMemPoolAttr, void* value) {
+cudaError_t cudaMemPoolGetAttribute(cudaMemPool_t device, cudaMemPoolAttr attribute, void* value) {
     const Lock lock(runtime_busy);
-    *static_cast<unsigned long long*>(value) = in_use[size_t(device)];  // nothing is kept
+    unsigned long long bytes = 0;
+    for (const auto& [memory, allocation] : allocated)
+        if (allocation.pooled && allocation.device == device) bytes += allocation.bytes;
+    if (attribute == cudaMemPoolAttrReservedMemCurrent) bytes += pool_of(device);
+    *static_cast<unsigned long long*>(value) = bytes;
     return cudaSuccess;
 }
-cudaError_t cudaMemPoolTrimTo(cudaMemPool_t, size_t) { return cudaSuccess; }
+// Memory whose giving back the host has not waited for counts as in use, as CUDA's manual has it.
+cudaError_t cudaMemPoolTrimTo(cudaMemPool_t device, size_t) {
+    const Lock lock(runtime_busy);
+    size_t unseen = 0;
+    for (const cudaStream_t stream : streams) unseen += stream->device == device ? stream->freed : 0;
+    unseen += default_streams[size_t(device)].freed;
+    pool_of(device) = std::min(pool_of(device), unseen);
+    return cudaSuccess;
+}
 
 cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind, cudaStream_t stream) {
     const Lock lock(runtime_busy);
@@ -624,7 +653,7 @@ cudaError_t cudaMemsetAsync(void* memory, int value, size_t bytes, cudaStream_t 
 }
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
     const Lock lock(runtime_busy);
-    streams.push_back(*stream = new CUstream_st{current_device, {}, nullptr});
+    streams.push_back(*stream = new CUstream_st{current_device, {}, nullptr, 0});
     return cudaSuccess;
 }
 cudaError_t cudaStreamDestroy(cudaStream_t stream) {
@@ -637,12 +666,17 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
     const Lock lock(runtime_busy);
     if (resolved(stream)->recording) return not_while_recording("a wait");
-    return drain(resolved(stream));
+    const cudaError_t status = drain(resolved(stream));
+    resolved(stream)->freed = 0;
+    return status;
 }
 cudaError_t cudaDeviceSynchronize() {
     const Lock lock(runtime_busy);
     if (const cudaError_t status = not_while_recording("a wait")) return status;
-    return drain_all();
+    const cudaError_t status = drain_all();
+    for (const cudaStream_t stream : streams) stream->freed = 0;
+    for (CUstream_st& stream : default_streams) stream.freed = 0;
+    return status;
 }
 cudaError_t cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureStatus* status) {
     *status = resolved(stream)->recording ? cudaStreamCaptureStatusActive : cudaStreamCaptureStatusNone;

@@ -76,7 +76,6 @@ void* allocate_lasting(size_t bytes) {
         cudaGetLastError();
         int device = 0;
         check(cudaGetDevice(&device), "the current device");
-        check(cudaDeviceSynchronize(), "work of a device");
         release_kept_memory(device);
         status = cudaMalloc(&memory, bytes ? bytes : 1);
     }
@@ -101,6 +100,12 @@ void keep_freed_memory(int device) {
 void release_kept_memory(int device) {
     cudaMemPool_t pool;
     check(cudaDeviceGetDefaultMemPool(&pool, device), "memory pool");
+    unsigned long long reserved = 0;
+    check(cudaMemPoolGetAttribute(pool, cudaMemPoolAttrReservedMemCurrent, &reserved), "memory pool");
+    if (!reserved) return;  // a device that nobody uses is not woken
+    // What was freed in the order of a stream's work counts as in use until the host has waited for that work.
+    const OnDevice on(device);
+    check(cudaDeviceSynchronize(), "work of a device");
     check(cudaMemPoolTrimTo(pool, 0), "memory pool");
 }
 size_t kept_memory(int device) {

@@ -49,8 +49,8 @@ void* allocate_lasting(size_t bytes);                  // for work of any stream
 void release_lasting(void* memory) noexcept;           // waits for all work of the device
 void free_memory(size_t& free, size_t& total);
 void keep_freed_memory(int device);                    // for later allocations, until release_kept_memory
-void release_kept_memory(int device);
-size_t kept_memory(int device);                        // bytes
+void release_kept_memory(int device);                  // waits for all work of the device; blocks that hold an allocation stay
+size_t kept_memory(int device);                        // bytes of the pool's blocks that no allocation takes
 
 void* allocate_pinned(size_t bytes);                   // host memory that copies reach while kernels run
 void release_pinned(void* memory) noexcept;
