@@ -16,7 +16,7 @@ import pytest
 
 import medeconv_fast as mf
 from medeconv_fast import _device, backends
-from medeconv_fast.backends import cuda
+from medeconv_fast.backends import _cuda_spectral, cuda
 
 EMULATED = bool(os.environ.get("MEDECONV_TEST_EMULATOR"))
 needs_cuda = pytest.mark.skipif(
@@ -310,6 +310,166 @@ def test_every_method_takes_gpu_arrays(image, cupy, tol, relative_error):
         got = call(cupy.asarray(image))
         assert isinstance(got, cupy.ndarray), name
         assert relative_error(got.get(), call(image, backend="reference")) < tol("backends", np.float32), name
+
+
+FILTERS = {
+    "wiener": lambda x, **o: mf.wiener(x, PSF, 0.1, **o),
+    "wiener, noise to signal": lambda x, **o: mf.wiener(x, PSF, noise_to_signal=0.05, **o),
+    "wiener, auto": lambda x, **o: mf.wiener(x, PSF, **o),
+    "tikhonov": lambda x, **o: mf.tikhonov(x, PSF, 0.1, **o),
+    "tikhonov, prior": lambda x, **o: mf.tikhonov(x, PSF, 0.1, prior=30.0, **o),
+    "tikhonov, auto": lambda x, **o: mf.tikhonov(x, PSF, "auto", prior=30.0, **o),
+    "inverse_filter": lambda x, **o: mf.inverse_filter(x, PSF, 0.3, **o),
+    "unsupervised_wiener": lambda x, **o: mf.unsupervised_wiener(x, PSF, num_iter=12, burn_in=4, **o),
+}
+
+
+@pytest.fixture
+def copies(monkeypatch):
+    """Bytes of each array that goes to the GPU or comes from it."""
+    counted = {"upload": [], "download": []}
+    place = _device.native().Place
+
+    def count(name, which):
+        original = getattr(place, name)
+
+        def counting(self, *arguments):
+            counted[name].append(arguments[which].nbytes)
+            return original(self, *arguments)
+
+        monkeypatch.setattr(place, name, counting)
+
+    count("upload", 1)
+    count("download", 0)
+    return counted
+
+
+@needs_cuda
+@pytest.mark.parametrize("boundary", ["reflect", "wrap"])
+@pytest.mark.parametrize("name", FILTERS)
+def test_filters_in_gpu_memory(name, boundary, image, cupy):
+    given = cupy.asarray(image)
+    got = FILTERS[name](given, boundary=boundary)
+    assert isinstance(got, cupy.ndarray) and got.dtype == np.float32
+    assert np.array_equal(got.get(), FILTERS[name](image, boundary=boundary, backend="cuda"))
+    assert np.array_equal(given.get(), image)
+
+
+@needs_cuda
+@pytest.mark.parametrize("boundary", ["reflect", "wrap"])
+@pytest.mark.parametrize("name", ["wiener", "wiener, noise to signal", "tikhonov", "tikhonov, prior"])
+def test_filters_copy_no_image_to_the_host(name, boundary, image, cupy, copies):
+    given = cupy.asarray(image)
+    FILTERS[name](given, boundary=boundary)
+    copies["upload"].clear(), copies["download"].clear()
+    FILTERS[name](given, boundary=boundary)
+    assert copies["download"] == [24]  # what the check of its values has found
+    assert max(copies["upload"]) < image.nbytes / 10  # the psf and the regularizer
+
+
+@needs_cuda
+@pytest.mark.parametrize("name", ["wiener, auto", "unsupervised_wiener"])
+def test_what_needs_the_host_copies_the_image_once(name, image, monkeypatch):
+    taken = []
+    numpy = _device.DeviceArray.numpy
+    monkeypatch.setattr(_device.DeviceArray, "numpy", lambda self: taken.append(self.pointer) or numpy(self))
+    given = _device.own_memory().uploaded(image)
+    FILTERS[name](given, boundary="reflect")
+    assert taken.count(given.pointer) == 1
+
+
+@needs_cuda
+@pytest.mark.parametrize("boundary", ["reflect", "wrap"])
+def test_a_filtered_host_image_goes_there_and_back_once(boundary, image, copies):
+    mf.wiener(image, PSF, 0.1, boundary=boundary, backend="cuda")
+    copies["upload"].clear(), copies["download"].clear()
+    mf.wiener(image, PSF, 0.1, boundary=boundary, backend="cuda")
+    assert copies["download"] == [image.nbytes]
+    assert [n for n in copies["upload"] if n >= image.nbytes] == [image.nbytes]
+
+
+@needs_cuda
+@pytest.mark.parametrize("method", [mf.richardson_lucy, mf.landweber])
+def test_an_image_is_looked_at_once(method, image, monkeypatch):
+    """Sum, smallest and largest value come from one pass; what a method makes of the PSF has others."""
+    given = _device.own_memory().uploaded(image)
+    looked_at = []
+    statistics = _device.DeviceArray.statistics
+    monkeypatch.setattr(
+        _device.DeviceArray,
+        "statistics",
+        lambda self, other=None: looked_at.append(self.pointer) or statistics(self, other),
+    )
+    method(given, PSF, 2, engine="spectral")
+    assert looked_at.count(given.pointer) == 1
+
+
+@needs_cuda
+def test_tables_are_made_once(image, monkeypatch):
+    made = []
+    tables = _device.native().axis_tables_F32
+    monkeypatch.setattr(
+        _device.native(), "axis_tables_F32", lambda length: made.append(length) or tables(length)
+    )
+    mf.release_memory()
+    first = mf.wiener(image, PSF, 0.1, boundary="wrap", backend="cuda")
+    assert sorted(made) == sorted(set(image.shape))
+    assert np.array_equal(mf.wiener(image, PSF, 0.2, boundary="wrap", backend="cuda") == first, first == 0)
+    mf.wiener(image[:, :, :21].copy(), PSF, 0.1, boundary="wrap", backend="cuda")
+    assert sorted(made) == sorted(set(image.shape))
+    mf.release_memory()
+    assert np.array_equal(mf.wiener(image, PSF, 0.1, boundary="wrap", backend="cuda"), first)
+    assert sorted(made) == sorted(2 * list(set(image.shape)))
+
+
+@needs_cuda
+def test_few_tables_are_kept(monkeypatch):
+    mf.release_memory()
+    monkeypatch.setattr(_cuda_spectral, "MOST_TABLES", 2)
+    kept = [_cuda_spectral.axis_tables(0, np.float32, n).pointer for n in (5, 6, 5, 7, 5)]
+    assert kept[0] == kept[2] == kept[4]
+    assert [key[2] for key in _cuda_spectral._tables] == [7, 5]
+
+
+@needs_cuda
+@pytest.mark.parametrize("length", [1, 2, 3, 4, 6, 8, 12, 16, 35, 100, 360, 1155])
+def test_tables_of_an_axis(length, dtype):
+    """Behind the twiddles, cosines and sines of the circle's parts, and where each frequency lies."""
+    tables = getattr(_device.native(), "axis_tables_" + _device.suffix(dtype))(length)
+    pair = 2 * dtype.itemsize
+    slots = -(-4 * length // 16) * 16
+    roots = -(-pair * length // 16) * 16
+    found = tables[-slots - roots :][: pair * length].view(dtype).reshape(length, 2).T
+    angles = 2 * np.pi * np.arange(length) / length
+    assert np.abs(found - [np.cos(angles), np.sin(angles)]).max() < 5 * np.finfo(dtype).eps  # NumPy's
+    quarters = 4 * np.arange(length) % length == 0
+    assert np.isin(found[:, quarters], (-1, 0, 1)).all()
+    assert np.array_equal(found[0, 1:], found[0, :0:-1]) and np.array_equal(found[1, 1:], -found[1, :0:-1])
+    where = tables[-slots:][: 4 * length].view(np.int32)
+    assert sorted(where) == list(range(length))
+
+
+@needs_cuda
+def test_good_sizes_are_the_cheapest():
+    def cost(n):
+        stages, rest = 0, n
+        powers = {}
+        for prime in (2, 3, 5, 7):
+            powers[prime] = 0
+            while rest % prime == 0:
+                rest //= prime
+                powers[prime] += 1
+        if rest > 1:
+            return np.inf
+        # Of radices 8, 4 and 2, of the latter two where the power of two is none of eight.
+        stages = sum(powers[p] for p in (3, 5, 7)) + (powers[2] + 2) // 3
+        return n * (10.0 + max(stages, 2))
+
+    for even in (False, True):
+        for n in (*range(2, 300), 1009, 1055):
+            lengths = [m for m in range(n, 2 * n + 2) if not (even and m % 2)]
+            assert cuda.good_size(n, even=even) == min(lengths, key=cost), (n, even)
+    assert 10**12 <= cuda.good_size(10**12) < 1.1e12  # not by trying one length after the other
 
 
 @needs_cuda
@@ -702,7 +862,7 @@ def test_another_librarys_memory_error_is_ours(image, cupy, monkeypatch):
 
 
 @on_emulator
-def test_out_of_memory_names_need_and_have(image, monkeypatch):
+def test_out_of_memory_names_need_and_have(image, nothing_kept, monkeypatch):
     blur = mf.Blur(PSF, image.shape, boundary="zero", engine="direct", backend="cuda")
     blur.forward(image)
     monkeypatch.setenv("MEDECONV_EMULATOR_MEMORY", "1000")
@@ -712,6 +872,7 @@ def test_out_of_memory_names_need_and_have(image, monkeypatch):
         mf.landweber(image, PSF, 2, engine="direct", backend="cuda")
     monkeypatch.delenv("MEDECONV_EMULATOR_MEMORY")
     resident = _device.own_memory().uploaded(image)
+    mf.release_memory()
     free, total = _device.native().memory(0)
     monkeypatch.setenv("MEDECONV_EMULATOR_MEMORY", str(total - free + 3 * image.nbytes))
     with pytest.raises(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -144,19 +144,25 @@ def in_dtype(array: Any, dtype: Any) -> Any:
     return array.astype(dtype) if isinstance(array, DeviceArray) else computable(array, dtype)
 
 
-def finite(array: Any, name: str) -> tuple[float, float]:
+class Statistics(NamedTuple):
+    """What the check of an array's values has found."""
+
+    lowest: float
+    highest: float
+    sum: float | None  # in float64; None: on the host, where it is a pass of its own
+
+
+def finite(array: Any, name: str) -> Statistics:
     """Smallest and largest value; NaN or Inf anywhere is refused (see `_validate.finite`)."""
     if isinstance(array, DeviceArray):
-        lowest, highest = array.min(), array.max()
+        total, lowest, highest = array.statistics()
         if math.isfinite(lowest) and math.isfinite(highest):
-            return lowest, highest
-    return _validate.finite(_device.host(array), name)
+            return Statistics(lowest, highest, total)
+    return Statistics(*_validate.finite(_device.host(array), name), None)
 
 
-def as_image(
-    value: Any, name: str = "image", *, resident: bool = False
-) -> tuple[Any, Restore, tuple[float, float]]:
-    """Validated image in its working dtype, the way back, and its smallest and largest value.
+def as_image(value: Any, name: str = "image", *, resident: bool = False) -> tuple[Any, Restore, Statistics]:
+    """Validated image in its working dtype, the way back, and its smallest and largest value and sum.
 
     With `resident` an image in GPU memory stays there, else it is copied to the host.
     """
@@ -176,8 +182,8 @@ def as_operand(
     array, _ = taken(value, name)
     _validate.same_shape(array, name, shape, like)
     data = in_dtype(_device.beside(beside, array) if isinstance(array, DeviceArray) else array, dtype)
-    extremes = finite(data, name)
-    return _device.beside(beside, data), extremes
+    lowest, highest, _ = finite(data, name)
+    return _device.beside(beside, data), (lowest, highest)
 
 
 def as_psf(

@@ -204,33 +204,33 @@ class DeviceArray(NDArrayOperatorsMixin):
         crop(self.memory.place, self, self.shape, [r.start for r in ranges], made.shape, made)
         return made
 
-    def _statistics(self, other: DeviceArray | None = None) -> list[float]:
-        """Sum (with `other` of the products), smallest and largest value; waits for them."""
+    def statistics(self, other: DeviceArray | None = None) -> tuple[float, float, float]:
+        """Sum (with `other` of the products), smallest and largest value, in one pass; waits for them."""
         results = self.memory.empty((native().formula_sums_size(self.size),), np.float64)
         run = getattr(native(), "statistics_" + suffix(self.dtype))
         run(self.memory.place, self, other, results)
         host = np.empty(3)
         self.memory.place.download(host, results.pointer)
         self.memory.place.synchronize()
-        made: list[float] = host.tolist()
-        return made
+        total, lowest, highest = host.tolist()
+        return total, lowest, highest
 
     def sum(self, dtype: Any = None) -> float:
         """In float64, whatever the dtype."""
-        return self._statistics()[0]
+        return self.statistics()[0]
 
     def mean(self, dtype: Any = None) -> float:
-        return self._statistics()[0] / self.size
+        return self.statistics()[0] / self.size
 
     def min(self) -> float:
-        return self._statistics()[1]
+        return self.statistics()[1]
 
     def max(self) -> float:
-        return self._statistics()[2]
+        return self.statistics()[2]
 
     def dot(self, other: DeviceArray) -> float:
         """Sum of the products, in float64."""
-        return self._statistics(other)[0]
+        return self.statistics(other)[0]
 
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, out: Any = None, **options: Any) -> Any:
         if method != "__call__" or options:

@@ -65,7 +65,7 @@ def simulate(
     for name, value, owner in (("photons", photons, "poisson"), ("sigma", sigma, "gaussian")):
         if value is not None and noise != owner:
             raise ValueError(f"{name}: got {value!r} with noise={noise!r}; it belongs to noise={owner!r}")
-    data, _, (lowest, highest) = _arrays.as_image(truth, "truth")
+    data, _, (lowest, highest, _) = _arrays.as_image(truth, "truth")
     _validate.scale(max(-lowest, highest), "truth", data.dtype)
     blur = Blur(
         psf,

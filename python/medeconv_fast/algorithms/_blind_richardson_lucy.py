@@ -175,7 +175,7 @@ def blind_richardson_lucy(
         )
 
     kernels = backends.resolve(backend, image)
-    data, restore, (lowest, highest) = _arrays.as_image(image)
+    data, restore, (lowest, highest, _) = _arrays.as_image(image)
     notes: list[str] = []
     kernel, form, psf_settings = first_psf(
         psf, data.shape, support, symmetry, voxel_size, psf_voxel_size, notes

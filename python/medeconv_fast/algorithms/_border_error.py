@@ -51,7 +51,8 @@ def reach(psf: np.ndarray) -> tuple[int, ...]:
 
 def factor(
     call: FilterCall,
-    data: np.ndarray,
+    data: Any,
+    under_window: Any,
     otf: Any,
     penalty: np.ndarray,
     centre: tuple[int, ...] | None,
@@ -73,7 +74,7 @@ def factor(
     blurred = _device.host(call.apply(otf, truth))
     truth = _device.host(truth)[kept].astype(np.float64)
     variance = _cross_validation.noise_variance(
-        call.plan, data, otf, penalty_transfer, weight, call.num_threads
+        call.plan, under_window, otf, penalty_transfer, weight, call.num_threads
     )
     random = np.random.default_rng(0)
     draws = [

@@ -27,16 +27,16 @@ AMPLIFIED, DETAILS = 10.0, 1.0
 QUIET = 0.02
 
 
-def is_amplified_noise(result: np.ndarray, image: np.ndarray, psf_sum: float) -> bool:
+def is_amplified_noise(result: Any, image: np.ndarray, psf_sum: float) -> bool:
     """Whether a result is nothing but its image's noise, amplified."""
-    spread = float(sample(_device.host(image)).std(dtype=np.float64)) / psf_sum
+    spread = float(sample(image).std(dtype=np.float64)) / psf_sum
     part = sample(_device.host(result))
     return float(part.std(dtype=np.float64)) > AMPLIFIED * spread and noise_level(part) > DETAILS * spread
 
 
-def is_quiet(result: np.ndarray, image: np.ndarray, psf_sum: float) -> bool:
+def is_quiet(result: Any, image: np.ndarray, psf_sum: float) -> bool:
     """Whether the finest details of a result are small beside its image."""
-    spread = float(sample(_device.host(image)).std(dtype=np.float64)) / psf_sum
+    spread = float(sample(image).std(dtype=np.float64)) / psf_sum
     return noise_level(sample(_device.host(result))) <= QUIET * spread
 
 
@@ -58,13 +58,12 @@ def windowed(data: np.ndarray) -> np.ndarray:
 
 
 def search(
-    plan: Any, data: np.ndarray, otf: Any, penalty: Any, num_threads: int | None, *, unit: float = 1.0
+    plan: Any, under_window: Any, otf: Any, penalty: Any, num_threads: int | None, *, unit: float = 1.0
 ) -> tuple[float, float, bool]:
     """Exponent of the weight (in multiples of `unit`) with the smallest score of cross-validation.
 
-    See `minimise`.
+    `under_window`: the image, `windowed`. See `minimise`.
     """
-    under_window = windowed(data)
     total = math.prod(plan.grid)
 
     def scores(exponents: np.ndarray) -> np.ndarray:
@@ -77,14 +76,16 @@ def search(
 
 
 def noise_variance(
-    plan: Any, data: np.ndarray, otf: Any, penalty: Any, weight: float, num_threads: int | None
+    plan: Any, under_window: Any, otf: Any, penalty: Any, weight: float, num_threads: int | None
 ) -> float:
     """Of white noise, from what a weight leaves of the image: sum(g^2 |Y|^2) / sum(g) per value.
 
+    `under_window`: the image, `windowed`.
+
     G. Wahba, J. R. Stat. Soc. B 45, 133 (1983).
     """
-    top, bottom = plan.gcv(windowed(data), otf, penalty, np.array([weight]), num_threads)
-    energy = math.prod(float(np.square(window(n)).sum()) for n in data.shape)
+    top, bottom = plan.gcv(under_window, otf, penalty, np.array([weight]), num_threads)
+    energy = math.prod(float(np.square(window(n)).sum()) for n in under_window.shape)
     return float(top[0] / (bottom[0] * energy)) if bottom[0] > 0 else 0.0
 
 

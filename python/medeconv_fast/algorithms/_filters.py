@@ -65,7 +65,9 @@ class FilterCall:
         self.num_threads = num_threads
         self._threads = resolve_num_threads(num_threads)
 
-        self.data, self._restore, (self.lowest, self.highest) = _arrays.as_image(image)
+        # Where it is: in GPU memory, if it is given there.
+        self.data, self._restore, (self.lowest, self.highest, _) = _arrays.as_image(image, resident=True)
+        self._copy: tuple[Any, np.ndarray] | None = None
         _validate.scale(max(-self.lowest, self.highest), "image", self.data.dtype, squared=True)
         psf, self._psf_settings = _options.psf_on_grid(psf, self.data.ndim, voxel_size, psf_voxel_size)
         self.psf, self.psf_sum = _arrays.as_psf(
@@ -82,6 +84,12 @@ class FilterCall:
         # One plan for both directions: what is filtered is the padded image, what is wanted is the window.
         self.plan = self.kernels.SpectralPlan(self.grid, filled, window, self.data.dtype)
         self.warnings: list[str] = []
+
+    def on_host(self, data: Any) -> np.ndarray:
+        """The values of `data` (the image, or what is filtered in its place) on the host, copied once."""
+        if self._copy is None or self._copy[0] is not data:
+            self._copy = (data, _device.host(data))
+        return self._copy[1]
 
     def like(self, image: np.ndarray) -> FilterCall:
         """The same call of another image; the PSF is taken as it is here."""
@@ -119,7 +127,8 @@ class FilterCall:
         """Whether the GPU's free memory does not hold the work; then it is done in tiles."""
         if self.kernels.NAME != "cuda":
             return False
-        return self.device_bytes(self.data.shape) > _device.free_memory()[0]
+        device = self.data.memory.place.device if isinstance(self.data, _device.DeviceArray) else None
+        return self.device_bytes(self.data.shape) > _device.free_memory(device)[0]
 
     def transfer(self, response: np.ndarray, centre: tuple[int, ...] | None = None) -> Any:
         """The transfer function of an impulse response, its centre at shape // 2 unless given."""
@@ -141,20 +150,24 @@ class FilterCall:
         response = np.fft.irfftn(spectrum, self.grid, axes).astype(self.data.dtype)
         return self.transfer(response, (0,) * response.ndim)
 
-    def apply(self, transfer: Any, data: np.ndarray | None = None) -> np.ndarray:
-        """The image (or another array of its shape), continued, filtered and cropped."""
+    def apply(self, transfer: Any, data: Any = None) -> Any:
+        """The image (or another array of its shape), continued, filtered and cropped: where `data` is."""
         data = self.data if data is None else data
+        source = self.kernels.resident(data)  # so that what continues it is made where it is filtered
+        result = _device.maker_beside(source, self.kernels)(self.data.shape, self.data.dtype)
         if self._continued:
-            data = self.kernels.pad(data, self._low, self._high, self.boundary, num_threads=self.num_threads)
-        result = np.empty(self.data.shape, self.data.dtype)
+            source = self.kernels.pad(
+                source, self._low, self._high, self.boundary, num_threads=self.num_threads
+            )
         chain = self.plan.chain(self.num_threads)
-        chain.load(data)
+        chain.load(source)
+        del source  # room for the transfer functions, which the GPU makes when they are needed
         chain.sweep(transfer, "copy", keep=False, out=result)
-        return result
+        return _device.beside(data, result)
 
     def finish(
         self,
-        result: np.ndarray,
+        result: Any,
         settings: dict[str, Any],
         *,
         extra_bytes: int = 0,

@@ -327,7 +327,7 @@ def filtered(call: FilterCall, options: dict[str, Any], obstacle: str | None) ->
     obstacle : str, optional
         What of them cannot be had in tiles.
     """
-    method, data, psf = call.method, call.data, call.psf
+    method, data, psf = call.method, call.on_host(call.data), call.psf
     function, weight = FILTERS[method]
     free, total = _device.free_memory()
     needed = call.device_bytes(data.shape) - data.nbytes

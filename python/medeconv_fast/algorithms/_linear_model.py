@@ -65,7 +65,8 @@ class LinearModel:
         boundary = _validate.choice(boundary, "boundary", boundaries)
 
         kernels = backends.resolve(backend, image)
-        self.data, self._restore, self._extremes = _arrays.as_image(image, resident=resident)
+        self.data, self._restore, found = _arrays.as_image(image, resident=resident)
+        self._extremes = (found.lowest, found.highest)
         if resident:
             self.data = kernels.resident(self.data)
         self.weights = _options.weights_of(weights, self.data)
@@ -73,6 +74,7 @@ class LinearModel:
         # Van Cittert never corrects a voxel of weight 0: what stands there in a first estimate is its result.
         if not (method == "van_cittert" and isinstance(initial, str) and initial == "image"):
             self.data, self._extremes = _options.trusted(self.data, self.weights, self._extremes)
+        self._total = found.sum if self.data is given else None
         largest = max(-self._extremes[0], self._extremes[1])
         _validate.scale(largest, "image", self.data.dtype)
         _validate.fits(self.background, "background", self.data.dtype)
@@ -119,7 +121,8 @@ class LinearModel:
         if isinstance(initial, str) and initial != "image":
             level = 0.0
             if initial == "flat":
-                level = (_options.weighted_mean(data, self.weights) - self.background) / blur.psf_sum
+                mean = _options.weighted_mean(data, self.weights, self._total)
+                level = (mean - self.background) / blur.psf_sum
             made: np.ndarray = _device.full_beside(data, blur.estimate_shape, level)
             return made
         if isinstance(initial, str):

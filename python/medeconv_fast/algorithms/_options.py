@@ -147,9 +147,10 @@ def trusted(
     return _device.beside(data, known), (float(values.min()), float(highest))
 
 
-def weighted_mean(data: np.ndarray, weights: np.ndarray | None) -> float:
+def weighted_mean(data: np.ndarray, weights: np.ndarray | None, total: float | None = None) -> float:
+    """`total`: the sum of `data`, where it is known."""
     if weights is None:
-        return float(data.mean(dtype=np.float64))
+        return float(data.mean(dtype=np.float64)) if total is None else total / data.size
     return _device.dot(data, weights) / float(weights.sum(dtype=np.float64))
 
 

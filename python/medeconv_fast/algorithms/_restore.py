@@ -132,7 +132,7 @@ def restore(image: Any, psf: Any, method: str = "auto", **options: Any) -> Any:
 
 def _defaults(image: Any, options: dict[str, Any]) -> tuple[Noise, dict[str, Any]]:
     """The noise of an image, and the options of `richardson_lucy` that go with it."""
-    data, _, (lowest, highest) = _arrays.as_image(image)
+    data, _, (lowest, highest, _) = _arrays.as_image(image)
     trust, seen = _options.weights_of(options.get("weights"), data), None
     if trust is not None and float(trust.min()) == 0:
         seen = [trust > 0]

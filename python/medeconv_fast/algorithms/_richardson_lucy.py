@@ -202,7 +202,7 @@ def richardson_lucy(
     _options.check_callback(callback)
 
     kernels = backends.resolve(backend, image)
-    data, restore, (lowest, highest) = _arrays.as_image(image, resident=True)
+    data, restore, (lowest, highest, total) = _arrays.as_image(image, resident=True)
     psf, psf_settings = _options.psf_on_grid(psf, data.ndim, voxel_size, psf_voxel_size)
     blur = Blur(
         psf,
@@ -255,7 +255,7 @@ def richardson_lucy(
     if isinstance(rule, Thinning) and offset:
         raise ValueError("stop: thinning splits Poisson counts; it does not go with negative='shift'")
     eps = blur.smallest_divisor(highest)
-    mean = level_of(data, trust, background)
+    mean = level_of(data, trust, background, total if data is given else None)
 
     def noise() -> float:
         # Told from neighbours, robustly: a constant in place of dead voxels would hide it.

@@ -50,9 +50,14 @@ def counts_of(
     return Counts(shifted if readout is None else shifted + readout, shifted, -lowest, 0)
 
 
-def level_of(data: np.ndarray, weights: np.ndarray | None, background: float) -> float:
-    """Weighted mean above the background; of what rises above it where the mean does not."""
-    level = _options.weighted_mean(data, weights) - background
+def level_of(
+    data: np.ndarray, weights: np.ndarray | None, background: float, total: float | None = None
+) -> float:
+    """Weighted mean above the background; of what rises above it where the mean does not.
+
+    `total`: see `weighted_mean`.
+    """
+    level = _options.weighted_mean(data, weights, total) - background
     if level <= 0:
         level = _options.weighted_mean(np.maximum(data - data.dtype.type(background), 0), weights)
     return level

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import _arrays, _validate
+from .. import _arrays, _device, _validate
 from .._blur import Blur
 from . import _filters
 from ._wiener import weighted_transfer
@@ -157,12 +157,12 @@ def tikhonov(
     return call.finish(result, settings, extra_bytes=0 if expected is None else 2 * result.nbytes)
 
 
-def _prior(value: Any, data: np.ndarray) -> np.ndarray | None:
-    """An array of the image's shape; None where it is zero."""
+def _prior(value: Any, data: Any) -> Any:
+    """An array of the image's shape, on its side; None where it is zero."""
     if np.ndim(value) == 0:
         level = _validate.fits(_validate.number(value, "prior"), "prior", data.dtype)
-        return np.full(data.shape, level, data.dtype) if level else None
-    return _arrays.as_operand(value, "prior", data.shape, data.dtype)[0]
+        return _device.full_beside(data, data.shape, level) if level else None
+    return _arrays.as_operand(value, "prior", data.shape, data.dtype, beside=data)[0]
 
 
 def _gradient(grid: tuple[int, ...], steepness: Sequence[float]) -> np.ndarray:

@@ -155,9 +155,9 @@ def unsupervised_wiener(
         stopped_by = "constant image"
     else:
         if boundary == "wrap":
-            observed, share = call.data.astype(np.float64), 1.0
+            observed, share = call.on_host(call.data).astype(np.float64), 1.0
         else:
-            observed = _cross_validation.windowed(call.data.astype(np.float64))
+            observed = _cross_validation.windowed(call.on_host(call.data).astype(np.float64))
             # What the window leaves of white noise, per frequency of the grid.
             share = math.prod(np.square(_cross_validation.window(n)).sum() for n in call.data.shape)
             share /= math.prod(call.grid)
@@ -168,7 +168,9 @@ def unsupervised_wiener(
         chains = Chains([g * share for g in chains.noise], [g * share for g in chains.prior])
         settings |= _summary(chains, burn_in)
     result = call.apply(call.transfer_from(otf.conj() * mean_filter))
-    if call.lowest != call.highest and _cross_validation.is_amplified_noise(result, call.data, call.psf_sum):
+    if call.lowest != call.highest and _cross_validation.is_amplified_noise(
+        result, call.on_host(call.data), call.psf_sum
+    ):
         note = (
             "image: its noise, grown beyond the image, is most of the estimate: it is not white, as "
             "unsupervised_wiener assumes; use wiener or tikhonov with a weight chosen by eye"

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import _arrays, _validate
+from .. import _arrays, _device, _validate
 from . import _border_error, _cross_validation, _filters
 from ._cross_validation import is_amplified_noise, is_quiet
 
@@ -181,7 +181,7 @@ def weighted_transfer(
     settings: dict[str, Any],
     *,
     centre: tuple[int, ...] | None = None,
-    data: np.ndarray | None = None,
+    data: Any = None,
 ) -> Any:
     """conj(H) / (|H|^2 + weight |R|^2) with R of the impulse response `penalty`, its weight given or "auto".
 
@@ -194,21 +194,25 @@ def weighted_transfer(
     border = 1.0
     if searched:
         data = call.data if data is None else data
+        on_host = call.on_host(data)
+        under_window = _device.beside(data, _cross_validation.windowed(on_host))
         unit = call.psf_sum**2  # |H|^2, which the weight stands beside, is that large at most
         exponent, score, at_end = _cross_validation.search(
-            call.plan, data, otf, penalty_transfer, call.num_threads, unit=unit
+            call.plan, under_window, otf, penalty_transfer, call.num_threads, unit=unit
         )
         weight = found = unit * 10.0**exponent
         if call.lowest != call.highest and not at_end:
-            border = _border_error.factor(call, data, otf, penalty, centre, penalty_transfer, weight)
+            border = _border_error.factor(
+                call, data, under_window, otf, penalty, centre, penalty_transfer, weight
+            )
             weight = found = border * weight
 
-        def result(weight: float) -> np.ndarray:
+        def result(weight: float) -> Any:
             return call.apply(call.plan.wiener_transfer(otf, penalty_transfer, weight), data)
 
-        if call.lowest != call.highest and is_amplified_noise(result(weight), data, call.psf_sum):
+        if call.lowest != call.highest and is_amplified_noise(result(weight), on_host, call.psf_sum):
             largest = unit * 10.0 ** _cross_validation.SEARCH[-1]
-            while weight < largest and not is_quiet(result(weight), data, call.psf_sum):
+            while weight < largest and not is_quiet(result(weight), on_host, call.psf_sum):
                 weight *= math.sqrt(10)
             note = (
                 f"{name}: generalised cross-validation found {found:g}, with which noise outgrows the image: "

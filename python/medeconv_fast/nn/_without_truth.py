@@ -93,7 +93,7 @@ class SimulatedPairs(PatchSampler):
         self._sigma = None if sigma is None else _range(sigma, "sigma")
         targets, images = [], []
         for i, truth in enumerate(truths):
-            data, _, (lowest, _) = _arrays.as_image(truth, f"truths[{i}]")
+            data, _, (lowest, *_) = _arrays.as_image(truth, f"truths[{i}]")
             if self._noise == "poisson":
                 _validate.non_negative(data, f"truths[{i}]", lowest)
             targets.append(data)
