@@ -626,17 +626,17 @@ def test_statistics_of_any_length(n, rng, dtype):
     short = n < 10**6
     for row in range(3) if short else [1]:
         a, b = rows[row].astype(float), rows[(row + 1) % 3].astype(float)
-        found = x[row]._statistics()
+        found = x[row].statistics()
         assert found[0] == pytest.approx(a.sum(), abs=1e-13 * np.abs(a).sum())
-        assert found[1:] == [a.min(), a.max()]
+        assert found[1:] == (a.min(), a.max())
         assert x[row].dot(x[(row + 1) % 3]) == pytest.approx(np.vdot(a, b), abs=1e-13 * np.abs(a * b).sum())
         aligned = memory.uploaded(rows[row])
-        assert aligned._statistics() == found and aligned.dot(aligned) == x[row].dot(x[row])
+        assert aligned.statistics() == found and aligned.dot(aligned) == x[row].dot(x[row])
     for place in {0, n // 2, n - 1, min(n - 1, 4096)} if short else [n // 2]:
         rows[1, place] = np.nan
-        assert np.isnan(memory.uploaded(rows[1])._statistics()).all()
+        assert np.isnan(memory.uploaded(rows[1]).statistics()).all()
         rows[1, place] = np.inf
-        found = memory.uploaded(rows[1])._statistics()
+        found = memory.uploaded(rows[1]).statistics()
         assert found[0] == found[2] == np.inf and (n == 1 or found[1] < np.inf)
         rows[1, place] = 0
 
