@@ -99,6 +99,7 @@ def predicted_costs(taps: _costs.Taps, layout: Geometry) -> dict[str, float]:
         line=is_line(layout),
         folded=any(layout.low) or any(layout.high),
         mirrored=bool(layout.mirrored),
+        on_gpu=layout.on_gpu,
     )
 
 
@@ -216,6 +217,7 @@ class Geometry:
     frame: tuple[slice, ...]  # the image's place in the estimate
     reach: Box = ()  # wrap: continued this far before and behind the image, where the grid is longer
     mirrored: tuple[int, ...] = ()  # lengths of the cosine transforms that need no padding, where they serve
+    on_gpu: bool = False  # whose costs decide
 
     @property
     def transform(self) -> tuple[int, ...]:
@@ -245,6 +247,7 @@ def geometry(
     whole = tuple((0, n) for n in shape)
     taps = tuple(slice(0, k) for k in psf_shape)
     frame = tuple(slice(0, n) for n in shape)
+    on_gpu = backend.NAME == "cuda"
     if boundary == "wrap":
         if any(k > n for n, k, _ in axes):
             raise ValueError(
@@ -252,14 +255,18 @@ def geometry(
                 "axis under boundary='wrap'; crop it, or choose another boundary"
             )
         grid, reach = periodic_grid(psf_shape, centre, shape, backend)
-        return Geometry(shape, shape, taps, centre, nothing, nothing, grid, whole, whole, frame, reach)
+        return Geometry(
+            shape, shape, taps, centre, nothing, nothing, grid, whole, whole, frame, reach, on_gpu=on_gpu
+        )
     going_on = open_sides or ((False, False),) * len(shape)
     if boundary == "zero" and not any(map(any, going_on)):
         taps = tuple(slice(max(0, c - (n - 1)), min(k, c + n)) for n, k, c in axes)
         centre = tuple(c - t.start for (_, _, c), t in zip(axes, taps, strict=True))
         spare = (max(c, t.stop - t.start - 1 - c) for c, t in zip(centre, taps, strict=True))
         grid = choose_grid(tuple(n + r for n, r in zip(shape, spare, strict=True)), backend)
-        return Geometry(shape, shape, taps, centre, nothing, nothing, grid, whole, whole, frame)
+        return Geometry(
+            shape, shape, taps, centre, nothing, nothing, grid, whole, whole, frame, on_gpu=on_gpu
+        )
     low = tuple(k - 1 - c for _, k, c in axes)
     reached = tuple(n + k - 1 for n, k, _ in axes)
     image_box = tuple((a, a + n) for a, n in zip(low, shape, strict=True))
@@ -287,6 +294,7 @@ def geometry(
         image_box,
         tuple(frame_of),
         mirrored=shape if by_cosines else (),
+        on_gpu=on_gpu,
     )
 
 
@@ -928,10 +936,12 @@ class Blur:
         dtype = self.dtype or np.dtype(np.float32)
         isa = self._backend.describe().get("isa")
         times = {
-            name: _costs.milliseconds(ns, dtype=dtype, isa=isa, threads=threads)
+            name: _costs.milliseconds(ns, dtype=dtype, isa=isa, threads=threads, on_gpu=self._layout.on_gpu)
             for name, ns in sorted(self._predicted.items(), key=lambda item: item[1])
         }
         shown = ", ".join(f"{name} {ms:.3g} ms" for name, ms in times.items())
+        if self._layout.on_gpu:
+            return f"predicted per application, {dtype}, on an {_costs.GPU}: {shown}"
         where = "" if self.backend == "cpp" else " (by backend 'cpp')"
         return f"predicted per application, {dtype}, {threads} threads: {shown}{where}"
 

@@ -278,6 +278,7 @@ def window_of_full(
         estimate_box=tuple((0, n) for n in shape),
         image_box=window,
         frame=tuple(slice(0, n) for n in shape),
+        on_gpu=engine.NAME == "cuda",
     )
 
 

@@ -46,6 +46,16 @@ LAYER = {True: 0.0085, False: 0.0058}
 PAIR, TRANSFER = 40e3, {"kernel": 1.2, "image": 2.6}
 PAIRS = (1.9, 1.1, 1.33)  # factor of a product of a sum: its loads take longer than itself
 DOUBLE = 2.0  # float64 takes this much longer: twice the bytes, half the lanes
+
+# The same for backend "cuda": nanoseconds of an H200, float32, fitted to Richardson-Lucy iterations. How many
+# kernels an application is, of a line, an image, a volume; and what one takes that has little to do.
+GPU = "NVIDIA H200"
+GPU_KERNELS = {"spectral": (1, 2, 4), "separable": (1, 1, 2), "direct": (1, 1, 1)}
+GPU_KERNEL = 3.5e3
+GPU_SPECTRAL = (0.02, 0.012, 0.0155)  # per point of the grid
+GPU_SEPARABLE = ((0.004, 0.0002), (0.004, 0.00015), (0.0045, 0.00003))  # per voxel, and per tap
+GPU_DIRECT = ((0.004, 0.0002), (0.004, 0.0001), (0.004, 0.00006))
+GPU_FOLD = 0.0025  # per voxel of a padded estimate, and a kernel
 # An instruction set with narrower vectors, relative to AVX-512.
 ISA = {"avx512": 1.0, "avx2": 1.4, "neon": 2.5, "baseline": 2.5}
 
@@ -84,14 +94,17 @@ def predicted_ns(
     line: bool = False,
     folded: bool = False,
     mirrored: bool = False,
+    on_gpu: bool = False,
 ) -> dict[str, float]:
     """Of each engine that applies: one application to an estimate of `shape`, or to a transform's `grid`.
 
     `folded`: `shape` is that of the padded estimate. `mirrored`: transforms are cosine transforms, which need
-    no padding.
+    no padding. `on_gpu`: of backend "cuda".
     """
     # Axes of length 1 are none.
     shape = tuple(n for n in shape if n > 1) or (1,)
+    if on_gpu:
+        return _gpu_ns(taps, grid, shape, folded)
     long = len(shape) - 1
     voxels = math.prod(shape)
     if line:
@@ -121,6 +134,23 @@ def predicted_ns(
     return costs
 
 
+def _gpu_ns(taps: Taps, grid: tuple[int, ...], shape: tuple[int, ...], folded: bool) -> dict[str, float]:
+    long, voxels = len(shape) - 1, math.prod(shape)
+    works = {"spectral": GPU_SPECTRAL[long] * math.prod(grid)}
+    each, per_product = GPU_DIRECT[long]
+    works["direct"] = (each + per_product * math.prod(taps.shape)) * voxels
+    if taps.terms:
+        each, per_tap = GPU_SEPARABLE[long]
+        works["separable"] = taps.terms * (each + per_tap * sum(k for k in taps.shape if k > 1)) * voxels
+    costs = {}
+    for engine, work in works.items():
+        launches = GPU_KERNELS[engine][long] * (taps.terms if engine == "separable" else 1)
+        costs[engine] = GPU_KERNEL * launches + work
+        if folded:
+            costs[engine] += GPU_KERNEL + GPU_FOLD * voxels
+    return costs
+
+
 def layer_ns(products: int, *, single: bool) -> float:
     """Of a network's convolution by direct sums; `single`: to one channel of a group."""
     return LAYER[single] * products
@@ -135,9 +165,13 @@ def spectral_layer_ns(
     return pairs * PAIR + (pairs + made) * each
 
 
-def milliseconds(ns: float, *, dtype: Any = np.float32, isa: str | None = None, threads: int = 2) -> float:
+def milliseconds(
+    ns: float, *, dtype: Any = np.float32, isa: str | None = None, threads: int = 2, on_gpu: bool = False
+) -> float:
     """What `predicted_ns` means for a dtype, an instruction set and a number of threads."""
     # The cores share the memory: two are 1.75 times as fast as one.
     speed = threads**0.8 / 2**0.8
     double = DOUBLE if np.dtype(dtype) == np.float64 else 1.0
+    if on_gpu:
+        return ns * 1e-6 * double
     return ns * 1e-6 * double * ISA.get(isa or "avx512", 1.0) / speed

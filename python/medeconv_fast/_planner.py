@@ -171,6 +171,7 @@ def plan(
     -----
     Times come from constants in the source, measured on one machine (AMD EPYC Zen 4, 2 cores, AVX-512) in an
     otherwise idle state: elsewhere their ratios mean more than their values, unless a `calibration` is given.
+    Those of backend "cuda" are an NVIDIA H200's.
 
     Examples
     --------
@@ -204,7 +205,7 @@ def plan(
     chosen, reason = choose_engine(name, taps, layout)
     isa = kernels.describe().get("isa")
     predicted = {
-        name: _costs.milliseconds(ns, dtype=kind, isa=isa, threads=threads)
+        name: _costs.milliseconds(ns, dtype=kind, isa=isa, threads=threads, on_gpu=layout.on_gpu)
         for name, ns in predicted_costs(taps, layout).items()
     }
     if calibration is not None:
@@ -231,6 +232,10 @@ def plan(
         other = [f"{key} {scale[key]}" for key, value in here.items() if scale.get(key) != value]
         if other:
             warnings.append(f"calibration: it was made with {', '.join(other)}; the predicted times are off")
+    elif kernels.NAME == "cuda":
+        warnings.append(
+            f"backend: the predicted times are those of an {_costs.GPU}, without copies from the host"
+        )
     elif kernels.NAME != "cpp":
         warnings.append(f"backend: the predicted times are those of 'cpp', not of {kernels.NAME!r}")
     tiles: tuple[int, ...] = (1,) * len(shape)
