@@ -11,13 +11,13 @@ int64_t volume(const std::array<int64_t, 3>& v) { return v[0] * v[1] * v[2]; }
 template <class T>
 py::dict cut_of(const ConvPass<T>& p) {
     py::dict cut;
-    cut["kernel"] = p.toeplitz ? "rows" : "table";
+    cut["kernel"] = p.points ? "points" : p.toeplitz ? "rows" : "table";
     cut["tile"] = py::make_tuple(p.axis[1].block, p.axis[2].block);
     cut["taps"] = py::make_tuple(p.axis[1].taps_at_once, p.axis[2].taps_at_once);
     cut["merged"] = py::make_tuple(p.axis[0].merged, p.axis[1].merged, p.axis[2].merged);
     cut["rows"] = p.rows, cut["segment"] = p.segment, cut["sources_at_once"] = p.sources_at_once;
     cut["threads"] = py::make_tuple(p.threads, p.teams, p.splits);
-    cut["shared_bytes"] = p.shared_bytes, cut["blocks"] = p.blocks();
+    cut["parts"] = p.parts, cut["shared_bytes"] = p.shared_bytes, cut["blocks"] = p.blocks();
     return cut;
 }
 template <class T>
@@ -51,13 +51,14 @@ void bind(py::module_& m, const std::string& suffix) {
              py::arg("input_shape"), py::arg("weight_shape"), py::arg("stride"), py::arg("padding"), py::arg("dilation"), py::arg("groups"),
              py::arg("padding_mode"), py::arg("exact"))
         .def("forward",
-             [=](const Plan& plan, const Place& place, py::handle x, py::handle w, py::handle bias, py::handle out, bool relu) {
+             [=](const Plan& plan, const Place& place, py::handle x, py::handle w, py::handle bias, py::handle out, bool relu,
+                 py::handle workspace) {
                  const T *from = pointer_of<T>(x, input_size(plan), "x"), *weight = pointer_of<T>(w, weight_size(plan), "w");
                  const T* b = optional_pointer<T>(bias, plan.shape.destinations, "bias");
-                 T* to = pointer_of<T>(out, output_size(plan), "out");
-                 at(place, [&](Stream stream) { plan.forward(from, weight, b, to, relu, stream); });
+                 T *to = pointer_of<T>(out, output_size(plan), "out"), *work = memory(workspace, plan.forward_bytes());
+                 at(place, [&](Stream stream) { plan.forward(from, weight, b, to, relu, work, stream); });
              },
-             py::arg("place"), py::arg("x"), py::arg("w"), py::arg("bias"), py::arg("out"), py::arg("relu"))
+             py::arg("place"), py::arg("x"), py::arg("w"), py::arg("bias"), py::arg("out"), py::arg("relu"), py::arg("workspace"))
         .def("input_grad",
              [=](const Plan& plan, const Place& place, py::handle grad, py::handle w, py::handle bias, py::handle out, bool relu,
                  py::handle workspace) {
@@ -78,6 +79,7 @@ void bind(py::module_& m, const std::string& suffix) {
         .def_property_readonly("cuts", [](const Plan& plan) {
             return std::vector<py::dict>{cut_of(plan.forward_pass()), cut_of(plan.backward_pass()), cut_of(plan.weight_pass())};
         })
+        .def_property_readonly("forward_bytes", &Plan::forward_bytes)
         .def_property_readonly("input_grad_bytes", &Plan::input_grad_bytes)
         .def_property_readonly("weight_grad_bytes", &Plan::weight_grad_bytes);
     m.def(("sum_channels_" + suffix).c_str(),

@@ -7,9 +7,12 @@
 //
 // A block makes a tile of one z slice; source channels and the taps of z are summed one after the other. For some of them at
 // a time the part of the source that the tile needs (a *band*) is copied to shared memory, with what lies outside written out
-// beside it and steps split into parts, and their weights beside it; while one buffer is summed, the next is filled. Then
+// beside it and steps split into parts, and their weights beside it; while one buffer is summed, the next is filled. Where there
+// would be too few blocks, the same tile is made by `parts` blocks, each of some source channels and taps of z; what they leave
+// in the workspace is added in order (add_parts), and there the bias comes to it. Then
 //   table     a thread sums `rows` channels or phases × several positions; a tap is an offset into the band (conv_table.cuh)
 //   Toeplitz  one channel per group: a thread sums 4 neighbours of one row or of four (conv_rows.cuh)
+//   points    few products and few results: a thread per result, nothing in shared memory (conv_points.cuh)
 //   weights   the weight gradient: a thread owns some weights, the positions go by in shared memory (conv_weight.cuh)
 #pragma once
 #include <cstdint>
@@ -69,8 +72,8 @@ MEDECONV_INLINE int place_of_tap(const ConvAxis& a, int tap, int at_step) {
 struct ConvOutside {
     bool zeros;
     Boundary boundary;
-    MEDECONV_INLINE int source(int64_t position, int length) const {   // -1: zero
-        if (position >= 0 && position < length) return int(position);
+    MEDECONV_INLINE int source(int position, int length) const {   // -1: zero
+        if (unsigned(position) < unsigned(length)) return position;
         return zeros ? -1 : int(scalar::source_index(position, length, boundary));
     }
 };
@@ -87,11 +90,13 @@ struct ConvPass {
     const T* bias;                   // per destination channel, or null
     bool relu;
     int64_t destination_stride, source_stride, group_stride;
-    bool toeplitz;
+    bool toeplitz, points;
     int rows, channels;              // of a thread's tile: rows = channels · merged phases, rounded up to a power of two
     int segment;                     // table: elements of the band between a thread's positions
+    int row_bits;                    // table: a block has teams · rows = 1 << row_bits rows
     int threads, teams, splits;      // of a block: for positions × for channels (Toeplitz: rows) × for source channels
     int sources_at_once;             // a multiple of `splits` where there are several
+    int parts;                       // blocks that share a tile's sums: each has its own `results()` elements of `destination`
     int pitch, band;                 // a row's and a channel's elements in shared memory
     int buffer, weights;             // elements of one buffer: bands, weights
     size_t shared_bytes;
@@ -102,8 +107,11 @@ struct ConvPass {
         const int tiles = (destinations + channels - 1) / channels;
         return toeplitz ? tiles : (tiles + teams - 1) / teams;
     }
+    MEDECONV_INLINE int64_t results() const { return int64_t(batch) * groups * destinations * destination_size; }
+    MEDECONV_INLINE int chunks() const { return (sources + sources_at_once - 1) / sources_at_once; }
     MEDECONV_INLINE int64_t blocks() const {
-        int64_t count = int64_t(batch) * groups * tile_groups();
+        if (points) return (results() + threads - 1) / threads;
+        int64_t count = int64_t(parts) * batch * groups * tile_groups();
         for (const ConvAxis& a : axis) count *= int64_t(a.blocks()) * (a.phases / a.merged);
         return count;
     }

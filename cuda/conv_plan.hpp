@@ -1,4 +1,4 @@
-// Network convolution (cross-correlation, channels first) on the GPU: the plan of one shape, its three kernels, and the bias's
+// Network convolution (cross-correlation, channels first) on the GPU: the plan of one shape, its kernels, and the bias's
 // gradient. Pointers are the device's.
 #pragma once
 #include <array>
@@ -18,14 +18,16 @@ public:
     ConvShape shape;
     std::array<int64_t, 3> output;               // spatial
 
+    // `workspace`: forward_bytes, 0 where a block makes a tile alone.
     // out[n, o, p] = bias[o] + sum of weight[o, c, k] · x[n, c, p · stride + k · dilation - low]; relu: negative values to 0.
-    void forward(const T* x, const T* weight, const T* bias, T* out, bool relu, Stream stream) const;
+    void forward(const T* x, const T* weight, const T* bias, T* out, bool relu, void* workspace, Stream stream) const;
     // The exact transpose of `forward` in x; bias per input channel, and relu, because a transposed convolution is this.
-    // `workspace`: input_grad_bytes, 0 unless the padding repeats values.
+    // `workspace`: input_grad_bytes.
     void input_grad(const T* gradient, const T* weight, const T* bias, T* out, bool relu, void* workspace, Stream stream) const;
     // The gradient of `forward` in the weight. `workspace`: weight_grad_bytes.
     void weight_grad(const T* gradient, const T* x, T* out, void* workspace, Stream stream) const;
 
+    int64_t forward_bytes() const;
     int64_t input_grad_bytes() const;
     int64_t weight_grad_bytes() const;
     const char* family() const;                  // of the forward kernel
@@ -35,6 +37,7 @@ public:
     const ConvWeightPass<T>& weight_pass() const { return weight_; }
 
 private:
+    int64_t padded_elements() const;             // of a gradient whose padding repeats values, else 0
     ConvPass<T> forward_, backward_;
     ConvWeightPass<T> weight_;
 };

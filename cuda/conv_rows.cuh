@@ -25,7 +25,8 @@ __global__ void __launch_bounds__(most_rows_threads, 1) conv_rows(ConvPass<T> p)
     const int split = int(threadIdx.z), own_row = int(threadIdx.y) * rows, own_column = int(threadIdx.x) * 4;
     const ConvPlace place = place_of_block(p);
     const ConvTaps of_z = taps_of(p.axis[0], 0), of_y = taps_of(p.axis[1], 0), of_x = taps_of(p.axis[2], 0);
-    const int chunks = (p.sources + p.sources_at_once - 1) / p.sources_at_once, stages = of_z.count * chunks;
+    const int chunks = p.chunks();
+    const ConvStages stages(p, place, of_z);
     const int vectors = (of_x.count - tail) / 4, weight_pitch = 4 * vectors + 4, kernel_width = of_x.count;
     const ConvBand band_x = band_of(p.axis[2], of_x.count, 1);
     T sums[rows][4]{};
@@ -47,11 +48,11 @@ __global__ void __launch_bounds__(most_rows_threads, 1) conv_rows(ConvPass<T> p)
                                            of_x.element + x * of_x.element_step);
             }
         };
-        for (int stage = -1; stage < stages; ++stage) {
+        for (int stage = stages.first - 1; stage < stages.end; ++stage) {
             copies_done();
             __syncthreads();   // this stage is there, and nobody sums the one before any more
-            if (stage + 1 < stages) fetch(stage + 1);
-            if (stage < 0) continue;
+            if (stage + 1 < stages.end) fetch(stage + 1);
+            if (stage < stages.first) continue;
             const int channels = min(p.sources_at_once, p.sources - stage % chunks * p.sources_at_once);
             const T* band = shared + (stage & 1) * p.buffer;
             const T* weights = band + (p.buffer - p.weights);
@@ -75,16 +76,16 @@ __global__ void __launch_bounds__(most_rows_threads, 1) conv_rows(ConvPass<T> p)
             }
         }
     }
-    if (p.splits > 1) add_splits<rows * 4>(&sums[0][0], shared, p.splits);
-    if (split > 0) return;
+    if (p.splits > 1) add_splits<rows, 4>(&sums[0][0], shared, p.splits);
     const int64_t width = p.axis[2].destination, x = int64_t(place.at[2]) + own_column;
     const int64_t channel = int64_t(place.image) * p.groups + place.group;
     const T bias = p.bias ? p.bias[place.group] : T(0);
     MEDECONV_UNROLL
     for (int r = 0; r < rows; ++r) {
         const int64_t y = int64_t(place.at[1]) + own_row + r;
-        if (y >= p.axis[1].destination) continue;
-        T* const to = p.destination + channel * p.destination_size + (int64_t(place.at[0]) * p.axis[1].destination + y) * width + x;
+        if (owner_of(r, rows, p.splits) != split || y >= p.axis[1].destination) continue;
+        T* const to = p.destination + place.part * p.results() + channel * p.destination_size +
+                      (int64_t(place.at[0]) * p.axis[1].destination + y) * width + x;
         Lanes<T, 4> values;
         MEDECONV_UNROLL
         for (int i = 0; i < 4; ++i) values.v[i] = finished(sums[r][i], bias, p.relu);

@@ -3,16 +3,19 @@
 // computed and not delivered. With 40 every position is in the next row, and tiles are 32 wide.
 //
 // A tap costs a thread one offset, its weights in vectors that the whole warp shares, and one conflict-free load per position;
-// 16 rows × 4 positions are 64 multiply-adds for 9 loads.
+// 16 rows × 4 positions are 64 multiply-adds for 9 loads, 32 × 2 for 11.
 #pragma once
 #include "conv_stage.cuh"
 
 namespace medeconv::cuda {
 
 template <class T, int rows>
-constexpr int positions_of_tile = sizeof(T) == 8 || rows == 16 ? 4 : 8;
+constexpr int positions_of_tile = rows == 32 ? 2 : sizeof(T) == 8 || rows == 16 ? 4 : 8;
 template <class T>
-constexpr int most_rows = sizeof(T) == 8 ? 8 : 16;
+constexpr int most_rows = sizeof(T) == 8 ? 8 : 16;   // that are usual: 32 of float are for small images
+constexpr int outside_of_all = INT32_MIN / 2;
+template <int rows>
+constexpr int units_of_tile = rows > 1 ? rows / 2 : 1;   // that a split finishes: phases stored in pairs stay together
 template <class T, int rows>
 constexpr int most_table_threads = rows >= 8 ? 256 : 512;
 
@@ -63,16 +66,27 @@ template <class T>
 __device__ __forceinline__ void copy_weights(T* to, const ConvPass<T>& p, const ConvTables& tables, int first, int channels, int element_z,
                                              int taps) {
     const int rows = p.teams * p.rows, height = p.axis[1].kernel, width = p.axis[2].kernel;
-    for (int i = thread_of_block(); i < taps * rows; i += threads_of_block()) {
-        const int tap = i / rows, row = i - tap * rows, phase = tables.phase[row];
+    // Neighbours in memory are taps, or source channels of a single tap; rows are far apart. So a warp takes 4 of those for 8 rows,
+    // and several threads share the channels of a weight where there are that many.
+    const bool by_taps = rows % 8 == 0 && taps > 2, by_channels = rows % 8 == 0 && !by_taps;
+    const int count = by_taps ? (taps + 3) / 4 * 4 * rows : by_channels ? 4 * taps * rows : taps * rows;
+    const int threads = threads_of_block(), teams = 2 * count <= threads ? threads / count : 1;
+    const int team = teams > 1 ? thread_of_block() / count : 0, step = by_channels ? 4 * teams : teams;
+    if (team >= teams) return;
+    for (int i = thread_of_block() - team * count; i < count; i += threads) {
+        const int eight = i >> 5, quarter = i >> 3 & 3, element = rows % 8 == 0 ? eight << 3 | (i & 7) : i;   // of 4 taps or channels
+        const int row = element & (rows - 1), tap = (element >> p.row_bits) * (by_taps ? 4 : 1) + (by_taps ? quarter : 0);
+        if (tap >= taps) continue;
+        const int phase = tables.phase[row], c0 = by_channels ? 4 * team + quarter : team;
         const int z = element_z + (phase >> 16), y = tables.tap_y[tap] + (phase >> 8 & 255), x = tables.tap_x[tap] + (phase & 255);
         const int64_t weight = tables.weight[row];
-        T* t = to + i;
+        T* t = to + (c0 * taps + tap) * rows + row;
+        const int more = step * taps * rows;
         if (weight >= 0 && z < p.axis[0].kernel && y < height && x < width) {
-            const T* f = p.weight + weight + first * p.source_stride + (int64_t(z) * height + y) * width + x;
-            for (int c = 0; c < channels; ++c, t += taps * rows, f += p.source_stride) copy_async(t, f);
+            const T* f = p.weight + weight + (first + c0) * p.source_stride + (int64_t(z) * height + y) * width + x;
+            for (int c = c0; c < channels; c += step, t += more, f += step * p.source_stride) copy_async(t, f);
         } else {
-            for (int c = 0; c < channels; ++c, t += taps * rows) *t = T(0);
+            for (int c = c0; c < channels; c += step, t += more) *t = T(0);
         }
     }
 }
@@ -88,7 +102,8 @@ __global__ void __launch_bounds__(most_table_threads<T, rows>, sizeof(T) == 4 &&
     const ConvTaps of_x = taps_of(p.axis[2], place.phase[2]);
     list_rows(p, place, tables);
     const int start = int(threadIdx.x / 32) * (positions * segment) + int(threadIdx.x % 32);
-    const int chunks = (p.sources + p.sources_at_once - 1) / p.sources_at_once, stages = of_z.count * chunks;
+    const int chunks = p.chunks();
+    const ConvStages stages(p, place, of_z);
     T sums[rows][positions]{};
     for (int jy = 0; jy < of_y.count; jy += p.axis[1].taps_at_once)
         for (int jx = 0; jx < of_x.count; jx += p.axis[2].taps_at_once) {
@@ -106,19 +121,21 @@ __global__ void __launch_bounds__(most_table_threads<T, rows>, sizeof(T) == 4 &&
                            band_x, first_x);
                 copy_weights(to + (p.buffer - p.weights), p, tables, s.first, s.channels, of_z.element + s.tap * of_z.element_step, taps);
             };
-            for (int stage = -1; stage < stages; ++stage) {
+            for (int stage = stages.first - 1; stage < stages.end; ++stage) {
                 copies_done();
                 __syncthreads();   // the tables or this stage are there, and nobody sums the one before any more
-                if (stage + 1 < stages) fetch(stage + 1);
-                if (stage < 0) continue;
+                if (stage + 1 < stages.end) fetch(stage + 1);
+                if (stage < stages.first) continue;
                 const int channels = min(p.sources_at_once, p.sources - stage % chunks * p.sources_at_once);
                 const T* band = shared + (stage & 1) * p.buffer;
                 const T* weights = band + (p.buffer - p.weights) + team * rows;
                 for (int c = split; c < channels; c += p.splits) {
                     const T* from = band + c * p.band + start;
                     const T* w = weights + c * taps * block_rows;
+                    int next = tables.tap_offset[0];   // ahead: the values' addresses wait for it
                     for (int tap = 0; tap < taps; ++tap, w += block_rows) {
-                        const T* f = from + tables.tap_offset[tap];
+                        const T* f = from + next;
+                        next = tables.tap_offset[tap + 1];   // the last one's is the next table's
                         T values[positions];
                         MEDECONV_UNROLL
                         for (int i = 0; i < positions; ++i) values[i] = f[i * segment];
@@ -132,40 +149,42 @@ __global__ void __launch_bounds__(most_table_threads<T, rows>, sizeof(T) == 4 &&
                 }
             }
         }
-    if (p.splits > 1) add_splits<rows * positions>(&sums[0][0], shared, p.splits);
+    if (p.splits > 1) add_splits<units_of_tile<rows>, rows * positions / units_of_tile<rows>>(&sums[0][0], shared, p.splits);
     if (of_y.count == 0 || of_x.count == 0) __syncthreads();   // a phase without taps: the rows' table is there
-    if (split > 0) return;
-    const int64_t width = p.axis[2].destination, height = p.axis[1].destination;
-    int ys[positions], xs[positions];    // destination without phase, or -1
+    const int width = p.axis[2].destination, height = p.axis[1].destination;
+    const int shift_y = place.phase[1] - p.axis[1].crop, shift_x = place.phase[2] - p.axis[2].crop;
+    int ys[positions], xs[positions];    // destination of the first merged phase; beyond the tile far outside
     MEDECONV_UNROLL
     for (int i = 0; i < positions; ++i) {
         const int at = start + i * segment, y = at / p.pitch, x = at - y * p.pitch;
-        const bool there = y < p.axis[1].block && x < p.axis[2].block;
-        ys[i] = there && place.at[1] + y < p.axis[1].count && place.at[2] + x < p.axis[2].count ? place.at[1] + y : -1;
-        xs[i] = place.at[2] + x;
+        const bool there = y < min(p.axis[1].block, p.axis[1].count - place.at[1]) &&
+                           x < min(p.axis[2].block, p.axis[2].count - place.at[2]);
+        ys[i] = there ? (place.at[1] + y) * p.axis[1].phases + shift_y : outside_of_all;
+        xs[i] = (place.at[2] + x) * p.axis[2].phases + shift_x;
     }
+    T* const destination = p.destination + place.part * p.results() +
+                           (int64_t(place.image) * p.groups + place.group) * p.destinations * p.destination_size;
+    const int first_z = place.at[0] * p.axis[0].phases + place.phase[0] - p.axis[0].crop;
     MEDECONV_UNROLL
     for (int r = 0; r < rows; ++r) {
-        const int row = team * rows + r, channel = tables.channel[row], phase = tables.phase[row];
-        if (channel < 0) continue;
-        const int64_t to_channel = int64_t(place.group) * p.destinations + channel;
-        const int64_t z = int64_t(place.at[0]) * p.axis[0].phases + place.phase[0] + (phase >> 16) - p.axis[0].crop;
-        if (z < 0 || z >= p.axis[0].destination) continue;
-        const int shift_y = place.phase[1] + (phase >> 8 & 255) - p.axis[1].crop, shift_x = place.phase[2] + (phase & 255) - p.axis[2].crop;
-        const T bias = p.bias ? p.bias[to_channel] : T(0);
-        T* const to = p.destination + (int64_t(place.image) * p.groups * p.destinations + to_channel) * p.destination_size + z * height * width;
+        const int row = team * rows + r, channel = tables.channel[row], phase = tables.phase[row], z = first_z + (phase >> 16);
+        if (owner_of(r / 2, units_of_tile<rows>, p.splits) != split) continue;
+        if (channel < 0 || unsigned(z) >= unsigned(p.axis[0].destination)) continue;
+        const int more_y = phase >> 8 & 255, more_x = phase & 255;
+        const T bias = p.bias ? p.bias[place.group * p.destinations + channel] : T(0);
+        T* const to = destination + channel * p.destination_size + (int64_t(z) * height + more_y) * width + more_x;
         MEDECONV_UNROLL
         for (int i = 0; i < positions; ++i) {
-            const int64_t y = int64_t(ys[i]) * p.axis[1].phases + shift_y, x = int64_t(xs[i]) * p.axis[2].phases + shift_x;
-            if (ys[i] < 0 || y < 0 || y >= height || x < 0 || x >= width) continue;
+            if (unsigned(ys[i] + more_y) >= unsigned(height) || unsigned(xs[i] + more_x) >= unsigned(width)) continue;
+            T* const place_of = to + (int64_t(ys[i]) * width + xs[i]);
             const T value = finished(sums[r][i], bias, p.relu);
             if constexpr (rows > 1) {
                 if (p.vectors) {   // the phases of x in pairs
-                    if (r % 2 == 0) *reinterpret_cast<Lanes<T, 2>*>(to + y * width + x) = {{value, finished(sums[r + 1][i], bias, p.relu)}};
+                    if (r % 2 == 0) *reinterpret_cast<Lanes<T, 2>*>(place_of) = {{value, finished(sums[r + 1][i], bias, p.relu)}};
                     continue;
                 }
             }
-            to[y * width + x] = value;
+            *place_of = value;
         }
     }
 }

@@ -104,17 +104,22 @@ __global__ void __launch_bounds__(most_weight_threads, sizeof(T) == 4 ? 2 : 1) c
                         }
                     }
                 }
-            } else {
-                MEDECONV_ROLLED
-                for (int i = 0; i < left; ++i) {
+            } else {   // the last of a row: what is not there is loaded, but nothing is made of it
+                Lanes<T, 4> gs[destinations];
+                MEDECONV_UNROLL
+                for (int o = 0; o < destinations; ++o) gs[o] = load<4>(g + o * p.destination_threads * p.gradient_channel);
+                MEDECONV_UNROLL
+                for (int c = 0; c < sources; ++c) {
+                    const T* const from = v + c * p.source_threads * p.channel;
+                    const Lanes<T, 4> low = load<4>(from), high = taps > 1 ? load<4>(from + 4) : low;
                     MEDECONV_UNROLL
-                    for (int c = 0; c < sources; ++c) {
+                    for (int i = 0; i < 3; ++i) {
+                        if (i >= left) break;
                         MEDECONV_UNROLL
                         for (int k = 0; k < taps; ++k) {
-                            const T value = v[c * p.source_threads * p.channel + i + k];
+                            const T value = i + k < 4 ? low.v[(i + k) % 4] : high.v[(i + k) % 4];
                             MEDECONV_UNROLL
-                            for (int o = 0; o < destinations; ++o)
-                                sums[o][c][k] += g[o * p.destination_threads * p.gradient_channel + i] * value;
+                            for (int o = 0; o < destinations; ++o) sums[o][c][k] += gs[o].v[i] * value;
                         }
                     }
                 }
@@ -157,20 +162,42 @@ __global__ void __launch_bounds__(most_weight_threads, sizeof(T) == 4 ? 2 : 1) c
     }
 }
 
-// The parts' results, added in their order: 8 threads each take every eighth.
+constexpr int parts_at_once = 8;
+
+// What comes to the parts' sums, where they are not a weight's gradient.
 template <class T>
-__global__ void __launch_bounds__(256) add_parts(const T* partial, T* out, int64_t size, int parts) {
+struct ConvEnd {
+    const T* bias;                   // per channel, or null
+    int64_t size;                    // of a channel
+    int channels;
+    bool relu;
+};
+
+// The parts' results, added in their order: blockDim.y threads each take every blockDim.y-th part, several loads at a time.
+template <class T>
+__global__ void __launch_bounds__(256) add_parts(const T* partial, T* out, int64_t size, int parts, ConvEnd<T> end) {
     DYN_SHARED(T, shared);
-    const int64_t i = int64_t(blockIdx.x) * 32 + threadIdx.x;
-    const int stripe = int(threadIdx.y);
+    const int across = int(blockDim.x), stripes = int(blockDim.y), stripe = int(threadIdx.y);
+    const int64_t i = int64_t(blockIdx.x) * across + threadIdx.x;
     T sum = 0;
     if (i < size)
-        for (int part = stripe; part < parts; part += 8) sum += partial[part * size + i];
-    shared[stripe * 32 + threadIdx.x] = sum;
-    __syncthreads();
+        for (int part = stripe; part < parts; part += stripes * parts_at_once) {
+            T values[parts_at_once];
+            MEDECONV_UNROLL
+            for (int k = 0; k < parts_at_once; ++k) {
+                const int at = part + k * stripes;
+                values[k] = at < parts ? partial[at * size + i] : T(0);
+            }
+            MEDECONV_UNROLL
+            for (int k = 0; k < parts_at_once; ++k) sum += values[k];
+        }
+    if (stripes > 1) {
+        shared[stripe * across + threadIdx.x] = sum;
+        __syncthreads();
+    }
     if (stripe > 0 || i >= size) return;
-    for (int s = 1; s < 8; ++s) sum += shared[s * 32 + threadIdx.x];
-    out[i] = sum;
+    for (int s = 1; s < stripes; ++s) sum += shared[s * across + threadIdx.x];
+    out[i] = finished(sum, end.bias ? end.bias[i / end.size % end.channels] : T(0), end.relu);
 }
 
 }  // namespace medeconv::cuda

@@ -9,7 +9,6 @@
 
 #include <algorithm>
 
-#include "conv_stage.cuh"
 #include "formula.cuh"
 
 namespace medeconv::cuda {

@@ -45,19 +45,68 @@ CUTS = {
     "rows": ((1, 3, 12, 40), (1, 3, 3, 3), {"padding": 1}, ({"kernel": "rows", "rows": 4}, {}, {})),
     "line": ((2, 3, 90), (1, 3, 8), {"padding": 4}, ({"kernel": "rows", "rows": 1}, {}, {})),
     "next rows": (
-        (1, 2, 40, 64),
-        (20, 2, 3, 3),
+        (1, 2, 80, 256),
+        (33, 2, 3, 3),
         {"padding": 1},
-        ({"segment": 40, "threads": (64, 2, 2)}, {}, {}),
+        ({"segment": 40, "threads": (64, 1, 2)}, {}, {}),
     ),
     "flat": ((1, 2, 13, 13), (6, 2, 3, 3), {"padding": 1}, ({"kernel": "table", "segment": 32}, {}, {})),
-    "teams": ((1, 4, 8, 33), (40, 4, 3, 3), {"padding": 1}, ({}, {"threads": (64, 1, 4)}, {})),
+    "teams": ((1, 1, 40000), (64, 1, 2), {}, ({"threads": (32, 2, 1)}, {}, {})),
+    "32 rows": (
+        (1, 230, 6, 7),
+        (33, 230, 3, 3),
+        {"padding": 1},
+        ({"rows": 32, "parts": 58}, {"parts": 9}, {}),
+    ),
+    "parts of groups": (
+        (2, 260, 5, 5),
+        (6, 130, 3, 3),
+        {"padding": 1, "groups": 2},
+        ({"sources_at_once": 4, "parts": 33}, {}, {}),
+    ),
+    "parts of rows": (
+        (1, 300, 12, 12),
+        (1, 300, 3, 3),
+        {"padding": 1},
+        ({"kernel": "rows", "parts": 38}, {"kernel": "points"}, {}),
+    ),
+    "parts of phases": (
+        (1, 70, 9, 9),
+        (150, 70, 3, 3),
+        {"stride": 2, "padding": 1},
+        ({"parts": 18}, {"merged": (1, 1, 1), "parts": 19}, {}),
+    ),
+    "parts of slices": (
+        (1, 60, 3, 4, 5),
+        (20, 60, 3, 3, 3),
+        {"padding": 1},
+        ({"parts": 45}, {"parts": 15}, {}),
+    ),
+    "parts of a padding": (
+        (1, 70, 6, 6),
+        (90, 70, 3, 3),
+        {"padding": 1, "mode": "reflect"},
+        ({"parts": 18}, {"parts": 23, "tile": (8, 8)}, {}),
+    ),
+    "parts of a single tap": ((1, 512, 6, 7), (20, 512, 1, 1), {}, ({"parts": 43}, {}, {})),
+    "points": (
+        (2, 10, 9, 12),
+        (20, 1, 3, 5),
+        {"stride": (2, 3), "padding": 1, "groups": 10, "dilation": (1, 2)},
+        ({"kernel": "points"}, {}, {}),
+    ),
+    "points of phases": (
+        (2, 5, 6, 9, 7),
+        (5, 1, 2, 3, 2),
+        {"stride": (1, 2, 3), "dilation": (3, 2, 1), "padding": 2, "groups": 5},
+        ({"kernel": "points"}, {"kernel": "points"}, {}),
+    ),
     "merged": ((1, 2, 6, 14), (9, 2, 2, 2), {"stride": 2}, ({}, {"merged": (1, 2, 2)}, {})),
     "phases": ((1, 9, 7, 13), (9, 9, 3, 4), {"stride": 3}, ({}, {"merged": (1, 1, 1)}, {})),
     "phases without taps": ((1, 2, 3, 40), (1, 2, 2, 2), {"stride": (2, 5)}, ({}, {"merged": (1, 1, 1)}, {})),
     "taps in blocks": ((1, 1, 960), (16, 1, 900), {}, ({"taps": (1, 450)}, {}, {"of": (1, 1, 1, 1, 29)})),
     "taps of a column": ((1, 1, 420, 10), (1, 1, 400, 3), {}, ({"kernel": "rows", "taps": (200, 3)}, {}, {})),
-    "far apart": ((1, 2, 90, 40), (2, 2, 3, 3), {"dilation": (40, 15)}, ({}, {"taps": (3, 2)}, {})),
+    "far apart": ((1, 2, 90, 90), (2, 2, 3, 3), {"dilation": 40}, ({"taps": (3, 2)}, {}, {})),
     "many weights": ((1, 40, 5, 6), (70, 40, 3, 3), {"padding": 1}, ({}, {}, {"of": (2, 2, 1, 1, 1)})),
     "parts": ((2, 2, 30, 70), (5, 2, 3, 3), {}, ({}, {}, {"own": (4, 2, 3), "parts": 16})),
 }
@@ -125,11 +174,44 @@ def test_sum_channels(shape, dtype, rng):
     assert np.array_equal(out, x.sum(axis=(0, *range(2, x.ndim)), dtype=float))
 
 
-def test_workspace_is_what_is_said(rng):
-    plan, _ = plans((2, 3, 20, 30), (4, 3, 3, 3), np.float32, padding=1, mode="reflect")
-    padded = 2 * 3 * 22 * 32 * 4
-    partial = plan._plan.cuts[2]["parts"] * math.prod(plan.weight_shape) * 4
-    assert plan.workspace_bytes == max(padded, partial)
+@pytest.mark.parametrize("shape", [(2, 3, 20, 30), (1, 71, 5, 5)], ids=str)
+def test_workspace_is_what_is_said(shape, dtype):
+    """The padded gradient in whole vectors, and results as often as a sum has parts."""
+    w_shape = (shape[1] + 1, shape[1], 3, 3)
+    plan, _ = plans(shape, w_shape, dtype, padding=1, mode="reflect")
+    forward, backward, weight = (cut["parts"] if cut["parts"] > 1 else 0 for cut in plan._plan.cuts)
+    assert (forward > 1, backward > 1) == (shape[1] > 3,) * 2
+    padded = shape[0] * shape[1] * (shape[2] + 2) * (shape[3] + 2)
+    sizes = {
+        "forward": forward * math.prod(plan.output_shape),
+        "input_grad": -(-padded // 4) * 4 + backward * padded,
+        "weight_grad": weight * math.prod(w_shape),
+    }
+    itemsize = np.dtype(dtype).itemsize
+    for call, size in sizes.items():
+        assert getattr(plan._plan, call + "_bytes") == size * itemsize, call
+    assert plan.workspace_bytes == max(sizes.values()) * itemsize
+
+
+@pytest.mark.parametrize("parts", [1, 7, 8, 9, 40, 300])
+def test_parts_are_added_in_order(parts, dtype, rng):
+    """Of a weight gradient whose tiles are dealt out: the same bits again, and as exact as its type."""
+    x, grad = (
+        rng.standard_normal((parts, 1, 1, 8)).astype(dtype),
+        rng.standard_normal((parts, 1, 1, 8)).astype(dtype),
+    )
+    plan, precise = plans(x.shape, (1, 1, 1, 1), dtype)
+    assert plan._plan.cuts[2]["parts"] == parts
+    got, again, expected = (
+        np.empty((1, 1, 1, 1), dtype),
+        np.empty((1, 1, 1, 1), dtype),
+        np.empty((1, 1, 1, 1)),
+    )
+    plan.weight_grad(grad, x, got)
+    plan.weight_grad(grad, x, again)
+    precise.weight_grad(grad.astype(float), x.astype(float), expected)
+    assert got == again
+    assert abs(got - expected) <= 8 * np.finfo(dtype).eps * (abs(grad) * abs(x)).sum()
 
 
 def test_arrays_in_gpu_memory_stay_there(rng):

@@ -31,6 +31,11 @@ void add_cases(std::vector<Case>& cases, const std::string& type, size_t every) 
         {1, 1, 2, 1, {1, 1, 2000}, {1, 1, 1500}, {1, 1, 1}, {1, 1, 1}, {0, 0, 3}, {0, 0, 0}, replicate, true},   // taps in blocks
         {1, 1, 1, 1, {1, 420, 10}, {1, 400, 3}, {1, 1, 1}, {1, 1, 1}, {0, 0, 0}, {0, 0, 0}, zeros, true},        // and of one channel
         {1, 2, 2, 1, {1, 90, 40}, {1, 3, 3}, {1, 1, 1}, {1, 40, 15}, {0, 0, 0}, {0, 0, 0}, zeros, true},         // and far apart
+        {1, 50, 33, 1, {1, 5, 6}, {1, 3, 3}, {1, 1, 1}, {1, 1, 1}, {0, 1, 1}, {0, 1, 1}, zeros, true},        // sums in parts
+        {2, 90, 4, 2, {1, 5, 5}, {1, 3, 3}, {1, 2, 2}, {1, 1, 1}, {0, 1, 1}, {0, 1, 1}, zeros, true},         // of phases and groups
+        {1, 30, 36, 1, {3, 4, 3}, {3, 3, 1}, {1, 1, 1}, {1, 1, 1}, {1, 1, 0}, {1, 1, 0}, circular, true},     // of slices
+        {1, 70, 1, 1, {1, 9, 12}, {1, 3, 3}, {1, 1, 1}, {1, 1, 1}, {0, 1, 1}, {0, 1, 1}, zeros, true},        // and of rows
+        {2, 6, 6, 6, {3, 9, 8}, {2, 3, 3}, {1, 2, 3}, {2, 1, 2}, {1, 1, 2}, {0, 2, 2}, zeros, true},          // points
     };
     for (size_t i = 0; i < std::size(shapes); i += every)
         cases.push_back({"conv " + std::to_string(i) + type, [shape = shapes[i]] {
@@ -42,9 +47,9 @@ void add_cases(std::vector<Case>& cases, const std::string& type, size_t every) 
             const DeviceValues<T> y(shape.batch * shape.destinations * volume(plan.output)), to_x(shape.batch * shape.sources * volume(shape.input));
             const DeviceValues<T> to_w(shape.destinations * kernel), to_bias(shape.destinations);
             const int64_t batch = shape.batch, channels = shape.destinations, size = volume(plan.output);
-            const DeviceValues<char> for_x(plan.input_grad_bytes()), for_w(plan.weight_grad_bytes());
+            const DeviceValues<char> for_y(plan.forward_bytes()), for_x(plan.input_grad_bytes()), for_w(plan.weight_grad_bytes());
             const DeviceValues<char> for_bias(sum_channels_bytes(batch, channels, size));
-            plan.forward(x, w, bias, y, true, nullptr);
+            plan.forward(x, w, bias, y, true, static_cast<char*>(for_y), nullptr);
             plan.input_grad(gradient, w, source_bias, to_x, false, static_cast<char*>(for_x), nullptr);
             plan.weight_grad(gradient, x, to_w, static_cast<char*>(for_w), nullptr);
             sum_channels<T>(gradient, batch, channels, size, to_bias, static_cast<char*>(for_bias), nullptr);

@@ -68,7 +68,8 @@ class ConvPlan:
     @property
     def workspace_bytes(self) -> int:
         """The most that one call takes beside its arrays."""
-        return max(int(self._plan.input_grad_bytes), int(self._plan.weight_grad_bytes))
+        plan = self._plan
+        return max(int(plan.forward_bytes), int(plan.input_grad_bytes), int(plan.weight_grad_bytes))
 
     def forward(
         self,
@@ -88,7 +89,9 @@ class ConvPlan:
             return
         call = Call(memory_of(x, w, bias, out))
         offset = None if bias is None else call.read(bias)
-        self._plan.forward(call.memory.place, call.read(x), call.read(w), offset, call.written(out), relu)
+        work = _workspace(call, self._plan.forward_bytes, self.dtype)
+        given, to = call.read(x), call.written(out)
+        self._plan.forward(call.memory.place, given, call.read(w), offset, to, relu, work)
         call.finish()
 
     def input_grad(
