@@ -103,7 +103,9 @@ def test_separable_adjoint_and_dense_matrix(
 def test_automatic_engine_depends_on_the_psf(backend, rng, product):
     shape = (200, 240)
     assert mf.Blur(product((5, 5)), shape, backend=backend).engine == "separable"
-    assert mf.Blur(product((5, 5)), (24, 25), backend=backend).engine == "spectral"
+    # A GPU takes as long for a small image as for none, and one kernel less time than two.
+    small = "separable" if backend == "cuda" else "spectral"
+    assert mf.Blur(product((5, 5)), (24, 25), backend=backend).engine == small
     assert mf.Blur(rng.random((15, 17)), shape, backend=backend).engine == "spectral"
     assert mf.Blur(product((5, 5)), shape, backend=backend, engine="spectral").engine == "spectral"
     with pytest.raises(ValueError, match="engine: got 'separable', but the psf is not a product"):
