@@ -111,17 +111,41 @@ __device__ __forceinline__ Lanes<T, together<T>> filter_row(const T* from, const
     return sums;
 }
 
-// The formula on n values of a thread. All is read before anything is written, so that no value waits for another's.
+// The formula on n values of a thread. All is read before anything is written, so that no value waits for another's. What the
+// formula reads in any case may have been asked for before.
+template <class T, int n>
+struct Asked {
+    Reads<T> reads;
+    T first[n], second[n];
+};
+template <Formula formula, int n, class T>
+__device__ __forceinline__ Asked<T, n> ask(const Operands<T>& o, int64_t first, int64_t step, const bool* there) {
+    Asked<T, n> asked{reads_of(formula, o), {}, {}};
+    const auto take = [&](const T* from, T* to) {
+        if (!from) return;
+        from += first;
+        MEDECONV_UNROLL
+        for (int i = 0; i < n; ++i, from += step) to[i] = there[i] ? *from : T(1);
+    };
+    take(asked.reads.first, asked.first);
+    take(asked.reads.second, asked.second);
+    return asked;
+}
 template <Formula formula, bool plain, int n, class T>
 __device__ __forceinline__ void finish_values(const Operands<T>& o, const scalar::Numbers<T>& number, const T* values, int64_t first,
-                                              int64_t step, const bool* there, T* kept, T* totals) {
+                                              int64_t step, const bool* there, const Asked<T, n>& asked, T* kept, T* totals) {
     T out[n], change[n], extrapolated[n], next[n];
     MEDECONV_UNROLL
     for (int i = 0; i < n; ++i) {
         T sums[sums_of_a_sweep]{};
         const int64_t at = first + i * step;
         next[i] = scalar::formula_step<formula, plain>(
-            o, values[i], number, [&](const T* q) { return there[i] ? q[at] : T(1); },
+            o, values[i], number,
+            [&](const T* q) {
+                if (q == asked.reads.first) return asked.first[i];
+                if (q == asked.reads.second) return asked.second[i];
+                return there[i] ? q[at] : T(1);
+            },
             [&](T* q, T v) {
                 if (plain || q == o.out) out[i] = v;
                 if (!plain && q == o.change) change[i] = v;
@@ -299,7 +323,9 @@ __global__ void __launch_bounds__(32 * most_warps, sizeof(T) == 4 ? 3 : 2) filte
         MEDECONV_UNROLL
         for (int c = 0; c < mine; ++c) there[c] = first_row + r < high && lane + 32 * c < wide, sums[0][c] *= scale;
         const int64_t first = (int64_t(z) * p.y.destination + y0 + first_row + r) * p.x.destination + x0 + lane;
-        finish_values<formula, plain, mine>(p.operands, number, sums[0], first, 32, there, p.kept, totals);
+        Asked<T, mine> asked{};
+        if constexpr (plain) asked = ask<formula, mine>(p.operands, first, 32, there);
+        finish_values<formula, plain>(p.operands, number, sums[0], first, 32, there, asked, p.kept, totals);
         MEDECONV_UNROLL
         for (int k = 0; k + 1 < results; ++k)
             MEDECONV_UNROLL
@@ -315,7 +341,7 @@ __global__ void __launch_bounds__(32 * most_warps, sizeof(T) == 4 ? 3 : 2) filte
 template <Formula formula, bool plain, class T>
 __global__ void __launch_bounds__(columns, sizeof(T) == 4 ? 5 : 2) filter_columns(SeparablePass<T> p, int64_t plane, unsigned segments,
                                                                                    int length) {
-    constexpr int reach = window + results, at_once = 4;
+    constexpr int reach = window + results, at_once = plain ? results : results / 2;
     DYN_SHARED(double, shared);
     const unsigned piece = blockIdx.x / segments;
     const int64_t column = int64_t(piece) * columns + threadIdx.x;
@@ -330,6 +356,11 @@ __global__ void __launch_bounds__(columns, sizeof(T) == 4 ? 5 : 2) filter_column
     MEDECONV_ROLLED
     for (int64_t z = z0; z < z1; z += results) {
         T sums[results]{};
+        bool there[results];
+        MEDECONV_UNROLL
+        for (int r = 0; r < results; ++r) there[r] = z + r < z1 && column < plane;
+        Asked<T, at_once> asked{};
+        if constexpr (plain) asked = ask<formula, at_once>(p.operands, z * plane + column, plane, there);  // comes while they are summed
         MEDECONV_ROLLED
         for (int m0 = 0; m0 < taps; m0 += window) {
             const bool anew = z == z0 || !slides;
@@ -365,13 +396,12 @@ __global__ void __launch_bounds__(columns, sizeof(T) == 4 ? 5 : 2) filter_column
         }
         MEDECONV_UNROLL
         for (int r = 0; r < results; ++r)
-            if (!is_number(sums[r]) && z + r < z1 && column < plane) sums[r] = value_of_column(p, input, plane, z + r);
+            if (!is_number(sums[r]) && there[r]) sums[r] = value_of_column(p, input, plane, z + r);
         MEDECONV_UNROLL
         for (int r = 0; r < results; r += at_once) {
-            bool there[at_once];
-            MEDECONV_UNROLL
-            for (int i = 0; i < at_once; ++i) there[i] = z + r + i < z1 && column < plane;
-            finish_values<formula, plain, at_once>(p.operands, number, sums + r, (z + r) * plane + column, plane, there, p.kept, totals);
+            const int64_t first = (z + r) * plane + column;
+            if constexpr (!plain) asked = ask<formula, at_once>(p.operands, first, plane, there + r);
+            finish_values<formula, plain>(p.operands, number, sums + r, first, plane, there + r, asked, p.kept, totals);
         }
     }
     if constexpr (!plain) finish_block(p.operands, totals, shared, blockIdx.x);

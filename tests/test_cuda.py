@@ -774,10 +774,11 @@ def test_large_arrays_arrive_in_slabs(streams, rng, monkeypatch):
 
 @needs_cuda
 def test_threads_have_streams_of_their_own(image):
-    results, places = [None] * 3, [None] * 3
+    results, places, all_live = [None] * 3, [None] * 3, threading.Barrier(3)
 
     def run(i):
         places[i] = _device.own_memory().place.stream
+        all_live.wait()  # the next thread may get the stream of one that has ended
         results[i] = mf.richardson_lucy(image, PSF, 4, engine="direct", backend="cuda")
 
     threads = [threading.Thread(target=run, args=(i,)) for i in range(3)]

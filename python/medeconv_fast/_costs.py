@@ -51,11 +51,13 @@ DOUBLE = 2.0  # float64 takes this much longer: twice the bytes, half the lanes
 # kernels an application is, of a line, an image, a volume; and what one takes that has little to do.
 GPU = "NVIDIA H200"
 GPU_KERNELS = {"spectral": (1, 2, 4), "separable": (1, 1, 2), "direct": (1, 1, 1)}
-GPU_KERNEL = 3.5e3
-GPU_SPECTRAL = (0.02, 0.012, 0.0155)  # per point of the grid
-GPU_SEPARABLE = ((0.004, 0.0002), (0.004, 0.00015), (0.0045, 0.00003))  # per voxel, and per tap
-GPU_DIRECT = ((0.004, 0.0002), (0.004, 0.0001), (0.004, 0.00006))
-GPU_FOLD = 0.0025  # per voxel of a padded estimate, and a kernel
+GPU_KERNEL = {"spectral": 5e3, "separable": 9e3, "direct": 8e3}
+GPU_SPECTRAL = (0.0134, 0.0105, 0.0135)  # per point of the grid
+GPU_FIXED, GPU_ANY = (256, 512, 1024), 1.6  # lengths that kernels are compiled for; others take longer
+GPU_SEPARABLE = ((0.0028, 0.0002), (0.0028, 0.0002), (0.0088, 0.00008))  # per voxel, and per tap
+GPU_DIRECT = ((0.0066, 0.0001), (0.0066, 0.0001), (0.0085, 0.00005))
+GPU_TAP = 87.0  # a block's way through the taps, where there are few blocks
+GPU_FOLD = 0.002  # per voxel of a padded estimate
 # An instruction set with narrower vectors, relative to AVX-512.
 ISA = {"avx512": 1.0, "avx2": 1.4, "neon": 2.5, "baseline": 2.5}
 
@@ -135,19 +137,20 @@ def predicted_ns(
 
 
 def _gpu_ns(taps: Taps, grid: tuple[int, ...], shape: tuple[int, ...], folded: bool) -> dict[str, float]:
-    long, voxels = len(shape) - 1, math.prod(shape)
-    works = {"spectral": GPU_SPECTRAL[long] * math.prod(grid)}
+    long, voxels, products = len(shape) - 1, math.prod(shape), math.prod(taps.shape)
+    lengths = [n for n in grid if n > 1]
+    slower = 1.0 if all(n in GPU_FIXED for n in lengths) else GPU_ANY
+    works = {"spectral": slower * GPU_SPECTRAL[long] * math.prod(lengths)}
     each, per_product = GPU_DIRECT[long]
-    works["direct"] = (each + per_product * math.prod(taps.shape)) * voxels
+    works["direct"] = max((each + per_product * products) * voxels, GPU_TAP * products)
     if taps.terms:
         each, per_tap = GPU_SEPARABLE[long]
-        works["separable"] = taps.terms * (each + per_tap * sum(k for k in taps.shape if k > 1)) * voxels
+        works["separable"] = (each + per_tap * sum(k for k in taps.shape if k > 1)) * voxels
     costs = {}
     for engine, work in works.items():
-        launches = GPU_KERNELS[engine][long] * (taps.terms if engine == "separable" else 1)
-        costs[engine] = GPU_KERNEL * launches + work
-        if folded:
-            costs[engine] += GPU_KERNEL + GPU_FOLD * voxels
+        cost = GPU_KERNELS[engine][long] * GPU_KERNEL[engine] + work
+        cost *= taps.terms if engine == "separable" else 1
+        costs[engine] = cost + (GPU_KERNEL["direct"] + GPU_FOLD * voxels if folded else 0)
     return costs
 
 
