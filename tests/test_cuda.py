@@ -130,6 +130,9 @@ def fake_torch():
         def resolve_neg(self):
             return self
 
+        def data_ptr(self):
+            return self._array.pointer
+
         def contiguous(self):
             return self
 
@@ -184,6 +187,20 @@ def test_why_a_machine_cannot(found, text, monkeypatch):
     with pytest.raises(ImportError, match=text):
         mf.use_backend("cuda")
     assert "cuda" not in mf.backends.available()
+
+
+def test_a_device_once_found_is_not_asked_for_again(monkeypatch):
+    """Asking the driver takes longer than a small kernel does; another module, or a fork, begins anew."""
+    calls = []
+    found = {"count": 1, "driver": 13000, "runtime": 13000, "error": ""}
+    monkeypatch.setattr(_device, "_working", None)
+    for expected in (1, 2):
+        module = types.SimpleNamespace(devices=lambda: calls.append(0) or found)
+        monkeypatch.setattr(_device, "module", module)
+        assert [_device.unavailable_reason() for _ in range(3)] == [None] * 3
+        assert len(calls) == expected
+    monkeypatch.setattr(_device, "_forked", True)
+    assert _device.unavailable_reason() == _device.FORKED
 
 
 def test_auto_never_takes_it_for_host_arrays(monkeypatch):

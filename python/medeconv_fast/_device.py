@@ -7,6 +7,7 @@ host.
 
 from __future__ import annotations
 
+import functools
 import gc
 import importlib
 import math
@@ -36,6 +37,9 @@ FORKED = (
     "this process was forked from one that had asked CUDA something, which CUDA does not survive; start "
     "workers with the method 'spawn' or 'forkserver' of multiprocessing"
 )
+_working: Any = (
+    None  # the module, once it has found a device: asking the driver again takes longer than a kernel
+)
 _asked = False  # whether this process, or the one that it was forked from, has called CUDA
 _forked = False  # whether that was before a fork
 
@@ -51,7 +55,9 @@ if hasattr(os, "register_at_fork"):
 
 def unavailable_reason() -> str | None:
     """Why nothing can be computed on a GPU here, or None."""
-    global _asked
+    global _asked, _working
+    if module is not None and _working is module and not _forked:
+        return None
     if module is None:
         return (
             f"the compiled module medeconv_fast._cuda cannot be imported ({import_error}); it comes from a "
@@ -69,6 +75,7 @@ def unavailable_reason() -> str | None:
         return f"the NVIDIA driver supports CUDA {have}, the compiled module needs {need}; update the driver"
     if found["count"] == 0:
         return f"the NVIDIA driver finds no device ({found['error'] or 'none'})"
+    _working = module
     return None
 
 
@@ -365,9 +372,16 @@ def own_memory(device: int | None = None) -> Memory:
 class LibraryMemory(Memory):
     """The memory of CuPy or torch: their pools and their current stream; each needs only itself."""
 
-    def __init__(self, device: int, stream: int, empty: Callable[[tuple[int, ...], np.dtype], Any]) -> None:
+    def __init__(
+        self,
+        device: int,
+        stream: int,
+        empty: Callable[[tuple[int, ...], np.dtype], Any],
+        pointer_of: Callable[[Any], int] = lambda made: made.__cuda_array_interface__["data"][0],
+    ) -> None:
         super().__init__(native().Place(device, stream))
         self._empty = empty
+        self._pointer_of = pointer_of
 
     def exported(self, array: DeviceArray) -> Any:
         return array.owner if tuple(array.owner.shape) == array.shape else array.owner.reshape(array.shape)
@@ -384,7 +398,7 @@ class LibraryMemory(Memory):
                 f"GPU memory: {needed / 1e6:.1f} MB more are needed, {free / 1e6:.1f} MB of "
                 f"{total / 1e6:.1f} MB are free beside what {library_of(error)} keeps ({error})"
             ) from error
-        return DeviceArray(made.__cuda_array_interface__["data"][0], shape, dtype, self, made)
+        return DeviceArray(self._pointer_of(made), shape, dtype, self, made)
 
 
 def library_of(value: Any) -> str:
@@ -438,7 +452,9 @@ def adopted(value: Any, name: str, working_dtype: Callable[[np.dtype], np.dtype]
         def empty_of_torch(shape: tuple[int, ...], dtype: np.dtype) -> Any:
             return torch.empty(shape, dtype=getattr(torch, np.dtype(dtype).name), device=kept.device)
 
-        memory = LibraryMemory(int(kept.device.index or 0), stream, empty_of_torch)
+        # Not through __cuda_array_interface__, which takes torch longer than a small kernel takes.
+        memory = LibraryMemory(int(kept.device.index or 0), stream, empty_of_torch, _pointer_of_torch)
+        return DeviceArray(kept.data_ptr(), tuple(kept.shape), dtype, memory, kept)
     else:
         kept = value
         memory = own_memory(native().device_of(value.__cuda_array_interface__["data"][0]))
@@ -467,6 +483,11 @@ def _contiguous(shape: tuple[int, ...], strides: tuple[int, ...] | None, itemsiz
     return True
 
 
+def _pointer_of_torch(tensor: Any) -> int:
+    return int(tensor.data_ptr())
+
+
+@functools.lru_cache(maxsize=64)
 def _dtype_of_torch(dtype: Any, name: str) -> np.dtype:
     text = str(dtype).removeprefix("torch.")
     try:

@@ -37,7 +37,9 @@ class Call:
     def __init__(self, first: Any, name: str, exact: Any, backend: Any, num_threads: Any) -> None:
         self.exact = _validate.flag(exact, "exact")
         self.kernels = _with_convolution(backends.resolve(backend, first))
-        self.num_threads = resolve_num_threads(num_threads)
+        # Kernels on a GPU have no threads of ours; asking the system how many takes longer than a launch.
+        asked = num_threads is not None or self.kernels.NAME != "cuda"
+        self.num_threads = resolve_num_threads(num_threads) if asked else 1
         array, self._restore = _arrays.taken(first, name)
         self.dtype = _arrays.result_dtype(array.dtype)
         self._first: Any = array
