@@ -6,9 +6,10 @@
 #   benchmarks/gpu_run.sh --wheels    on a machine with a network: what is to be carried, into benchmarks/wheels
 #
 # The machine: a GPU of compute capability 8.0 or more with a driver for CUDA 13, nvcc 13, g++, Python 3.12 (or 3.11) with
-# NumPy, torch built for CUDA 13 and pytest; CuPy (cupy-cuda13x) for its columns. Carried as wheels in benchmarks/wheels (or
-# $WHEELS) is what it does not have of: scikit-build-core, pybind11, cmake, ninja (to build); scipy, hypothesis, onnx (tests that
-# need them are skipped without); cucim-cu13 with lazy-loader, scikit-image, click (its column is marked absent without).
+# NumPy, torch built for CUDA 13 and pytest (with pytest-xdist: several processes); CuPy (cupy-cuda13x) for its columns. Carried as
+# wheels in benchmarks/wheels (or $WHEELS) is what it does not have of: scikit-build-core, pybind11, cmake, ninja (to build);
+# scipy, hypothesis, onnx (tests that need them are skipped without); cucim-cu13 with lazy-loader, scikit-image, click (its column
+# is marked absent without).
 #
 # Every stage has a time limit of its own and a log; one that fails or hangs loses nothing of the others. The exit status is
 # that of build, tests and benchmark; compute-sanitizer and ncu are extras: they may be missing or not allowed.
@@ -63,12 +64,14 @@ build() {
   cd "$out"
   "$env_dir/bin/python" -c 'import medeconv_fast as mf; print(mf.backends.available()); mf.backends.resolve("cuda")'
 }
+# Of a few processes: each has a context on the GPU, and what their NumPy does must not take all cores.
 tests() {
-  "$env_dir/bin/python" -m pytest -q -p no:cacheprovider -k "cuda and not large_kernels" --maxfail=30 tests/test_cuda.py \
-    tests/test_cuda_conv.py tests/test_direct.py tests/test_separable.py tests/test_penalty.py tests/test_formulas.py \
-    tests/test_spectral.py tests/test_blur.py tests/test_conv.py tests/test_cuda_torch.py tests/test_tiles.py
+  local processes=""
+  if "$env_dir/bin/python" -c "import xdist" 2> /dev/null; then processes="-n $(($(nproc) < 12 ? $(nproc) : 12))"; fi
+  OPENBLAS_NUM_THREADS=2 OMP_NUM_THREADS=2 "$env_dir/bin/python" -m pytest -q -p no:cacheprovider $processes -m gpu \
+    -k "not large_kernels" --continue-on-collection-errors --maxfail=60 tests
 }
-bench() { "$env_dir/bin/python" benchmarks/gpu.py -o "$out/gpu.json" --budget 165; }
+bench() { "$env_dir/bin/python" benchmarks/gpu.py -o "$out/gpu.json" --budget 150; }
 # Small, for it slows kernels a hundred times.
 small() {
   cat << 'PYTHON'
@@ -101,8 +104,8 @@ export python env_dir wheels out
 
 nvidia-smi > "$out/machine.log" 2>&1 || true
 stage build 200 needed bash -c build
-stage tests 110 needed bash -c tests
-stage bench 205 needed bash -c bench
+stage tests 130 needed bash -c tests
+stage bench 185 needed bash -c bench
 stage sanitize 30 extra bash -c sanitize
 stage profile 30 extra bash -c profile
 cat "$summary" "$out/gpu.md" 2> /dev/null

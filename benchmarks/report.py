@@ -19,7 +19,7 @@ from cases import CASES, LAYERS, Case, cube, times
 
 HERE = Path(__file__).parent
 RESULTS, REPORT = HERE / "results", HERE / "RESULTS.md"
-FILES = ("suite", "large", "memory", "isas", "planner", "networks", "nets", "volumes", "workers")
+FILES = ("suite", "large", "memory", "isas", "planner", "networks", "nets", "volumes", "workers", "gpu")
 # Columns of the tables, in this order.
 CONTENDERS = (
     "medeconv",
@@ -454,6 +454,8 @@ def _machine(results: Results) -> list[str]:
     lines = ["## Machine and versions", ""]
     rows = []
     for name, record in results.records.items():
+        if name == "gpu":
+            continue  # another machine, named where its numbers are
         machine = record["machine_info"]
         versions = ", ".join(f"{key} {value}" for key, value in machine["versions"].items())
         cache = machine.get("last_cache_bytes")
@@ -648,6 +650,42 @@ def _nets(results: Results) -> list[str]:
     return ["## Whole networks", "", NETS, "", *table(head, rows)]
 
 
+def _gpu(results: Results) -> list[str]:
+    if "gpu" not in results.records:
+        return []
+    record = results.records["gpu"]
+    versions = ", ".join(
+        f"{name} {version}" for name, version in record["machine"]["versions"].items() if version
+    )
+    copies = record["copy_bytes_per_s"] / 1e12
+    lines = ["## On a GPU", "", GPU, ""]
+    lines += [f"{record['machine']['device']}, a copy at {number(copies)} TB/s; {versions}.", ""]
+    columns = ("ours, any psf", "cupy", "torch.fft", "cucim")
+    rows = []
+    for entry in record["entries"]:
+        measured = entry.get("ms_per_iteration") or entry.get("ms")
+        if measured is None:
+            continue
+        cells = [entry["kind"], times(tuple(entry["grid"])), number(measured["ours"])]
+        for name in columns:
+            other = measured.get(name)
+            cells.append("" if other is None else f"{number(other)} ({number(other / measured['ours'])}x)")
+        share = entry.get("ours, any psf_share_of_its_bytes")
+        rows.append([*cells, "" if share is None else f"{share:.0%}"])
+    lines += table(["work", "grid", "ours", *columns, "of its bytes' time"], rows)
+    rows = []
+    for layer in dict.fromkeys(e["layer"] for e in record["entries"] if e["kind"] == "networks"):
+        cells = [layer]
+        for what in ("forward", "input_grad", "weight_grad"):
+            entry = next(e for e in record["entries"] if e.get("layer") == layer and e["what"] == what)
+            ours, theirs = (entry["ms_graph"].get(name) for name in ("ours", "torch"))
+            known = ours is not None and theirs is not None
+            cells += [number(ours), f"{number(theirs)} ({number(theirs / ours)}x)" if known else ""]
+        rows.append(cells)
+    head = ["layer", *(c for what in ("forward", "gradient in x", "in w") for c in (what, "torch"))]
+    return [*lines, "### Layers, as graphs of calls", "", *table(head, rows)]
+
+
 def _volumes(results: Results) -> list[str]:
     lines = []
     if "volumes" in results.records:
@@ -742,6 +780,13 @@ average over a minute when the file's run began: with other work on the machine,
 worthless.
 """
 
+GPU = """Written by `benchmarks/gpu.py` on one machine, all contenders in the same run, each checked against
+float64 first. Milliseconds: of an iteration of Richardson-Lucy (15 taps per axis, periodic), of a call of
+the Wiener filter, of ten iterations of 16 images one after the other (the others take them as one batch).
+"ours" takes the Gaussian as filters along the axes; "any psf" is the spectral engine, which is what the
+others do; its share is the time that its bytes take at the speed of a copy. Layers: torch is cuDNN, float32
+without TF32; where its cell is empty its result was farther than 1e-5 from float64."""
+
 
 def render(results: Results) -> str:
     from medeconv_fast._cli import peers
@@ -753,7 +798,7 @@ def render(results: Results) -> str:
             for boundary in ("wrap", "extended"):
                 lines += _section(results, operation, kind, boundary)
     lines += _copies(results) + _memory(results) + _isas(results) + _planner(results)
-    lines += _networks(results) + _nets(results) + _volumes(results)
+    lines += _networks(results) + _nets(results) + _volumes(results) + _gpu(results)
     return "\n".join(lines).rstrip() + "\n"
 
 

@@ -32,7 +32,9 @@ import medeconv_fast as mf
 README = Path(__file__).resolve().parents[1] / "README.md"
 BEGIN, END = "<!-- table: docs/make_tables.py --write -->", "<!-- end of table -->"
 BACKENDS = ("cpp", "numba", "reference")
-MEASURED = ""  # on which GPU benchmarks/gpu_run.sh was run; empty: on none, only the emulator ran the kernels
+MEASURED = (
+    "an NVIDIA H200"  # on which GPU benchmarks/gpu.py was run; empty: the emulator alone ran the kernels
+)
 BOUNDARIES = ("extended", "zero", "reflect", "nearest", "mirror", "wrap")
 ENGINES = ("spectral", "separable", "direct")
 TOLERANCE = {np.float32: 5e-5, np.float64: 1e-10}
