@@ -10,8 +10,10 @@ namespace {
 
 // With a number of blocks per multiprocessor that the compiler must allow it spills no registers for more of them.
 constexpr int most_line_threads = 512, most_row_threads = 256;
-// Registers of a row kernel are those of so many threads: four blocks of 128 share a multiprocessor.
-constexpr int row_threads_at_once = 512;
+// Threads of a multiprocessor that a row kernel's registers must be enough for: four blocks of 128, or three where the axis is known
+// as the kernel runs only, which takes more of them.
+template <class T, class A>
+constexpr int row_threads_at_once = sizeof(T) > 4 ? most_row_threads : is_fixed<A> ? 512 : 384;
 
 // A part of an axis, taken modulo its length n, and what is repeated beyond it.
 struct Part {
@@ -191,7 +193,7 @@ __device__ __forceinline__ auto row_of(const Pass& pass, int number) {
 // plain: `formula` works on the registers between the last inverse and the first forward stage. Else the pass's formula, with
 // sums, every operand and the continuation, has a pass of its own over shared memory.
 template <class T, bool inverse, bool plain, Formula formula, class A>
-__global__ void __launch_bounds__(sizeof(T) == 4 ? row_threads_at_once : most_row_threads, 1) row_kernel(const RowPass<T, A> pass) {
+__global__ void __launch_bounds__(row_threads_at_once<T, A>, 1) row_kernel(const RowPass<T, A> pass) {
     DYN_SHARED(Pair<T>, shared);
     const A& axis = pass.axis;
     const int n = axis.n;
