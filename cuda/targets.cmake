@@ -1,6 +1,11 @@
 # The module _cuda where nvcc is found, and on demand the same source on the emulator.
 file(GLOB cuda_sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_LIST_DIR}/*.cu)
 file(GLOB cuda_bindings CONFIGURE_DEPENDS ${CMAKE_CURRENT_LIST_DIR}/bindings*.cpp)
+# The longest compilations first: what starts last ends last.
+foreach(stem conv overlap spectral)
+  list(REMOVE_ITEM cuda_sources ${CMAKE_CURRENT_LIST_DIR}/${stem}.cu)
+  list(PREPEND cuda_sources ${CMAKE_CURRENT_LIST_DIR}/${stem}.cu)
+endforeach()
 
 # AUTO: where there is a GPU to use it. Compiling takes minutes of a processor, which elsewhere serve nobody.
 set(has_nvcc FALSE)
