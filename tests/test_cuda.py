@@ -329,6 +329,24 @@ def test_every_method_takes_gpu_arrays(image, cupy, tol, relative_error):
         assert relative_error(got.get(), call(image, backend="reference")) < tol("backends", np.float32), name
 
 
+@needs_cuda
+@pytest.mark.parametrize("slope", [0.0, 0.1, 1.5])
+@pytest.mark.parametrize("size", [9, 0])
+def test_ends_of_convolutions_in_gpu_memory(slope, size, cupy, rng, dtype):
+    """To the bit what they are on the host; an image without channels is the sum without terms."""
+    x = rng.standard_normal((2, 3 if size else 0, 9, 8)).astype(dtype)
+    w = rng.standard_normal((4, x.shape[1], 3, 3)).astype(dtype)
+    addend = rng.standard_normal((2, 4, 9, 8)).astype(dtype)
+    addend[0, 0, 0, :2] = np.nan, -np.inf
+    for options in ({"relu": True, "negative_slope": slope}, {}):
+        for given in ({"addend": addend}, {}):
+            expected = mf.ops.conv(x, w, padding=1, backend="cuda", **given, **options)
+            given = {name: cupy.asarray(value) for name, value in given.items()}
+            got = mf.ops.conv(cupy.asarray(x), cupy.asarray(w), padding=1, **given, **options)
+            assert isinstance(got, cupy.ndarray)
+            assert np.array_equal(got.get(), expected, equal_nan=True)
+
+
 FILTERS = {
     "wiener": lambda x, **o: mf.wiener(x, PSF, 0.1, **o),
     "wiener, noise to signal": lambda x, **o: mf.wiener(x, PSF, noise_to_signal=0.05, **o),

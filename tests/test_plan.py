@@ -1,11 +1,14 @@
 """`mf.plan`: it says what Blur and Richardson-Lucy then do, and makes nothing of the image's size."""
 
+import json
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import medeconv_fast as mf
+from medeconv_fast import _costs
 
 BOUNDARIES = ("extended", "zero", "reflect", "nearest", "mirror", "wrap")
 
@@ -140,3 +143,17 @@ def test_explain_shows_prediction_and_then_measurement(backend):
     blur.adjoint(np.ones((20, 30), np.float32))
     text = blur.explain()
     assert "measured per application, float32" in text and "latest 2" in text
+
+
+def test_costs_of_a_gpu_are_those_that_were_measured():
+    """Iterations, two applications each, of the results that the report shows."""
+    results = Path(__file__).parents[1] / "benchmarks" / "results" / "gpu.json"
+    entries = [e for e in json.loads(results.read_text())["entries"] if e["kind"] == "deconvolution"]
+    assert len(entries) == 3
+    for entry in entries:
+        grid, measured = tuple(entry["grid"]), entry["ms_per_iteration"]
+        taps = _costs.Taps((15, 15, 15), (15, 15, 15), 1)
+        costs = _costs.predicted_ns(taps, grid, grid, on_gpu=True)
+        assert min(costs, key=costs.get) == "separable"
+        for engine, name in (("separable", "ours"), ("spectral", "ours, any psf")):
+            assert 0.8 < 2 * _costs.milliseconds(costs[engine], on_gpu=True) / measured[name] < 1.25

@@ -15,15 +15,14 @@ def _workspace(call: Call, nbytes: int, dtype: Any) -> DeviceArray | None:
     return call.empty((nbytes // np.dtype(dtype).itemsize,), dtype) if nbytes else None
 
 
-def _end_on_the_host(relu: bool, addend: Any, slope: float, out: Array) -> None:
-    """What is done to results, where they are back."""
-    if not isinstance(out, np.ndarray):
-        name = "slope" if addend is None else "addend"
-        raise NotImplementedError(f"{name}: not built yet for arrays in GPU memory")
+def _end(relu: bool, addend: Any, slope: float, out: Array) -> None:
+    """What is done to results, in passes of its own, on the side where they are."""
     if addend is not None:
         out += addend.reshape(out.shape)
-    if relu:
-        np.copyto(out, out * out.dtype.type(slope) if slope else 0, where=out < 0)
+    if relu and slope:
+        (np.maximum if slope <= 1 else np.minimum)(out, out * float(slope), out=out)
+    elif relu:
+        np.maximum(out, 0, out=out)
 
 
 class ConvPlan:
@@ -85,7 +84,7 @@ class ConvPlan:
     ) -> None:
         if addend is not None or slope:
             self.forward(x, w, bias, out, num_threads=num_threads)
-            _end_on_the_host(relu, addend, slope, out)
+            _end(relu, addend, slope, out)
             return
         call = Call(memory_of(x, w, bias, out))
         offset = None if bias is None else call.read(bias)
@@ -108,7 +107,7 @@ class ConvPlan:
     ) -> None:
         if addend is not None or slope:
             self.input_grad(grad, w, bias, out, num_threads=num_threads)
-            _end_on_the_host(relu, addend, slope, out)
+            _end(relu, addend, slope, out)
             return
         call = Call(memory_of(grad, w, bias, out))
         offset = None if bias is None else call.read(bias)

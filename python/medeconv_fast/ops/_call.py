@@ -86,9 +86,6 @@ class Call:
                     f"negative_slope: got {end.slope!r}, expected a number that {self.dtype} holds"
                 )
             end = end._replace(slope=slope)
-        if self._resident and not end.is_plain:
-            name = "negative_slope" if addend is None else "addend"
-            raise NotImplementedError(f"{name}: not built yet for arrays in GPU memory; do it to the result")
         return end
 
     @property
@@ -225,7 +222,8 @@ def _fill(out: Any, bias: Any, end: End) -> None:
     """A sum without terms."""
     if isinstance(out, DeviceArray):
         values = np.empty(out.shape, out.dtype)
-        _fill(values, None if bias is None else _device.host(bias), end)
+        addend = None if end.addend is None else _device.host(end.addend)
+        _fill(values, None if bias is None else _device.host(bias), end._replace(addend=addend))
         out.write(values)
         return
     fill(out, bias)

@@ -65,7 +65,7 @@ def conv(
         With `relu`: what negative values are multiplied by instead, at least 0 (a leaky ReLU).
     addend : array_like, optional
         Of the result's shape: added to it while it is in cache, before `relu`. Its dtype does not promote.
-        Not in GPU memory yet, as `negative_slope`.
+        On a GPU it takes a pass of its own, as `negative_slope`.
     out : numpy.ndarray, torch.Tensor or cupy.ndarray, optional
         Where the result goes: C-contiguous, writable, of the result's shape and dtype, sharing no memory with
         the other arguments.
@@ -87,8 +87,6 @@ def conv(
     ------
     ValueError, TypeError
         Shapes, options or an `out` that do not fit; the message names the argument.
-    NotImplementedError
-        `addend` or `negative_slope` with arrays in GPU memory.
 
     See Also
     --------
@@ -182,8 +180,6 @@ def conv_transpose(
     ------
     ValueError, TypeError
         Shapes, options or an `out` that do not fit; the message names the argument.
-    NotImplementedError
-        `addend` or `negative_slope` with arrays in GPU memory.
 
     See Also
     --------
