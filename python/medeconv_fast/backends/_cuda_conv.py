@@ -15,7 +15,7 @@ def _workspace(call: Call, nbytes: int, dtype: Any) -> DeviceArray | None:
     return call.empty((nbytes // np.dtype(dtype).itemsize,), dtype) if nbytes else None
 
 
-def _end(relu: bool, addend: Any, slope: float, out: Array) -> None:
+def _end(relu: bool, addend: Any, slope: float, out: Any) -> None:
     """What is done to results, in passes of its own, on the side where they are."""
     if addend is not None:
         out += addend.reshape(out.shape)
