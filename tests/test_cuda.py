@@ -330,6 +330,17 @@ def test_every_method_takes_gpu_arrays(image, cupy, tol, relative_error):
 
 
 @needs_cuda
+def test_an_estimate_without_a_frame_is_the_result(image):
+    from medeconv_fast.algorithms import _options
+
+    estimate = _device.own_memory().uploaded(image)
+    blur = mf.Blur(PSF, image.shape, boundary="wrap", backend="cuda")
+    assert _options.cropped(estimate, blur) is estimate
+    copied = _options.cropped(estimate, blur, copy=True)
+    assert copied.pointer != estimate.pointer and np.array_equal(copied.numpy(), image)
+
+
+@needs_cuda
 @pytest.mark.parametrize("slope", [0.0, 0.1, 1.5])
 @pytest.mark.parametrize("size", [9, 0])
 def test_ends_of_convolutions_in_gpu_memory(slope, size, cupy, rng, dtype):

@@ -180,7 +180,8 @@ def framed(first: np.ndarray, blur: Blur) -> np.ndarray:
 
 def cropped(estimate: np.ndarray, blur: Blur, *, copy: bool = False) -> np.ndarray:
     """The estimate in the image's frame; `copy`: a new array even where that is all of it."""
+    if not isinstance(estimate, np.ndarray):  # a box of an array in GPU memory is new
+        whole = tuple(len(range(n)[s]) for n, s in zip(estimate.shape, blur.frame, strict=True))
+        return estimate if whole == estimate.shape and not copy else estimate[blur.frame]
     part = estimate[blur.frame]
-    if not isinstance(part, np.ndarray):
-        return part  # a box of an array in GPU memory is new
     return np.array(part, order="C") if copy else np.ascontiguousarray(part)
