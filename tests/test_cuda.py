@@ -733,13 +733,14 @@ def test_nothing_waits(image, monkeypatch):
 
 @on_emulator
 @pytest.mark.parametrize("engine", ["separable", "spectral"])
-def test_plain_iterations_are_recorded_once(engine, image, monkeypatch):
+@pytest.mark.parametrize("boundary", ["extended", "reflect"])
+def test_plain_iterations_are_recorded_once(engine, boundary, image, monkeypatch):
     """What an allocation or a wait would break: the emulator refuses both while a graph is recorded."""
     recorded = []
     record = _device.Memory.record
     monkeypatch.setattr(_device.Memory, "record", lambda self, work: recorded.append(1) or record(self, work))
     data = _device.own_memory().uploaded(image)
-    run = dict(boundary="extended", engine=engine)
+    run = dict(boundary=boundary, engine=engine)
     psf = np.multiply.outer(np.multiply.outer([1, 2, 1], [1, 3, 1]), [1, 1, 2.0])
     graph = mf.richardson_lucy(data, psf, 7, **run)
     assert recorded == [1]

@@ -378,15 +378,15 @@ class Operator:
     def padded_shape(self) -> tuple[int, ...]:
         return tuple(stop - start for start, stop in self.layout.estimate_box)
 
-    def pad(self, x: np.ndarray) -> np.ndarray:
+    def pad(self, x: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
         """By the boundary's rule, as far as the PSF reaches."""
         return self.backend.pad(
-            x, self.layout.low, self.layout.high, self.boundary, num_threads=self.num_threads
+            x, self.layout.low, self.layout.high, self.boundary, num_threads=self.num_threads, out=out
         )
 
-    def fold(self, y: np.ndarray) -> np.ndarray:
+    def fold(self, y: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
         return self.backend.fold(
-            y, self.layout.low, self.layout.high, self.boundary, num_threads=self.num_threads
+            y, self.layout.low, self.layout.high, self.boundary, num_threads=self.num_threads, out=out
         )
 
     def begin(self, x: np.ndarray, *, adjoint: bool = False) -> SweepChain:
@@ -426,7 +426,20 @@ class SweepChain:
         self._operator = operator
         self._chain = operator.plan.chain(operator.num_threads)
         self._empty = _device.maker_beside(x, operator.backend)
+        self._rooms: dict[str, np.ndarray] | None = {} if isinstance(x, _device.DeviceArray) else None
         self.load(x, adjoint=adjoint)
+
+    def _room(self, name: str, shape: tuple[int, ...]) -> np.ndarray | None:
+        """In GPU memory an array that stays for the next sweep: what is recorded must allocate nothing."""
+        if self._rooms is None:
+            return None
+        if name not in self._rooms:
+            self._rooms[name] = self._empty(shape, self._operator.dtype)
+        return self._rooms[name]
+
+    def _continued(self, x: np.ndarray) -> np.ndarray:
+        # Where an adjoint sweep's result was: it is folded by then, and this is consumed before the next one.
+        return self._operator.pad(x, self._room("padded", self._operator.padded_shape))
 
     def load(self, x: np.ndarray, *, adjoint: bool = False, **operands: Any) -> dict[str, float] | None:
         """Start again from `x`, in the same workspace.
@@ -437,9 +450,9 @@ class SweepChain:
         operator = self._operator
         if operands and not adjoint and operator.folded:
             sums = operator.backend.apply_formula("copy", x, x, num_threads=operator.num_threads, **operands)
-            self._chain.load(operator.pad(operands.get("extrapolated", x)))
+            self._chain.load(self._continued(operands.get("extrapolated", x)))
         else:
-            padded = operator.pad(x) if operator.folded and not adjoint else x
+            padded = self._continued(x) if operator.folded and not adjoint else x
             sums = self._chain.load(padded, adjoint=adjoint, **operands)
         self._next_adjoint: bool | None = adjoint
         return _named_sums("copy", sums, operands)
@@ -500,9 +513,11 @@ class SweepChain:
         self, formula: str, keep: bool, out: np.ndarray | None, operands: dict[str, Any]
     ) -> tuple[float, float, float] | None:
         operator = self._operator
-        padded = self._empty(operator.padded_shape, operator.dtype)
+        shape = operator.padded_shape
+        padded = self._room("padded", shape)
+        padded = self._empty(shape, operator.dtype) if padded is None else padded
         self._chain.sweep(operator.back_transfer, "copy", adjoint=True, keep=False, out=padded)
-        folded = operator.fold(padded)
+        folded = operator.fold(padded, self._room("folded", operator.layout.estimate_shape))
         result = folded if out is None else out
         if keep and operands.get("previous") is not None and operands.get("extrapolated") is None:
             operands["extrapolated"] = np.empty_like(folded)

@@ -118,9 +118,7 @@ def iterate(
     change = np.zeros_like(estimate) if measured else None
     chain = operator.begin(moving)
     first = 1
-    if isinstance(estimate, _device.DeviceArray) and not (
-        ruled or scheme or penalty or report or operator.folded
-    ):
+    if isinstance(estimate, _device.DeviceArray) and not (ruled or scheme or penalty or report):
         first = iterations  # nothing on the host depends on the values: all but the last iteration at once
         _repeat(chain, model, estimate, iterations - 1, trace, gain)
     for iteration in range(first, iterations + 1):

@@ -309,16 +309,33 @@ def resident(array: np.ndarray) -> np.ndarray:
     return array
 
 
+def _placed(made: np.ndarray, out: np.ndarray | None) -> np.ndarray:
+    if out is None:
+        return made
+    out[...] = made
+    return out
+
+
 def pad(
-    x: np.ndarray, low: tuple[int, ...], high: tuple[int, ...], boundary: str, num_threads: int | None = None
+    x: np.ndarray,
+    low: tuple[int, ...],
+    high: tuple[int, ...],
+    boundary: str,
+    num_threads: int | None = None,
+    out: np.ndarray | None = None,
 ) -> np.ndarray:
-    return _native().pad(x, list(low), list(high), boundary, resolve_num_threads(num_threads))
+    return _placed(_native().pad(x, list(low), list(high), boundary, resolve_num_threads(num_threads)), out)
 
 
 def fold(
-    y: np.ndarray, low: tuple[int, ...], high: tuple[int, ...], boundary: str, num_threads: int | None = None
+    y: np.ndarray,
+    low: tuple[int, ...],
+    high: tuple[int, ...],
+    boundary: str,
+    num_threads: int | None = None,
+    out: np.ndarray | None = None,
 ) -> np.ndarray:
-    return _native().fold(y, list(low), list(high), boundary, resolve_num_threads(num_threads))
+    return _placed(_native().fold(y, list(low), list(high), boundary, resolve_num_threads(num_threads)), out)
 
 
 def penalty(

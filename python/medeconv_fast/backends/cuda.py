@@ -71,19 +71,29 @@ def empty(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
 
 
 def pad(
-    x: Array, low: tuple[int, ...], high: tuple[int, ...], boundary: str, num_threads: int | None = None
+    x: Array,
+    low: tuple[int, ...],
+    high: tuple[int, ...],
+    boundary: str,
+    num_threads: int | None = None,
+    out: Array | None = None,
 ) -> Array:
-    """A new array, on the side where `x` is."""
+    """`out`, or a new array on the side where `x` is."""
     shape = tuple(n + a + b for n, a, b in zip(x.shape, low, high, strict=True))
-    return _resized("pad_", x, shape, x.shape, low, high, boundary)
+    return _resized("pad_", x, shape, x.shape, low, high, boundary, out)
 
 
 def fold(
-    y: Array, low: tuple[int, ...], high: tuple[int, ...], boundary: str, num_threads: int | None = None
+    y: Array,
+    low: tuple[int, ...],
+    high: tuple[int, ...],
+    boundary: str,
+    num_threads: int | None = None,
+    out: Array | None = None,
 ) -> Array:
-    """A new array, on the side where `y` is."""
+    """`out`, or a new array on the side where `y` is."""
     shape = tuple(n - a - b for n, a, b in zip(y.shape, low, high, strict=True))
-    return _resized("fold_", y, shape, shape, low, high, boundary)
+    return _resized("fold_", y, shape, shape, low, high, boundary, out)
 
 
 def _resized(
@@ -94,11 +104,15 @@ def _resized(
     low: tuple[int, ...],
     high: tuple[int, ...],
     boundary: str,
+    out: Array | None,
 ) -> Array:
     call = Call(memory_of(x))
-    result = call.empty(shape, x.dtype)
+    result = call.empty(shape, x.dtype) if out is None else call.written(out)
     run = getattr(native(), kernel + suffix(x.dtype))
     run(call.memory.place, call.read(x), inner, low, high, boundary, result)
+    call.finish()
+    if out is not None:
+        return out
     return result.numpy() if isinstance(x, np.ndarray) else result
 
 

@@ -913,7 +913,12 @@ def resident(array: np.ndarray) -> np.ndarray:
 
 
 def pad(
-    x: np.ndarray, low: tuple[int, ...], high: tuple[int, ...], boundary: str, num_threads: int | None = None
+    x: np.ndarray,
+    low: tuple[int, ...],
+    high: tuple[int, ...],
+    boundary: str,
+    num_threads: int | None = None,
+    out: np.ndarray | None = None,
 ) -> np.ndarray:
     """`x` continued by `low` voxels before and `high` behind each axis, as `boundary` says."""
     loops = compiled_loops()
@@ -921,23 +926,32 @@ def pad(
     shape = three(x.shape, 1)
     low, high = three(low, 0), three(high, 0)
     maps = [sources_of(n, a, b, boundary) for n, a, b in zip(shape, low, high, strict=True)]
-    out = np.empty([len(m) for m in maps], x.dtype)
-    blocks = cut(len(out), max(1, (1 << 16) // max(1, math.prod(out.shape[1:]))))
+    lengths = [len(m) for m in maps]
+    made = np.empty(lengths, x.dtype) if out is None else out.reshape(lengths)
+    blocks = cut(len(made), max(1, (1 << 16) // max(1, math.prod(made.shape[1:]))))
 
     def fill(unit: int) -> None:
         start, stop = blocks[unit]
-        loops.gather(x.reshape(shape), out[start:stop], start, *maps, low[2], low[2] + shape[2])
+        loops.gather(x.reshape(shape), made[start:stop], start, *maps, low[2], low[2] + shape[2])
 
     run(len(blocks), resolve_num_threads(num_threads), fill)
-    return out.reshape(out.shape[3 - x.ndim :])
+    return made.reshape(made.shape[3 - x.ndim :]) if out is None else out
 
 
 def fold(
-    y: np.ndarray, low: tuple[int, ...], high: tuple[int, ...], boundary: str, num_threads: int | None = None
+    y: np.ndarray,
+    low: tuple[int, ...],
+    high: tuple[int, ...],
+    boundary: str,
+    num_threads: int | None = None,
+    out: np.ndarray | None = None,
 ) -> np.ndarray:
     """The exact transpose of `pad`: every padded voxel is added to the one that it repeats."""
     y = unlocked(y)
     for axis, (a, b) in enumerate(zip(low, high, strict=True)):
         n = y.shape[axis] - a - b
         y = folded(y, axis, sources_of(n, a, b, boundary), n, num_threads)
-    return y
+    if out is None:
+        return y
+    out[...] = y
+    return out

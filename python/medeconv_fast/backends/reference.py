@@ -680,16 +680,33 @@ def resident(array: np.ndarray) -> np.ndarray:
 
 
 def pad(
-    x: np.ndarray, low: tuple[int, ...], high: tuple[int, ...], boundary: str, num_threads: int | None = None
+    x: np.ndarray,
+    low: tuple[int, ...],
+    high: tuple[int, ...],
+    boundary: str,
+    num_threads: int | None = None,
+    out: np.ndarray | None = None,
 ) -> np.ndarray:
     """`x` continued by `low` voxels before and `high` behind each axis, as `boundary` says."""
     for axis, (a, b) in enumerate(zip(low, high, strict=True)):
         x = np.take(x, sources(x.shape[axis], a, b, boundary), axis=axis)
-    return np.ascontiguousarray(x)
+    return _placed(x, out)
+
+
+def _placed(made: np.ndarray, out: np.ndarray | None) -> np.ndarray:
+    if out is None:
+        return np.ascontiguousarray(made)
+    out[...] = made
+    return out
 
 
 def fold(
-    y: np.ndarray, low: tuple[int, ...], high: tuple[int, ...], boundary: str, num_threads: int | None = None
+    y: np.ndarray,
+    low: tuple[int, ...],
+    high: tuple[int, ...],
+    boundary: str,
+    num_threads: int | None = None,
+    out: np.ndarray | None = None,
 ) -> np.ndarray:
     """The exact transpose of `pad`: every padded voxel is added to the one that it repeats."""
     for axis, (a, b) in enumerate(zip(low, high, strict=True)):
@@ -699,7 +716,7 @@ def fold(
         for i, source in enumerate(sources(n, a, b, boundary)):
             folded[source] += padded[i]
         y = np.moveaxis(folded, 0, axis)
-    return np.ascontiguousarray(y)
+    return _placed(y, out)
 
 
 _NUMPY_MODES: dict[str, Any] = {"reflect": "reflect", "replicate": "edge", "circular": "wrap"}
