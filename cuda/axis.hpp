@@ -40,6 +40,10 @@ struct AxisView {
     const int* slot = nullptr;               // of frequency f
 };
 
+// One whose length is a power of two from 64 on, so that its radices are 8 and 4: kernels are spared the others.
+template <class T>
+struct PowerOfTwo : AxisView<T> {};
+
 template <class T>
 class Axis {
 public:

@@ -135,7 +135,7 @@ void bind_line(py::module_& m, const std::string& suffix) {
     // An axis whose tables are on the device.
     const auto view = [](int64_t segment, py::handle tables) {
         const Axis<T> axis(segment);
-        return axis.view(memory_of(tables, axis.table_bytes(), "tables"));
+        return PowerOfTwo<T>{axis.view(memory_of(tables, axis.table_bytes(), "tables"))};
     };
     m.def(("overlap_taps_" + suffix).c_str(), &overlap_taps<T>);
     m.def(("overlap_segment_" + suffix).c_str(), &overlap_segment<T>, py::arg("taps"));
@@ -145,7 +145,7 @@ void bind_line(py::module_& m, const std::string& suffix) {
           py::arg("line"));
     m.def(("overlap_transfer_" + suffix).c_str(),
           [view](const Place& place, int64_t segment, py::handle tables, py::handle weights, int64_t taps, py::handle transfer) {
-              const AxisView<T> axis = view(segment, tables);
+              const PowerOfTwo<T> axis = view(segment, tables);
               const T* from = pointer_of<T>(weights, taps, "weights");
               if (taps > segment) throw py::value_error("weights: longer than a segment");
               auto* to = static_cast<Pair<T>*>(memory_of(transfer, size_t(segment) * sizeof(Pair<T>), "transfer"));

@@ -4,8 +4,8 @@
 // base + jump; both may be shared memory, or one of them global memory. A butterfly reads and writes the same indices, so that a
 // stage works in place and one barrier between stages is enough. Butterflies: ../cpp/shared/butterflies.hpp.
 //
-// The axis is an AxisView, known as the kernel runs, or, for the commonest lengths, a FixedAxis, with which every stage, distance
-// and place in shared memory is a constant: half of the instructions are gone, and nothing else differs.
+// The axis is an AxisView (or a PowerOfTwo), known as the kernel runs, or, for the commonest lengths, a FixedAxis, with which every
+// stage, distance and place in shared memory is a constant: a third of the instructions are gone, and nothing else differs.
 #pragma once
 #include "gpu.hpp"
 
@@ -59,6 +59,12 @@ template <class A>
 constexpr bool is_fixed = true;
 template <class T>
 constexpr bool is_fixed<AxisView<T>> = false;
+template <class T>
+constexpr bool is_fixed<PowerOfTwo<T>> = false;
+template <class A>
+constexpr bool has_any_radix = false;
+template <class T>
+constexpr bool has_any_radix<AxisView<T>> = true;
 
 // What a stage of an axis is made of; of a FixedAxis stages are Index<s>, and the answers are constants as well.
 template <class T>
@@ -126,6 +132,11 @@ __device__ __forceinline__ void with_radix(const AxisView<T>& axis, int stage, F
         case 2: return body(Index<2>{});
         default: return body(Index<1>{});
     }
+}
+template <class T, class F>
+__device__ __forceinline__ void with_radix(const PowerOfTwo<T>& axis, int stage, F body) {
+    if (axis.radix[stage] == 8) body(Index<8>{});
+    else body(Index<4>{});
 }
 template <class T, int... R, int S, class F>
 __device__ __forceinline__ void with_radix(const FixedAxis<T, R...>&, Index<S>, F body) {
@@ -217,7 +228,7 @@ __device__ __forceinline__ void each_middle(const FixedAxis<T, R...>&, F body) {
 template <int S, class T, class A, class Place, class Spare>
 __device__ __forceinline__ void middle(const A& axis, Member me, Place place, Spare spare) {
     each_middle<(S > 0)>(axis, [&](auto stage) MEDECONV_BODY {
-        if constexpr (!is_fixed<A>) {
+        if constexpr (has_any_radix<A>) {
             if (axis.radix[stage] > largest_butterfly) {
                 written_out<S>(axis, stage, me, [&](int i) MEDECONV_BODY -> Pair<T>& { return place(i, 0); }, spare);
                 __syncthreads();

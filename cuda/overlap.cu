@@ -29,7 +29,7 @@ Blocks blocks_of(int64_t segment, int64_t taps, int64_t destination) {
 template <class T, bool plain, Formula formula = Formula::copy>
 __global__ void __launch_bounds__(most_team, 1) overlap_kernel(const OverlapPass<T> pass) {
     DYN_SHARED(Pair<T>, shared);
-    const AxisView<T>& axis = pass.segment;
+    const PowerOfTwo<T>& axis = pass.segment;
     const int n = axis.n, step = n - int(pass.line.taps) + 1;
     const Member me{int(threadIdx.x), int(blockDim.x)};
     const int64_t first = 2 * (int64_t(blockIdx.x) * blockDim.y + threadIdx.y) * step;  // of the results of two segments
@@ -92,7 +92,7 @@ __global__ void __launch_bounds__(most_team, 1) overlap_kernel(const OverlapPass
 
 // One block: the transform of the weights, conjugated (they are applied as a correlation), over n.
 template <class T>
-__global__ void __launch_bounds__(most_team, 1) overlap_transfer_kernel(const AxisView<T> axis, const T* weights, int taps, Pair<T>* transfer) {
+__global__ void __launch_bounds__(most_team, 1) overlap_transfer_kernel(const PowerOfTwo<T> axis, const T* weights, int taps, Pair<T>* transfer) {
     DYN_SHARED(Pair<T>, line);
     const Member me{int(threadIdx.x), int(blockDim.x)};
     auto place = [=](int base, int jump) MEDECONV_BODY -> Pair<T>& { return line[spread<T>(base + jump)]; };
@@ -113,8 +113,7 @@ int64_t overlap_taps() {
     return longest_segment<T> / 2;
 }
 
-// Four times the taps: three quarters of a segment are results. Powers of two: radices 8, 4 and 2, and
-// overlap_kernel relies on it.
+// Four times the taps: three quarters of a segment are results. Powers of two: radices 8 and 4, and overlap_kernel relies on it.
 template <class T>
 int64_t overlap_segment(int64_t taps) {
     int64_t n = 512;
@@ -143,14 +142,14 @@ void overlap(const OverlapPass<T>& pass, Stream stream) {
 }
 
 template <class T>
-void overlap_transfer(const AxisView<T>& segment, const T* weights, int64_t taps, Pair<T>* transfer, Stream stream) {
+void overlap_transfer(const PowerOfTwo<T>& segment, const T* weights, int64_t taps, Pair<T>* transfer, Stream stream) {
     launch(overlap_transfer_kernel<T>, dim3(1), dim3(unsigned(std::min(segment.n / 8, most_team))),
            size_t(spread<T>(segment.n)) * sizeof(Pair<T>), stream, segment, weights, int(taps), transfer);
 }
 
 #define INSTANTIATE(T)                                                                              \
     template void overlap<T>(const OverlapPass<T>&, Stream);                                        \
-    template void overlap_transfer<T>(const AxisView<T>&, const T*, int64_t, Pair<T>*, Stream);     \
+    template void overlap_transfer<T>(const PowerOfTwo<T>&, const T*, int64_t, Pair<T>*, Stream);     \
     template int64_t overlap_taps<T>();                                                             \
     template int64_t overlap_segment<T>(int64_t);                                                   \
     template int64_t overlap_blocks<T>(int64_t, int64_t, int64_t);

@@ -11,7 +11,7 @@ namespace medeconv::cuda {
 
 template <class T>
 struct OverlapPass {
-    AxisView<T> segment;
+    PowerOfTwo<T> segment;
     AxisTaps line;           // taps: at most overlap_taps
     bool periodic;
     const Pair<T>* transfer; // in slot order: overlap_transfer's
@@ -26,7 +26,7 @@ template <class T>
 void overlap(const OverlapPass<T>& pass, Stream stream);
 // Of the weights of AxisTaps (destination i takes source i + base + m times weight m).
 template <class T>
-void overlap_transfer(const AxisView<T>& segment, const T* weights, int64_t taps, Pair<T>* transfer, Stream stream);
+void overlap_transfer(const PowerOfTwo<T>& segment, const T* weights, int64_t taps, Pair<T>* transfer, Stream stream);
 
 template <class T>
 int64_t overlap_segment(int64_t taps);               // length of the segments for so many taps

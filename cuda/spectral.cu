@@ -44,7 +44,11 @@ bool with_fixed(const AxisView<T>& axis, F run) {
             run(Fixed{axis.twiddles});
             return true;
         };
+#if defined(MEDECONV_ONE_FIXED_AXIS)
+        return tried(FixedAxis<T, 8, 8, 4>());
+#else
         return tried(FixedAxis<T, 8, 8, 4>()) || tried(FixedAxis<T, 8, 8, 8>()) || tried(FixedAxis<T, 8, 8, 4, 4>());
+#endif
     }
     return false;
 }

@@ -93,7 +93,7 @@ template <class T>
 std::vector<double> line(int64_t taps, bool periodic, Formula formula, bool general) {
     const int64_t n = 3000, segment = overlap_segment<T>(taps);
     const Tables<T> tables(segment);
-    const AxisView<T> axis = tables.axis.view(tables.memory);
+    const PowerOfTwo<T> axis{tables.axis.view(tables.memory)};
     const DeviceValues<T> weights(taps, 1), input(n, 2), image(n, 3), kept(n), out(n);
     const Memory otf(size_t(segment) * sizeof(Pair<T>));
     auto* const transfer = static_cast<Pair<T>*>(static_cast<void*>(otf));
@@ -124,6 +124,8 @@ void add_cases(std::vector<Case>& cases, const std::string& type) {
     grid_case({1, 1, 560}, 1, {}, Formula::ratio, false);
     grid_case({1, 96, 35}, 2, {}, Formula::multiply, true);
     grid_case({1, 70, 64}, 2, {}, Formula::residual, false);
+    grid_case({1, 6, 256}, 2, {}, Formula::ratio, false);       // lengths that kernels are compiled for
+    grid_case({256, 2, 6}, 1, {}, Formula::multiply, true);
     grid_case({1, 9, 125}, 0, {Continuation{}, {}, {2, 3}}, Formula::add, false);
     grid_case({20, 16, 18}, 0, {Continuation{1, 0}, {0, 2}, {2, 1}}, Formula::ratio, false);
     grid_case({21, 16, 40}, 3, {}, Formula::multiply, false);
