@@ -26,6 +26,7 @@ HOT = {
     "penalty": ["factors"],
     "separable": ["filter_slices", "filter_columns"],
     "spectral": ["line_kernel", "row_kernel"],
+    "spectral_double": ["line_kernel", "row_kernel"],
 }
 ENTRY = re.compile(
     r"Compiling entry function '(?P<name>\w+)' for '(?P<arch>\w+)'.*?"

@@ -1,0 +1,7 @@
+#include "spectral_plan.cuh"
+
+namespace medeconv::cuda {
+
+template class SpectralPlan<double>;
+
+}  // namespace medeconv::cuda
