@@ -73,7 +73,7 @@ public:
                Stream stream) const;
 
 private:
-    struct Passes;                       // the kernels' arguments: spectral.cu
+    struct Passes;                       // the kernels' arguments: spectral_plan.cuh
 
     std::array<int, 3> order_;           // axes of one voxel moved to the front
     Shape grid_;
