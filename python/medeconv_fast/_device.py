@@ -37,9 +37,8 @@ FORKED = (
     "this process was forked from one that had asked CUDA something, which CUDA does not survive; start "
     "workers with the method 'spawn' or 'forkserver' of multiprocessing"
 )
-_working: Any = (
-    None  # the module, once it has found a device: asking the driver again takes longer than a kernel
-)
+# The module, once it has found a device: asking the driver again takes longer than a kernel.
+_working: Any = None
 _asked = False  # whether this process, or the one that it was forked from, has called CUDA
 _forked = False  # whether that was before a fork
 
