@@ -207,7 +207,7 @@ public:
     ArrayChain(std::shared_ptr<Plan> plan, int threads) : plan_(std::move(plan)), threads_(threads) {}
 
     py::object load(const Array<T>& x, bool adjoint, const py::kwargs& given) {
-        const int64_t size = size_of(adjoint ? plan_->image_box : plan_->estimate_box);
+        const int64_t size = size_of(plan_->read_box(adjoint));
         if (x.size() != size) throw std::invalid_argument("x: got " + std::to_string(x.size()) + " values, expected " + std::to_string(size));
         const SweepOperands<T> operands(Formula::copy, size, given);
         if (operands.plain.previous) {
@@ -225,7 +225,7 @@ public:
     py::object sweep(const typename Plan::Filters& filters, const std::string& formula_name, bool adjoint, bool keep, const py::kwargs& given) {
         if (!source_) throw std::runtime_error("nothing is loaded: call load() first, or keep=True in the sweep before");
         const Formula formula = formula_of(formula_name);
-        const int64_t size = size_of(adjoint ? plan_->estimate_box : plan_->image_box);
+        const int64_t size = size_of(plan_->written_box(adjoint));
         const SweepOperands<T> operands(formula, size, given);
         const T* source = std::exchange(source_, nullptr);  // stays so if interrupted half-way
         // The result's own place is needed only where no array of the caller's can serve as the next source.
@@ -268,17 +268,13 @@ private:
     const T* source_ = nullptr;
 };
 
-// Plan and chain of an engine without transforms; the caller adds how its filters are made.
+using Ranges = std::vector<std::pair<int64_t, int64_t>>;
+
+// Plan and chain of an engine without transforms; the caller adds how it and its filters are made.
 template <class T, class Plan>
 py::class_<Plan, std::shared_ptr<Plan>> bind_array_engine(py::module_& m, const std::string& engine, const std::string& suffix) {
     py::class_<typename Plan::Filters, std::shared_ptr<typename Plan::Filters>>(m, (engine + "Filters" + suffix).c_str());
     py::class_<Plan, std::shared_ptr<Plan>> plan(m, (engine + "Plan" + suffix).c_str());
-    plan.def(py::init([](const std::vector<std::pair<int64_t, int64_t>>& estimate, const std::vector<std::pair<int64_t, int64_t>>& image,
-                         bool periodic) {
-                 if (estimate.size() != image.size()) throw std::invalid_argument("estimate_box and image_box must have the same number of axes");
-                 return std::make_shared<Plan>(box3(estimate), box3(image), periodic);
-             }),
-             py::arg("estimate_box"), py::arg("image_box"), py::arg("periodic"));
     using Chain = ArrayChain<T, Plan>;
     py::class_<Chain>(m, (engine + "Chain" + suffix).c_str())
         .def(py::init<std::shared_ptr<Plan>, int>(), py::arg("plan"), py::arg("num_threads"))
@@ -287,11 +283,27 @@ py::class_<Plan, std::shared_ptr<Plan>> bind_array_engine(py::module_& m, const 
              py::arg("keep") = true);
     return plan;
 }
+template <class T, class Plan>
+py::class_<Plan, std::shared_ptr<Plan>> bind_periodic_engine(py::module_& m, const std::string& engine, const std::string& suffix) {
+    return bind_array_engine<T, Plan>(m, engine, suffix)
+        .def(py::init([](const Ranges& estimate, const Ranges& image, bool periodic) {
+                 if (estimate.size() != image.size()) throw std::invalid_argument("estimate_box and image_box must have the same number of axes");
+                 return std::make_shared<Plan>(box3(estimate), box3(image), periodic);
+             }),
+             py::arg("estimate_box"), py::arg("image_box"), py::arg("periodic"));
+}
 
 template <class T>
 void bind_separable(py::module_& m, const std::string& suffix) {
     using Plan = SeparablePlan<T>;
     bind_array_engine<T, Plan>(m, "Separable", suffix)
+        .def(py::init([](const Ranges& estimate, const Ranges& image, const std::string& boundary, const Ranges& unfolded) {
+                 if (estimate.size() != image.size() || estimate.size() != unfolded.size())
+                     throw std::invalid_argument("estimate_box, image_box and unfolded_box must have the same number of axes");
+                 const Boundary rule = boundary == "zero" ? Boundary::zero : boundary_of(boundary);
+                 return std::make_shared<Plan>(box3(estimate), box3(image), rule, box3(unfolded));
+             }),
+             py::arg("estimate_box"), py::arg("image_box"), py::arg("boundary"), py::arg("unfolded_box"))
         .def("filters",
              [](const Plan& plan, const std::vector<std::vector<std::vector<T>>>& terms, const std::vector<int64_t>& centre) {
                  std::vector<typename Plan::Taps> all;
@@ -309,7 +321,7 @@ void bind_separable(py::module_& m, const std::string& suffix) {
 template <class T>
 void bind_direct(py::module_& m, const std::string& suffix) {
     using Plan = DirectPlan<T>;
-    bind_array_engine<T, Plan>(m, "Direct", suffix)
+    bind_periodic_engine<T, Plan>(m, "Direct", suffix)
         .def("filters",
              [](const Plan& plan, const Array<T>& psf, const std::vector<int64_t>& centre) {
                  return std::make_shared<typename Plan::Filters>(plan.filters(psf.data(), shape_of(psf), zeros3(centre)));
@@ -355,7 +367,7 @@ void bind_cosine(py::module_& m, const std::string& suffix) {
 template <class T>
 void bind_overlap(py::module_& m, const std::string& suffix) {
     using Plan = OverlapPlan<T>;
-    bind_array_engine<T, Plan>(m, "Overlap", suffix)
+    bind_periodic_engine<T, Plan>(m, "Overlap", suffix)
         .def("filters",
              [](const Plan& plan, const Array<T>& psf, const std::vector<int64_t>& centre) {
                  return plan.filters(psf.data(), psf.size(), zeros3(centre)[2]);
@@ -373,6 +385,12 @@ Array<T> empty_array(const std::vector<int64_t>& shape) {
     }
     T* data = acquire<T>(size).release();
     return Array<T>(shape, data, py::capsule(data, [](void* p) { ReleaseBuffer()(p); }));
+}
+template <class T>
+Array<T> given_or_empty(const std::optional<Array<T>>& given, const std::vector<int64_t>& shape) {
+    if (given && !std::equal(shape.begin(), shape.end(), given->shape(), given->shape() + given->ndim()))
+        throw std::invalid_argument("out: its shape is not that of the result");
+    return given ? *given : empty_array<T>(shape);
 }
 
 template <class T>
@@ -433,32 +451,34 @@ void bind(py::module_& m, const std::string& suffix) {
     bind_chain<T, Plan>(m, "Chain" + suffix);
     m.def("pad",
           [](const Array<T>& x, const std::vector<int64_t>& low, const std::vector<int64_t>& high, const std::string& boundary,
-             int num_threads) {
+             int num_threads, const std::optional<Array<T>>& given) {
               const Shape shape = shape_of(x), l = zeros3(low), h = zeros3(high);
               std::vector<int64_t> padded;
               for (py::ssize_t a = 0; a < x.ndim(); ++a) padded.push_back(x.shape(a) + low.at(size_t(a)) + high.at(size_t(a)));
-              Array<T> out = empty_array<T>(padded);
+              Array<T> out = given_or_empty(given, padded);
               const T* from = x.data();
               T* to = out.mutable_data();
               const Boundary b = boundary_of(boundary);
               without_gil([&](const Poll&) { pad(from, shape, l, h, b, to, num_threads); });
               return out;
           },
-          py::arg("x").noconvert(), py::arg("low"), py::arg("high"), py::arg("boundary"), py::arg("num_threads"));
+          py::arg("x").noconvert(), py::arg("low"), py::arg("high"), py::arg("boundary"), py::arg("num_threads"),
+          py::arg("out").noconvert() = py::none());
     m.def("fold",
           [](const Array<T>& y, const std::vector<int64_t>& low, const std::vector<int64_t>& high, const std::string& boundary,
-             int num_threads) {
+             int num_threads, const std::optional<Array<T>>& given) {
               std::vector<int64_t> inner;
               for (py::ssize_t a = 0; a < y.ndim(); ++a) inner.push_back(y.shape(a) - low.at(size_t(a)) - high.at(size_t(a)));
               const Shape shape = shape3(inner), l = zeros3(low), h = zeros3(high);
-              Array<T> out = empty_array<T>(inner);
+              Array<T> out = given_or_empty(given, inner);
               const T* from = y.data();
               T* to = out.mutable_data();
               const Boundary b = boundary_of(boundary);
               without_gil([&](const Poll&) { fold(from, shape, l, h, b, to, num_threads); });
               return out;
           },
-          py::arg("y").noconvert(), py::arg("low"), py::arg("high"), py::arg("boundary"), py::arg("num_threads"));
+          py::arg("y").noconvert(), py::arg("low"), py::arg("high"), py::arg("boundary"), py::arg("num_threads"),
+          py::arg("out").noconvert() = py::none());
     m.def("apply_formula",
           [](const std::string& formula_name, const Array<T>& c, int num_threads, const py::kwargs& given) {
               const Formula formula = formula_of(formula_name);

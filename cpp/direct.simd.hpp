@@ -188,9 +188,10 @@ void direct_block(const DirectPass<T>& p, int64_t unit, T* scratch) {
     const int64_t weights = p.x.weights() * p.y.taps;  // of a slice
     const int64_t slice_size = p.y.source * p.x.source;
 
+    const Boundary outside = p.periodic ? Boundary::wrap : Boundary::zero;
     auto source_slice = [&](int64_t at) MEDECONV_BODY -> const T* {  // null: nothing but zeros
-        if (p.periodic) at = wrapped(at, p.z.source);
-        return at >= 0 && at < p.z.source ? p.input + at * slice_size : nullptr;
+        at = source_index(at, p.z.source, outside);
+        return at >= 0 ? p.input + at * slice_size : nullptr;
     };
     auto slot = [&](int64_t at) MEDECONV_BODY { return s.ring + (at - zs.start) % p.z.taps * s.slot_size; };
     DirectTile<T> tile{s.slices, 0, at_least(terms_at_once / weights, 1), s.pitch, 0, p.y.taps, p.x.taps, s.results,
@@ -201,10 +202,9 @@ void direct_block(const DirectPass<T>& p, int64_t unit, T* scratch) {
         for (; copied < z + p.z.taps; ++copied) {
             const T* slice = source_slice(copied + p.z.base);
             for (int64_t row = 0; slice && row < rows; ++row) {
-                int64_t y = ys.start + p.y.base + row;
-                if (p.periodic) y = wrapped(y, p.y.source);
+                const int64_t y = source_index(ys.start + p.y.base + row, p.y.source, outside);
                 T* to = slot(copied) + row * s.pitch;
-                if (y >= 0 && y < p.y.source) extend_row(slice + y * p.x.source, p.x.source, xs.start + p.x.base, p.periodic, to, s.pitch);
+                if (y >= 0) extend_row(slice + y * p.x.source, p.x.source, xs.start + p.x.base, outside, to, s.pitch);
                 else std::memset(to, 0, size_t(s.pitch) * sizeof(T));
             }
         }

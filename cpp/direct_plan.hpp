@@ -16,6 +16,8 @@ public:
     DirectPlan(Box estimate_box, Box image_box, bool periodic);
 
     Box estimate_box, image_box;
+    const Box& read_box(bool adjoint) const { return adjoint ? image_box : estimate_box; }
+    const Box& written_box(bool adjoint) const { return adjoint ? estimate_box : image_box; }
 
     // A PSF of any shape; axes along which it is symmetric to the last bit take fewer multiplications (direct.hpp).
     struct Filters {

@@ -15,6 +15,15 @@ std::vector<int64_t> sources(int64_t n, int64_t low, int64_t high, Boundary boun
     return table;
 }
 
+// A row alone would be less work than handing it out.
+template <class Body>
+void for_rows(int64_t rows, int64_t width, int threads, Body body) {
+    const int64_t chunk = std::max<int64_t>(1, (1 << 13) / width);
+    parallel_for((rows + chunk - 1) / chunk, threads, [&](int64_t unit, int) {
+        for (int64_t row = unit * chunk; row < std::min(rows, (unit + 1) * chunk); ++row) body(row);
+    });
+}
+
 }  // namespace
 
 template <class T>
@@ -22,7 +31,7 @@ void pad(const T* x, Shape shape, Shape low, Shape high, Boundary boundary, T* o
     std::array<std::vector<int64_t>, 3> from;
     for (size_t a = 0; a < 3; ++a) from[a] = sources(shape[a], low[a], high[a], boundary);
     const int64_t width = int64_t(from[2].size()), height = int64_t(from[1].size());
-    parallel_for(int64_t(from[0].size()) * height, threads, [&](int64_t row, int) {
+    for_rows(int64_t(from[0].size()) * height, width, threads, [&](int64_t row) {
         const T* source = x + (from[0][size_t(row / height)] * shape[1] + from[1][size_t(row % height)]) * shape[2];
         T* to = out + row * width;
         for (int64_t i = 0; i < low[2]; ++i) to[i] = source[from[2][size_t(i)]];
@@ -36,22 +45,23 @@ void fold(const T* y, Shape shape, Shape low, Shape high, Boundary boundary, T* 
     std::array<std::vector<int64_t>, 3> to;
     for (size_t a = 0; a < 3; ++a) to[a] = sources(shape[a], low[a], high[a], boundary);
     const int64_t width = int64_t(to[2].size()), height = int64_t(to[1].size());
-    // One output slice at a time: all padded slices that fall onto it, in order.
-    parallel_for(shape[0], threads, [&](int64_t z, int) {
-        T* slice = out + z * shape[1] * shape[2];
-        std::memset(slice, 0, size_t(shape[1] * shape[2]) * sizeof(T));
-        for (size_t pz = 0; pz < to[0].size(); ++pz) {
-            if (to[0][pz] != z) continue;
-            for (int64_t py = 0; py < height; ++py) {
-                const T* from = y + (int64_t(pz) * height + py) * width;
-                T* row = slice + to[1][size_t(py)] * shape[2];
+    std::array<std::vector<std::vector<int64_t>>, 2> of;  // each slice and row: those of y that fall onto it, in order
+    for (size_t a = 0; a < 2; ++a) {
+        of[a].resize(size_t(shape[a]));
+        for (size_t p = 0; p < to[a].size(); ++p) of[a][size_t(to[a][p])].push_back(int64_t(p));
+    }
+    for_rows(shape[0] * shape[1], width, threads, [&](int64_t line) {
+        T* row = out + line * shape[2];
+        std::memset(row, 0, size_t(shape[2]) * sizeof(T));
+        for (const int64_t pz : of[0][size_t(line / shape[1])])
+            for (const int64_t py : of[1][size_t(line % shape[1])]) {
+                const T* from = y + (pz * height + py) * width;
                 // In the order of px; what lies on the row itself needs no table, and is added in vectors.
                 const int64_t inner = low[2] + shape[2];
                 for (int64_t px = 0; px < low[2]; ++px) row[to[2][size_t(px)]] += from[px];
                 for (int64_t x = 0; x < shape[2]; ++x) row[x] += from[low[2] + x];
                 for (int64_t px = inner; px < width; ++px) row[to[2][size_t(px)]] += from[px];
             }
-        }
     });
 }
 

@@ -36,7 +36,7 @@ void overlap_group(const OverlapPass<T>& pass, int64_t unit, T* scratch) {
     for (int64_t r = 0; r < L; ++r) {
         T* row = s.rows + r * pitch;
         const int64_t at = first + r * step;
-        if (at < pass.destination) extend_row(pass.input, pass.source, at + pass.base, pass.periodic, row, p.real);
+        if (at < pass.destination) extend_row(pass.input, pass.source, at + pass.base, pass.periodic ? Boundary::wrap : Boundary::zero, row, p.real);
         else std::memset(row, 0, size_t(p.real) * sizeof(T));
     }
     rows_to_line(p, s.rows, s.line);

@@ -17,6 +17,8 @@ public:
     OverlapPlan(Box estimate_box, Box image_box, bool periodic);
 
     Box estimate_box, image_box;
+    const Box& read_box(bool adjoint) const { return adjoint ? image_box : estimate_box; }
+    const Box& written_box(bool adjoint) const { return adjoint ? estimate_box : image_box; }
 
     struct Filters {
         int64_t taps, centre;

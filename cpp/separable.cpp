@@ -13,12 +13,15 @@ constexpr int64_t most_rows = 64;            // of a band
 constexpr int64_t bands_per_thread = 2;      // at least: so that they end together
 
 int64_t extent(Range r) { return r.stop - r.start; }
+bool differ(const Box& a, const Box& b) {
+    return !std::equal(a.begin(), a.end(), b.begin(), [](Range r, Range q) { return r.start == q.start && r.stop == q.stop; });
+}
 
 }  // namespace
 
 template <class T>
-SeparablePlan<T>::SeparablePlan(Box estimate, Box image, bool periodic)
-    : estimate_box(estimate), image_box(image), kernels_(separable_kernels<T>()), periodic_(periodic) {}
+SeparablePlan<T>::SeparablePlan(Box estimate, Box image, Boundary boundary, Box unfolded)
+    : estimate_box(estimate), image_box(image), unfolded_box(unfolded), kernels_(separable_kernels<T>()), boundary_(boundary) {}
 
 template <class T>
 typename SeparablePlan<T>::Filters SeparablePlan<T>::filters(const std::vector<Taps>& terms, Shape centre) const {
@@ -59,8 +62,8 @@ void SeparablePlan<T>::sweep(const T* input, T* result, const Filters& filters, 
 template <class T>
 void SeparablePlan<T>::apply(const T* input, T* result, const Filters& filters, const Term& term, bool adjoint, Formula formula,
                              const Operands<T>& operands, int threads, const Poll& poll) const {
-    const Box& from = adjoint ? image_box : estimate_box;
-    const Box& to = adjoint ? estimate_box : image_box;
+    const Box &from = read_box(adjoint), &to = written_box(adjoint);
+    const Boundary boundary = adjoint && differ(unfolded_box, estimate_box) ? Boundary::zero : boundary_;
     auto axis = [&](size_t a) {
         // y[i] = sum_j h[j] x[i - (j - c)]; its transpose reads at i + (j - c)
         const int64_t before = adjoint ? filters.centre[a] : filters.taps[a] - 1 - filters.centre[a];
@@ -68,7 +71,7 @@ void SeparablePlan<T>::apply(const T* input, T* result, const Filters& filters, 
         return AxisFilter<T>{extent(from[a]), extent(to[a]), to[a].start - from[a].start - before, filters.taps[a], weight,
                              term.symmetric[a]};
     };
-    SeparablePass<T> pass{axis(0), axis(1), axis(2), periodic_, input, result, formula, operands, 0};
+    SeparablePass<T> pass{axis(0), axis(1), axis(2), boundary, input, result, formula, operands, 0};
     // The rows that the y filter reads beyond a band are read again by the next one, so bands are as wide as the ring and the
     // threads allow. They change no arithmetic.
     const int64_t step = kernels_.rows_at_once, rows = pass.y.destination;
@@ -87,7 +90,7 @@ void SeparablePlan<T>::apply(const T* input, T* result, const Filters& filters, 
 template <class T>
 int64_t SeparablePlan<T>::largest_box() const {
     auto size = [](const Box& b) { return extent(b[0]) * extent(b[1]) * extent(b[2]); };
-    return std::max(size(estimate_box), size(image_box));
+    return std::max({size(estimate_box), size(image_box), size(unfolded_box)});
 }
 
 template class SeparablePlan<float>;

@@ -11,11 +11,12 @@
 #include <cstdint>
 
 #include "operands.hpp"
+#include "shared/boundary.hpp"
 
 namespace medeconv {
 
 // One axis: destination i takes source positions i + base + m, m in [0, taps), times weight[m]; a position outside
-// [0, source) is zero, or taken modulo `source` when periodic.
+// [0, source) is what the boundary says.
 template <class T>
 struct AxisFilter {
     int64_t source, destination, base, taps;
@@ -26,7 +27,7 @@ struct AxisFilter {
 template <class T>
 struct SeparablePass {
     AxisFilter<T> z, y, x;
-    bool periodic;
+    Boundary boundary;
     const T* input;
     T* kept;                 // destination-shaped, the result's place for the next sweep; null: not kept
     Formula formula;

@@ -142,7 +142,7 @@ MEDECONV_NOINLINE void filter_few_rows(const SeparablePass<T>& p, const T* const
                                       int64_t pitch) {
     for (int64_t y = 0; y < rows; ++y) {
         filter_row(p.y, row, p.x.source, [&](int64_t m) MEDECONV_BODY { return from[y + m]; });
-        extend_row(row, p.x.source, p.x.base, p.periodic, extended, p.x.destination + p.x.taps - 1);
+        extend_row(row, p.x.source, p.x.base, p.boundary, extended, p.x.destination + p.x.taps - 1);
         filter_row(p.x, out + y * pitch, p.x.destination, [&](int64_t m) MEDECONV_BODY { return extended + m; });
     }
 }
@@ -153,7 +153,7 @@ struct SeparableScratch {
     int64_t ring_pitch;        // a filtered row
     int64_t ring_slots;
     int64_t slot_size;         // a band of filtered rows, off the powers of two: the z filter reads the same place in all
-    int64_t lead, columns;     // zero (or periodic) columns before the source's, and all
+    int64_t lead, columns;     // columns before the source's, and all
     bool few_rows;
     T *zeros, *ends, *column, *results, *ring;
     const T** pointers;        // lines in, then lines out
@@ -198,9 +198,8 @@ void filter_slice(const SeparablePass<T>& p, const SeparableScratch<T>& s, const
     const int64_t nx = p.x.source, lines = p.y.taps - 1 + at_least(L, O);
     for (int64_t y = first; y < last; y += L) {
         for (int64_t line = 0; line < lines; ++line) {
-            int64_t at = y + p.y.base + line;
-            if (p.periodic) at = wrapped(at, p.y.source);
-            from[line] = at >= 0 && at < p.y.source ? slice + at * nx : s.zeros;
+            const int64_t at = source_index(y + p.y.base + line, p.y.source, p.boundary);
+            from[line] = at >= 0 ? slice + at * nx : s.zeros;
         }
         if (s.few_rows) {  // what this takes is less than two rows of columns, and there are as many as lanes
             T* extended = s.column + padded<T>(nx);
@@ -225,12 +224,13 @@ void filter_slice(const SeparablePass<T>& p, const SeparableScratch<T>& s, const
             }
             p.y.symmetric ? filter_square<true>(from, 0, p.y, column) : filter_square<false>(from, 0, p.y, column);
         }
-        if (p.periodic) {
+        if (p.boundary != Boundary::zero) {
             auto copy = [&](int64_t at) MEDECONV_BODY {
-                std::memcpy(s.column + (s.lead + at) * L, s.column + (s.lead + wrapped(at, nx)) * L, L * sizeof(T));
+                std::memcpy(s.column + (s.lead + at) * L, s.column + (s.lead + source_index(at, nx, p.boundary)) * L, L * sizeof(T));
             };
+            const int64_t reached = p.x.base + p.x.destination + p.x.taps - 1;  // behind it lie columns that no result takes
             for (int64_t at = -s.lead; at < 0; ++at) copy(at);
-            for (int64_t at = nx; at < s.columns - s.lead; ++at) copy(at);
+            for (int64_t at = nx; at < reached; ++at) copy(at);
         }
         const T* columns = s.column + (s.lead + p.x.base) * L;
         T* rows = slot + (y - first) * s.ring_pitch;
@@ -263,12 +263,17 @@ void separable_band(const SeparablePass<T>& p, int64_t unit, T* scratch) {
         const int64_t outputs = p.z.destination - z < O ? p.z.destination - z : O;
         const int64_t needed = z + outputs + p.z.taps - 1;
         for (; filtered < needed; ++filtered) {
-            auto source_slice = [&](int64_t at) -> const T* {
-                if (p.periodic) at = wrapped(at, p.z.source);
-                return at >= 0 && at < p.z.source ? p.input + at * p.y.source * p.x.source : nullptr;
-            };
-            const T *slice = source_slice(filtered + p.z.base), *next = source_slice(filtered + 1 + p.z.base);
-            filter_slice(p, s, slice, next, first, last, s.ring + filtered % s.ring_slots * s.slot_size);
+            auto source_of = [&](int64_t i) MEDECONV_BODY { return source_index(i + p.z.base, p.z.source, p.boundary); };
+            auto slice = [&](int64_t at) MEDECONV_BODY { return at >= 0 ? p.input + at * p.y.source * p.x.source : nullptr; };
+            const int64_t at = source_of(filtered);
+            T* const place = s.ring + filtered % s.ring_slots * s.slot_size;
+            // Near the border the boundary may have brought the same slice before.
+            int64_t same = filtered - 1, oldest = at_least(filtered - s.ring_slots + 1, 0);
+            if (at < 0 || (at >= p.z.taps && at + p.z.taps < p.z.source)) same = oldest - 1;
+            while (same >= oldest && source_of(same) != at) --same;
+            if (same >= oldest)
+                std::memcpy(place, s.ring + same % s.ring_slots * s.slot_size, size_t(p.band * s.ring_pitch) * sizeof(T));
+            else filter_slice(p, s, slice(at), slice(source_of(filtered + 1)), first, last, place);
         }
         for (int64_t y = first; y < last; ++y) {
             if (p.z.taps == 1 && p.z.weight[0] == T(1)) {  // an image, or no blur along z

@@ -13,10 +13,15 @@ namespace medeconv {
 template <class T>
 class SeparablePlan {
 public:
-    // Boxes as of a spectral plan, in any common grid; periodic: both boxes are the whole grid, which wraps around.
-    SeparablePlan(Box estimate_box, Box image_box, bool periodic);
+    // Boxes as of a spectral plan, in any common grid. What lies outside the estimate is read where the boundary says. An adjoint
+    // sweep writes `unfolded_box`. Where that is the estimate's, it reads by the boundary too: the transpose if the boundary is wrap
+    // or zero, or reflect with filters that are symmetric about their centre. Where it is larger, zeros lie outside the image, and
+    // the caller adds what lies outside the estimate to what it stands for (`fold`).
+    SeparablePlan(Box estimate_box, Box image_box, Boundary boundary, Box unfolded_box);
 
-    Box estimate_box, image_box;
+    Box estimate_box, image_box, unfolded_box;
+    const Box& read_box(bool adjoint) const { return adjoint ? image_box : estimate_box; }
+    const Box& written_box(bool adjoint) const { return adjoint ? unfolded_box : image_box; }
 
     using Taps = std::array<std::vector<T>, 3>;
     struct Term {
@@ -39,7 +44,7 @@ private:
     void apply(const T* input, T* result, const Filters& filters, const Term& term, bool adjoint, Formula formula,
                const Operands<T>& operands, int threads, const Poll& poll) const;
     const SeparableKernels<T>& kernels_;
-    bool periodic_;
+    Boundary boundary_;
 };
 
 }  // namespace medeconv

@@ -12,8 +12,10 @@ zero        zeros outside; taps that cannot reach from any voxel to another are 
 wrap        periodic
 reflect, nearest, mirror
             as in scipy.ndimage: H pads the estimate by that rule and then acts as extended; its adjoint ends
-            with the exact transpose of the padding (`fold`). Under reflect a PSF that is symmetric along
-            every axis needs no padding for transforms: it acts on cosine transforms of the image's own size
+            with the exact transpose of the padding (`fold`). The separable engine reads beyond the border by
+            the rule, so that its H pads nothing. Under reflect the H of a PSF that is symmetric along every
+            axis is its own transpose: that engine then works on the image's own grid, and so do transforms,
+            which become cosine transforms
 """
 
 from __future__ import annotations
@@ -33,6 +35,7 @@ from . import _arrays, _costs, _device, _validate, backends
 from ._taps import (
     MOST_TERMS,
     mirror_symmetric,
+    mirrored_terms,
     point_symmetric,
     product_of,
     product_terms,
@@ -97,8 +100,9 @@ def predicted_costs(taps: _costs.Taps, layout: Geometry) -> dict[str, float]:
         layout.transform,
         shape,
         line=is_line(layout),
-        folded=any(layout.low) or any(layout.high),
-        mirrored=bool(layout.mirrored),
+        own=tuple(stop - start for start, stop in layout.own_box),
+        mirrored=layout.mirrored,
+        by_cosines=bool(layout.cosines),
         on_gpu=layout.on_gpu,
     )
 
@@ -149,15 +153,16 @@ def make_plan(
 ) -> tuple[Any, int]:
     """The engine's plan, and the bytes that one application takes beside input and output.
 
-    `symmetric`: the PSF is `point_symmetric`; `mirrored`: it is `mirror_symmetric`, and the layout allows for
-    it. A plan holds tables only: large buffers come with its transfers and chains.
+    `symmetric`: the PSF is `point_symmetric`; `mirrored`: it is `mirror_symmetric`, and the engine gains by it
+    (`Geometry.mirrored_by`). A plan holds tables only: large buffers come with its transfers and chains.
     """
     boxes = (layout.estimate_box, layout.image_box)
     if engine == "spectral" and mirrored:
-        plan = backend.CosinePlan(layout.mirrored, dtype)
-        return plan, int(plan.workspace_bytes)
-    if engine == "separable":
-        plan = backend.SeparablePlan(*boxes, boundary == "wrap", dtype)
+        plan = backend.CosinePlan(layout.cosines, dtype)
+    elif engine == "separable":
+        own = layout.own_box
+        rule = boundary if boundary == "wrap" or own != layout.estimate_box else "zero"
+        plan = backend.SeparablePlan(own, layout.image_box, rule, dtype, layout.estimate_box, mirrored)
     elif engine == "direct":
         plan = backend.DirectPlan(*boxes, boundary == "wrap", dtype)
     elif is_line(layout):
@@ -165,7 +170,7 @@ def make_plan(
     else:
         plan = backend.SpectralPlan(layout.grid, *boxes, dtype, layout.reach, symmetric)
     extra = 0
-    if boundary in FOLDED:
+    if boundary in FOLDED and not mirrored:
         extra = math.prod(stop - start for start, stop in layout.estimate_box) + math.prod(layout.shape)
     return plan, int(plan.workspace_bytes) + extra * np.dtype(dtype).itemsize
 
@@ -216,13 +221,24 @@ class Geometry:
     image_box: Box
     frame: tuple[slice, ...]  # the image's place in the estimate
     reach: Box = ()  # wrap: continued this far before and behind the image, where the grid is longer
-    mirrored: tuple[int, ...] = ()  # lengths of the cosine transforms that need no padding, where they serve
+    mirrored: bool = False  # the PSF and the boundary are symmetric: H is its own transpose
+    cosines: tuple[int, ...] = ()  # mirrored: lengths of the cosine transforms, where they serve
     on_gpu: bool = False  # whose costs decide
 
     @property
     def transform(self) -> tuple[int, ...]:
         """Lengths of the spectral engine's transforms."""
-        return self.mirrored or self.grid
+        return self.cosines or self.grid
+
+    @property
+    def own_box(self) -> Box:
+        """The estimate's, without padding."""
+        sides = zip(self.estimate_box, self.low, self.high, strict=True)
+        return tuple((start + a, stop - b) for (start, stop), a, b in sides)
+
+    def mirrored_by(self, engine: str) -> bool:
+        """Whether that engine needs neither padding nor folding because H is its own transpose."""
+        return self.mirrored and (engine == "separable" or (engine == "spectral" and bool(self.cosines)))
 
 
 def geometry(
@@ -280,8 +296,8 @@ def geometry(
         boxes.append((0 if before or folded else a, length if behind or folded else a + n))
         padded.append((a * (folded and not before), (length - n - a) * (folded and not behind)))
     before_it, behind_it = (tuple(p[i] for p in padded) for i in (0, 1))
-    closed = boundary == "reflect" and not any(map(any, going_on)) and sum(n > 1 for n in reached) > 1
-    by_cosines = closed and mirrored and hasattr(backend, "CosinePlan")
+    mirrored = mirrored and boundary == "reflect" and not any(map(any, going_on))
+    by_cosines = mirrored and sum(n > 1 for n in reached) > 1 and hasattr(backend, "CosinePlan")
     return Geometry(
         shape,
         tuple(estimated),
@@ -293,7 +309,8 @@ def geometry(
         tuple(boxes),
         image_box,
         tuple(frame_of),
-        mirrored=shape if by_cosines else (),
+        mirrored=mirrored,
+        cosines=shape if by_cosines else (),
         on_gpu=on_gpu,
     )
 
@@ -340,14 +357,15 @@ class Operator:
         self.dtype = psf.dtype
         used = np.ascontiguousarray(psf[layout.taps])
         symmetric = point_symmetric(used, layout.centre)[1]
-        mirrored = engine == "spectral" and bool(layout.mirrored)
+        mirrored = layout.mirrored_by(engine)
         opposite: tuple[np.ndarray, tuple[int, ...]] | None = None
         if back is not None:
             opposite = _opposite(back.astype(psf.dtype), used.shape, layout.centre)
             also = point_symmetric(*opposite)[1]
             symmetric = symmetric and also
             mirrored = mirrored and mirror_symmetric(*opposite)[1]
-        self.folded = boundary in FOLDED and not mirrored
+        self.folded = boundary in FOLDED and not mirrored  # what adjoint sweeps give
+        self.pads = self.folded and engine != "separable"  # what forward sweeps take
         self.plan, self.workspace_bytes = make_plan(
             engine, layout, boundary, backend, psf.dtype, symmetric=symmetric, mirrored=mirrored
         )
@@ -361,13 +379,15 @@ class Operator:
 
         if engine == "separable":
             if terms is None:
-                terms = product_terms(used)
+                lines = product_terms(used) or []
             else:
-                terms = [
+                lines = [
                     tuple(line[t].astype(psf.dtype) for line, t in zip(term, layout.taps, strict=True))
                     for term in terms
                 ]
-            self.transfer = self.plan.transfer(terms, layout.centre, num_threads)
+            if mirrored:
+                lines = mirrored_terms(lines)
+            self.transfer = self.plan.transfer(lines, layout.centre, num_threads)
         else:
             self.transfer = transfer(symmetrised(used)[0] if engine == "direct" else used, layout.centre)
         self.back_transfer = self.transfer if opposite is None else transfer(*opposite)
@@ -448,11 +468,11 @@ class SweepChain:
         with sums=True returns squared_change, of x - previous, and squared_result.
         """
         operator = self._operator
-        if operands and not adjoint and operator.folded:
+        if operands and not adjoint and operator.pads:
             sums = operator.backend.apply_formula("copy", x, x, num_threads=operator.num_threads, **operands)
             self._chain.load(self._continued(operands.get("extrapolated", x)))
         else:
-            padded = self._continued(x) if operator.folded and not adjoint else x
+            padded = self._continued(x) if operator.pads and not adjoint else x
             sums = self._chain.load(padded, adjoint=adjoint, **operands)
         self._next_adjoint: bool | None = adjoint
         return _named_sums("copy", sums, operands)
@@ -917,7 +937,7 @@ class Blur:
         }.get(
             self.boundary, f"the estimate padded by '{self.boundary}' to {padded}, up to the next cheap size"
         )
-        if layout.mirrored:
+        if layout.cosines:
             why = "cosines of the image itself: it goes on as its mirror image, and so does what is blurred"
         dropped = tuple(s.stop - s.start for s in layout.taps)
         details = ", ".join(f"{key} {value}" for key, value in self._backend.describe().items())

@@ -94,16 +94,19 @@ def predicted_ns(
     shape: tuple[int, ...],
     *,
     line: bool = False,
-    folded: bool = False,
+    own: tuple[int, ...] | None = None,
     mirrored: bool = False,
+    by_cosines: bool = False,
     on_gpu: bool = False,
 ) -> dict[str, float]:
     """Of each engine that applies: one application to an estimate of `shape`, or to a transform's `grid`.
 
-    `folded`: `shape` is that of the padded estimate. `mirrored`: transforms are cosine transforms, which need
-    no padding. `on_gpu`: of backend "cuda".
+    `own`: the estimate's own shape, where `shape` is that of the padded one. `mirrored`: the separable engine
+    neither pads nor folds; `by_cosines`: nor do transforms. `on_gpu`: of backend "cuda".
     """
+    folded = own is not None and own != shape
     # Axes of length 1 are none.
+    own = tuple(n for n in own or shape if n > 1) or (1,)
     shape = tuple(n for n in shape if n > 1) or (1,)
     if on_gpu:
         return _gpu_ns(taps, grid, shape, folded)
@@ -115,12 +118,12 @@ def predicted_ns(
     else:
         lengths = tuple(n for n in grid if n > 1) or (1,)
         points = float(math.prod(lengths))
-        if mirrored:
+        if by_cosines:
             neighbours = lengths[1 if len(lengths) == 3 else -1]
             points *= -(-neighbours // (2 * LANES)) * 2 * LANES / neighbours
         elif len(lengths) == 3:
             points *= -(-lengths[-1] // LANES) * LANES / lengths[-1]
-        each = SPECTRAL_PER_BIT * (MIRRORED if mirrored else 1.0)
+        each = SPECTRAL_PER_BIT * (MIRRORED if by_cosines else 1.0)
         spectral = _time("spectral", each * sum(map(_bits, lengths)), lengths, points)
     each, per_product = DIRECT[long]
     products = math.prod(taps.left) * (PAIRS[long] if taps.left[-1] < taps.shape[-1] else 1.0)
@@ -128,11 +131,16 @@ def predicted_ns(
     if taps.terms:
         each, per_tap = SEPARABLE[long]
         number = sum(k for k in taps.shape if k > 1)
-        costs["separable"] = taps.terms * _time("separable", each + per_tap * number, shape, voxels)
+
+        def separable(shape: tuple[int, ...]) -> float:
+            return taps.terms * _time("separable", each + per_tap * number, shape, math.prod(shape))
+
+        costs["separable"] = separable(own)
+        if folded and not mirrored:  # the adjoint's half
+            costs["separable"] = (costs["separable"] + separable(shape) + FOLD * voxels) / 2
     if folded:
-        for engine in costs:
-            if not (mirrored and engine == "spectral"):
-                costs[engine] += FOLD * voxels
+        costs["direct"] += FOLD * voxels
+        costs["spectral"] += 0 if by_cosines else FOLD * voxels
     return costs
 
 

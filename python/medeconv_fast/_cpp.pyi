@@ -62,54 +62,6 @@ __all__: list[str] = [
 class TransferF32:
     pass
 
-class CosineTransferF32:
-    pass
-
-class CosinePlanF32:
-    def __init__(
-        self, shape: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]
-    ) -> None: ...
-    def transfer(
-        self, psf: numpy.typing.NDArray[numpy.float32], num_threads: typing.SupportsInt | typing.SupportsIndex
-    ) -> CosineTransferF32: ...
-    @property
-    def spectrum_bytes(self) -> int: ...
-    @property
-    def transfer_bytes(self) -> int: ...
-
-class CosineChainF32:
-    def __init__(
-        self, plan: CosinePlanF32, num_threads: typing.SupportsInt | typing.SupportsIndex
-    ) -> None: ...
-    def load(self, x: numpy.typing.NDArray[numpy.float32], adjoint: bool = False, **kwargs) -> typing.Any: ...
-    def sweep(
-        self, transfer: CosineTransferF32, formula: str, *, adjoint: bool = False, keep: bool = True, **kwargs
-    ) -> typing.Any: ...
-
-class CosineTransferF64:
-    pass
-
-class CosinePlanF64:
-    def __init__(
-        self, shape: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]
-    ) -> None: ...
-    def transfer(
-        self, psf: numpy.typing.NDArray[numpy.float64], num_threads: typing.SupportsInt | typing.SupportsIndex
-    ) -> CosineTransferF64: ...
-    @property
-    def spectrum_bytes(self) -> int: ...
-    @property
-    def transfer_bytes(self) -> int: ...
-
-class CosineChainF64:
-    def __init__(
-        self, plan: CosinePlanF64, num_threads: typing.SupportsInt | typing.SupportsIndex
-    ) -> None: ...
-    def load(self, x: numpy.typing.NDArray[numpy.float64], adjoint: bool = False, **kwargs) -> typing.Any: ...
-    def sweep(
-        self, transfer: CosineTransferF64, formula: str, *, adjoint: bool = False, keep: bool = True, **kwargs
-    ) -> typing.Any: ...
-
 class SpectralPlanF32:
     def __init__(
         self,
@@ -221,7 +173,10 @@ class SeparablePlanF32:
         image_box: collections.abc.Sequence[
             tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex]
         ],
-        periodic: bool,
+        boundary: str,
+        unfolded_box: collections.abc.Sequence[
+            tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex]
+        ],
     ) -> None: ...
     def filters(
         self,
@@ -258,7 +213,10 @@ class SeparablePlanF64:
         image_box: collections.abc.Sequence[
             tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex]
         ],
-        periodic: bool,
+        boundary: str,
+        unfolded_box: collections.abc.Sequence[
+            tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex]
+        ],
     ) -> None: ...
     def filters(
         self,
@@ -339,6 +297,54 @@ class DirectChainF64:
     def load(self, x: numpy.typing.NDArray[numpy.float64], adjoint: bool = False, **kwargs) -> typing.Any: ...
     def sweep(
         self, filters: DirectFiltersF64, formula: str, *, adjoint: bool = False, keep: bool = True, **kwargs
+    ) -> typing.Any: ...
+
+class CosineTransferF32:
+    pass
+
+class CosinePlanF32:
+    def __init__(
+        self, shape: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]
+    ) -> None: ...
+    def transfer(
+        self, psf: numpy.typing.NDArray[numpy.float32], num_threads: typing.SupportsInt | typing.SupportsIndex
+    ) -> CosineTransferF32: ...
+    @property
+    def spectrum_bytes(self) -> int: ...
+    @property
+    def transfer_bytes(self) -> int: ...
+
+class CosineChainF32:
+    def __init__(
+        self, plan: CosinePlanF32, num_threads: typing.SupportsInt | typing.SupportsIndex
+    ) -> None: ...
+    def load(self, x: numpy.typing.NDArray[numpy.float32], adjoint: bool = False, **kwargs) -> typing.Any: ...
+    def sweep(
+        self, transfer: CosineTransferF32, formula: str, *, adjoint: bool = False, keep: bool = True, **kwargs
+    ) -> typing.Any: ...
+
+class CosineTransferF64:
+    pass
+
+class CosinePlanF64:
+    def __init__(
+        self, shape: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]
+    ) -> None: ...
+    def transfer(
+        self, psf: numpy.typing.NDArray[numpy.float64], num_threads: typing.SupportsInt | typing.SupportsIndex
+    ) -> CosineTransferF64: ...
+    @property
+    def spectrum_bytes(self) -> int: ...
+    @property
+    def transfer_bytes(self) -> int: ...
+
+class CosineChainF64:
+    def __init__(
+        self, plan: CosinePlanF64, num_threads: typing.SupportsInt | typing.SupportsIndex
+    ) -> None: ...
+    def load(self, x: numpy.typing.NDArray[numpy.float64], adjoint: bool = False, **kwargs) -> typing.Any: ...
+    def sweep(
+        self, transfer: CosineTransferF64, formula: str, *, adjoint: bool = False, keep: bool = True, **kwargs
     ) -> typing.Any: ...
 
 class OverlapFiltersF32:
@@ -524,6 +530,7 @@ def fold(
     high: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex],
     boundary: str,
     num_threads: typing.SupportsInt | typing.SupportsIndex,
+    out: numpy.typing.NDArray[numpy.float32] | None = None,
 ) -> numpy.typing.NDArray[numpy.float32]: ...
 @typing.overload
 def fold(
@@ -532,6 +539,7 @@ def fold(
     high: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex],
     boundary: str,
     num_threads: typing.SupportsInt | typing.SupportsIndex,
+    out: numpy.typing.NDArray[numpy.float64] | None = None,
 ) -> numpy.typing.NDArray[numpy.float64]: ...
 def good_size(n: typing.SupportsInt | typing.SupportsIndex, even: bool = False) -> int: ...
 def isa() -> str: ...
@@ -542,6 +550,7 @@ def pad(
     high: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex],
     boundary: str,
     num_threads: typing.SupportsInt | typing.SupportsIndex,
+    out: numpy.typing.NDArray[numpy.float32] | None = None,
 ) -> numpy.typing.NDArray[numpy.float32]: ...
 @typing.overload
 def pad(
@@ -550,6 +559,7 @@ def pad(
     high: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex],
     boundary: str,
     num_threads: typing.SupportsInt | typing.SupportsIndex,
+    out: numpy.typing.NDArray[numpy.float64] | None = None,
 ) -> numpy.typing.NDArray[numpy.float64]: ...
 @typing.overload
 def penalty(

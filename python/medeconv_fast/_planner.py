@@ -213,14 +213,14 @@ def plan(
         predicted = _calibration.scaled(predicted, sum(n > 1 for n in shape), scale)
     symmetric = values is not None and point_symmetric(values[layout.taps], layout.centre)[1]
     _, workspace = make_plan(
-        chosen, layout, boundary, kernels, kind, symmetric=symmetric, mirrored=bool(layout.mirrored)
+        chosen, layout, boundary, kernels, kind, symmetric=symmetric, mirrored=layout.mirrored_by(chosen)
     )
 
     def held(shape: tuple[int, ...], mirrored: bool = False) -> int:
         """What Richardson-Lucy takes beside an image (unless mirrored: a tile) of that shape and result."""
         layout = geometry(psf_shape, shape, boundary, kernels, mirrored=mirrored)
         _, workspace = make_plan(
-            chosen, layout, boundary, kernels, kind, symmetric=symmetric, mirrored=bool(layout.mirrored)
+            chosen, layout, boundary, kernels, kind, symmetric=symmetric, mirrored=layout.mirrored_by(chosen)
         )
         arrays = 1 if boundary == "wrap" else 2  # estimate, 1 / normalizer
         return int(workspace) + arrays * math.prod(layout.estimate_shape) * kind.itemsize

@@ -190,6 +190,14 @@ def mirror_symmetric(psf: np.ndarray, centre: tuple[int, ...]) -> tuple[np.ndarr
     return np.ascontiguousarray(made), True
 
 
+def mirrored_terms(terms: Sequence[tuple[np.ndarray, ...]]) -> list[tuple[np.ndarray, ...]]:
+    """The terms of a PSF that is `mirror_symmetric`, every filter made so.
+
+    That projects their sum onto what is symmetric along every axis, where it is already.
+    """
+    return [tuple((line + line[::-1]) / 2 for line in term) for term in terms]
+
+
 def wrapped_taps(
     psf: np.ndarray, centre: tuple[int, ...], shape: tuple[int, ...]
 ) -> tuple[np.ndarray, tuple[int, ...]]:

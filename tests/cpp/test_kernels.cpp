@@ -366,7 +366,7 @@ void products(const Case& c, bool symmetric, std::mt19937& random) {
     auto updated = direct(ratio, estimate, h, c.psf, offset, c.image, periodic, true);
     for (size_t i = 0; i < updated.size(); ++i) updated[i] *= double(x[i]);
 
-    SeparablePlan<T> plan(estimate_box, image_box, periodic);
+    SeparablePlan<T> plan(estimate_box, image_box, periodic ? Boundary::wrap : Boundary::zero, estimate_box);
     const auto filters = plan.filters({lines}, centre);
     std::vector<T> first;
     for (int threads : {1, 3}) {
@@ -392,6 +392,43 @@ void products(const Case& c, bool symmetric, std::mt19937& random) {
         std::vector<T> kept(size_t(std::max(size(c.image), size(estimate))));
         plan.sweep(adjoint ? y.data() : x.data(), kept.data(), filters, adjoint, f, o, threads, {});
     });
+}
+
+// What the separable engine reads beyond an image, against padding it first; and the adjoint, before it is folded.
+template <class T>
+void separable_boundary(Shape image, Shape psf, Shape centre, Boundary boundary, std::mt19937& random) {
+    const double tolerance = sizeof(T) == 4 ? 2e-6 : 1e-13;
+    std::uniform_real_distribution<double> uniform(0.5, 1.5);
+    auto draw = [&](int64_t n) {
+        std::vector<T> v(static_cast<size_t>(n));
+        for (T& value : v) value = T(uniform(random));
+        return v;
+    };
+    Shape low, high, padded;
+    Box image_box, own_box, padded_box;
+    std::array<std::vector<T>, 3> lines;
+    for (size_t d = 0; d < 3; ++d) {
+        low[d] = psf[d] - 1 - centre[d], high[d] = centre[d], padded[d] = image[d] + psf[d] - 1;
+        image_box[d] = {low[d], low[d] + image[d]};
+        padded_box[d] = {0, padded[d]};
+        lines[d] = draw(psf[d]);
+    }
+    const auto x = draw(size(image));
+    std::vector<T> continued(static_cast<size_t>(size(padded))), there(x.size()), expected(x.size());
+    std::vector<T> back(continued.size()), expected_back(continued.size());
+    pad(x.data(), image, low, high, boundary, continued.data(), 2);
+    const SeparablePlan<T> plan(image_box, image_box, boundary, padded_box), plain(padded_box, image_box, Boundary::zero, padded_box);
+    const auto filters = plan.filters({lines}, centre);
+    auto run = [&](const SeparablePlan<T>& by, const std::vector<T>& input, std::vector<T>& out, bool adjoint) {
+        Operands<T> o;
+        o.out = out.data();
+        by.sweep(input.data(), nullptr, filters, adjoint, Formula::copy, o, 3, {});
+    };
+    run(plan, x, there, false), run(plain, continued, expected, false);
+    run(plan, x, back, true), run(plain, x, expected_back, true);
+    auto wide = [](const std::vector<T>& v) { return std::vector<double>(v.begin(), v.end()); };
+    compare("separable: boundary", there, wide(expected), tolerance);
+    compare("separable: before it is folded", back, wide(expected_back), tolerance);
 }
 
 void padding(std::mt19937& random) {
@@ -626,6 +663,12 @@ int main() {
     };
     for (const Case& c : list) both(c);
     for (const Case& c : more) both(c);
+    for (Boundary b : {Boundary::reflect, Boundary::nearest, Boundary::mirror, Boundary::wrap})
+        for (const auto& [image, psf] : {std::pair{Shape{9, 21, 37}, Shape{5, 4, 7}}, std::pair{Shape{3, 2, 50}, Shape{8, 9, 1}},
+                                         std::pair{Shape{1, 40, 5}, Shape{1, 3, 23}}, std::pair{Shape{1, 1, 1}, Shape{4, 3, 6}}}) {
+            separable_boundary<float>(image, psf, {psf[0] / 2, psf[1] / 2, psf[2] / 2}, b, random);
+            separable_boundary<double>(image, psf, {psf[0] - 1, 0, psf[2] - 1}, b, random);
+        }
     padding(random);
     convolutions(random);
     pool();

@@ -41,6 +41,10 @@ class ArrayPlan:
         self.periodic = periodic
         self.dtype = np.dtype(dtype)
 
+    def _sides(self, adjoint: bool) -> tuple[Box, Box]:
+        """Boxes of what a sweep reads and of what it writes."""
+        return (self.image_box, self.estimate_box) if adjoint else (self.estimate_box, self.image_box)
+
     def _size(self, box: Box) -> int:
         return math.prod(stop - start for start, stop in box)
 
@@ -54,9 +58,10 @@ class ArrayPlan:
 
     def _axes(self, filters: Filters, adjoint: bool) -> Axes:
         """(source, destination, base, taps) of z, y and x, absent ones of length 1."""
-        sides = (self.image_box, self.estimate_box) if adjoint else (self.estimate_box, self.image_box)
         axes = [(1, 1, 0, 1)] * (3 - len(self.estimate_box))
-        for (s0, s1), (d0, d1), taps, centre in zip(*sides, filters.taps, filters.centre, strict=True):
+        for (s0, s1), (d0, d1), taps, centre in zip(
+            *self._sides(adjoint), filters.taps, filters.centre, strict=True
+        ):
             # y[i] = sum_j h[j] x[i - (j - c)]; its transpose reads at i + (j - c)
             before = centre if adjoint else taps - 1 - centre
             axes.append((s1 - s0, d1 - d0, d0 - s0 - before, taps))
@@ -107,12 +112,52 @@ class DirectPlan(ArrayPlan):
 
 
 class SeparablePlan(ArrayPlan):
-    """Boxes of an operator whose PSF is a sum of products of one filter per axis."""
+    """Boxes of an operator whose PSF is a sum of products of one filter per axis.
+
+    Its kernels know zeros and periodic sources: what is folded elsewhere is padded before they read it.
+    """
+
+    def __init__(
+        self,
+        estimate_box: Any,
+        image_box: Any,
+        boundary: str,
+        dtype: Any,
+        padded_box: Any = None,
+        mirrored: bool = False,
+    ) -> None:
+        super().__init__(estimate_box, image_box, boundary == "wrap", dtype)
+        self._boundary = boundary
+        self._padded_box = tuple((int(a), int(b)) for a, b in padded_box or estimate_box)
+        self._unfolded = self.estimate_box if mirrored else self._padded_box
+
+    def _sides(self, adjoint: bool) -> tuple[Box, Box]:
+        return (self.image_box, self._unfolded) if adjoint else (self.estimate_box, self.image_box)
+
+    def _pads(self, adjoint: bool) -> bool:
+        own = not adjoint or self._unfolded == self.estimate_box
+        return self._boundary not in ("zero", "wrap") and own
 
     @property
     def workspace_bytes(self) -> int:
-        """The result kept between two sweeps, and what the pass along z reads."""
-        return 2 * super().workspace_bytes
+        """The result kept between two sweeps, what the pass along z reads, and what is padded."""
+        padded = self._size(self._padded_box)
+        kept = self._size(self.estimate_box)
+        return self.dtype.itemsize * (kept + padded + (padded if self._pads(adjoint=False) else 0))
+
+    def _padded(
+        self, chain: ArrayChain, call: Call, source: DeviceArray, axes: Axes
+    ) -> tuple[DeviceArray, Axes]:
+        """`source` as far as its axes reach, and the axes of that."""
+        inner = [n for n, *_ in axes]
+        low = [max(-base, 0) for _, _, base, _ in axes]
+        high = [max(base + d + taps - 1 - n, 0) for n, d, base, taps in axes]
+        widths = [n + a + b for n, a, b in zip(inner, low, high, strict=True)]
+        padded = chain.workspace("padded", (math.prod(widths),))
+        run = getattr(native(), "pad_" + suffix(self.dtype))
+        run(call.memory.place, source, inner, low, high, self._boundary, padded)
+        moved = zip(widths, axes, low, strict=True)
+        return padded, [(n, d, base + a, taps) for n, (_, d, base, taps), a in moved]
 
     def transfer(self, terms: Any, centre: tuple[int, ...], num_threads: int | None = None) -> Filters:
         # Per term and direction three lines, absent axes a single 1.
@@ -138,6 +183,8 @@ class SeparablePlan(ArrayPlan):
         operands: Operands,
     ) -> None:
         axes = self._axes(filters, adjoint)
+        if self._pads(adjoint):
+            source, axes = self._padded(chain, call, source, axes)
         kernel = getattr(native(), "separable_" + suffix(self.dtype))
         wanted = int(native().separable_workspace(axes))
         between = chain.workspace("between", (wanted,)) if wanted else None
@@ -145,7 +192,7 @@ class SeparablePlan(ArrayPlan):
         named = operands.named
         if first:
             # All terms but the last, which the formula then takes with it.
-            total = chain.workspace("terms", (self._size(self.estimate_box if adjoint else self.image_box),))
+            total = chain.workspace("terms", (self._size(self._sides(adjoint)[1]),))
             partial = named.get("partial")
             for lines in first:
                 summing = {"out": total, "partial": partial}
@@ -176,7 +223,7 @@ class ArrayChain:
     def load(self, x: Array, *, adjoint: bool = False, **operands: Any) -> Sums | None:
         """Take `x`, an estimate or (adjoint) an image; with `previous`, what lies beyond it."""
         plan = self._plan
-        expected = plan._size(plan.image_box if adjoint else plan.estimate_box)
+        expected = plan._size(plan._sides(adjoint)[0])
         if x.size != expected:
             raise ValueError(f"x: got {x.size} values, expected {expected}")
         self._memory = memory_of(x, *operands.values())
@@ -213,7 +260,7 @@ class ArrayChain:
         moved = taken.kept_apart_from(source)
         kept = None
         if keep and following is None:
-            size = plan._size(plan.estimate_box if adjoint else plan.image_box)
+            size = plan._size(plan._sides(adjoint)[1])
             # Two of them in turn: the source may be the other one.
             other = self._workspaces.get("kept 0")
             name = "kept 1" if other is not None and other.pointer == source.pointer else "kept 0"

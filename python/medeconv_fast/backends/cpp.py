@@ -154,12 +154,14 @@ class _ArrayPlan:
     _engine: str
 
     def __init__(self, estimate_box: Any, image_box: Any, periodic: bool, dtype: Any) -> None:
+        self._make(estimate_box, image_box, dtype, periodic)
+
+    def _make(self, estimate_box: Any, image_box: Any, dtype: Any, *outside: Any) -> None:
         self.estimate_box = tuple((int(a), int(b)) for a, b in estimate_box)
         self.image_box = tuple((int(a), int(b)) for a, b in image_box)
-        self.periodic = periodic
         self.dtype = np.dtype(dtype)
         make = getattr(_native(), f"{self._engine}Plan{_suffix(dtype)}")
-        self._plan = make(*map(self._native_box, (self.estimate_box, self.image_box)), periodic)
+        self._plan = make(*map(self._native_box, (self.estimate_box, self.image_box)), *outside)
 
     def _native_box(self, box: tuple[tuple[int, int], ...]) -> list[tuple[int, int]]:
         return list(box)
@@ -178,6 +180,19 @@ class SeparablePlan(_ArrayPlan):
     """Boxes of an operator whose PSF is a sum of products of one filter per axis."""
 
     _engine = "Separable"
+
+    def __init__(
+        self,
+        estimate_box: Any,
+        image_box: Any,
+        boundary: str,
+        dtype: Any,
+        padded_box: Any = None,
+        mirrored: bool = False,
+    ) -> None:
+        unfolded = estimate_box if mirrored or padded_box is None else padded_box
+        unfolded = [(int(a), int(b)) for a, b in unfolded]
+        self._make(estimate_box, image_box, dtype, boundary, unfolded)
 
     def transfer(self, terms: Any, centre: tuple[int, ...], num_threads: int | None = None) -> Any:
         taps = [[line.tolist() for line in term] for term in terms]
@@ -309,13 +324,6 @@ def resident(array: np.ndarray) -> np.ndarray:
     return array
 
 
-def _placed(made: np.ndarray, out: np.ndarray | None) -> np.ndarray:
-    if out is None:
-        return made
-    out[...] = made
-    return out
-
-
 def pad(
     x: np.ndarray,
     low: tuple[int, ...],
@@ -324,7 +332,9 @@ def pad(
     num_threads: int | None = None,
     out: np.ndarray | None = None,
 ) -> np.ndarray:
-    return _placed(_native().pad(x, list(low), list(high), boundary, resolve_num_threads(num_threads)), out)
+    threads = resolve_num_threads(num_threads)
+    made: np.ndarray = _native().pad(x, list(low), list(high), boundary, threads, out)
+    return made
 
 
 def fold(
@@ -335,7 +345,9 @@ def fold(
     num_threads: int | None = None,
     out: np.ndarray | None = None,
 ) -> np.ndarray:
-    return _placed(_native().fold(y, list(low), list(high), boundary, resolve_num_threads(num_threads)), out)
+    threads = resolve_num_threads(num_threads)
+    made: np.ndarray = _native().fold(y, list(low), list(high), boundary, threads, out)
+    return made
 
 
 def penalty(

@@ -223,14 +223,16 @@ def _finished(
     return finish.summed()
 
 
-def _map(start: int, length: int, box: tuple[int, int], periodic: bool) -> tuple[np.ndarray, int, int]:
-    """For each of `length` places from `start` on the index in the box, -1 outside; and where a run is."""
-    first, stop = box
-    at = np.arange(start - first, start - first + length)
-    inside = (at >= 0) & (at < stop - first)
+def _map(start: int, length: int, box: tuple[int, int], boundary: str) -> tuple[np.ndarray, int, int]:
+    """For each of `length` places from `start` on the index in the box, or -1; and where a run is."""
+    first, n = start - box[0], box[1] - box[0]
+    at = np.arange(first, first + length)
+    inside = (at >= 0) & (at < n)
     where = np.flatnonzero(inside)
     run = (int(where[0]), int(where[-1]) + 1) if where.size else (0, 0)
-    return np.where(inside, at, at % (stop - first) if periodic else -1), *run
+    if boundary == "zero":
+        return np.where(inside, at, -1), *run
+    return sources_of(n, -first, first + length - n, boundary), *run
 
 
 def _shape(box: Box) -> tuple[int, ...]:
@@ -523,12 +525,16 @@ class _ArrayPlan:
     def __init__(self, estimate_box: Any, image_box: Any, periodic: bool, dtype: Any) -> None:
         self.estimate_box = tuple((int(a), int(b)) for a, b in estimate_box)
         self.image_box = tuple((int(a), int(b)) for a, b in image_box)
-        self.periodic = periodic
+        self.boundary = "wrap" if periodic else "zero"
         self.dtype = np.dtype(dtype)
 
     def _sides(self, adjoint: bool) -> tuple[Box, Box]:
         """Boxes of what a sweep reads and of what it writes."""
         return (self.image_box, self.estimate_box) if adjoint else (self.estimate_box, self.image_box)
+
+    def _outside(self, adjoint: bool) -> str:
+        """The rule of what a sweep reads outside."""
+        return self.boundary
 
     @property
     def workspace_bytes(self) -> int:
@@ -545,7 +551,7 @@ class _ArrayPlan:
             three(taps, 1), three(centre, 0), three(source, (0, 1)), three(box, (0, 1)), strict=True
         ):
             before = c if adjoint else k - 1 - c
-            maps.append(_map(start - before, stop - start + k - 1, side, self.periodic))
+            maps.append(_map(start - before, stop - start + k - 1, side, self._outside(adjoint)))
         return maps
 
     def _sweep(
@@ -692,6 +698,26 @@ class CosinePlan(_ArrayPlan):
 class SeparablePlan(_ArrayPlan):
     """Boxes of an operator whose PSF is a sum of products of one filter per axis."""
 
+    def __init__(
+        self,
+        estimate_box: Any,
+        image_box: Any,
+        boundary: str,
+        dtype: Any,
+        padded_box: Any = None,
+        mirrored: bool = False,
+    ) -> None:
+        super().__init__(estimate_box, image_box, False, dtype)
+        self.boundary = boundary
+        unfolded = estimate_box if mirrored or padded_box is None else padded_box
+        self._unfolded = tuple((int(a), int(b)) for a, b in unfolded)
+
+    def _sides(self, adjoint: bool) -> tuple[Box, Box]:
+        return (self.image_box, self._unfolded) if adjoint else (self.estimate_box, self.image_box)
+
+    def _outside(self, adjoint: bool) -> str:
+        return "zero" if adjoint and self._unfolded != self.estimate_box else self.boundary
+
     def transfer(
         self, terms: Any, centre: tuple[int, ...], num_threads: int | None = None
     ) -> tuple[list[list[np.ndarray]], tuple[int, ...]]:
@@ -834,7 +860,7 @@ class OverlapPlan(_ArrayPlan):
         step = length - taps + 1
         units = cut(-(-size // step), self._SEGMENTS)
         segments = units[-1][1]
-        places = _map(box[0] - before, size + taps - 1, source_box, self.periodic)
+        places = _map(box[0] - before, size + taps - 1, source_box, self.boundary)
         padded = chain._padded_buffer((segments - 1) * step + length)
         one = np.zeros(1, np.int64)
         loops.gather(

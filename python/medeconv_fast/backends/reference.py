@@ -268,51 +268,74 @@ class SeparablePlan:
     Parameters
     ----------
     estimate_box, image_box : tuple of (start, stop)
-        In a common grid; nothing but zeros outside.
-    periodic : bool
-        Both boxes are the whole grid, which wraps around.
+        In a common grid.
+    boundary : {"zero", "wrap", "reflect", "nearest", "mirror"}
+        What lies outside the estimate.
     dtype : dtype
         float32 or float64.
+    padded_box : tuple of (start, stop), optional
+        The estimate's continued by the boundary as far as the filters reach, under reflect, nearest and
+        mirror: what an adjoint sweep writes. The caller adds what lies outside the estimate to what it
+        stands for (`fold`).
+    mirrored : bool
+        Not so, because the boundary is reflect and all filters are symmetric about their centre: H is its
+        own transpose, and an adjoint sweep writes the estimate.
     """
 
-    def __init__(self, estimate_box: Any, image_box: Any, periodic: bool, dtype: Any) -> None:
+    def __init__(
+        self,
+        estimate_box: Any,
+        image_box: Any,
+        boundary: str,
+        dtype: Any,
+        padded_box: Any = None,
+        mirrored: bool = False,
+    ) -> None:
         self.estimate_box = tuple((int(a), int(b)) for a, b in estimate_box)
         self.image_box = tuple((int(a), int(b)) for a, b in image_box)
-        self.periodic = periodic
+        unfolded = estimate_box if mirrored or padded_box is None else padded_box
+        self._unfolded = tuple((int(a), int(b)) for a, b in unfolded)
+        self.boundary = boundary
         self.dtype = np.dtype(dtype)
 
     @property
     def workspace_bytes(self) -> int:
         """Two arrays in float64."""
-        return 2 * 8 * math.prod(stop - start for start, stop in self.estimate_box)
+        return 2 * 8 * math.prod(stop - start for start, stop in self._unfolded)
 
     def transfer(
         self, terms: Any, centre: tuple[int, ...], num_threads: int | None = None
-    ) -> list[list[np.ndarray]]:
-        """Per term one matrix for each axis: image from estimate.
+    ) -> tuple[list[list[np.ndarray]], list[list[np.ndarray]]]:
+        """Per term one matrix for each axis: image from estimate, and image from what is not folded yet.
 
         psf[z, y, x] = sum over terms of taps[0][z] taps[1][y] taps[2][x].
         """
-        return [self._matrices(taps, centre) for taps in terms]
+        there = [self._matrices(taps, centre, self.estimate_box, self.boundary) for taps in terms]
+        if self._unfolded == self.estimate_box:
+            return there, there
+        return there, [self._matrices(taps, centre, self._unfolded, "zero") for taps in terms]
 
-    def _matrices(self, taps: Any, centre: tuple[int, ...]) -> list[np.ndarray]:
+    def _matrices(self, taps: Any, centre: tuple[int, ...], box: Any, boundary: str) -> list[np.ndarray]:
         matrices = []
-        for line, c, (e0, e1), (i0, i1) in zip(taps, centre, self.estimate_box, self.image_box, strict=True):
+        for line, c, (e0, e1), (i0, i1) in zip(taps, centre, box, self.image_box, strict=True):
             matrix = np.zeros((i1 - i0, e1 - e0))
             for j, tap in enumerate(np.asarray(line, np.float64)):
                 rows = np.arange(i1 - i0)
-                columns = rows + i0 - e0 - (j - c)
-                if self.periodic:
-                    columns %= e1 - e0
-                inside = (columns >= 0) & (columns < e1 - e0)
+                first, n = i0 - e0 - (j - c), e1 - e0
+                columns = rows + first
+                if boundary != "zero":
+                    columns = sources(n, -first, first + len(rows) - n, boundary)
+                inside = (columns >= 0) & (columns < n)
                 np.add.at(matrix, (rows[inside], columns[inside]), tap)
             matrices.append(matrix)
         return matrices
 
-    def apply(self, x: np.ndarray, transfer: list[list[np.ndarray]], adjoint: bool) -> np.ndarray:
+    def apply(
+        self, x: np.ndarray, transfer: tuple[list[list[np.ndarray]], list[list[np.ndarray]]], adjoint: bool
+    ) -> np.ndarray:
         """The filters (their transposes) axis by axis, in float64; summed over terms."""
         total: Any = 0.0
-        for term in transfer:
+        for term in transfer[adjoint]:
             blurred = x.astype(np.float64)
             for axis, matrix in enumerate(term):
                 matrix = matrix.T if adjoint else matrix

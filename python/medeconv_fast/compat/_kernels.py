@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from .. import backends
-from .._blur import Geometry, Operator, choose_grid, geometry, make_plan, predicted_costs
+from .._blur import FOLDED, Geometry, Operator, choose_grid, geometry, make_plan, predicted_costs
 from .._convolution import EXACT_TAPS
 from .._costs import Taps
 from .._taps import taps_of, wrapped_taps
@@ -215,7 +215,7 @@ class _Lines(Operator):
         self.backend = backend
         self.num_threads = None
         self.dtype = lines[0].dtype
-        self.folded = boundary in ("reflect", "nearest", "mirror")
+        self.folded, self.pads = boundary in FOLDED, False
         self.plan, self.workspace_bytes = make_plan("separable", self.layout, boundary, backend, self.dtype)
         used = tuple(line[taps] for line, taps in zip(lines, self.layout.taps, strict=True))
         self.transfer = self.plan.transfer([used], self.layout.centre, None)
