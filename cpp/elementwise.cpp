@@ -52,15 +52,17 @@ void fold(const T* y, Shape shape, Shape low, Shape high, Boundary boundary, T* 
     }
     for_rows(shape[0] * shape[1], width, threads, [&](int64_t line) {
         T* row = out + line * shape[2];
-        std::memset(row, 0, size_t(shape[2]) * sizeof(T));
+        bool first = true;
         for (const int64_t pz : of[0][size_t(line / shape[1])])
             for (const int64_t py : of[1][size_t(line % shape[1])]) {
-                const T* from = y + (pz * height + py) * width;
-                // In the order of px; what lies on the row itself needs no table, and is added in vectors.
-                const int64_t inner = low[2] + shape[2];
+                const T *from = y + (pz * height + py) * width, *own = from + low[2];
+                // What lies on the row itself needs no table, and is added in vectors.
+                if (first) std::memcpy(row, own, size_t(shape[2]) * sizeof(T));
+                else
+                    for (int64_t x = 0; x < shape[2]; ++x) row[x] += own[x];
+                first = false;
                 for (int64_t px = 0; px < low[2]; ++px) row[to[2][size_t(px)]] += from[px];
-                for (int64_t x = 0; x < shape[2]; ++x) row[x] += from[low[2] + x];
-                for (int64_t px = inner; px < width; ++px) row[to[2][size_t(px)]] += from[px];
+                for (int64_t px = low[2] + shape[2]; px < width; ++px) row[to[2][size_t(px)]] += from[px];
             }
     });
 }

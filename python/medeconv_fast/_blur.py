@@ -153,8 +153,8 @@ def make_plan(
 ) -> tuple[Any, int]:
     """The engine's plan, and the bytes that one application takes beside input and output.
 
-    `symmetric`: the PSF is `point_symmetric`; `mirrored`: it is `mirror_symmetric`, and the engine gains by it
-    (`Geometry.mirrored_by`). A plan holds tables only: large buffers come with its transfers and chains.
+    `symmetric`: the PSF is `point_symmetric`; `mirrored`: it is `mirror_symmetric`, and the engine gains by
+    it (`Geometry.mirrored_by`). A plan holds tables only: large buffers come with its transfers and chains.
     """
     boxes = (layout.estimate_box, layout.image_box)
     if engine == "spectral" and mirrored:
