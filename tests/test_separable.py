@@ -237,3 +237,161 @@ def test_sum_of_products_refusals(rng):
         mf.Blur(rng.random((3, 3)), (30, 30), engine=("direct", 0.1))
     with pytest.raises(ValueError, match="takes a short sum of such products"):
         mf.Blur(rng.random((3, 3)), (30, 30), engine="separable")
+
+
+FOLDED = ["reflect", "nearest", "mirror"]
+FAR = [
+    ((1,), (5,)),
+    ((5,), (12,)),
+    ((40,), (131,)),
+    ((3, 17), (7, 41)),
+    ((2, 50), (9, 2)),
+    ((2, 3, 4), (5, 9, 9)),
+    ((12, 1, 33), (3, 6, 8)),
+    ((4, 5, 37), (25, 1, 3)),
+    ((19, 21, 6), (4, 15, 20)),
+]
+
+
+@pytest.mark.parametrize("boundary", FOLDED)
+@pytest.mark.parametrize("even", [False, True])
+@pytest.mark.parametrize(("shape", "psf_shape"), FAR)
+def test_far_beyond_the_border(
+    shape, psf_shape, even, boundary, backend, dtype, tol, dense_blur, relative_error, rng
+):
+    """PSFs that are longer than the image several times; `even`: symmetric along every axis."""
+    psf = product_psf(psf_shape)
+    if even:
+        for axis in range(psf.ndim):
+            psf = psf + np.flip(psf, axis)
+        psf /= psf.sum()
+    matrix, _, _ = dense_blur(psf, shape, boundary)
+    blur = mf.Blur(psf, shape, boundary=boundary, engine="separable", backend=backend, dtype=dtype)
+    x, y = (rng.normal(size=shape).astype(dtype) for _ in range(2))
+    hx, hty = blur.forward(x), blur.adjoint(y)
+    assert relative_error(hx, (matrix @ x.ravel().astype(float)).reshape(shape)) < tol("forward", dtype)
+    assert relative_error(hty, (matrix.T @ y.ravel().astype(float)).reshape(shape)) < tol("forward", dtype)
+    left, right = np.vdot(hx.astype(float), y.astype(float)), np.vdot(x.astype(float), hty.astype(float))
+    assert abs(left - right) / (np.linalg.norm(x) * np.linalg.norm(y)) < tol("adjoint", dtype)
+    np.testing.assert_array_equal(blur.forward(np.stack([y, x]))[1], hx)
+    np.testing.assert_array_equal(blur.adjoint(np.stack([x, y]))[1], hty)
+
+
+@pytest.mark.parametrize("boundary", [*FOLDED, "wrap", "zero"])
+@pytest.mark.parametrize("shape", [(33,), (21, 70), (70, 21), (12, 33, 19), (3, 40, 130)])
+def test_filters_of_scipy(shape, boundary, backend, dtype, tol, relative_error, rng):
+    """Of odd and of even length, symmetric and not; each axis in turn there, all at once here."""
+    x = rng.random(shape).astype(dtype)
+    mode = {"zero": "constant"}.get(boundary, boundary)
+    options = {"boundary": boundary, "engine": "separable", "backend": backend, "dtype": dtype}
+    sizes = [min(k, n) for k, n in zip((3, 8, 9), shape, strict=False)]
+    box = mf.Blur(np.ones(sizes), shape, **options).forward(x)
+    # scipy correlates: an even box reaches farther back there, a convolution's farther on.
+    expected = x.astype(float)
+    for axis, k in enumerate(sizes):
+        expected = ndimage.convolve1d(expected, np.full(k, 1 / k), axis, mode=mode)
+    assert relative_error(box, expected) < tol("forward", dtype)
+    delta = np.zeros([2 * min(6, (n - 1) // 2) + 1 for n in shape])
+    delta[tuple(k // 2 for k in delta.shape)] = 1
+    gaussian = ndimage.gaussian_filter(delta, 1.5, radius=[k // 2 for k in delta.shape], mode="constant")
+    expected = ndimage.gaussian_filter(x.astype(float), 1.5, radius=[k // 2 for k in delta.shape], mode=mode)
+    blurred = mf.Blur(gaussian, shape, normalize_psf=False, **options).forward(x)
+    assert relative_error(blurred, expected) < tol("forward", dtype)
+    lines = [rng.random(k) for k in sizes]
+    expected = x.astype(float)
+    for axis, line in enumerate(lines):
+        expected = ndimage.convolve1d(expected, line, axis, mode=mode)
+    skew = mf.Blur(_taps.product_of(lines), shape, normalize_psf=False, **options).forward(x)
+    assert relative_error(skew, expected) < tol("forward", dtype)
+
+
+@pytest.mark.parametrize("boundary", FOLDED)
+def test_nothing_is_padded(boundary, backend, dtype, rng, tol, relative_error, monkeypatch):
+    """Nor folded, where H is its own transpose: under reflect, if the PSF is symmetric along every axis."""
+
+    def refuse(*arguments, **options):
+        raise AssertionError("padded or folded")
+
+    kernels = mf.backends.resolve(backend)
+    image = rng.random((9, 20, 24)).astype(dtype)
+    given = {"boundary": boundary, "engine": "separable", "backend": backend}
+    even = mf.Blur(mf.psf.gaussian((2, 3, 3), (1, 1, 1)), image.shape, **given)
+    skew = mf.Blur(product_psf((3, 4, 5)), image.shape, **given)
+    monkeypatch.setattr(kernels, "pad", refuse)
+    for blur in (even, skew):
+        blur.forward(image)
+        blur.adjoint(image)
+        blur.sweep(image, "ratio", image=image)
+    monkeypatch.setattr(kernels, "fold", refuse)
+    with pytest.raises(AssertionError, match="folded"):
+        skew.adjoint(image)
+    if boundary == "reflect":
+        assert relative_error(even.adjoint(image), even.forward(image)) < tol("forward", dtype)
+        mf.richardson_lucy(image, even.psf, 3, **given)
+        assert even.workspace_bytes < skew.workspace_bytes
+    else:
+        with pytest.raises(AssertionError, match="folded"):
+            even.adjoint(image)
+
+
+@pytest.mark.parametrize("boundary", FOLDED)
+@pytest.mark.parametrize("even", [False, True])
+def test_restorations_equal_the_spectral_engine(boundary, even, backend, dtype, rng, tol, relative_error):
+    """What hands extrapolated estimates, penalties, sums and masks from sweep to sweep."""
+    psf = mf.psf.gaussian((2, 3, 3), (1, 1, 1)) if even else product_psf((3, 4, 5))
+    image = mf.simulate(rng.uniform(5, 50, (10, 17, 18)), psf, noise="poisson", seed=1).astype(dtype)
+    given = {"boundary": boundary, "backend": backend}
+    for method, options in (
+        (mf.richardson_lucy, {"acceleration": "biggs-andrews", "regularizer": ("tv", 0.002)}),
+        (mf.richardson_lucy, {"stop": "relative-change", "weights": rng.uniform(0.5, 1, image.shape)}),
+        (mf.landweber, {}),
+    ):
+        made, other = (
+            method(image, psf, 8, engine=engine, **given, **options) for engine in ("separable", "spectral")
+        )
+        assert relative_error(made, other) < tol("transcription", dtype)
+
+
+@pytest.mark.parametrize("boundary", FOLDED)
+def test_sides_that_go_on(boundary, backend, dtype, rng, tol, relative_error):
+    """Of a tile: such a side is extended, the others follow the boundary."""
+    psf, shape = mf.psf.gaussian((2, 3, 3), (1, 1, 1)), (7, 12, 15)
+    for sides in (
+        ((True, False), (False, False), (False, True)),
+        ((False, False), (True, True), (False, False)),
+        ((True, True),) * 3,
+    ):
+        a, b = (
+            mf.Blur(psf, shape, boundary=boundary, engine=e, backend=backend, dtype=dtype, _open_sides=sides)
+            for e in ("separable", "spectral")
+        )
+        x = rng.standard_normal(a.estimate_shape).astype(dtype)
+        y = rng.standard_normal(shape).astype(dtype)
+        assert relative_error(a.forward(x), b.forward(x)) < tol("forward", dtype)
+        assert relative_error(a.adjoint(y), b.adjoint(y)) < tol("forward", dtype)
+
+
+@pytest.mark.parametrize("boundary", FOLDED)
+@pytest.mark.parametrize("shape", [(30, 70, 41), (300, 130), (5000,)])
+def test_same_bits_under_a_boundary(boundary, shape, rng, dtype):
+    image = rng.poisson(50.0, shape).astype(dtype)
+    psf = mf.psf.gaussian((3,) * len(shape), (1,) * len(shape))
+    first, *others = (
+        mf.richardson_lucy(image, psf, 3, engine="separable", boundary=boundary, num_threads=n)
+        for n in (1, 2, 3, 7)
+    )
+    assert all(np.array_equal(first, o) for o in others)
+
+
+def test_a_symmetric_sum_of_products_is_its_own_transpose(
+    backend, dtype, rng, tol, dense_blur, relative_error
+):
+    """The terms are symmetric, though nothing asked for that when they were found."""
+    core, halo = (mf.psf.gaussian(fwhm=(f, f, f), voxel_size=(1, 1, 1), shape=(7, 7, 7)) for f in (2, 4))
+    options = {"engine": ("separable", 1e-4), "boundary": "reflect", "backend": backend, "dtype": dtype}
+    blur = mf.Blur(core + 0.3 * halo, (8, 9, 5), **options)
+    matrix, shape, _ = dense_blur(blur.psf, blur.shape, "reflect")
+    x = rng.random(shape).astype(dtype)
+    for made, wanted in ((blur.forward(x), matrix), (blur.adjoint(x), matrix.T)):
+        assert relative_error(made, (wanted @ x.ravel().astype(float)).reshape(shape)) < tol("forward", dtype)
+    assert relative_error(blur.forward(x), blur.adjoint(x)) < tol("forward", dtype)
