@@ -9,11 +9,18 @@
 namespace medeconv {
 namespace {
 
-std::vector<int64_t> sources(int64_t n, int64_t low, int64_t high, Boundary boundary) {
+// Of positions [first, last) of an axis.
+std::vector<int64_t> sources(int64_t first, int64_t last, int64_t n, Boundary boundary) {
     std::vector<int64_t> table;
-    for (int64_t i = -low; i < n + high; ++i) table.push_back(scalar::source_index(i, n, boundary));
+    for (int64_t i = first; i < last; ++i) table.push_back(scalar::source_index(i, n, boundary));
     return table;
 }
+// Of what a row is continued by: rows may be long, and what lies inside needs no table.
+struct Ends {
+    std::vector<int64_t> low, high;
+    Ends(int64_t before, int64_t behind, int64_t n, Boundary boundary)
+        : low(sources(-before, 0, n, boundary)), high(sources(n, n + behind, n, boundary)) {}
+};
 
 // A row alone would be less work than handing it out.
 template <class Body>
@@ -28,41 +35,42 @@ void for_rows(int64_t rows, int64_t width, int threads, Body body) {
 
 template <class T>
 void pad(const T* x, Shape shape, Shape low, Shape high, Boundary boundary, T* out, int threads) {
-    std::array<std::vector<int64_t>, 3> from;
-    for (size_t a = 0; a < 3; ++a) from[a] = sources(shape[a], low[a], high[a], boundary);
-    const int64_t width = int64_t(from[2].size()), height = int64_t(from[1].size());
+    std::array<std::vector<int64_t>, 2> from;
+    for (size_t a = 0; a < 2; ++a) from[a] = sources(-low[a], shape[a] + high[a], shape[a], boundary);
+    const Ends ends(low[2], high[2], shape[2], boundary);
+    const int64_t width = low[2] + shape[2] + high[2], height = int64_t(from[1].size());
     for_rows(int64_t(from[0].size()) * height, width, threads, [&](int64_t row) {
         const T* source = x + (from[0][size_t(row / height)] * shape[1] + from[1][size_t(row % height)]) * shape[2];
         T* to = out + row * width;
-        for (int64_t i = 0; i < low[2]; ++i) to[i] = source[from[2][size_t(i)]];
-        std::memcpy(to + low[2], source, size_t(shape[2]) * sizeof(T));
-        for (int64_t i = low[2] + shape[2]; i < width; ++i) to[i] = source[from[2][size_t(i)]];
+        for (const int64_t i : ends.low) *to++ = source[i];
+        std::memcpy(to, source, size_t(shape[2]) * sizeof(T));
+        to += shape[2];
+        for (const int64_t i : ends.high) *to++ = source[i];
     });
 }
 
 template <class T>
 void fold(const T* y, Shape shape, Shape low, Shape high, Boundary boundary, T* out, int threads) {
-    std::array<std::vector<int64_t>, 3> to;
-    for (size_t a = 0; a < 3; ++a) to[a] = sources(shape[a], low[a], high[a], boundary);
-    const int64_t width = int64_t(to[2].size()), height = int64_t(to[1].size());
+    const Ends ends(low[2], high[2], shape[2], boundary);
+    const int64_t width = low[2] + shape[2] + high[2], height = low[1] + shape[1] + high[1];
     std::array<std::vector<std::vector<int64_t>>, 2> of;  // each slice and row: those of y that fall onto it, in order
     for (size_t a = 0; a < 2; ++a) {
         of[a].resize(size_t(shape[a]));
-        for (size_t p = 0; p < to[a].size(); ++p) of[a][size_t(to[a][p])].push_back(int64_t(p));
+        int64_t p = 0;
+        for (const int64_t i : sources(-low[a], shape[a] + high[a], shape[a], boundary)) of[a][size_t(i)].push_back(p++);
     }
     for_rows(shape[0] * shape[1], width, threads, [&](int64_t line) {
         T* row = out + line * shape[2];
         bool first = true;
         for (const int64_t pz : of[0][size_t(line / shape[1])])
             for (const int64_t py : of[1][size_t(line % shape[1])]) {
-                const T *from = y + (pz * height + py) * width, *own = from + low[2];
-                // What lies on the row itself needs no table, and is added in vectors.
+                const T *from = y + (pz * height + py) * width, *own = from + low[2], *behind = own + shape[2];
                 if (first) std::memcpy(row, own, size_t(shape[2]) * sizeof(T));
                 else
                     for (int64_t x = 0; x < shape[2]; ++x) row[x] += own[x];
                 first = false;
-                for (int64_t px = 0; px < low[2]; ++px) row[to[2][size_t(px)]] += from[px];
-                for (int64_t px = low[2] + shape[2]; px < width; ++px) row[to[2][size_t(px)]] += from[px];
+                for (const int64_t i : ends.low) row[i] += *from++;
+                for (const int64_t i : ends.high) row[i] += *behind++;
             }
     });
 }

@@ -170,7 +170,8 @@ SeparableScratch<T> separable_buffers(const SeparablePass<T>& p, T* scratch) {
     s.columns = s.lead + at_least(padded<T>(p.x.source), p.x.base + s.ring_pitch + p.x.taps + 2 * O);
     T* at = scratch;
     s.zeros = at, at += at_least(padded<T>(p.x.source), s.ring_pitch);
-    s.column = at, at += s.columns * L;
+    // a row and the same extended; or as many columns as a row has values
+    s.column = at, at += s.few_rows ? padded<T>(p.x.source) + padded<T>(p.x.destination + p.x.taps) : s.columns * L;
     s.ends = at, at += (p.y.taps + L + O) * L;
     s.results = at, at += O * s.ring_pitch;
     s.slot_size = p.band * s.ring_pitch + 2 * 64 / int64_t(sizeof(T));
