@@ -69,20 +69,22 @@ const IsaKernels<float>& active_kernels<float>() { return *supported().kernels_f
 template <>
 const IsaKernels<double>& active_kernels<double>() { return *supported().kernels_f64[active()]; }
 
-#define EACH_DTYPE(T)                                                                            \
-    template <>                                                                                  \
-    const SpectralKernels<T>& spectral_kernels<T>() { return active_kernels<T>().spectral; }     \
-    template <>                                                                                  \
-    const CosineKernels<T>& cosine_kernels<T>() { return active_kernels<T>().cosine; }           \
-    template <>                                                                                  \
-    const SeparableKernels<T>& separable_kernels<T>() { return active_kernels<T>().separable; }  \
-    template <>                                                                                  \
-    const DirectKernels<T>& direct_kernels<T>() { return active_kernels<T>().direct; }           \
-    template <>                                                                                  \
-    const OverlapKernels<T>& overlap_kernels<T>() { return active_kernels<T>().overlap; }        \
-    template <>                                                                                  \
-    const PenaltyKernels<T>& penalty_kernels<T>() { return active_kernels<T>().penalty; }        \
-    template <>                                                                                  \
+#define EACH_DTYPE(T)                                                                                 \
+    template <>                                                                                       \
+    const SpectralKernels<T>& spectral_kernels<T>() { return active_kernels<T>().spectral; }          \
+    template <>                                                                                       \
+    const CosineKernels<T>& cosine_kernels<T>() { return active_kernels<T>().cosine; }                \
+    template <>                                                                                       \
+    const SeparableKernels<T>& separable_kernels<T>() { return active_kernels<T>().separable; }       \
+    template <>                                                                                       \
+    const DirectKernels<T>& direct_kernels<T>() { return active_kernels<T>().direct; }                \
+    template <>                                                                                       \
+    const OverlapKernels<T>& overlap_kernels<T>() { return active_kernels<T>().overlap; }             \
+    template <>                                                                                       \
+    const PenaltyKernels<T>& penalty_kernels<T>() { return active_kernels<T>().penalty; }             \
+    template <>                                                                                       \
+    const ElementwiseKernels<T>& elementwise_kernels<T>() { return active_kernels<T>().elementwise; } \
+    template <>                                                                                       \
     const ConvKernels<T>& conv_kernels<T>() { return active_kernels<T>().conv; }
 EACH_DTYPE(float)
 EACH_DTYPE(double)

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
-#include "formula_step.hpp"
+#include "spectral_plan.hpp"
 #include "sums.hpp"
 
 namespace medeconv {
@@ -75,42 +75,14 @@ void fold(const T* y, Shape shape, Shape low, Shape high, Boundary boundary, T* 
     });
 }
 
-namespace {
-
-template <Formula formula, bool plain, class T>
-void formula_run(const Operands<T>& o, const T* blurred, int64_t start, int64_t stop, double* slot) {
-    constexpr int64_t block = 1 << 10;  // of sums in T, before they are added in double
-    const scalar::Numbers<T> number(o, [](T x) { return x; });
-    for (int64_t first = start; first < stop; first += block) {
-        T sums[sums_of_a_sweep]{};
-        for (int64_t i = first; i < std::min(stop, first + block); ++i)
-            scalar::formula_step<formula, plain>(o, blurred[i], number, [&](const T* q) MEDECONV_BODY { return q[i]; },
-                                                 [&](T* q, T v) MEDECONV_BODY { q[i] = v; }, sums);
-        if (slot)
-            for (int k = 0; k < sums_of_a_sweep; ++k) slot[k] += double(sums[k]);
-    }
-}
-template <class T>
-void formula_run(Formula formula, const Operands<T>& o, const T* blurred, int64_t start, int64_t stop, double* slot) {
-#define MEDECONV_CASE(F)                                                                 \
-    case Formula::F:                                                                     \
-        return o.plain() ? formula_run<Formula::F, true>(o, blurred, start, stop, slot)  \
-                         : formula_run<Formula::F, false>(o, blurred, start, stop, slot);
-    switch (formula) {
-        MEDECONV_EACH_FORMULA(MEDECONV_CASE)
-    }
-#undef MEDECONV_CASE
-}
-
-}  // namespace
-
 template <class T>
 void apply_formula(Formula formula, const T* blurred, Operands<T> o, int64_t n, int threads) {
     constexpr int64_t chunk = 1 << 16;
     const int64_t chunks = (n + chunk - 1) / chunk;
     const Sums<T> sums(o, chunks);
+    const ElementwiseKernels<T>& kernels = elementwise_kernels<T>();
     parallel_for(chunks, threads, [&](int64_t unit, int) {
-        formula_run(formula, o, blurred, unit * chunk, std::min(n, (unit + 1) * chunk), o.sums ? o.sums + unit * sums_of_a_sweep : nullptr);
+        kernels.formula(formula, o, blurred, unit * chunk, std::min(n, (unit + 1) * chunk), unit);
     });
     sums.finish();
 }

@@ -3,6 +3,7 @@
 #include "conv.hpp"
 #include "cosine.hpp"
 #include "direct.hpp"
+#include "elementwise.hpp"
 #include "overlap.hpp"
 #include "penalty.hpp"
 #include "separable.hpp"
@@ -18,6 +19,7 @@ struct IsaKernels {
     DirectKernels<T> direct;
     OverlapKernels<T> overlap;
     PenaltyKernels<T> penalty;
+    ElementwiseKernels<T> elementwise;
     ConvKernels<T> conv;
 };
 

@@ -4,6 +4,7 @@
 #include "conv_table.simd.hpp"
 #include "cosine.simd.hpp"
 #include "direct.simd.hpp"
+#include "elementwise.simd.hpp"
 #include "isa.hpp"
 #include "overlap.simd.hpp"
 #include "penalty.simd.hpp"
@@ -14,6 +15,7 @@ namespace medeconv::MEDECONV_ISA_NS {
 
 extern const IsaKernels<float> kernels_f32;
 constinit const IsaKernels<float> kernels_f32 = {spectral_table<float>, cosine_table<float>, separable_table<float>, direct_table<float>,
-                                                overlap_table<float>, penalty_table<float>, conv_table<float>};
+                                                overlap_table<float>, penalty_table<float>, elementwise_table<float>,
+                                                conv_table<float>};
 
 }  // namespace medeconv::MEDECONV_ISA_NS

@@ -4,6 +4,7 @@
 #include "conv_table.simd.hpp"
 #include "cosine.simd.hpp"
 #include "direct.simd.hpp"
+#include "elementwise.simd.hpp"
 #include "isa.hpp"
 #include "overlap.simd.hpp"
 #include "penalty.simd.hpp"
@@ -14,6 +15,7 @@ namespace medeconv::MEDECONV_ISA_NS {
 
 extern const IsaKernels<double> kernels_f64;
 constinit const IsaKernels<double> kernels_f64 = {spectral_table<double>, cosine_table<double>, separable_table<double>, direct_table<double>,
-                                                overlap_table<double>, penalty_table<double>, conv_table<double>};
+                                                overlap_table<double>, penalty_table<double>, elementwise_table<double>,
+                                                conv_table<double>};
 
 }  // namespace medeconv::MEDECONV_ISA_NS
