@@ -32,7 +32,8 @@ SPECTRAL_PER_BIT = 0.045  # per point of the grid, times log2 of the grid's size
 ODD_FACTOR = 1.2  # a bit of a factor 3, 5 or 7 takes this much longer
 LANES = 16  # rows of a volume's spectrum are filled up to a multiple of this; mirrored, to one of twice it
 MIRRORED = 1.4  # cosine transforms: their spectrum is paired up, and the transfer function twice as large
-FOLD = 0.3  # per voxel of a padded estimate: padding it, or folding what comes back (the mean of both)
+# Of a padded estimate, for the call and per voxel: padding it; folding what comes back, and the formula alone.
+PAD, FOLD = (3.3e3, 0.17), (9.9e3, 0.32)
 LINE, LINE_OF_FEW = 0.68, 1.27  # per voxel of a line: in overlapping segments
 FEW_TAPS = 4  # segments are short up to here
 
@@ -112,6 +113,7 @@ def predicted_ns(
         return _gpu_ns(taps, grid, shape, folded)
     long = len(shape) - 1
     voxels = math.prod(shape)
+    pad, fold = (call + each * voxels for call, each in (PAD, FOLD))
     if line:
         few = math.prod(taps.shape) <= FEW_TAPS
         spectral = _time("spectral", LINE_OF_FEW if few else LINE, shape, voxels)
@@ -137,10 +139,10 @@ def predicted_ns(
 
         costs["separable"] = separable(own)
         if folded and not mirrored:  # the adjoint's half
-            costs["separable"] = (costs["separable"] + separable(shape) + FOLD * voxels) / 2
+            costs["separable"] = (costs["separable"] + separable(shape) + fold) / 2
     if folded:
-        costs["direct"] += FOLD * voxels
-        costs["spectral"] += 0 if by_cosines else FOLD * voxels
+        costs["direct"] += (pad + fold) / 2
+        costs["spectral"] += 0 if by_cosines else (pad + fold) / 2
     return costs
 
 
