@@ -25,7 +25,7 @@ CALL = {
 ROW = {"spectral": (0.0, 0.0, 8.0), "separable": (0.0, 0.0, 17.5), "direct": (0.0, 6.0, 20.0)}
 # What memory alone takes per voxel where nothing fits the caches, that is, from 2^20 voxels on; nothing up to
 # 2^18. It partly hides behind arithmetic: the two are added as if at right angles.
-MEMORY = {"spectral": (0.7, 0.7, 0.7), "separable": (0.6, 0.68, 0.51), "direct": (0.55, 0.55, 0.55)}
+MEMORY = {"spectral": (0.7, 0.7, 0.7), "separable": (2.0, 0.68, 0.51), "direct": (0.55, 0.55, 0.55)}
 WARM, COLD = 18, 20
 
 SPECTRAL_PER_BIT = 0.045  # per point of the grid, times log2 of the grid's size
@@ -33,12 +33,12 @@ ODD_FACTOR = 1.2  # a bit of a factor 3, 5 or 7 takes this much longer
 LANES = 16  # rows of a volume's spectrum are filled up to a multiple of this; mirrored, to one of twice it
 MIRRORED = 1.4  # cosine transforms: their spectrum is paired up, and the transfer function twice as large
 # Of a padded estimate, for the call and per voxel: padding it; folding what comes back, and the formula alone.
-PAD, FOLD = (3.3e3, 0.17), (9.9e3, 0.32)
+PAD, FOLD = (3.3e3, 0.24), (9.9e3, 0.4)
 LINE, LINE_OF_FEW = 0.68, 1.27  # per voxel of a line: in overlapping segments
 FEW_TAPS = 4  # segments are short up to here
 
 # Per voxel, and per tap: of a line, an image, a volume.
-SEPARABLE = ((0.85, 0.028), (0.3, 0.0115), (0.27, 0.0101))
+SEPARABLE = ((0.44, 0.028), (0.3, 0.0115), (0.27, 0.0101))
 DIRECT = ((0.45, 0.0165), (0.24, 0.0101), (0.24, 0.0101))
 # Of a product of a network's convolution: to one channel of a group, to many.
 LAYER = {True: 0.0085, False: 0.0058}
