@@ -32,7 +32,7 @@ SPECTRAL_PER_BIT = 0.045  # per point of the grid, times log2 of the grid's size
 ODD_FACTOR = 1.2  # a bit of a factor 3, 5 or 7 takes this much longer
 LANES = 16  # rows of a volume's spectrum are filled up to a multiple of this; mirrored, to one of twice it
 MIRRORED = 1.4  # cosine transforms: their spectrum is paired up, and the transfer function twice as large
-# Of a padded estimate, for the call and per voxel: padding it; folding what comes back, and the formula alone.
+# Of a padded estimate, for the call and per voxel: padding it; folding what comes back, the formula alone.
 PAD, FOLD = (3.3e3, 0.24), (9.9e3, 0.4)
 LINE, LINE_OF_FEW = 0.68, 1.27  # per voxel of a line: in overlapping segments
 FEW_TAPS = 4  # segments are short up to here
