@@ -200,8 +200,11 @@ void choose_taps(ConvTables<T>& t, const std::array<std::vector<std::vector<Axis
                 for (int64_t c = 0; c < p.sources; ++c)
                     for (const AxisTap& tz : z)
                         for (const AxisTap& ty : y)
-                            for (const AxisTap& tx : x)
-                                offsets.push_back(int32_t(c * p.band.channel + band_offset(p.band, p.axis, tz.at, ty.at, tx.at)));
+                            for (const AxisTap& tx : x) {
+                                const int64_t at = p.bare ? (tz.at * p.axis[1].length + ty.at) * p.axis[2].length + tx.at
+                                                          : band_offset(p.band, p.axis, tz.at, ty.at, tx.at);
+                                if (!p.bare || tx.at % p.axis[2].step == 0) offsets.push_back(int32_t(c * p.band.channel + at));
+                            }
                 t.offsets.push_back(std::move(offsets));
                 t.variants[v].offsets = t.offsets.back().data();
                 t.variants[v].weights = t.weights[v].data();
@@ -297,7 +300,18 @@ void consider_columns(ConvTables<T>& t, const ConvShape& s, int64_t lanes) {
     p.channels_at_once = std::min(p.channels_at_once, p.destinations);
     p.positions_at_once = std::min(positions, p.source_size);
     if (p.groups * p.column_blocks() < wanted_units) return;
-    p.columns = true, p.toeplitz = p.stream = p.shared = p.in_place = false;
+    p.columns = true, p.toeplitz = p.stream = p.shared = p.in_place = p.bare = false;
+}
+
+// Whether every position that is read lies in the source, and is read for one output only; along x for its first and, with a
+// stride of 2, second tap. Tiles read whole vectors: the last one must not reach beyond the array.
+bool reads_once(const ConvAxis* axis, int64_t lanes) {
+    for (int a = 0; a < 3; ++a) {
+        const ConvAxis& axis_a = axis[a];
+        if (axis_a.span > axis_a.step || axis_a.skip != 1 || axis_a.inner != 0 || axis_a.outer < axis_a.reach(axis_a.count)) return false;
+    }
+    const ConvAxis& x = axis[2];
+    return x.count % lanes == 0 && (x.step == 1 || (x.step == 2 && x.span == 2 && x.dilation == 1));
 }
 
 // The rest of a pass, once its axes are known but for their blocks.
@@ -350,6 +364,14 @@ void finish(ConvTables<T>& t, const ConvShape& s, const ConvKernels<T>& kernels,
         const int64_t rows = std::max<int64_t>(1, waiting_bytes / (kernels.rows * axis[2].count * int64_t(sizeof(T))));
         axis[1].block = ceil_div(axis[1].count, ceil_div(axis[1].count, std::min(rows, axis[1].block)));
         layout<T>(axis, false, p.band);
+    }
+    // A copy would be read by a tile or two; more of them need channels that do not compete for the same sets of the cache.
+    const bool spread = p.source_size * int64_t(sizeof(T)) % 512 != 0;
+    p.bare = !p.toeplitz && !p.shared && !phases && reads_once(axis, kernels.lanes) && p.sources * p.source_size <= INT32_MAX &&
+             (p.destinations <= 2 * kernels.rows || spread);
+    if (p.bare) {
+        p.band.flat = false;
+        p.band.channel = p.source_size, p.band.plane = axis[1].length * axis[2].length, p.band.row = axis[1].step * axis[2].length;
     }
     choose_taps(t, merged_taps, single_taps, kernels.rows, s.kernel);
     // Full tiles of a forward pass; a few positions would not make up for packing.

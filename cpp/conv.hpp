@@ -13,6 +13,7 @@
 //   columns     for input gradients of small images with many channels: vectors run along the weights (conv_columns.simd.hpp)
 //   weights     for the weight gradient: the tap table again, whose taps are now positions and whose vectors run along the
 //               source's channels; with few channels a tile of channels × taps, vectors along x
+// Sources of which nothing is read twice are read where they lie.
 // Narrow images are laid out so that a whole band is one line ("flat"): vectors run over the ends of the rows, and what
 // they compute there is not delivered.
 #pragma once
@@ -59,6 +60,12 @@ struct ConvBlock {
     int64_t first, channels, rows, rows_before;
 };
 
+// Where the position that output (z, y, x) reads first lies in a source that is read where it is.
+template <class Pass>
+MEDECONV_INLINE int64_t bare_offset(const Pass& p, int64_t z, int64_t y, int64_t x) {
+    return (z * p.axis[0].step * p.axis[1].length + y * p.axis[1].step) * p.axis[2].length + x * p.axis[2].step;
+}
+
 // What is done to results while they are in cache: what is added to them, and then a ReLU, whose `slope` negative values keep.
 template <class T>
 struct ConvEnd {
@@ -83,6 +90,7 @@ struct ConvPass {
     bool toeplitz, winograd, columns;
     bool shared;                     // `bands` is used, and a unit is a block of channels of all images
     bool in_place;                   // shared: a tile reads the weights as given, which lie in the order of its taps
+    bool bare;                       // nothing is continued or overlaps: tiles read the source where it lies
     bool flipped;                    // Toeplitz, Winograd: taps are read from the last to the first
     const T* weight;                 // as given: destination_stride, source_stride, kernel elements
     int64_t destination_stride, source_stride, group_stride;

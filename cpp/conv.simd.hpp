@@ -22,6 +22,11 @@ MEDECONV_INLINE void prefetch_row(const T* row, int64_t n) {
     for (int64_t i = 0; i < n; i += 64 / int64_t(sizeof(T))) __builtin_prefetch(row + i, 0, 2);
 }
 
+template <class T>
+MEDECONV_INLINE void prefetch_for_writing(const T* row, int64_t n) {
+    for (int64_t i = 0; i < n; i += 64 / int64_t(sizeof(T))) __builtin_prefetch(row + i, 1, 3);
+}
+
 // Short rows: a call of memcpy takes longer than they do.
 template <class T>
 MEDECONV_INLINE void copy_values(const T* from, int64_t n, T* to) {
@@ -158,10 +163,14 @@ struct ConvTile {
     int64_t pitch;
     int64_t weight_pitch;            // of a tap
     int64_t weight_row = 0;          // between rows, where they do not follow one another
+    bool pairs = false;              // of every second position; offsets are those of pairs of neighbouring taps
 };
 
+// How a tile's operands lie. apart: rows of weights do not follow one another. pairs: as in ConvTile.
+enum class Tiles { plain, apart, pairs };
+
 // `last` values of the last vector are stored.
-template <int R, int W, bool apart, class T>
+template <int R, int W, Tiles kind, class T>
 MEDECONV_NOINLINE void sum_taps(const ConvTile<T>& tile, int64_t x, int64_t last) {
     constexpr int L = lanes<T>;
     Vec<T> sum[R * W];
@@ -170,14 +179,32 @@ MEDECONV_NOINLINE void sum_taps(const ConvTile<T>& tile, int64_t x, int64_t last
         unroll<W>([&](auto w) MEDECONV_BODY { sum[r * W + w] = start; });
     });
     const T *band = tile.band + x, *weight = tile.weight;
-    for (const int32_t *offset = tile.offsets, *end = offset + tile.taps; offset < end; ++offset, weight += tile.weight_pitch) {
-        const T* from = band + *offset;
-        Vec<T> v[W];
-        unroll<W>([&](auto w) MEDECONV_BODY { v[w] = in_register(load_unaligned(from + w * L)); });
+    auto add = [&](const Vec<T>* v) MEDECONV_BODY {
         unroll<R>([&](auto r) MEDECONV_BODY {
-            const Vec<T> t = in_register(splat<T>(weight[apart ? r * tile.weight_row : r]));
+            const Vec<T> t = in_register(splat<T>(weight[kind == Tiles::apart ? r * tile.weight_row : r]));
             unroll<W>([&](auto w) MEDECONV_BODY { sum[r * W + w] += v[w] * t; });
         });
+        weight += tile.weight_pitch;
+    };
+    if constexpr (kind == Tiles::pairs) {
+        typename VectorOf<T>::index evens{}, odds{};
+        for (int i = 0; i < L; ++i) evens[i] = 2 * i, odds[i] = 2 * i + 1;
+        for (const int32_t *offset = tile.offsets, *end = offset + tile.taps / 2; offset < end; ++offset) {
+            const T* from = band + x + *offset;
+            Vec<T> even[W], odd[W];
+            unroll<W>([&](auto w) MEDECONV_BODY {
+                const Vec<T> a = load_unaligned(from + 2 * w * L), b = load_unaligned(from + (2 * w + 1) * L);
+                even[w] = in_register(Vec<T>(__builtin_shuffle(a, b, evens))), odd[w] = in_register(Vec<T>(__builtin_shuffle(a, b, odds)));
+            });
+            add(even), add(odd);
+        }
+    } else {
+        for (const int32_t *offset = tile.offsets, *end = offset + tile.taps; offset < end; ++offset) {
+            const T* from = band + *offset;
+            Vec<T> v[W];
+            unroll<W>([&](auto w) MEDECONV_BODY { v[w] = in_register(load_unaligned(from + w * L)); });
+            add(v);
+        }
     }
     if (tile.relu) unroll<R * W>([&](auto i) MEDECONV_BODY { sum[i] = sum[i] < Vec<T>{} ? Vec<T>{} : sum[i]; });  // keeps NaN
     unroll<R>([&](auto r) MEDECONV_BODY {
@@ -193,30 +220,39 @@ MEDECONV_NOINLINE void sum_taps(const ConvTile<T>& tile, int64_t x, int64_t last
     });
 }
 
-template <int R, int W, bool apart, class T>
+template <int R, int W, Tiles kind, class T>
 MEDECONV_INLINE void sum_taps_of_width(int64_t width, const ConvTile<T>& tile, int64_t x, int64_t last) {
-    if (width == W) sum_taps<R, W, apart>(tile, x, last);
-    else if constexpr (W > 1) sum_taps_of_width<R, W - 1, apart>(width, tile, x, last);
+    if (width == W) sum_taps<R, W, kind>(tile, x, last);
+    else if constexpr (W > 1) sum_taps_of_width<R, W - 1, kind>(width, tile, x, last);
 }
 
+// Pairs take two registers for every vector of sums.
+template <int R, Tiles kind>
+constexpr int tile_width = kind == Tiles::pairs ? (conv_width<R> + 1) / 2 : conv_width<R>;
+
 // Positions [0, n) of a line, in tiles of about the same width.
-template <int R, bool apart = false, class T>
+template <int R, Tiles kind, class T>
 void sum_line(const ConvTile<T>& tile, int64_t n) {
     constexpr int64_t L = lanes<T>;
-    const int64_t vectors = ceil_div(n, L), tiles = ceil_div(vectors, conv_width<R>);
+    const int64_t vectors = ceil_div(n, L), tiles = ceil_div(vectors, tile_width<R, kind>);
     for (int64_t i = 0, v = 0; i < tiles; ++i) {
         const int64_t stop = vectors * (i + 1) / tiles;
-        sum_taps_of_width<R, conv_width<R>, apart>(stop - v, tile, v * L, stop == vectors ? n - (vectors - 1) * L : L);
+        sum_taps_of_width<R, tile_width<R, kind>, kind>(stop - v, tile, v * L, stop == vectors ? n - (vectors - 1) * L : L);
         v = stop;
     }
 }
+template <Tiles kind, class T>
+MEDECONV_INLINE void sum_line(int64_t rows, const ConvTile<T>& tile, int64_t n) {
+    if (rows == 1) sum_line<1, kind>(tile, n);
+    else if (rows == 2) sum_line<2, kind>(tile, n);
+    else if (rows == 4) sum_line<4, kind>(tile, n);
+    else if constexpr (conv_rows == 8) sum_line<8, kind>(tile, n);
+}
 template <class T>
 MEDECONV_INLINE void sum_line(int64_t rows, const ConvTile<T>& tile, int64_t n) {
-    if (tile.weight_row) sum_line<conv_rows, true>(tile, n);
-    else if (rows == 1) sum_line<1>(tile, n);
-    else if (rows == 2) sum_line<2>(tile, n);
-    else if (rows == 4) sum_line<4>(tile, n);
-    else if constexpr (conv_rows == 8) sum_line<8>(tile, n);
+    if (tile.weight_row) sum_line<conv_rows, Tiles::apart>(tile, n);
+    else if (tile.pairs) sum_line<Tiles::pairs>(rows, tile, n);
+    else sum_line<Tiles::plain>(rows, tile, n);
 }
 
 // ---- delivery of what was summed in scratch
@@ -230,18 +266,42 @@ MEDECONV_INLINE void stream_row(T* to, const T* from, int64_t n) {
     for (; i < n; ++i) to[i] = from[i];
 }
 
-// to[i · phases + phase - crop] = rows[phase · pitch + i] for i in [0, n), as far as it lies in [0, length).
-template <class T>
-MEDECONV_INLINE void interleave(const T* rows, int64_t pitch, int64_t phases, int64_t n, T* to, int64_t crop, int64_t length) {
-    if (phases == 1) {
-        copy_values(rows, n, to - crop);
-        return;
+// What is done to results as they are stored: nothing, or a ConvEnd; `at` counts from where the row's addend lies.
+struct NoEnding {
+    template <class V>
+    MEDECONV_INLINE V operator()(V value, int64_t) const {
+        return value;
     }
+};
+template <class T>
+struct Ending {
+    const T* addend;                 // or null
+    Vec<T> slope;
+    bool relu, keep;                 // keep: 0 times what is infinite is no number
+    MEDECONV_INLINE Ending(const ConvPass<T>& p, int64_t row)
+        : addend(p.end.addend ? p.end.addend + row : nullptr), slope(splat<T>(p.end.slope)), relu(p.end.relu), keep(p.end.slope != T(0)) {}
+    MEDECONV_INLINE Vec<T> operator()(Vec<T> v, int64_t at) const {
+        return bent(addend ? v + load_unaligned(addend + at) : v);
+    }
+    MEDECONV_INLINE Vec<T> first(Vec<T> v, int64_t at, int64_t count) const {
+        return bent(addend ? v + load_first(addend + at, count) : v);
+    }
+    MEDECONV_INLINE T operator()(T v, int64_t at) const {
+        if (addend) v += addend[at];
+        return relu && v < T(0) ? keep ? slope[0] * v : T(0) : v;
+    }
+private:
+    MEDECONV_INLINE Vec<T> bent(Vec<T> v) const { return relu ? v < Vec<T>{} ? keep ? slope * v : Vec<T>{} : v : v; }
+};
+
+// to[i · phases + phase - crop] = rows[phase · pitch + i] for i in [0, n), as far as it lies in [0, length), for two and more phases.
+template <class T, class End>
+MEDECONV_INLINE void interleave(const T* rows, int64_t pitch, int64_t phases, int64_t n, T* to, int64_t crop, int64_t length, const End& end) {
     int64_t i = 0;
     auto one = [&](int64_t at) MEDECONV_BODY {
         for (int64_t phase = 0; phase < phases; ++phase) {
             const int64_t place = at * phases + phase - crop;
-            if (place >= 0 && place < length) to[place] = rows[phase * pitch + at];
+            if (place >= 0 && place < length) to[place] = end(rows[phase * pitch + at], place);
         }
     };
     if (phases == 2) {
@@ -251,8 +311,9 @@ MEDECONV_INLINE void interleave(const T* rows, int64_t pitch, int64_t phases, in
         for (; i < n && 2 * i < crop; ++i) one(i);
         for (; i + L <= n && 2 * (i + L) - crop <= length; i += L) {
             const Vec<T> a = load_unaligned(rows + i), b = load_unaligned(rows + pitch + i);
-            store_unaligned(to + 2 * i - crop, __builtin_shuffle(a, b, low));
-            store_unaligned(to + 2 * i - crop + L, __builtin_shuffle(a, b, high));
+            const int64_t place = 2 * i - crop;
+            store_unaligned(to + place, end(Vec<T>(__builtin_shuffle(a, b, low)), place));
+            store_unaligned(to + place + L, end(Vec<T>(__builtin_shuffle(a, b, high)), place + L));
         }
     }
     for (; i < n; ++i) one(i);
@@ -264,17 +325,10 @@ MEDECONV_INLINE void interleave(const T* rows, int64_t pitch, int64_t phases, in
 template <class T>
 MEDECONV_INLINE void end_row(const ConvPass<T>& p, int64_t at, int64_t n, T* results) {
     constexpr int64_t L = lanes<T>;
-    const T* const addend = p.end.addend ? p.end.addend + at : nullptr;
-    const Vec<T> slope = splat<T>(p.end.slope);
-    const bool keep = p.end.slope != T(0);   // 0 times what is infinite is no number
-    for (int64_t i = 0; i < n; i += L) {
-        const int64_t valid = n - i < L ? n - i : L;
-        Vec<T> v = valid == L ? load_unaligned(results + i) : load_first(results + i, valid);
-        if (addend) v += valid == L ? load_unaligned(addend + i) : load_first(addend + i, valid);
-        if (p.end.relu) v = v < Vec<T>{} ? keep ? slope * v : Vec<T>{} : v;
-        if (valid == L) store_unaligned(results + i, v);
-        else store_first(results + i, v, valid);
-    }
+    const Ending<T> end(p, at);
+    int64_t i = 0;
+    for (; i + L <= n; i += L) store_unaligned(results + i, end(load_unaligned(results + i), i));
+    if (i < n) store_first(results + i, end.first(load_first(results + i, n - i), i, n - i), n - i);
 }
 // Of channels from `channel` on, of all groups, at what the positions [zs), [ys), [xs) of a pass have made.
 template <class T>
@@ -311,7 +365,7 @@ ConvScratch<T> conv_buffers(const ConvPass<T>& p, T* scratch) {
     const int64_t slack = 8 * L + p.axis[2].span;   // what vectors read beyond the last row
     ConvScratch<T> s{};
     ScratchCutter<T> cut{scratch};
-    s.band = cut.take(p.shared ? 0 : (p.toeplitz ? p.sources_at_once : p.sources) * p.band.channel + slack);
+    s.band = cut.take(p.shared || p.bare ? 0 : (p.toeplitz ? p.sources_at_once : p.sources) * p.band.channel + slack);
     const int64_t x = p.axis[2].block, y = p.axis[1].block;
     s.sums = cut.take(p.toeplitz ? p.axis[0].block * y * x : 0);
     const int64_t length = p.band.flat ? (y - 1) * p.band.row + x : p.stream && !p.toeplitz ? x * y : x;
@@ -403,6 +457,7 @@ MEDECONV_NOINLINE void sum_block(const ConvPass<T>& p, const ConvScratch<T>& s, 
                         ConvTile<T> tile{band + (qz - zs.start) * z.step * p.band.plane + line * p.band.row, v.offsets, p.sources * v.taps,
                                          packed.base + p.sources * (v.packed_before * packed.rows + v.taps * packed.rows_before), s.start,
                                          p.relu, s.results + px * block.rows * s.pitch, s.pitch, block.rows};
+                        tile.pairs = p.bare && x.step == 2;
                         if (p.in_place) {
                             tile.weight = p.weight + group * p.group_stride + block.first * p.destination_stride;
                             tile.weight_pitch = 1, tile.weight_row = p.destination_stride;
@@ -435,12 +490,27 @@ MEDECONV_NOINLINE void sum_block(const ConvPass<T>& p, const ConvScratch<T>& s, 
                                 const int64_t row = (o * p.merged[0] + mz) * p.merged[1] + my;
                                 const T* from = s.results + (left_x > 1 ? row : row * p.merged[2]) * s.pitch;
                                 const int64_t phase_pitch = (left_x > 1 ? block.rows : 1) * s.pitch;
-                                for (int64_t i = 0; i < (p.band.flat ? height : 1); ++i) {
+                                for (int64_t i = 0; i < (p.band.flat ? height : 1); ++i, from += p.band.row) {
                                     const int64_t at_y = (qy + i) * y.phases + py + my - y.crop;
                                     if (at_y < 0 || at_y >= y.destination) continue;
-                                    interleave(from + i * p.band.row, phase_pitch, x.phases, width,
-                                               destination + o * p.destination_size + at_z * slice_size + at_y * row_size,
-                                               x.crop - xs.start * x.phases, x.destination);
+                                    T* const to = destination + o * p.destination_size + at_z * slice_size + at_y * row_size;
+                                    if (x.phases == 1) {
+                                        copy_values(from, width, to + xs.start - x.crop);
+                                        continue;
+                                    }
+                                    const int64_t crop = x.crop - xs.start * x.phases;
+                                    // The next line's: rows of many channels in turn, which nothing else sees coming.
+                                    if (qy + i + 1 < ys.stop && at_y + y.phases < y.destination) {
+                                        const T* const next = to + y.phases * row_size + at_least(-crop, 0);
+                                        const int64_t n = width * x.phases;
+                                        prefetch_for_writing(next, n);
+                                        if (p.ends && p.end.addend) prefetch_row(p.end.addend + (next - p.destination), n);
+                                    }
+                                    if (p.ends)
+                                        interleave(from, phase_pitch, x.phases, width, to, crop, x.destination,
+                                                   Ending<T>(p, to - p.destination));
+                                    else
+                                        interleave(from, phase_pitch, x.phases, width, to, crop, x.destination, NoEnding{});
                                 }
                             }
                 }
@@ -515,7 +585,8 @@ void direct_unit(const ConvPass<T>& p, int64_t unit, T* scratch) {
         for (int64_t image = 0; image < p.batch; ++image) {
             sum_block(p, s, image, group, block, p.bands + (image * p.groups + group) * p.sources * p.band.channel,
                       ConvPacked<const T>{s.packed, block.rows, 0}, all[0], all[1], all[2]);
-            if (p.ends) end_channels(p, image, group * p.destinations + block.first, block.channels, all[0], all[1], all[2]);
+            if (p.ends && x.phases == 1)
+                end_channels(p, image, group * p.destinations + block.first, block.channels, all[0], all[1], all[2]);
         }
         return;
     }
@@ -529,11 +600,12 @@ void direct_unit(const ConvPass<T>& p, int64_t unit, T* scratch) {
         else if (p.ends) end_channels(p, image, group, 1, zs, ys, xs);
         return;
     }
-    copy_channels(p, p.source + (image * p.groups + group) * p.sources * p.source_size, p.sources, zs, ys, xs, s.band);
+    const T* const source = p.source + (image * p.groups + group) * p.sources * p.source_size;
+    if (!p.bare) copy_channels(p, source, p.sources, zs, ys, xs, s.band);
     for (int64_t b = 0; b < p.block_count; ++b) {
-        sum_block(p, s, image, group, p.blocks[b], s.band,
+        sum_block(p, s, image, group, p.blocks[b], p.bare ? source + bare_offset(p, zs.start, ys.start, xs.start) : s.band,
                   ConvPacked<const T>{p.packed + group * p.group_packed(), p.block_rows, p.blocks[b].rows_before}, zs, ys, xs);
-        if (p.ends && !p.stream)
+        if (p.ends && !p.stream && x.phases == 1)
             end_channels(p, image, group * p.destinations + p.blocks[b].first, p.blocks[b].channels, zs, ys, xs);
     }
     if (p.stream) stream_fence();

@@ -411,8 +411,10 @@ MEDECONV_NOINLINE void transform_result(const ConvPass<T>& p, const WinogradTile
     }
     for (int64_t qy = ys.start; qy < ys.stop; ++qy) {
         const int64_t r = (qy - ys.start) / y.dilation, phase = (qy - ys.start) % y.dilation;
-        interleave(s.results + r % tiles.tall * 4 * s.row + (phase * tiles.phase() + r / tiles.tall * tiles.row()) * 4, tiles.across * 4,
-                   x.dilation, ceil_div(width, x.dilation), slice + qy * x.destination + xs.start, 0, width);
+        const T* from = s.results + r % tiles.tall * 4 * s.row + (phase * tiles.phase() + r / tiles.tall * tiles.row()) * 4;
+        T* const to = slice + qy * x.destination + xs.start;
+        if (x.dilation == 1) copy_values(from, width, to);
+        else interleave(from, tiles.across * 4, x.dilation, ceil_div(width, x.dilation), to, 0, width, NoEnding{});
     }
 }
 template <class T>
