@@ -4,12 +4,10 @@ exact adjoint.
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from fractions import Fraction
-from typing import Any
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -29,15 +27,23 @@ _PAD_MODE = {
 _KEPT = 4  # operators: a few sizes and dtypes
 
 
-def _kept(store: OrderedDict[tuple[Any, ...], Any], key: tuple[Any, ...], make: Callable[[], Any]) -> Any:
-    """What `make` made for this key, among the latest few. Other threads may take it away meanwhile."""
-    made = store.get(key, store)
-    if made is store:  # which is no value of its own
-        made = store[key] = make()
-    with contextlib.suppress(KeyError):
-        store.move_to_end(key)
-        while len(store) > _KEPT:
-            store.popitem(last=False)
+Made = TypeVar("Made")
+_Store: TypeAlias = list[tuple[tuple[Any, ...], Made]]
+
+
+def _kept(store: _Store[Made], key: tuple[Any, ...], make: Callable[[], Made]) -> Made:
+    """What `make` made for this key, among the latest few. Other threads may change the list meanwhile.
+
+    Keys are compared, not hashed: they hold a filter's bytes.
+    """
+    for entry in reversed(store[:]):
+        if entry[0] == key:
+            if store[-1] is not entry:
+                store[:] = [other for other in store if other is not entry] + [entry]
+            return entry[1]
+    made = make()
+    store.append((key, made))
+    del store[:-_KEPT]
     return made
 
 
@@ -46,9 +52,9 @@ class _Filter:
 
     def __init__(self, boundary: str, engine: str) -> None:
         self._boundary, self._engine = boundary, engine
-        self._operators: OrderedDict[tuple[Any, ...], Operator] = OrderedDict()
-        self._normalizers: OrderedDict[tuple[Any, ...], np.ndarray] = OrderedDict()
-        self._gains: OrderedDict[tuple[Any, ...], np.ndarray] = OrderedDict()
+        self._operators: _Store[Operator] = []
+        self._normalizers: _Store[np.ndarray] = []
+        self._gains: _Store[np.ndarray] = []
 
     def operator(self, taps: np.ndarray, shape: tuple[int, ...], dtype: np.dtype, engine: Engine) -> Operator:
         def make() -> Operator:
@@ -63,8 +69,7 @@ class _Filter:
             )
             return blur.operator(dtype)
 
-        made: Operator = _kept(self._operators, (taps.tobytes(), shape, dtype, engine), make)
-        return made
+        return _kept(self._operators, (taps.tobytes(), shape, dtype, engine), make)
 
     def normalizer(self, taps: np.ndarray, x: np.ndarray, engine: Engine) -> np.ndarray:
         """The adjoint of ones, of shape (1, 1, *spatial), at least a tenth of its largest value."""
@@ -75,16 +80,12 @@ class _Filter:
             return np.maximum(made, made.dtype.type(0.1) * made.max(), out=made)
 
         key = (taps.tobytes(), x.shape[2:], x.dtype, engine)
-        made: np.ndarray = _kept(self._normalizers, key, make)
-        return made
+        return _kept(self._normalizers, key, make)
 
     def gain(self, taps: np.ndarray, x: np.ndarray, engine: Engine) -> np.ndarray:
         """1 over the normalizer, of the image's shape."""
         key = (taps.tobytes(), x.shape[2:], x.dtype, engine)
-        made: np.ndarray = _kept(
-            self._gains, key, lambda: (1 / self.normalizer(taps, x, engine)).reshape(x.shape[2:])
-        )
-        return made
+        return _kept(self._gains, key, lambda: (1 / self.normalizer(taps, x, engine)).reshape(x.shape[2:]))
 
     def apply(
         self,
@@ -291,7 +292,7 @@ class RichardsonLucyStep(_BlurLayer):
             self._start["back"] = taps
         self.way = "psf" if back is None else "back"
         self._filters = {name: _Filter(self.boundary, self.engine) for name in self._start}
-        self._both: OrderedDict[tuple[Any, ...], Operator | None] = OrderedDict()
+        self._both: _Store[Operator | None] = []
 
     def options(self) -> dict[str, Any]:
         back = self._start.get("back")
@@ -414,10 +415,7 @@ class RichardsonLucyStep(_BlurLayer):
             made = blur.operator(dtype, None if self.way == "psf" else np.flip(back))
             return None if made.folded else made
 
-        made: Operator | None = _kept(
-            self._both, (taps.tobytes(), back.tobytes(), shape, dtype, engine), make
-        )
-        return made
+        return _kept(self._both, (taps.tobytes(), back.tobytes(), shape, dtype, engine), make)
 
     def smallest_share(self, dtype: np.dtype, backend: str = "auto") -> float:
         """Of an image's largest value: what divisors are at least."""
