@@ -74,6 +74,13 @@ def test_the_shipped_network(tol):
     assert np.mean(gains) > 0.25 and min(gains) > 0.1  # measured: 0.34, 0.51, 0.28 dB
     with pytest.raises(ValueError, match="psf: got 2 axes"):
         mf.nn.RLNet.pretrained(psf[0])
+    # A blur of rings, whose inverses ring far beyond the filters: unlike what was trained on, and no ruin.
+    rings = mf.psf.born_wolf(
+        na=0.8, wavelength=0.52, refractive_index=1.33, voxel_size=(0.4, 0.2, 0.2), shape=(25, 21, 21)
+    )
+    image = example.image_of(truth, rings, 500, 1)
+    made = mf.nn.RLNet.pretrained(rings).predict(image[None, None])[0, 0]
+    assert mf.metrics.psnr(truth, made) > mf.metrics.psnr(truth, image) + 1  # measured: 3.1 dB
 
 
 def test_what_was_trained_on_differences_is_the_network(tmp_path, monkeypatch):

@@ -394,6 +394,30 @@ def test_what_a_correction_knows(rng, tol):
         assert np.linalg.norm(known[channel] - expected) < 2e-3 * np.linalg.norm(expected - y)
 
 
+@pytest.mark.parametrize("tile", [None, 24])
+def test_a_result_that_cannot_be_is_warned_of(tile, rng, recwarn):
+    """Blurred again it is farther from the image than the image itself: the network is not for that."""
+    psf = mf.psf.gaussian(fwhm=(3.0, 2.5), voxel_size=(1.0, 1.0), shape=(11, 9))
+    truth = rng.random((40, 44)) * (rng.random((40, 44)) > 0.5)
+    truths = np.stack([truth, np.ones_like(truth)])
+    images = mf.simulate(truths, psf[None], noise="poisson", photons=50, seed=1)
+    net = nn.RLNet(psf, steps=2, levels=1, seed=3)
+    net.predict(images[:, None], tile=tile)
+    assert net.correction is not None
+    last = net.correction.layers[-1].weights["weight"]
+    last[...] = 0.02 * rng.standard_normal(last.shape)
+    net.predict(images[:, None], tile=tile)
+    assert not recwarn.list
+    last *= 100
+    for scale in (1e-6, 1.0, 1e6):
+        with pytest.warns(UserWarning, match="predict: the network's result, blurred by the psf, is farther"):
+            net.predict((scale * images)[:, None], batch_size=1, tile=tile)
+    recwarn.clear()
+    point = nn.RLNet(np.ones((1, 1)), steps=1, levels=1)  # no blur that could tell
+    point.predict(images[:, None])
+    assert not recwarn.list
+
+
 def test_images_of_a_batch_do_not_know_each_other(rng):
     """The smallest divisor is that of each image, an image of zeros included."""
     psf = mf.psf.gaussian(fwhm=(3.0, 3.0), voxel_size=(1.0, 1.0))

@@ -417,6 +417,35 @@ class RichardsonLucyStep(_BlurLayer):
 
         return _kept(self._both, (taps.tobytes(), back.tobytes(), shape, dtype, engine), make)
 
+    def misfit(self, estimate: np.ndarray, image: np.ndarray, engine: Engine) -> float:
+        """Mean squared difference of the blurred estimate and the image, of shape (C, *spatial) both."""
+        operator = self._filters["psf"].operator(
+            self._taps("psf", estimate), estimate.shape[1:], estimate.dtype, engine
+        )
+        total = 0.0
+        left = engine.empty(estimate.shape[1:], estimate.dtype)
+        highest = float(image.max())
+        unit = 1 / highest if highest > 0 else 1.0
+        for own, measured in zip(estimate, image, strict=True):
+            sums = operator.begin(own).sweep(
+                "residual",
+                keep=False,
+                out=left,
+                image=measured,
+                background=self.background,
+                sums=True,
+                unit=unit,
+            )
+            assert sums is not None
+            total += sums["squared_residual"] / unit**2
+        return total / estimate.size
+
+    def misfit_of_noise(self) -> float:
+        """What white noise of variance 1 has to its own blur, where it is all that an image holds."""
+        taps = self.weights["psf"].astype(np.float64)
+        centre = taps[tuple(k // 2 for k in taps.shape)]
+        return float(1 - 2 * centre + np.square(taps).sum())
+
     def smallest_share(self, dtype: np.dtype, backend: str = "auto") -> float:
         """Of an image's largest value: what divisors are at least."""
         return max(float(backends.resolve(backend).smallest_divisor(1.0, dtype)), self.floor)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
 from typing import Any, Self
@@ -426,6 +427,7 @@ class Model(Graph):
         if self.positive:
             _validate.non_negative(data, "x", lowest)
         out: np.ndarray | None = None
+        doubt: str | None = None
         lengths = data.shape[2:]
         everything = (slice(None),)
         cuts = list(tiles(lengths, *self._tiling(tile, lengths), self.scale))
@@ -437,18 +439,26 @@ class Model(Graph):
             for window, inner, place in cuts:
                 part = np.ascontiguousarray(data[(batch, *everything, *window)])
                 made = self.forward([part], self.engine, None)
+                doubt = doubt or self._doubt(part, made)
                 if tile is None:
                     inner = place = tuple(slice(0, n) for n in made.shape[2:])
                 if out is None:
                     if tile is None and len(part) == len(data):
-                        return restore(made.copy() if made is part else made)  # a Crop may have none to make
+                        out = made.copy() if made is part else made  # a Crop may have none to make
+                        break
                     spatial = made.shape[2:]
                     if tile is not None:
                         spatial = tuple(int(n * s) for n, s in zip(lengths, self.scale, strict=True))
                     out = self.engine.empty((len(data), made.shape[1], *spatial), data.dtype)
                 out[(batch, *everything, *place)] = made[(*everything, *everything, *inner)]
         assert out is not None
+        if doubt is not None:
+            warnings.warn(f"predict: {doubt}", UserWarning, stacklevel=2)
         return restore(out)
+
+    def _doubt(self, image: np.ndarray, result: np.ndarray) -> str | None:
+        """Why a result should not be trusted, if it can be seen; a batch of each."""
+        return None
 
     def _tiling(self, tile: Any, lengths: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Core and halo of the tiles."""

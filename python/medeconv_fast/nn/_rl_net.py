@@ -22,6 +22,9 @@ from ._model import Model
 SHIPPED = Path(__file__).with_name("rlnet.safetensors")
 FLOOR = 0.003  # of the image's largest value: about one photon of an image of few
 MOST_LEVELS = 4
+USUAL_SHIFT, USUAL_SQUARES = 0.015, 2.0  # of sums of values, and of squares: else a result is looked at
+MISFIT = 1.05  # of images that are noise alone, a good result may be at 1
+LEAST_BLUR = 0.01  # of noise that a blur changes: less of a blur tells nothing
 BALANCES = (1e-1, 1e-2, 1e-3, 1e-4)  # of the noise of an image to its detail
 
 
@@ -76,7 +79,9 @@ def _correction(channels: int, ndim: int, filters: int, levels: int, depth: int)
 def _inverses(psf: np.ndarray) -> list[np.ndarray]:
     """Taps of the Wiener filters conj(H) / (|H|² + balance), each of sum 1; lengths are odd.
 
-    They reach twice as far as the PSF: the smaller the balance, the longer they ring.
+    They reach twice as far as the PSF: the smaller the balance, the longer they ring, and what is cut off
+    may be more than their sum. It is spread over the taps: divided by what is left of the sum, a filter would
+    amplify detail that much more, or change its sign.
     """
     shape = [2 * k - 1 for k in psf.shape]
     grid = [2 * k for k in shape]
@@ -88,7 +93,8 @@ def _inverses(psf: np.ndarray) -> list[np.ndarray]:
     for balance in BALANCES:
         taps = np.fft.irfftn(spectrum.conj() / (power + balance), s=grid, axes=range(psf.ndim))
         taps = np.roll(taps, [k // 2 for k in shape], range(psf.ndim))[tuple(slice(k) for k in shape)]
-        made.append(taps / taps.sum())
+        taps *= 1 + balance  # the whole response's sum is 1
+        made.append(taps + (1 - taps.sum()) / taps.size)
     return made
 
 
@@ -233,6 +239,34 @@ class RLNet(Model):
         self.positive = psf is not None
         if psf is None:
             self._start_at_one()
+
+    def _doubt(self, image: np.ndarray, result: np.ndarray) -> str | None:
+        """Blurred again, a result must be nearer to the image than the image is that is blurred once more.
+
+        What is learnt may be wild for a PSF or an image unlike those it was trained on; a blur tells it from
+        noise, whose share of the second difference follows from the taps. Sums tell where to look.
+        """
+        if not self.positive:
+            return None
+        step = next(layer for _, layer in self.leaves() if isinstance(layer, RichardsonLucyStep))
+        noise = step.misfit_of_noise()
+        if noise < LEAST_BLUR:
+            return None
+        for own, made in zip(image, result, strict=True):
+            totals = [(float(a.sum()), float(np.vdot(a, a))) for a in (own, made)]
+            (total, square), (made_total, made_square) = totals
+            usual = abs(made_total - total) <= USUAL_SHIFT * total and made_square <= USUAL_SQUARES * square
+            if usual or total <= 0:
+                continue
+            missed, bound = step.misfit(made, own, self.engine), step.misfit(own, own, self.engine)
+            bound *= MISFIT / noise
+            if missed > bound:
+                return (
+                    "the network's result, blurred by the psf, is farther from the image than the image "
+                    f"itself (mean squared differences {missed:.3g} and {bound:.3g}): it was not trained for "
+                    "such a psf or image; use richardson_lucy or restore instead"
+                )
+        return None
 
     def _corrected(self, image: Signal, updated: Signal, before: Signal, number: int) -> Signal:
         """The estimate of a step with its own correction, on the image's grid."""
