@@ -25,6 +25,7 @@ import statistics
 import threading
 import time
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -432,6 +433,31 @@ class Operator:
                 chain.load(item, adjoint=adjoint)
             chain.sweep("copy", adjoint=adjoint, keep=False, out=out[index])
         return out
+
+
+class LinesOperator(Operator):
+    """An operator given by one filter per axis: the product of them, which may be huge, is never formed."""
+
+    def __init__(
+        self,
+        lines: Sequence[np.ndarray],
+        centre: tuple[int, ...],
+        shape: tuple[int, ...],
+        boundary: str,
+        backend: ModuleType,
+        num_threads: int | None = None,
+    ) -> None:
+        self.engine = "separable"
+        self.layout = geometry(tuple(len(line) for line in lines), shape, boundary, backend, centre)
+        self.boundary = boundary
+        self.backend = backend
+        self.num_threads = num_threads
+        self.dtype = lines[0].dtype
+        self.folded, self.pads = boundary in FOLDED, False
+        self.plan, self.workspace_bytes = make_plan("separable", self.layout, boundary, backend, self.dtype)
+        used = tuple(line[taps] for line, taps in zip(lines, self.layout.taps, strict=True))
+        self.transfer = self.back_transfer = self.plan.transfer([used], self.layout.centre, num_threads)
+        self.seconds = deque(maxlen=1)
 
 
 class SweepChain:

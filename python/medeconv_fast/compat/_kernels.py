@@ -6,15 +6,13 @@ Arrays that arrive here are real, of one dtype (float32 or float64), of one to t
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Sequence
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 
 from .. import backends
-from .._blur import FOLDED, Geometry, Operator, choose_grid, geometry, make_plan, predicted_costs
+from .._blur import Geometry, LinesOperator, Operator, choose_grid, geometry, make_plan, predicted_costs
 from .._convolution import EXACT_TAPS
 from .._costs import Taps
 from .._taps import taps_of, wrapped_taps
@@ -199,29 +197,6 @@ def filter_array(
     return _apply(x, h, layout, boundary, engine, wide=True)
 
 
-class _Lines(Operator):
-    """An operator given by one filter per axis: the product of them, which may be huge, is never formed."""
-
-    def __init__(
-        self,
-        lines: Sequence[np.ndarray],
-        centre: tuple[int, ...],
-        shape: tuple[int, ...],
-        boundary: str,
-        backend: ModuleType,
-    ) -> None:
-        self.layout = geometry(tuple(len(line) for line in lines), shape, boundary, backend, centre)
-        self.boundary = boundary
-        self.backend = backend
-        self.num_threads = None
-        self.dtype = lines[0].dtype
-        self.folded, self.pads = boundary in FOLDED, False
-        self.plan, self.workspace_bytes = make_plan("separable", self.layout, boundary, backend, self.dtype)
-        used = tuple(line[taps] for line, taps in zip(lines, self.layout.taps, strict=True))
-        self.transfer = self.plan.transfer([used], self.layout.centre, None)
-        self.seconds = deque(maxlen=1)
-
-
 def folded_line(
     line: np.ndarray, centre: int, n: int, boundary: str, *, finite: bool
 ) -> tuple[np.ndarray, int]:
@@ -263,4 +238,4 @@ def filter_lines(
         finite = long and is_finite(x)
         for axis, n in enumerate(x.shape):
             lines[axis], centre[axis] = folded_line(lines[axis], centre[axis], n, boundary, finite=finite)
-    return _Lines(lines, tuple(centre), x.shape, boundary, backend).apply(x)
+    return LinesOperator(lines, tuple(centre), x.shape, boundary, backend).apply(x)

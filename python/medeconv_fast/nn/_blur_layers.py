@@ -28,10 +28,10 @@ _KEPT = 4  # operators: a few sizes and dtypes
 
 
 Made = TypeVar("Made")
-_Store: TypeAlias = list[tuple[tuple[Any, ...], Made]]
+Store: TypeAlias = list[tuple[tuple[Any, ...], Made]]
 
 
-def _kept(store: _Store[Made], key: tuple[Any, ...], make: Callable[[], Made]) -> Made:
+def kept(store: Store[Made], key: tuple[Any, ...], make: Callable[[], Made]) -> Made:
     """What `make` made for this key, among the latest few. Other threads may change the list meanwhile.
 
     Keys are compared, not hashed: they hold a filter's bytes.
@@ -52,9 +52,9 @@ class _Filter:
 
     def __init__(self, boundary: str, engine: str) -> None:
         self._boundary, self._engine = boundary, engine
-        self._operators: _Store[Operator] = []
-        self._normalizers: _Store[np.ndarray] = []
-        self._gains: _Store[np.ndarray] = []
+        self._operators: Store[Operator] = []
+        self._normalizers: Store[np.ndarray] = []
+        self._gains: Store[np.ndarray] = []
 
     def operator(self, taps: np.ndarray, shape: tuple[int, ...], dtype: np.dtype, engine: Engine) -> Operator:
         def make() -> Operator:
@@ -69,7 +69,7 @@ class _Filter:
             )
             return blur.operator(dtype)
 
-        return _kept(self._operators, (taps.tobytes(), shape, dtype, engine), make)
+        return kept(self._operators, (taps.tobytes(), shape, dtype, engine), make)
 
     def normalizer(self, taps: np.ndarray, x: np.ndarray, engine: Engine) -> np.ndarray:
         """The adjoint of ones, of shape (1, 1, *spatial), at least a tenth of its largest value."""
@@ -80,12 +80,12 @@ class _Filter:
             return np.maximum(made, made.dtype.type(0.1) * made.max(), out=made)
 
         key = (taps.tobytes(), x.shape[2:], x.dtype, engine)
-        return _kept(self._normalizers, key, make)
+        return kept(self._normalizers, key, make)
 
     def gain(self, taps: np.ndarray, x: np.ndarray, engine: Engine) -> np.ndarray:
         """1 over the normalizer, of the image's shape."""
         key = (taps.tobytes(), x.shape[2:], x.dtype, engine)
-        return _kept(self._gains, key, lambda: (1 / self.normalizer(taps, x, engine)).reshape(x.shape[2:]))
+        return kept(self._gains, key, lambda: (1 / self.normalizer(taps, x, engine)).reshape(x.shape[2:]))
 
     def apply(
         self,
@@ -292,7 +292,7 @@ class RichardsonLucyStep(_BlurLayer):
             self._start["back"] = taps
         self.way = "psf" if back is None else "back"
         self._filters = {name: _Filter(self.boundary, self.engine) for name in self._start}
-        self._both: _Store[Operator | None] = []
+        self._both: Store[Operator | None] = []
 
     def options(self) -> dict[str, Any]:
         back = self._start.get("back")
@@ -415,7 +415,7 @@ class RichardsonLucyStep(_BlurLayer):
             made = blur.operator(dtype, None if self.way == "psf" else np.flip(back))
             return None if made.folded else made
 
-        return _kept(self._both, (taps.tobytes(), back.tobytes(), shape, dtype, engine), make)
+        return kept(self._both, (taps.tobytes(), back.tobytes(), shape, dtype, engine), make)
 
     def misfit(self, estimate: np.ndarray, image: np.ndarray, engine: Engine) -> float:
         """Mean squared difference of the blurred estimate and the image, of shape (C, *spatial) both."""

@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from .. import _validate, ops
+from .. import _validate, backends, ops
+from .._blur import LinesOperator
+from ._blur_layers import Store, kept
 from ._engine import Engine
 from ._layer import Gradients, Layer, Result, Signal, Tape
 
@@ -45,6 +47,7 @@ class LocalDeviation(Layer):
         self.window = _validate.integer(window, "window", minimum=1)
         if self.window % 2 == 0:
             raise ValueError(f"window: got {window}, expected an odd number")
+        self._means: Store[LinesOperator] = []
 
     def options(self) -> dict[str, Any]:
         return {"window": self.window}
@@ -74,16 +77,22 @@ class LocalDeviation(Layer):
         share = self._factor / self.window**self.ndim
         return self._around(dtype), np.full((self.window,) * self.ndim, share, dtype)
 
-    def _steps(self, dtype: np.dtype) -> list[np.ndarray]:
-        """What is convolved one after the other: the difference, then its squares' mean along each axis."""
-        detail = -self._around(dtype)
-        detail[(1,) * self.ndim] += 1
-        steps = [detail]
-        for axis in range(self.ndim):
-            share = (self._factor if axis == 0 else 1.0) / self.window
-            shape = [self.window if a == axis else 1 for a in range(self.ndim)]
-            steps.append(np.full(shape, share, dtype))
-        return steps
+    def _difference(self, dtype: np.dtype) -> np.ndarray:
+        taps = -self._around(dtype)
+        taps[(1,) * self.ndim] += 1
+        return taps
+
+    def _mean(self, x: np.ndarray, engine: Engine) -> LinesOperator:
+        """The mean over the window times c, one axis after the other."""
+
+        def make() -> LinesOperator:
+            lines = [np.full(self.window, 1 / self.window, x.dtype) for _ in range(self.ndim)]
+            lines[0] *= x.dtype.type(self._factor)
+            backend, threads = backends.resolve(engine.backend), engine.num_threads
+            centre = (self.window // 2,) * self.ndim
+            return LinesOperator(lines, centre, x.shape[2:], BOUNDARY, backend, threads)
+
+        return kept(self._means, (x.shape[2:], x.dtype, engine), make)
 
     def _convolved(
         self, taps: np.ndarray, x: np.ndarray, engine: Engine, *, adjoint: bool = False
@@ -110,20 +119,15 @@ class LocalDeviation(Layer):
         out: np.ndarray | None = None,
     ) -> np.ndarray:
         (x,) = inputs
-        difference, *means = self._steps(x.dtype)
-        detail = self._convolved(difference, x, engine)
+        detail = self._convolved(self._difference(x.dtype), x, engine)
         square = engine.empty(x.shape, x.dtype) if tape is not None else detail
         engine.pointwise(lambda values, target: np.square(values, out=target), detail, square)
-        for taps in means:
-            square = self._convolved(taps, square, engine)
+        rows = (-1, *x.shape[2:])
+        mean = self._mean(x, engine).apply_each(square.reshape(rows)).reshape(x.shape)
         if out is None:
-            out = square
+            out = mean
 
-        def rooted(values: np.ndarray, target: np.ndarray) -> None:
-            np.maximum(values, 0, out=target)  # a wide window's sums go through transforms, which round
-            np.sqrt(target, out=target)
-
-        engine.pointwise(rooted, square, out)
+        engine.pointwise(lambda values, target: np.sqrt(values, out=target), mean, out)
         if tape is not None:
             tape["detail"], tape["out"] = detail, out
         return out
@@ -133,12 +137,12 @@ class LocalDeviation(Layer):
     ) -> Sequence[np.ndarray | None]:
         if not needs[0]:
             return (None,)
-        difference, *means = self._steps(grad.dtype)
         out = tape["out"]
         # d out / d (mean of squares) = 1 / (2 out); where all is flat the square root has no slope to follow.
         np.divide(grad, 2 * out, out=grad, where=out > 0)
         grad[out == 0] = 0
-        for taps in reversed(means):
-            grad = self._convolved(taps, grad, engine, adjoint=True)
+        rows = (-1, *grad.shape[2:])
+        mean = self._mean(grad, engine)
+        grad = mean.apply_each(grad.reshape(rows), adjoint=True).reshape(grad.shape)
         grad *= 2 * tape["detail"]
-        return (self._convolved(difference, grad, engine, adjoint=True),)
+        return (self._convolved(self._difference(grad.dtype), grad, engine, adjoint=True),)
