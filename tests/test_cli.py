@@ -519,6 +519,27 @@ def test_bad_psf_files(scan, run):
     )
 
 
+@pytest.mark.parametrize(
+    ("options", "axes"),
+    [
+        ({"photometric": "rgb", "planarconfig": "separate"}, "y, x, s (9 x 9 x 3)"),  # a default
+        ({"imagej": True, "metadata": {"axes": "TYX"}}, "t, y, x (3 x 9 x 9)"),
+    ],
+)
+def test_a_psf_of_colours_or_time_points_is_no_psf_of_planes(scan, run, here, options, axes):
+    import tifffile
+
+    psf = mf.psf.gaussian((3, 2, 2), SIZE, (3, 9, 9)).astype(np.float32)
+    tifffile.imwrite("psf.tif", psf, **options)
+    said = ("--psf psf.tif: has the axes", axes, "expected a PSF of space only (z, y, x)", "time points")
+    refused(run("restore", "scan.nii", "-o", "out.nii", "--psf", "psf.tif", "--iterations", 2), *said)
+    refused(run("plan", "scan.nii", "--psf", "psf.tif"), *said)
+    refused(run("simulate", "scan.nii", "-o", "out.nii", "--psf", "psf.tif"), *said)
+    assert files(here) == ["psf.tif", "scan.nii"]
+    tifffile.imwrite("psf.tif", psf, photometric="minisblack")  # planes of z
+    assert run("restore", "scan.nii", "-o", "out.nii", "--psf", "psf.tif", "--iterations", 2)[0] == 0
+
+
 # ---------------------------------------------------------------- what is refused
 
 

@@ -137,6 +137,18 @@ def with_geometry(volume: mf.io.Volume, arguments: argparse.Namespace, path: str
     return dataclasses.replace(volume, voxel_size=size, unit=unit, affine=affine)
 
 
+def read_space(path: str, what: str, flag: str = "") -> mf.io.Volume:
+    """A file that must hold no other axes than those of space: colours or time points are not planes of z."""
+    volume = mf.io.read(path)
+    if volume.axes != volume.spatial_axes:
+        lengths = " x ".join(map(str, volume.shape))
+        raise UserError(
+            f"{flag}{path}: has the axes {', '.join(volume.axes)} ({lengths}), expected {what} of space only "
+            "(z, y, x) without channels, colours or time points"
+        )
+    return volume
+
+
 class Psf(NamedTuple):
     array: np.ndarray
     record: dict[str, Any]
@@ -185,7 +197,7 @@ def _psf_for(volume: mf.io.Volume, arguments: argparse.Namespace, session: Sessi
     if arguments.psf is None:
         raise UserError("a PSF is needed: --psf FILE, --fwhm-mm Z Y X or --fwhm-um Z Y X")
 
-    measured = mf.io.read(arguments.psf)
+    measured = read_space(arguments.psf, "a PSF", "--psf ")
     array = np.asarray(measured.array)
     if array.ndim != ndim:
         raise UserError(

@@ -16,7 +16,7 @@ import medeconv_fast as mf
 from .._arrays import result_dtype
 from .._extras import matplotlib_figure
 from ..io._files import write_whole
-from .images import UNITS, broadcast, check_format, need_voxel_size, shown_size, with_geometry
+from .images import UNITS, broadcast, check_format, need_voxel_size, read_space, shown_size, with_geometry
 from .session import Session, UserError
 
 
@@ -200,13 +200,7 @@ def _light_sheet(arguments: argparse.Namespace, session: Session) -> Made:
 
 def _psf_file(arguments: argparse.Namespace, path: str) -> mf.io.Volume:
     """An image or PSF of space only, with the voxel size of the command line where the file has none."""
-    volume = mf.io.read(path)
-    if volume.axes != volume.spatial_axes:
-        raise UserError(
-            f"{path}: has the axes {', '.join(volume.axes)}, expected one image of space (z, y, x) without "
-            "channels or time points"
-        )
-    return with_geometry(volume, arguments, path)
+    return with_geometry(read_space(path, "one image or PSF"), arguments, path)
 
 
 def _kept(volume: mf.io.Volume, array: np.ndarray, **more: Any) -> Made:
