@@ -674,6 +674,52 @@ def test_negative_values(scan, run, here):
 # ---------------------------------------------------------------- outputs
 
 
+@pytest.fixture
+def metal(here):
+    """metal.dcm: a CT slice with an insert that reaches further above 0 than air lies below."""
+    pydicom = pytest.importorskip("pydicom", reason="SKIPPED: pydicom is not installed (extra io)")
+    from pydicom.data import get_testdata_file
+
+    path = get_testdata_file("CT_small.dcm", download=False)
+    if path is None:
+        pytest.skip("SKIPPED: CT_small.dcm is not in this version of pydicom's wheel")
+    slice_ = pydicom.dcmread(path)
+    values = slice_.pixel_array.copy()
+    values[60:64, 60:64] = 6000
+    slice_.PixelData = values.tobytes()
+    slice_.save_as("metal.dcm")
+    return mf.io.read("metal.dcm")
+
+
+def test_hounsfield_units_are_a_signed_scale_whatever_metal_reaches(metal, run, here):
+    image = np.asarray(metal.array)
+    assert image.max() > 4 * -image.min() > 0
+    psf = mf.psf.gaussian((1, 1), metal.voxel_size)
+    expected = mf.wiener(image, psf)
+    words = ["restore", "metal.dcm", "--fwhm-mm", 1, 1]
+    said = "metal.dcm is in Hounsfield units (HU), a signed scale, for which --method auto takes the Wiener"
+    for name, more in (("whole.npy", []), ("tiles.npy", ["--memory", "1GB"])):
+        status, out, err = run(*words, "-o", name, *more, "--json", "r.json")
+        assert status == 0 and said in err and "--negative shift" in err and "clipped" not in err
+        assert "method    wiener" in out
+        assert any(said in text for text in json.loads((here / "r.json").read_text())["warnings"])
+        np.testing.assert_allclose(mf.io.read(name).array, expected, rtol=1e-4, atol=1e-2)
+        (here / "r.json").unlink()
+    # The plan says the same; an option that only one of the methods has still decides.
+    status, out, err = run("plan", "metal.dcm", "--fwhm-mm", 1, 1, "--memory", "1GB")
+    assert status == 0 and said in err and "1 iterations" in out
+    status, out, err = run(*words, "-o", "rl.npy", "--negative", "shift", "--iterations", 3)
+    assert status == 0 and "Hounsfield" not in err and "richardson-lucy" in out
+
+
+def test_what_moves_the_zero_of_hounsfield_units_leaves_the_choice_to_the_values(metal, run):
+    words = ["restore", "metal.dcm", "--fwhm-mm", 1, 1, "--keep-preprocessed"]
+    status, out, err = run(*words, "-o", "shifted.npy", "--pre", "background=-2000")
+    assert status == 0 and "Hounsfield" not in err and "method    richardson-lucy" in out
+    status, out, err = run(*words, "-o", "window.npy", "--pre", "window=2000:6000")
+    assert status == 0 and "Hounsfield" in err and "method    wiener" in out
+
+
 def test_existing_output_is_kept(scan, run, here):
     (here / "out.nii").write_text("precious")
     words = ["restore", "scan.nii", "-o", "out.nii", "--fwhm-mm", 3, "--iterations", 2]

@@ -12,6 +12,7 @@ import numpy as np
 
 import medeconv_fast as mf
 
+from ..algorithms._restore import choose
 from ..io._volume import resized
 from .session import Session, UserError
 
@@ -36,6 +37,27 @@ def parts(volume: mf.io.Volume) -> list[tuple[str, tuple[Any, ...]]]:
 def read_image(path: str, arguments: argparse.Namespace) -> mf.io.Volume:
     """The image of a command, with the options that choose among what a file or folder holds."""
     return mf.io.read(path, series=arguments.series, channel=arguments.channel, frame=arguments.frame)
+
+
+def settled_method(
+    arguments: argparse.Namespace, metadata: dict[str, Any], options: dict[str, Any], session: Session
+) -> str:
+    """``--method``; "auto" comes to the Wiener filter where the file says that its scale is signed.
+
+    The values alone do not always say so: metal in a CT scan reaches as far above 0 as air does below, and
+    what is below would be clipped.
+    """
+    method: str = arguments.method
+    if method != "auto" or metadata.get("intensity_unit") != "HU":
+        return method
+    method, why = choose(options, lambda: (-1.0, 0.0))
+    if why is None:  # an option has decided
+        return "auto"
+    session.note(
+        f"{arguments.input} is in Hounsfield units (HU), a signed scale, for which --method auto takes the "
+        "Wiener filter; for Richardson-Lucy give --method rl and --negative shift"
+    )
+    return method
 
 
 def check_format(path: str, like: mf.io.Volume, dtype: Any) -> None:

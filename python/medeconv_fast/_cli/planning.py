@@ -82,7 +82,8 @@ def _planned_in_tiles(
     """What `medeconv restore` with the same options would do, after a look at the sample."""
     source, _ = tiles.opened(arguments)
     try:
-        made = mf.volumes.plan_volume(source, psf, **tiles.options_for(arguments, options_of(arguments)))
+        options = tiles.options_for(arguments, options_of(arguments), source, session)
+        made = mf.volumes.plan_volume(source, psf, **options)
     except ValueError as error:
         if not str(error).startswith("memory: got"):
             raise

@@ -18,7 +18,7 @@ import medeconv_fast as mf
 from .._arrays import result_dtype
 from .._device import choose_device
 from . import batch, tiles
-from .images import check_format, parts, psf_for, read_image, shown_size, with_geometry
+from .images import check_format, parts, psf_for, read_image, settled_method, shown_size, with_geometry
 from .parser import METHODS
 from .preparing import prepare
 from .session import Progress, Session, UserError, peak_memory_bytes
@@ -78,6 +78,11 @@ def _algorithm(method: str) -> Callable[..., Any]:
 
 def _parameters(method: str) -> Collection[str]:
     return inspect.signature(_algorithm(method)).parameters
+
+
+def _rescaled(arguments: argparse.Namespace) -> bool:
+    """Whether ``--pre`` moves the zero of the image's scale: it is another one then, signed or not."""
+    return any(op.name in ("normalize", "background") for op in arguments.pre or [])
 
 
 class Changes:
@@ -145,9 +150,11 @@ def restore(arguments: argparse.Namespace, session: Session) -> None:
     dtype = result_dtype(volume.dtype)
     keep = chain is None or arguments.keep_preprocessed
     check_format(arguments.output, volume if keep else source, dtype)
-    run: Callable[..., Any] = mf.restore if arguments.method == "auto" else _algorithm(arguments.method)
-    iterative = "callback" in _parameters(arguments.method)
-    if "voxel_size" in _parameters(arguments.method):  # gradients are per unit of length
+    scale = {} if _rescaled(arguments) else volume.metadata
+    chosen = settled_method(arguments, scale, options, session)
+    run: Callable[..., Any] = mf.restore if chosen == "auto" else _algorithm(chosen)
+    iterative = "callback" in _parameters(chosen)
+    if "voxel_size" in _parameters(chosen):  # gradients are per unit of length
         options["voxel_size"] = volume.voxel_size
 
     image = volume.array
@@ -157,7 +164,7 @@ def restore(arguments: argparse.Namespace, session: Session) -> None:
     every = parts(volume)
     for number, (label, index) in enumerate(every, 1):
         title = "restoring" if len(every) == 1 else f"restoring {number} of {len(every)} ({label})"
-        steps = options.get("num_iter", 50 if arguments.method == "auto" else 30) if iterative else 1
+        steps = options.get("num_iter", 50 if chosen == "auto" else 30) if iterative else 1
         changes = Changes() if arguments.report is not None and number == 1 and iterative else None
         with Progress(title, steps, enabled=not session.quiet) as progress:
             # A callback is given a copy of the estimate each time: only where somebody watches.

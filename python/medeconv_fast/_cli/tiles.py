@@ -14,7 +14,7 @@ import numpy as np
 
 import medeconv_fast as mf
 
-from .images import Outline, psf_for, shown_size, with_geometry
+from .images import Outline, psf_for, settled_method, shown_size, with_geometry
 from .session import Progress, Session, UserError, peak_memory_bytes
 
 METHODS = ("auto", "rl", "wiener", "tikhonov")
@@ -74,14 +74,16 @@ def opened(arguments: argparse.Namespace) -> tuple[Any, mf.io.Volume]:
     return source, like
 
 
-def options_for(arguments: argparse.Namespace, options: dict[str, Any]) -> dict[str, Any]:
+def options_for(
+    arguments: argparse.Namespace, options: dict[str, Any], source: mf.io.Source, session: Session
+) -> dict[str, Any]:
     """What `restore_volume` and `plan_volume` take alike; `options` are those of the method."""
     if arguments.method not in METHODS:
         raise UserError(f"--method: {arguments.method} does not work in tiles (only {', '.join(METHODS)})")
     if arguments.method == "rl":
         options = {"negative": "raise", **options}
     made = {
-        "method": arguments.method,
+        "method": settled_method(arguments, source.metadata, options, session),
         "memory": "4 GB" if arguments.memory is None else arguments.memory,
         "halo": "auto" if arguments.halo is None else arguments.halo,
         "tile": arguments.tile,
@@ -115,7 +117,7 @@ def restore(arguments: argparse.Namespace, session: Session, options: dict[str, 
             source,
             arguments.output,
             psf.array,
-            **options_for(arguments, options),
+            **options_for(arguments, options, source, session),
             resume=not arguments.no_resume,
             verify=not arguments.no_verify,
             workers=arguments.workers,
