@@ -503,6 +503,32 @@ def test_psf_file_without_geometry_is_said_so(scan, run):
     assert status == 0 and "psf.npy has no voxel size: taken as sampled on the image's grid" in err
 
 
+@pytest.mark.parametrize("step", ["resample=5,2,3", "resample=shape:18,24,28", "crop=content:1"])
+def test_psf_file_without_geometry_follows_the_image_to_another_grid(scan, run, here, step):
+    psf = mf.psf.gaussian((6, 4, 4), SIZE).astype(np.float32)
+    mf.io.write("with.npy", mf.io.Volume(psf, mf.io.read("scan.nii").voxel_size, None, "mm"))
+    np.save("without.npy", psf)
+    words = ["restore", "scan.nii", "--method", "wiener", "--balance", 0.1, "--pre", step]
+    assert run(*words, "-o", "with.nii", "--psf", "with.npy")[0] == 0
+    status, _, err = run(*words, "-o", "without.nii", "--psf", "without.npy", "--json", "r.json")
+    assert status == 0 and "without.npy has no voxel size: taken as sampled on the " in err
+    moved = step.startswith("resample")
+    assert ("sampled on the grid of scan.nii, and resampled to the preprocessed image's, of " in err) is moved
+    record = json.loads((here / "r.json").read_text())["psf"]
+    assert record["resampled"] is moved
+    if moved:
+        np.testing.assert_allclose(record["resampled_from"], SIZE, rtol=1e-5)
+    np.testing.assert_allclose(mf.io.read("without.nii").array, mf.io.read("with.nii").array, rtol=1e-4)
+    # The file need not know its voxel size either.
+    np.save("plain.npy", scan.array)
+    if "shape:" in step:
+        words[1] = "plain.npy"
+        status, _, err = run(*words, "-o", "plain_restored.npy", "--psf", "without.npy")
+        assert status == 0 and "of 0.5 x 0.5 x 0.5 such voxels each" in err
+        made = mf.io.read("plain_restored.npy").array
+        np.testing.assert_allclose(made, mf.io.read("with.nii").array, rtol=1e-4)
+
+
 def test_bad_psf_files(scan, run):
     np.save("flat.npy", np.ones((3, 3)))
     refused(

@@ -177,9 +177,18 @@ class Psf(NamedTuple):
     text: str
 
 
-def psf_for(volume: mf.io.Volume, arguments: argparse.Namespace, session: Session, path: str) -> Psf:
-    """The PSF that the options ask for, on the volume's grid."""
-    psf = _psf_for(volume, arguments, session, path)
+def psf_for(
+    volume: mf.io.Volume,
+    arguments: argparse.Namespace,
+    session: Session,
+    path: str,
+    scale: tuple[float, ...] | None = None,
+) -> Psf:
+    """The PSF that the options ask for, on the volume's grid.
+
+    `scale`: the size of its voxels in those of the file `path`, where preprocessing has changed it.
+    """
+    psf = _psf_for(volume, arguments, session, path, scale)
     if float(psf.array.max()) > 0.999 * float(psf.array.sum()):
         # What millimetres instead of micrometres make of one: nothing would be restored, and nobody told.
         session.note(f"the PSF ({psf.text}) is one voxel on the image's grid: no blur; are the units right?")
@@ -200,7 +209,13 @@ def _check_width(fwhm: tuple[float, ...], target: tuple[float, ...], volume: mf.
             )
 
 
-def _psf_for(volume: mf.io.Volume, arguments: argparse.Namespace, session: Session, path: str) -> Psf:
+def _psf_for(
+    volume: mf.io.Volume,
+    arguments: argparse.Namespace,
+    session: Session,
+    path: str,
+    scale: tuple[float, ...] | None,
+) -> Psf:
     axes = volume.spatial_axes
     ndim = len(axes)
     for unit in ("mm", "um"):
@@ -228,7 +243,19 @@ def _psf_for(volume: mf.io.Volume, arguments: argparse.Namespace, session: Sessi
     record = {"kind": "file", "path": str(arguments.psf), "shape": array.shape, "resampled": False}
     text = f"{arguments.psf}, {' x '.join(map(str, array.shape))} voxels"
     if measured.voxel_size is None or measured.unit is None:
-        session.note(f"{arguments.psf} has no voxel size: taken as sampled on the image's grid")
+        if scale is None or all(abs(s - 1) <= SAME for s in scale):
+            session.note(f"{arguments.psf} has no voxel size: taken as sampled on the image's grid")
+            return Psf(array, record, text)
+        # Measured or computed beside the file, whose voxels are those that were known then.
+        array = mf.psf.resample(array, (1.0,) * ndim, scale)
+        voxels = " x ".join(f"{s:.6g}" for s in scale)
+        session.note(
+            f"{arguments.psf} has no voxel size: taken as sampled on the grid of {path}, and resampled to "
+            f"the preprocessed image's, of {voxels} such voxels each, its sum kept"
+        )
+        own = volume.voxel_size
+        size = None if own is None else tuple(v / s for v, s in zip(own, scale, strict=True))
+        record.update(resampled=True, resampled_from=size, shape=array.shape)
         return Psf(array, record, text)
     target, target_unit = need_voxel_size(volume, path, "--psf FILE with a voxel size")
     factor = UNITS[measured.unit] / UNITS[target_unit]

@@ -199,7 +199,8 @@ def _psf(parser: argparse.ArgumentParser) -> None:
     one.add_argument(
         "--psf",
         metavar="FILE",
-        help="a measured or computed PSF; resampled where its voxel size is not the image's",
+        help="a measured or computed PSF; resampled where its voxel size is not the image's (without one it "
+        "is taken as sampled on the grid of the image's file)",
     )
     one.add_argument(
         "--fwhm-mm", metavar="Z Y X", type=widths, help="Gaussian PSF, full width at half maximum in mm"

@@ -189,6 +189,16 @@ def prepare(
     return prepared, chain
 
 
+def scale_of(chain: Chain | None) -> tuple[float, ...] | None:
+    """The size of the prepared voxels in those of the file; None where no step has changed it."""
+    scale = None
+    for step in chain or ():
+        if step.name == "resample":
+            by = step.settings["scale"]
+            scale = by if scale is None else tuple(a * b for a, b in zip(scale, by, strict=True))
+    return scale
+
+
 def _in_volumes_unit(size: Any, op: Operation, volume: mf.io.Volume) -> Any:
     if volume.unit is None or op.unit is None:
         raise UserError(

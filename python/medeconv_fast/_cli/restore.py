@@ -20,7 +20,7 @@ from .._device import choose_device
 from . import batch, tiles
 from .images import check_format, parts, psf_for, read_image, settled_method, shown_size, with_geometry
 from .parser import METHODS
-from .preparing import prepare
+from .preparing import prepare, scale_of
 from .session import Progress, Session, UserError, peak_memory_bytes
 
 
@@ -146,7 +146,7 @@ def restore(arguments: argparse.Namespace, session: Session) -> None:
     if arguments.report is not None:
         mf.report.check(arguments.report, source)
     volume, chain = prepare(source, arguments, session)
-    psf = psf_for(volume, arguments, session, arguments.input)
+    psf = psf_for(volume, arguments, session, arguments.input, scale_of(chain))
     dtype = result_dtype(volume.dtype)
     keep = chain is None or arguments.keep_preprocessed
     check_format(arguments.output, volume if keep else source, dtype)
