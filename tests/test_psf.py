@@ -279,6 +279,7 @@ def test_from_beads_refuses_and_explains():
         (lambda: mf.psf.gaussian(-1, (1, 1)), "fwhm"),
         (lambda: mf.psf.gaussian((1, 2, 3), (1, 1)), "fwhm"),
         (lambda: mf.psf.gaussian(1, (1, 0)), "voxel_size"),
+        (lambda: mf.psf.gaussian((1e300, 1), (1e-300, 1)), "fwhm, voxel_size: .* inf x 5 voxels"),
         (lambda: mf.psf.gaussian(1, 1.0), "voxel_size"),
         (lambda: mf.psf.gaussian(1, (1, 1), (3,)), "shape"),
         (lambda: mf.psf.airy(0.5, 0, (1, 1)), "na"),
@@ -297,6 +298,33 @@ def test_from_beads_refuses_and_explains():
 def test_bad_arguments_are_named(call, name):
     with pytest.raises(ValueError, match=name):
         call()
+
+
+@pytest.mark.parametrize(
+    ("call", "length", "grid", "ndim"),
+    [
+        (lambda **more: mf.psf.airy(520, 1.2, (0.065, 0.065), **more), "wavelength", "34935 x 34935", 2),
+        (
+            lambda **more: mf.psf.born_wolf(520, 1.2, 1.33, (0.2, 0.065, 0.065), **more),
+            "wavelength",
+            "19213 x",
+            3,
+        ),
+        (
+            lambda **more: mf.psf.gibson_lanni(520, 1.2, (0.2, 0.065, 0.065), **more),
+            "wavelength",
+            "21885 x",
+            3,
+        ),
+        (lambda **more: mf.psf.gaussian(400, (0.1, 0.065, 0.065), **more), "fwhm", "13591 x", 3),
+    ],
+    ids=["airy", "born_wolf", "gibson_lanni", "gaussian"],
+)
+def test_lengths_in_two_units_are_refused_at_once(call, length, grid, ndim):
+    """Nanometres with micrometres: the default shape would be more than memory holds."""
+    with pytest.raises(ValueError, match=rf"^{length}, (na, )?voxel_size: got {length} .*{grid}.* one unit"):
+        call()
+    assert call(shape=(3,) * ndim).shape == (3,) * ndim  # what is asked for is made
 
 
 def test_masks_are_not_ignored(tmp_path):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,8 @@ from .. import _validate
 SIGMA_PER_FWHM = 1 / (2 * math.sqrt(2 * math.log(2)))
 # A Gaussian's default extent in standard deviations each way: 6e-5 of its integral lies beyond, per axis.
 GAUSSIAN_REACH = 4.0
+# Most voxels of a default shape: what asks for more has its lengths in several units.
+LARGEST = 1 << 27
 
 
 def _sizes(voxel_size: Any, ndims: tuple[int, ...]) -> tuple[float, ...]:
@@ -120,13 +122,26 @@ def light_sheet(
     return psf / total
 
 
-def _shape(shape: Any, ndim: int, default: tuple[int, ...]) -> tuple[int, ...]:
-    if shape is None:
-        return default
-    checked = _validate.shape(shape, "shape")
-    if len(checked) != ndim:
-        raise ValueError(f"shape: got {checked}, expected {ndim} axis lengths {_validate.AXES[ndim]}")
-    return checked
+def _shape(shape: Any, reaches: Sequence[float], **given: Any) -> tuple[int, ...]:
+    """`shape`, or odd lengths out to `reaches` voxels each way, which follow from `given`: a length by its
+    name, `na` if any, and `voxel_size`.
+    """
+    if shape is not None:
+        checked, ndim = _validate.shape(shape, "shape"), len(reaches)
+        if len(checked) != ndim:
+            raise ValueError(f"shape: got {checked}, expected {ndim} axis lengths {_validate.AXES[ndim]}")
+        return checked
+    if max(reaches) <= LARGEST:  # else it need not be a number any more
+        lengths = tuple(2 * math.ceil(reach) + 1 for reach in reaches)
+        if math.prod(lengths) <= LARGEST:
+            return lengths
+    grid = " x ".join(f"{2 * np.ceil(reach) + 1:.6g}" for reach in reaches)
+    values = ", ".join(f"{name} {_validate.shown(value)}" for name, value in given.items())
+    raise ValueError(
+        f"{', '.join(given)}: got {values}, of which a PSF would have {grid} voxels; expected "
+        f"{next(iter(given))} and voxel_size in one unit (520 nm are 0.52 µm) and at most {LARGEST} voxels, "
+        "or a shape"
+    )
 
 
 def gaussian(fwhm: Any, voxel_size: Any, shape: Any = None) -> np.ndarray:
@@ -149,7 +164,8 @@ def gaussian(fwhm: Any, voxel_size: Any, shape: Any = None) -> np.ndarray:
     Raises
     ------
     ValueError, TypeError
-        Negative widths, sizes that are not positive, a wrong number of values.
+        Negative widths, sizes that are not positive, a wrong number of values, a default shape of more than
+        2^27 voxels.
 
     Notes
     -----
@@ -164,9 +180,8 @@ def gaussian(fwhm: Any, voxel_size: Any, shape: Any = None) -> np.ndarray:
         raise ValueError(f"fwhm: got {len(values)} values, expected {len(sizes)}, one per axis of voxel_size")
     widths = [_validate.number(w, f"fwhm[{i}]", minimum=0) for i, w in enumerate(values)]
     sigmas = [w * SIGMA_PER_FWHM / size for w, size in zip(widths, sizes, strict=True)]  # in voxels
-    extents = _shape(
-        shape, len(sizes), tuple(2 * math.ceil(GAUSSIAN_REACH * s) + 1 if s > 0 else 1 for s in sigmas)
-    )
+    reaches = [GAUSSIAN_REACH * s for s in sigmas]
+    extents = _shape(shape, reaches, fwhm=tuple(widths), voxel_size=sizes)
     result = np.ones((), np.float64)
     for sigma, n in zip(sigmas, extents, strict=True):
         position = np.arange(n) - n // 2
@@ -287,7 +302,8 @@ def airy(
     Raises
     ------
     ValueError, TypeError
-        A wavelength, NA or pixel size that is not positive, a wrong number of values.
+        A wavelength, NA or pixel size that is not positive, a wrong number of values, a default shape of more
+        than 2^27 pixels.
 
     References
     ----------
@@ -297,7 +313,7 @@ def airy(
     na = _validate.number(na, "na", above=0)
     sizes = _sizes(voxel_size, (2,))
     reach = 2.62 * wavelength / na
-    lengths = _shape(shape, 2, tuple(2 * math.ceil(reach / s) + 1 for s in sizes))
+    lengths = _shape(shape, [reach / s for s in sizes], wavelength=wavelength, na=na, voxel_size=sizes)
     scale = 2 * math.pi * na / wavelength
 
     def profile(radius: np.ndarray) -> np.ndarray:
@@ -355,8 +371,8 @@ def _volume(
     sizes: tuple[float, ...], shape: Any, wavelength: float, na: float, index: float
 ) -> tuple[int, ...]:
     lateral, axial = 2.62 * wavelength / na, 4 * wavelength * index / na**2
-    reach = (axial, lateral, lateral)
-    return _shape(shape, 3, tuple(2 * math.ceil(r / s) + 1 for r, s in zip(reach, sizes, strict=True)))
+    reaches = [reach / s for reach, s in zip((axial, lateral, lateral), sizes, strict=True)]
+    return _shape(shape, reaches, wavelength=wavelength, na=na, voxel_size=sizes)
 
 
 def born_wolf(
@@ -394,7 +410,8 @@ def born_wolf(
     Raises
     ------
     ValueError, TypeError
-        `na` of at least the refractive index, values that are not positive, a wrong number of values.
+        `na` of at least the refractive index, values that are not positive, a wrong number of values, a
+        default shape of more than 2^27 voxels.
 
     Notes
     -----
@@ -461,7 +478,7 @@ def gibson_lanni(
     ------
     ValueError, TypeError
         `na` of at least an index of the immersion or the coverslip, negative lengths, a wrong number of
-        values.
+        values, a default shape of more than 2^27 voxels.
 
     Warns
     -----
