@@ -151,6 +151,20 @@ def test_cuda_array_interface_without_a_gpu(operation, image, psf):
         operation(OnDevice(), psf)
 
 
+def test_what_is_no_array_is_named(operation, image, psf):
+    volume = mf.io.Volume(image)
+    with pytest.raises(TypeError, match=r"got a Volume, expected an array .*; pass volume\.array"):
+        operation(volume, psf)
+    with pytest.raises(TypeError, match=r"got a Volume, expected .*; pass volume\.array"):
+        operation(image, mf.io.Volume(psf))
+    with pytest.raises(TypeError, match=r"psf: got a Volume, expected .*; pass volume\.array"):
+        mf.psf.fwhm(mf.io.Volume(psf))
+    nib = pytest.importorskip("nibabel", reason="SKIPPED: nibabel is not installed (extra io)")
+    scan = nib.Nifti1Image(image.astype(np.float32), np.eye(4))
+    with pytest.raises(TypeError, match=r"got an object of type nibabel\.nifti1\.Nifti1Image.* mf\.io\.read"):
+        operation(scan, psf)
+
+
 @pytest.mark.peers
 def test_torch(operation, image, psf, relative_error):
     torch = pytest.importorskip("torch")

@@ -98,7 +98,7 @@ def to_numpy(value: Any, name: str) -> tuple[np.ndarray, Restore]:
         array = np.asarray(value)
     except ValueError as error:  # ragged lists
         raise TypeError(f"{name}: cannot be read as an array ({error})") from error
-    _validate.numeric(array.dtype, name)
+    _validate.an_array(array, value, name)
     return array, _as_is
 
 

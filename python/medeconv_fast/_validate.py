@@ -129,6 +129,19 @@ def numeric(dtype: np.dtype, name: str) -> None:
         raise TypeError(f"{name}: got dtype {dtype}, {expected}")
 
 
+def an_array(array: np.ndarray, value: Any, name: str) -> None:
+    """Refuse a `value` of which NumPy made an `array` without numbers, by its type where it wraps one."""
+    kind = type(value)
+    if array.dtype == object and kind.__module__ not in ("builtins", "numpy"):
+        if hasattr(value, "spatial_axes") and hasattr(value, "array"):
+            what, hint = f"a {kind.__name__}", "; pass volume.array"
+        else:
+            what = f"an object of type {kind.__module__}.{kind.__qualname__}"
+            hint = "; mf.io.read gives files as a volume: pass volume.array"
+        raise TypeError(f"{name}: got {what}, expected an array of real numbers{hint}")
+    numeric(array.dtype, name)
+
+
 def unmasked(value: Any, name: str, otherwise: str = "") -> None:
     """Refuse a masked array; `otherwise` is what can be done beside filling it."""
     if isinstance(value, np.ma.MaskedArray):
@@ -142,7 +155,7 @@ def real(value: Any, name: str) -> np.ndarray:
     """`value` as an array of real numbers without a mask."""
     unmasked(value, name)
     array = np.asarray(value)
-    numeric(array.dtype, name)
+    an_array(array, value, name)
     return array
 
 
