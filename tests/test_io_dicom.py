@@ -584,6 +584,8 @@ def test_a_series_is_chosen(tmp_path):
     for choice in ("1.2.7", 5, "5", "head, THIN"):
         np.testing.assert_array_equal(mf.io.read(path, series=choice).array, values(two))
     np.testing.assert_array_equal(mf.io.read(path, series="head").array, values(one))
+    thin, also, head = (mf.io.open_source(path, series=n).identity() for n in ("1.2.7", 5, 4))
+    assert thin == also and thin["series"] == "1.2.7" and head["series"] == "1.2.3.2"
     with pytest.raises(ValueError, match="series: got 'foot', which none of these has: 4 'head'"):
         mf.io.read(path, series="foot")
     with pytest.raises(TypeError, match=r"series: got 1\.5"):

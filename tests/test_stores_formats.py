@@ -242,6 +242,37 @@ def test_a_tiff_of_several_images(tmp_path):
         mf.io.open_source(tmp_path / "a.tif", series=2)
 
 
+def test_the_identity_is_of_what_was_chosen(tmp_path):
+    """The same file, read as another image."""
+    with tifffile.TiffWriter(tmp_path / "a.tif") as file:
+        for seed in range(2):
+            volume = image(3, 22, 23, seed=seed)
+            file.write(volume, photometric="minisblack", metadata={"axes": "ZYX"})
+    sources = [mf.io.open_source(tmp_path / "a.tif", series=i) for i in (None, 0, 1)]
+    first, same, second = (source.identity() for source in sources)
+    assert first == same != second
+    assert pickle.loads(pickle.dumps(sources[2])).identity() == second
+    np.save(tmp_path / "b.npy", image(4, 4, 4, 4))
+    times, channels = (mf.io.open_source(tmp_path / "b.npy", axes=axes) for axes in ("tzyx", "czyx"))
+    assert times.identity() != channels.identity()
+
+
+def test_the_identity_of_a_mapped_array_is_of_its_place_in_the_file(tmp_path):
+    mapped = np.memmap(tmp_path / "raw", np.float32, "w+", shape=(2, 12, 13, 14))
+    mapped[:] = image(2, 12, 13, 14)
+    mapped.flush()
+    views = [mapped[0], mapped[1], mapped[0][::-1], mapped[0].view("i4"), mapped[0].view(">f4")]
+    assert len({json.dumps(mf.io.open_source(view).identity()) for view in views}) == len(views)
+    # The same bytes, whatever is mapped besides them; the second begins behind a page.
+    pages = np.memmap(tmp_path / "raw", np.float32, "r", mapped[0].nbytes, (12, 13, 14))
+    assert mapped[0].nbytes > 4096
+    assert mf.io.open_source(pages).identity() == mf.io.open_source(mapped[1]).identity()
+    private = np.memmap(tmp_path / "raw", np.float32, "c", shape=(12, 13, 14))
+    before = mf.io.open_source(private).identity()
+    private[0] += 1
+    assert mf.io.open_source(private).identity() != before
+
+
 def test_a_damaged_tile_is_named(tmp_path):
     tifffile.imwrite(tmp_path / "a.tif", image(64, 64), tile=(32, 32), compression="zlib")
     with tifffile.TiffFile(tmp_path / "a.tif") as file:

@@ -610,6 +610,59 @@ def test_another_jobs_result_is_not_replaced(tmp_path, image, psf):
     assert (tmp_path / "other.zarr" / "mine.txt").read_text() == "kept"
 
 
+def several(path, images):
+    """A TIFF of several images, or a folder of several OME-Zarr."""
+    if path.suffix == ".tif":
+        tifffile = pytest.importorskip("tifffile", reason="SKIPPED: tifffile is not installed (extra io)")
+        with tifffile.TiffWriter(path) as file:
+            for each in images:
+                file.write(each, metadata={"axes": "ZYX"}, photometric="minisblack")
+        return
+    path.mkdir()
+    (path / "zarr.json").write_text(
+        json.dumps(
+            {
+                "zarr_format": 3,
+                "node_type": "group",
+                "attributes": {"ome": {"version": "0.5", "bioformats2raw.layout": 3}},
+            }
+        )
+    )
+    for number, each in enumerate(images):
+        mf.io.write(path / "inner.zarr", mf.io.Volume(each, (2.0, 1.0, 1.0), None, "um"))
+        (path / "inner.zarr").rename(path / str(number))
+
+
+@pytest.mark.parametrize("name", ["in.ome.tif", "in.zarr"])
+def test_another_image_of_the_same_file_is_another_job(tmp_path, image, psf, name):
+    several(tmp_path / name, [image, image + 50])
+    first, second = (mf.io.open_source(tmp_path / name, series=i) for i in range(2))
+    path = tmp_path / "out.zarr"
+    broken(path, first, psf)
+    with pytest.raises(ValueError, match=r"input\.(series was 0, is 1|array was)"):
+        mf.restore_volume(second, path, psf, **RL)
+    assert mf.restore_volume(first, path, psf, **RL).finished
+    with pytest.raises(FileExistsError, match=r"made by another job \(input\."):
+        mf.restore_volume(second, path, psf, **RL)
+    # No choice is that of the first.
+    assert mf.restore_volume(mf.io.open_source(tmp_path / name), path, psf, **RL).computed == 0
+
+
+def test_another_part_of_a_mapped_file_is_another_job(tmp_path, image, psf):
+    mapped = np.memmap(tmp_path / "raw", np.uint16, "w+", shape=(2, *image.shape))
+    mapped[:] = image, image[::-1] + 1
+    mapped.flush()
+    path = tmp_path / "out.zarr"
+    assert mf.restore_volume(mapped[0], path, psf, **RL).finished
+    shifted = np.memmap(tmp_path / "raw", np.uint16, "r", image[0].nbytes, image.shape)
+    for other in (mapped[1], mapped[0][::-1], mapped[0].view("i2"), mapped[0].view(">u2"), shifted):
+        with pytest.raises(FileExistsError, match=r"made by another job \(input\."):
+            mf.restore_volume(other, path, psf, **RL)
+    again = np.memmap(tmp_path / "raw", np.uint16, "r", shape=(2, *image.shape))
+    assert mf.restore_volume(again[0], path, psf, **RL).computed == 0
+    assert np.array_equal(result(path), unbroken(tmp_path, image, psf))
+
+
 def test_damaged_tiles_are_done_again(tmp_path, image, psf):
     expected = unbroken(tmp_path, image, psf)
     path = tmp_path / "out.zarr"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import mmap
 import os
 import warnings
 from collections.abc import Callable, Sequence
@@ -65,11 +66,13 @@ class Source:
         path: Path | None = None,
         resident: int = 0,
         layout: dict[str, Any] | None = None,
+        series: str | int | None = None,
     ) -> None:
         """`axes`, `lengths` and `chunks` are those of what `fetch` gives, which is no view of anything; "s"
-        counts as a channel axis, "." is an axis of one to be left out.
+        counts as a channel axis, "." is an axis of one to be left out. `series` is the one that was chosen of
+        a file or folder of several, as the file names it.
         """
-        self._fetch, self._identify = fetch, identify
+        self._fetch, self._identify, self._series = fetch, identify, series
         self._stored_axes = axes.replace("s", "c")
         if self._stored_axes.count("c") > 1:
             raise ValueError(f"axes: got {axes!r}, channels and colour samples together are not supported")
@@ -189,11 +192,14 @@ class Source:
         """What tells this input from another, or from itself after a change; JSON can hold it.
 
         Of files: path, size and time of the last change (of Zarr: a digest of the metadata, and one of all
-        chunks' sizes and times); of arrays in memory a digest of their values; of dask arrays their name.
+        chunks' sizes and times), and which of its images; of a mapped array its file and where the array lies
+        in it; of arrays in memory a digest of their values; of dask arrays their name.
         """
         geometry = self.geometry.to_json()
         return {
             **self._identify(),
+            "series": self._series,
+            "axes": self._stored_axes,
             "shape": list(self.shape),
             "items": len(self.items),
             "dtype": self.dtype.str,
@@ -308,7 +314,7 @@ def _open_path(
     if axes is not None and path.suffix.lower() != ".npy":
         raise ValueError(f"axes: got {axes!r}, but {path.name} says its axes itself")
     found = _lazy.open_file(path, series, axes)
-    return _open_whole(path, series, max_bytes) if found is None else _of_found(path, found)
+    return _open_whole(path, series, max_bytes) if found is None else _of_found(path, found, series)
 
 
 def open_streamed(path: Path) -> Source:
@@ -319,7 +325,7 @@ def open_streamed(path: Path) -> Source:
         return _of_found(path, _lazy.open_compressed(path))
 
 
-def _of_found(path: Path, found: _lazy.Found) -> Source:
+def _of_found(path: Path, found: _lazy.Found, series: int | None = None) -> Source:
     return Source(
         found.fetch,
         found.axes,
@@ -331,6 +337,7 @@ def _of_found(path: Path, found: _lazy.Found) -> Source:
         stored_dtype=found.stored_dtype,
         path=path,
         layout={"format": found.format},
+        series=int(series or 0),  # no choice is the first
     )
 
 
@@ -375,12 +382,19 @@ def _open_whole(path: Path, series: int | None, max_bytes: int) -> Source:
         )
     state = _lazy.State(path)
     volume = read(path, series=series)
-    made = _of_volume(volume, state.identity)
+    # Whatever the choice was made by, or though there was none: of a folder it is this series of DICOM.
+    chosen = volume.metadata.get("series_uid") or series or 0
+    made = _of_volume(volume, state.identity, series=chosen if isinstance(chosen, str) else int(chosen))
     made.path, made.layout = path, {"format": str(volume.metadata.get("format", path.suffix))}
     return made
 
 
-def _of_volume(volume: Volume, identify: Callable[[], dict[str, Any]] | None = None) -> Source:
+def _of_volume(
+    volume: Volume,
+    identify: Callable[[], dict[str, Any]] | None = None,
+    *,
+    series: str | int | None = None,
+) -> Source:
     array = volume.array
     return Source(
         lambda index: array[index].copy(),
@@ -392,6 +406,7 @@ def _of_volume(volume: Volume, identify: Callable[[], dict[str, Any]] | None = N
         identify or (lambda: {"array": _digest(array)}),
         resident=array.nbytes,
         layout={"format": "array"},
+        series=series,
     )
 
 
@@ -402,11 +417,21 @@ def _open_array(source: Any, axes: str | None) -> Source:
         return _of_volume(source)
     if type(source).__module__.startswith("dask.array"):
         return _of_dask(source, axes)
-    if isinstance(source, np.memmap) and source.filename is not None:
+    # What was written into a copy-on-write array is not in its file.
+    if isinstance(source, np.memmap) and source.filename is not None and source.mode != "c":
         _validate.numeric(source.dtype, "source")
-        return _of_array(source, axes, _lazy.State(Path(source.filename)).identity)
+        file, place = _lazy.State(Path(source.filename)), _place_in_file(source)
+        return _of_array(source, axes, lambda: {**file.identity(), **place})
     array, _ = to_numpy(source, "source")
     return _of_array(array, axes, lambda: {"array": _digest(array)})
+
+
+def _place_in_file(array: np.memmap) -> dict[str, Any]:
+    """Which of a file's bytes a mapped array or a view of one shows, and in what order."""
+    mapped: Any = array._mmap  # type: ignore[attr-defined]
+    start, first = (a.__array_interface__["data"][0] for a in (np.frombuffer(mapped, np.uint8), array))
+    begin = array.offset // mmap.ALLOCATIONGRANULARITY * mmap.ALLOCATIONGRANULARITY  # of what is mapped
+    return {"offset": begin + first - start, "strides": list(array.strides), "stored": array.dtype.str}
 
 
 def _of_array(array: Any, axes: str | None, identify: Callable[[], dict[str, Any]]) -> Source:
