@@ -475,6 +475,26 @@ def test_other_weights_are_another_job(tmp_path, image, psf):
     assert np.allclose(result(path), unbroken(tmp_path, image, psf), rtol=1e-4)
 
 
+@pytest.mark.parametrize("name", ["weights", "initial"])
+def test_maps_lie_where_the_image_does(tmp_path, image, psf, name):
+    """A mirrored file has the same shape and voxel size, and would be applied to other places."""
+    affine = np.array([[1.0, 0, 0, -14], [0, 1, 0, -20], [0, 0, 2, 5], [0, 0, 0, 1]])
+    mirrored = affine @ np.diag([-1.0, 1, 1, 1])
+    size = (2.0, 1.0, 1.0)
+    source = mf.io.Volume(image, size, affine, "mm")
+    ones = np.ones(image.shape, np.float32)
+    mf.io.write(tmp_path / "mirrored.zarr", mf.io.Volume(ones, size, mirrored, "mm"))
+    given = mf.io.Volume(ones, size, mirrored, "mm"), tmp_path / "mirrored.zarr"
+    for other in (*given, mf.io.open_source(given[1])):
+        with pytest.raises(ValueError, match=rf"^{name}: lies 56 mm away from the source"):
+            mf.restore_volume(source, tmp_path / "out.zarr", psf, **RL, **{name: other})
+    assert not (tmp_path / "out.zarr.partial").exists()
+    # Rounded, as files are, and without a place of its own.
+    rounded = affine * (1 + 1e-6 * (np.arange(4) < 3)[:, None])
+    for other in (mf.io.Volume(ones, size, rounded, "mm"), mf.io.Volume(ones, size, None, "mm")):
+        assert mf.restore_volume(source, tmp_path / "out.zarr", psf, overwrite=True, **RL, **{name: other})
+
+
 def test_booleans_are_refused_as_a_result_before_any_work(tmp_path, psf, image):
     with pytest.raises(ValueError, match=r"^dtype: got 'input'"):
         mf.restore_volume(image > 4, tmp_path / "out.zarr", psf, dtype="input", scale=1)

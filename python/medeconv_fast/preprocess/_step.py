@@ -13,6 +13,7 @@ from .. import _arrays, _validate
 
 SPATIAL = "zyx"
 SAME = 1e-3  # relative difference of lengths that files round away
+NEAR = 0.1  # voxels by which affines of the same grid may differ
 
 
 def is_volume(value: Any) -> bool:
@@ -105,16 +106,22 @@ def same_place(mask: Any, image: Any, name: str) -> None:
             "expected the image's grid"
         )
     if mask.oriented and image.oriented:
-        # Reversed indices of the corners, with a third axis of one voxel where there are two.
         length = dict(zip(mask.axes, mask.shape, strict=True))
-        ends = [(0, length.get(axis, 1) - 1) for axis in reversed(SPATIAL)]
-        corners = np.array(np.meshgrid(*ends, (1,))).reshape(4, -1)
-        away = np.linalg.norm((mask.affine - image.affine) @ corners, axis=0).max()
-        if away > 0.1 * min(image.voxel_size):
+        shape = [n for axis, n in length.items() if axis in SPATIAL]
+        away = distance(mask.affine, image.affine, shape)
+        if away > NEAR * min(image.voxel_size):
             raise ValueError(
                 f"{name}: lies {away:.3g} {image.unit or ''} away from the image (their affines differ), "
                 "expected the image's grid"
             )
+
+
+def distance(affine: np.ndarray, other: np.ndarray, shape: Sequence[int]) -> float:
+    """How far apart two affines put the voxels of an image; `shape` is that of its axes of space."""
+    # Reversed indices of the corners, with a further axis of one voxel where there are two.
+    ends = [(0, n - 1) for n in reversed(shape)] + [(0, 0)] * (3 - len(shape))
+    corners = np.array(np.meshgrid(*ends, (1,))).reshape(4, -1)
+    return float(np.linalg.norm((affine - other) @ corners, axis=0).max())
 
 
 def per_axis(value: Any, ndim: int, name: str, kind: str) -> list[Any]:

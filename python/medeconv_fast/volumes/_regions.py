@@ -12,6 +12,7 @@ from .. import _arrays, _validate
 from .. import io as files
 from ..algorithms._start import INITIAL
 from ..algorithms._tile import read_region
+from ..preprocess._step import NEAR, distance
 
 NAMES = ("weights", "initial")
 
@@ -60,6 +61,14 @@ def _opened(name: str, value: Any, source: Any) -> Any:
             f"{name}: its voxels are {own} {made.unit}, those of the source {other} {source.unit}; "
             "expected the same grid"
         )
+    affine, placed = getattr(made, "affine", None), getattr(source, "affine", None)
+    if affine is not None and placed is not None:
+        away = distance(affine, placed, source.shape)
+        if away > NEAR * min(other):
+            raise ValueError(
+                f"{name}: lies {away:.3g} {source.unit or ''} away from the source (their affines differ), "
+                "expected the source's grid"
+            )
     return made
 
 

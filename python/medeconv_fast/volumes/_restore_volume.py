@@ -133,8 +133,8 @@ def restore_volume(
         Called with a dict before the first tile and after each: done, tiles, voxels_per_second, seconds_left.
     **options
         Of the method, as in `restore`; ``voxel_size`` is the source's unless given. `weights` and `initial`
-        may be arrays of the shape of an image or of all of them, files or sources: they are read tile by
-        tile. Other options must be numbers.
+        may be arrays of the shape of an image or of all of them, files or sources, on the image's grid: they
+        are read tile by tile. Other options must be numbers.
 
     Returns
     -------
