@@ -342,6 +342,8 @@ def test_rescale_is_each_slices_own(tmp_path):
     expected = values(slices) * np.array([0.37, 0.74, 1.11])[:, None, None]
     assert read.dtype == np.float32 and read.metadata["intensity_unit"] == "BQML"
     np.testing.assert_array_equal(read.array, expected.astype(np.float32))
+    source = mf.io.open_source(tmp_path / "pet")
+    assert source.dtype == np.float32 and source.stored_dtype == np.uint16
 
 
 @pytest.mark.parametrize(

@@ -105,6 +105,22 @@ def test_nifti_that_is_compressed_is_read_as_a_whole_where_it_fits(tmp_path):
         mf.io.open_source(tmp_path / "b.nii.gz", max_bytes=95_999)
 
 
+def test_the_stored_dtype_is_that_of_the_file_however_it_is_read(tmp_path):
+    nifti = nib.Nifti1Image(image(9, 8, 7, dtype=np.uint8), np.eye(4))
+    nifti.header.set_slope_inter(0.5, 3)
+    for name in ("a.nii", "a.nii.gz"):
+        nib.save(nifti, tmp_path / name)
+    for name in ("a.nii", "a.nii.gz"):
+        source = mf.io.open_source(tmp_path / name)
+        assert source.dtype == np.float32 and source.stored_dtype == np.uint8
+        with pytest.raises(ValueError, match="scale: needed to store computed values as uint8"):
+            mf.io.create_store(tmp_path / "b.nii", source, dtype="input")
+        store = made_of(tmp_path / f"{name}.zarr", source, dtype="input", scale=(0.5, 3))
+        store.finish()
+        assert store.dtype == np.uint8
+        np.testing.assert_array_equal(mf.io.read(tmp_path / f"{name}.zarr").array, source.read(0))
+
+
 @pytest.mark.parametrize("cut", [100, 400, 3000])
 def test_files_that_end_early(tmp_path, cut):
     nib.save(nib.Nifti1Image(image(10, 10, 10), OBLIQUE), tmp_path / "a.nii")

@@ -114,7 +114,7 @@ def _read(path: Path, series: str | int | None, channel: str | None, frame: int 
     _check_together(files, frames)
     placed = grid([f.plane for f in frames], lambda i, j: _difference(files, frames[i], frames[j]))
     frames = [frames[i] for i in placed.order]
-    array, notes = _values(files, frames, channel)
+    array, stored, notes = _values(files, frames, channel)
     first = files[frames[0].file].header
     if placed.affine is None:
         placed, more = _flat_size(first, frames[0], placed)
@@ -125,6 +125,7 @@ def _read(path: Path, series: str | int | None, channel: str | None, frame: int 
         array = array[0]
     affine = placed.affine
     metadata = _metadata(first, frames[0], channel, frame)
+    metadata["stored_dtype"] = str(stored)
     metadata["dicom"] = Source(
         tuple(str(f.path.resolve()) for f in files),
         tuple(str(f.header.get("SOPInstanceUID", "")) for f in files),
@@ -427,8 +428,8 @@ def _dimension_indices(frame: _Frame) -> list[int] | None:
 
 def _values(
     files: Sequence[_File], frames: Sequence[_Frame], channel: str | None
-) -> tuple[np.ndarray, list[str]]:
-    """All frames as one array, and what is worth saying about their values."""
+) -> tuple[np.ndarray, np.dtype, list[str]]:
+    """All frames as one array, the dtype that they are stored in, and what is worth saying of their values."""
     pydicom = _pydicom()
     tables = any("ModalityLUTSequence" in f.header for f in files)
     scaled = tables or not all(f.scale.identity for f in frames)
@@ -436,6 +437,7 @@ def _values(
     for z, frame in enumerate(frames):
         places.setdefault(frame.file, []).append(z)
     array: np.ndarray | None = None
+    stored: set[np.dtype] = set()
     padding = 0
     for number, slices in places.items():
         path = files[number].path
@@ -448,6 +450,7 @@ def _values(
             for z in slices:
                 values = frame_values(dataset, frames[z].number, channel)
                 padding += _padded(dataset, values)
+                stored.add(values.dtype.newbyteorder("="))
                 if scaled:
                     values = _scaled(dataset, values, frames[z].scale)
                 if array is None:
@@ -463,7 +466,7 @@ def _values(
         notes.append(
             f"{padding} of {array.size} values are padding (PixelPaddingValue), not measured; they are kept"
         )
-    return array, notes
+    return array, np.result_type(*stored), notes
 
 
 def _scaled(dataset: Any, stored: np.ndarray, scale: Scale) -> np.ndarray:

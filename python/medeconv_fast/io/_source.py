@@ -37,6 +37,7 @@ class Source:
     dtype : numpy.dtype
         Of what `read` gives: the stored one, or that of the values where the file gives its integers a scale.
     stored_dtype : numpy.dtype
+        The file's, before its scale.
     items : tuple of (int, int)
         Time point and channel of each item; ((0, 0),) for a plain volume.
     axes : str
@@ -384,7 +385,13 @@ def _open_whole(path: Path, series: int | None, max_bytes: int) -> Source:
     volume = read(path, series=series)
     # Whatever the choice was made by, or though there was none: of a folder it is this series of DICOM.
     chosen = volume.metadata.get("series_uid") or series or 0
-    made = _of_volume(volume, state.identity, series=chosen if isinstance(chosen, str) else int(chosen))
+    made = _of_volume(
+        volume,
+        state.identity,
+        # That of the values is another where the file gives its integers a scale.
+        stored_dtype=volume.metadata.get("stored_dtype"),
+        series=chosen if isinstance(chosen, str) else int(chosen),
+    )
     made.path, made.layout = path, {"format": str(volume.metadata.get("format", path.suffix))}
     return made
 
@@ -393,6 +400,7 @@ def _of_volume(
     volume: Volume,
     identify: Callable[[], dict[str, Any]] | None = None,
     *,
+    stored_dtype: Any = None,
     series: str | int | None = None,
 ) -> Source:
     array = volume.array
@@ -404,6 +412,7 @@ def _of_volume(
         array.shape,
         Geometry.of(volume),
         identify or (lambda: {"array": _digest(array)}),
+        stored_dtype=stored_dtype,
         resident=array.nbytes,
         layout={"format": "array"},
         series=series,
