@@ -1161,6 +1161,23 @@ def test_preprocessing_and_report(tmp_path, run):
     assert pydicom.dcmread(tmp_path / "scaled" / "IM0001.dcm").RescaleType == "US"
 
 
+@pytest.mark.parametrize("words", [("--iterations", 2), ("--method", "wiener", "--balance", 0.01)])
+def test_a_series_restored_in_tiles_says_how(tmp_path, run, words):
+    pytest.importorskip("zarr", reason="SKIPPED: zarr is not installed (extra zarr)")
+    path = folder(tmp_path / "ct", stack())
+    method = words if "wiener" in words else ("--method", "rl", *words)
+    for name, tiles in (("whole", ()), ("tiles", ("--memory", "1GB"))):
+        status, _, err = run("restore", path, "-o", tmp_path / name, "--fwhm-mm", 3, *method, *tiles)
+        assert status == 0, err
+    whole, tiled = (
+        pydicom.dcmread(tmp_path / name / "IM0001.dcm").DerivationDescription for name in ("whole", "tiles")
+    )
+    assert tiled.split("; PSF ")[1] == whole.split("; PSF ")[1] and "PSF Gaussian" in tiled
+    done = "wiener, balance 0.01" if "wiener" in words else "richardson-lucy, 2 iterations"
+    boundary = whole.partition("boundary ")[2].partition(";")[0]
+    assert f"version {mf.__version__}, restored in tiles by {done}, boundary {boundary}; PSF" in tiled
+
+
 def test_a_simulated_series_says_so(tmp_path, run):
     path = folder(tmp_path / "ct", stack())
     words = ("--fwhm-mm", 3, "--noise", "gaussian", "--sigma", 5, "--seed", 7)

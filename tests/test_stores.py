@@ -471,6 +471,7 @@ def test_conversion(dtype, scale, values, expected, clipped):
         ({"shards": (48, 48, 48), "chunks": (32, 32, 32)}, ValueError, "expected multiples of the chunks"),
         ({"chunks": (0, 1, 1)}, ValueError, r"chunks\[0\]"),
         ({"path": "a.zarr.partial"}, ValueError, "give the final name"),
+        ({"derivation": 3}, TypeError, "derivation: got 3, expected a text"),
     ],
 )
 def test_stores_that_make_no_sense(tmp_path, options, error, text):

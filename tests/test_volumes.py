@@ -585,6 +585,25 @@ def test_metadata_are_those_of_an_unbroken_run(tmp_path, psf):
         assert file.read_text().replace("unbroken", "out") == other.read_text()
 
 
+def test_the_result_says_how_it_was_made(tmp_path, image, psf):
+    source = mf.io.Volume(image, metadata={"derivation": "whatever was done before"})
+    path = tmp_path / "out.zarr"
+    mf.restore_volume(source, path, psf, **RL)
+    shape = " x ".join(map(str, psf.shape))
+    assert mf.io.read(path).metadata["derivation"] == (
+        f"version {mf.__version__}, restored in tiles by richardson-lucy, 3 iterations, boundary extended; "
+        f"PSF of {shape} voxels"
+    )
+    assert source.metadata == {"derivation": "whatever was done before"}
+    # A name makes no other job; an interrupted one is gone on with under the first.
+    other = tmp_path / "other.zarr"
+    broken(other, image, psf, psf_name="Gaussian")
+    mf.restore_volume(image, other, psf, psf_name="another", **RL)
+    assert mf.io.read(other).metadata["derivation"].endswith("; PSF Gaussian")
+    with pytest.raises(TypeError, match=r"^psf_name: got 3, expected a text"):
+        mf.restore_volume(image, other, psf, psf_name=3, **RL)
+
+
 @pytest.mark.parametrize(
     "change, said",
     [

@@ -14,6 +14,7 @@ import numpy as np
 
 import medeconv_fast as mf
 
+from ..volumes._restore_volume import described
 from .images import Outline, psf_for, settled_method, shown_size, with_geometry
 from .session import Progress, Session, UserError, peak_memory_bytes
 
@@ -124,6 +125,7 @@ def restore(arguments: argparse.Namespace, session: Session, options: dict[str, 
             client=client,
             shard=shard,
             overwrite=session.overwrite,
+            psf_name=psf.text,
             progress=shown,
         )
     session.writing = False
@@ -137,7 +139,7 @@ def restore(arguments: argparse.Namespace, session: Session, options: dict[str, 
     session.say(f"PSF       {psf.text}")
     for number, entry in enumerate(done.numbers):
         which = "" if len(done.numbers) == 1 else f" (channel {number})"
-        session.say(f"method    {_method(entry)}{which}")
+        session.say(f"method    {described(entry)}{which}")
     session.say(
         f"tiles     {done.done} of {done.tiles} done, {done.computed} now: cores of "
         f"{' x '.join(map(str, plan.core))}, halo {' x '.join(map(str, plan.halo))}"
@@ -182,19 +184,6 @@ def restore(arguments: argparse.Namespace, session: Session, options: dict[str, 
             "peak_memory_bytes": peak_memory_bytes(),
         }
     )
-
-
-def _method(entry: dict[str, Any]) -> str:
-    options = entry["options"]
-    words = [entry["method"].replace("_", "-")]
-    if options.get("acceleration"):
-        words.append(options["acceleration"])
-    if isinstance(options.get("regularizer"), tuple | list):
-        words.append("{} {:.4g}".format(*options["regularizer"]))
-    if "num_iter" in options:
-        words.append(f"{options['num_iter']} iterations")
-    words += [f"{name} {options[name]:.4g}" for name in ("balance", "weight") if name in options]
-    return ", ".join(words)
 
 
 class _Shown:

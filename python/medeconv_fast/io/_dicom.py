@@ -429,7 +429,7 @@ def _dimension_indices(frame: _Frame) -> list[int] | None:
 def _values(
     files: Sequence[_File], frames: Sequence[_Frame], channel: str | None
 ) -> tuple[np.ndarray, np.dtype, list[str]]:
-    """All frames as one array, the dtype that they are stored in, and what is worth saying of their values."""
+    """All frames as one array, the dtype that they are stored in, and what is to be said of their values."""
     pydicom = _pydicom()
     tables = any("ModalityLUTSequence" in f.header for f in files)
     scaled = tables or not all(f.scale.identity for f in frames)

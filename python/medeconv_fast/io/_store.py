@@ -9,6 +9,7 @@ file, which zarr writes under another name and renames, so that it is whole or n
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
 import hashlib
 import itertools
@@ -347,6 +348,7 @@ def create_store(
     chunks: Any = "auto",
     shards: Any = "auto",
     overwrite: bool = False,
+    derivation: str | None = None,
 ) -> Store:
     """Begin an image that is written block by block, on the grid of a source.
 
@@ -371,6 +373,9 @@ def create_store(
         chunk.
     overwrite : bool
         Let `finish` replace an existing image, and discard an unfinished one of the same name now.
+    derivation : str, optional
+        What the metadata, and of a DICOM series its Derivation Description, say was done; by default what the
+        source's metadata say.
 
     Returns
     -------
@@ -390,6 +395,8 @@ def create_store(
     path, overwrite = Path(path).absolute(), _validate.flag(overwrite, "overwrite")
     if path.name.endswith(SUFFIX):
         raise ValueError(f"{path}: names of unfinished images end in {SUFFIX}; give the final name")
+    if not isinstance(derivation, str | None):
+        raise TypeError(f"derivation: got {_validate.shown(derivation)}, expected a text or None")
     partial = partial_of(path)
     wanted, pair = _convert.output(dtype, scale, source.stored_dtype)
     inner, outer = _grid(source.shape, chunks, shards)
@@ -398,6 +405,10 @@ def create_store(
         _assemble.check(path, source, wanted, pair)
     counts = {"t": len({t for t, _ in source.items}), "c": len({c for _, c in source.items})}
     others = [counts[a] for a in source.axes if a in counts]
+    geometry = source.geometry
+    if derivation is not None:
+        metadata = {**geometry.metadata, "derivation": derivation}
+        geometry = dataclasses.replace(geometry, metadata=metadata)
     state = {
         "version": 1,
         "name": path.name,
@@ -408,7 +419,7 @@ def create_store(
         "chunks": inner,
         "dtype": wanted.name,
         "scale": pair,
-        "geometry": source.geometry.to_json(),
+        "geometry": geometry.to_json(),
         "overwrite": overwrite,
     }
     with _at(path):

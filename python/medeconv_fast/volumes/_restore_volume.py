@@ -82,6 +82,7 @@ def restore_volume(
     verify: bool = True,
     seed: int = 0,
     num_threads: int | None = None,
+    psf_name: str | None = None,
     progress: Callable[[dict[str, Any]], Any] | None = None,
     **options: Any,
 ) -> VolumeResult:
@@ -129,6 +130,9 @@ def restore_volume(
     num_threads : int, optional
         Of each process; default: the library's setting, of `workers` their share. The result does not depend
         on it.
+    psf_name : str, optional
+        What the PSF is called where the result's metadata (``"derivation"``, of a DICOM series its Derivation
+        Description) say what was done; by default its shape.
     progress : callable, optional
         Called with a dict before the first tile and after each: done, tiles, voxels_per_second, seconds_left.
     **options
@@ -178,6 +182,8 @@ def restore_volume(
     _check_calls(workers, client, shard)
     resume, verify = _validate.flag(resume, "resume"), _validate.flag(verify, "verify")
     overwrite = _validate.flag(overwrite, "overwrite")
+    if not isinstance(psf_name, str | None):
+        raise TypeError(f"psf_name: got {_validate.shown(psf_name)}, expected a text or None")
     setup = _Setup(
         source, psf, method, memory, halo, tile, dtype, scale, chunks, shards, seed, num_threads, options
     )
@@ -188,7 +194,7 @@ def restore_volume(
             return _result(manifest, begun, finished=True, computed=0, voxels=0)
         if workers is not None:
             _cluster.expect()
-        job = setup.job(manifest, resume=resume, overwrite=overwrite)
+        job = setup.job(manifest, resume=resume, overwrite=overwrite, psf_name=psf_name)
     look = functools.partial(setup.look, manifest)
     failures = _drivers.Failures(job, look)
     computed = voxels = 0
@@ -429,7 +435,7 @@ class _Setup:
         each = [sum(c == channel for _, c in self.source.items) for channel in self.channels]
         return numbers, grid, costs.predicted(grid, each, self.memory), shards
 
-    def job(self, manifest: Manifest, *, resume: bool, overwrite: bool) -> Job:
+    def job(self, manifest: Manifest, *, resume: bool, overwrite: bool, psf_name: str | None = None) -> Job:
         """The job that the manifest records, or a new one."""
         record = manifest.record
         partial = manifest.destination.with_name(manifest.destination.name + _store.SUFFIX)
@@ -451,7 +457,7 @@ class _Setup:
         numbers, grid, plan, shards = self.planned()
         seam = self._seam(numbers, grid)
         manifest.save(**self.description())
-        output = {**self.output, "shards": shards}
+        output = {**self.output, "shards": shards, "derivation": self._derivation(numbers, psf_name)}
         store = files.create_store(manifest.destination, self.source, overwrite=overwrite, **output)
         manifest.save(
             plan={**plan, "blocks": list(store.blocks), "periodic": grid.periodic},
@@ -461,6 +467,18 @@ class _Setup:
         )
         manifest.load()  # as any later run will find it
         return self._job(manifest.record, store)
+
+    def _derivation(self, numbers: list[Numbers], psf_name: str | None) -> str:
+        """What was done, as a run on the whole says it."""
+        from .. import __version__
+
+        done = []
+        for each in numbers:
+            boundary = each.options.get("boundary", "extended" if each.iterative else "reflect")
+            done.append(f"{described(each.record())}, boundary {boundary}")
+        shapes = [f"of {' x '.join(map(str, psf.shape))} voxels" for psf in self.psfs]
+        name = "; ".join(dict.fromkeys(shapes)) if psf_name is None else psf_name
+        return f"version {__version__}, restored in tiles by {'; '.join(dict.fromkeys(done))}; PSF {name}"
 
     def _job(self, record: dict[str, Any], store: Any) -> Job:
         plan = record["plan"]
@@ -488,6 +506,20 @@ class _Setup:
             if made is not None:
                 found.append(made)
         return max(found, key=lambda entry: entry["largest"], default=None)
+
+
+def described(entry: dict[str, Any]) -> str:
+    """The method of a record of `Numbers`, and what was chosen for it, in a few words."""
+    options = entry["options"]
+    words = [entry["method"].replace("_", "-")]
+    if options.get("acceleration"):
+        words.append(options["acceleration"])
+    if isinstance(options.get("regularizer"), tuple | list):
+        words.append("{} {:.4g}".format(*options["regularizer"]))
+    if "num_iter" in options:
+        words.append(f"{options['num_iter']} iterations")
+    words += [f"{name} {options[name]:.4g}" for name in ("balance", "weight") if name in options]
+    return ", ".join(words)
 
 
 def _plain(value: Any) -> Any:
