@@ -1367,6 +1367,25 @@ def test_compare_two_and_draw(scan, pair, run, here):
     assert json.loads(run("compare", "scan.nii", "scan.nii", "--json", "-")[1])["images"][0]["psnr"] == "inf"
 
 
+def test_compare_brings_axes_to_one_order(here, run, rng):
+    """Formats have orders of their own, and what is restored in tiles has its colours as channels."""
+    array = rng.uniform(1, 2, (2, 3, 8, 9, 10)).astype(np.float32)
+    volume = mf.io.Volume(array, (1, 1, 1), None, "mm", "tczyx")
+    mf.io.write("a.npy", volume)
+    mf.io.write("b.nii", volume)
+    turned = np.ascontiguousarray(array.transpose(0, 2, 1, 3, 4))
+    mf.io.write("c.ome.tif", mf.io.Volume(turned, (1, 1, 1), None, "mm", "tzcyx"))
+    assert mf.io.read("b.nii").axes == "ctzyx" and mf.io.read("c.ome.tif").axes == "tzcyx"
+    colours = np.ascontiguousarray(array[0, :, 0])
+    mf.io.write("d.npy", mf.io.Volume(colours, None, None, None, "cyx"))
+    mf.io.write("e.npy", mf.io.Volume(np.moveaxis(colours, 0, -1), None, None, None, "yxs"))
+    for one, other in (("a.npy", "b.nii"), ("b.nii", "c.ome.tif"), ("d.npy", "e.npy"), ("e.npy", "d.npy")):
+        status, out, err = run("compare", one, other, "--json", "-")
+        assert status == 0, err
+        assert json.loads(out)["images"][0]["psnr"] == "inf"
+    refused(run("compare", "a.npy", "d.npy"), "d.npy is 3 x 9 x 10 (cyx)", "expected the same grid")
+
+
 def test_compare_refuses(scan, run, here):
     mf.io.write("small.nii", mf.io.Volume(scan.array[1:], SIZE, None, "mm"))
     refused(run("compare", "scan.nii", "small.nii"), "small.nii is 8 x 12 x 14", "expected the same grid")

@@ -529,6 +529,7 @@ def test_channels_and_times_made_of_a_store(tmp_path, name):
     read = mf.io.read(tmp_path / name)
     np.testing.assert_array_equal(read.array.transpose([read.axes.index(a) for a in "tczyx"]), volume.array)
     assert read.voxel_size == pytest.approx((3, 2, 1)) and read.unit == "um"
+    assert read.axes == ("ctzyx" if name == "a.nii" else "tczyx")
 
 
 @pytest.mark.parametrize("kind", ["NIfTI-1", "NIfTI-2"])

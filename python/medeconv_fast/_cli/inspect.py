@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import importlib
 import itertools
 import math
@@ -288,6 +289,7 @@ def compare(arguments: argparse.Namespace, session: Session) -> None:
     volumes = {name: mf.io.read(name) for name in {reference, *names}}
     truth = volumes[reference]
     for name in names:
+        volumes[name] = _in_order(volumes[name], truth.axes)
         _same_grid(reference, truth, name, volumes[name], session)
     candidates = names if arguments.truth else names[1:]
     rows = []
@@ -321,6 +323,20 @@ def compare(arguments: argparse.Namespace, session: Session) -> None:
             "picture": arguments.picture,
         }
     )
+
+
+def _in_order(volume: mf.io.Volume, axes: str) -> mf.io.Volume:
+    """With its axes in another's order; as it is where they are other ones.
+
+    Formats have orders of their own, and some write colour samples as channels.
+    """
+    names = volume.axes
+    if ("s" in axes) != ("s" in names) and ("c" in axes) != ("c" in names):
+        names = names.translate(str.maketrans("sc", "cs"))
+    if names == volume.axes == axes or sorted(names) != sorted(axes):
+        return volume
+    array = volume.array.transpose([names.index(a) for a in axes])
+    return dataclasses.replace(volume, array=array, axes=axes)
 
 
 def _same_grid(

@@ -87,6 +87,11 @@ def assemble(store: Store, out: Path) -> None:
     raw = next((module for suffix, module in RAW.items() if name.endswith(suffix)), None)
     whole = np.memmap(scratch / "array", store.dtype, "w+", shape=tuple(length[a] for a in axes))
     volume = store.geometry.volume(whole, axes)
+    if raw is None and axes != store.axes and set(axes) == set(store.axes):
+        # The file's order is how the values lie there, not what its axes are called: the image that is
+        # written has the store's. Set afterwards, because a volume that is made so would copy the values.
+        volume.array = volume.array.transpose([axes.index(a) for a in store.axes])
+        volume.axes = store.axes
     if store.scale != (1.0, 0.0):
         volume.metadata["intensity_scale"] = store.scale
     if raw is not None:  # the values lie in the file as they do in memory
