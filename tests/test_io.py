@@ -59,6 +59,25 @@ def test_big_endian_integers_keep_dtype():
     assert read.dtype == np.int16 and read.shape == (25, 41, 33) and read.voxel_size == (2, 2, 2)
 
 
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz", ".npy", ".tif", ".ome.tif", ".mha", ".nhdr", ".zarr"])
+def test_an_image_that_was_read_is_not_the_file(tmp_path, suffix):
+    for library in {".mha": ["SimpleITK"], ".nhdr": ["SimpleITK"], ".zarr": ["zarr"]}.get(suffix, []):
+        pytest.importorskip(library)
+    path = tmp_path / f"a{suffix}"
+    mf.io.write(path, volume())
+    read = mf.io.read(path)
+    files = sorted(p for p in [*tmp_path.iterdir(), *path.rglob("*")] if p.is_file())
+    for file in files:
+        size = file.stat().st_size
+        with open(file, "r+b") as opened:  # in place, as programs do that write nothing beside
+            opened.write(b"\xff" * size)
+    np.testing.assert_array_equal(read.array, volume().array)
+    for file in files:
+        file.write_bytes(b"")  # a mapped page behind the end would kill the process
+    np.testing.assert_array_equal(read.array, volume().array)
+    assert read.array.flags.writeable
+
+
 def test_scaled_integers(tmp_path):
     raw = np.arange(24, dtype=np.int16).reshape(2, 3, 4)
     image = nib.Nifti1Image(raw, np.eye(4))

@@ -87,7 +87,9 @@ def _load(path: Path) -> Any:
             raise ValueError("its header is not that of NIfTI")
         if not issubclass(kind, nib.Nifti1Image):  # NIfTI-2 is a subclass; a .hdr/.img pair is Nifti1Pair
             raise ValueError(f"found {kind.__name__}")
-        return kind.from_file_map({"image": nib.FileHolder(str(path))})
+        # A mapped file would change an image under its owner when it is written anew, and kill the process
+        # when it is cut short.
+        return kind.from_file_map({"image": nib.FileHolder(str(path))}, mmap=False)
     except (*_damage(), nib.filebasedimages.ImageFileError) as error:
         raise ValueError(f"{path}: not a readable NIfTI file ({error})") from error
 
