@@ -559,6 +559,16 @@ def test_volume_checks(options, name):
         Volume(np.zeros((2, 3, 4)), **options)
 
 
+def test_masks_are_not_dropped():
+    """Beneath a mask stands what marks a voxel as not measured, such as -9999."""
+    masked = np.ma.masked_less(np.array([[-9999.0, 1], [2, 3]]), 0)
+    with pytest.raises(TypeError, match="array: got a masked array"):
+        Volume(masked, (1, 1), None, "mm")
+    with pytest.raises(TypeError, match="array: got a masked array"):
+        Volume(np.zeros((2, 2))).with_array(masked)
+    assert Volume(masked.filled(0)).array.min() == 0
+
+
 # Lengths and their units
 
 

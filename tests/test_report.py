@@ -297,6 +297,14 @@ def test_a_closed_form_has_no_convergence_and_a_flat_image_no_trouble(tmp_path, 
             "a volume has its own",
         ),
         ((1j * np.ones((4, 5)), np.ones((4, 5))), {}, TypeError, "before: got complex"),
+        ((np.ma.masked_less(np.ones((4, 5)), 0), np.ones((4, 5))), {}, TypeError, "before: got a masked"),
+        ((np.ones((4, 5)), np.ma.masked_less(np.ones((4, 5)), 0)), {}, TypeError, "after: got a masked"),
+        (
+            (np.ones((4, 5)), np.ones((4, 5)), np.ma.masked_less(np.ones((3, 3)), 0)),
+            {},
+            TypeError,
+            "psf: got a masked",
+        ),
     ],
 )
 def test_what_cannot_be_shown_is_refused(tmp_path, words, options, error, text):

@@ -418,6 +418,8 @@ def test_only_whole_blocks_are_written(tmp_path, region):
         store.write(0, region, np.zeros([s.stop - s.start for s in region], np.float32))
     with pytest.raises(ValueError, match="array: got shape"):
         store.write(0, (slice(16, 30), slice(0, 16)), np.zeros((16, 16), np.float32))
+    with pytest.raises(TypeError, match="array: got a masked array"):
+        store.write(0, (slice(16, 30), slice(0, 30)), np.ma.zeros((14, 30), np.float32))
     store.write(0, (slice(16, 30), slice(0, 30)), np.zeros((14, 30), np.float32))
 
 

@@ -124,7 +124,7 @@ def write(
     ValueError
         Shapes that differ, other than 2 or 3 axes of space, NaN or Inf, a name that does not end in .html.
     TypeError
-        Not images.
+        Not images, or masked arrays: masked voxels would count as measured.
     FileExistsError
         The file exists and `overwrite` is False.
     ImportError
@@ -204,8 +204,8 @@ def _images(
                 voxel_size, unit = value.voxel_size, value.unit
                 affine = value.affine if value.unit == "mm" and value.oriented else None
         else:
-            array = np.asarray(value)
-        _validate.numeric(array.dtype, name)
+            array = value
+        array = _validate.real(array, name)
         if array.ndim not in (2, 3):
             raise ValueError(f"{name}: got {array.ndim} axes of space, expected 2 or 3")
         array = array.astype(_arrays.result_dtype(array.dtype))
@@ -490,7 +490,7 @@ def _convergence(info: Mapping[str, Any] | None) -> str:
 def _psf_section(psf: Any, size: tuple[float, ...] | None, unit: str | None, shown_unit: str | None) -> str:
     if psf is None:
         return _section("psf", "Point spread function", "<p>Not given.</p>")
-    array = np.asarray(psf)
+    array = _validate.real(psf, "psf")
     figure = psfs.plot(array, size, unit=unit)
     names = "zyx"[3 - array.ndim :]
     try:

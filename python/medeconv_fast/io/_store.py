@@ -131,8 +131,7 @@ class Store:
                     f"region: got {region!r}, expected whole blocks of {self.blocks} voxels: two writers "
                     "would share one"
                 )
-        values = np.asarray(array)
-        _validate.numeric(values.dtype, "array")
+        values = _validate.real(array, "array")
         _validate.same_shape(values, "array", tuple(s.stop - s.start for s in place), "region")
         stored, clipped = _convert.stored(values, self.dtype, self.scale)
         found = self._blocks_at()

@@ -47,8 +47,7 @@ class Volume:
     metadata: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        array = np.asarray(self.array)
-        _validate.numeric(array.dtype, "array")
+        array = _validate.real(self.array, "array")
         self.array = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))
         if not self.axes:
             if not 1 <= array.ndim <= 3:
@@ -121,7 +120,7 @@ class Volume:
 
     def with_array(self, array: Any) -> Volume:
         """The same geometry and metadata around another array of the same shape."""
-        other = np.asarray(array)
+        other = _validate.real(array, "array")
         _validate.same_shape(other, "array", self.shape, "volume")
         affine = None if self.affine is None else self.affine.copy()
         return Volume(other, self.voxel_size, affine, self.unit, self.axes, dict(self.metadata))
