@@ -917,6 +917,24 @@ def test_pet_has_no_intercept(tmp_path):
         assert mf.io.read(tmp_path / f"out{number}").metadata["intensity_unit"] == "BQML"
 
 
+def test_scaled_values_do_not_claim_the_old_unit(tmp_path):
+    """A SUV is computed from values that say BQML."""
+    pet = stack(Modality="PT", SOPClassUID=PET, Units="GML", SUVType="BW", RescaleSlope=1, RescaleIntercept=0)
+    ct = stack(RescaleSlope=1, RescaleIntercept=-10, RescaleType="HU")
+    for name, slices, element, unit, none in (
+        ("pet", pet, "Units", "GML", "NONE"), ("ct", ct, "RescaleType", "HU", "US"),
+    ):  # fmt: skip
+        read = mf.io.read(folder(tmp_path / name, slices))
+        scaled, step = mf.preprocess.normalize(read)
+        for kind, image, wanted in (("scaled", scaled, none), ("undone", step.undo(scaled), unit)):
+            mf.io.write(tmp_path / f"{name}_{kind}", image)
+            made = pydicom.dcmread(tmp_path / f"{name}_{kind}" / "IM0001.dcm")
+            assert made[element].value == wanted
+            assert ("SUVType" in made) == (name == "pet" and kind == "undone")
+            back = mf.io.read(tmp_path / f"{name}_{kind}")
+            assert back.metadata["intensity_unit"] == (None if kind == "scaled" else unit)
+
+
 @pytest.mark.parametrize("low", [-1e6, -1024, -1e-3, 0, 1e-9, 1, 12345.678, 1e8])
 @pytest.mark.parametrize("span", [0, 1e-5, 1, 4096.5, 1e7])
 @pytest.mark.parametrize("modality", ["CT", "PT"])
@@ -1143,7 +1161,7 @@ def test_command_line(tmp_path, run):
 
 
 def test_preprocessing_and_report(tmp_path, run):
-    """What is undone is written on the source's grid; what is kept is not, or has lost its unit."""
+    """What is undone is written on the source's grid; what is kept is not, or loses a unit it has left."""
     pytest.importorskip("matplotlib", reason="SKIPPED: matplotlib is not installed (extra report)")
     scale = {"shape": (12, 14), "RescaleSlope": 1, "RescaleIntercept": -10}
     path = folder(tmp_path / "ct", stack(**scale))
@@ -1159,6 +1177,9 @@ def test_preprocessing_and_report(tmp_path, run):
     scaled = ("--pre", "normalize=min-max", "--keep-preprocessed")
     assert run(*words, *scaled, "-o", tmp_path / "scaled")[0] == 0
     assert pydicom.dcmread(tmp_path / "scaled" / "IM0001.dcm").RescaleType == "US"
+    limited = ("--pre", "window=60:60", "--keep-preprocessed")
+    assert run(*words, *limited, "-o", tmp_path / "limited")[0] == 0
+    assert pydicom.dcmread(tmp_path / "limited" / "IM0001.dcm").RescaleType == "HU"
 
 
 @pytest.mark.parametrize("words", [("--iterations", 2), ("--method", "wiener", "--balance", 0.01)])

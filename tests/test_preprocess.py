@@ -217,6 +217,21 @@ def test_normalizing_is_undone(image, method):
     assert np.abs(back.astype(float) - image).max() <= 1e-6 * np.abs(image.astype(float)).max()
 
 
+def test_scaled_values_have_lost_their_unit(volume):
+    volume.metadata["intensity_unit"] = "HU"
+    scaled, step = pp.normalize(volume)
+    assert scaled.metadata == {"kept": 7} and volume.metadata["intensity_unit"] == "HU"
+    assert step.undo(scaled.with_array(scaled.array)).metadata == volume.metadata
+    limited, back = pp.window(volume, 200.0, 150.0)  # values inside are what they were
+    assert limited.metadata == volume.metadata == back.undo(limited).metadata
+    twice, chain = pp.apply(volume, [("crop", CALLS["crop"]), ("normalize", {}), ("normalize", {})])
+    assert twice.metadata == {"kept": 7} and chain.undo(twice).metadata == volume.metadata
+    np.testing.assert_array_equal(step.undo(scaled.array), step.undo(scaled).array)
+    del volume.metadata["intensity_unit"]
+    scaled, step = pp.normalize(volume)
+    assert scaled.metadata == step.undo(scaled).metadata == {"kept": 7}
+
+
 def test_a_restored_part_is_pasted_into_the_original(volume):
     result, step = pp.crop(volume, [(2, 9), (5, 20), (1, 15)])
     restored = result.with_array(result.array * 2)

@@ -204,8 +204,6 @@ def restore(arguments: argparse.Namespace, session: Session) -> None:
         derivation += f"; preprocessing {before}"
         if not keep:
             restored = chain.undo(restored)
-        elif any(op.name in ("normalize", "window") for op in arguments.pre):
-            restored.metadata.pop("intensity_unit", None)  # no longer HU, or whatever it was
     restored.metadata["derivation"] = derivation
     with session.output(arguments.output):
         mf.io.write(arguments.output, restored, overwrite=session.overwrite)

@@ -157,7 +157,8 @@ def unit_of(dataset: Any, groups: tuple[Any, ...]) -> str | None:
         for name in ("RescaleType", "Units", "DoseUnits"):
             stated = str(source.get(name) or "").strip()
             if stated:
-                return None if stated == "US" else stated  # US: unspecified
+                # Unspecified, and PET's word for unitless.
+                return None if stated in ("US", "NONE") else stated
     return "HU" if dataset.get("Modality") == "CT" and "RescaleSlope" in dataset else None
 
 

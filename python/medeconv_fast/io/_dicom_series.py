@@ -381,6 +381,14 @@ def _keep_frames(dataset: Any, frames: list[int]) -> None:
         dataset.NumberOfFrames = len(frames)
 
 
+def _set_units(dataset: Any, unit: str | None) -> None:
+    """What PET values count stands in an element of their own (PS3.3 C.8.9.1), not in the Rescale Type."""
+    stated = unit or "NONE"  # unitless
+    if dataset.get("Units") != stated and "SUVType" in dataset:
+        del dataset.SUVType  # by what the old values were divided
+    dataset.Units = stated
+
+
 def _set_values(dataset: Any, stored: Stored, array: np.ndarray, unit: str | None) -> None:
     rescale = {"RescaleSlope": stored.slope, "RescaleIntercept": stored.intercept}
     stated = unit or "US"  # unspecified
@@ -390,7 +398,9 @@ def _set_values(dataset: Any, stored: Stored, array: np.ndarray, unit: str | Non
     else:
         for name, value in rescale.items():
             setattr(dataset, name, value)
-        if dataset.get("Modality") != "PT":  # its Units say it
+        if dataset.get("Modality") == "PT":
+            _set_units(dataset, unit)
+        else:
             dataset.RescaleType = stated
     if dataset.get("PhotometricInterpretation") != "MONOCHROME1":
         dataset.PhotometricInterpretation = "MONOCHROME2"

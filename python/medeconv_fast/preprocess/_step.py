@@ -14,6 +14,7 @@ from .. import _arrays, _validate
 SPATIAL = "zyx"
 SAME = 1e-3  # relative difference of lengths that files round away
 NEAR = 0.1  # voxels by which affines of the same grid may differ
+COUNTED = "intensity_unit"  # what a volume's values count, in its metadata
 
 
 def is_volume(value: Any) -> bool:
@@ -198,6 +199,7 @@ class Step:
     _move: Move | None = dataclasses.field(repr=False, default=None)
     _geometry: dict[str, Any] | None = dataclasses.field(repr=False, default=None)
     _unit: str | None = dataclasses.field(repr=False, default=None)
+    _counted: dict[str, Any] = dataclasses.field(repr=False, default_factory=dict)
 
     def undo(self, image: Any, *, put_back: bool = True) -> Any:
         """The image as it would be without this step.
@@ -214,7 +216,8 @@ class Step:
         Returns
         -------
         array or Volume
-            Of the kind of `image`; a volume gets its voxel size and affine from before the step.
+            Of the kind of `image`; a volume gets its voxel size, its affine and what its values count
+            (``metadata["intensity_unit"]``) from before the step.
 
         Raises
         ------
@@ -225,7 +228,9 @@ class Step:
         """
         put_back = _validate.flag(put_back, "put_back")
         taken = self._taken(image, "image")
-        geometry = None
+        geometry: dict[str, Any] | None = None
+        if taken.volume is not None and self._counted:
+            geometry = {"metadata": dict(taken.volume.metadata) | self._counted}
         if taken.volume is not None and self._move is not None:
             if self._geometry is None:
                 geometry = self._move.inverse.geometry(taken.volume)
@@ -287,17 +292,26 @@ def step_of(
     *,
     carry: Carry | None = None,
     move: Move | None = None,
+    rescaled: bool = False,
 ) -> tuple[Any, Step]:
-    """The image that a step gives, of the kind that came in, and its record."""
+    """The image that a step gives, of the kind that came in, and its record.
+
+    `rescaled`: its values no longer count what the image's did, so that the result must not say it.
+    """
     geometry = unit = None
     moved = None
     if taken.volume is not None and move is not None:
         moved = move.geometry(taken.volume)
         geometry = {"voxel_size": taken.volume.voxel_size, "affine": taken.volume.affine}
         unit = taken.volume.unit
+    counted: dict[str, Any] = {}
+    if taken.volume is not None and rescaled:
+        kept = dict(taken.volume.metadata)
+        counted = {COUNTED: kept.pop(COUNTED)} if COUNTED in kept else {}
+        moved = {**(moved or {}), "metadata": kept}
     result = taken.give(data, moved)
     shape = tuple((result if taken.volume is None else result.array).shape)
-    return result, Step(name, settings, shape, taken.axes, back, carry, move, geometry, unit)
+    return result, Step(name, settings, shape, taken.axes, back, carry, move, geometry, unit, counted)
 
 
 @dataclass(frozen=True, eq=False)

@@ -33,9 +33,10 @@ def normalize(
     Returns
     -------
     result : array or Volume
-        float32 or float64, as the library's rule says.
+        float32 or float64, as the library's rule says. A volume loses ``metadata["intensity_unit"]``: its
+        values are no longer HU, or whatever they were.
     step : Step
-        ``step.settings`` has ``offset`` and ``scale``.
+        ``step.settings`` has ``offset`` and ``scale``. `Step.undo` brings the unit back.
 
     Raises
     ------
@@ -74,7 +75,8 @@ def normalize(
         )
     settings |= {"offset": offset, "scale": scale}
     result = (data - number(offset)) / number(scale)
-    return step_of("normalize", settings, taken, result, partial(_unscaled, offset=offset, scale=scale))
+    back = partial(_unscaled, offset=offset, scale=scale)
+    return step_of("normalize", settings, taken, result, back, rescaled=True)
 
 
 def _percentiles(percentiles: Any) -> tuple[float, float]:
