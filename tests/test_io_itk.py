@@ -109,6 +109,114 @@ def test_orientation_survives(tmp_path, suffix, axes, unit):
     np.testing.assert_allclose(read.voxel_size, wanted.voxel_size, rtol=1e-12)
 
 
+def itk_fields(path):
+    image = sitk.ReadImage(str(path))
+    return {f: np.array(getattr(image, f"Get{f}")()) for f in ("Spacing", "Origin", "Direction")}
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("channels", [1, 2])
+def test_planes_keep_their_place(tmp_path, suffix, channels):
+    array = np.ones((5, 6, channels)[: 2 + (channels > 1)], np.float32)
+    made = sitk.GetImageFromArray(array, isVector=channels > 1)
+    made.SetSpacing((0.2, 0.3))
+    made.SetOrigin((10, 20))
+    made.SetDirection((0, -1, 1, 0))
+    sitk.WriteImage(made, str(tmp_path / f"a{suffix}"))
+    read = mf.io.read(tmp_path / f"a{suffix}")
+    assert read.metadata["origin"] == (20, 10) and read.metadata["direction"] == [[0, -1], [1, 0]]
+    mf.io.write(tmp_path / f"b{suffix}", read.with_array(read.array * 2))
+    for field, wanted in itk_fields(tmp_path / f"a{suffix}").items():
+        np.testing.assert_allclose(itk_fields(tmp_path / f"b{suffix}")[field], wanted, rtol=1e-12)
+    again = mf.io.read(tmp_path / f"b{suffix}")
+    assert again.metadata == read.metadata and again.voxel_size == read.voxel_size
+    # An origin is that of its grid; what crops does not know it.
+    part = mf.preprocess.crop(read, [(1, 4), (2, 5)])[0]
+    mf.io.write(tmp_path / f"c{suffix}", part)
+    assert not itk_fields(tmp_path / f"c{suffix}")["Origin"].any()
+
+
+def test_places_in_um_and_of_stores(tmp_path):
+    pytest.importorskip("zarr", reason="SKIPPED: zarr is not installed (extra zarr)")
+    metadata = {"origin": (500.0, 250.0), "direction": [[0.0, -1.0], [1.0, 0.0]]}
+    made = Volume(np.ones((5, 6), np.float32), (2.0, 1.0), None, "um", metadata=metadata)
+    mf.io.write(tmp_path / "a.mha", made)
+    np.testing.assert_allclose(itk_fields(tmp_path / "a.mha")["Origin"], (0.25, 0.5))
+    mf.io.write(tmp_path / "b.ome.zarr", mf.io.read(tmp_path / "a.mha"))
+    read = mf.io.read(tmp_path / "b.ome.zarr")
+    assert read.metadata["origin"] == pytest.approx((500, 250))
+    mf.io.write(tmp_path / "c.nrrd", read)
+    again = mf.io.read(tmp_path / "c.nrrd").metadata
+    assert again["origin"] == pytest.approx((500, 250)) and again["direction"] == metadata["direction"]
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_the_fourth_axis_keeps_step_and_start(tmp_path, suffix):
+    made = sitk.GetImageFromArray(np.ones((2, 4, 5, 6), np.float32), isVector=False)
+    made.SetSpacing((0.2, 0.3, 1, 2.5))
+    made.SetOrigin((10, 20, 30, 4))
+    made.SetDirection(np.diag([-1.0, 1, -1, 1]).ravel().tolist())
+    sitk.WriteImage(made, str(tmp_path / f"a{suffix}"))
+    read = mf.io.read(tmp_path / f"a{suffix}")
+    assert (read.metadata["time_step"], read.metadata["time_unit"]) == (2.5, "unknown")
+    read.metadata["time_unit"] = "sec"
+    mf.io.write(tmp_path / f"b{suffix}", read)
+    for field, wanted in itk_fields(tmp_path / f"a{suffix}").items():
+        np.testing.assert_allclose(itk_fields(tmp_path / f"b{suffix}")[field], wanted, rtol=1e-12)
+    assert mf.io.read(tmp_path / f"b{suffix}").metadata == read.metadata
+    # Another program halves the rate and leaves the field in place.
+    changed = sitk.ReadImage(str(tmp_path / f"b{suffix}"))
+    changed.SetSpacing((0.2, 0.3, 1, 5))
+    sitk.WriteImage(changed, str(tmp_path / f"c{suffix}"))
+    again = mf.io.read(tmp_path / f"c{suffix}").metadata
+    assert (again["time_step"], again["time_unit"], again["toffset"]) == (5, "sec", 4)
+
+
+@pytest.mark.parametrize("step", [0, 0.1, 1])
+def test_time_from_and_to_nifti(tmp_path, step):
+    nib = pytest.importorskip("nibabel", reason="SKIPPED: nibabel is not installed (extra io)")
+    image = nib.Nifti1Image(np.ones((6, 5, 4, 2), np.float32), np.eye(4))
+    image.header.set_zooms((1, 1, 1, step))
+    image.header.set_xyzt_units("mm", "msec")
+    image.header["toffset"] = 7
+    nib.save(image, tmp_path / "a.nii")
+    mf.io.write(tmp_path / "b.mha", mf.io.read(tmp_path / "a.nii"))
+    assert itk_fields(tmp_path / "b.mha")["Spacing"][3] == pytest.approx(step or 1)
+    mf.io.write(tmp_path / "c.nii", mf.io.read(tmp_path / "b.mha"))
+    header = nib.load(tmp_path / "c.nii").header
+    assert header.get_zooms()[3] == pytest.approx(step) and header.get_xyzt_units() == ("mm", "msec")
+    assert header["toffset"] == 7
+
+
+def test_time_of_nrrd(tmp_path):
+    head = ["NRRD0004", "type: short", "dimension: 4", "sizes: 4 3 1 2", "endian: little", "encoding: raw"]
+    head += ['units: "mm" "mm" "mm" "s"', "spacings: 0.5 0.4 2 1", "axis mins: 1 2 3 4", "", ""]
+    (tmp_path / "a.nrrd").write_bytes("\n".join(head).encode() + bytes(48))
+    read = mf.io.read(tmp_path / "a.nrrd")
+    assert (read.metadata["time_step"], read.metadata["time_unit"]) == (1, "sec") and not read.oriented
+    # Mins are those of cells.
+    assert read.metadata["origin"] == pytest.approx((4, 2.2, 1.25)) and read.metadata["toffset"] == 4.5
+    mf.io.write(tmp_path / "b.nrrd", read)
+    assert mf.io.read(tmp_path / "b.nrrd").metadata == read.metadata
+
+
+@pytest.mark.parametrize(
+    ("entry", "text"),
+    [
+        ({"origin": (1, 2, 3)}, r"origin is \(1, 2, 3\), expected \(2,\) finite numbers"),
+        ({"origin": (1, np.nan)}, "origin is"),
+        ({"direction": [[1, 1], [1, 1]]}, r"direction is \[\[1, 1\], \[1, 1\]\], expected a matrix"),
+        ({"direction": "LPS"}, "direction is 'LPS'"),
+        ({"toffset": "now"}, "toffset is 'now', expected a finite number"),
+    ],
+)
+def test_impossible_places(tmp_path, entry, text):
+    axes = "tyx" if "toffset" in entry else "yx"
+    made = Volume(np.ones((2, 5, 6)[3 - len(axes) :], np.float32), (1, 1), None, "mm", axes, entry)
+    with pytest.raises(ValueError, match=f"a.mha: metadata: {text}"):
+        mf.io.write(tmp_path / "a.mha", made)
+
+
 @pytest.mark.parametrize("suffix", SUFFIXES)
 @pytest.mark.parametrize("unit", ["mm", None])
 def test_unknown_sizes_stay_unknown(tmp_path, suffix, unit):

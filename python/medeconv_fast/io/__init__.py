@@ -230,6 +230,11 @@ def read(
     Sizes of 1 in no unit and without orientation are what NIfTI holds where none are known: `voxel_size` is
     then None.
 
+    Planes of NRRD and MetaImage, and NRRD without a space, have no affine: ``metadata["origin"]`` (in the
+    order of `voxel_size`) and ``metadata["direction"]`` (ITK's, of x and y) hold their place, and `write`
+    restores it in these formats as long as the grid is the same. Their fourth axis has ``time_step`` and, as
+    NIfTI, ``toffset``.
+
     The axes of Zarr come in the order t, c, z, y, x, whatever order they are stored in; colour samples are
     written as channels. OME-Zarr is read at full resolution; `open_source` reads the other levels,
     and regions.

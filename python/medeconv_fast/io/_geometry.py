@@ -54,7 +54,7 @@ class Geometry:
         samples = volume.shape[volume.axes.index("s")] if "s" in volume.axes else 0
         metadata = dict(volume.metadata)
         # Who crops or resamples a volume, or takes another unit, moves its affine but does not know this.
-        if metadata.pop("origin_grid", _grid(volume)) != _grid(volume):
+        if metadata.pop("origin_grid", grid_of(volume)) != grid_of(volume):
             metadata.pop("origin", None)
         return cls.stated(
             volume.spatial_axes,
@@ -109,7 +109,7 @@ class Geometry:
             metadata["time_unit"] = house_time(self.time_unit)
         made = Volume(array, self.voxel_size, self.affine, self.unit, axes, metadata)
         if self.origin is not None:
-            made.metadata["origin_grid"] = _grid(made)
+            made.metadata["origin_grid"] = grid_of(made)
         return made
 
     def changed(self, voxel_size: Any, unit: str | None) -> Geometry:
@@ -151,7 +151,7 @@ class Geometry:
         return cls(**entry)
 
 
-def _grid(volume: Volume) -> tuple[Any, ...]:
+def grid_of(volume: Volume) -> tuple[Any, ...]:
     """What an origin belongs to."""
     length = dict(zip(volume.axes, volume.shape, strict=True))
     return tuple(length[a] for a in volume.spatial_axes), volume.voxel_size, volume.unit

@@ -19,7 +19,8 @@ import numpy as np
 
 from .._extras import library
 from ._files import write_whole, write_whole_together
-from ._units import house_unit, in_um
+from ._geometry import Geometry, grid_of
+from ._units import house_time, house_unit, in_um, time_word
 from ._volume import LPS_TO_RAS, PER_MM, Volume, stored_time
 
 SUFFIXES = (".nrrd", ".nhdr", ".mha", ".mhd")
@@ -61,12 +62,43 @@ def read(path: Path, suffix: str) -> Volume:
         names += "s" if array.dtype == np.uint8 and array.shape[-1] in (3, 4) else "c"
     stored = _stored(image)
     array, axes = _arranged(array, names, str(stored.get("axes", "")))
-    voxel_size, affine, unit = _geometry(path, image, stored)
+    voxel_size, affine, unit, factor = _geometry(path, image, stored)
     spatial = sum(a in "zyx" for a in axes)
     if voxel_size is not None:
         voxel_size = voxel_size[len(voxel_size) - spatial :]
-    metadata = {"format": "NRRD" if suffix[1] == "n" else "MetaImage", **stored_time(stored)}
-    return Volume(array, voxel_size, affine, unit, axes, metadata)
+    metadata = {"format": "NRRD" if suffix[1] == "n" else "MetaImage", **_time(image, stored, axes)}
+    made = Volume(array, voxel_size, affine, unit, axes, metadata)
+    if made.affine is None:
+        made.metadata |= _place(image, spatial, factor)
+        if "origin" in made.metadata:
+            made.metadata["origin_grid"] = grid_of(made)
+    return made
+
+
+def _time(image: Any, stored: dict[str, Any], axes: str) -> dict[str, Any]:
+    """Step and start along the fourth axis; ITK has 1 and 0 where they are not known."""
+    found = stored_time(stored)
+    if "t" not in axes or image.GetDimension() < 4:
+        return found
+    step, start = image.GetSpacing()[3], image.GetOrigin()[3]
+    named = image.GetMetaData("NRRD_units[3]") if image.HasMetaDataKey("NRRD_units[3]") else None
+    known = step != 1 or (not found and time_word(named) is not None)
+    if known and not np.isclose(step, found.get("time_step", np.nan), rtol=1e-9):
+        found = {"time_step": step, "time_unit": found.get("time_unit") or house_time(named)}
+    return found | ({"toffset": start} if start else {})  # as NIfTI's header calls it
+
+
+def _place(image: Any, spatial: int, factor: float) -> dict[str, Any]:
+    """Origin and directions of what does not lie in the patient's space, such as a plane; none if plain."""
+    n = image.GetDimension()
+    origin = image.GetOrigin()[:spatial]
+    direction = np.array(image.GetDirection()).reshape(n, n)[:spatial, :spatial]
+    found: dict[str, Any] = {}
+    if any(origin):
+        found["origin"] = tuple(v * factor for v in origin[::-1])
+    if not np.array_equal(direction, np.eye(spatial)):
+        found["direction"] = direction.tolist()
+    return found
 
 
 def _stored(image: Any) -> dict[str, Any]:
@@ -95,8 +127,8 @@ def _arranged(array: np.ndarray, names: str, wanted: str) -> tuple[np.ndarray, s
 
 def _geometry(
     path: Path, image: Any, stored: dict[str, Any]
-) -> tuple[tuple[float, ...] | None, np.ndarray | None, str | None]:
-    """Sizes (z, y, x), affine and unit."""
+) -> tuple[tuple[float, ...] | None, np.ndarray | None, str | None, float]:
+    """Sizes (z, y, x), affine, unit, and what a length in the file is times."""
     n = image.GetDimension()
     spacing = np.array(image.GetSpacing()[:3])
     is_nrrd = path.suffix.lower().startswith(".n")
@@ -119,15 +151,15 @@ def _geometry(
         )
         sized = False
     if not sized:
-        return None, None, unit
+        return None, None, unit, factor
     sizes = tuple(float(v) for v in (spacing * factor)[::-1])
     if not oriented or n < 3:
-        return sizes, None, unit
+        return sizes, None, unit, factor
     affine = np.eye(4)
     affine[:3, :3] = np.array(image.GetDirection()).reshape(n, n)[:3, :3] * spacing
     affine[:3, 3] = image.GetOrigin()[:3]
     affine[:3] *= factor
-    return sizes, LPS_TO_RAS @ affine + 0.0, unit
+    return sizes, LPS_TO_RAS @ affine + 0.0, unit, factor
 
 
 def _head(path: Path) -> bytes:
@@ -214,6 +246,17 @@ def _image(sitk: Any, volume: Volume) -> Any:
         lengths = np.linalg.norm(affine[:3, :3], axis=0)
         spacing[:3], origin[:3] = lengths * to_mm, affine[:3, 3] * to_mm
         direction[:3, :3] = affine[:3, :3] / lengths
+    else:
+        k = len(volume.spatial_axes)
+        start = Geometry.of(volume).origin
+        if start is not None:
+            origin[:k] = _entry("origin", start, (k,))[::-1] * to_mm
+        if "direction" in volume.metadata:
+            direction[:k, :k] = _entry("direction", volume.metadata["direction"], (k, k))
+    if "t" in length:
+        step = stored_time(volume.metadata).get("time_step", 1.0)
+        spacing[3] = step if step > 0 else 1.0  # ITK refuses 0; the field below has it
+        origin[3] = _entry("toffset", volume.metadata.get("toffset", 0.0), ())
     image.SetSpacing(spacing.tolist())
     image.SetOrigin(origin.tolist())
     image.SetDirection(direction.ravel().tolist())
@@ -226,3 +269,19 @@ def _image(sitk: Any, volume: Volume) -> Any:
     }
     image.SetMetaData(FIELD, json.dumps(entry))
     return image
+
+
+def _entry(name: str, value: Any, shape: tuple[int, ...]) -> np.ndarray:
+    """Finite numbers in a volume's metadata; a square of them with a way back."""
+    try:
+        made = np.array(value, np.float64)
+    except (TypeError, ValueError):
+        made = np.full(shape, np.nan)
+    if made.shape != shape or not np.isfinite(made).all() or (len(shape) == 2 and not np.linalg.det(made)):
+        expected = {
+            0: "a finite number",
+            1: f"{shape} finite numbers",
+            2: f"a matrix {shape} with an inverse",
+        }
+        raise ValueError(f"metadata: {name} is {value!r}, expected {expected[len(shape)]}")
+    return made
