@@ -3,6 +3,7 @@
 import errno
 import gzip
 import importlib.util
+import json
 import pathlib
 import subprocess
 import sys
@@ -917,6 +918,34 @@ def test_complex_tiff_names_the_file(tmp_path):
     tifffile.imwrite(tmp_path / "a.tif", np.ones((4, 5), np.complex64))
     with pytest.raises(ValueError, match=r"a\.tif: holds complex64 values, expected real numbers"):
         mf.io.read(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("shape", [(4, 5, 6), (2, 4, 5, 6)])
+def test_a_description_of_another_array_is_left_out(tmp_path, shape):
+    """numpy.save puts an array under the name and leaves the description of the old one beside it."""
+    path, made = tmp_path / "a.npy", volume(shape=shape)
+    made.metadata["time_step"] = 2.5
+    mf.io.write(path, made)
+    np.save(path, made.array + 1)  # the same grid
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        same_geometry(mf.io.read(path), made)
+    other = np.ones((*shape[:-1], 9), np.float32)
+    np.save(path, other)
+    if len(shape) == 3:
+        for opened in (mf.io.read, mf.io.open_source):
+            with pytest.warns(UserWarning, match=r"a\.npy: another program has written.*a\.npy\.json"):
+                read = opened(path)
+            assert (read.shape, read.voxel_size, read.affine, read.unit) == (other.shape, None, None, None)
+    else:
+        with pytest.warns(UserWarning, match="another program"), pytest.raises(ValueError, match="no file"):
+            mf.io.read(path)
+        with pytest.warns(UserWarning, match="another program"):
+            source = mf.io.open_source(path, axes="czyx")
+        assert (source.voxel_size, source.geometry.time_step) == (None, None)
+    beside = tmp_path / "a.npy.json"  # as earlier versions, and people, write it
+    beside.write_text(json.dumps({k: v for k, v in json.loads(beside.read_text()).items() if k != "shape"}))
+    same_geometry(mf.io.read(path), made)
 
 
 def test_npy_of_four_axes_says_the_way_out(tmp_path):

@@ -218,10 +218,11 @@ def read(
     UserWarning
         The file gives a voxel size along some axes only: it is left out. The pixdim of a NIfTI file
         contradicts its sform: the sform's sizes are taken. Another program has changed a TIFF beside the
-        orientation that `write` kept in it: that is left out. A TIFF holds several images (frames
-        that were appended one by one, too) and `series` chose none: the first is read; ImageJ calibrates its
-        values by a function that is no straight line: they come as stored. DICOM: there is no pixel size, or
-        only one at the detector; some values are padding; files of a folder were left out.
+        orientation that `write` kept in it: that is left out; or a .npy, so that NAME.npy.json is of another
+        shape: all that it says is left out. A TIFF holds several images (frames that were appended one by
+        one, too) and `series` chose none: the first is read; ImageJ calibrates its values by a function that
+        is no straight line: they come as stored. DICOM: there is no pixel size, or only one at the detector;
+        some values are padding; files of a folder were left out.
 
     Notes
     -----

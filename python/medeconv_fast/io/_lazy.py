@@ -198,7 +198,7 @@ def _open_npy(path: Path, axes: str | None) -> Found:
         state.check()
         return _copied(mapped, index)
 
-    geometry = Geometry.stated(spatial, size, affine, unit, _npy.time_of(path), samples)
+    geometry = Geometry.stated(spatial, size, affine, unit, _npy.time_of(path, mapped.shape), samples)
     chunks = _planes(axes, mapped.shape)
     return Found(fetch, axes, mapped.shape, mapped.dtype, mapped.dtype, chunks, geometry, state, "NumPy")
 

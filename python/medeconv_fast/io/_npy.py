@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import io
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ._volume import Volume, stored_time
+from ._volume import SPATIAL, Volume, stored_time
 
 
 def sidecar(path: Path) -> Path:
@@ -19,7 +20,7 @@ def sidecar(path: Path) -> Path:
 def read(path: Path) -> Volume:
     array = load(path)
     size, affine, unit, axes = described(path, array.ndim, array.shape)
-    return Volume(array, size, affine, unit, axes, time_of(path))
+    return Volume(array, size, affine, unit, axes, time_of(path, array.shape))
 
 
 def load(path: Path, *, mapped: bool = False) -> np.ndarray:
@@ -35,10 +36,19 @@ def load(path: Path, *, mapped: bool = False) -> np.ndarray:
 def described(path: Path, ndim: int, shape: tuple[int, ...], axes: str | None = None) -> Any:
     """Voxel size, affine, unit and axes by the file beside the array; `axes` where there is none."""
     beside = sidecar(path)
-    if not beside.exists():
+    outdated = beside.exists() and _outdated(beside, shape)
+    if outdated:
+        warnings.warn(
+            f"{path}: another program has written an array of shape {shape}; {beside.name} describes one of "
+            f"another shape and is left out",
+            UserWarning,
+            stacklevel=4,
+        )
+    if outdated or not beside.exists():
         if ndim > 3 and axes is None:
+            what = "no file beside it" if outdated else "nothing"
             raise ValueError(
-                f"{path}: {ndim} axes of shape {shape}, and nothing says which of them are time "
+                f"{path}: {ndim} axes of shape {shape}, and {what} says which of them are time "
                 f'and channels; put a file {beside.name} beside it that holds {{"axes": "…"}}, one letter of '
                 't, c, z, y, x, s per axis, such as "tzyx"'
             )
@@ -68,15 +78,30 @@ def described(path: Path, ndim: int, shape: tuple[int, ...], axes: str | None = 
         raise ValueError(f"{beside}: does not describe {path.name} ({error})") from error
 
 
-def time_of(path: Path) -> dict[str, Any]:
+def _outdated(beside: Path, shape: tuple[int, ...]) -> bool:
+    """Whether it is of an array that had another shape in space: other programs know nothing of it."""
+    try:
+        entry = json.loads(beside.read_text(encoding="utf-8"))
+        axes, kept = entry["axes"], entry.get("shape")  # not in files of earlier versions, or of hand
+        if kept is None or len(axes) != len(shape):
+            return False
+        return list(kept) != [n for a, n in zip(axes, shape, strict=True) if a in SPATIAL]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return False  # what is wrong with it is for `described` to say
+
+
+def time_of(path: Path, shape: tuple[int, ...]) -> dict[str, Any]:
     """What the file beside an array, which `described` has read, says of its time step."""
     beside = sidecar(path)
-    return stored_time(json.loads(beside.read_text(encoding="utf-8"))) if beside.exists() else {}
+    if not beside.exists() or _outdated(beside, shape):
+        return {}
+    return stored_time(json.loads(beside.read_text(encoding="utf-8")))
 
 
 def save_geometry(path: Path, volume: Volume) -> None:
     entry = {
         "axes": volume.axes,
+        "shape": [n for a, n in zip(volume.axes, volume.shape, strict=True) if a in SPATIAL],
         "unit": volume.unit,
         "voxel_size": volume.voxel_size,
         "affine": volume.affine.tolist() if volume.affine is not None and volume.oriented else None,
