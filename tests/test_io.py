@@ -205,6 +205,32 @@ def two_forms(path):
         return scanner, template, mf.io.read(path)
 
 
+def test_the_unit_of_time_survives_without_time(tmp_path):
+    """The durations of slices count in it."""
+    image = nib.Nifti1Image(np.ones((3, 4, 5), np.float32), np.eye(4))
+    image.header.set_xyzt_units("mm", "sec")
+    nib.save(image, tmp_path / "a.nii")
+    read = mf.io.read(tmp_path / "a.nii")
+    mf.io.write(tmp_path / "b.nii", read)
+    assert nib.load(tmp_path / "b.nii").header.get_xyzt_units() == ("mm", "sec")
+    assert "time_step" not in read.metadata
+    pytest.importorskip("zarr", reason="SKIPPED: zarr is not installed (extra zarr)")
+    mf.io.write(tmp_path / "c.ome.zarr", read)
+    mf.io.write(tmp_path / "d.nii", mf.io.read(tmp_path / "c.ome.zarr"))
+    assert nib.load(tmp_path / "d.nii").header.get_xyzt_units() == ("mm", "sec")
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".tif", ".ome.tif", ".mha", ".nrrd", ".npy", ".zarr"])
+def test_bool_is_uint8_where_a_format_has_no_bool(tmp_path, suffix):
+    for library in {".mha": ["SimpleITK"], ".nrrd": ["SimpleITK"], ".zarr": ["zarr"]}.get(suffix, []):
+        pytest.importorskip(library)
+    mask = volume().array > 100
+    mf.io.write(tmp_path / f"a{suffix}", Volume(mask, (1, 1, 1), None, "mm"))
+    read = mf.io.read(tmp_path / f"a{suffix}")
+    assert read.dtype == (np.bool_ if suffix in (".npy", ".zarr") else np.uint8)
+    np.testing.assert_array_equal(read.array, mask)
+
+
 def test_a_second_alignment_survives_on_the_same_grid(tmp_path):
     scanner, template, read = two_forms(tmp_path / "a.nii")
     mf.io.write(tmp_path / "b.nii", read)

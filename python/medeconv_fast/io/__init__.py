@@ -287,6 +287,8 @@ def _number_of_series(series: str | int | None) -> int:
 def write(path: Any, volume: Volume, *, overwrite: bool = False) -> None:
     """Write an image in the format of the name's ending; the dtype is kept, nothing is rescaled.
 
+    NIfTI, TIFF, NRRD and MetaImage have no bool and get uint8, 0 and 1; DICOM has 16 bits (see the notes).
+
     Parameters
     ----------
     path : path-like

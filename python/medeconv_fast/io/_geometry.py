@@ -81,7 +81,9 @@ class Geometry:
         if samples in (3, 4) and not channels:
             pairs = zip(COLOURS[:samples], SHOWN_AS[:samples], strict=True)
             channels = tuple({"label": name, "color": colour} for name, colour in pairs)
-        step, time_unit = rest.pop("time_step", None), rest.pop("time_unit", None)
+        step, time_unit = rest.pop("time_step", None), rest.get("time_unit")
+        if step is not None:  # without one it stays what a header says besides
+            rest.pop("time_unit", None)
         origin = rest.pop("origin", None)
         if voxel_size is None and affine is not None:
             voxel_size = sizes_of(affine, len(spatial_axes))

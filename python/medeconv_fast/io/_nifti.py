@@ -215,6 +215,8 @@ def _header(path: Path, image: Any) -> Header:
             metadata["qform"] = {"matrix": qform.tolist(), "affine": affine.tolist(), "unit": unit}
     if len(zooms) > 3 and "t" in axes:
         metadata["time_step"], metadata["time_unit"] = zooms[3], time
+    elif time != "unknown":  # an image without time has slices that took some
+        metadata["time_unit"] = time
     # The header's own fields are blanked on reading; the data object knows the scaling.
     scale = float(image.dataobj.slope), float(image.dataobj.inter)
     return Header(stored, int(image.dataobj.offset), lengths, scale, axes, stated, affine, unit, metadata)
