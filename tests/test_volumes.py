@@ -330,6 +330,15 @@ def test_auto_chooses_what_restore_chooses(tmp_path, psf, image):
         image.astype(np.int32) - 100, tmp_path / "s.zarr", psf, tile=(48, 48, 32), **SMALL
     )
     assert signed.numbers[0]["method"] == "wiener" and "signed scale" in signed.warnings[0]
+    scan = image.astype(np.int16) - 100  # with metal, which reaches farther than air
+    scan[0, 0, 0] = 3000
+    for unit, method in (("HU", "wiener"), (None, "richardson_lucy")):
+        volume = mf.io.Volume(scan, (1, 1, 1), None, "mm", metadata={"intensity_unit": unit})
+        done = mf.restore_volume(volume, tmp_path / f"{unit}.zarr", psf, tile=(48, 48, 32), **SMALL)
+        assert done.numbers[0]["method"] == method
+        assert any("Hounsfield units (HU) are a signed scale" in text for text in done.warnings) == (
+            unit == "HU"
+        )
 
 
 @pytest.mark.parametrize("method, name", [("wiener", "balance"), ("tikhonov", "weight")])

@@ -95,13 +95,28 @@ def _noting(notes: list[str]) -> Iterator[None]:
 
 
 def resolve(
-    sample: Sample, psf: np.ndarray, method: str, options: dict[str, Any], num_threads: int | None
+    sample: Sample,
+    psf: np.ndarray,
+    method: str,
+    options: dict[str, Any],
+    num_threads: int | None,
+    *,
+    signed: bool = False,
 ) -> Numbers:
-    """The numbers of a channel, from its sample."""
+    """The numbers of a channel, from its sample.
+
+    `signed`: the source is in Hounsfield units. Metal reaches as far above 0 as air does below, and what is
+    below would be clipped: the values do not tell.
+    """
     notes: list[str] = []
     if method == "auto":
         given = {**options, **sample.maps_of(0)}
-        method, why = choose(given, lambda: sample.extremes)
+        method, why = choose(given, lambda: (-1.0, 0.0) if signed else sample.extremes)
+        if why and signed:
+            why = (
+                "source: Hounsfield units (HU) are a signed scale, restored with the Wiener filter; for "
+                "Richardson-Lucy pass method='rl' and negative='shift'"
+            )
         automatic = method != "wiener"
         if why:
             notes.append(why)

@@ -102,7 +102,8 @@ def restore_volume(
     psf : array_like, or list of array_like
         As in `richardson_lucy`; of a list one for each channel.
     method : {"auto", "rl", "richardson-lucy", "wiener", "tikhonov"}
-        As in `restore`.
+        As in `restore`; of a source in Hounsfield units (metadata ``intensity_unit``) "auto" is the Wiener
+        filter.
     memory : int or str
         What each process may take: bytes, or text such as "4 GB".
     resume : bool
@@ -383,7 +384,8 @@ class _Setup:
             sample = draw(
                 self.source, items, psf.shape, memory=self.memory, seed=self.seed + channel, maps=self.maps
             )
-            found = resolve(sample, psf, self.method, self.options, self.num_threads)
+            signed = self.source.metadata.get("intensity_unit") == "HU"
+            found = resolve(sample, psf, self.method, self.options, self.num_threads, signed=signed)
             found.sample.update(
                 whole=sample.whole,
                 blocks=len(sample.parts),
