@@ -366,7 +366,6 @@ class Operator:
             symmetric = symmetric and also
             mirrored = mirrored and mirror_symmetric(*opposite)[1]
         self.folded = boundary in FOLDED and not mirrored  # what adjoint sweeps give
-        self.pads = self.folded and engine != "separable"  # what forward sweeps take
         self.plan, self.workspace_bytes = make_plan(
             engine, layout, boundary, backend, psf.dtype, symmetric=symmetric, mirrored=mirrored
         )
@@ -394,6 +393,11 @@ class Operator:
         self.back_transfer = self.transfer if opposite is None else transfer(*opposite)
         # Wall times of the latest applications, for explain(). Appending is atomic: no lock in a sweep.
         self.seconds: deque[float] = deque(maxlen=64)
+
+    @property
+    def pads(self) -> bool:
+        """Whether forward sweeps take a padded estimate; the separable engine reads by the rule itself."""
+        return self.folded and self.engine != "separable"
 
     @property
     def padded_shape(self) -> tuple[int, ...]:
@@ -453,7 +457,7 @@ class LinesOperator(Operator):
         self.backend = backend
         self.num_threads = num_threads
         self.dtype = lines[0].dtype
-        self.folded, self.pads = boundary in FOLDED, False
+        self.folded = boundary in FOLDED
         self.plan, self.workspace_bytes = make_plan("separable", self.layout, boundary, backend, self.dtype)
         used = tuple(line[taps] for line, taps in zip(lines, self.layout.taps, strict=True))
         self.transfer = self.back_transfer = self.plan.transfer([used], self.layout.centre, num_threads)

@@ -42,16 +42,12 @@ def read_image(path: str, arguments: argparse.Namespace) -> mf.io.Volume:
 def settled_method(
     arguments: argparse.Namespace, metadata: dict[str, Any], options: dict[str, Any], session: Session
 ) -> str:
-    """``--method``; "auto" comes to the Wiener filter where the file says that its scale is signed.
-
-    The values alone do not always say so: metal in a CT scan reaches as far above 0 as air does below, and
-    what is below would be clipped.
-    """
-    method: str = arguments.method
-    if method != "auto" or metadata.get("intensity_unit") != "HU":
-        return method
-    method, why = choose(options, lambda: (-1.0, 0.0))
-    if why is None:  # an option has decided
+    """``--method``; "auto" comes to the Wiener filter where the file says that its scale is signed."""
+    if arguments.method != "auto":
+        return str(arguments.method)
+    unit = metadata.get("intensity_unit")
+    method, why = choose(options, lambda: (0.0, 0.0), unit)  # the values are looked at later
+    if why is None:
         return "auto"
     session.note(
         f"{arguments.input} is in Hounsfield units (HU), a signed scale, for which --method auto takes the "

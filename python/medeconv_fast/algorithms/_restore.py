@@ -200,15 +200,24 @@ def _refuse_unknown(options: dict[str, Any], known: set[str], method: str) -> No
         )
 
 
-def choose(options: dict[str, Any], extremes: Callable[[], tuple[float, float]]) -> tuple[str, str | None]:
+def choose(
+    options: dict[str, Any], extremes: Callable[[], tuple[float, float]], unit: str | None = None
+) -> tuple[str, str | None]:
     """The method of "auto", and a warning where the user may be surprised.
 
-    `extremes`: the image's smallest and largest value, asked for only where the options do not decide.
+    `extremes`: the image's smallest and largest value, asked for only where nothing else decides. `unit`:
+    what the file says that the values count. Hounsfield units are signed whatever the values are: metal in a
+    CT scan reaches as far above 0 as air does below, and what is below would be clipped.
     """
     if any(name in _WIENER - _RL for name in options):
         return "wiener", None
     if any(name in _RL - _WIENER - {"callback"} for name in options) or options.get("boundary") == "extended":
         return "richardson-lucy", None
+    if unit == "HU":
+        return "wiener", (
+            "image: Hounsfield units (HU) are a signed scale, restored with the Wiener filter; for "
+            "Richardson-Lucy pass method='rl' and negative='shift'"
+        )
     lowest, highest = extremes()
     if lowest < 0 and -lowest > _options.SIGNED * highest:
         return "wiener", (

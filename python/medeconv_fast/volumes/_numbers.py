@@ -100,23 +100,13 @@ def resolve(
     method: str,
     options: dict[str, Any],
     num_threads: int | None,
-    *,
-    signed: bool = False,
+    unit: str | None = None,
 ) -> Numbers:
-    """The numbers of a channel, from its sample.
-
-    `signed`: the source is in Hounsfield units. Metal reaches as far above 0 as air does below, and what is
-    below would be clipped: the values do not tell.
-    """
+    """The numbers of a channel, from its sample; `unit`: what the source says that its values count."""
     notes: list[str] = []
     if method == "auto":
         given = {**options, **sample.maps_of(0)}
-        method, why = choose(given, lambda: (-1.0, 0.0) if signed else sample.extremes)
-        if why and signed:
-            why = (
-                "source: Hounsfield units (HU) are a signed scale, restored with the Wiener filter; for "
-                "Richardson-Lucy pass method='rl' and negative='shift'"
-            )
+        method, why = choose(given, lambda: sample.extremes, unit)
         automatic = method != "wiener"
         if why:
             notes.append(why)

@@ -384,8 +384,8 @@ class _Setup:
             sample = draw(
                 self.source, items, psf.shape, memory=self.memory, seed=self.seed + channel, maps=self.maps
             )
-            signed = self.source.metadata.get("intensity_unit") == "HU"
-            found = resolve(sample, psf, self.method, self.options, self.num_threads, signed=signed)
+            unit = self.source.metadata.get("intensity_unit")
+            found = resolve(sample, psf, self.method, self.options, self.num_threads, unit)
             found.sample.update(
                 whole=sample.whole,
                 blocks=len(sample.parts),
