@@ -107,10 +107,12 @@ void add_cases(std::vector<Case>& cases, const std::string& type) {
     }});
     for (int k = 0; k < 4; ++k)
         cases.push_back({"penalty " + std::to_string(k) + type, [=] {
-            DeviceValues<T> x(size_of(shape), 1), out(size_of(shape));
-            penalty<T>(Penalty(k), x, shape, {2.0, 1.0, 1.5}, 0.01, 1.0, out, nullptr);
             std::vector<double> all;
-            out.append_to(all);
+            for (const Shape& each : {shape, Shape{66, 9, 34}}) {   // the second: blocks on all sides of each other
+                DeviceValues<T> x(size_of(each), 1), out(size_of(each));
+                penalty<T>(Penalty(k), x, each, {2.0, 1.0, 1.5}, 0.01, 1.0, out, nullptr);
+                out.append_to(all);
+            }
             return all;
         }});
     for (int f = 0; f < 5; ++f) {
