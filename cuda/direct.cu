@@ -197,7 +197,11 @@ __global__ void __launch_bounds__(tile_threads, sizeof(T) == 4 ? 4 : 3) direct_t
                 MEDECONV_UNROLL for (int k = 0; k < of_thread; ++k)
                     values[k] = shared[(z * tile_y + row + k * rows_at_once) * tile_x + column];
                 const int count = (rows - row + rows_at_once - 1) / rows_at_once;
-                finish_values<formula, plain>(p.operands, number, values, first, step, count, totals);
+                const auto there = [=](int k) { return k < count; };
+                const auto at = [=](int k) { return first + k * step; };
+                Asked<formula, plain, of_thread, T> asked{};
+                asked.ask(p.operands, there, at);
+                asked.finish(p.operands, number, values, there, at, totals);
                 if (p.kept)
                     MEDECONV_UNROLL for (int k = 0; k < of_thread; ++k)
                         if (k < count) p.kept[first + k * step] = values[k];

@@ -153,12 +153,16 @@ template <Formula formula, bool plain, class T>
 __global__ void __launch_bounds__(threads) formula_values(const T* blurred, Operands<T> o, int64_t n) {
     DYN_SHARED(double, shared);
     const scalar::Numbers<T> number = numbers_of(o);
-    T sums[sums_of_a_sweep]{}, values[values_per_thread];
+    T sums[sums_of_a_sweep]{}, values[values_per_thread]{};
     const int64_t first = int64_t(blockIdx.x) * threads * values_per_thread + threadIdx.x;
     const int count = int(min(ceil_div(n - first, threads), int64_t(values_per_thread)));
     MEDECONV_UNROLL for (int k = 0; k < values_per_thread; ++k)
         if (k < count) values[k] = blurred[first + k * threads];
-    finish_values<formula, plain>(o, number, values, first, threads, count, sums);
+    const auto there = [=](int k) { return k < count; };
+    const auto at = [=](int k) { return first + k * threads; };
+    Asked<formula, plain, values_per_thread, T> asked{};
+    asked.ask(o, there, at);
+    asked.finish(o, number, values, there, at, sums);
     if constexpr (!plain) finish_block(o, sums, shared, blockIdx.x);
 }
 

@@ -60,27 +60,74 @@ __device__ __forceinline__ Reads<T> reads_of(Formula formula, const Operands<T>&
         default: return {nullptr, nullptr};
     }
 }
-// One value, with what lies at its place in the two arrays.
-template <Formula formula, bool plain, class T>
-__device__ __forceinline__ T finish_value(const Operands<T>& o, const scalar::Numbers<T>& number, T value, int64_t at, Reads<T> reads,
-                                          T first, T second, T* sums) {
-    return scalar::formula_step<formula, plain>(
-        o, value, number, [=](const T* q) { return q == reads.first ? first : q == reads.second ? second : q[at]; },
-        [at](T* q, T v) { q[at] = v; }, sums);
-}
-// Values k < count, that lie at first + k · step in all arrays; `values` become what the next sweep gets.
+
+// All that a formula reads of n values of a thread, asked for ahead of the first result: one wait for device memory, not one for
+// each value and array. Of the members those that the formula has take registers.
 template <Formula formula, bool plain, int n, class T>
-__device__ __forceinline__ void finish_values(const Operands<T>& o, const scalar::Numbers<T>& number, T (&values)[n], int64_t first,
-                                              int64_t step, int count, T* sums) {
-    const Reads<T> reads = reads_of(formula, o);
-    T mains[n]{}, others[n]{};
-    MEDECONV_UNROLL for (int k = 0; k < n; ++k) {
-        if (reads.first && k < count) mains[k] = reads.first[first + k * step];
-        if (reads.second && k < count) others[k] = reads.second[first + k * step];
+struct Asked {
+    static constexpr bool of_image = formula == Formula::ratio || formula == Formula::residual;
+    static constexpr bool of_estimate = formula == Formula::multiply || formula == Formula::add;
+    T image[n], weights[n], damping[n], held_out[n], estimate[n], gain[n], factor[n], change[n], partial[n], previous[n];
+
+    // there(k): whether value k is one; at(k): its place in all arrays.
+    template <class There, class At>
+    __device__ __forceinline__ void ask(const Operands<T>& o, There there, At at) {
+        const auto take = [&](const T* from, T(&to)[n]) MEDECONV_BODY {
+            if (!from) return;
+            MEDECONV_UNROLL for (int k = 0; k < n; ++k) to[k] = there(k) ? from[at(k)] : T(1);
+        };
+        if constexpr (of_image) take(o.image, image), take(o.weights, weights);
+        if constexpr (of_estimate) take(o.estimate, estimate), take(o.gain, gain);
+        if constexpr (!plain) {
+            take(o.partial, partial);
+            if constexpr (formula == Formula::ratio) take(o.damping, damping), take(o.held_out, held_out);
+            if constexpr (of_estimate) take(o.factor, factor), take(o.change, change);
+            take(o.previous, previous);
+        }
     }
-    MEDECONV_UNROLL for (int k = 0; k < n; ++k)
-        if (k < count) values[k] = finish_value<formula, plain>(o, number, values[k], first + k * step, reads, mains[k], others[k], sums);
-}
+    // `member`: one of o's, which one is known when the kernel is compiled.
+    template <class Member>
+    __device__ __forceinline__ T value(const Operands<T>& o, const Member& member, int k) const {
+        const void* const asked = &member;
+        return asked == &o.image      ? image[k]
+               : asked == &o.weights  ? weights[k]
+               : asked == &o.damping  ? damping[k]
+               : asked == &o.held_out ? held_out[k]
+               : asked == &o.estimate ? estimate[k]
+               : asked == &o.gain     ? gain[k]
+               : asked == &o.factor   ? factor[k]
+               : asked == &o.change   ? change[k]
+               : asked == &o.partial  ? partial[k]
+                                      : previous[k];
+    }
+    // `values` become what the next sweep gets. All is read before anything is written: the arrays written may be those read.
+    template <class There, class At>
+    __device__ __forceinline__ void finish(const Operands<T>& o, const scalar::Numbers<T>& number, T* values, There there, At at,
+                                           T* sums) const {
+        T out[n], changed[n], extrapolated[n];
+        MEDECONV_UNROLL for (int k = 0; k < n; ++k) {
+            T own[sums_of_a_sweep]{};
+            values[k] = scalar::formula_step<formula, plain>(
+                o, values[k], number, [&](const auto& q) MEDECONV_BODY { return value(o, q, k); },
+                [&](const auto& q, T v) MEDECONV_BODY {
+                    const void* const written = &q;
+                    (written == &o.out ? out : written == &o.change ? changed : extrapolated)[k] = v;
+                },
+                own);
+            if constexpr (!plain)
+                if (there(k))
+                    for (int i = 0; i < sums_of_a_sweep; ++i) sums[i] += own[i];
+        }
+        const auto store = [&](T* to, const T(&from)[n]) MEDECONV_BODY {
+            if (!to) return;
+            MEDECONV_UNROLL for (int k = 0; k < n; ++k)
+                if (there(k)) to[at(k)] = from[k];
+        };
+        if constexpr (!plain && of_estimate) store(o.change, changed);
+        store(o.out, out);
+        if constexpr (!plain) store(o.extrapolated, extrapolated);
+    }
+};
 template <class T>
 __device__ __forceinline__ scalar::Numbers<T> numbers_of(const Operands<T>& o) {
     return scalar::Numbers<T>(o, [](T x) { return x; });

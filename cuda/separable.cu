@@ -111,63 +111,6 @@ __device__ __forceinline__ Lanes<T, together<T>> filter_row(const T* from, const
     return sums;
 }
 
-// The formula on n values of a thread. All is read before anything is written, so that no value waits for another's. What the
-// formula reads in any case may have been asked for before.
-template <class T, int n>
-struct Asked {
-    Reads<T> reads;
-    T first[n], second[n];
-};
-template <Formula formula, int n, class T>
-__device__ __forceinline__ Asked<T, n> ask(const Operands<T>& o, int64_t first, int64_t step, const bool* there) {
-    Asked<T, n> asked{reads_of(formula, o), {}, {}};
-    const auto take = [&](const T* from, T* to) {
-        if (!from) return;
-        from += first;
-        MEDECONV_UNROLL
-        for (int i = 0; i < n; ++i, from += step) to[i] = there[i] ? *from : T(1);
-    };
-    take(asked.reads.first, asked.first);
-    take(asked.reads.second, asked.second);
-    return asked;
-}
-template <Formula formula, bool plain, int n, class T>
-__device__ __forceinline__ void finish_values(const Operands<T>& o, const scalar::Numbers<T>& number, const T* values, int64_t first,
-                                              int64_t step, const bool* there, const Asked<T, n>& asked, T* kept, T* totals) {
-    T out[n], change[n], extrapolated[n], next[n];
-    MEDECONV_UNROLL
-    for (int i = 0; i < n; ++i) {
-        T sums[sums_of_a_sweep]{};
-        const int64_t at = first + i * step;
-        next[i] = scalar::formula_step<formula, plain>(
-            o, values[i], number,
-            [&](const T* q) {
-                if (q == asked.reads.first) return asked.first[i];
-                if (q == asked.reads.second) return asked.second[i];
-                return there[i] ? q[at] : T(1);
-            },
-            [&](T* q, T v) {
-                if (plain || q == o.out) out[i] = v;
-                if (!plain && q == o.change) change[i] = v;
-                if (!plain && q == o.extrapolated) extrapolated[i] = v;
-            },
-            sums);
-        if (!plain && there[i])
-            for (int k = 0; k < sums_of_a_sweep; ++k) totals[k] += sums[k];
-    }
-    const auto store = [&](T* to, const T* from) {
-        if (!to) return;
-        to += first;
-        MEDECONV_UNROLL
-        for (int i = 0; i < n; ++i, to += step)
-            if (there[i]) *to = from[i];
-    };
-    if constexpr (!plain && (formula == Formula::multiply || formula == Formula::add)) store(o.change, change);
-    store(o.out, out);
-    if constexpr (!plain) store(o.extrapolated, extrapolated);
-    store(kept, next);
-}
-
 // One result by the filters' own taps, of a slice and of a column.
 template <class T>
 __device__ __forceinline__ T value_of_slice(const SeparablePass<T>& p, const T* slice, int64_t y, int64_t x) {
@@ -323,9 +266,18 @@ __global__ void __launch_bounds__(32 * most_warps, sizeof(T) == 4 ? 3 : 2) filte
         MEDECONV_UNROLL
         for (int c = 0; c < mine; ++c) there[c] = first_row + r < high && lane + 32 * c < wide, sums[0][c] *= scale;
         const int64_t first = (int64_t(z) * p.y.destination + y0 + first_row + r) * p.x.destination + x0 + lane;
-        Asked<T, mine> asked{};
-        if constexpr (plain) asked = ask<formula, mine>(p.operands, first, 32, there);
-        finish_values<formula, plain>(p.operands, number, sums[0], first, 32, there, asked, p.kept, totals);
+        constexpr int at_once = plain ? mine : formula == Formula::ratio ? 1 : mine / 2;  // as registers allow
+        const auto at = [=](int c) { return first + 32 * c; };
+        MEDECONV_UNROLL for (int c = 0; c < mine; c += at_once) {
+            const auto is_there = [&](int k) { return there[c + k]; };
+            const auto place = [=](int k) { return at(c + k); };
+            Asked<formula, plain, at_once, T> asked{};
+            asked.ask(p.operands, is_there, place);
+            asked.finish(p.operands, number, sums[0] + c, is_there, place, totals);
+        }
+        if (p.kept)
+            MEDECONV_UNROLL for (int c = 0; c < mine; ++c)
+                if (there[c]) p.kept[at(c)] = sums[0][c];
         MEDECONV_UNROLL
         for (int k = 0; k + 1 < results; ++k)
             MEDECONV_UNROLL
@@ -359,8 +311,9 @@ __global__ void __launch_bounds__(columns, sizeof(T) == 4 ? 5 : 2) filter_column
         bool there[results];
         MEDECONV_UNROLL
         for (int r = 0; r < results; ++r) there[r] = z + r < z1 && column < plane;
-        Asked<T, at_once> asked{};
-        if constexpr (plain) asked = ask<formula, at_once>(p.operands, z * plane + column, plane, there);  // comes while they are summed
+        Asked<formula, plain, at_once, T> asked{};
+        if constexpr (plain)  // comes while they are summed
+            asked.ask(p.operands, [&](int k) { return there[k]; }, [=](int k) { return (z + k) * plane + column; });
         MEDECONV_ROLLED
         for (int m0 = 0; m0 < taps; m0 += window) {
             const bool anew = z == z0 || !slides;
@@ -399,9 +352,13 @@ __global__ void __launch_bounds__(columns, sizeof(T) == 4 ? 5 : 2) filter_column
             if (!is_number(sums[r]) && there[r]) sums[r] = value_of_column(p, input, plane, z + r);
         MEDECONV_UNROLL
         for (int r = 0; r < results; r += at_once) {
-            const int64_t first = (z + r) * plane + column;
-            if constexpr (!plain) asked = ask<formula, at_once>(p.operands, first, plane, there + r);
-            finish_values<formula, plain>(p.operands, number, sums + r, first, plane, there + r, asked, p.kept, totals);
+            const auto is_there = [&](int k) { return there[r + k]; };
+            const auto at = [=](int k) { return (z + r + k) * plane + column; };
+            if constexpr (!plain) asked.ask(p.operands, is_there, at);
+            asked.finish(p.operands, number, sums + r, is_there, at, totals);
+            if (p.kept)
+                MEDECONV_UNROLL for (int k = 0; k < at_once; ++k)
+                    if (there[r + k]) p.kept[at(k)] = sums[r + k];
         }
     }
     if constexpr (!plain) finish_block(p.operands, totals, shared, blockIdx.x);
