@@ -13,22 +13,59 @@ size_t aligned(size_t bytes) { return (bytes + 15) / 16 * 16; }
 
 }  // namespace
 
-std::vector<int> factorise(int64_t n) {
+std::vector<int> factorise(int64_t n, int largest) {
     int count[8] = {};
     for (int p : {2, 3, 5, 7})
         while (n > 1 && n % p == 0) n /= p, ++count[p];
-    std::vector<int> found;
-    auto add = [&](int radix, int times) { found.insert(found.end(), size_t(times), radix); };
-    // 2^4 as 4·4 rather than 8·2: the radices of one axis keep as many threads busy as possible.
-    int eights = count[2] / 3, fours = 0, twos = 0;
-    if (count[2] % 3 == 2) fours = 1;
-    else if (count[2] % 3 == 1 && eights > 0) --eights, fours = 2;
-    else if (count[2] % 3 == 1) twos = 1;
-    add(8, eights), add(7, count[7]), add(5, count[5]), add(4, fours), add(3, count[3]), add(2, twos);
-    while (found.size() < 2) found.insert(found.begin(), 1);
+    // The fewest stages: a barrier and a pass through shared memory each. Of equally many those whose radices differ least, which
+    // keep as many threads busy as possible: 2^4 is 4·4 rather than 8·2.
+    std::vector<int> best, found;
+    double best_cost = std::numeric_limits<double>::infinity();
+    const int most_tens = largest >= 10 ? std::min(count[2], count[5]) : 0, most_nines = largest >= 9 ? count[3] / 2 : 0;
+    for (int tens = 0; tens <= most_tens; ++tens)
+        for (int nines = 0; nines <= most_nines; ++nines)
+            for (int sixes = 0; sixes <= std::min(count[2] - tens, count[3] - 2 * nines); ++sixes) {
+                const int left = count[2] - tens - sixes;
+                int eights = left / 3, fours = 0, twos = 0;
+                if (left % 3 == 2) fours = 1;
+                else if (left % 3 == 1 && eights > 0) --eights, fours = 2;
+                else if (left % 3 == 1) twos = 1;
+                found.clear();
+                const auto add = [&](int radix, int times) { found.insert(found.end(), size_t(times), radix); };
+                add(10, tens), add(9, nines), add(8, eights), add(7, count[7]), add(6, sixes), add(5, count[5] - tens), add(4, fours);
+                add(3, count[3] - 2 * nines - sixes), add(2, twos);
+                if (!found.empty() && found.back() > largest_last) continue;
+                // The largest that may be the first one comes first; where there is none a stage does nothing but to copy.
+                const auto last = found.end() - (found.empty() ? 0 : 1);
+                const auto first = std::find_if(found.begin(), last, [](int radix) { return radix <= largest_first; });
+                double cost = first == last ? 1.5e3 : 0;
+                for (int radix : found) cost += 1e3 + radix;
+                if (cost >= best_cost) continue;
+                best_cost = cost;
+                if (first != last) std::rotate(found.begin(), first, first + 1);
+                else found.insert(found.begin(), 1);
+                best = found;
+            }
+    if (best.size() < 2) best.insert(best.begin(), 1);
     for (int64_t p = 11; n > 1; p += 2)
-        for (p = p * p > n ? n : p; n % p == 0; n /= p) found.insert(found.begin() + 1, int(p));
-    return found;
+        for (p = p * p > n ? n : p; n % p == 0; n /= p) best.insert(best.begin() + 1, int(p));
+    return best;
+}
+
+template <class T>
+int team_of(const AxisView<T>& axis, int most) {
+    int fewest = axis.n, all = 1;
+    for (int s = 0; s < axis.stages; ++s)
+        if (axis.radix[s] <= largest_butterfly<T>) fewest = std::min(fewest, axis.butterflies[s]), all = std::max(all, axis.butterflies[s]);
+    const int highest = std::min(all, most);
+    int best = highest, best_cost = std::numeric_limits<int>::max();
+    for (int team = highest; team >= std::min(fewest, (highest + 1) / 2); --team) {
+        int cost = 0;
+        for (int s = 0; s < axis.stages; ++s)
+            if (axis.radix[s] <= largest_butterfly<T>) cost += team * ((axis.butterflies[s] + team - 1) / team);
+        if (cost < best_cost) best_cost = cost, best = team;
+    }
+    return best;
 }
 
 int64_t good_size(int64_t n, bool even) {
@@ -45,7 +82,7 @@ int64_t good_size(int64_t n, bool even) {
             for (int64_t odd = five; within(odd); odd *= 3) {
                 int64_t m = even ? 2 * odd : odd;
                 while (m < n) m *= 2;
-                const double cost = double(m) * (traffic + double(factorise(m).size()));
+                const double cost = double(m) * (traffic + double(factorise(m, largest_butterfly<float>).size()));
                 if (cost < best_cost || (cost == best_cost && m < best)) best_cost = cost, best = m;
             }
     return best;
@@ -54,8 +91,8 @@ int64_t good_size(int64_t n, bool even) {
 template <class T>
 Axis<T>::Axis(int64_t length) : n(length) {
     if (n < 1) throw std::invalid_argument("grid: got an axis of " + std::to_string(n) + ", expected 1 or more");
-    if (n <= longest_axis<T>) radix_ = factorise(n);
-    spare_ = !radix_.empty() && *std::max_element(radix_.begin(), radix_.end()) > largest_butterfly;
+    if (n <= longest_axis<T>) radix_ = factorise(n, largest_butterfly<T>);
+    spare_ = !radix_.empty() && *std::max_element(radix_.begin(), radix_.end()) > largest_butterfly<T>;
     const int64_t longest = longest_axis<T> / (spare_ ? 2 : 1);
     if (n > longest)
         throw std::invalid_argument("grid: got an axis of " + std::to_string(n) + ", but backend 'cuda' transforms at most " +
@@ -134,6 +171,8 @@ AxisView<T> Axis<T>::view(const void* device_tables) const {
     return v;
 }
 
+template int team_of<float>(const AxisView<float>&, int);
+template int team_of<double>(const AxisView<double>&, int);
 template class Axis<float>;
 template class Axis<double>;
 

@@ -19,7 +19,11 @@ struct alignas(2 * sizeof(T)) Pair {     // a complex number in memory: one acce
     T re, im;
 };
 
-constexpr int most_stages = 10, largest_butterfly = 8;
+constexpr int most_stages = 10;
+// Of a stage in registers; of the first and last one of a row those also hold what its formula reads and what lies in device memory.
+template <class T>
+constexpr int largest_butterfly = sizeof(T) == 4 ? 10 : 8;
+constexpr int largest_first = 9, largest_last = 8;
 constexpr size_t most_shared_bytes = 227 << 10;   // of a block, compute capability 9.0
 
 // A longer axis does not fit a block.
@@ -60,9 +64,13 @@ private:
     bool spare_;
 };
 
-// Radices of n, first stage first.
-std::vector<int> factorise(int64_t n);
+// Radices of n, first stage first; those that are products are at most `largest`.
+std::vector<int> factorise(int64_t n, int largest);
 // Cheapest length >= n (even: among even ones) of those factors; longer than a block can hold, if n is.
 int64_t good_size(int64_t n, bool even);
+
+// Threads that share a line, at most `most`: those whose time is not spent on waiting for others in stages of fewer butterflies.
+template <class T>
+int team_of(const AxisView<T>& axis, int most);
 
 }  // namespace medeconv::cuda

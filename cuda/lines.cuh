@@ -121,11 +121,17 @@ __device__ __forceinline__ int quotient(const FixedAxis<T, R...>&, Index<S>, int
     return int(unsigned(u) / unsigned(FixedAxis<T, R...>::part_of(S)));
 }
 
-template <class T, class F>
+// `most`: for kernels that know there is none above.
+template <int most = 10, class T, class F>
 __device__ __forceinline__ void with_radix(const AxisView<T>& axis, int stage, F body) {
+    if constexpr (largest_butterfly<T> == 10 && most == 10)
+        if (axis.radix[stage] == 10) return body(Index<10>{});
+    if constexpr (largest_butterfly<T> >= 9 && most >= 9)
+        if (axis.radix[stage] == 9) return body(Index<9>{});
     switch (axis.radix[stage]) {
         case 8: return body(Index<8>{});
         case 7: return body(Index<7>{});
+        case 6: return body(Index<6>{});
         case 5: return body(Index<5>{});
         case 4: return body(Index<4>{});
         case 3: return body(Index<3>{});
@@ -133,12 +139,12 @@ __device__ __forceinline__ void with_radix(const AxisView<T>& axis, int stage, F
         default: return body(Index<1>{});
     }
 }
-template <class T, class F>
+template <int most = 10, class T, class F>
 __device__ __forceinline__ void with_radix(const PowerOfTwo<T>& axis, int stage, F body) {
     if (axis.radix[stage] == 8) body(Index<8>{});
     else body(Index<4>{});
 }
-template <class T, int... R, int S, class F>
+template <int most = 10, class T, int... R, int S, class F>
 __device__ __forceinline__ void with_radix(const FixedAxis<T, R...>&, Index<S>, F body) {
     body(Index<FixedAxis<T, R...>::radix_of(S)>{});
 }
@@ -229,7 +235,7 @@ template <int S, class T, class A, class Place, class Spare>
 __device__ __forceinline__ void middle(const A& axis, Member me, Place place, Spare spare) {
     each_middle<(S > 0)>(axis, [&](auto stage) MEDECONV_BODY {
         if constexpr (has_any_radix<A>) {
-            if (axis.radix[stage] > largest_butterfly) {
+            if (axis.radix[stage] > largest_butterfly<T>) {
                 written_out<S>(axis, stage, me, [&](int i) MEDECONV_BODY -> Pair<T>& { return place(i, 0); }, spare);
                 __syncthreads();
                 return;

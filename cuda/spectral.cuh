@@ -167,12 +167,11 @@ struct RowPass {
     Part x, y, z;                        // the box that the real arrays cover; x: continued
     int y_length, z_length;
     bool forward;                        // the result goes to the spectrum
-    Formula formula;
     Operands<T> operands;                // sums: totals, then a slot per block
 };
 template <class B, class T, class A>
 RowPass<T, B> with_axis(const RowPass<T, A>& p, B axis) {
-    return {axis, p.spectrum, p.pitch, p.bins, p.input, p.x, p.y, p.z, p.y_length, p.z_length, p.forward, p.formula, p.operands};
+    return {axis, p.spectrum, p.pitch, p.bins, p.input, p.x, p.y, p.z, p.y_length, p.z_length, p.forward, p.operands};
 }
 
 template <class T>
@@ -190,8 +189,8 @@ __device__ __forceinline__ auto row_of(const Pass& pass, int number) {
     return Row<T>{exists, int64_t(number) * pass.x.count, pass.spectrum + line * pass.pitch};
 }
 
-// plain: `formula` works on the registers between the last inverse and the first forward stage. Else the pass's formula, with
-// sums, every operand and the continuation, has a pass of its own over shared memory.
+// plain: the formula works on the registers between the last inverse and the first forward stage. Else, with sums, every operand
+// and the continuation, it has a pass of its own over shared memory.
 template <class T, bool inverse, bool plain, Formula formula, class A>
 __global__ void __launch_bounds__(row_threads_at_once<T, A>, 1) row_kernel(const RowPass<T, A> pass) {
     DYN_SHARED(Pair<T>, shared);
@@ -210,7 +209,7 @@ __global__ void __launch_bounds__(row_threads_at_once<T, A>, 1) row_kernel(const
     auto hold = [=](int base, int jump, Complex<T> v) MEDECONV_BODY { place(base, jump) = stored(v); };
 
     // What each value needs from device memory is asked for early, for all of a thread's values at once.
-    const Reads<T> reads = inverse ? reads_of(plain ? formula : pass.formula, pass.operands) : Reads<T>{pass.input, nullptr};
+    const Reads<T> reads = inverse ? reads_of(formula, pass.operands) : Reads<T>{pass.input, nullptr};
     auto index_of = [&](int position) MEDECONV_BODY {   // in the box, if below its length as numbers without a sign
         const int i = position - pass.x.start;
         if constexpr (is_fixed<A>) return i;            // the launcher takes those boxes only that do not go on at 0
@@ -221,25 +220,25 @@ __global__ void __launch_bounds__(row_threads_at_once<T, A>, 1) row_kernel(const
         const T* const values = from + row.values;
         return row.exists && position < n && unsigned(i) < unsigned(pass.x.count) ? values[i] : T(0);
     };
-    T first[2][largest_butterfly] = {}, second[2][largest_butterfly] = {};
+    constexpr int most = largest_first < largest_butterfly<T> ? largest_first : largest_butterfly<T>;
+    T first[2][most] = {};
     const auto stage = first_stage(axis);
     const auto part = part_of(axis, stage);
     const bool once = part <= me.team;   // each thread has one butterfly of the stage that ends in values
-    auto ask_butterfly = [&](auto r, const T* from, int k, T(*to)[largest_butterfly]) MEDECONV_BODY {
-        if (!from) return;
-        unroll<decltype(r)::value>([&](auto j) MEDECONV_BODY {
-            to[0][j] = ask(from, a, k + int(j) * part);
-            to[1][j] = ask(from, b, k + int(j) * part);
-        });
+    auto ask_row = [&](auto r, const T* from, const Row<T>& row, int k, T* to) MEDECONV_BODY {
+        if (from) unroll<decltype(r)::value>([&](auto j) MEDECONV_BODY { to[j] = ask(from, row, k + int(j) * part); });
+    };
+    auto ask_first = [&](auto r, int k) MEDECONV_BODY {
+        ask_row(r, reads.first, a, k, first[0]);
+        ask_row(r, reads.first, b, k, first[1]);
     };
     if constexpr (plain)
-        if (once && me.thread < part)
-            with_radix(axis, stage, [&](auto r) MEDECONV_BODY { ask_butterfly(r, reads.first, me.thread, first); });
+        if (once && me.thread < part) with_radix<most>(axis, stage, [&](auto r) MEDECONV_BODY { ask_first(r, me.thread); });
 
     if constexpr (inverse) {
         // Frequencies f, f + n/R, … are neighbours in slot order. Of the pair A + iB the frequency -f is conj A + i conj B.
         const auto last = last_stage(axis);
-        with_radix(axis, last, [&](auto r) MEDECONV_BODY {
+        with_radix<largest_last>(axis, last, [&](auto r) MEDECONV_BODY {
             constexpr int R = decltype(r)::value;
             const int apart = butterflies_of(axis, last);
             for (int f = me.thread; f < apart; f += me.team) {
@@ -264,44 +263,47 @@ __global__ void __launch_bounds__(row_threads_at_once<T, A>, 1) row_kernel(const
 
     const auto number = numbers_of(pass.operands);
     T sums[sums_of_a_sweep] = {};
-    auto value_of = [&](const Row<T>& row, int i, T c, T first, T second) MEDECONV_BODY {   // at index i of the box
+    auto value_of = [&](const Row<T>& row, int position, T c, T first, T second) MEDECONV_BODY {
+        const int i = index_of(position);
         const bool wanted = row.exists && unsigned(i) < unsigned(pass.x.count);
         if constexpr (!inverse) c = first;
-        if constexpr (plain) {           // without a branch; nothing but `first` and `second` is read
-            const T next = scalar::formula_step<formula, true>(
-                pass.operands, c, number, [=](const T* q) MEDECONV_BODY { return q == reads.first ? first : second; },
-                [&](T* q, T v) MEDECONV_BODY {
-                    T* const values = q + row.values;
-                    if (wanted) values[i] = v;
-                },
-                sums);
-            return wanted ? next : T(0);
-        } else {
-            if (!wanted) return T(0);
-            as_constant(inverse ? pass.formula : Formula::copy, [&](auto f) MEDECONV_BODY {
-                c = finish_value<f, false>(pass.operands, number, c, row.values + i, reads, first, second, sums);
-            });
-            return c;
-        }
-    };
-    auto result_of = [&](int position, Complex<T> c, int j) MEDECONV_BODY {
-        const int i = index_of(position);
-        return Complex<T>{value_of(a, i, c.re, first[0][j], second[0][j]), value_of(b, i, c.im, first[1][j], second[1][j])};
+        // Without a branch; nothing but `first` and `second` is read.
+        const T next = scalar::formula_step<formula, true>(
+            pass.operands, c, number, [=](const T* q) MEDECONV_BODY { return q == reads.first ? first : second; },
+            [&](T* q, T v) MEDECONV_BODY {
+                T* const values = q + row.values;
+                if (wanted) values[i] = v;
+            },
+            sums);
+        return wanted ? next : T(0);
     };
 
     if constexpr (plain) {
-        with_radix(axis, stage, [&](auto r) MEDECONV_BODY {
+        with_radix<most>(axis, stage, [&](auto r) MEDECONV_BODY {
             constexpr int R = decltype(r)::value;
             for (int k = me.thread; k < part; k += me.team) {
+                constexpr bool together = R <= 8;  // of both rows; more are more registers than there are
                 Complex<T> v[R] = {};
-                if (!once) ask_butterfly(r, reads.first, k, first);
-                ask_butterfly(r, reads.second, k, second);
+                T second[together ? 2 : 1][R] = {};
+                if (!once) ask_first(r, k);
+                if constexpr (together) ask_row(r, reads.second, a, k, second[0]), ask_row(r, reads.second, b, k, second[1]);
                 if constexpr (inverse) {
                     gather<R>(v, k, part, held);
                     twiddle<-1, R>(axis, stage, k, v);
                     Dft<T, R, -1>::run(v);
                 }
-                unroll<R>([&](auto j) MEDECONV_BODY { v[j] = result_of(k + int(j) * part, v[j], j); });
+                auto finish_a = [&](auto j) MEDECONV_BODY { v[j].re = value_of(a, k + int(j) * part, v[j].re, first[0][j], second[0][j]); };
+                auto finish_b = [&](auto j) MEDECONV_BODY {
+                    v[j].im = value_of(b, k + int(j) * part, v[j].im, first[1][j], second[together][j]);
+                };
+                if constexpr (together) {
+                    unroll<R>([&](auto j) MEDECONV_BODY { finish_a(j), finish_b(j); });
+                } else {
+                    ask_row(r, reads.second, a, k, second[0]);
+                    unroll<R>(finish_a);
+                    ask_row(r, reads.second, b, k, second[0]);
+                    unroll<R>(finish_b);
+                }
                 if (!pass.forward) continue;
                 Dft<T, R, 1>::run(v);
                 twiddle<1, R>(axis, stage, k, v);
@@ -315,21 +317,35 @@ __global__ void __launch_bounds__(row_threads_at_once<T, A>, 1) row_kernel(const
         }
         constexpr int some = 4;
         for (int i = me.thread; i < n; i += some * me.team) {
-            auto ask_some = [&](const T* from, T(*to)[largest_butterfly]) MEDECONV_BODY {
-                if (!from) return;
-                unroll<some>([&](auto j) MEDECONV_BODY {
-                    to[0][j] = ask(from, a, i + int(j) * me.team);
-                    to[1][j] = ask(from, b, i + int(j) * me.team);
-                });
+            // Both rows: all that is read of either is asked for first.
+            auto there = [&](const Row<T>& row) MEDECONV_BODY {
+                return [&](int k) MEDECONV_BODY {
+                    const int position = i + k * me.team;
+                    return row.exists && position < n && unsigned(index_of(position)) < unsigned(pass.x.count);
+                };
             };
-            ask_some(reads.first, first);
-            ask_some(reads.second, second);
-            unroll<some>([&](auto j) MEDECONV_BODY {
-                const int position = i + int(j) * me.team;
+            auto at = [&](const Row<T>& row) MEDECONV_BODY {
+                return [&](int k) MEDECONV_BODY { return row.values + index_of(i + k * me.team); };
+            };
+            Asked<formula, false, some, T> asked_a{}, asked_b{};
+            T values_a[some], values_b[some];
+            asked_a.ask(pass.operands, there(a), at(a));
+            asked_b.ask(pass.operands, there(b), at(b));
+            unroll<some>([&](auto k) MEDECONV_BODY {
+                const int position = i + int(k) * me.team;
+                if constexpr (inverse) {
+                    const Complex<T> c = position < n ? held(position) : Complex<T>{T(0), T(0)};
+                    values_a[k] = c.re, values_b[k] = c.im;
+                } else {
+                    values_a[k] = ask(pass.input, a, position), values_b[k] = ask(pass.input, b, position);
+                }
+            });
+            asked_a.finish(pass.operands, number, values_a, there(a), at(a), sums);
+            asked_b.finish(pass.operands, number, values_b, there(b), at(b), sums);
+            unroll<some>([&](auto k) MEDECONV_BODY {
+                const int position = i + int(k) * me.team;
                 if (position >= n) return;
-                Complex<T> c{T(0), T(0)};
-                if constexpr (inverse) c = held(position);
-                hold(position, 0, result_of(position, c, j));
+                hold(position, 0, Complex<T>{there(a)(k) ? values_a[k] : T(0), there(b)(k) ? values_b[k] : T(0)});
             });
         }
         if (pass.forward) {

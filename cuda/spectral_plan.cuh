@@ -27,15 +27,6 @@ Part part_of(Range r, Continuation beyond = {}) {
     return {int(r.start), int(r.stop - r.start), int(beyond.low), int(beyond.high)};
 }
 
-// Threads that share a line: one butterfly of its largest radix to each.
-template <class T>
-int team_of(const AxisView<T>& axis, int most) {
-    int team = axis.n;
-    for (int s = 0; s < axis.stages; ++s)
-        if (axis.radix[s] <= largest_butterfly) team = std::min(team, axis.butterflies[s]);
-    return std::min(team, most);
-}
-
 // Calls run(axis) with the constant that the axis is, if it is one of those that kernels are compiled for; false if not.
 template <class T, class F>
 bool with_fixed(const AxisView<T>& axis, F run) {
@@ -85,7 +76,7 @@ RowBlocks row_blocks(const AxisView<T>& axis, int64_t rows) {
     const int team = team_of(axis, most_row_threads);
     const int64_t all = ceil_div(rows, 2);
     int pairs = 1;
-    while (pairs * team < 128 && pairs < all && size_t(2 * pairs) * line_bytes <= usual_shared_bytes / 2) pairs *= 2;
+    while (2 * pairs * team <= 128 && pairs < all && size_t(2 * pairs) * line_bytes <= usual_shared_bytes / 2) pairs *= 2;
     return {team, pairs, ceil_div(all, pairs)};
 }
 
@@ -99,7 +90,7 @@ void launch_rows(const RowPass<T>& pass, const RowBlocks& blocks, Stream stream)
         launch(row_kernel<T, inverse, true, formula, decltype(axis)>, cuda::blocks(blocks.count), block, lines, stream, with_axis(pass, axis));
     };
     if (!pass.operands.plain() || continued)
-        launch(row_kernel<T, inverse, false, Formula::copy, AxisView<T>>, cuda::blocks(blocks.count), block, lines + sums, stream, pass);
+        launch(row_kernel<T, inverse, false, formula, AxisView<T>>, cuda::blocks(blocks.count), block, lines + sums, stream, pass);
     else if (pass.x.start + pass.x.count > pass.axis.n || !with_fixed(pass.axis, run))
         run(pass.axis);
 }
@@ -222,7 +213,6 @@ struct SpectralPlan<T>::Passes {
         pass.x = part_of(box[2], beyond[2]), pass.y = part_of(box[1]), pass.z = part_of(box[0]);
         pass.y_length = int(plan.grid_[1]), pass.z_length = int(plan.grid_[0]);
         pass.forward = keep;
-        pass.formula = formula;
         pass.operands = operands;
         const RowBlocks blocks = row_blocks(pass.axis, int64_t(pass.y.count) * pass.z.count);
         if (input) {

@@ -497,19 +497,23 @@ def test_tables_of_an_axis(length, dtype):
 
 @needs_cuda
 def test_good_sizes_are_the_cheapest():
+    def products(n, most=10):
+        """All ways to write n as a product of radices, in descending order."""
+        if n == 1:
+            yield []
+        for radix in range(min(most, n), 1, -1):
+            if n % radix == 0:
+                yield from ([radix, *rest] for rest in products(n // radix, radix))
+
+    def stages(radices):
+        """Their number and that of all stages: the last radix is 8 at most; before it there is one of 9 at
+        most, or a stage that only copies, which weighs more than one that computes."""
+        first = any(radix <= 9 for radix in radices[:-1])
+        return len(radices) + 1.5 * (not first), sum(radices), max(len(radices) + (not first), 2)
+
     def cost(n):
-        stages, rest = 0, n
-        powers = {}
-        for prime in (2, 3, 5, 7):
-            powers[prime] = 0
-            while rest % prime == 0:
-                rest //= prime
-                powers[prime] += 1
-        if rest > 1:
-            return np.inf
-        # Of radices 8, 4 and 2, of the latter two where the power of two is none of eight.
-        stages = sum(powers[p] for p in (3, 5, 7)) + (powers[2] + 2) // 3
-        return n * (10.0 + max(stages, 2))
+        found = [stages(r) for r in products(n) if r[-1] <= 8]
+        return n * (10.0 + min(found)[2]) if found else np.inf
 
     for even in (False, True):
         for n in (*range(2, 300), 1009, 1055):

@@ -124,6 +124,8 @@ void add_cases(std::vector<Case>& cases, const std::string& type) {
     grid_case({1, 1, 560}, 1, {}, Formula::ratio, false);
     grid_case({1, 96, 35}, 2, {}, Formula::multiply, true);
     grid_case({1, 70, 64}, 2, {}, Formula::residual, false);
+    grid_case({1, 60, 90}, 2, {}, Formula::multiply, false);    // radices above 8, first and last
+    grid_case({54, 4, 100}, 2, {}, Formula::ratio, false);
     grid_case({1, 6, 256}, 2, {}, Formula::ratio, false);       // lengths that kernels are compiled for
     grid_case({256, 2, 6}, 1, {}, Formula::multiply, true);
     grid_case({1, 9, 125}, 0, {Continuation{}, {}, {2, 3}}, Formula::add, false);
