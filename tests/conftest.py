@@ -123,9 +123,11 @@ def dense_blur():
 
 @pytest.fixture
 def nothing_kept(monkeypatch):
-    """For a GPU of kilobytes: the tables that the CUDA backend keeps between calls are as large."""
+    """For a GPU of kilobytes: what the CUDA backend keeps between calls is as large."""
+    from medeconv_fast import _device
     from medeconv_fast.backends import _cuda_spectral
 
+    monkeypatch.setattr(_device, "MOST_LASTING", 0)
     monkeypatch.setattr(_cuda_spectral, "MOST_TABLES", 0)
     mf.release_memory()
 

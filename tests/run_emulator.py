@@ -13,6 +13,7 @@ from pathlib import Path
 TESTS = {
     "tests/test_cuda.py": ("", True),
     "tests/test_cuda_conv.py": ("", True),
+    "tests/test_cuda_lasting.py": ("", False),
     "tests/test_cuda_tiles.py": ("", False),
     "tests/test_cuda_torch.py": ("", False),
     "tests/test_tiles.py": ("", False),

@@ -13,7 +13,8 @@ import importlib
 import math
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import ModuleType
 from typing import Any, TypeVar
@@ -341,8 +342,70 @@ class Memory:
 
     def empty(self, shape: tuple[int, ...], dtype: Any, *, lasting: bool = False) -> DeviceArray:
         """Lasting: given back when all streams are done with it, not this one alone."""
-        buffer = native().Buffer(self.place, math.prod(shape) * np.dtype(dtype).itemsize, lasting)
+        nbytes = math.prod(shape) * np.dtype(dtype).itemsize
+        try:
+            buffer = native().Buffer(self.place, nbytes, lasting)
+        except MemoryError:
+            if not forget_lasting(self.place.device):
+                raise
+            buffer = native().Buffer(self.place, nbytes, lasting)
         return DeviceArray(buffer.pointer, shape, dtype, self, buffer)
+
+
+# What is kept of a device's memory for calls that ask for the same again: beside gigabytes it is nothing, and
+# an array that is larger takes less time to make than the sweeps of the call that asks for it.
+MOST_LASTING_BYTES = 64 << 20
+MOST_LASTING_BYTES_EACH = 16 << 20
+MOST_LASTING = 256  # small ones are made of more than their bytes
+
+_lasting: dict[int, OrderedDict[Hashable, DeviceArray]] = {}  # per device; the latest asked for is the last
+_lasting_busy = threading.Lock()
+
+
+def lasting(device: int, key: Hashable, make: Callable[[Memory], DeviceArray]) -> DeviceArray:
+    """What `make` makes, in lasting memory, for work of any stream; the same again for an equal key.
+
+    The key says all that decides about the values; None: not kept. Not to be written to.
+    """
+    native()  # a forked process finds nothing, and must not wait for a lock that nobody there gives back
+    if key is not None:
+        with _lasting_busy:
+            kept = _lasting.setdefault(device, OrderedDict())
+            found = kept.get(key)
+            if found is not None:
+                kept.move_to_end(key)
+                return found
+    own = own_memory(device)
+    made = make(own)  # without the lock: threads do not wait for one another's streams
+    own.place.synchronize()  # for any stream from now on, and so for any thread that finds it
+    if key is None or made.nbytes > MOST_LASTING_BYTES_EACH:
+        return made
+    dropped: list[DeviceArray] = []  # given back when the lock is: that waits for the device
+    with _lasting_busy:
+        first = kept.setdefault(key, made)  # another thread may have been faster
+        kept.move_to_end(key)
+        nbytes = sum(array.nbytes for array in kept.values())
+        while kept and (nbytes > MOST_LASTING_BYTES or len(kept) > MOST_LASTING):
+            dropped.append(kept.popitem(last=False)[1])
+            nbytes -= dropped[-1].nbytes
+    return first
+
+
+def lasting_bytes(device: int) -> int:
+    """How much of a device's memory `lasting` keeps."""
+    with _lasting_busy:
+        return sum(array.nbytes for array in _lasting.get(device, {}).values())
+
+
+def forget_lasting(device: int | None = None) -> bool:
+    """What `lasting` keeps on a device (on all) and nobody uses is given back; whether it kept anything."""
+    dropped: list[DeviceArray] = []
+    with _lasting_busy:
+        for number, kept in _lasting.items():
+            if device is None or number == device:
+                dropped += kept.values()
+                kept.clear()
+    return bool(dropped)
 
 
 _own = threading.local()
@@ -391,6 +454,8 @@ class LibraryMemory(Memory):
         except (MemoryError, RuntimeError) as error:  # CuPy's and torch's
             if "out of memory" not in str(error).lower():
                 raise
+            if forget_lasting(self.place.device):
+                return self.empty(shape, dtype)
             free, total = native().memory(self.place.device)
             needed = math.prod(shape) * np.dtype(dtype).itemsize
             raise MemoryError(

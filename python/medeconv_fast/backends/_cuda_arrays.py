@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from .._device import DeviceArray, Memory, native, own_memory, suffix
+from .._device import DeviceArray, Memory, lasting, native, suffix
 from ._cuda_base import Array, Call, Operands, Sums, apply_formula, memory_of
+
+ALIGNED = 256  # bytes, as what the driver allocates
 
 Box = tuple[tuple[int, int], ...]
 Axes = list[tuple[int, int, int, int]]
@@ -27,9 +29,35 @@ class Filters:
     def on(self, memory: Memory) -> list[list[DeviceArray]]:
         device = memory.place.device
         if device not in self._on:
-            own = own_memory(device)
-            self._on[device] = [[own.uploaded(a, lasting=True) for a in part] for part in self._arrays]
+            self._on[device] = self._made_on(device)
         return self._on[device]
+
+    def _made_on(self, device: int) -> list[list[DeviceArray]]:
+        """All in one array: an allocation and a wait take longer than the sweeps of a small image."""
+        arrays = [a for part in self._arrays for a in part]
+        step = ALIGNED // arrays[0].itemsize
+        starts = np.cumsum([0] + [-(-a.size // step) * step for a in arrays]).tolist()
+        packed = np.zeros(starts[-1], arrays[0].dtype)
+        for start, a in zip(starts, arrays, strict=False):
+            packed[start : start + a.size] = a.ravel()
+
+        def make(memory: Memory) -> DeviceArray:
+            made = memory.empty(packed.shape, packed.dtype, lasting=True)
+            made.write(packed)
+            return made
+
+        sizes = tuple(a.size for a in arrays)
+        found = lasting(device, ("taps", suffix(packed.dtype), sizes, packed.tobytes()), make)
+        at = iter(starts)
+        return [
+            [
+                DeviceArray(
+                    found.pointer + next(at) * a.itemsize, a.shape, a.dtype, found.memory, found.owner
+                )
+                for a in part
+            ]
+            for part in self._arrays
+        ]
 
 
 class ArrayPlan:

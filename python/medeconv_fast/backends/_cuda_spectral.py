@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import numpy as np
 
-from .._device import DeviceArray, Memory, native, own_memory
+from .. import _device
+from .._device import DeviceArray, Memory, lasting, native, own_memory
 from ._cuda_arrays import ArrayChain, ArrayPlan, Axes, Filters
 from ._cuda_base import Array, Call, Operands, Sums, memory_of, suffix
 
@@ -42,21 +43,28 @@ def forget_tables() -> None:
         _tables.clear()
 
 
-class Transfer:
-    """A transfer function, on every device that has asked for it."""
+def tables_bytes(device: int) -> int:
+    """How much of a device's memory is kept for them."""
+    with _tables_busy:
+        return sum(made.nbytes for (on, _, _), made in _tables.items() if on == device)
 
-    def __init__(self, symmetric: bool, make: Callable[[Memory], DeviceArray]) -> None:
+
+class Transfer:
+    """A transfer function, on every device that has asked for it.
+
+    `key` says all that decides about its values (see `_device.lasting`), or None.
+    """
+
+    def __init__(self, symmetric: bool, make: Callable[[Memory], DeviceArray], key: Hashable = None) -> None:
         self.symmetric = symmetric
+        self.key = key
         self._make = make
         self._on: dict[int, DeviceArray] = {}
 
     def on(self, memory: Memory) -> DeviceArray:
         device = memory.place.device
         if device not in self._on:
-            own = own_memory(device)
-            made = self._make(own)
-            own.place.synchronize()  # for any stream from now on, and so for any thread that finds it
-            self._on[device] = made
+            self._on[device] = lasting(device, self.key, self._make)
         return self._on[device]
 
 
@@ -76,13 +84,14 @@ class SpectralPlan:
         self.estimate_box = tuple((int(a), int(b)) for a, b in estimate_box)
         self.image_box = tuple((int(a), int(b)) for a, b in image_box)
         self.dtype = np.dtype(dtype)
-        self._reach = list(reach)
-        self._symmetric = symmetric
+        self._name = suffix(dtype)
+        self._reach = tuple((int(a), int(b)) for a, b in reach)
+        self._symmetric = bool(symmetric)
         self._sizes = self._made()  # knows sizes; no tables, no device
         self._prepared: dict[int, tuple[Any, list[DeviceArray]]] = {}
 
     def _made(self) -> Any:
-        make = getattr(native(), "SpectralPlan" + suffix(self.dtype))
+        make = getattr(native(), "SpectralPlan" + self._name)
         return make(list(self.grid), list(self.estimate_box), list(self.image_box), self._reach)
 
     def _on(self, memory: Memory) -> Any:
@@ -125,7 +134,15 @@ class SpectralPlan:
             )
             return made
 
-        return Transfer(self._symmetric, make)
+        key: Hashable = None
+        if self._sizes.transfer_bytes(self._symmetric) <= _device.MOST_LASTING_BYTES_EACH:
+            # The boxes decide about the order of the transforms, and so about what is stored where.
+            key = (
+                "psf",
+                *(self._name, self.grid, self.estimate_box, self.image_box, self._reach, self._symmetric),
+                *(taps.shape, tuple(middle), taps.tobytes()),
+            )
+        return Transfer(self._symmetric, make, key)
 
     def _new_transfer(self, memory: Memory, symmetric: bool) -> DeviceArray:
         return memory.empty((int(self._sizes.transfer_bytes(symmetric)),), np.uint8, lasting=True)
@@ -141,7 +158,8 @@ class SpectralPlan:
             self._on(memory).wiener_transfer(memory.place, psf, regularizer, float(balance), made)
             return made
 
-        return Transfer(False, make)
+        keys = psf_transfer.key, regularizer_transfer.key
+        return Transfer(False, make, None if None in keys else ("wiener", *keys, float(balance)))
 
     def _check_complete(self, *transfers: Transfer) -> None:
         if any(transfer.symmetric for transfer in transfers):
@@ -226,10 +244,7 @@ class SpectralChain:
 
 
 class Segments(Filters):
-    """A line's filter: its taps in chunks that a segment can take, and their OTFs on every device.
-
-    On a device: per direction an OTF for each chunk, then the tables of a segment.
-    """
+    """A line's filter: its taps in chunks that a segment can take, and their OTFs on every device."""
 
     def __init__(
         self, psf: np.ndarray, taps: tuple[int, ...], centre: tuple[int, ...], dtype: np.dtype
@@ -238,25 +253,23 @@ class Segments(Filters):
         self._name = suffix(dtype)
         self.bounds, self.length = chunks(psf.size, dtype)
 
-    def on(self, memory: Memory) -> list[list[DeviceArray]]:
-        device = memory.place.device
-        if device not in self._on:
-            own = own_memory(device)
-            tables = axis_tables(device, self._arrays[0][0].dtype, self.length)
-            made = [
-                [self._transfer(own, tables, weights[start:stop]) for start, stop in self.bounds]
-                for (weights,) in self._arrays
-            ]
-            own.place.synchronize()  # for any stream from now on
-            self._on[device] = [*made, [tables]]
-        return self._on[device]
+    def _made_on(self, device: int) -> list[list[DeviceArray]]:
+        """Per direction an OTF for each chunk, then the tables of a segment."""
+        weights = self._arrays[1][0]
+        tables = axis_tables(device, weights.dtype, self.length)
 
-    def _transfer(self, memory: Memory, tables: DeviceArray, weights: np.ndarray) -> DeviceArray:
-        made = memory.empty((self.length, 2), weights.dtype, lasting=True)
-        taps = memory.uploaded(np.ascontiguousarray(weights))
-        run = getattr(native(), "overlap_transfer_" + self._name)
-        run(memory.place, self.length, tables, taps, weights.size, made)
-        return made
+        def make(memory: Memory) -> DeviceArray:
+            made = memory.empty((2 * len(self.bounds), self.length, 2), weights.dtype, lasting=True)
+            run = getattr(native(), "overlap_transfer_" + self._name)
+            parts = ((w, start, stop) for (w,) in self._arrays for start, stop in self.bounds)
+            for index, (w, start, stop) in enumerate(parts):
+                taps = memory.uploaded(np.ascontiguousarray(w[start:stop]))
+                run(memory.place, self.length, tables, taps, stop - start, made[index])
+            return made
+
+        otfs = lasting(device, ("line", self._name, weights.tobytes()), make)
+        count = len(self.bounds)
+        return [[otfs[i] for i in range(count)], [otfs[i] for i in range(count, 2 * count)], [tables]]
 
 
 def chunks(taps: int, dtype: np.dtype) -> tuple[list[tuple[int, int]], int]:

@@ -20,7 +20,7 @@ from ._cuda_conv import ConvPlan as ConvPlan
 from ._cuda_conv import sum_channels as sum_channels
 from ._cuda_spectral import OverlapPlan as OverlapPlan
 from ._cuda_spectral import SpectralPlan as SpectralPlan
-from ._cuda_spectral import forget_tables
+from ._cuda_spectral import forget_tables, tables_bytes
 
 NAME = "cuda"
 
@@ -36,7 +36,7 @@ def unavailable_reason() -> str | None:
 def describe() -> dict[str, Any]:
     return {
         "device": native().describe_device(0),
-        "cached_bytes": native().kept_memory(0),
+        "cached_bytes": native().kept_memory(0) + tables_bytes(0) + _device.lasting_bytes(0),
     }
 
 
@@ -47,6 +47,7 @@ def release_memory() -> None:
     """
     if is_available():
         forget_tables()
+        _device.forget_lasting()
         for device in range(native().devices()["count"]):
             native().release_kept_memory(device)
 
