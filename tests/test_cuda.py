@@ -133,6 +133,12 @@ def fake_torch():
         def data_ptr(self):
             return self._array.pointer
 
+        def is_neg(self):
+            return False
+
+        def is_contiguous(self):
+            return True
+
         def contiguous(self):
             return self
 

@@ -47,6 +47,7 @@ def on_gpu(monkeypatch):
     monkeypatch.setattr(torch.Tensor, "__cuda_array_interface__", property(layout))
     stream = types.SimpleNamespace(cuda_stream=place.stream)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: stream)
+    monkeypatch.setattr(torch._C, "_cuda_getCurrentRawStream", lambda index: place.stream, raising=False)
 
     def get(tensor):
         place.synchronize()

@@ -7,6 +7,7 @@ weight's dtype never promotes.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import math
 from collections.abc import Callable
@@ -62,6 +63,9 @@ def to_numpy(value: Any, name: str) -> tuple[np.ndarray, Restore]:
         raise TypeError(
             f"{name}: got {_validate.shown(value)}, expected an array (read a file with mf.io.read)"
         )
+    if type(value) is np.ndarray:
+        _validate.numeric(value.dtype, name)
+        return value, _as_is
     if isinstance(value, np.ndarray):
         array = np.asarray(value)
         _validate.numeric(array.dtype, name)
@@ -106,30 +110,38 @@ def result_dtype(dtype: Any) -> np.dtype:
     """The dtype of the work and of the result for an image of `dtype` (already checked to be numeric)."""
     dtype = np.dtype(dtype)
     wide = dtype.itemsize > 4 if dtype.kind == "f" else dtype.itemsize > 2
-    return np.dtype(np.float64 if wide else np.float32)
+    return _device.FLOAT64 if wide else _device.FLOAT32
 
 
 def computable(array: np.ndarray, dtype: Any) -> np.ndarray:
     """C-contiguous, aligned, native byte order, of `dtype`; `array` itself where it already is."""
-    if array.dtype == dtype and array.flags.c_contiguous and array.flags.aligned:
+    flags = array.flags
+    if array.dtype == dtype and flags.c_contiguous and flags.aligned:
         return array  # np.require takes 3 microseconds to find that out
     # A value too large for float32 becomes infinite here; the check for finite values that follows names it.
     with np.errstate(over="ignore", invalid="ignore"):
         return np.require(array, np.dtype(dtype), ["C", "A"])
 
 
-def _adopted(value: Any, name: str) -> tuple[DeviceArray, Restore]:
-    """An array in GPU memory in its working dtype, and the way back."""
+@functools.lru_cache(maxsize=64)
+def _working(name: str) -> Callable[[np.dtype], np.dtype]:
+    """Looked up, not found out: it is asked for every array of a call on a GPU."""
 
+    @functools.lru_cache(maxsize=64)
     def working(dtype: np.dtype) -> np.dtype:
         _validate.numeric(dtype, name)
         return result_dtype(dtype)
 
+    return working
+
+
+def _adopted(value: Any, name: str) -> tuple[DeviceArray, Restore]:
+    """An array in GPU memory in its working dtype, and the way back."""
     if _device.library_of(value) == "torch" and value.requires_grad:
         raise TypeError(
             f"{name}: got a torch tensor that requires a gradient, which is not followed; pass .detach()"
         )
-    array = _device.adopted(value, name, working)
+    array = _device.adopted(value, name, _working(name))
     memory = array.memory
     return array, lambda result: memory.exported(_device.beside(array, result))
 

@@ -12,6 +12,7 @@ import gc
 import importlib
 import math
 import os
+import sys
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
@@ -23,6 +24,7 @@ import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
 OLDEST_DRIVER = 13000  # that runs what this version of CUDA compiles
+FLOAT32, FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
 
 module: ModuleType | None
 import_error: str | None
@@ -88,7 +90,7 @@ def native() -> Any:
 
 
 def suffix(dtype: Any) -> str:
-    return "F32" if np.dtype(dtype) == np.float32 else "F64"
+    return "F32" if np.dtype(dtype) == FLOAT32 else "F64"
 
 
 _BINARY = {
@@ -105,6 +107,16 @@ _BINARY = {
 }
 
 
+def _is_plain(shape: Any) -> bool:
+    """A tuple of Python's integers, as nearly every shape is."""
+    if type(shape) is not tuple:
+        return False
+    for n in shape:  # noqa: SIM110, all() takes several times as long
+        if type(n) is not int:
+            return False
+    return True
+
+
 class DeviceArray(NDArrayOperatorsMixin):
     """A C-contiguous array of float32 or float64 in GPU memory; `owner` keeps that memory.
 
@@ -112,26 +124,21 @@ class DeviceArray(NDArrayOperatorsMixin):
     comparisons give 1 and 0. What is not there raises: nothing goes to the host by itself.
     """
 
-    __slots__ = ("dtype", "memory", "owner", "pointer", "shape")
+    # A call makes several, and bindings ask each for pointer, size and itemsize: no properties.
+    __slots__ = ("dtype", "itemsize", "memory", "owner", "pointer", "shape", "size")
 
     def __init__(self, pointer: int, shape: tuple[int, ...], dtype: Any, memory: Memory, owner: Any) -> None:
         self.pointer = pointer
-        self.shape = tuple(int(n) for n in shape)
-        self.dtype = np.dtype(dtype)
+        self.shape = shape if _is_plain(shape) else tuple(int(n) for n in shape)
+        self.size: int = math.prod(self.shape)
+        self.dtype: np.dtype = dtype if isinstance(dtype, np.dtype) else np.dtype(dtype)
+        self.itemsize: int = self.dtype.itemsize
         self.memory = memory
         self.owner = owner
 
     @property
     def ndim(self) -> int:
         return len(self.shape)
-
-    @property
-    def size(self) -> int:
-        return math.prod(self.shape)
-
-    @property
-    def itemsize(self) -> int:
-        return self.dtype.itemsize
 
     @property
     def nbytes(self) -> int:
@@ -177,12 +184,16 @@ class DeviceArray(NDArrayOperatorsMixin):
 
     def reshape(self, shape: tuple[int, ...]) -> DeviceArray:
         """The same memory."""
+        if shape == self.shape:
+            return self
         if math.prod(shape) != self.size:
             raise ValueError(f"shape: got {shape} for {self.size} values")
         return DeviceArray(self.pointer, shape, self.dtype, self.memory, self.owner)
 
     def astype(self, dtype: Any) -> DeviceArray:
         """A copy in the other dtype; the array itself where that is its own."""
+        if dtype is self.dtype:
+            return self
         dtype = np.dtype(dtype)
         if dtype == self.dtype:
             return self
@@ -465,12 +476,32 @@ class LibraryMemory(Memory):
         return DeviceArray(self._pointer_of(made), shape, dtype, self, made)
 
 
+def _library_memory(library: ModuleType, device: int, stream: int, empty: Any, **options: Any) -> Memory:
+    """Of this thread: while it records, it has its own notion of the stream (see `Memory.record`)."""
+    made: dict[Any, Memory] = _own.__dict__.setdefault("libraries", {})
+    key = (library, device, stream)
+    found = made.get(key)
+    if found is None:
+        if len(made) >= 64:  # of a program that makes streams and drops them
+            made.clear()
+        found = made[key] = LibraryMemory(device, stream, empty, **options)
+    return found
+
+
 def library_of(value: Any) -> str:
-    return type(value).__module__.partition(".")[0]
+    kind: Any = type(value)
+    return _library_of_kind(kind)
+
+
+@functools.lru_cache(maxsize=256)
+def _library_of_kind(kind: Any) -> str:
+    return kind.__module__.partition(".")[0]
 
 
 def on_device(value: Any) -> bool:
     """Whether `value` is an array in GPU memory, of whatever library."""
+    if type(value) is np.ndarray:
+        return False
     if library_of(value) == "torch":
         return bool(getattr(value, "is_cuda", False))
     return hasattr(value, "__cuda_array_interface__")
@@ -506,19 +537,9 @@ def adopted(value: Any, name: str, working_dtype: Callable[[np.dtype], np.dtype]
         with device:
             kept = cupy.ascontiguousarray(value, dtype=working_dtype(np.dtype(value.dtype)))
             stream = int(cupy.cuda.get_current_stream().ptr)
-        memory: Memory = LibraryMemory(int(device.id), stream, empty_of_cupy)
+        memory = _library_memory(cupy, int(device.id), stream, empty_of_cupy)
     elif library == "torch":
-        torch = importlib.import_module("torch")
-        dtype = working_dtype(_dtype_of_torch(value.dtype, name))
-        kept = value.resolve_neg().to(getattr(torch, dtype.name)).contiguous()
-        stream = int(torch.cuda.current_stream(kept.device).cuda_stream)
-
-        def empty_of_torch(shape: tuple[int, ...], dtype: np.dtype) -> Any:
-            return torch.empty(shape, dtype=getattr(torch, np.dtype(dtype).name), device=kept.device)
-
-        # Not through __cuda_array_interface__, which takes torch longer than a small kernel takes.
-        memory = LibraryMemory(int(kept.device.index or 0), stream, empty_of_torch, _pointer_of_torch)
-        return DeviceArray(kept.data_ptr(), tuple(kept.shape), dtype, memory, kept)
+        return _of_torch(value, working_dtype(_dtype_of_torch(value.dtype, name)))
     else:
         kept = value
         memory = own_memory(native().device_of(value.__cuda_array_interface__["data"][0]))
@@ -547,6 +568,35 @@ def _contiguous(shape: tuple[int, ...], strides: tuple[int, ...] | None, itemsiz
     return True
 
 
+def _of_torch(value: Any, dtype: np.dtype) -> DeviceArray:
+    """A tensor in its working dtype. Torch is asked for little: answers take as long as small kernels."""
+    torch = sys.modules["torch"]
+    kept = value.resolve_neg() if value.is_neg() else value
+    wanted = _torchs_dtype(torch, dtype)
+    if kept.dtype is not wanted:
+        kept = kept.to(wanted)
+    if not kept.is_contiguous():
+        kept = kept.contiguous()
+    device = kept.device
+    index = int(device.index or 0)
+    # Private, but what torch's own compiler calls; the public way makes an object first.
+    raw_stream = getattr(getattr(torch, "_C", None), "_cuda_getCurrentRawStream", None)
+    stream = int(torch.cuda.current_stream(device).cuda_stream if raw_stream is None else raw_stream(index))
+
+    def empty(shape: tuple[int, ...], dtype: np.dtype) -> Any:
+        return torch.empty(shape, dtype=_torchs_dtype(torch, dtype), device=device)
+
+    memory = _library_memory(torch, index, stream, empty, pointer_of=_pointer_of_torch)
+    return DeviceArray(kept.data_ptr(), tuple(kept.shape), dtype, memory, kept)
+
+
+_NAMES = {FLOAT32: "float32", FLOAT64: "float64", np.dtype(np.uint8): "uint8"}
+
+
+def _torchs_dtype(torch: ModuleType, dtype: np.dtype) -> Any:
+    return getattr(torch, _NAMES.get(dtype) or dtype.name)  # .name is not an attribute, it is put together
+
+
 def _pointer_of_torch(tensor: Any) -> int:
     return int(tensor.data_ptr())
 
@@ -564,6 +614,10 @@ def writable(out: Any, like: DeviceArray, shape: tuple[int, ...]) -> DeviceArray
     """`out` for a kernel to write to; None if it is not contiguous, of that shape and `like`'s dtype."""
     if not on_device(out) or tuple(out.shape) != shape:
         return None
+    if library_of(out) == "torch" and not (out.requires_grad or out.is_neg()) and out.is_contiguous():
+        wanted = _torchs_dtype(sys.modules["torch"], like.dtype)
+        pointer = out.data_ptr() if out.dtype is wanted else None
+        return None if pointer is None else DeviceArray(pointer, shape, like.dtype, like.memory, out)
     layout = out.__cuda_array_interface__
     fits = layout["typestr"] == like.dtype.str and not layout["data"][1]
     if not fits or not _contiguous(shape, layout.get("strides"), like.itemsize):
@@ -594,6 +648,8 @@ def beside(array: Any, values: Any) -> Any:
     if not isinstance(array, DeviceArray):
         return host(values)
     if isinstance(values, DeviceArray):
+        if values.memory is array.memory:
+            return values
         here, there = array.memory.place, values.memory.place
         same = (here.device, here.stream) == (there.device, there.stream)
         return values if same else array.memory.taken_over(values)
@@ -615,6 +671,11 @@ def free_memory(device: int | None = None) -> tuple[int, int]:
     return free + native().kept_memory(device), total
 
 
+@functools.lru_cache(maxsize=64)
+def _all_memory(module: ModuleType, device: int) -> int:
+    return int(module.memory(device)[1])
+
+
 def shortage(needed: int, what: str, free: int, total: int, way_out: str) -> MemoryError:
     return MemoryError(
         f"GPU memory: {what} takes {needed / 1e6:.1f} MB beside the image, {free / 1e6:.1f} MB of "
@@ -630,8 +691,14 @@ def ensure_memory(array: Any, needed: int, what: str) -> None:
     """
     if not isinstance(array, DeviceArray):
         return
-    free, total = free_memory(array.memory.place.device)
-    if isinstance(array.memory, LibraryMemory):
+    device = array.memory.place.device
+    of_library = isinstance(array.memory, LibraryMemory)
+    # To ask the driver what is free takes as long as some iterations on a small image.
+    sure = _all_memory(native(), device) - array.nbytes if of_library else native().kept_memory(device)
+    if needed <= sure:
+        return
+    free, total = free_memory(device)
+    if of_library:
         free = max(free, total - array.nbytes)
     if needed > free:
         way_out = "from a NumPy array with backend='cuda' it works in tiles"
