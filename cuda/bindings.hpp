@@ -39,16 +39,34 @@ void at(const Place& place, F call) {
     call(place.stream);
 }
 
+// The attribute of a device array; `interned`, so that its name is not made for every array of every call.
+template <class T>
+T attribute(py::handle array, PyObject* interned) {
+    PyObject* const value = PyObject_GetAttr(array.ptr(), interned);
+    if (!value) throw py::error_already_set();
+    return py::cast<T>(py::reinterpret_steal<py::object>(value));
+}
+struct AttributeNames {
+    PyObject* const pointer = PyUnicode_InternFromString("pointer");
+    PyObject* const size = PyUnicode_InternFromString("size");
+    PyObject* const itemsize = PyUnicode_InternFromString("itemsize");
+};
+inline const AttributeNames& attribute_names() {
+    static const AttributeNames names;
+    return names;
+}
+
 // The array's memory; refuses another dtype or (unless `size` is negative) another number of values.
 template <class T>
 T* pointer_of(py::handle array, int64_t size, const char* name) {
-    if (!py::hasattr(array, "pointer")) throw py::type_error(std::string(name) + ": expected a device array");
-    if (py::cast<int64_t>(array.attr("itemsize")) != int64_t(sizeof(T)))
+    const AttributeNames& names = attribute_names();
+    if (!PyObject_HasAttr(array.ptr(), names.pointer)) throw py::type_error(std::string(name) + ": expected a device array");
+    if (attribute<int64_t>(array, names.itemsize) != int64_t(sizeof(T)))
         throw py::type_error(std::string(name) + ": expected an array of the plan's dtype");
-    const int64_t given = py::cast<int64_t>(array.attr("size"));
+    const int64_t given = attribute<int64_t>(array, names.size);
     if (size >= 0 && given != size)
         throw py::value_error(std::string(name) + ": got " + std::to_string(given) + " values, expected " + std::to_string(size));
-    return reinterpret_cast<T*>(py::cast<uintptr_t>(array.attr("pointer")));
+    return reinterpret_cast<T*>(attribute<uintptr_t>(array, names.pointer));
 }
 // The same, null for None.
 template <class T>

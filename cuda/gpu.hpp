@@ -24,11 +24,12 @@ namespace medeconv::cuda {
 void check(cudaError_t status, const char* what);
 
 constexpr size_t usual_shared_bytes = 48 << 10;  // of a block, without asking for more
+// Lets a kernel's blocks have so much on the current device, from now on; what has been asked for once is not asked for again.
+void allow_shared_bytes(const void* kernel, size_t bytes);
 
 template <class... P, class... A>
 void launch(void (*kernel)(P...), dim3 grid, dim3 block, size_t shared_bytes, Stream stream, A... arguments) {
-    if (shared_bytes > usual_shared_bytes)
-        check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(shared_bytes)), "shared memory of a kernel");
+    if (shared_bytes > usual_shared_bytes) allow_shared_bytes(reinterpret_cast<const void*>(kernel), shared_bytes);
 #if defined(__CUDACC__)
     kernel<<<grid, block, shared_bytes, stream>>>(static_cast<P>(arguments)...);
     check(cudaGetLastError(), "launch of a kernel");

@@ -2,7 +2,11 @@
 
 #include <algorithm>
 #include <cstring>
+#include <map>
+#include <mutex>
+#include <shared_mutex>
 #include <string>
+#include <utility>
 
 namespace medeconv::cuda {
 namespace {
@@ -60,9 +64,30 @@ int device_of(const void* memory) {
 
 OnDevice::OnDevice(int device) {
     check(cudaGetDevice(&before_), "the current device");
-    if (device != before_) check(cudaSetDevice(device), "choice of a device");
+    other_ = device != before_;
+    if (other_) check(cudaSetDevice(device), "choice of a device");
 }
-OnDevice::~OnDevice() { cudaSetDevice(before_); }
+OnDevice::~OnDevice() {
+    if (other_) cudaSetDevice(before_);
+}
+
+void allow_shared_bytes(const void* kernel, size_t bytes) {
+    static std::shared_mutex busy;
+    static std::map<std::pair<const void*, int>, size_t> allowed;  // by kernel and device, the most asked for
+    int device = 0;
+    check(cudaGetDevice(&device), "the current device");
+    {
+        const std::shared_lock reading(busy);
+        const auto found = allowed.find({kernel, device});
+        if (found != allowed.end() && found->second >= bytes) return;
+    }
+    // Never less than before: a thread that was allowed more may be about to launch.
+    const std::unique_lock writing(busy);
+    size_t& most = allowed[{kernel, device}];
+    if (most >= bytes) return;
+    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(bytes)), "shared memory of a kernel");
+    most = bytes;
+}
 
 void* allocate(size_t bytes, Stream stream) {
     void* memory = nullptr;

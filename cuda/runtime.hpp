@@ -41,6 +41,7 @@ public:
 
 private:
     int before_ = 0;
+    bool other_ = false;
 };
 
 void* allocate(size_t bytes, Stream stream);           // ordered with the stream's work, as is release
