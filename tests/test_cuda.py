@@ -881,6 +881,27 @@ def test_the_device_is_the_arrays_own(image, streams, monkeypatch):
 
 
 @on_emulator
+def test_a_librarys_memory_is_a_threads_and_a_streams(image, cupy):
+    """The next call finds it; another thread has its own, as what one records must not move another's work."""
+    given = cupy.asarray(image)
+    memory = _device.adopted(given, "x", np.dtype).memory
+    assert _device.adopted(given, "x", np.dtype).memory is memory
+    others = []
+    thread = threading.Thread(target=lambda: others.append(_device.adopted(given, "x", np.dtype).memory))
+    thread.start()
+    thread.join()
+    other = _device.native().Place(0)
+    cupy.cuda.get_current_stream = lambda: types.SimpleNamespace(ptr=other.stream)
+    others.append(_device.adopted(given, "x", np.dtype).memory)
+    assert len({id(each) for each in (memory, *others)}) == 3
+    assert [m.place.stream for m in others] == [memory.place.stream, other.stream]
+    for place in [_device.native().Place(0) for _ in range(100)]:
+        cupy.cuda.get_current_stream = lambda at=place: types.SimpleNamespace(ptr=at.stream)
+        assert _device.adopted(given, "x", np.dtype).memory.place.stream == place.stream
+    assert len(_device._own.libraries) <= 64
+
+
+@on_emulator
 @pytest.mark.parametrize("streams", ["eager", "lazy"])
 def test_arrays_of_two_streams(image, cupy, streams, rng, monkeypatch):
     """What another library's stream works on is copied, in the order of both."""

@@ -205,6 +205,27 @@ def test_threads_find_what_is_complete(image, streams, monkeypatch):
     assert len(_device._lasting[0]) <= 4
 
 
+@pytest.mark.parametrize("name", RUNS)
+def test_what_a_thread_has_made_is_complete_for_others(name, image, made, monkeypatch):
+    """Though that thread waits for nothing else, and its stream has work only then."""
+    image = image if RUNS[name].ndim == 2 else image.ravel()
+    options = dict(boundary="wrap", engine=name.partition(",")[0], backend="cuda", dtype="float32")
+    expected = mf.Blur(RUNS[name], image.shape, **options).forward(image)
+    mf.release_memory()
+    monkeypatch.setenv("MEDECONV_EMULATOR_STREAMS", "lazy")
+
+    def make():
+        mf.Blur(RUNS[name], image.shape, **options).operator(image.dtype).transfer.on(_device.own_memory())
+
+    thread = threading.Thread(target=make)
+    thread.start()
+    thread.join()
+    made.clear()
+    got = mf.Blur(RUNS[name], image.shape, **options).forward(image)
+    assert made == ["upload"]  # the image
+    assert np.array_equal(got, expected)
+
+
 @on_emulator
 def test_what_is_kept_is_no_reason_to_run_out(monkeypatch):
     free, total = _device.native().memory(0)
