@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import medeconv_fast as mf
-from medeconv_fast.algorithms._noise import noise_of
+from medeconv_fast.algorithms._noise import _equal_parts, noise_of
 
 PSF = np.outer([1, 2, 1], [1, 2, 1])
 
@@ -142,6 +142,34 @@ def test_noise_is_found(gain, variance, rng):
     for mean in (50, 1000):
         assert 0.5 < spread * (mean + offset) / found.at(mean) ** 2 < 2
     assert offset <= 500
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_bins_are_those_of_a_stable_sort(dtype, rng):
+    for values in (
+        rng.normal(0, 3, 20001),
+        rng.normal(0, 3, 3000) * (1e-30 if dtype == np.float32 else 1e-300),
+        rng.integers(-5, 6, 20001) / 4,
+        np.where(rng.random(5000) < 0.5, -0.0, 0.0) + rng.integers(-1, 2, 5000),
+        np.append(rng.normal(100, 3, 5000), [1e9, -1e9]),
+        np.zeros(999),
+        -np.arange(77.0),
+    ):
+        values = values.astype(dtype)
+        order = np.argsort(values, kind="stable")
+        for found, expected in zip(_equal_parts(values, 7), np.array_split(order, 7), strict=True):
+            np.testing.assert_array_equal(found, np.sort(expected))
+
+
+def test_noise_in_single_precision_is_that_in_double(rng):
+    """Also beside values that are far away, and on a large offset."""
+    z, y, _ = np.indices((24, 60, 70))
+    image = rng.poisson(50 + 950 * np.sin(z / 9) ** 2 * np.sin(y / 11) ** 2) * 0.7
+    image[3, 4, 5], image[10, 20, 30] = 1e28, -1e28
+    for given in (image, rng.normal(1e4, 3, (24, 60, 70))):
+        one, other = noise_of(given.astype(np.float32)), noise_of(given)
+        for mean in (100, 400, 900):
+            assert one.at(mean) == pytest.approx(other.at(mean), rel=1e-3)
 
 
 @pytest.mark.parametrize("shape", [(12, 14), (40, 40)])  # one bin of details, and several
