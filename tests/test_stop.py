@@ -8,6 +8,8 @@ from scipy import ndimage, stats
 from scipy.special import kl_div
 
 import medeconv_fast as mf
+from medeconv_fast import _binomial
+from medeconv_fast.stop import BLOCK
 
 
 @pytest.fixture(scope="module")
@@ -117,6 +119,103 @@ def test_thinning_splits_counts(case):
     assert (other.split(image)[1] != held).any()
     scaled, _ = mf.stop.Thinning(gain=2.5, fraction=0.3, seed=4).split(image * 2.5)
     np.testing.assert_allclose(scaled, kept * 2.5)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.uint16])
+@pytest.mark.parametrize("most", [200, 4000, 60000])  # tables of one digit, of two, and none
+def test_thinning_splits_alike_on_any_number_of_threads(most, dtype, rng):
+    shape = (3, 211, 527)
+    assert np.prod(shape) > 5 * BLOCK and np.prod(shape) % BLOCK
+    image = rng.integers(0, most, shape).astype(dtype)
+    rule = mf.stop.Thinning(fraction=0.1, seed=4)
+    kept, held = rule.split(image, num_threads=1)
+    assert kept.dtype == held.dtype == dtype and kept.shape == held.shape == shape
+    np.testing.assert_array_equal(kept + held, image)
+    for threads in (2, 5, None):
+        again = rule.split(image, num_threads=threads)
+        np.testing.assert_array_equal(again[0], kept)
+        np.testing.assert_array_equal(again[1], held)
+    across = rule.split(np.asfortranarray(image), num_threads=2)
+    np.testing.assert_array_equal(across[1], held)
+    assert (rule.split(image, 1)[1] != held).any()
+    np.testing.assert_array_equal(
+        rule.split(image, 1)[1], mf.stop.Thinning(fraction=0.1, seed=5).split(image)[1]
+    )
+
+
+def test_thinning_has_another_stream_in_every_block():
+    rule = mf.stop.Thinning(fraction=0.5)
+    held = rule.split(np.full(3 * BLOCK + 5, 50.0))[1]
+    blocks = held[: 3 * BLOCK].reshape(3, BLOCK) - 25
+    correlations = np.corrcoef(blocks)[np.triu_indices(3, 1)]
+    assert (abs(correlations) < 5 / np.sqrt(BLOCK)).all()
+    # An image of one block is split as NumPy would with that seed.
+    few = np.arange(500)
+    np.testing.assert_array_equal(rule.split(few)[1], np.random.default_rng(0).binomial(few, 0.5))
+
+
+@pytest.mark.parametrize("fraction", [0.1, 0.5, 0.83])
+@pytest.mark.parametrize("counts", [1, 3, 40, 255, 256, 300, 1023, 40000, 70000])
+def test_thinning_is_binomial(counts, fraction, monkeypatch):
+    monkeypatch.setattr(_binomial, "WORTH", 0)
+    image = np.full(3 * BLOCK + 5, counts)
+    held = mf.stop.Thinning(fraction=fraction, seed=1).split(image)[1]
+    law = stats.binom(counts, fraction)
+    assert held.mean() == pytest.approx(law.mean(), abs=5 * law.std() / np.sqrt(image.size))
+    assert held.var() == pytest.approx(law.var(), rel=0.02)
+    seen = np.bincount(held, minlength=counts + 1)
+    expected = image.size * law.pmf(np.arange(counts + 1))
+    usual = expected > 5
+    seen, expected = np.append(seen[usual], seen[~usual].sum()), np.append(expected[usual], 1e-9)
+    expected[-1] = image.size - expected[:-1].sum()
+    if expected[-1] < 1e-3:  # what is left of one or two outcomes is rounding
+        assert seen[-1] == 0
+        seen, expected = seen[:-1], expected[:-1] * (image.size / expected[:-1].sum())
+    assert stats.chisquare(seen, expected).pvalue > 1e-4
+
+
+@pytest.mark.parametrize("probability", [1e-9, 0.1, 0.5, 0.97, 1 - 1e-12])
+def test_tables_are_binomial(probability):
+    """What each cell keeps and gives away adds up to the distribution, and nothing impossible is drawn."""
+    for step, rows in ((1, 1), (1, 2), (1, 256), (256, 5)):
+        table = _binomial.Table(step, rows, probability)
+        share, hits = table.share.clip(0, 1).reshape(rows, -1), table.hits.reshape(rows, -1, 2)
+        for row, (mine, which) in enumerate(zip(share, hits, strict=True)):
+            tosses = step * row
+            chances = np.zeros(step * rows + table.cells)
+            np.add.at(chances, which, np.stack([mine, 1 - mine], axis=1) / table.cells)
+            expected = stats.binom.pmf(np.arange(chances.size), tosses, probability)
+            np.testing.assert_allclose(chances, expected, atol=3e-14)
+            assert not chances[tosses + 1 :].any()
+
+
+def test_thinning_uses_the_threads_of_the_call(case, monkeypatch):
+    asked = []
+    split = mf.stop.Thinning.split
+
+    def watched(self, image, number=0, *, num_threads=None):
+        asked.append(num_threads)
+        return split(self, image, number, num_threads=num_threads)
+
+    monkeypatch.setattr(mf.stop.Thinning, "split", watched)
+    run(case, 3, stop="thinning", num_threads=3)
+    mf.restore(case[3], case[1])
+    assert asked[0] == 3 and set(asked[1:]) == {None}
+
+
+def test_thinning_refuses_wherever_it_is():
+    image = np.full((3, BLOCK), 20.0)
+    for value, rule, words in (
+        (20.5, mf.stop.Thinning(), "thinning needs counts"),
+        (-1.0, mf.stop.Thinning(gain=1.0), "image: got values down to -1, expected counts"),
+        (np.nan, mf.stop.Thinning(gain=1.0), "image: 1 of .* values are not finite"),
+        (1e10, mf.stop.Thinning(gain=1e-9), "gain: got 1e-09, which makes 1e.19 counts of a voxel: too many"),
+    ):
+        wrong = image.copy()
+        wrong[-1, -1] = value
+        for threads in (1, 2):
+            with pytest.raises(ValueError, match=words):
+                rule.split(wrong, num_threads=threads)
 
 
 @pytest.mark.parametrize("acceleration", [None, "biggs-andrews"])

@@ -9,13 +9,15 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from . import _validate
+from . import _binomial, _validate
 from ._extras import matplotlib_figure
+from ._threads import resolve_num_threads
 
 __all__ = [
     "Discrepancy",
@@ -27,6 +29,9 @@ __all__ = [
     "noise_level",
     "plot",
 ]
+
+# Voxels that are split with a random stream of their own, whatever the number of threads.
+BLOCK = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -275,16 +280,49 @@ class Thinning(Rule):
                 "units per count, mf.stop.Thinning(gain=...)"
             )
 
-    def split(self, image: np.ndarray, number: int = 0) -> tuple[np.ndarray, np.ndarray]:
-        """The image of the counts that are kept, and that of those held out, in the image's units."""
-        self.check(image)
+    def split(
+        self, image: np.ndarray, number: int = 0, *, num_threads: int | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The image of the counts that are kept, and that of those held out, in the image's units.
+
+        They do not depend on `num_threads`.
+        """
         gain = 1.0 if self.gain is None else self.gain
-        counts = np.rint(image.astype(np.float64) / gain)
-        largest = float(counts.max())
-        if largest > 2**53:
-            raise ValueError(f"gain: got {gain:g}, which makes {largest:g} counts of a voxel: too many")
-        held = np.random.default_rng(self.seed + number).binomial(counts.astype(np.int64), self.fraction)
-        return ((counts - held) * gain).astype(image.dtype), (held * gain).astype(image.dtype)
+        lowest, highest = _validate.finite(image, "image")
+        fewest, most = (float(np.rint(value / gain)) for value in (lowest, highest))
+        if most > 2**53:
+            raise ValueError(f"gain: got {gain:g}, which makes {most:g} counts of a voxel: too many")
+        if fewest < 0:
+            raise ValueError(f"image: got values down to {lowest:g}, expected counts, which are not negative")
+        parts = [np.ascontiguousarray(image), *(np.empty(image.shape, image.dtype) for _ in range(2))]
+        whole, kept, held = (part.reshape(-1) for part in parts)
+        size = min(BLOCK, whole.size)
+        blocks = range(-(-whole.size // size))
+        threads = min(resolve_num_threads(num_threads), len(blocks))
+        tables = _binomial.tables(self.fraction, int(most), whole.size)
+
+        def work(first: int) -> None:
+            coins = _binomial.Coins(self.fraction, tables, size)
+            room, room_for_integers = np.empty(size), np.empty(size, np.int64)
+            for block in blocks[first::threads]:
+                at = slice(block * size, (block + 1) * size)
+                values = whole[at]
+                self.check(values)
+                counts, tosses = room[: values.size], room_for_integers[: values.size]
+                np.divide(values, gain, out=counts, dtype=np.float64)
+                np.rint(counts, out=counts)
+                np.copyto(tosses, counts, casting="unsafe")
+                # The first block has the stream of the seed itself, the others those that follow from it.
+                stream = np.random.SeedSequence(self.seed + number, spawn_key=(block,) if block else ())
+                hits = coins.draw(np.random.default_rng(stream), tosses)
+                counts -= hits
+                np.multiply(counts, gain, out=kept[at], casting="unsafe")
+                np.multiply(hits, gain, out=held[at], casting="unsafe")
+
+        with ThreadPoolExecutor(threads) as pool:  # starts threads when it gets work
+            for _ in (pool.map if threads > 1 else map)(work, range(threads)):
+                pass
+        return parts[1], parts[2]
 
 
 class Prediction(Watch):

@@ -362,7 +362,7 @@ def richardson_lucy(
                 rule.check(data)
                 rule = dataclasses.replace(rule, gain=1.0 if rule.gain is None else rule.gain)
             loop_of_part = functools.partial(loop, penalty=penalty_of(1 - rule.fraction))
-            thinned = _thin(rule, run, model, estimate, iterations, loop_of_part, acceleration)
+            thinned = _thin(rule, run, model, estimate, iterations, loop_of_part, acceleration, num_threads)
             iterations = thinned["num_iter"]
         estimate, stopped_by = loop(
             model,
@@ -471,13 +471,14 @@ def _thin(
     iterations: int,
     loop: Callable[..., tuple[np.ndarray, str]],
     acceleration: str | None,
+    num_threads: int | None,
 ) -> dict[str, Any]:
     """The number of iterations after which a part of the counts predicts the others best."""
     share = 1 - rule.fraction
     fewer = functools.partial(np.multiply, estimate.dtype.type(share))
     traces: list[list[dict[str, Any]]] = []
     for number in range(rule.splits):
-        halves = rule.split(_device.host(model.image), number)
+        halves = rule.split(_device.host(model.image), number, num_threads=num_threads)
         kept, held = (_device.beside(model.image, half) for half in halves)
         part = dataclasses.replace(
             model,
