@@ -19,7 +19,7 @@ PACKAGE = Path(mf.__file__).parent
 # From the bottom up; a module imports from its own layer's package or from below. Private command-line
 # modules and the demo stand on top.
 LAYERS = [
-    {"_validate", "_extras", "_record", "__version__"},
+    {"_validate", "_extras", "_record", "_binomial", "__version__"},
     {"_arrays", "_device", "_threads"},
     {"psf", "preprocess", "io", "metrics"},
     {"backends"},
