@@ -882,7 +882,7 @@ def test_the_device_is_the_arrays_own(image, streams, monkeypatch):
 
 @on_emulator
 def test_a_librarys_memory_is_a_threads_and_a_streams(image, cupy):
-    """The next call finds it; another thread has its own, as what one records must not move another's work."""
+    """The next call finds it; another thread has its own: what one records must not move another's work."""
     given = cupy.asarray(image)
     memory = _device.adopted(given, "x", np.dtype).memory
     assert _device.adopted(given, "x", np.dtype).memory is memory

@@ -8,8 +8,8 @@ weight's dtype never promotes.
 from __future__ import annotations
 
 import functools
-import importlib
 import math
+import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -29,7 +29,7 @@ def _as_is(result: np.ndarray | DeviceArray) -> np.ndarray:
 
 
 def _to_torch(result: np.ndarray | DeviceArray) -> Any:
-    return importlib.import_module("torch").from_numpy(_device.host(result))
+    return sys.modules["torch"].from_numpy(_device.host(result))
 
 
 def to_numpy(value: Any, name: str) -> tuple[np.ndarray, Restore]:
@@ -82,6 +82,11 @@ def to_numpy(value: Any, name: str) -> tuple[np.ndarray, Restore]:
     if _device.on_device(value):
         resident, restore = _adopted(value, name)
         return resident.numpy(), restore
+    if is_torch:
+        view = _view_of_torch(value)
+        if view is not None:
+            _validate.numeric(view.dtype, name)
+            return view, _to_torch
     if hasattr(value, "__dlpack__") and hasattr(value, "__dlpack_device__"):
         if int(value.__dlpack_device__()[0]) != _DLPACK_CPU:
             raise TypeError(
@@ -104,6 +109,17 @@ def to_numpy(value: Any, name: str) -> tuple[np.ndarray, Restore]:
         raise TypeError(f"{name}: cannot be read as an array ({error})") from error
     _validate.an_array(array, value, name)
     return array, _as_is
+
+
+def _view_of_torch(tensor: Any) -> np.ndarray | None:
+    """What DLPack would give of a tensor on the CPU, sooner; None where that has something to say."""
+    if tensor.device.type != "cpu" or tensor.is_neg():
+        return None
+    try:
+        array = tensor.numpy()
+    except (RuntimeError, TypeError):
+        return None
+    return array if type(array) is np.ndarray else None
 
 
 def result_dtype(dtype: Any) -> np.dtype:

@@ -54,6 +54,8 @@ def choice(value: Any, name: str, options: Sequence[str], *, unbuilt: Sequence[s
 
 
 def flag(value: Any, name: str) -> bool:
+    if value is True or value is False:
+        return value
     if not isinstance(value, bool | np.bool_):
         raise TypeError(f"{name}: got {shown(value)}, expected True or False")
     return bool(value)

@@ -84,8 +84,9 @@ def resolve(name: Any = "auto", *arrays: Any) -> ModuleType:
 
     The device is the array's: in GPU memory only 'cuda' computes.
     """
-    resident = next((a for a in arrays if _device.on_device(a)), None)
-    if resident is not None:
+    for resident in arrays:
+        if not _device.on_device(resident):
+            continue
         if name not in ("auto", "cuda"):
             raise ValueError(
                 f"backend: got {name!r} for a {_device.library_of(resident)} array in GPU memory, expected "

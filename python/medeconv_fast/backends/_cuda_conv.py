@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from .._device import DeviceArray, native
+from .._device import FLOAT64, DeviceArray, native
 from ._cuda_base import Array, Call, memory_of, suffix
 
 
-def _workspace(call: Call, nbytes: int, dtype: Any) -> DeviceArray | None:
-    return call.empty((nbytes // np.dtype(dtype).itemsize,), dtype) if nbytes else None
+def _workspace(call: Call, nbytes: int, dtype: np.dtype) -> DeviceArray | None:
+    return call.empty((nbytes // dtype.itemsize,), dtype) if nbytes else None
 
 
 def _end(relu: bool, addend: Any, slope: float, out: Any) -> None:
@@ -54,6 +54,9 @@ class ConvPlan:
             padding_mode,
             bool(exact),
         )
+        self._forward_bytes = int(self._plan.forward_bytes)
+        self._input_grad_bytes = int(self._plan.input_grad_bytes)
+        self._weight_grad_bytes = int(self._plan.weight_grad_bytes)
         spatial = zip(self.input_shape[2:], self.weight_shape[2:], stride, pairs, dilation, strict=True)
         self.output_shape = (self.input_shape[0], self.weight_shape[0]) + tuple(
             (n + low + high - (k - 1) * d - 1) // s + 1 for n, k, s, (low, high), d in spatial
@@ -67,8 +70,7 @@ class ConvPlan:
     @property
     def workspace_bytes(self) -> int:
         """The most that one call takes beside its arrays."""
-        plan = self._plan
-        return max(int(plan.forward_bytes), int(plan.input_grad_bytes), int(plan.weight_grad_bytes))
+        return max(self._forward_bytes, self._input_grad_bytes, self._weight_grad_bytes)
 
     def forward(
         self,
@@ -88,7 +90,7 @@ class ConvPlan:
             return
         call = Call(memory_of(x, w, bias, out))
         offset = None if bias is None else call.read(bias)
-        work = _workspace(call, self._plan.forward_bytes, self.dtype)
+        work = _workspace(call, self._forward_bytes, self.dtype)
         given, to = call.read(x), call.written(out)
         self._plan.forward(call.memory.place, given, call.read(w), offset, to, relu, work)
         call.finish()
@@ -111,14 +113,14 @@ class ConvPlan:
             return
         call = Call(memory_of(grad, w, bias, out))
         offset = None if bias is None else call.read(bias)
-        work = _workspace(call, self._plan.input_grad_bytes, self.dtype)
+        work = _workspace(call, self._input_grad_bytes, self.dtype)
         given, to = call.read(grad), call.written(out)
         self._plan.input_grad(call.memory.place, given, call.read(w), offset, to, relu, work)
         call.finish()
 
     def weight_grad(self, grad: Array, x: Array, out: Array, *, num_threads: int | None = None) -> None:
         call = Call(memory_of(grad, x, out))
-        work = _workspace(call, self._plan.weight_grad_bytes, self.dtype)
+        work = _workspace(call, self._weight_grad_bytes, self.dtype)
         self._plan.weight_grad(call.memory.place, call.read(grad), call.read(x), call.written(out), work)
         call.finish()
 
@@ -128,7 +130,7 @@ def sum_channels(x: Array, out: Array, *, num_threads: int | None = None) -> Non
     call = Call(memory_of(x, out))
     batch, channels, *spatial = x.shape
     sizes = (batch, channels, math.prod(spatial))
-    work = _workspace(call, native().sum_channels_bytes(*sizes), np.float64)
+    work = _workspace(call, native().sum_channels_bytes(*sizes), FLOAT64)
     kernel = getattr(native(), "sum_channels_" + suffix(x.dtype))
     kernel(call.memory.place, call.read(x), *sizes, call.written(out), work)
     call.finish()

@@ -45,7 +45,7 @@ class Layer:
     padding_mode: str
     beyond: tuple[int, ...]
 
-    @property
+    @functools.cached_property
     def is_empty(self) -> bool:
         """No products to sum: a batch without items or an input without channels."""
         return 0 in self.input_shape or 0 in self.weight_shape or 0 in self.output_shape
@@ -138,19 +138,21 @@ def read_shape(value: Any, name: str, ranks: tuple[int, ...], axes: str) -> tupl
 
 def spatial_rank(shape: tuple[int, ...], name: str, transposed: bool, ndim: int | None = None) -> int:
     """How many spatial axes a weight of `shape` has; refused unless 1 to 3, or `ndim` where that is given."""
+    if 3 <= len(shape) <= 5 and ndim in (None, len(shape) - 2) and 0 not in (shape[0], *shape[2:]):
+        return len(shape) - 2
     axes = "(in, out/groups, *kernel)" if transposed else "(out, in/groups, *kernel)"
     expected = "3 to 5" if ndim is None else str(ndim + 2)
     if len(shape) not in ((3, 4, 5) if ndim is None else (ndim + 2,)):
         raise ValueError(f"{name}: got {len(shape)} axes (shape {shape}), expected {expected}: {axes}")
-    if shape[0] == 0 or 0 in shape[2:]:
-        raise ValueError(
-            f"{name}: got shape {shape}, expected at least 1 along the first and the kernel's axes {axes}"
-        )
-    return len(shape) - 2
+    raise ValueError(
+        f"{name}: got shape {shape}, expected at least 1 along the first and the kernel's axes {axes}"
+    )
 
 
 def batch_of(shape: tuple[int, ...], name: str, ndim: int, weight: str) -> tuple[tuple[int, ...], bool]:
     """`shape` with a batch axis, and whether it had one."""
+    if len(shape) == ndim + 2 and 0 not in shape[2:]:
+        return shape, True
     axes = _validate.AXES[ndim].strip("()")
     if len(shape) not in (ndim + 1, ndim + 2):
         raise ValueError(
