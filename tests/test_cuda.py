@@ -770,6 +770,30 @@ def test_recording_refuses_what_a_graph_cannot(image):
 
 
 @on_emulator
+def test_recordings_of_a_thread_share_a_stream(image, monkeypatch):
+    """But for one that an error has ended in between."""
+    native, made = _device.native(), []
+    place = native.Place
+    memory = _device.own_memory()
+    data = memory.uploaded(image)
+    monkeypatch.setattr(_device._own, "recording", {}, raising=False)
+    monkeypatch.setattr(native, "Place", lambda *arguments: made.append(arguments) or place(*arguments))
+
+    def work():
+        np.add(data, 1.0, out=data)
+
+    again = [memory.record(work) for _ in range(3)]
+    assert made == [(0,)]
+    with pytest.raises(RuntimeError, match="an allocation while a graph is recorded"):
+        memory.record(lambda: data.copy())
+    again.append(memory.record(work))
+    assert made == [(0,), (0,)]
+    for run in again:
+        run()
+    assert np.array_equal(data.numpy(), image + 4)
+
+
+@on_emulator
 def test_garbage_waits_for_the_end_of_a_recording(image):
     memory = _device.own_memory()
     data = memory.uploaded(image)

@@ -334,13 +334,20 @@ class Memory:
         `work` must allocate nothing, wait for nothing, and do the same each time.
         """
         # The default stream cannot be recorded, and what is recorded may run on any: a stream for this alone.
-        ordinary, self.place = self.place, native().Place(self.place.device)
+        device = self.place.device
+        streams: dict[int, Any] = _own.__dict__.setdefault("recording", {})
+        if device not in streams:
+            streams[device] = native().Place(device)
+        ordinary, self.place = self.place, streams[device]
         collects = gc.isenabled()
         gc.disable()  # what garbage gives back to the device now would end the recording
         try:
             graph = native().Graph(self.place)
             work()
             graph.finish()
+        except BaseException:
+            del streams[device]  # who knows what state it is in
+            raise
         finally:
             self.place = ordinary
             if collects:
