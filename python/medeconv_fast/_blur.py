@@ -48,6 +48,7 @@ from ._threads import resolve_num_threads
 BOUNDARIES = ("extended", "zero", "reflect", "nearest", "mirror", "wrap")
 FOLDED = ("reflect", "nearest", "mirror")
 ENGINES = ("auto", "spectral", "separable", "direct")
+AS_ASKED = "as asked for"
 # Formula -> the operand arrays that it must have, and may have.
 FORMULAS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "copy": ((), ()),
@@ -120,15 +121,20 @@ def approximated(psf: np.ndarray, tolerance: float) -> tuple[np.ndarray, list[tu
     return np.asarray(total, psf.dtype), terms
 
 
-def choose_engine(engine: str, taps: _costs.Taps, layout: Geometry) -> tuple[str, str]:
-    """The engine for these taps and layout, and why. Depends on shapes, PSF and constants only."""
+def choose_engine(engine: str, taps: _costs.Taps | None, layout: Geometry) -> tuple[str, str]:
+    """The engine for these taps and layout, and why. Depends on shapes, PSF and constants only.
+
+    Without taps only an engine that takes any.
+    """
+    if taps is None:
+        return _validate.choice(engine, "engine", ("spectral", "direct")), AS_ASKED
     if engine == "separable" and not taps.terms:
         raise ValueError(
             "engine: got 'separable', but the psf is not a product of one filter per axis; "
             "('separable', tolerance) takes a short sum of such products within a tolerance"
         )
     if engine != "auto":
-        return engine, "as asked for"
+        return engine, AS_ASKED
     costs = predicted_costs(taps, layout)
     best = min(costs, key=costs.__getitem__)
     kind = "a product of filters" if taps.terms == 1 else "not a product of one filter per axis"
@@ -357,14 +363,16 @@ class Operator:
         self.num_threads = num_threads
         self.dtype = psf.dtype
         used = np.ascontiguousarray(psf[layout.taps])
-        symmetric = point_symmetric(used, layout.centre)[1]
         mirrored = layout.mirrored_by(engine)
         opposite: tuple[np.ndarray, tuple[int, ...]] | None = None
         if back is not None:
             opposite = _opposite(back.astype(psf.dtype), used.shape, layout.centre)
-            also = point_symmetric(*opposite)[1]
-            symmetric = symmetric and also
             mirrored = mirrored and mirror_symmetric(*opposite)[1]
+        # Only transforms of a whole grid or line gain by it.
+        symmetric = engine == "spectral" and not mirrored
+        if symmetric:
+            even, symmetric = point_symmetric(used, layout.centre)
+            symmetric = symmetric and (opposite is None or point_symmetric(*opposite)[1])
         self.folded = boundary in FOLDED and not mirrored  # what adjoint sweeps give
         self.plan, self.workspace_bytes = make_plan(
             engine, layout, boundary, backend, psf.dtype, symmetric=symmetric, mirrored=mirrored
@@ -373,8 +381,8 @@ class Operator:
         def transfer(taps: np.ndarray, centre: tuple[int, ...]) -> Any:
             if mirrored:
                 return self.plan.transfer(mirror_symmetric(taps, centre)[0], num_threads)
-            if engine == "spectral" and symmetric:
-                taps = point_symmetric(taps, centre)[0]
+            if symmetric:
+                taps = even if taps is used else point_symmetric(taps, centre)[0]
             return self.plan.transfer(taps, centre, num_threads)
 
         if engine == "separable":
@@ -698,18 +706,16 @@ class Blur:
             self.boundary,
             self._backend,
             open_sides=_open_sides,
-            mirrored=mirror_symmetric(values, tuple(k // 2 for k in values.shape))[1],
+            mirrored=self.boundary == "reflect"
+            and mirror_symmetric(values, tuple(k // 2 for k in values.shape))[1],
         )
-        taps = taps_of(self.psf[self._layout.taps])
-        if self._terms is not None:
-            taps = taps._replace(terms=len(self._terms))
+        taps = self._taps() if name in ("auto", "separable") else None
         self.engine, self._engine_reason = choose_engine(name, taps, self._layout)
-        if self._terms is not None:
+        if self._terms is not None and taps is not None:
             left_out = float(np.abs(self._given - self.psf).sum() / np.abs(self._given).sum())
             self._engine_reason += (
                 f", {taps.terms} products of filters; they leave out {left_out:.2g} of the psf"
             )
-        self._predicted = predicted_costs(taps, self._layout)
         self.estimate_shape = self._layout.estimate_shape
         self.frame = self._layout.frame
         self._operators: dict[np.dtype, Operator] = {}
@@ -733,6 +739,10 @@ class Blur:
             "_open_sides": self._open_sides,
         }
         return _rebuild, (np.array(self._given), self.shape, options)
+
+    def _taps(self) -> _costs.Taps:
+        taps = taps_of(self.psf[self._layout.taps])
+        return taps if self._terms is None else taps._replace(terms=len(self._terms))
 
     def operator(self, dtype: np.dtype, back: np.ndarray | None = None) -> Operator:
         """The plan and OTF of a dtype, for algorithms.
@@ -1000,9 +1010,10 @@ class Blur:
         threads = resolve_num_threads(self._num_threads)
         dtype = self.dtype or np.dtype(np.float32)
         isa = self._backend.describe().get("isa")
+        predicted = predicted_costs(self._taps(), self._layout)
         times = {
             name: _costs.milliseconds(ns, dtype=dtype, isa=isa, threads=threads, on_gpu=self._layout.on_gpu)
-            for name, ns in sorted(self._predicted.items(), key=lambda item: item[1])
+            for name, ns in sorted(predicted.items(), key=lambda item: item[1])
         }
         shown = ", ".join(f"{name} {ms:.3g} ms" for name, ms in times.items())
         if self._layout.on_gpu:
