@@ -18,7 +18,8 @@ std::vector<int> factorise(int64_t n, int largest) {
     for (int p : {2, 3, 5, 7})
         while (n > 1 && n % p == 0) n /= p, ++count[p];
     // The fewest stages: a barrier and a pass through shared memory each. Of equally many those whose radices differ least, which
-    // keep as many threads busy as possible: 2^4 is 4·4 rather than 8·2.
+    // keep as many threads busy as possible: 2^4 is 4·4 rather than 8·2. Powers of two come first: of the last stage's elements,
+    // which are neighbours, a thread's lie as far from the next one's as the radix says, and a power of two meets the same banks.
     std::vector<int> best, found;
     double best_cost = std::numeric_limits<double>::infinity();
     const int most_tens = largest >= 10 ? std::min(count[2], count[5]) : 0, most_nines = largest >= 9 ? count[3] / 2 : 0;
@@ -31,47 +32,30 @@ std::vector<int> factorise(int64_t n, int largest) {
                 else if (left % 3 == 1 && eights > 0) --eights, fours = 2;
                 else if (left % 3 == 1) twos = 1;
                 found.clear();
-                const auto add = [&](int radix, int times) { found.insert(found.end(), size_t(times), radix); };
-                add(10, tens), add(9, nines), add(8, eights), add(7, count[7]), add(6, sixes), add(5, count[5] - tens), add(4, fours);
+                double cost = 0;
+                const auto add = [&](int radix, int times) {
+                    found.insert(found.end(), size_t(times), radix);
+                    cost += times * (1e3 + radix);
+                };
+                add(8, eights), add(4, fours), add(10, tens), add(9, nines), add(7, count[7]), add(6, sixes), add(5, count[5] - tens);
                 add(3, count[3] - 2 * nines - sixes), add(2, twos);
-                if (!found.empty() && found.back() > largest_last) continue;
-                // The largest that may be the first one comes first; where there is none a stage does nothing but to copy.
-                const auto last = found.end() - (found.empty() ? 0 : 1);
-                const auto first = std::find_if(found.begin(), last, [](int radix) { return radix <= largest_first; });
-                double cost = first == last ? 1.5e3 : 0;
-                for (int radix : found) cost += 1e3 + radix;
-                if (cost >= best_cost) continue;
-                best_cost = cost;
-                if (first != last) std::rotate(found.begin(), first, first + 1);
-                else found.insert(found.begin(), 1);
-                best = found;
+                if (cost < best_cost) best_cost = cost, best = found;
             }
-    if (best.size() < 2) best.insert(best.begin(), 1);
+    while (best.size() < 2) best.insert(best.begin(), 1);
     for (int64_t p = 11; n > 1; p += 2)
         for (p = p * p > n ? n : p; n % p == 0; n /= p) best.insert(best.begin() + 1, int(p));
     return best;
 }
 
-template <class T>
-int team_of(const AxisView<T>& axis, int most) {
-    int fewest = axis.n, all = 1;
-    for (int s = 0; s < axis.stages; ++s)
-        if (axis.radix[s] <= largest_butterfly<T>) fewest = std::min(fewest, axis.butterflies[s]), all = std::max(all, axis.butterflies[s]);
-    const int highest = std::min(all, most);
-    int best = highest, best_cost = std::numeric_limits<int>::max();
-    for (int team = highest; team >= std::min(fewest, (highest + 1) / 2); --team) {
-        int cost = 0;
-        for (int s = 0; s < axis.stages; ++s)
-            if (axis.radix[s] <= largest_butterfly<T>) cost += team * ((axis.butterflies[s] + team - 1) / team);
-        if (cost < best_cost) best_cost = cost, best = team;
-    }
-    return best;
+bool is_compiled(int64_t length) {
+    return std::find(std::begin(compiled_lengths), std::end(compiled_lengths), length) != std::end(compiled_lengths);
 }
 
-int64_t good_size(int64_t n, bool even) {
+int64_t good_size(int64_t n, bool even, bool last) {
     if (n <= 1) return even ? 2 : 1;
     // Device memory takes most of the time: a stage in shared memory counts as a tenth of a sweep's traffic.
-    constexpr double traffic = 10.0;
+    // Along the last axis lengths that kernels are not compiled for cost a third more (measured, NOTES.md).
+    constexpr double traffic = 10.0, as_it_runs = 4.0;
     int64_t best = 0;
     double best_cost = std::numeric_limits<double>::infinity();
     // Of an odd part the smallest power of two that reaches n: a larger one has no fewer stages. So few lengths are tried that
@@ -82,7 +66,8 @@ int64_t good_size(int64_t n, bool even) {
             for (int64_t odd = five; within(odd); odd *= 3) {
                 int64_t m = even ? 2 * odd : odd;
                 while (m < n) m *= 2;
-                const double cost = double(m) * (traffic + double(factorise(m, largest_butterfly<float>).size()));
+                const double stages = double(factorise(m, largest_butterfly<float>).size());
+                const double cost = double(m) * (traffic + stages + (last && !is_compiled(m) ? as_it_runs : 0));
                 if (cost < best_cost || (cost == best_cost && m < best)) best_cost = cost, best = m;
             }
     return best;
@@ -171,8 +156,6 @@ AxisView<T> Axis<T>::view(const void* device_tables) const {
     return v;
 }
 
-template int team_of<float>(const AxisView<float>&, int);
-template int team_of<double>(const AxisView<double>&, int);
 template class Axis<float>;
 template class Axis<double>;
 

@@ -20,10 +20,11 @@ struct alignas(2 * sizeof(T)) Pair {     // a complex number in memory: one acce
 };
 
 constexpr int most_stages = 10;
-// Of a stage in registers; of the first and last one of a row those also hold what its formula reads and what lies in device memory.
+// Of a stage in registers; float64 has none for more.
 template <class T>
 constexpr int largest_butterfly = sizeof(T) == 4 ? 10 : 8;
-constexpr int largest_first = 9, largest_last = 8;
+// Lengths of rows that kernels of float32 are compiled for, see FixedAxis in lines.cuh.
+constexpr int compiled_lengths[] = {256, 288, 320, 384, 512, 576, 640, 768, 1024};
 constexpr size_t most_shared_bytes = 227 << 10;   // of a block, compute capability 9.0
 
 // A longer axis does not fit a block.
@@ -66,11 +67,29 @@ private:
 
 // Radices of n, first stage first; those that are products are at most `largest`.
 std::vector<int> factorise(int64_t n, int largest);
-// Cheapest length >= n (even: among even ones) of those factors; longer than a block can hold, if n is.
-int64_t good_size(int64_t n, bool even);
+// Cheapest length >= n (even: among even ones) of those factors; longer than a block can hold, if n is. last: of the axis whose
+// elements are neighbours in memory.
+int64_t good_size(int64_t n, bool even, bool last);
 
-// Threads that share a line, at most `most`: those whose time is not spent on waiting for others in stages of fewer butterflies.
+// Threads that share a line of stages with so many butterflies (0: a stage that does not count), at most `most`: those that spend
+// the least time, all together, on stages of which they do not have one butterfly each.
+template <class Butterflies>
+constexpr int team_for(int stages, Butterflies butterflies, int most) {
+    int fewest = 1 << 30, all = 1;
+    for (int s = 0; s < stages; ++s)
+        if (const int b = butterflies(s)) fewest = b < fewest ? b : fewest, all = b > all ? b : all;
+    const int highest = all < most ? all : most, lowest = fewest < (highest + 1) / 2 ? fewest : (highest + 1) / 2;
+    int best = highest, best_cost = 1 << 30;
+    for (int team = highest; team >= lowest; --team) {
+        int cost = 0;
+        for (int s = 0; s < stages; ++s) cost += team * ((butterflies(s) + team - 1) / team);
+        if (cost < best_cost) best_cost = cost, best = team;
+    }
+    return best;
+}
 template <class T>
-int team_of(const AxisView<T>& axis, int most);
+int team_of(const AxisView<T>& axis, int most) {
+    return team_for(axis.stages, [&](int s) { return axis.radix[s] <= largest_butterfly<T> ? axis.butterflies[s] : 0; }, most);
+}
 
 }  // namespace medeconv::cuda

@@ -174,7 +174,7 @@ void bind_spectral(py::module_& m) {
     bind_plan<double>(m, "F64");
     bind_line<float>(m, "F32");
     bind_line<double>(m, "F64");
-    m.def("good_size", &good_size, py::arg("n"), py::arg("even"));
+    m.def("good_size", &good_size, py::arg("n"), py::arg("even"), py::arg("last"));
 }
 
 }  // namespace medeconv::cuda

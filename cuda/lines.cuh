@@ -27,7 +27,9 @@ __device__ __forceinline__ Pair<T> stored(Complex<T> c) {
     return {c.re, c.im};
 }
 
-// A product of powers of two, the same as factorise() gives.
+constexpr int most_row_threads = 256;    // that share a row
+
+// Of a length with these radices, the same as factorise() gives.
 template <class T, int... radices>
 struct FixedAxis {
     static constexpr int n = (radices * ...), stages = int(sizeof...(radices));
@@ -48,7 +50,9 @@ struct FixedAxis {
         for (int s = 0; s < stage; ++s) count += part_of(s) * (radix_of(s) - 1);
         return count;
     }
-    static constexpr int team = n / 8;       // its largest radix
+    static constexpr int first_part = part_of(0);
+    static constexpr bool power_of_two = (n & (n - 1)) == 0;
+    static constexpr int team = team_for(stages, [](int stage) { return n / radix_of(stage); }, most_row_threads);
     static bool is(const AxisView<T>& view) {
         bool same = view.n == n && view.stages == stages;
         for (int s = 0; same && s < stages; ++s) same = view.radix[s] == radix_of(s);
@@ -103,11 +107,14 @@ __host__ __device__ __forceinline__ int spread(int i) {
 }
 template <class T>
 __device__ __forceinline__ int spread(const AxisView<T>&, int base, int jump) { return spread<T>(base + jump); }
-// A butterfly's base and its jumps share no carry into the multiples of 16: they are spread one by one.
+// Base and jumps of a butterfly are spread one by one: of a power of two they share no carry into the multiples of 16; of others
+// one element is left out behind each part of the first stage, where either the base or the jumps are below such a part.
 template <class T, int... R>
 __device__ __forceinline__ int spread(const FixedAxis<T, R...>&, int base, int jump) {
     static_assert(sizeof(T) == 4);
-    return int(unsigned(base) + (unsigned(base) >> 4)) + jump + (jump >> 4);
+    using A = FixedAxis<T, R...>;
+    constexpr unsigned part = A::power_of_two ? 16 : A::first_part;
+    return int(unsigned(base) + unsigned(base) / part) + int(unsigned(jump) + unsigned(jump) / part);
 }
 
 // u / part, for both below 2^15, part above 1.
@@ -121,13 +128,12 @@ __device__ __forceinline__ int quotient(const FixedAxis<T, R...>&, Index<S>, int
     return int(unsigned(u) / unsigned(FixedAxis<T, R...>::part_of(S)));
 }
 
-// `most`: for kernels that know there is none above.
-template <int most = 10, class T, class F>
+template <class T, class F>
 __device__ __forceinline__ void with_radix(const AxisView<T>& axis, int stage, F body) {
-    if constexpr (largest_butterfly<T> == 10 && most == 10)
+    if constexpr (largest_butterfly<T> == 10) {
         if (axis.radix[stage] == 10) return body(Index<10>{});
-    if constexpr (largest_butterfly<T> >= 9 && most >= 9)
         if (axis.radix[stage] == 9) return body(Index<9>{});
+    }
     switch (axis.radix[stage]) {
         case 8: return body(Index<8>{});
         case 7: return body(Index<7>{});
@@ -139,12 +145,12 @@ __device__ __forceinline__ void with_radix(const AxisView<T>& axis, int stage, F
         default: return body(Index<1>{});
     }
 }
-template <int most = 10, class T, class F>
+template <class T, class F>
 __device__ __forceinline__ void with_radix(const PowerOfTwo<T>& axis, int stage, F body) {
     if (axis.radix[stage] == 8) body(Index<8>{});
     else body(Index<4>{});
 }
-template <int most = 10, class T, int... R, int S, class F>
+template <class T, int... R, int S, class F>
 __device__ __forceinline__ void with_radix(const FixedAxis<T, R...>&, Index<S>, F body) {
     body(Index<FixedAxis<T, R...>::radix_of(S)>{});
 }

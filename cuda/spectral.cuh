@@ -9,11 +9,13 @@ namespace medeconv::cuda {
 namespace {
 
 // With a number of blocks per multiprocessor that the compiler must allow it spills no registers for more of them.
-constexpr int most_line_threads = 512, most_row_threads = 256;
+constexpr int most_line_threads = 512;
 // Threads of a multiprocessor that a row kernel's registers must be enough for: four blocks of 128, or three where the axis is known
-// as the kernel runs only, which takes more of them.
+// as the kernel runs only, or has a radix above 8, which take more of them.
 template <class T, class A>
-constexpr int row_threads_at_once = sizeof(T) > 4 ? most_row_threads : is_fixed<A> ? 512 : 384;
+constexpr int row_threads_at_once = sizeof(T) > 4 ? most_row_threads : 384;
+template <class T, int... radices>
+constexpr int row_threads_at_once<T, FixedAxis<T, radices...>> = ((radices <= 8) && ...) ? 512 : 384;
 
 // A part of an axis, taken modulo its length n, and what is repeated beyond it.
 struct Part {
@@ -220,8 +222,7 @@ __global__ void __launch_bounds__(row_threads_at_once<T, A>, 1) row_kernel(const
         const T* const values = from + row.values;
         return row.exists && position < n && unsigned(i) < unsigned(pass.x.count) ? values[i] : T(0);
     };
-    constexpr int most = largest_first < largest_butterfly<T> ? largest_first : largest_butterfly<T>;
-    T first[2][most] = {};
+    T first[2][largest_butterfly<T>] = {};
     const auto stage = first_stage(axis);
     const auto part = part_of(axis, stage);
     const bool once = part <= me.team;   // each thread has one butterfly of the stage that ends in values
@@ -233,12 +234,12 @@ __global__ void __launch_bounds__(row_threads_at_once<T, A>, 1) row_kernel(const
         ask_row(r, reads.first, b, k, first[1]);
     };
     if constexpr (plain)
-        if (once && me.thread < part) with_radix<most>(axis, stage, [&](auto r) MEDECONV_BODY { ask_first(r, me.thread); });
+        if (once && me.thread < part) with_radix(axis, stage, [&](auto r) MEDECONV_BODY { ask_first(r, me.thread); });
 
     if constexpr (inverse) {
         // Frequencies f, f + n/R, … are neighbours in slot order. Of the pair A + iB the frequency -f is conj A + i conj B.
         const auto last = last_stage(axis);
-        with_radix<largest_last>(axis, last, [&](auto r) MEDECONV_BODY {
+        with_radix(axis, last, [&](auto r) MEDECONV_BODY {
             constexpr int R = decltype(r)::value;
             const int apart = butterflies_of(axis, last);
             for (int f = me.thread; f < apart; f += me.team) {
@@ -279,7 +280,7 @@ __global__ void __launch_bounds__(row_threads_at_once<T, A>, 1) row_kernel(const
     };
 
     if constexpr (plain) {
-        with_radix<most>(axis, stage, [&](auto r) MEDECONV_BODY {
+        with_radix(axis, stage, [&](auto r) MEDECONV_BODY {
             constexpr int R = decltype(r)::value;
             for (int k = me.thread; k < part; k += me.team) {
                 constexpr bool together = R <= 8;  // of both rows; more are more registers than there are

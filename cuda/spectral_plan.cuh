@@ -27,20 +27,31 @@ Part part_of(Range r, Continuation beyond = {}) {
     return {int(r.start), int(r.stop - r.start), int(beyond.low), int(beyond.high)};
 }
 
-// Calls run(axis) with the constant that the axis is, if it is one of those that kernels are compiled for; false if not.
-template <class T, class F>
+// Calls run(axis) with the constant that the axis is, if it is one of those; false if not.
+template <class T, class... Fixed, class F>
+bool with_one_of(const AxisView<T>& axis, F run) {
+    const auto tried = [&](auto fixed) {
+        using A = decltype(fixed);
+        if (!A::is(axis)) return false;
+        run(A{axis.twiddles});
+        return true;
+    };
+    return (tried(Fixed()) || ...);
+}
+// Of those that all kernels are compiled for, and of those that rows of Richardson-Lucy's formulas are: compiled_lengths.
+template <class T, bool all, class F>
 bool with_fixed(const AxisView<T>& axis, F run) {
     if constexpr (sizeof(T) == 4) {
-        const auto tried = [&](auto fixed) {
-            using Fixed = decltype(fixed);
-            if (!Fixed::is(axis)) return false;
-            run(Fixed{axis.twiddles});
-            return true;
-        };
-#if defined(MEDECONV_ONE_FIXED_AXIS)
-        return tried(FixedAxis<T, 8, 8, 4>());
+#if defined(MEDECONV_FEW_FIXED_AXES)
+        if constexpr (all) return with_one_of<T, FixedAxis<T, 8, 8, 4>>(axis, run);
+        else return with_one_of<T, FixedAxis<T, 8, 8, 4>, FixedAxis<T, 8, 6, 6>>(axis, run);
 #else
-        return tried(FixedAxis<T, 8, 8, 4>()) || tried(FixedAxis<T, 8, 8, 8>()) || tried(FixedAxis<T, 8, 8, 4, 4>());
+        if constexpr (all)
+            return with_one_of<T, FixedAxis<T, 8, 8, 4>, FixedAxis<T, 8, 8, 8>, FixedAxis<T, 8, 8, 4, 4>>(axis, run);
+        else
+            return with_one_of<T, FixedAxis<T, 8, 8, 4>, FixedAxis<T, 8, 6, 6>, FixedAxis<T, 8, 8, 5>, FixedAxis<T, 8, 8, 6>,
+                               FixedAxis<T, 8, 8, 8>, FixedAxis<T, 8, 8, 9>, FixedAxis<T, 8, 8, 10>, FixedAxis<T, 8, 4, 4, 6>,
+                               FixedAxis<T, 8, 8, 4, 4>>(axis, run);
 #endif
     }
     return false;
@@ -59,7 +70,7 @@ void launch_lines(const LinePass<T>& pass, Stream stream) {
     const auto run = [&](auto axis) {
         launch(line_kernel<T, way, decltype(axis)>, grid, block, size_t(lanes) * line_bytes, stream, with_axis(pass, axis));
     };
-    if (lanes != usual || !with_fixed(pass.axis, run)) run(pass.axis);
+    if (lanes != usual || !with_fixed<T, true>(pass.axis, run)) run(pass.axis);
 }
 
 template <class T>
@@ -85,14 +96,18 @@ void launch_rows(const RowPass<T>& pass, const RowBlocks& blocks, Stream stream)
     const dim3 block(unsigned(blocks.team), unsigned(blocks.pairs));
     const size_t lines = size_t(blocks.pairs) * row_bytes(pass.axis);
     const size_t sums = pass.operands.sums ? size_t(blocks.team * blocks.pairs) * sums_of_a_sweep * sizeof(double) : 0;
-    const bool continued = pass.forward && pass.x.low + pass.x.high > 0;
+    const bool plain = pass.operands.plain() && !(pass.forward && pass.x.low + pass.x.high > 0);
+    constexpr bool usual = !inverse || formula == Formula::ratio || formula == Formula::multiply;
     const auto run = [&](auto axis) {
-        launch(row_kernel<T, inverse, true, formula, decltype(axis)>, cuda::blocks(blocks.count), block, lines, stream, with_axis(pass, axis));
+        using A = decltype(axis);
+        if (plain)
+            launch(row_kernel<T, inverse, true, formula, A>, cuda::blocks(blocks.count), block, lines, stream, with_axis(pass, axis));
+        else if constexpr (usual || !is_fixed<A>)
+            launch(row_kernel<T, inverse, false, formula, A>, cuda::blocks(blocks.count), block, lines + sums, stream,
+                   with_axis(pass, axis));
     };
-    if (!pass.operands.plain() || continued)
-        launch(row_kernel<T, inverse, false, formula, AxisView<T>>, cuda::blocks(blocks.count), block, lines + sums, stream, pass);
-    else if (pass.x.start + pass.x.count > pass.axis.n || !with_fixed(pass.axis, run))
-        run(pass.axis);
+    const bool goes_on = pass.x.start + pass.x.count > pass.axis.n;
+    if (goes_on || !(plain || usual) || !with_fixed<T, !usual>(pass.axis, run)) run(pass.axis);
 }
 
 void launch_total(const double* slots, int64_t count, int width, int sums, double* totals, Stream stream) {

@@ -510,20 +510,17 @@ def test_good_sizes_are_the_cheapest():
             if n % radix == 0:
                 yield from ([radix, *rest] for rest in products(n // radix, radix))
 
-    def stages(radices):
-        """Their number and that of all stages: the last radix is 8 at most; before it there is one of 9 at
-        most, or a stage that only copies, which weighs more than one that computes."""
-        first = any(radix <= 9 for radix in radices[:-1])
-        return len(radices) + 1.5 * (not first), sum(radices), max(len(radices) + (not first), 2)
+    def cost(n, last):
+        compiled = n in (256, 288, 320, 384, 512, 576, 640, 768, 1024)
+        stages = min((len(radices) for radices in products(n)), default=np.inf)
+        return n * (10.0 + max(stages, 2) + (4 if last and not compiled else 0))
 
-    def cost(n):
-        found = [stages(r) for r in products(n) if r[-1] <= 8]
-        return n * (10.0 + min(found)[2]) if found else np.inf
-
-    for even in (False, True):
-        for n in (*range(2, 300), 1009, 1055):
+    for even, last in ((False, False), (True, False), (False, True)):
+        for n in (*range(2, 300), 526, 1009, 1055):
             lengths = [m for m in range(n, 2 * n + 2) if not (even and m % 2)]
-            assert cuda.good_size(n, even=even) == min(lengths, key=cost), (n, even)
+            cheapest = min(lengths, key=lambda m: cost(m, last))
+            assert cuda.good_size(n, even=even, last=last) == cheapest, (n, even, last)
+    assert cuda.good_size(526, last=True) == 576
     assert 10**12 <= cuda.good_size(10**12) < 1.1e12  # not by trying one length after the other
 
 

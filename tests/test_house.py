@@ -321,8 +321,8 @@ def test_smallest_divisor_is_the_same_everywhere(backend):
 def test_good_sizes(backend):
     kernels = mf.backends.resolve(backend)
     for n in (1, 2, 3, 11, 97, 128, 257, 1009):
-        for even in (False, True):
-            size = kernels.good_size(n, even=even)
+        for even, last in ((False, False), (True, False), (False, True), (True, True)):
+            size = kernels.good_size(n, even=even, last=last)
             assert size >= n
             assert not even or size % 2 == 0
             rest = size

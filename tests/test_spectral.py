@@ -12,12 +12,14 @@ from medeconv_fast.backends import reference
 scipy_fft = pytest.importorskip("scipy.fft")
 
 # Lengths with each radix, several stages, and large prime factors; on the axes of lines, images and volumes.
-LENGTHS = (1, 2, 3, 4, 5, 7, 8, 9, 12, 16, 30, 49, 64, 70, 81, 125, 128, 192, 343, 512, 1000)
+LENGTHS = (1, 2, 3, 4, 5, 7, 8, 9, 12, 16, 30, 49, 64, 70, 81, 90, 125, 128, 192, 343, 512, 540, 1000)
+# Rows for which the GPU has kernels of their own, beside 512.
+COMPILED = (256, 288, 320, 384, 576, 640, 768, 1024)
 PRIMES = (11, 26, 31, 93, 121, 139)
 GRIDS = [
     *[(n,) for n in (*LENGTHS, 2048, *PRIMES)],
     *[(n, 6) for n in (*LENGTHS, *PRIMES)],
-    *[(5, n) for n in (*LENGTHS, *PRIMES)],
+    *[(5, n) for n in (*LENGTHS, *PRIMES, *COMPILED)],
     *[(n, 3, 4) for n in (1, 5, 16, 60, 22)],
     *[(3, n, 5) for n in (1, 5, 16, 60, 22)],
     *[(2, 3, n) for n in (1, 5, 16, 60, 22)],
@@ -70,7 +72,11 @@ def test_convolution_is_scipy_ffts_and_the_adjoint_its_transpose(grid, kernels, 
 
 
 # 2400: more butterflies than threads, by no multiple: what a thread wrote is read by another one.
-@pytest.mark.parametrize("grid", [(60,), (2400,), (12, 30), (30, 12), (10, 12, 14)], ids=str)
+@pytest.mark.parametrize(
+    "grid",
+    [(60,), (2400,), (12, 30), (30, 12), (10, 12, 14), *[(8, n) for n in (512, 540, *COMPILED)]],
+    ids=str,
+)
 @pytest.mark.parametrize("formula", ["multiply", "add"])
 def test_a_chain_is_the_references(grid, formula, kernels, dtype, rng, tol, relative_error):
     """Four sweeps that feed each other, with every operand, on boxes of their own and a periodic axis."""

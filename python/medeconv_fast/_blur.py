@@ -185,8 +185,9 @@ def make_plan(
 def choose_grid(lengths: tuple[int, ...], backend: ModuleType) -> tuple[int, ...]:
     """The cheapest FFT lengths that hold `lengths`; the real axis (y of a volume) is even: it packs."""
     real = real_axis(lengths)
+    last = max((axis for axis, length in enumerate(lengths) if length > 1), default=None)
     return tuple(
-        1 if length == 1 else backend.good_size(length, even=axis == real)
+        1 if length == 1 else backend.good_size(length, even=axis == real, last=axis == last)
         for axis, length in enumerate(lengths)
     )
 

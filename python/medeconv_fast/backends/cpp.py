@@ -61,7 +61,7 @@ def release_memory() -> None:
         _module.release_memory()
 
 
-def good_size(n: int, *, even: bool = False) -> int:
+def good_size(n: int, *, even: bool = False, last: bool = False) -> int:
     """Length >= n whose transform costs least (factors 2, 3, 5, 7)."""
     return int(_native().good_size(n, even))
 

@@ -52,9 +52,9 @@ def release_memory() -> None:
             native().release_kept_memory(device)
 
 
-def good_size(n: int, *, even: bool = False) -> int:
-    """Length >= n whose transform costs least (factors 2, 3, 5, 7)."""
-    return int(native().good_size(int(n), even))
+def good_size(n: int, *, even: bool = False, last: bool = False) -> int:
+    """Length >= n whose transform costs least (factors 2, 3, 5, 7); last: along the last axis."""
+    return int(native().good_size(int(n), even, last))
 
 
 def smallest_divisor(scale: float, dtype: Any) -> float:

@@ -61,7 +61,7 @@ def release_memory() -> None:
     kept.release()
 
 
-def good_size(n: int, *, even: bool = False) -> int:
+def good_size(n: int, *, even: bool = False, last: bool = False) -> int:
     """Smallest length >= n with no prime factor above 7."""
     length = max(int(n), 1)
     while True:

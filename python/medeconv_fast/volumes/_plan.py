@@ -131,7 +131,7 @@ class Costs:
         self._counted = any(n.iterative and (signed or n.options.get("readout_variance")) for n in numbers)
         self._num_threads = num_threads
         self._maps = [np.dtype(dtype).itemsize for dtype in maps]
-        self._good: dict[int, int] = {}
+        self._good: dict[tuple[int, bool], int] = {}
         self._on_gpu = backends.resolve(self._channels[0][0].options.get("backend", "auto")).NAME == "cuda"
 
     def bytes_of(self, region: tuple[int, ...]) -> int:
@@ -185,16 +185,16 @@ class Costs:
         boundary = numbers.options.get("boundary", "extended") if numbers.iterative else "extended"
         return "extended" if boundary == "wrap" else str(boundary)
 
-    def good(self, n: int) -> int:
-        if n not in self._good:
+    def good(self, n: int, *, last: bool) -> int:
+        if (n, last) not in self._good:
             kernels = backends.resolve(self._channels[0][0].options.get("backend", "auto"))
-            self._good[n] = 1 if n == 1 else kernels.good_size(n)
-        return self._good[n]
+            self._good[n, last] = 1 if n == 1 else kernels.good_size(n, last=last)
+        return self._good[n, last]
 
     def length(self, axis: int, n: int) -> int:
         """Of the transform along an axis of a region of n."""
         reach = max(p.shape[axis] - 1 for _, p in self._channels)
-        return self.good(n + reach)
+        return self.good(n + reach, last=axis == self._channels[0][1].ndim - 1)
 
     def grid(
         self,
