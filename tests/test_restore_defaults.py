@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import medeconv_fast as mf
-from medeconv_fast.algorithms._noise import _equal_parts, noise_of
+from medeconv_fast.algorithms._noise import SAMPLE, _equal_parts, noise_of, sample
 
 PSF = np.outer([1, 2, 1], [1, 2, 1])
 
@@ -314,3 +314,15 @@ def test_method_by_name(method, image, backend):
     assert np.array_equal(got, getattr(mf, method)(image, PSF, backend=backend, **OTHERS[method]))
     with pytest.raises(TypeError, match=f"acceleration: the method {method} has no such option; it takes"):
         mf.restore(image, PSF, method, acceleration="heavy-ball")
+
+
+@pytest.mark.parametrize("shape", [(64, 300, 300), (12, 520, 520)])
+def test_the_noise_of_a_large_volume_is_found_where_the_object_is(shape, rng):
+    """Slices that are looked at are a part of many: all of them may not lie before or behind the object."""
+    image = np.zeros(shape, np.float32)
+    inside = (slice(12, 52), slice(20, 280)) if shape[0] > 12 else (slice(None), slice(60, 460))
+    image[inside] = rng.poisson(50.0, image[inside].shape)
+    image[inside] *= 3
+    noise = noise_of(image)
+    assert noise.at(150.0) == pytest.approx(np.sqrt(3 * 150.0), rel=0.1)
+    assert sample(image).size < 1.5 * SAMPLE

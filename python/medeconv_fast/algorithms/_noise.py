@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-# Of large images a part will do: slabs of this many slices, evenly spaced, up to so many voxels.
-SLAB, SAMPLE = 8, 1 << 21
+# Of large images a part will do: slabs of this many slices, evenly spaced and no fewer than that, up to so many voxels.
+SLAB, FEWEST, SAMPLE = 8, 5, 1 << 21
 BINS, GROUP = 16, 16
 # The median of the mean square of a group of normal values, over their variance.
 MEDIAN = 0.95
@@ -144,10 +144,15 @@ def _are_counts(values: np.ndarray, noise: Noise) -> bool:
     return few or bool(poisson)
 
 
-def sample(image: np.ndarray) -> Any:
-    """The image, or slabs of it."""
-    if image.size <= SAMPLE or len(image) <= 2 * SLAB:
+def sample(image: np.ndarray, axis: int = 0) -> Any:
+    """The image, or slabs of it: at least so many that some of them meet the object, cut again if need be."""
+    if image.size <= SAMPLE or axis == image.ndim:
         return image
-    slabs = max(1, SAMPLE // (image.size // len(image) * SLAB))
-    starts = np.linspace(0, len(image) - SLAB, slabs).astype(int)
-    return image[np.unique(starts[:, None] + np.arange(SLAB))]
+    n = image.shape[axis]
+    if n <= 2 * SLAB:
+        return sample(image, axis + 1)
+    slabs, goes_on = SAMPLE // (image.size // n * SLAB), axis + 1 < image.ndim
+    count = max(slabs, FEWEST if goes_on else 1)
+    starts = np.linspace(0, n - SLAB, count).astype(int)
+    part = image.take(np.unique(starts[:, None] + np.arange(SLAB)), axis)
+    return sample(part, axis + 1) if slabs < FEWEST else part
