@@ -86,8 +86,11 @@ RowBlocks row_blocks(const AxisView<T>& axis, int64_t rows) {
     const size_t line_bytes = row_bytes(axis);
     const int team = team_of(axis, most_row_threads);
     const int64_t all = ceil_div(rows, 2);
+    // So many pairs that a block's last warp is nearly full; of equally good ones, those of at most 128 threads, and the most of them.
+    const auto idle = [&](int pairs) { return double(ceil_div(pairs * team, 32) * 32) / (pairs * team) + (pairs * team > 128 ? 0.01 : 0); };
     int pairs = 1;
-    while (2 * pairs * team <= 128 && pairs < all && size_t(2 * pairs) * line_bytes <= usual_shared_bytes / 2) pairs *= 2;
+    for (int more = 2; more * team <= 192 && more <= all && size_t(more) * line_bytes <= usual_shared_bytes / 2; ++more)
+        if (idle(more) <= idle(pairs)) pairs = more;
     return {team, pairs, ceil_div(all, pairs)};
 }
 
