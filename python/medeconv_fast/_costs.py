@@ -54,8 +54,11 @@ GPU = "NVIDIA H200"
 GPU_KERNELS = {"spectral": (1, 2, 4), "separable": (1, 1, 2), "direct": (1, 1, 1)}
 GPU_KERNEL = {"spectral": 5e3, "separable": 9e3, "direct": 8e3}
 GPU_SPECTRAL = (0.0134, 0.0105, 0.0135)  # per point of the grid
-GPU_FIXED, GPU_ANY = (256, 512, 1024), 1.6  # lengths that kernels are compiled for; others take longer
-GPU_SEPARABLE = ((0.0028, 0.0002), (0.0028, 0.0002), (0.0088, 0.00008))  # per voxel, and per tap
+# Lengths that all kernels are compiled for, and those that the rows' are; how much longer it takes where the
+# last axis alone is one of them, and where it is none.
+GPU_FIXED, GPU_ROWS = (256, 512, 1024), (288, 320, 384, 576, 640, 768)
+GPU_ROW, GPU_ANY = 1.15, 1.35
+GPU_SEPARABLE = ((0.0028, 0.0002), (0.0028, 0.0002), (0.0052, 0.00008))  # per voxel, and per tap
 GPU_DIRECT = ((0.0066, 0.0001), (0.0066, 0.0001), (0.0085, 0.00005))
 GPU_TAP = 87.0  # a block's way through the taps, where there are few blocks
 GPU_FOLD = 0.002  # per voxel of a padded estimate
@@ -150,6 +153,8 @@ def _gpu_ns(taps: Taps, grid: tuple[int, ...], shape: tuple[int, ...], folded: b
     long, voxels, products = len(shape) - 1, math.prod(shape), math.prod(taps.shape)
     lengths = [n for n in grid if n > 1]
     slower = 1.0 if all(n in GPU_FIXED for n in lengths) else GPU_ANY
+    if slower > 1 and lengths[-1] in (*GPU_FIXED, *GPU_ROWS):
+        slower = GPU_ROW
     works = {"spectral": slower * GPU_SPECTRAL[long] * math.prod(lengths)}
     each, per_product = GPU_DIRECT[long]
     works["direct"] = max((each + per_product * products) * voxels, GPU_TAP * products)

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-# Of large images a part will do: slabs of this many slices, evenly spaced and no fewer than that, up to so many voxels.
+# Of large images a part will do: slabs of this many slices, evenly spaced, at least so many, up to so many
+# voxels.
 SLAB, FEWEST, SAMPLE = 8, 5, 1 << 21
 BINS, GROUP = 16, 16
 # The median of the mean square of a group of normal values, over their variance.
