@@ -326,3 +326,98 @@ def test_the_noise_of_a_large_volume_is_found_where_the_object_is(shape, rng):
     noise = noise_of(image)
     assert noise.at(150.0) == pytest.approx(np.sqrt(3 * 150.0), rel=0.1)
     assert sample(image).size < 1.5 * SAMPLE
+
+
+def _masked(ndim, share):
+    """A smooth object of 60 to 140 units, and where it is: that share of every axis."""
+    shape = {1: (6000,), 2: (110, 120), 3: (30, 60, 70)}[ndim]
+    object_ = 100 + 40 * np.prod([np.sin(axis / 9) for axis in np.indices(shape)], axis=0)
+    inside = np.zeros(shape, bool)
+    inside[tuple(slice(int(n * (1 - share) / 2), int(n * (1 + share) / 2)) for n in shape)] = True
+    return object_, inside
+
+
+@pytest.mark.parametrize("fill", [0, 500])
+@pytest.mark.parametrize("share", [0.75, 0.6, 0.4])
+@pytest.mark.parametrize("ndim", [1, 2, 3])
+def test_the_noise_beside_a_mask_is_found(ndim, share, fill, rng):
+    """What a mask has filled has no noise, and is not what the noise of the rest is judged by."""
+    object_, inside = _masked(ndim, share)
+    for gain, sigma, dtype in (
+        (3, 0, np.float32),
+        (0.37, 0, np.float64),
+        (7, 0, np.uint16),
+        (1, 0, np.uint8),
+        (0, 5, np.float32),
+        (0.5, 6, np.uint8),
+    ):
+        image = gain * rng.poisson(object_ / gain) if gain else object_
+        image = np.clip(image + rng.normal(0, sigma, object_.shape) if sigma else image, 0, 65535)
+        if dtype == np.uint8:
+            image = np.minimum(image, 255)
+        image = image.astype(dtype).astype(np.result_type(dtype, np.float32))
+        image[~inside] = fill
+        found = noise_of(image).at(100.0)
+        assert found == pytest.approx(np.sqrt(gain * 100 + sigma**2), rel=0.15), (gain, sigma, dtype)
+
+
+def test_a_mask_hides_no_noise_around_zero(rng):
+    """Padding is not the smallest value there."""
+    object_, inside = _masked(3, 0.7)
+    image = np.where(inside, object_ - 100 + rng.normal(0, 3, object_.shape), 0)
+    assert image.min() < -20
+    assert noise_of(image).at(0.0) == pytest.approx(3, rel=0.15)
+
+
+def test_noise_is_found_where_the_background_was_clipped(rng):
+    object_, inside = _masked(3, 0.7)
+    image = rng.poisson(np.where(inside, object_, 0) + 50) - 50.0
+    clipped = 3 * np.maximum(image - 3 * np.sqrt(50), 0)
+    assert (clipped == 0).mean() > 0.6
+    found = noise_of(clipped)
+    assert found.at(300.0) == pytest.approx(3 * np.sqrt(100 + 50), rel=0.2)
+
+
+@pytest.mark.parametrize("ndim", [1, 2, 3])
+@pytest.mark.parametrize("fwhm", [0, 2, 4])
+@pytest.mark.parametrize("constant", [False, True])
+def test_a_phantom_has_no_noise(ndim, fwhm, constant):
+    """Nor where most of it is empty: constant objects and blurred edges are none either."""
+    object_, inside = _masked(ndim, 0.5)
+    image = np.where(inside, 100 if constant else object_, 0).astype(np.float32)
+    if fwhm:
+        psf = mf.psf.gaussian(fwhm=(fwhm,) * ndim, voxel_size=(1.0,) * ndim)
+        image = mf.Blur(psf, image.shape, boundary="reflect").forward(image)
+        image[image < 1e-3] = 0
+    assert (image == 0).mean() > 0.4
+    assert noise_of(image).at(100.0) < 0.05  # in one dimension the object's own details
+    if constant and not fwhm:
+        assert noise_of(image) == (0, 0)
+
+
+@pytest.mark.parametrize("shape", [(6000,), (110, 120), (30, 60, 70)])
+@pytest.mark.parametrize("mean", [0.02, 0.05, 0.1, 0.3, 1, 3])
+def test_few_counts_are_no_mask(shape, mean, rng):
+    """Zeros among counts are alike, too, and often three of them in a row."""
+    counts = rng.poisson(mean, shape).astype(float)
+    assert noise_of(counts) == (1, 0)
+    padded = np.pad(counts, 4)
+    assert noise_of(padded) == (1, 0)
+    scaled = noise_of(0.37 * counts)
+    assert scaled.at(0.37 * mean) < 0.37 * np.sqrt(mean) * 1.2
+    if mean >= 0.3 and len(shape) > 1:  # of three in a row as many may be ones as zeros
+        assert scaled.at(0.37 * mean) > 0.37 * np.sqrt(mean) / 1.2
+
+
+def test_what_is_not_seen_fills_nothing(rng):
+    """A mask of weights goes on counting beside one that has been filled."""
+    object_, inside = _masked(3, 0.7)
+    image = np.where(inside, 3.0 * rng.poisson(object_ / 3), 0)
+    seen = np.ones(image.shape, bool)
+    seen[:15] = False
+    marked = np.where(seen, image, 1e6)
+    assert noise_of(marked, seen=[seen]) == noise_of(image, seen=[seen])
+    assert noise_of(marked, seen=[seen]).at(100.0) == pytest.approx(np.sqrt(300), rel=0.15)
+    half = noise_of(image[:15], image[15:])
+    assert half.at(100.0) == pytest.approx(np.sqrt(300), rel=0.15)
+    assert noise_of(np.zeros(image.shape), seen=[np.zeros(image.shape, bool)]) == (0, 0)

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-# Of large images a part will do: slabs of this many slices, evenly spaced, at least so many, up to so many
-# voxels.
+# Of large images a part will do: slabs of this many slices, evenly spaced and no fewer than that, up to so
+# many voxels.
 SLAB, FEWEST, SAMPLE = 8, 5, 1 << 21
 BINS, GROUP = 16, 16
 # The median of the mean square of a group of normal values, over their variance.
@@ -55,9 +55,13 @@ def noise_of(*parts: np.ndarray, seen: Sequence[np.ndarray] | None = None) -> No
     """
     parts = tuple(sample(part) for part in parts)
     known = [None] * len(parts) if seen is None else [sample(mask) for mask in seen]
-    looked_at = [_details(part, mask) for part, mask in zip(parts, known, strict=True)]
-    detailed = [pair for pair in looked_at if pair is not None]
-    if sum(details.size for details, _ in detailed) < 2 * GROUP:
+    # What is filled is left out, but where too little is left: among few counts zeros are next to everything.
+    for masks in (_unfilled(parts, known), known):
+        looked_at = [_details(part, mask) for part, mask in zip(parts, masks, strict=True)]
+        detailed = [pair for pair in looked_at if pair is not None]
+        if sum(details.size for details, _ in detailed) >= 2 * GROUP:
+            break
+    else:
         return Noise(0.0, 0.0)
     details, means = (np.concatenate(pieces) for pieces in zip(*detailed, strict=True))
     bins = max(1, min(BINS, means.size // (8 * GROUP)))
@@ -78,7 +82,7 @@ def _details(values: np.ndarray, seen: np.ndarray | None) -> tuple[np.ndarray, n
     """The finest details, and the means of their surroundings; None without an axis to differ."""
     dtype = np.result_type(values.dtype, np.float32)
     details = means = values = values.astype(dtype, copy=False)
-    axes = [axis for axis, n in enumerate(values.shape) if n >= 3]
+    axes = _axes(values)
     if not axes:
         return None
     for axis in axes:
@@ -86,10 +90,61 @@ def _details(values: np.ndarray, seen: np.ndarray | None) -> tuple[np.ndarray, n
         details = np.diff(details, 2, axis=axis)
         means = _sums_of_pairs(_sums_of_pairs(means, axis), axis)
         if seen is not None:
-            a = np.moveaxis(seen, axis, 0)
-            seen = np.moveaxis(a[:-2] & a[1:-1] & a[2:], 0, axis)
+            seen = _all_three(seen, axis)
     details, means = (a.ravel() if seen is None else a[seen] for a in (details, means))
     return details * dtype.type(6 ** (-len(axes) / 2)), means * dtype.type(4 ** -len(axes))
+
+
+def _axes(values: np.ndarray) -> list[int]:
+    """Those along which there are neighbours on both sides."""
+    return [axis for axis, n in enumerate(values.shape) if n >= 3]
+
+
+def _unfilled(parts: Sequence[np.ndarray], known: Sequence[np.ndarray | None]) -> list[np.ndarray | None]:
+    """`known`, but False in blocks of three voxels along every axis that a mask, padding or clipping filled.
+
+    There is no noise in them, and edges are next to them: where they are half of the image, the noise of the
+    other half would not be found. They have one value: that of most blocks without a difference. Blocks of
+    other values count: an image whose object is constant, too, has no noise.
+    """
+    blocks = [_blocks(part, mask) for part, mask in zip(parts, known, strict=True)]
+    values = np.concatenate([middles[same] for same, middles in blocks])
+    if not values.size:
+        return list(known)
+    fill = np.partition(values, values.size // 2)[values.size // 2]
+    left: list[np.ndarray | None] = []
+    for part, mask, (same, middles) in zip(parts, known, blocks, strict=True):
+        filled = same & (middles == fill)
+        for axis in _axes(part):
+            filled = _any_of_three(filled, axis)
+        left.append(~filled if mask is None else mask & ~filled)
+    return left
+
+
+def _blocks(values: np.ndarray, seen: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """Whether all is seen and the same in the block around a voxel, and that voxel's value."""
+    same = np.ones(values.shape, bool) if seen is None else seen
+    for axis in _axes(values):
+        a = np.moveaxis(values, axis, 0)
+        alike = (a[:-2] == a[1:-1]) & (a[1:-1] == a[2:])
+        same = _all_three(same, axis) & np.moveaxis(alike, 0, axis)
+        values = np.moveaxis(a[1:-1], 0, axis)
+    return same, values
+
+
+def _all_three(mask: np.ndarray, axis: int) -> np.ndarray:
+    """Where the mask and both neighbours along the axis are True; without the first and the last."""
+    a = np.moveaxis(mask, axis, 0)
+    return np.moveaxis(a[:-2] & a[1:-1] & a[2:], 0, axis)
+
+
+def _any_of_three(mask: np.ndarray, axis: int) -> np.ndarray:
+    """Where the mask or a neighbour along the axis is True; with one more at both ends."""
+    a = np.moveaxis(mask, axis, 0)
+    grown = np.zeros((len(a) + 2, *a.shape[1:]), bool)
+    for k in range(3):
+        grown[k : k + len(a)] |= a
+    return np.moveaxis(grown, 0, axis)
 
 
 def _sums_of_pairs(values: np.ndarray, axis: int) -> np.ndarray:
