@@ -153,7 +153,8 @@ class Costs:
     def _computing(self, region: tuple[int, ...], numbers: Numbers, psf: np.ndarray, of_filter: float) -> int:
         if not numbers.iterative:
             spare = padded_shape(region, psf.shape)
-            return int(of_filter * math.prod(map(self.good, spare)) * self.dtype.itemsize)
+            lengths = (self.good(n, last=axis == len(spare) - 1) for axis, n in enumerate(spare))
+            return int(of_filter * math.prod(lengths) * self.dtype.itemsize)
         made = self._plan(region, numbers, psf)
         estimates = (0 if numbers.alphas is None else 2) + (numbers.options.get("regularizer") is not None)
         held = estimates * math.prod(made.estimate_shape)
