@@ -421,3 +421,16 @@ def test_what_is_not_seen_fills_nothing(rng):
     half = noise_of(image[:15], image[15:])
     assert half.at(100.0) == pytest.approx(np.sqrt(300), rel=0.15)
     assert noise_of(np.zeros(image.shape), seen=[np.zeros(image.shape, bool)]) == (0, 0)
+
+
+def test_faint_noise_asks_for_no_offset(rng):
+    """On a blurred disc without noise the offset of what is found for it took 3 dB."""
+    y, x = np.indices((96, 96))
+    truth = np.where((y - 48) ** 2 + (x - 48) ** 2 < 30**2, 40 + 20 * np.sin(x / 2) * np.sin(y / 3), 0.0)
+    psf = mf.psf.gaussian(fwhm=(3.0, 3.0), voxel_size=(1.0, 1.0))
+    image = np.maximum(mf.Blur(psf, truth.shape, boundary="reflect").forward(truth), 0).astype(np.float32)
+    image[image < 1e-4] = 0
+    for sigma, offset in ((0.0, False), (3.0, True)):
+        noisy = np.where(image > 0, image + rng.normal(0, sigma, image.shape), 0).clip(0).astype(np.float32)
+        chosen = mf.restore(noisy, psf, return_info=True)[1]["settings"]["chosen"]
+        assert ("readout_variance" in chosen) is offset

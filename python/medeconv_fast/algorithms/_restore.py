@@ -34,6 +34,7 @@ METHODS = ("auto", "richardson-lucy", "rl", "wiener", *NAMED)
 WEIGHT, MOST_WEIGHT = 0.065, 0.1
 NO_NOISE = 1e-7  # weights below this change nothing
 NO_OFFSET = 0.02  # share of the level below which noise is that of counts alone
+FAINT = 0.01  # share of the level: for less noise an offset takes more light, in 50 iterations, than it helps
 FRACTION = 0.1
 MOST_ITERATIONS = 50
 SPLIT_VOXELS, MOST_SPLITS = 1_000_000, 8  # small images are split several times: their noise misleads
@@ -171,7 +172,7 @@ def defaults_of(
     chosen["regularizer"] = ("tv", float(f"{weight:.4g}"))
     gain, offset = noise.as_counts(level, highest)
     negative = options.get("negative", "clip")
-    if offset > NO_OFFSET * level and negative == "clip":
+    if offset > NO_OFFSET * level and noise.at(level) > FAINT * level and negative == "clip":
         chosen["readout_variance"] = offset
     if "stop" in chosen and negative != "shift":
         size = sum(part.size for part in parts)
