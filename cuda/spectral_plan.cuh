@@ -44,7 +44,7 @@ bool with_fixed(const AxisView<T>& axis, F run) {
     if constexpr (sizeof(T) == 4) {
 #if defined(MEDECONV_FEW_FIXED_AXES)
         if constexpr (all) return with_one_of<T, FixedAxis<T, 8, 8, 4>>(axis, run);
-        else return with_one_of<T, FixedAxis<T, 8, 8, 4>, FixedAxis<T, 8, 6, 6>>(axis, run);
+        else return with_one_of<T, FixedAxis<T, 8, 6, 6>>(axis, run);
 #else
         if constexpr (all)
             return with_one_of<T, FixedAxis<T, 8, 8, 4>, FixedAxis<T, 8, 8, 8>, FixedAxis<T, 8, 8, 4, 4>>(axis, run);

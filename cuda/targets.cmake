@@ -64,7 +64,7 @@ if(MEDECONV_EMULATOR)
   add_library(medeconv_emulated STATIC ${emulated} $<TARGET_OBJECTS:emulator>)
   target_include_directories(medeconv_emulated PUBLIC cuda cpp)
   target_compile_options(medeconv_emulated PRIVATE -O1 -Wno-unknown-pragmas -Wno-subobject-linkage)
-  # A power of two and another length stand for all that kernels are compiled for: each takes the compiler half a minute.
+  # One length stands for all that every kernel is compiled for, one for those that rows are: each takes the compiler half a minute.
   target_compile_definitions(medeconv_emulated PRIVATE MEDECONV_FEW_FIXED_AXES)
   if(MEDECONV_SANITIZE MATCHES "address")  # uses after scope: kernels inlined whole have thousands of scopes, half of the time
     target_compile_options(medeconv_emulated PRIVATE -fno-sanitize-address-use-after-scope)
