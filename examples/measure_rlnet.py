@@ -4,13 +4,15 @@
     python examples/measure_rlnet.py seed0.safetensors seed1.safetensors # of one seed each: mean and spread
 
 One phantom and two MR scans; four Gaussian PSFs and a confocal one (excitation times emission, Born and
-Wolf), of widths that pretrain_rlnet.py does not train on; two numbers of photons. Where plain iterations are
-best only the truth can tell. For research, not a medical device.
+Wolf), of widths that pretrain_rlnet.py does not train on; two numbers of photons. Then the same with PSFs of
+other shapes, in a table of their own. Where plain iterations are best only the truth can tell. For research,
+not a medical device.
 """
 
 import argparse
 import json
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +102,36 @@ def unseen_psfs() -> dict[str, np.ndarray]:
 UNSEEN = ((2.7, 2.0), (4.2, 3.0), (5.8, 4.0), (3.0, 3.0))
 
 
+def other_psfs() -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Neither Gaussian nor confocal: what blurs, and what is known of it, which differ where it is measured.
+
+    The last two are of shapes that pretrain_rlnet.py does not train on at all.
+    """
+    oil = mf.psf.gibson_lanni(
+        na=0.9, wavelength=0.52, voxel_size=(0.25, 0.1, 0.1), shape=(33, 33, 33), depth=3.0
+    )
+    oil = mf.psf.recentre(oil, threshold=0.25)[8:25, 6:27, 6:27]
+    bead = np.random.default_rng(3).poisson(2 + 300 * oil / oil.max())  # photons, on a ground of 2
+    wide = mf.psf.born_wolf(
+        na=0.8, wavelength=0.52, refractive_index=1.33, voxel_size=(0.4, 0.2, 0.2), shape=(25, 21, 21)
+    )
+    z, y, x = (np.indices((17, 15, 15)) - np.reshape((8, 7, 7), (3, 1, 1, 1))).astype(float)
+    sheared = np.exp(-((z / 2) ** 2 + ((y - 0.4 * z) / 1.2) ** 2 + (x / np.where(x > 0, 2.2, 1.1)) ** 2) / 2)
+    core, halo = (mf.psf.gaussian((1.3 * w, w, w), (1.0, 1.0, 1.0), (21, 17, 17)) for w in (2.5, 8.0))
+    fine = np.indices((35, 35, 35)).reshape(3, 7, 5, 7, 5, 7, 5) - 17  # five points a voxel each way
+    ball = (np.square(fine).sum(0) < 15**2).mean((1, 3, 5))
+    tails = (1 + (z / 1.8) ** 2 + (y / 1.2) ** 2 + (x / 1.2) ** 2) ** -2
+    made = {
+        "measured bead": (oil, mf.psf.remove_background(bead.astype(float))),
+        "wide-field": (wide, wide),
+        "sheared, skew": (sheared, sheared),
+        "core and halo": (0.7 * core + 0.3 * halo,) * 2,
+        "ball of radius 3": (ball, ball),
+        "long tails": (tails, tails),
+    }
+    return {name: (psf / psf.sum(), known / known.sum()) for name, (psf, known) in made.items()}
+
+
 def image_of(truth: np.ndarray, psf: np.ndarray, photons: float, seed: int) -> np.ndarray:
     return mf.simulate(truth, psf, noise="poisson", photons=photons, seed=seed).astype(np.float32)
 
@@ -137,34 +169,41 @@ def scans() -> dict[str, np.ndarray]:
     return {"MR anatomical": head - head.min(), "MR example4d": brain - brain.min()}
 
 
-def measure(nets: list[mf.nn.RLNet]) -> list[dict[str, Any]]:
+def measure(
+    nets: list[mf.nn.RLNet], psfs: dict[str, tuple[np.ndarray, np.ndarray]], timed: bool
+) -> list[dict[str, Any]]:
     """Every case: PSNR of image, of the best-stopped iterations and of each network, and times."""
     truths = {"phantom": phantom((64, 64, 64), np.random.default_rng(12345)), **scans()}
     rows = []
     for name, truth in truths.items():
         for photons in (200, 2000):
-            for psf_name, psf in unseen_psfs().items():
-                image = image_of(truth, psf, photons, 7)
+            for psf_name, (blurs, psf) in psfs.items():
+                image = image_of(truth, blurs, photons, 7)
                 plain, count = best_plain(image, psf, truth)
                 own = [net.with_psf(psf) for net in nets]
-                made = [net.predict(image[None, None])[0, 0] for net in own]
-                plain_s, net_s = seconds_of(
-                    lambda image=image, psf=psf, count=count: mf.richardson_lucy(image, psf, count),
-                    lambda image=image, net=own[0]: net.predict(image[None, None]),
-                )
-                rows.append(
-                    {
-                        "truth": name,
-                        "photons": photons,
-                        "psf": psf_name,
-                        "image_db": mf.metrics.psnr(truth, image),
-                        "plain_db": plain,
-                        "iterations": count,
-                        "plain_ms": 1e3 * plain_s,
-                        "net_ms": 1e3 * net_s,
-                        "gains": [mf.metrics.psnr(truth, result) - plain for result in made],
-                    }
-                )
+                made, warned = [], []
+                for net in own:
+                    with warnings.catch_warnings(record=True) as caught:
+                        warnings.simplefilter("always")
+                        made.append(net.predict(image[None, None])[0, 0])
+                    warned.append(len(caught))
+                row = {
+                    "truth": name,
+                    "photons": photons,
+                    "psf": psf_name,
+                    "image_db": mf.metrics.psnr(truth, image),
+                    "plain_db": plain,
+                    "iterations": count,
+                    "gains": [mf.metrics.psnr(truth, result) - plain for result in made],
+                    "warned": warned,
+                }
+                if timed:
+                    plain_s, net_s = seconds_of(
+                        lambda image=image, psf=psf, count=count: mf.richardson_lucy(image, psf, count),
+                        lambda image=image, net=own[0]: net.predict(image[None, None]),
+                    )
+                    row |= {"plain_ms": 1e3 * plain_s, "net_ms": 1e3 * net_s}
+                rows.append(row)
     return rows
 
 
@@ -201,6 +240,27 @@ def show(rows: list[dict[str, Any]]) -> None:
     )
 
 
+def show_others(rows: list[dict[str, Any]]) -> None:
+    """Of PSFs of other shapes, over all truths and photons: docs/nets.md."""
+    gains = np.array([row["gains"] for row in rows])
+    warned = np.array([row["warned"] for row in rows])
+    print("\ntruth | other psf | photons | image dB | plain dB (iterations) | gains dB (* warned)")
+    for row in rows:
+        marked = " ".join(f"{g:+.2f}{'*' * w}" for g, w in zip(row["gains"], row["warned"], strict=True))
+        print(
+            f"{row['truth']} | {row['psf']} | {row['photons']} | {row['image_db']:.2f} | "
+            f"{row['plain_db']:.2f} ({row['iterations']}) | {marked}"
+        )
+    print("\nother psf | mean gain of each network | smallest and largest | below 0 | warned")
+    for name in [*dict.fromkeys(row["psf"] for row in rows), "all"]:
+        some = [i for i, row in enumerate(rows) if name in (row["psf"], "all")]
+        print(
+            f"{name} | {' '.join(f'{g:+.2f}' for g in gains[some].mean(0))} dB | "
+            f"{gains[some].min():+.2f} to {gains[some].max():+.2f} dB | {np.mean(gains[some] < 0):.0%} | "
+            f"{np.mean(warned[some] > 0):.0%}"
+        )
+
+
 def show_costs(net: mf.nn.RLNet) -> None:
     """Times of whole volumes, in plain iterations."""
     for psf_name, psf in list(unseen_psfs().items())[1::3]:
@@ -222,11 +282,13 @@ def main() -> None:
     parser.add_argument("--json", metavar="FILE", help="write what was measured")
     arguments = parser.parse_args()
     nets = [mf.nn.RLNet.load(path) for path in arguments.networks]
-    rows = measure(nets)
+    rows = measure(nets, {name: (psf, psf) for name, psf in unseen_psfs().items()}, timed=True)
     show(rows)
     show_costs(nets[0])
+    others = measure(nets, other_psfs(), timed=False)
+    show_others(others)
     if arguments.json:
-        Path(arguments.json).write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+        Path(arguments.json).write_text(json.dumps(rows + others, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
