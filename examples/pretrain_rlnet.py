@@ -1,13 +1,13 @@
 """Train an RLNet that corrects once, partly on coarser grids: the network that ships with the package.
 
-    python examples/pretrain_rlnet.py -o net.safetensors                # 18 minutes of two processors
+    python examples/pretrain_rlnet.py -o net.safetensors                # half an hour of one processor
     python examples/measure_rlnet.py net.safetensors                    # against the best-stopped plain RL
 
 Iterations and filters come before all that is learnt, so they are run once per volume, and what is trained is
-the correction alone, on all PSFs at once: Gaussians and confocal ones, and a third of other shapes, half of these
-as if they had been measured. Volumes are those of measure_rlnet.py; thin folds inside of an outline, as scans
-of a body show them; filaments; dead leaves; and clouds. Widths of Gaussians and the confocal wavelength that
-are measured are not among those trained on. For research, not a medical device.
+the correction alone, on all PSFs at once: Gaussian and confocal ones, and a third of other shapes, half of
+these as if they had been measured. Volumes are those of measure_rlnet.py; thin folds inside of an outline, as
+scans of a body show them; filaments; dead leaves; and clouds. Widths of Gaussians and the confocal wavelength
+that are measured are not among those trained on. For research, not a medical device.
 """
 
 import argparse
