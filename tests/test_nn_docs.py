@@ -71,16 +71,16 @@ def test_the_shipped_network(tol):
         gains.append(mf.metrics.psnr(truth, made) - max(best))
         scaled = net.predict(1000 * image[None, None])[0, 0]
         assert np.abs(scaled - 1000 * made).max() < tol("precision") * scaled.max()
-    assert np.mean(gains) > 0.25 and min(gains) > 0.1  # measured: 0.34, 0.51, 0.28 dB
+    assert np.mean(gains) > 0.25 and min(gains) > 0.1  # measured: 0.38, 0.55, 0.28 dB
     with pytest.raises(ValueError, match="psf: got 2 axes"):
         mf.nn.RLNet.pretrained(psf[0])
-    # A blur of rings, whose inverses ring far beyond the filters: unlike what was trained on, and no ruin.
+    # A blur of rings, whose inverses ring far beyond the filters: no ruin.
     rings = mf.psf.born_wolf(
         na=0.8, wavelength=0.52, refractive_index=1.33, voxel_size=(0.4, 0.2, 0.2), shape=(25, 21, 21)
     )
     image = example.image_of(truth, rings, 500, 1)
     made = mf.nn.RLNet.pretrained(rings).predict(image[None, None])[0, 0]
-    assert mf.metrics.psnr(truth, made) > mf.metrics.psnr(truth, image) + 1  # measured: 3.1 dB
+    assert mf.metrics.psnr(truth, made) > mf.metrics.psnr(truth, image) + 1  # measured: 1.9 dB
 
 
 def test_what_was_trained_on_differences_is_the_network(tmp_path, monkeypatch):
@@ -101,7 +101,7 @@ def test_what_was_trained_on_differences_is_the_network(tmp_path, monkeypatch):
     made = mf.nn.Model(start, net.correction(start)).predict(plain.astype(np.float32))
     before, _ = example.decibels(np.zeros_like(missing), missing, None)
     after, grad = example.decibels(made, missing, None)
-    assert after < before - 0.1  # measured: 0.19 dB
+    assert after < before - 0.1  # measured: 0.92 dB
     step = (1e-2 / np.abs(grad).max() * grad).astype(np.float64)
     high, low = (example.decibels(made + s * step, missing, None)[0] for s in (0.1, -0.1))
     assert (high - low) / 0.2 == pytest.approx(float((grad * step).sum()), rel=2e-2)

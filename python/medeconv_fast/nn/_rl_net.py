@@ -288,7 +288,7 @@ class RLNet(Model):
 
     @classmethod
     def pretrained(cls, psf: Any, *, backend: str = "auto", num_threads: int | None = None) -> RLNet:
-        """The network that ships with the package, for a Gaussian or confocal blur of volumes.
+        """The network that ships with the package, for blurs of volumes, best for Gaussian and confocal ones.
 
         Trained on generated phantoms by examples/pretrain_rlnet.py; docs/nets.md shows where it gains over
         Richardson-Lucy and where it loses.
