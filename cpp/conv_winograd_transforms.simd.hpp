@@ -248,7 +248,6 @@ MEDECONV_INLINE void transform_columns(const WinogradRows<T>& s, int64_t row, in
 template <int along, class T>
 MEDECONV_NOINLINE void transform_source(const ConvAxis* axis, const WinogradTiles& tiles, const WinogradRows<T>& s, const T* slice, Range ys,
                                         Range xs, T* to, int64_t stride, int64_t next) {
-    constexpr int L = lanes<T>;
     constexpr uint8_t all[8] = {1, 1, 1, 1, 1, 1, 1, 1};
     const ConvAxis &y = axis[1], &x = axis[2];
     const bool line = tiles.tall == 1;

@@ -35,24 +35,31 @@ struct Case {
 
 int64_t size(const Shape& s) { return s[0] * s[1] * s[2]; }
 
-// y[i] = sum_j h[j] x[i + offset - (j - c)], x zero outside its shape, or periodic.
-std::vector<double> direct(const std::vector<double>& x, const Shape& xs, const std::vector<double>& h, const Shape& hs,
-                           const Shape& offset, const Shape& ys, bool periodic, bool adjoint) {
-    std::vector<double> y(size_t(size(adjoint ? xs : ys)), 0.0);
+// The plain sums are most of what this program does, and not what it tests: checked, each would take four times as long.
+#define PLAIN_SUM __attribute__((noinline, no_sanitize("address", "undefined")))
+
+// y[i] += sum_j h[j] x[i + offset - (j - c)], x zero outside its shape, or periodic.
+PLAIN_SUM void direct(const double* x, const int64_t* xs, const double* h, const int64_t* hs, const int64_t* offset, const int64_t* ys,
+                      bool periodic, bool adjoint, double* y) {
     for (int64_t a = 0; a < ys[0]; ++a) for (int64_t b = 0; b < ys[1]; ++b) for (int64_t c = 0; c < ys[2]; ++c)
         for (int64_t p = 0; p < hs[0]; ++p) for (int64_t q = 0; q < hs[1]; ++q) for (int64_t r = 0; r < hs[2]; ++r) {
             int64_t at[3] = {a + offset[0] - (p - hs[0] / 2), b + offset[1] - (q - hs[1] / 2), c + offset[2] - (r - hs[2] / 2)};
             bool inside = true;
             for (int d = 0; d < 3; ++d) {
-                if (periodic) at[d] = ((at[d] % xs[size_t(d)]) + xs[size_t(d)]) % xs[size_t(d)];
-                inside = inside && at[d] >= 0 && at[d] < xs[size_t(d)];
+                if (periodic) at[d] = ((at[d] % xs[d]) + xs[d]) % xs[d];
+                inside = inside && at[d] >= 0 && at[d] < xs[d];
             }
             if (!inside) continue;
-            const size_t to = size_t((a * ys[1] + b) * ys[2] + c), from = size_t((at[0] * xs[1] + at[1]) * xs[2] + at[2]);
-            const double weight = h[size_t((p * hs[1] + q) * hs[2] + r)];
+            const int64_t to = (a * ys[1] + b) * ys[2] + c, from = (at[0] * xs[1] + at[1]) * xs[2] + at[2];
+            const double weight = h[(p * hs[1] + q) * hs[2] + r];
             if (adjoint) y[from] += weight * x[to];
             else y[to] += weight * x[from];
         }
+}
+std::vector<double> direct(const std::vector<double>& x, const Shape& xs, const std::vector<double>& h, const Shape& hs,
+                           const Shape& offset, const Shape& ys, bool periodic, bool adjoint) {
+    std::vector<double> y(size_t(size(adjoint ? xs : ys)), 0.0);
+    direct(x.data(), xs.data(), h.data(), hs.data(), offset.data(), ys.data(), periodic, adjoint, y.data());
     return y;
 }
 
@@ -405,7 +412,7 @@ void separable_boundary(Shape image, Shape psf, Shape centre, Boundary boundary,
         return v;
     };
     Shape low, high, padded;
-    Box image_box, own_box, padded_box;
+    Box image_box, padded_box;
     std::array<std::vector<T>, 3> lines;
     for (size_t d = 0; d < 3; ++d) {
         low[d] = psf[d] - 1 - centre[d], high[d] = centre[d], padded[d] = image[d] + psf[d] - 1;
@@ -449,6 +456,29 @@ void padding(std::mt19937& random) {
         }
 }
 
+// y and the gradients dx, dw, db; each starts from zero.
+template <class T>
+PLAIN_SUM void convolution_sums(const ConvShape* c, const int64_t* out, const int64_t* const* source, const T* x, const T* w, const T* g,
+                                const T* bias, double* y, double* dx, double* dw, double* db) {
+    const int64_t *size = &c->input[0], *taps = &c->kernel[0], kernel = taps[0] * taps[1] * taps[2];
+    const int64_t cs = c->sources / c->groups, os = c->destinations / c->groups;
+    for (int64_t n = 0; n < c->batch; ++n) for (int64_t o = 0; o < c->destinations; ++o)
+        for (int64_t p = 0; p < out[0]; ++p) for (int64_t q = 0; q < out[1]; ++q) for (int64_t r = 0; r < out[2]; ++r) {
+            const int64_t to = (((n * c->destinations + o) * out[0] + p) * out[1] + q) * out[2] + r;
+            y[to] += double(bias[o]), db[o] += double(g[to]);
+            for (int64_t i = 0; i < cs; ++i) for (int64_t k = 0; k < kernel; ++k) {
+                const int64_t iz = source[0][p * taps[0] + k / (taps[1] * taps[2])], iy = source[1][q * taps[1] + k / taps[2] % taps[1]];
+                const int64_t ix = source[2][r * taps[2] + k % taps[2]];
+                if (iz < 0 || iy < 0 || ix < 0) continue;
+                const int64_t from = (((n * c->sources + o / os * cs + i) * size[0] + iz) * size[1] + iy) * size[2] + ix;
+                const int64_t at = (o * cs + i) * kernel + k;
+                y[to] += double(w[at]) * double(x[from]);
+                dx[from] += double(w[at]) * double(g[to]);
+                dw[at] += double(x[from]) * double(g[to]);
+            }
+        }
+}
+
 // Network convolution against the plain sum, and its two transposes; every array as long as it must be and no longer.
 template <class T>
 void convolution(const ConvShape& c, bool integers, std::mt19937& random) {
@@ -463,33 +493,22 @@ void convolution(const ConvShape& c, bool integers, std::mt19937& random) {
     std::array<int64_t, 3> out{};
     for (size_t a = 0; a < 3; ++a) out[a] = (c.input[a] + c.low[a] + c.high[a] - (c.kernel[a] - 1) * c.dilation[a] - 1) / c.stride[a] + 1;
     auto volume = [](const std::array<int64_t, 3>& v) { return v[0] * v[1] * v[2]; };
-    const int64_t cs = c.sources / c.groups, os = c.destinations / c.groups, kernel = volume(c.kernel);
+    const int64_t cs = c.sources / c.groups, kernel = volume(c.kernel);
     const auto x = draw(c.batch * c.sources * volume(c.input)), w = draw(c.destinations * cs * kernel);
     const auto g = draw(c.batch * c.destinations * volume(out)), bias = draw(c.destinations), source_bias = draw(c.sources);
     std::vector<double> y(g.size()), dx(x.size()), dw(w.size()), db(bias.size());
     const Boundary boundary = c.padding == ConvPadding::reflect     ? Boundary::mirror
                               : c.padding == ConvPadding::replicate ? Boundary::nearest
                                                                     : Boundary::wrap;
-    auto source = [&](size_t a, int64_t i) -> int64_t {
-        return c.padding == ConvPadding::zeros ? (i >= 0 && i < c.input[a] ? i : -1) : scalar::source_index(i, c.input[a], boundary);
-    };
-    for (int64_t n = 0; n < c.batch; ++n) for (int64_t o = 0; o < c.destinations; ++o)
-        for (int64_t p = 0; p < out[0]; ++p) for (int64_t q = 0; q < out[1]; ++q) for (int64_t r = 0; r < out[2]; ++r) {
-            const size_t to = size_t((((n * c.destinations + o) * out[0] + p) * out[1] + q) * out[2] + r);
-            y[to] += double(bias[size_t(o)]), db[size_t(o)] += double(g[to]);
-            for (int64_t i = 0; i < cs; ++i) for (int64_t k = 0; k < kernel; ++k) {
-                const int64_t kz = k / (c.kernel[1] * c.kernel[2]), ky = k / c.kernel[2] % c.kernel[1], kx = k % c.kernel[2];
-                const int64_t iz = source(0, p * c.stride[0] + kz * c.dilation[0] - c.low[0]);
-                const int64_t iy = source(1, q * c.stride[1] + ky * c.dilation[1] - c.low[1]);
-                const int64_t ix = source(2, r * c.stride[2] + kx * c.dilation[2] - c.low[2]);
-                if (iz < 0 || iy < 0 || ix < 0) continue;
-                const size_t from = size_t((((n * c.sources + o / os * cs + i) * c.input[0] + iz) * c.input[1] + iy) * c.input[2] + ix);
-                const size_t at = size_t((o * cs + i) * kernel + k);
-                y[to] += double(w[at]) * double(x[from]);
-                dx[from] += double(w[at]) * double(g[to]);
-                dw[at] += double(x[from]) * double(g[to]);
-            }
-        }
+    std::vector<int64_t> source[3];   // [index · kernel + tap]
+    for (size_t a = 0; a < 3; ++a) for (int64_t p = 0; p < out[a]; ++p) for (int64_t k = 0; k < c.kernel[a]; ++k) {
+        const int64_t i = p * c.stride[a] + k * c.dilation[a] - c.low[a];
+        source[a].push_back(c.padding != ConvPadding::zeros ? scalar::source_index(i, c.input[a], boundary)
+                            : i >= 0 && i < c.input[a]      ? i
+                                                            : -1);
+    }
+    const int64_t* const sources[3] = {source[0].data(), source[1].data(), source[2].data()};
+    convolution_sums(&c, out.data(), sources, x.data(), w.data(), g.data(), bias.data(), y.data(), dx.data(), dw.data(), db.data());
     std::vector<double> transposed(dx);   // with bias and ReLU: the transposed convolution
     for (size_t i = 0; i < dx.size(); ++i)
         transposed[i] = std::max(0.0, dx[i] + double(source_bias[i / size_t(volume(c.input)) % size_t(c.sources)]));
