@@ -28,6 +28,8 @@ constexpr int64_t terms_at_once = 64;
 constexpr int64_t toeplitz_positions = 32768;
 constexpr int64_t little_weight = 1 << 15;         // elements that one thread packs before another wakes
 constexpr int64_t wanted_units = 8;
+constexpr int64_t depthwise_bytes = 48 << 10;    // of a core's caches: a frame
+constexpr int64_t depthwise_values = 1 << 14;    // of results, worth a unit
 constexpr int64_t longest_block = 1024;
 constexpr int64_t positions_at_once = 2048;      // of the weight gradient: a row of them stays in L1
 constexpr int64_t channels_at_once = 64;
@@ -303,6 +305,22 @@ void consider_columns(ConvTables<T>& t, const ConvShape& s, int64_t lanes) {
     p.columns = true, p.toeplitz = p.stream = p.shared = p.in_place = p.bare = false;
 }
 
+// Whether channels are small images that are filtered by themselves.
+template <class T>
+void consider_depthwise(ConvPass<T>& p, const ConvShape& s, int64_t lanes) {
+    const ConvAxis &z = p.axis[0], &y = p.axis[1], &x = p.axis[2];
+    const bool slices = s.kernel[0] == 1 && z.step == 1 && z.phases == 1 && z.inner == 0 && z.outer == z.count && z.length == z.count;
+    const bool single = p.sources == 1 && p.destinations == 1 && y.phases == 1 && x.phases == 1 && y.dilation == 1 && x.dilation == 1;
+    const bool taps = s.kernel[1] % 2 == 1 && s.kernel[1] >= 3 && std::max(s.kernel[1], s.kernel[2]) <= 7;
+    const bool steps = y.step == x.step && y.step <= 2 && x.skip == 1;
+    if (!slices || !single || !taps || !steps || z.skip != 1) return;
+    if (conv_frame(p.axis, s.kernel[1], s.kernel[2], lanes).size() * int64_t(sizeof(T)) > depthwise_bytes) return;
+    const int64_t channels = p.batch * p.groups * z.count;
+    p.channels_at_once = std::clamp<int64_t>(depthwise_values / std::max<int64_t>(1, y.count * x.count), 1,
+                                             std::max<int64_t>(1, channels / wanted_units));
+    p.depthwise = true, p.toeplitz = p.stream = p.shared = p.in_place = p.bare = false;
+}
+
 // Whether every position that is read lies in the source, and is read for one output only; along x for its first and, with a
 // stride of 2, second tap. Tiles read whole vectors: the last one must not reach beyond the array.
 bool reads_once(const ConvAxis* axis, int64_t lanes) {
@@ -378,6 +396,7 @@ void finish(ConvTables<T>& t, const ConvShape& s, const ConvKernels<T>& kernels,
     p.in_place = p.shared && !phases && !p.flipped && p.destinations % kernels.rows == 0;
     if (p.flipped) consider_columns(t, s, kernels.lanes);
     if (!s.exact && !phases && has_winograd(axis, s.kernel)) consider_winograd(p, kernels.lanes);
+    consider_depthwise(p, s, kernels.lanes);
 }
 
 template <class T>
@@ -611,7 +630,7 @@ void ConvPlan<T>::run(const ConvTables<T>& tables, const T* source, const T* wei
     pass.ends = end.addend || (end.relu && end.slope != T(0)), pass.relu = end.relu && !pass.ends;
     const int64_t size = ceil_div(kernels_.scratch(pass), 64) * 64;
     Buffer<T> scratch = acquire<T>(size * threads), shared;
-    if (pass.columns) {   // units read the weights as they are
+    if (pass.columns || pass.depthwise) {   // units read the weights as they are
     } else if (pass.shared) {
         shared = acquire<T>(kernels_.bands_size(pass));
         parallel_for(kernels_.band_units(pass), threads, [&](int64_t unit, int worker) {

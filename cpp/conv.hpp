@@ -9,6 +9,7 @@
 // beside it and strides split into phases, so that inner loops read contiguous vectors and check no bounds. Then
 //   tap table   a tile of channels × vectors is summed over all taps in registers; a tap is an offset into the band
 //   Toeplitz    for one channel per group: a tile of rows × vectors (direct.simd.hpp)
+//   depthwise   the same for small images: all channels of a unit go through one frame (conv_depthwise.simd.hpp)
 //   Winograd    for 3 × 3 kernels and lines of 3 or 5 taps: fewer multiplications; dilated ones by phases (conv_winograd.simd.hpp)
 //   columns     for input gradients of small images with many channels: vectors run along the weights (conv_columns.simd.hpp)
 //   weights     for the weight gradient: the tap table again, whose taps are now positions and whose vectors run along the
@@ -66,6 +67,19 @@ MEDECONV_INLINE int64_t bare_offset(const Pass& p, int64_t z, int64_t y, int64_t
     return (z * p.axis[0].step * p.axis[1].length + y * p.axis[1].step) * p.axis[2].length + x * p.axis[2].step;
 }
 
+// A small image of one channel among zeros: position (y, x) of what is read lies at y · row + x % step · pitch + x / step.
+struct ConvFrame {
+    int64_t row, pitch, rows;
+    MEDECONV_INLINE int64_t size() const { return rows * row; }
+};
+constexpr int64_t frame_rows = 4;    // of results, at once
+// Vectors read beyond the last column; so do rows, where those of results are not a multiple.
+MEDECONV_INLINE ConvFrame conv_frame(const ConvAxis* axis, int64_t y_taps, int64_t x_taps, int64_t lanes) {
+    const int64_t pitch = ((axis[2].count + x_taps + lanes - 1) / lanes + 1) * lanes;
+    const int64_t rows = (axis[1].count + frame_rows - 1) / frame_rows * frame_rows;
+    return {axis[2].step * pitch, pitch, (rows - 1) * axis[1].step + y_taps};
+}
+
 // What is done to results while they are in cache: what is added to them, and then a ReLU, whose `slope` negative values keep.
 template <class T>
 struct ConvEnd {
@@ -88,6 +102,7 @@ struct ConvPass {
     ConvEnd<T> end;
     bool stream;                     // results past the cache
     bool toeplitz, winograd, columns;
+    bool depthwise;                  // small images of one channel per group: units are channels_at_once of them
     bool shared;                     // `bands` is used, and a unit is a block of channels of all images
     bool in_place;                   // shared: a tile reads the weights as given, which lie in the order of its taps
     bool bare;                       // nothing is continued or overlaps: tiles read the source where it lies
@@ -110,6 +125,7 @@ struct ConvPass {
     MEDECONV_INLINE int64_t positions() const { return axis[0].blocks() * axis[1].blocks() * axis[2].blocks(); }
     MEDECONV_INLINE int64_t column_blocks() const { return (destinations + channels_at_once - 1) / channels_at_once; }
     MEDECONV_INLINE int64_t units() const {
+        if (depthwise) return (batch * groups * axis[0].count + channels_at_once - 1) / channels_at_once;
         return columns ? groups * column_blocks() : shared ? groups * block_count : batch * groups * positions();
     }
 };

@@ -1,6 +1,7 @@
 // The convolution kernels of one ISA: which family does what.
 #pragma once
 #include "conv_columns.simd.hpp"
+#include "conv_depthwise.simd.hpp"
 #include "conv_weight.simd.hpp"
 #include "conv_winograd.simd.hpp"
 #include "conv_winograd_weight.simd.hpp"
@@ -11,6 +12,7 @@ namespace {
 template <class T>
 int64_t conv_scratch(const ConvPass<T>& p) {
     if (p.columns) return column_buffers<T>(p, nullptr).total;
+    if (p.depthwise) return depthwise_buffers<T>(p, nullptr).total;
     return p.winograd ? winograd_buffers<T>(p, nullptr).total : conv_buffers<T>(p, nullptr).total;
 }
 template <class T>
@@ -56,6 +58,7 @@ void conv_weight_unit(const ConvWeightPass<T>& p, int64_t unit, T* scratch) {
 template <class T>
 void conv_unit(const ConvPass<T>& p, int64_t unit, T* scratch) {
     if (p.columns) column_unit(p, unit, scratch);
+    else if (p.depthwise) depthwise_unit(p, unit, scratch);
     else if (p.winograd) winograd_unit(p, unit, scratch);
     else direct_unit(p, unit, scratch);
 }
