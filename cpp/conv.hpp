@@ -64,7 +64,8 @@ struct ConvBlock {
 // Where the position that output (z, y, x) reads first lies in a source that is read where it is.
 template <class Pass>
 MEDECONV_INLINE int64_t bare_offset(const Pass& p, int64_t z, int64_t y, int64_t x) {
-    return (z * p.axis[0].step * p.axis[1].length + y * p.axis[1].step) * p.axis[2].length + x * p.axis[2].step;
+    const ConvAxis &az = p.axis[0], &ay = p.axis[1], &ax = p.axis[2];   // a gradient's padding is not read
+    return ((az.index[0] + z * az.step) * ay.length + ay.index[0] + y * ay.step) * ax.length + ax.index[0] + x * ax.step;
 }
 
 // A small image of one channel among zeros: position (y, x) of what is read lies at y · row + x % step · pitch + x / step.
