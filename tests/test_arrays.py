@@ -101,6 +101,14 @@ def test_layouts(operation, image, psf, rng):
         assert np.array_equal(array, before)
 
 
+def test_layout_of_a_psf_changes_no_bit(image, rng):
+    for shape in ((7, 9), (5, 8), (8, 6)):
+        psf = rng.random(shape)
+        expected = mf.Blur(psf, image.shape, boundary="zero").psf
+        for array in (np.asfortranarray(psf), psf[::-1, ::-1].copy()[::-1, ::-1], psf.astype(">f8")):
+            assert np.array_equal(mf.Blur(array, image.shape, boundary="zero").psf, expected)
+
+
 @pytest.mark.filterwarnings("ignore:the matrix subclass:PendingDeprecationWarning")
 def test_subclasses_and_lists(operation, image, psf, tmp_path):
     expected = operation(image.astype(float), psf)

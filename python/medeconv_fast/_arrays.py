@@ -226,8 +226,8 @@ def as_psf(
     """Validated PSF, normalised to sum 1 (in float64, then rounded) unless told otherwise, and its sum."""
     array, _ = to_numpy(value, name)
     _validate.rank(array, name, ndim=ndim, like=like)
-    if array.dtype.kind != "f":
-        array = array.astype(np.float64)
+    # The rounding of a sum goes by the order in memory, which says nothing about a PSF.
+    array = computable(array, array.dtype.newbyteorder("=") if array.dtype.kind == "f" else np.float64)
     _validate.finite(array, name)
     total = _validate.psf_sum(array, name)
     if normalize:
