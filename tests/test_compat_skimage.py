@@ -121,6 +121,18 @@ def test_wiener(rng, dtype, shape, size, balance, agree, counted):
     assert counted()["skimage.restoration.wiener"] == mf.compat.Calls(2, {})
 
 
+@pytest.mark.parametrize("kind", ["float16", "float32", "float64", "int8", "int64", "uint32"])
+@pytest.mark.parametrize("shape", [(23, 30), (1009,)], ids=str)
+def test_a_balance_of_numpys_promotes(rng, dtype, kind, shape, agree, counted):
+    image, psf = observed(rng, shape, dtype), kernel(rng, (3,) * len(shape), dtype)
+    balance = np.dtype(kind).type(2)
+    for reg in (None, np.ones((1,) * len(shape), dtype)):
+        expected = theirs.wiener(image, psf, balance, reg)
+        # scikit-image transforms float32 in float32 whatever it multiplies the transforms by.
+        agree(ours.wiener(image, psf, balance, reg), expected, dtype)
+    assert counted()["skimage.restoration.wiener"] == mf.compat.Calls(2, {})
+
+
 @pytest.mark.parametrize("shape", [(1009,), (40_009,), (26, 20), (6, 17, 10), (13,), (22, 3)], ids=str)
 def test_wiener_of_sizes_with_a_large_factor(rng, dtype, shape, agree, counted, monkeypatch):
     """They take another way: our transforms have small factors."""
@@ -202,9 +214,13 @@ def test_wiener_hands_back_transfer_functions_and_unbounded_filters(rng, counted
         np.testing.assert_array_equal(ours.wiener(image, *arguments), theirs.wiener(image, *arguments))
     assert counted(reset=True)["skimage.restoration.wiener"].delegated == {"transfer function": 3}
     with np.errstate(all="ignore"):
-        for arguments in [(psf, 0), (psf - psf.mean(), 0.1)]:
+        for arguments in [(psf, 0), (psf - psf.mean(), 0.1), (psf, np.inf), (psf, np.nan)]:
             np.testing.assert_array_equal(ours.wiener(image, *arguments), theirs.wiener(image, *arguments))
-    assert counted()["skimage.restoration.wiener"].delegated == {"filter without bounds": 2}
+        single = image.astype(np.float32)
+        for balance in (1e39, 1e-46):  # not in float32
+            expected = theirs.wiener(single, psf, balance)
+            np.testing.assert_array_equal(ours.wiener(single, psf, balance), expected)
+    assert counted()["skimage.restoration.wiener"].delegated == {"filter without bounds": 6}
 
 
 def test_unsupervised_wiener_is_the_peers(rng, counted):

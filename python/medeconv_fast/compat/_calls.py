@@ -36,7 +36,7 @@ DELEGATED = {
     "output dtype": "scipy.ndimage with output= other than float32 or float64",
     "transfer function": "skimage.restoration with a psf or reg in Fourier space, or is_real=False",
     "filter without bounds": "skimage.restoration.wiener where filter and regularizer can vanish together: "
-    "balance <= 0, or a psf that sums to 0",
+    "balance that is not positive and finite in the result's dtype, or a psf that sums to 0",
     "random spectrum": "skimage.restoration.unsupervised_wiener: its numbers are those of random draws laid "
     "out on half a spectrum, which no kernel here holds",
     "arguments": "options that the peer refuses, or takes in a sense that is not documented; its own error "

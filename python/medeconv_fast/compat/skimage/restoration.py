@@ -180,6 +180,22 @@ def _even_part(reg: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray((odd + np.flip(odd)) / 2)
 
 
+def _balance(dtype: np.dtype, balance: Any) -> tuple[np.dtype, float]:
+    """The dtype that NumPy gives to the product of an array of `dtype` and `balance`, and `balance` in it.
+
+    It is the result's: a float64 that is NumPy's promotes float32, Python's does not.
+    """
+    try:
+        product = np.result_type(dtype, balance)
+        with np.errstate(over="ignore"):
+            weight = float(product.type(balance))
+    except OverflowError as error:  # an integer beyond float64
+        raise HandBack("arguments") from error
+    if product.itemsize > 8:
+        raise HandBack("longdouble")
+    return product, weight
+
+
 def _laplacian(ndim: int) -> np.ndarray:
     reg = np.zeros((3,) * ndim)
     centre = np.array((1,) * ndim)
@@ -223,16 +239,18 @@ def wiener(
     if not is_finite(penalty):
         raise HandBack("not finite")
     penalty = computable(_even_part(penalty), data.dtype)
+    dtype, weight = _balance(data.dtype, balance)
+    data, response, penalty = (computable(a, dtype) for a in (data, response, penalty))
     # The Laplacian is blind to a constant; only the psf answers for it.
-    if not balance > 0 or abs(response.sum(dtype=np.float64)) <= 1e-6 * np.abs(response).sum(
+    if not 0 < weight < math.inf or abs(response.sum(dtype=np.float64)) <= 1e-6 * np.abs(response).sum(
         dtype=np.float64
     ):
         raise HandBack("filter without bounds")
     if any(_largest_factor(n) > LARGEST_FACTOR for n in data.shape):
-        return _clipped(_filtered_by_taps(data, response, penalty, float(balance)), clip)
+        return _clipped(_filtered_by_taps(data, response, penalty, weight), clip)
     whole = tuple((0, n) for n in data.shape)
     plan = backends.resolve().SpectralPlan(data.shape, whole, whole, data.dtype)
-    transfer = plan.wiener_transfer(_transfer(plan, response), _transfer(plan, penalty), float(balance))
+    transfer = plan.wiener_transfer(_transfer(plan, response), _transfer(plan, penalty), weight)
     result = np.empty_like(data)
     chain = plan.chain(None)
     chain.load(data)
