@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -117,6 +117,8 @@ def _number(value: Any) -> float:
 
 
 def _axes(axes: Any, ndim: int) -> list[int]:
+    if isinstance(axes, Iterator):  # it can be read only once: by scipy
+        raise HandBack("arguments")
     listed = range(ndim) if axes is None else axes if isinstance(axes, Iterable) else [axes]
     numbers = [_whole(axis) for axis in listed]
     if any(not -ndim <= axis < ndim for axis in numbers):
@@ -129,6 +131,8 @@ def _axes(axes: Any, ndim: int) -> list[int]:
 
 def _each(value: Any, count: int) -> list[Any]:
     """One entry per axis; scipy takes one for all."""
+    if isinstance(value, Iterator):  # it can be read only once, and scipy may have to
+        raise HandBack("arguments")
     if isinstance(value, str) or not np.iterable(value):
         return [value] * count
     entries = list(value)
@@ -163,6 +167,8 @@ def _filtered(
     boundary, cval = _boundary(mode), _number(cval)
     listed = _axes(axes, job.ndim)
     if taps.ndim != len(listed) or not taps.size or sorted(listed) != listed:
+        raise HandBack("arguments")
+    if job.ndim > 1 and np.isscalar(axes) and _whole(axes) < 0:  # scipy counts from behind in sequences only
         raise HandBack("arguments")
     origins = [_whole(o) for o in _each(origin, len(listed))]
     shape, origin_of = [1] * job.ndim, [0] * job.ndim
@@ -291,21 +297,28 @@ def _in_turn(job: _Job, filters: Sequence[tuple[int, np.ndarray, int, str]], cva
 
 def _gaussian(sigma: Any, order: Any, truncate: Any, radius: Any) -> np.ndarray:
     """scipy's sampled Gaussian, scaled to the sum 1, or a derivative of it."""
-    sigma, order = _number(sigma), _whole(order)
-    if not 0 < sigma * sigma < math.inf or order < 0:
+    width, order = _number(sigma), _whole(order)
+    # scipy squares what it was given: float32 rounds, narrow integers wrap around, and so does a minus sign.
+    with np.errstate(over="ignore"):
+        variance = sigma * sigma
+    if not 0 < variance < math.inf or order < 0:
         raise HandBack("arguments")
-    reach = int(_number(truncate) * sigma + 0.5) if radius is None else _whole(radius)
+    if isinstance(sigma, np.unsignedinteger) or (isinstance(sigma, np.integer) and variance != width * width):
+        raise HandBack("arguments")
+    reach = int(_number(truncate) * width + 0.5)
+    if radius is not None:
+        reach = _whole(radius)
     if reach < 0:
         raise HandBack("arguments")
     x = np.arange(-reach, reach + 1.0)
-    taps = np.exp(-0.5 / (sigma * sigma) * x**2)
+    taps = np.exp(float(-0.5 / variance) * x**2)
     taps /= taps.sum()
     if order == 0:
         return taps
     # Each derivative of q(x) exp(-x^2 / 2 sigma^2) has the factor q' - x q / sigma^2.
     factor = np.polynomial.Polynomial([1.0])
     for _ in range(order):
-        factor = factor.deriv() - np.polynomial.Polynomial([0, 1 / (sigma * sigma)]) * factor
+        factor = factor.deriv() - np.polynomial.Polynomial([0, 1 / float(variance)]) * factor
     return taps * factor(x)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -106,6 +106,8 @@ def _transform_dtype(first: np.ndarray, second: np.ndarray) -> type[np.floating]
 def _named_axes(axes: Any, ndim: int) -> list[int]:
     if axes is None:
         return list(range(ndim))
+    if isinstance(axes, Iterator):  # it can be read only once, and scipy may have to
+        raise HandBack("arguments")
     try:
         listed = [operator.index(a) for a in axes] if isinstance(axes, Iterable) else [operator.index(axes)]
     except TypeError as error:
