@@ -233,6 +233,23 @@ def test_smoothing_of_several_axes(rng, dtype, shape, cval, agree):
             agree("ndimage.correlate", a, w, axes=axes, origin=1, **options)
 
 
+@pytest.mark.parametrize("shape", [(40,), (24, 25), (10, 12, 14)], ids=str)
+def test_derivatives_of_all_axes(rng, dtype, shape, agree):
+    """Products of filters whose taps sum to rounding."""
+    a = rng.standard_normal(shape).astype(dtype)
+    t = np.arange(-4, 5)
+    smooth = np.exp(-(t**2) / 4.2)
+    for axis in range(len(shape)):
+        w = np.ones(())
+        for b in range(len(shape)):
+            w = np.multiply.outer(w, -t * smooth if b == axis else smooth)
+        agree("ndimage.convolve", a, w)
+        agree("ndimage.correlate", a, w, mode="constant")
+        agree("signal.convolve", a, w.astype(dtype), "same")
+        if len(shape) == 2:
+            agree("signal.correlate2d", a, w.astype(dtype), "full", "symm")
+
+
 @pytest.mark.parametrize("order", [0, 1, 2, 5])
 def test_sigma_is_squared_in_its_own_dtype(rng, order, agree):
     a = rng.standard_normal((12, 13))

@@ -119,6 +119,22 @@ def test_product_is_detected_to_rounding(shape, dtype):
         assert _taps.product_taps(psf) is None
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("ndim", [1, 2, 3])
+@pytest.mark.parametrize("residue", [0.0, 1e-6])
+def test_product_whose_taps_cancel(ndim, residue, dtype, tol, relative_error, rng):
+    """A derivative's taps sum to rounding, by which nothing may be scaled."""
+    t = np.arange(-4, 5)
+    smooth = np.exp(-(t**2) / 4.2)
+    for axis in range(ndim):
+        lines = [(residue - t) * smooth if a == axis else smooth / smooth.sum() for a in range(ndim)]
+        psf = _taps.product_of(lines).astype(dtype)
+        assert relative_error(_taps.product_of(_taps.product_taps(psf)), psf) < tol("forward", dtype)
+        x = rng.standard_normal((24, 25, 26)[:ndim]).astype(dtype)
+        got = mf.convolve(x, psf, "same", method="separable")
+        assert relative_error(got, mf.convolve(x, psf, "same", method="direct")) < tol("forward", dtype)
+
+
 @pytest.mark.parametrize("boundary", BOUNDARIES)
 @pytest.mark.parametrize("taps", [1, 2, 3, 4, 5, 8, 9, 16, 17, 25])
 @pytest.mark.parametrize("shape", [(29, 40), (11, 35, 27)])
