@@ -168,3 +168,11 @@ def test_bad_arrays():
         mf.convolve(np.ones(3), [1j])
     with pytest.raises(ValueError, match="a: got an empty array"):
         mf.convolve(np.ones(0), np.ones(3))
+
+
+@pytest.mark.parametrize("shape", [(4,), (4, 1), (1, 4), (1, 1, 3), (1, 3, 1), (2, 3)], ids=str)
+@pytest.mark.parametrize("method", ["auto", "direct", "fft"])
+def test_one_voxel(shape, method, backend, rng):
+    b = rng.random(shape)
+    got = mf.convolve(np.full((1,) * len(shape), 2.0), b, method=method, backend=backend)
+    np.testing.assert_allclose(got, 2 * b, rtol=1e-13)

@@ -326,7 +326,9 @@ def geometry(
 def is_line(layout: Geometry) -> bool:
     """One axis is longer than 1: the spectral engine transforms overlapping segments of it."""
     taps = math.prod(t.stop - t.start for t in layout.taps)
-    return sum(n > 1 for n in layout.grid) == 1 and taps <= LONGEST_LINE_PSF
+    # A single voxel has no such axis: its segments could be of any.
+    voxels = math.prod(layout.estimate_shape)
+    return sum(n > 1 for n in layout.grid) == 1 and taps <= LONGEST_LINE_PSF and voxels > 1
 
 
 def _opposite(
