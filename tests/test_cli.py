@@ -1412,6 +1412,13 @@ def test_compare_says_when_images_lie_elsewhere(scan, run):
     assert "lies" not in run("compare", "scan.nii", "scan.nii")[2]
 
 
+def test_compare_says_so_where_no_unit_is_named(scan, run):
+    turned = np.diag([-1.0, 1, 1, 1]) @ scan.affine
+    mf.io.write("other.nii", mf.io.Volume(scan.array, SIZE, turned, None))
+    status, _, err = run("compare", "scan.nii", "other.nii")
+    assert status == 0 and "other.nii: lies " in err and "compared voxel by voxel" in err
+
+
 def test_compare_says_when_voxel_sizes_differ(scan, run):
     mf.io.write("other.nii", mf.io.Volume(scan.array, (5, 1, 1.5), None, "mm"))
     status, _, err = run("compare", "scan.nii", "other.nii")

@@ -448,6 +448,25 @@ def test_a_mask_of_another_grid_is_refused(volume):
         pp.crop(plane, mask=mf.io.Volume(mask[0], SIZE[1:], oblique(origin=(-31, 14.5, 40)), "mm"))
 
 
+@pytest.mark.parametrize("unit", ["mm", "um"])
+def test_a_mask_in_no_unit_lies_somewhere_too(volume, unit):
+    """NIfTI that nibabel makes of a mask names no unit; that of another place was taken for the image's."""
+    mask = np.ones(volume.shape, bool)
+    image = volume.to_unit(unit)
+
+    def unnamed(size=SIZE, **where):
+        return mf.io.Volume(mask, size, oblique(**where) if size == SIZE else None, None)
+
+    assert pp.crop(image, mask=unnamed())[0].shape == image.shape
+    assert pp.crop(unnamed(), mask=mf.io.Volume(mask, image.voxel_size, image.affine, unit))
+    away = {"mm": "2 mm", "um": r"2e\+03 um"}[unit]
+    with pytest.raises(ValueError, match=f"mask: lies {away} away"):
+        pp.crop(image, mask=unnamed(origin=(-31, 14.5, 40)))
+    with pytest.raises(ValueError, match=rf"mask: has voxels of \(3.0, 1.0, 1.1\), the image of .* {unit};"):
+        pp.crop(image, mask=unnamed((3, 1, 1.1)))
+    assert pp.crop(image, mask=mf.io.Volume(mask))  # says nothing of a place
+
+
 @pytest.mark.parametrize("mode", ["zero", "reflect", "nearest", "mirror", "wrap"])
 def test_pad_is_the_blurs_own_boundary(mode, dense_blur):
     """What H sees outside is what pad puts there: a blur of the padded image is that of the image."""

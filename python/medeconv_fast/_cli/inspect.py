@@ -347,10 +347,14 @@ def _same_grid(
             f"{name} is {' x '.join(map(str, volume.array.shape))} ({volume.axes}), {reference} "
             f"{' x '.join(map(str, truth.array.shape))} ({truth.axes}); expected the same grid"
         )
-    if volume.voxel_size is None or truth.voxel_size is None or volume.unit is None or truth.unit is None:
+    if volume.voxel_size is None or truth.voxel_size is None:
         return
-    factor = UNITS[volume.unit] / UNITS[truth.unit]
-    if any(abs(a * factor - b) > SAME * b for a, b in zip(volume.voxel_size, truth.voxel_size, strict=True)):
+    # Where a unit is not known, `same_place` tries those that there are.
+    known = volume.unit is not None and truth.unit is not None
+    factor = UNITS[str(volume.unit)] / UNITS[str(truth.unit)] if known else 1.0
+    if known and any(
+        abs(a * factor - b) > SAME * b for a, b in zip(volume.voxel_size, truth.voxel_size, strict=True)
+    ):
         session.note(
             f"voxel sizes differ: {name} {shown_size(volume.voxel_size, volume.unit)}, "
             f"{reference} {shown_size(truth.voxel_size, truth.unit)}; compared voxel by voxel"

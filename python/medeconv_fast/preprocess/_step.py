@@ -13,6 +13,7 @@ from .. import _arrays, _validate
 
 SPATIAL = "zyx"
 SAME = 1e-3  # relative difference of lengths that files round away
+UNITLESS = (1.0, 1e3, 1e-3)  # what a length in no unit may have to be multiplied by
 NEAR = 0.1  # voxels by which affines of the same grid may differ
 COUNTED = "intensity_unit"  # what a volume's values count, in its metadata
 
@@ -97,19 +98,25 @@ def same_place(mask: Any, image: Any, name: str) -> None:
     """Refuse a mask of another grid: its voxels would mark other places of the body."""
     if mask.voxel_size is None or image.voxel_size is None:
         return
-    if mask.unit != image.unit:
-        if mask.unit is None or image.unit is None:
-            return
+    if mask.unit != image.unit and mask.unit is not None and image.unit is not None:
         mask = mask.to_unit(image.unit)
-    if not np.allclose(mask.voxel_size, image.voxel_size, rtol=SAME, atol=0):
+    size, factor = np.array(mask.voxel_size), 1.0
+    if mask.unit is None or image.unit is None:
+        # NIfTI that nibabel makes of an array names no unit: its numbers are those of mm or of µm.
+        same = (f for f in UNITLESS if np.allclose(size * f, image.voxel_size, rtol=SAME, atol=0))
+        factor = next(same, 1.0)
+    if not np.allclose(size * factor, image.voxel_size, rtol=SAME, atol=0):
+        units = [f" {volume.unit}" if volume.unit else "" for volume in (mask, image)]
         raise ValueError(
-            f"{name}: has voxels of {mask.voxel_size}, the image of {image.voxel_size} {image.unit}; "
+            f"{name}: has voxels of {mask.voxel_size}{units[0]}, the image of {image.voxel_size}{units[1]}; "
             "expected the image's grid"
         )
     if mask.oriented and image.oriented:
         length = dict(zip(mask.axes, mask.shape, strict=True))
         shape = [n for axis, n in length.items() if axis in SPATIAL]
-        away = distance(mask.affine, image.affine, shape)
+        affine = mask.affine.copy()
+        affine[:3] *= factor
+        away = distance(affine, image.affine, shape)
         if away > NEAR * min(image.voxel_size):
             raise ValueError(
                 f"{name}: lies {away:.3g} {image.unit or ''} away from the image (their affines differ), "
