@@ -232,6 +232,15 @@ def test_scaled_values_have_lost_their_unit(volume):
     assert scaled.metadata == step.undo(scaled).metadata == {"kept": 7}
 
 
+def test_hounsfield_units_less_a_constant_are_none(volume):
+    volume.metadata["intensity_unit"] = "HU"
+    moved, step = pp.background(volume, -1024)
+    assert moved.metadata == {"kept": 7} and step.undo(moved).metadata == volume.metadata
+    assert pp.background(volume, 0)[0].metadata == volume.metadata
+    volume.metadata["intensity_unit"] = "BQML"  # an activity above another one is one
+    assert pp.background(volume, 5)[0].metadata == volume.metadata
+
+
 def test_a_restored_part_is_pasted_into_the_original(volume):
     result, step = pp.crop(volume, [(2, 9), (5, 20), (1, 15)])
     restored = result.with_array(result.array * 2)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .. import _validate
-from ._step import Step, numbers, region, step_of, take, working
+from ._step import COUNTED, Step, numbers, region, step_of, take, working
 
 METHODS = ("mode", "sigma-clip", "percentile")
 # More values than this make the level no better; they are drawn with a fixed seed.
@@ -126,9 +126,11 @@ def background(
     Returns
     -------
     result : array or Volume
-        Values around 0 where there is background: some are negative.
+        Values around 0 where there is background: some are negative. A volume in Hounsfield units loses
+        ``metadata["intensity_unit"]``: their zero is water.
     step : Step
-        ``step.settings`` has ``level`` and, where it was estimated, ``noise``; `Step.undo` adds the level.
+        ``step.settings`` has ``level`` and, where it was estimated, ``noise``; `Step.undo` adds the level and
+        brings the unit back.
 
     Raises
     ------
@@ -145,7 +147,11 @@ def background(
     constant = data.dtype.type(settings["level"])
     if not math.isfinite(constant):
         raise ValueError(f"level: got {level!r}, expected a number that {data.dtype} holds")
-    return step_of("background", settings, taken, data - constant, partial(_added, level=float(constant)))
+    # Of Hounsfield units the zero is water: minus a constant they are none, as counts and activities stay.
+    counted = None if taken.volume is None else taken.volume.metadata.get(COUNTED)
+    moved = counted == "HU" and bool(constant)
+    back = partial(_added, level=float(constant))
+    return step_of("background", settings, taken, data - constant, back, rescaled=moved)
 
 
 def _added(data: np.ndarray, put_back: bool, *, level: float) -> np.ndarray:
