@@ -738,6 +738,21 @@ def test_hounsfield_units_are_a_signed_scale_whatever_metal_reaches(metal, run, 
     assert status == 0 and "Hounsfield" not in err and "richardson-lucy" in out
 
 
+def test_fista_on_a_signed_scale_keeps_what_is_below_0(metal, run):
+    """Its constraint set air to 0 HU, without a word and with no option against it."""
+    image = np.asarray(metal.array)
+    psf = mf.psf.gaussian((1, 1), metal.voxel_size)
+    words = ["restore", "metal.dcm", "--fwhm-mm", 1, 1, "--method", "fista", "--weight", 1, "--iterations", 3]
+    status, _, err = run(*words, "-o", "signed.npy")
+    assert status == 0 and "a signed scale, so that --method fista may go below 0" in err
+    result = mf.io.read("signed.npy").array
+    options = {"non_negative": False, "voxel_size": metal.voxel_size}
+    np.testing.assert_allclose(result, mf.fista(image, psf, 1, 3, **options), rtol=1e-5, atol=1e-3)
+    assert result.min() < -800
+    status, _, err = run(*words, "-o", "counts.npy", "--pre", "background=-2000", "--keep-preprocessed")
+    assert status == 0 and "signed" not in err and mf.io.read("counts.npy").array.min() >= 0
+
+
 def test_what_moves_the_zero_of_hounsfield_units_leaves_the_choice_to_the_values(metal, run):
     words = ["restore", "metal.dcm", "--fwhm-mm", 1, 1, "--keep-preprocessed"]
     status, out, err = run(*words, "-o", "shifted.npy", "--pre", "background=-2000")

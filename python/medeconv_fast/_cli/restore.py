@@ -17,6 +17,7 @@ import medeconv_fast as mf
 
 from .._arrays import result_dtype
 from .._device import choose_device
+from ..algorithms._restore import choose
 from . import batch, tiles
 from .images import check_format, parts, psf_for, read_image, settled_method, shown_size, with_geometry
 from .parser import METHODS
@@ -78,6 +79,22 @@ def _algorithm(method: str) -> Callable[..., Any]:
 
 def _parameters(method: str) -> Collection[str]:
     return inspect.signature(_algorithm(method)).parameters
+
+
+def settle_sign(
+    arguments: argparse.Namespace, volume: mf.io.Volume, unit: str | None, options: dict[str, Any]
+) -> str | None:
+    """Let FISTA go below 0 on a signed scale, where it would set all such values to 0; says so if it did."""
+    if arguments.method != "fista":
+        return None
+    extremes = float(volume.array.min()), float(volume.array.max())
+    if choose({}, lambda: extremes, unit)[0] != "wiener":
+        return None
+    options["non_negative"] = False
+    return (
+        f"{arguments.input}: values from {extremes[0]:g} to {extremes[1]:g} are a signed scale, so that "
+        "--method fista may go below 0"
+    )
 
 
 def _rescaled(arguments: argparse.Namespace) -> bool:
@@ -152,6 +169,9 @@ def restore(arguments: argparse.Namespace, session: Session) -> None:
     check_format(arguments.output, volume if keep else source, dtype)
     scale = {} if _rescaled(arguments) else volume.metadata
     chosen = settled_method(arguments, scale, options, session)
+    signed = settle_sign(arguments, volume, scale.get("intensity_unit"), options)
+    if signed is not None:
+        session.note(signed)
     run: Callable[..., Any] = mf.restore if chosen == "auto" else _algorithm(chosen)
     iterative = "callback" in _parameters(chosen)
     if "voxel_size" in _parameters(chosen):  # gradients are per unit of length
