@@ -1104,6 +1104,21 @@ def test_info_of_zarr_reads_a_small_level(run, here, rng, monkeypatch):
     refused(run("info", "a.ome.zarr", "--series", "head"), "--series: got 'head'")
 
 
+def test_names_of_channels_go_into_zarr_without_a_warning(here, run, rng):
+    """The trial of the format had fewer channels than names, and warned that they are left out."""
+    tifffile = pytest.importorskip("tifffile", reason="SKIPPED: tifffile is not installed (extra io)")
+    pytest.importorskip("zarr", reason="SKIPPED: zarr is not installed (extra zarr)")
+    array = rng.poisson(100, (3, 4, 16, 18)).astype(np.uint16)
+    about = {"axes": "CZYX", "Channel": {"Name": ["a", "b", "c"]}}
+    for axis in "XYZ":
+        about |= {f"PhysicalSize{axis}": 0.1, f"PhysicalSize{axis}Unit": "µm"}
+    tifffile.imwrite("cells.ome.tif", array, metadata=about)
+    words = ["--fwhm-um", 0.2, "--method", "rl", "--iterations", 1]
+    status, _, err = run("restore", "cells.ome.tif", "-o", "out.ome.zarr", *words)
+    assert status == 0 and err == ""
+    assert mf.io.open_source("out.ome.zarr").channel_names == ("a", "b", "c")
+
+
 def test_restore_takes_and_makes_zarr(scan, run, here):
     pytest.importorskip("zarr", reason="SKIPPED: zarr is not installed (extra zarr)")
     mf.io.write("in.zarr", scan)

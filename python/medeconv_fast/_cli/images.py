@@ -69,8 +69,9 @@ def check_format(path: str, like: mf.io.Volume, dtype: Any) -> None:
         except ValueError as error:
             raise UserError(str(error)) from error
         return
-    # As many colour samples as there are: their number decides how they are stored.
-    shape = [n if a == "s" else min(n, 2) for a, n in zip(like.axes, like.shape, strict=True)]
+    # As many colour samples as there are: their number decides how they are stored; as many channels as are
+    # named, or the format would warn of the trial's.
+    shape = [n if a in "cs" else min(n, 2) for a, n in zip(like.axes, like.shape, strict=True)]
     tiny = dataclasses.replace(like, array=np.zeros(shape, dtype=dtype))
     with tempfile.TemporaryDirectory() as directory:
         trial = os.path.join(directory, os.path.basename(path))
