@@ -236,6 +236,19 @@ def test_a_folder_of_images(run, here):
     assert run("restore", "images", "-o", "images/notes.txt", *words[4:])[0] == 2
 
 
+def test_a_folder_of_images_says_that_dicom_beside_them_is_left_out(run, here):
+    """One stray file of another format made a batch of a study, and the series went by without a word."""
+    folder = here / "study"
+    folder.mkdir()
+    mf.io.write(folder / "map.npy", mf.io.Volume(np.ones((6, 7, 8), np.float32), SIZE, None, "mm"))
+    words = ["restore", "study", "-o", "restored", "--fwhm-mm", 4, 2, 2, "--method", "rl", "--iterations", 1]
+    assert "left out" not in run(*words)[2]
+    for name in ("slice1", "slice2.dcm"):
+        (folder / name).write_bytes(bytes(128) + b"DICM")
+    status, _, err = run(*words, "--overwrite")
+    assert status == 0 and "study: left out 2 DICOM files beside images of other formats" in err
+
+
 @pytest.mark.parametrize("number, expected", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_signals_keep_what_is_finished(image, here, number, expected):
     words = ["restore", "in.zarr", "-o", "out.zarr", *FWHM, "--method", "rl", "--iterations", "30", *TILES]

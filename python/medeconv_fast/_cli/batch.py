@@ -11,6 +11,7 @@ from typing import Any
 
 import medeconv_fast as mf
 
+from ..io._dicom import has_prefix
 from .session import Session, UserError, one_line
 
 
@@ -49,6 +50,12 @@ def restore(
     if folder.exists() and folder.samefile(arguments.input):
         raise UserError(f"--output {folder}: is the folder of the images itself; choose another one")
     session.claim(arguments, "json")
+    others = sum(has_prefix(path) for path in Path(arguments.input).iterdir() if path not in images)
+    if others:
+        session.note(
+            f"{arguments.input}: left out {others} DICOM file{'s' * (others > 1)} beside images of other "
+            "formats; a series needs a folder of its own"
+        )
     folder.mkdir(exist_ok=True)
     rows: list[dict[str, Any]] = []
     for number, path in enumerate(images, 1):
