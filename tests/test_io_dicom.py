@@ -1249,3 +1249,19 @@ def test_derived_files_carry_the_day_they_were_made(tmp_path):
     day = datetime.datetime.strptime(made.SeriesDate + made.SeriesTime, "%Y%m%d%H%M%S")
     assert abs((datetime.datetime.now() - day).total_seconds()) < 600
     assert made.ContributingEquipmentSequence[-1].Manufacturer == "medeconv_fast"
+
+
+def test_a_series_is_chosen_by_its_description_in_tiles_too(tmp_path, run):
+    other = stack(5, SeriesInstanceUID="1.2.7", SeriesNumber=5, SeriesDescription="Thin 4")
+    path = folder(tmp_path / "study", [*stack(4), *other])
+    for series in (5, "5", "Thin 4", "1.2.7"):
+        assert mf.io.open_source(path, series=series).shape == (5, 6, 7)
+    words = ("restore", path, "--fwhm-mm", 3, 1, 1, "--method", "rl", "--iterations", 2, "--memory", "1GB")
+    status, _, err = run(*words, "--series", "Thin 4", "-o", tmp_path / "out.npy")
+    assert status == 0, err
+    assert mf.io.read(tmp_path / "out.npy").shape == (5, 6, 7)
+    status, _, err = run(*words, "--series", "thick", "-o", tmp_path / "other.npy")
+    assert status == 2 and "series: got 'thick', which none of these has" in err
+    np.save(tmp_path / "plain.npy", np.ones((4, 5, 6)))
+    with pytest.raises(ValueError, match="series: got 'thick', expected the number of an image"):
+        mf.io.open_source(tmp_path / "plain.npy", series="thick")

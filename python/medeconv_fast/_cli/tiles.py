@@ -64,9 +64,6 @@ def opened(arguments: argparse.Namespace) -> tuple[Any, mf.io.Volume]:
         if getattr(arguments, name) is not None:
             raise UserError(f"--{name}: is not for a run in tiles")
     series = arguments.series
-    if series is not None and not series.isdigit():
-        raise UserError(f"--series: got {series!r}, expected the number of an image, from 0")
-    series = None if series is None else int(series)
     source = mf.io.open_source(arguments.input, series=series)
     outline = Outline.of(source.shape, source.voxel_size, source.affine, source.unit)
     like = with_geometry(outline, arguments, arguments.input)

@@ -24,7 +24,7 @@ from typing import Any
 
 from . import _dicom, _dicom_series, _itk, _nifti, _npy, _tiff, _zarr
 from ._files import check_folder, check_writable, naming, write_whole, write_whole_folder
-from ._source import Source, open_source
+from ._source import Source, number_of_series, open_source
 from ._store import Store, check_zarr, create_store, open_partial, write_volume
 from ._volume import Volume
 
@@ -249,14 +249,14 @@ def read(
     suffix = _suffix(path)
     with naming(path):
         if suffix.endswith(".zarr") and channel is None and frame is None:
-            return open_source(path, series=None if series is None else _number_of_series(series)).volume()
+            return open_source(path, series=series).volume()
         if suffix == FOLDER or suffix in _dicom.SUFFIXES:
             return _dicom.read(path, series, channel, frame)
         if channel is not None or frame is not None:
             name = "channel" if channel is not None else "frame"
             raise ValueError(f"{name}: is for DICOM, which {suffix} is not")
         if suffix.startswith((".tif", ".ome")):
-            volume = _tiff.read(path, _number_of_series(series))
+            volume = _tiff.read(path, number_of_series(series))
             held = volume.metadata.get("series_in_file", 1)
             if series is None and held > 1:
                 warnings.warn(
@@ -273,15 +273,6 @@ def read(
         if suffix == ".npy":
             return _npy.read(path)
         return _itk.read(path, suffix)
-
-
-def _number_of_series(series: str | int | None) -> int:
-    """The images of TIFF and OME-Zarr have no names; the command line hands over text."""
-    if series is None:
-        return 0
-    if isinstance(series, str) and not series.isdigit():
-        raise ValueError(f"series: got {series!r}, expected the number of an image in the file, from 0")
-    return int(series)
 
 
 def write(path: Any, volume: Volume, *, overwrite: bool = False) -> None:

@@ -68,6 +68,11 @@ class Found(NamedTuple):
     format: str
 
 
+def has_regions(path: Path) -> bool:
+    """Whether a file's format has random access."""
+    return path.name.lower().endswith((".tif", ".tiff", ".nii", ".npy"))
+
+
 def open_file(path: Path, series: int | None, axes: str | None) -> Found | None:
     """None where the format has no random access."""
     name = path.name.lower()

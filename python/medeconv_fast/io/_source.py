@@ -237,7 +237,7 @@ def open_source(
     source: Any,
     *,
     level: int = 0,
-    series: int | None = None,
+    series: str | int | None = None,
     axes: str | None = None,
     voxel_size: Any = None,
     unit: str | None = None,
@@ -253,8 +253,9 @@ def open_source(
         read as a whole, up to `max_bytes`.
     level : int
         OME-Zarr: which level of the pyramid; 0 is the full resolution.
-    series : int, optional
-        Which image of a TIFF, or of an OME-Zarr of several (bioformats2raw's layout).
+    series : str or int, optional
+        Which image of a TIFF, or of an OME-Zarr of several (bioformats2raw's layout), from 0. DICOM: the
+        series of a folder with several, by UID, number or description.
     axes : str, optional
         One letter of t, c, z, y, x per axis as stored, such as "tczyx", for Zarr and arrays that do not say,
         or say it wrongly. Arrays of two or three axes are (y, x) or (z, y, x).
@@ -304,18 +305,29 @@ def open_source(
 
 
 def _open_path(
-    path: Path, level: int, series: int | None, axes: str | None, unit: str | None, max_bytes: int
+    path: Path, level: int, series: str | int | None, axes: str | None, unit: str | None, max_bytes: int
 ) -> Source:
     if _zarr.is_zarr(path):
-        return _open_zarr(
-            path, _zarr.open_path(path, level=level, series=series, axes=axes, unit=unit), level
-        )
+        number = None if series is None else number_of_series(series)
+        opened = _zarr.open_path(path, level=level, series=number, axes=axes, unit=unit)
+        return _open_zarr(path, opened, level)
     if level:
         raise ValueError(f"level: got {level}, but only OME-Zarr has levels")
     if axes is not None and path.suffix.lower() != ".npy":
         raise ValueError(f"axes: got {axes!r}, but {path.name} says its axes itself")
-    found = _lazy.open_file(path, series, axes)
-    return _open_whole(path, series, max_bytes) if found is None else _of_found(path, found, series)
+    # The series of DICOM have names, and text may be one that is a number: that is for `read` to say.
+    number = number_of_series(series) if series is not None and _lazy.has_regions(path) else None
+    found = _lazy.open_file(path, number, axes)
+    return _open_whole(path, series, max_bytes) if found is None else _of_found(path, found, number)
+
+
+def number_of_series(series: str | int | None) -> int:
+    """The images of TIFF and OME-Zarr have no names; the command line hands over text."""
+    if series is None:
+        return 0
+    if isinstance(series, str) and not series.isdigit():
+        raise ValueError(f"series: got {series!r}, expected the number of an image in the file, from 0")
+    return int(series)
 
 
 def open_streamed(path: Path) -> Source:
@@ -371,7 +383,7 @@ def _open_zarr(path: Path, opened: _zarr.Opened, level: int) -> Source:
     )
 
 
-def _open_whole(path: Path, series: int | None, max_bytes: int) -> Source:
+def _open_whole(path: Path, series: str | int | None, max_bytes: int) -> Source:
     from . import read  # which knows all formats, and stands on this module
 
     size = _lazy.whole_bytes(path)
