@@ -826,6 +826,45 @@ def test_what_is_read_is_not_replaced(scan, run, here, words, lost):
     assert {path.name: path.read_bytes() for path in here.iterdir() if path.is_file()} == before
 
 
+@pytest.mark.parametrize(
+    ("name", "lost"),
+    [("slice.dcm", "study"), ("plain", "study"), ("study.zarr", "study.zarr"), ("new", None)],
+)
+def test_a_part_of_the_folder_that_is_read_is_not_replaced(run, here, monkeypatch, name, lost):
+    """A slice of the series, or the metadata of the Zarr, went for --json with --overwrite."""
+    read = "study.zarr" if name.endswith("zarr") else "study"
+    if read == "study":
+        os.mkdir("study")
+        Path("study", name).write_bytes(b"{}" if name == "new" else bytes(128) + b"DICM")
+        inside = f"study/{name}"
+    else:
+        zarr = pytest.importorskip("zarr", reason="SKIPPED: zarr is not installed (extra zarr)")
+        zarr.save_array("study.zarr", np.ones((6, 7, 8), np.float32))
+        inside = "study.zarr/zarr.json"
+    before = Path(inside).read_bytes()
+    words = ["restore", read, "--fwhm-mm", 3, "-o", "o.nii", "--json", f"./{inside}", "--overwrite"]
+    for more in ([], ["--memory", "1GB"]):
+        result = run(*words, *more)
+        if lost is None:  # what lies beside the slices is no part of the image
+            assert result[0] == 2 and "replace" not in result[2]
+        else:
+            refused(result, f"would replace a file of {lost}, which is read")
+    assert Path(inside).read_bytes() == before
+
+
+@pytest.mark.parametrize("header", ["in.mhd", "in.nhdr"])
+def test_values_that_a_header_names_are_not_replaced(run, here, header):
+    pytest.importorskip("SimpleITK", reason="SKIPPED: SimpleITK is not installed (extra itk)")
+    mf.io.write(header, mf.io.Volume(np.ones((6, 7, 8), np.float32), SIZE, None, "mm"))
+    os.rename("in.raw", "values.raw")
+    text = Path(header).read_bytes()
+    Path(header).write_bytes(text.replace(b"in.raw", b"values.raw"))
+    before = Path("values.raw").read_bytes()
+    words = ["restore", header, "--fwhm-mm", 3, "--method", "rl", "--iterations", 1, "-o", "values.mhd"]
+    refused(run(*words, "--overwrite"), f"would replace {header}, which is read")
+    assert Path("values.raw").read_bytes() == before and not Path("values.mhd").exists()
+
+
 def test_sigterm_is_heard_like_ctrl_c(scan, run, here, monkeypatch):
     monkeypatch.setattr(mf, "restore", lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM))
 

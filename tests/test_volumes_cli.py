@@ -232,6 +232,8 @@ def test_a_folder_of_images(run, here):
     assert status == 0 and "scan0.npy  exists" in out and "scan1.npy  restored" in out
     status, out, _ = run(*words, "--overwrite")
     assert status == 0 and out.count("npy  restored") == 3
+    status, _, err = run(*words, "--overwrite", "--json", "images/scan0.npy")
+    assert status == 2 and "would replace images/scan0.npy, which is read" in err
     assert run("restore", "images", "-o", "images", *words[4:])[0] == 2
     assert run("restore", "images", "-o", "images/notes.txt", *words[4:])[0] == 2
 

@@ -49,7 +49,9 @@ def restore(
         raise UserError(f"--output {folder}: is a file, expected a folder for the {len(images)} images")
     if folder.exists() and folder.samefile(arguments.input):
         raise UserError(f"--output {folder}: is the folder of the images itself; choose another one")
-    session.claim(arguments, "json")
+    every = copy.copy(arguments)
+    every.images = [str(path) for path in images]  # none of which is a place for the JSON
+    session.claim(every, "json")
     others = sum(has_prefix(path) for path in Path(arguments.input).iterdir() if path not in images)
     if others:
         session.note(

@@ -146,15 +146,21 @@ class Session:
             given = getattr(arguments, name, None)
             for path in given if isinstance(given, list) else [given]:
                 if isinstance(path, str):
-                    read |= {_place(each): path for each in io.destinations(path) if each.exists()}
+                    read |= {_place(each): path for each in io.sources(path) if each.exists()}
         for name in names:
             given = getattr(arguments, name)
             for path in io.destinations(given) if given is not None and given != "-" else ():
-                if _place(path) in read:
-                    raise UserError(
-                        f"--{name} {given}: would replace {read[_place(path)]}, which is read; choose "
-                        "another name"
-                    )
+                place = Path(_place(path))
+                # A slice of a series and a chunk of a Zarr are the image that is read as well.
+                around = place.parents if place.is_file() else ()
+                folders = [str(p) for p in around if str(p) in read and io.is_part(place, p)]
+                for found in (str(place), *folders):
+                    if found in read:
+                        part = "" if found == str(place) else "a file of "
+                        raise UserError(
+                            f"--{name} {given}: would replace {part}{read[found]}, which is read; choose "
+                            "another name"
+                        )
 
     @contextlib.contextmanager
     def output(self, path: str | os.PathLike[str]) -> Iterator[None]:

@@ -84,6 +84,16 @@ def destinations(path: Any) -> tuple[Path, ...]:
     return path, *_itk.beside(path)
 
 
+def sources(path: Any) -> tuple[Path, ...]:
+    """What `read` reads: what `write` makes, and the values elsewhere that a header names."""
+    return *destinations(path), *_itk.referred(Path(path))
+
+
+def is_part(path: Path, folder: Path) -> bool:
+    """Whether a file that lies in a folder belongs to the image that the folder is."""
+    return is_zarr(folder) or is_dicom(path) or _dicom.has_prefix(path)
+
+
 def check_destination(path: Any, *, overwrite: bool = False) -> tuple[Path, ...]:
     """Refuse a name now under which `write` could not write an image after the work is done.
 

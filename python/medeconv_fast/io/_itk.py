@@ -29,6 +29,7 @@ FIELD = "medeconv_geometry"
 # ITK hands on neither: NRRD's unit per axis of space, MetaImage's unit; and takes a spacing of nan for 1.
 UNIT_FIELD = re.compile(rb"^(?:space units: *(.+)|DistanceUnits *= *(\S+))", re.MULTILINE)
 SPACINGS = re.compile(rb"^spacings: *(.+)", re.MULTILINE)
+VALUES = re.compile(rb"^(?:ElementDataFile *=|data ?file:)([^\r\n]+)", re.MULTILINE | re.IGNORECASE)
 HEADER_BYTES = 1 << 16
 
 
@@ -39,6 +40,15 @@ def _simpleitk() -> Any:
 def beside(path: Path) -> tuple[Path, ...]:
     """The file of values that a header of its own refers to."""
     return (path.with_suffix(".raw"),) if path.suffix.lower() in (".nhdr", ".mhd") else ()
+
+
+def referred(path: Path) -> tuple[Path, ...]:
+    """The file of values that a header names: other programs may call it something else."""
+    found = VALUES.search(_head(path)) if beside(path) and path.is_file() else None
+    if found is None:
+        return ()
+    named = path.parent / found.group(1).decode("utf-8", "replace").strip()
+    return (named,) if named.is_file() else ()
 
 
 def read(path: Path, suffix: str) -> Volume:
