@@ -376,6 +376,22 @@ def test_steps_are_done_before_and_undone_after(scan, run, here, text, operation
     np.testing.assert_allclose(kept.affine, prepared.affine, atol=1e-4)
 
 
+@pytest.mark.parametrize("unit", ["mm", None])
+def test_a_voxel_size_on_the_command_line_is_the_masks_too(scan, run, unit):
+    """The mask's file, made from the image's, says the wrong size as well: it was refused for it."""
+    affine = np.array([[0, 0, -1.0, 4], [1, 0, 0, -7], [0, 1, 0, 2], [0, 0, 0, 1]])
+    inside = np.zeros(scan.shape, np.uint8)
+    inside[2:5, 3:9, 4:9] = 1
+    for name, array in (("wrong.nii", scan.array), ("mask.nii", inside)):
+        mf.io.write(name, mf.io.Volume(array, (1, 1, 1), affine, unit))
+    words = ["restore", "wrong.nii", "--fwhm-um", 3, "--voxel-size-um", 2, 1, 1, "--override-voxel-size"]
+    words += ["--method", "rl", "--iterations", 1, "--pre", "crop=mask", "--keep-preprocessed"]
+    status, out, err = run(*words, "--mask", "mask.nii", "-o", "out.nii")
+    assert status == 0 and "3 x 6 x 5, voxels of 2 x 1 x 1 um" in out, err
+    mf.io.write("turned.nii", mf.io.Volume(inside, (1, 1, 1), np.diag([-1.0, 1, 1, 1]) @ affine, unit))
+    refused(run(*words, "--mask", "turned.nii", "-o", "other.nii"), "mask: lies")
+
+
 def test_steps_are_done_in_the_order_given(scan, run):
     mask = np.zeros(SHAPE, np.uint8)
     mask[2:8, 3:10, 2:11] = 1

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import medeconv_fast as mf
 
 from ..preprocess import Chain
-from .images import UNITS, shown_size
+from .images import UNITS, shown_size, with_geometry
 from .session import Session, UserError
 
 SYNTAX = """
@@ -170,6 +170,9 @@ def prepare(
                 raise UserError(f"{flag}: has no use without --pre")
         return volume, None
     mask = None if arguments.mask is None else mf.io.read(arguments.mask)
+    if mask is not None and mask.voxel_size is not None and mask.spatial_axes == volume.spatial_axes:
+        # Made from the image, it says what the image says: a voxel size that is given is its own too.
+        mask = with_geometry(mask, arguments, arguments.mask)
     if mask is None and any(op.options.get("mask") for op in operations):
         raise UserError("--pre crop=mask: needs --mask FILE")
     calls = []
