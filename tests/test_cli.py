@@ -638,6 +638,7 @@ def test_a_psf_of_colours_or_time_points_is_no_psf_of_planes(scan, run, here, op
         (["--method", "wiener", "--iterations", "3"], ["--iterations", "wiener"]),
         (["--method", "rl", "--balance", "3"], ["--balance", "rl"]),
         (["--method", "wiener", "--balance", "-1"], ["--balance", "-1"]),
+        (["--method", "wiener", "--balance", "least"], ["--balance: got 'least', expected auto or a number"]),
         (["--method", "wiener", "--boundary", "extended"], ["boundary", "extended"]),
         (["--photons", "3"], ["--photons"]),
         (["--iter", "3"], ["--iter"]),

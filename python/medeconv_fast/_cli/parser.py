@@ -132,7 +132,9 @@ def seed(text: str) -> int:
 
 
 def balance(text: str) -> str | float:
-    return text if text == "auto" else non_negative(text)
+    return (
+        text if text == "auto" else _number(lambda value: value >= 0, "auto or a number of 0 or more")(text)
+    )
 
 
 # ---------------------------------------------------------------- groups of options
