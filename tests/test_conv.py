@@ -1115,7 +1115,8 @@ FORCED = [
     for name, (shape, _, options) in CASES.items()
     if len(shape) > 3
     and "stride" not in options
-    and name not in ("2d-wide", "2d-pointwise-padded")  # many pairs show nothing more; padded beyond its reach
+    # Whose many pairs show nothing more; which is padded beyond its reach.
+    and name not in ("2d-wide", "2d-pointwise-padded")
 ]
 
 
