@@ -474,6 +474,24 @@ def test_weights_and_a_first_estimate_are_cut_as_well(tmp_path, psf, image, meth
         assert np.abs(result(path) - whole).max() < 1e-4 * np.ptp(whole), given.keys()
 
 
+@pytest.mark.parametrize("factor", [1.0, 1e3])
+def test_weights_without_a_unit_of_length(tmp_path, psf, image, factor):
+    """NIfTI that nibabel makes of an array names none: the image's numbers, or those of another unit."""
+    source = mf.io.Volume(image, voxel_size=(2.0, 1.0, 1.0), unit="mm")
+    weights = np.random.default_rng(1).uniform(0.2, 3, image.shape).astype(np.float32)
+    results = []
+    for unit, number in (("mm", 1.0), (None, factor)):
+        size = tuple(number * n for n in (2.0, 1.0, 1.0))
+        made = mf.io.Volume(weights, voxel_size=size, unit=unit)
+        out = tmp_path / f"{unit}.zarr"
+        mf.restore_volume(source, out, psf, num_iter=2, weights=made, method="rl")
+        results.append(mf.io.read(out).array)
+    assert np.array_equal(*results)
+    with pytest.raises(ValueError, match="weights: its voxels are"):
+        other = mf.io.Volume(weights, voxel_size=(2.0, 1.0, 1.1), unit=None)
+        mf.restore_volume(source, tmp_path / "c.zarr", psf, num_iter=2, weights=other, method="rl")
+
+
 def test_other_weights_are_another_job(tmp_path, image, psf):
     path = tmp_path / "out.zarr"
     weights = np.ones(image.shape, np.float32)
