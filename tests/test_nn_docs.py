@@ -1,6 +1,7 @@
 """docs/nets.md: the literal example on real slices gains what it says."""
 
 import importlib.util
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -89,6 +90,7 @@ def test_what_was_trained_on_differences_is_the_network(tmp_path, monkeypatch):
         pytest.importorskip(name, reason=f"SKIPPED: {name} is not installed")
     monkeypatch.syspath_prepend(ROOT / "examples")
     example = load("pretrain_rlnet")
+    monkeypatch.setitem(sys.modules, "pretrain_rlnet", example)  # where its other process is sent to
     for name, value in {"POOL": 24, "FRESH": 6, "CROP": (16, 16, 16), "BATCH": 4, "WARMUP": 10}.items():
         monkeypatch.setattr(example, name, value)
     example.train(3, 90, str(tmp_path / "net.safetensors"))
