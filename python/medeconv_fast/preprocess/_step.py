@@ -94,18 +94,26 @@ def region(mask: Any, taken: Taken, name: str = "mask") -> np.ndarray:
     return inside
 
 
+def unit_factor(own: Any, other: Any) -> float | None:
+    """What lengths of `own` are multiplied by to be those of `other`; None where voxels differ, or units that
+    are known.
+
+    NIfTI that nibabel makes of an array names no unit: its numbers are those of mm or of µm.
+    """
+    unitless = own.unit is None or other.unit is None
+    factors = (1.0,) if own.unit == other.unit else UNITLESS if unitless else ()
+    size = np.array(own.voxel_size)
+    return next((f for f in factors if np.allclose(size * f, other.voxel_size, rtol=SAME, atol=0)), None)
+
+
 def same_place(mask: Any, image: Any, name: str) -> None:
     """Refuse a mask of another grid: its voxels would mark other places of the body."""
     if mask.voxel_size is None or image.voxel_size is None:
         return
     if mask.unit != image.unit and mask.unit is not None and image.unit is not None:
         mask = mask.to_unit(image.unit)
-    size, factor = np.array(mask.voxel_size), 1.0
-    if mask.unit is None or image.unit is None:
-        # NIfTI that nibabel makes of an array names no unit: its numbers are those of mm or of µm.
-        same = (f for f in UNITLESS if np.allclose(size * f, image.voxel_size, rtol=SAME, atol=0))
-        factor = next(same, 1.0)
-    if not np.allclose(size * factor, image.voxel_size, rtol=SAME, atol=0):
+    factor = unit_factor(mask, image)
+    if factor is None:
         units = [f" {volume.unit}" if volume.unit else "" for volume in (mask, image)]
         raise ValueError(
             f"{name}: has voxels of {mask.voxel_size}{units[0]}, the image of {image.voxel_size}{units[1]}; "

@@ -12,7 +12,7 @@ from .. import _arrays, _validate
 from .. import io as files
 from ..algorithms._start import INITIAL
 from ..algorithms._tile import read_region
-from ..preprocess._step import NEAR, UNITLESS, distance
+from ..preprocess._step import NEAR, distance, unit_factor
 
 NAMES = ("weights", "initial")
 
@@ -56,11 +56,8 @@ def _opened(name: str, value: Any, source: Any) -> Any:
     own, other = made.voxel_size, getattr(source, "voxel_size", None)
     if own is None or other is None:
         return made
-    # NIfTI that nibabel makes of an array names no unit: its numbers are those of mm or of µm.
-    unitless = made.unit is None or source.unit is None
-    factors = (1.0,) if made.unit == source.unit else UNITLESS if unitless else ()
-    same = [f for f in factors if np.allclose(np.multiply(own, f), other, rtol=1e-3, atol=0)]
-    if not same:
+    factor = unit_factor(made, source)
+    if factor is None:
         raise ValueError(
             f"{name}: its voxels are {own} {made.unit}, those of the source {other} {source.unit}; "
             "expected the same grid"
@@ -68,7 +65,7 @@ def _opened(name: str, value: Any, source: Any) -> Any:
     affine, placed = getattr(made, "affine", None), getattr(source, "affine", None)
     if affine is not None and placed is not None:
         affine = affine.copy()
-        affine[:3] *= same[0]
+        affine[:3] *= factor
         away = distance(affine, placed, source.shape)
         if away > NEAR * min(other):
             raise ValueError(
