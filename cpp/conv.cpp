@@ -28,6 +28,8 @@ constexpr int64_t terms_at_once = 64;
 constexpr int64_t toeplitz_positions = 32768;
 constexpr int64_t little_weight = 1 << 15;         // elements that one thread packs before another wakes
 constexpr int64_t wanted_units = 8;
+constexpr int64_t least_dot_vectors = 8;         // of a dot product
+constexpr int64_t dot_vectors = 64;              // of its parts
 constexpr int64_t depthwise_bytes = 48 << 10;    // of a core's caches: a frame
 constexpr int64_t depthwise_values = 1 << 14;    // of results, worth a unit
 constexpr int64_t longest_block = 1024;
@@ -237,7 +239,8 @@ void consider_winograd(ConvPass<T>& p, int64_t lanes) {
     const int64_t phases = y.dilation * x.dilation;
     const double weights = of_weights * products * double(p.groups);
     const int64_t vectors = std::min(y.count * ceil_div(x.count, lanes), ceil_div((y.count - 1) * (x.count + x.span - 1) + x.count, lanes));
-    double best = 0.85 * (double(taps) * products * double(vectors) * double(z.count) * images + weights / 8);
+    const double direct = p.dots ? 1.2 * double(p.destination_size) / double(lanes) : double(vectors * z.count);   // of an image
+    double best = 0.85 * (double(taps) * products * direct * images + weights / 8);
     int64_t rows = 0, columns = 0, slices = 0;
     bool shared = false;
     auto time = [&](double row, double per_slice, double units) {   // of all slices of an image; transforms once per unit
@@ -272,7 +275,7 @@ void consider_winograd(ConvPass<T>& p, int64_t lanes) {
         if (bytes <= winograd_shared_bytes && t < best) best = t, rows = down, columns = across, slices = z.count, shared = true;
     }
     if (rows == 0) return;
-    p.winograd = true, p.toeplitz = p.stream = p.in_place = p.columns = false, p.shared = shared;
+    p.winograd = true, p.toeplitz = p.stream = p.in_place = p.columns = p.dots = false, p.shared = shared;
     p.axis[0].block = slices, p.axis[1].block = tall * y.dilation * rows, p.axis[2].block = 4 * x.dilation * columns;
 }
 
@@ -303,6 +306,23 @@ void consider_columns(ConvTables<T>& t, const ConvShape& s, int64_t lanes) {
     p.positions_at_once = std::min(positions, p.source_size);
     if (p.groups * p.column_blocks() < wanted_units) return;
     p.columns = true, p.toeplitz = p.stream = p.shared = p.in_place = p.bare = false;
+}
+
+// Whether dot products along the weights take less time than tiles of a forward pass that lie half beside a small image.
+template <class T>
+void consider_dots(ConvPass<T>& p, int64_t lanes) {
+    constexpr double of_sums = 6, of_copying = 5;
+    const ConvAxis *axis = p.axis, &y = axis[1], &x = axis[2];
+    const int64_t positions = p.batch * p.destination_size, values = p.source_values();
+    if (positions > p.destinations || values < least_dot_vectors * lanes) return;   // no larger than packed weights
+    if (positions * p.groups * values * int64_t(sizeof(T)) > shared_bytes) return;
+    const int64_t line = p.band.flat ? (y.block - 1) * p.band.row + x.block : x.block;
+    const double tiles = double(p.batch * axis[0].count * y.blocks() * x.blocks() * (p.band.flat ? 1 : y.block) * ceil_div(line, lanes));
+    const int64_t vectors = ceil_div(values, lanes), parts = ceil_div(vectors, dot_vectors);
+    const double time = 1.1 * double(vectors) + of_sums * double(parts) + of_copying * double(p.sources * p.z_taps * p.y_taps) / double(p.destinations);
+    if (double(positions) * time > tiles * double(values)) return;
+    p.channels_at_once = std::min(ceil_div(p.destinations * p.groups, 2 * wanted_units), p.destinations);
+    p.dots = p.shared = true, p.toeplitz = p.stream = p.in_place = p.bare = false;
 }
 
 // Whether channels are small images that are filtered by themselves.
@@ -395,6 +415,7 @@ void finish(ConvTables<T>& t, const ConvShape& s, const ConvKernels<T>& kernels,
     // Full tiles of a forward pass; a few positions would not make up for packing.
     p.in_place = p.shared && !phases && !p.flipped && p.destinations % kernels.rows == 0;
     if (p.flipped) consider_columns(t, s, kernels.lanes);
+    else consider_dots(p, kernels.lanes);
     if (!s.exact && !phases && has_winograd(axis, s.kernel)) consider_winograd(p, kernels.lanes);
     consider_depthwise(p, s, kernels.lanes);
 }
@@ -598,7 +619,7 @@ ConvPlan<T>::ConvPlan(const ConvShape& given) : shape(given), kernels_(conv_kern
 
 template <class T>
 const char* ConvPlan<T>::family() const {
-    return forward_.pass.winograd ? "winograd" : forward_.pass.toeplitz ? "toeplitz" : forward_.pass.band.flat ? "flat" : "direct";
+    return forward_.pass.winograd ? "winograd" : forward_.pass.dots ? "dots" : forward_.pass.toeplitz ? "toeplitz" : forward_.pass.band.flat ? "flat" : "direct";
 }
 
 template <class T>

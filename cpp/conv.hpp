@@ -11,7 +11,8 @@
 //   Toeplitz    for one channel per group: a tile of rows × vectors (direct.simd.hpp)
 //   depthwise   the same for small images: all channels of a unit go through one frame (conv_depthwise.simd.hpp)
 //   Winograd    for 3 × 3 kernels and lines of 3 or 5 taps: fewer multiplications; dilated ones by phases (conv_winograd.simd.hpp)
-//   columns     for input gradients of small images with many channels: vectors run along the weights (conv_columns.simd.hpp)
+//   dots        for small images with many channels: vectors run along the weights (conv_dots.simd.hpp)
+//   columns     the same for input gradients (conv_columns.simd.hpp)
 //   weights     for the weight gradient: the tap table again, whose taps are now positions and whose vectors run along the
 //               source's channels; with few channels a tile of channels × taps, vectors along x
 // Sources of which nothing is read twice are read where they lie.
@@ -102,16 +103,16 @@ struct ConvPass {
     bool ends;                       // a unit does `end` to what it has made
     ConvEnd<T> end;
     bool stream;                     // results past the cache
-    bool toeplitz, winograd, columns;
+    bool toeplitz, winograd, columns, dots;
     bool depthwise;                  // small images of one channel per group: units are channels_at_once of them
-    bool shared;                     // `bands` is used, and a unit is a block of channels of all images
+    bool shared;                     // `bands` is used, and a unit is a block of channels of all images; dots too
     bool in_place;                   // shared: a tile reads the weights as given, which lie in the order of its taps
     bool bare;                       // nothing is continued or overlaps: tiles read the source where it lies
     bool flipped;                    // Toeplitz, Winograd: taps are read from the last to the first
     const T* weight;                 // as given: destination_stride, source_stride, kernel elements
     int64_t destination_stride, source_stride, group_stride;
     const T* packed;                 // [groups][variants][blocks][sources][taps][rows]; where shared, units pack their own
-    const T* bands;                  // shared: every image's band, or its transform; else units copy their own
+    const T* bands;                  // shared: every image's band, its transform, or its values; else units copy their own
     int64_t merged[3];               // output phases per axis that are rows of the tile: axis.phases or 1
     const ConvVariant* variants;     // [z][y][x] of the phases not merged
     int64_t variant_taps;            // of all variants
@@ -120,14 +121,15 @@ struct ConvPass {
     int64_t y_taps, x_taps, y_step;  // toeplitz: weight [groups][sources][z taps][x taps][y taps]
     int64_t z_taps, z_step;
     int64_t sources_at_once;         // toeplitz
-    int64_t channels_at_once, positions_at_once;    // columns: destination channels of a unit; source positions
+    int64_t channels_at_once, positions_at_once;    // columns, dots: destination channels of a unit; source positions
     int64_t low[3];                  // columns: source q is added to destination q · phases + k · dilation - low
     MEDECONV_INLINE int64_t group_packed() const { return sources * variant_taps * block_rows; }
     MEDECONV_INLINE int64_t positions() const { return axis[0].blocks() * axis[1].blocks() * axis[2].blocks(); }
+    MEDECONV_INLINE int64_t source_values() const { return sources * z_taps * y_taps * x_taps; }   // of a position
     MEDECONV_INLINE int64_t column_blocks() const { return (destinations + channels_at_once - 1) / channels_at_once; }
     MEDECONV_INLINE int64_t units() const {
         if (depthwise) return (batch * groups * axis[0].count + channels_at_once - 1) / channels_at_once;
-        return columns ? groups * column_blocks() : shared ? groups * block_count : batch * groups * positions();
+        return columns || dots ? groups * column_blocks() : shared ? groups * block_count : batch * groups * positions();
     }
 };
 

@@ -2,6 +2,7 @@
 #pragma once
 #include "conv_columns.simd.hpp"
 #include "conv_depthwise.simd.hpp"
+#include "conv_dots.simd.hpp"
 #include "conv_weight.simd.hpp"
 #include "conv_winograd.simd.hpp"
 #include "conv_winograd_weight.simd.hpp"
@@ -13,6 +14,7 @@ template <class T>
 int64_t conv_scratch(const ConvPass<T>& p) {
     if (p.columns) return column_buffers<T>(p, nullptr).total;
     if (p.depthwise) return depthwise_buffers<T>(p, nullptr).total;
+    if (p.dots) return dot_scratch(p);
     return p.winograd ? winograd_buffers<T>(p, nullptr).total : conv_buffers<T>(p, nullptr).total;
 }
 template <class T>
@@ -27,18 +29,24 @@ void conv_pack(const ConvPass<T>& p, int64_t group, int64_t block, T* packed) {
 template <class T>
 int64_t conv_bands_size(const ConvPass<T>& p) {
     constexpr int64_t slack = 8 * lanes<T>;
+    if (p.dots) return p.batch * p.groups * p.destination_size * dot_row(p);
     if (!p.winograd) return slack + p.batch * p.groups * p.sources * p.band.channel + p.axis[2].span;
     const WinogradScratch<T> s = winograd_buffers<T>(p, nullptr);
     return slack + p.groups * s.elements * s.element;
 }
 template <class T>
 int64_t conv_band_units(const ConvPass<T>& p) {
+    if (p.dots) return dot_value_units(p);
     return p.groups * p.sources * (p.winograd ? p.axis[0].reach(p.axis[0].count) : p.batch);
 }
 template <class T>
 void conv_copy_band(const ConvPass<T>& p, int64_t unit, T* bands, T* scratch) {
     if (p.winograd) {
         winograd_copy_band(p, unit, bands, scratch);
+        return;
+    }
+    if (p.dots) {
+        dot_values(p, unit, bands, scratch);
         return;
     }
     const Range zs{0, p.axis[0].count}, ys{0, p.axis[1].count}, xs{0, p.axis[2].count};
@@ -59,6 +67,7 @@ template <class T>
 void conv_unit(const ConvPass<T>& p, int64_t unit, T* scratch) {
     if (p.columns) column_unit(p, unit, scratch);
     else if (p.depthwise) depthwise_unit(p, unit, scratch);
+    else if (p.dots) dot_unit(p, unit);
     else if (p.winograd) winograd_unit(p, unit, scratch);
     else direct_unit(p, unit, scratch);
 }
