@@ -338,7 +338,7 @@ void consider_depthwise(ConvPass<T>& p, const ConvShape& s, int64_t lanes) {
     const int64_t channels = p.batch * p.groups * z.count;
     p.channels_at_once = std::clamp<int64_t>(depthwise_values / std::max<int64_t>(1, y.count * x.count), 1,
                                              std::max<int64_t>(1, channels / wanted_units));
-    p.depthwise = true, p.toeplitz = p.stream = p.shared = p.in_place = p.bare = false;
+    p.depthwise = true, p.toeplitz = p.stream = p.shared = p.in_place = p.bare = p.columns = p.dots = false;
 }
 
 // Whether every position that is read lies in the source, and is read for one output only; along x for its first and, with a
