@@ -58,7 +58,7 @@ inline Boundary boundary_of(ConvPadding padding) {
 inline void merge_axes(ConvShape& s) {
     auto plain = [&](size_t a) { return s.kernel[a] == 1 && s.stride[a] == 1 && s.low[a] == 0 && s.high[a] == 0; };
     for (size_t a : {size_t(1), size_t(0)})
-        if (plain(a) && plain(2) && (a == 1 || s.input[1] == 1) && s.input[2] * s.input[a] < (int64_t(1) << 30)) {
+        if (plain(a) && plain(2) && (a == 1 || (s.input[1] == 1 && plain(1))) && s.input[2] * s.input[a] < (int64_t(1) << 30)) {
             s.input[2] *= s.input[a];
             s.input[a] = 1;
         }

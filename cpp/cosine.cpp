@@ -95,9 +95,9 @@ std::shared_ptr<typename CosinePlan<T>::Stored> CosinePlan<T>::transfer(const T*
     const int64_t half_taps = reach[image_ ? 2 : 1], mid_taps = image_ ? reach[0] : reach[2], col_taps = image_ ? reach[1] : reach[0];
     auto tap = [&](int64_t col, int64_t mid, int64_t half) {
         const Shape at = image_ ? Shape{mid, col, half} : Shape{col, half, mid};
-        int64_t index = 0;
-        for (size_t a = 0; a < 3; ++a) index = index * taps[a] + reach[a] - 1 + at[a];
-        return double(psf[index]) * (col ? 2 : 1) * (mid ? 2 : 1) * (half ? 2 : 1);
+        Shape lies{};   // as given
+        for (size_t a = 0; a < 3; ++a) lies[size_t(order_[a])] = reach[a] - 1 + at[a];
+        return double(psf[(lies[0] * given[1] + lies[1]) * given[2] + lies[2]]) * (col ? 2 : 1) * (mid ? 2 : 1) * (half ? 2 : 1);
     };
     const std::vector<double> of_half = cosines(half_.axis, half_taps), of_mid = cosines(mid_.axis, mid_taps), of_col = cosines(col_.axis, col_taps);
     std::vector<double> lines(size_t(col_taps * mid_taps * rows), 0.0);          // [col tap][mid tap][half slot]

@@ -204,6 +204,15 @@ def test_sweep_formulas(boundary, adjoint, engine, dtype, backend, rng, tol, rel
     assert np.array_equal(own, product)
 
 
+@pytest.mark.parametrize("name", ["x", "estimate"])
+def test_out_that_shares_part_of_an_operand_is_refused(name, backend):
+    blur = mf.Blur(np.ones((3, 3)), (8, 9), boundary="zero", engine="direct", backend=backend)
+    buffer = np.zeros(8 * 9 + 9)
+    given = {"x": np.ones((8, 9)), "estimate": np.ones((8, 9))} | {name: buffer[:72].reshape(8, 9)}
+    with pytest.raises(ValueError, match=f"out: shares part of its memory with {name}"):
+        blur.sweep(given["x"], "add", estimate=given["estimate"], out=buffer[9:].reshape(8, 9))
+
+
 def test_multiply_stays_non_negative(backend):
     blur = mf.Blur([1.0], (4,), boundary="wrap", backend=backend)
     result = blur.sweep([1.0, -1.0, 2.0, -3.0], "multiply", estimate=np.ones(4), gain=[1.0, 1.0, 0.0, 0.0])

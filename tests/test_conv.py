@@ -261,6 +261,21 @@ def test_output_padding_beyond_the_stride(shape, w_shape, options, mode, backend
     assert ndim == len(w_shape) - 2
 
 
+@pytest.mark.parametrize("taps, low", [(1, 1), (1, 2), (2, 2)])
+@pytest.mark.parametrize("mode", ["zeros", "replicate"])
+def test_an_axis_of_one_that_is_padded_lies_between_two_that_are_only_copied(taps, low, mode, backend, rng):
+    x, w = rng.standard_normal((2, 3, 4, 1, 5)), rng.standard_normal((4, 3, 1, taps, 1))
+    options = {"padding": ((0, 0), (low, 1), (0, 0)), "padding_mode": mode}
+    result = ops.conv(x, w, **options, backend=backend)
+    np.testing.assert_allclose(result, ops.conv(x, w, **options, backend="reference"), rtol=0, atol=1e-12)
+    g = rng.standard_normal(result.shape)
+    for made in (
+        lambda chosen: ops.conv_input_grad(g, w, x.shape, **options, backend=chosen),
+        lambda chosen: ops.conv_weight_grad(g, x, w.shape, **options, backend=chosen),
+    ):
+        np.testing.assert_allclose(made(backend), made("reference"), rtol=0, atol=1e-12)
+
+
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("case", ["1d-strided", "2d-wide", "2d-depthwise", "2d-to-one", "3d-strided"])
 def test_integers_are_exact(case, mode, backend, rng):

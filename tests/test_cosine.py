@@ -23,6 +23,8 @@ SHAPES = [
     (1, 9, 10),
     (9, 1, 10),
     (9, 10, 1),
+    (9, 1),
+    (7, 1, 1),
     (20, 33, 47),
     (65, 129),
 ]
@@ -37,7 +39,7 @@ def symmetric(rng, shape, dtype="float64"):
 
 def psf_of(rng, shape, dtype):
     """Of odd lengths, on short axes longer than the image, which it then meets more than once."""
-    return symmetric(rng, [1 if n == 1 else 5 + 2 * (axis % 2) for axis, n in enumerate(shape)], dtype)
+    return symmetric(rng, [3 if n == 1 else 5 + 2 * (axis % 2) for axis, n in enumerate(shape)], dtype)
 
 
 @pytest.fixture

@@ -189,6 +189,17 @@ def finite(array: Any, name: str) -> Statistics:
     return Statistics(*_validate.finite(_device.host(array), name), None)
 
 
+_EFFORT: Any = 1000  # candidates that np.shares_memory may try: microseconds
+
+
+def overlap(one: np.ndarray, other: np.ndarray) -> bool:
+    """Whether two arrays share memory."""
+    try:
+        return np.shares_memory(one, other, max_work=_EFFORT)
+    except np.exceptions.TooHardError:  # strides so odd that only a search could tell
+        return True
+
+
 def as_image(value: Any, name: str = "image", *, resident: bool = False) -> tuple[Any, Restore, Statistics]:
     """Validated image in its working dtype, the way back, and its smallest and largest value and sum.
 

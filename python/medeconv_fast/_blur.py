@@ -882,7 +882,7 @@ class Blur:
         formula : {"copy", "ratio", "multiply", "residual", "add"}
         adjoint : bool
         out : numpy.ndarray, optional
-            C-contiguous, of the result's shape and dtype; may be the array passed as ``estimate``.
+            C-contiguous, of the result's shape and dtype; may be `x` or an operand, but not a part of one.
         return_sums : bool
             Return ``(result, sums)``, sums over all voxels that cost no pass of their own.
         **operands
@@ -950,6 +950,12 @@ class Blur:
                 f"out: got {_validate.shown(out)}, expected a writable C-contiguous {kind} of shape "
                 f"{target} and dtype {dtype}"
             )
+        if isinstance(result, np.ndarray) and out is not None:
+            for name, array in {"x": data, **prepared}.items():
+                # The very same array is fine: a value is read before it is written.
+                partly = isinstance(array, np.ndarray) and _arrays.overlap(result, array)
+                if partly and (array.ctypes.data, array.shape) != (result.ctypes.data, result.shape):
+                    raise ValueError(f"out: shares part of its memory with {name}, expected all of it or none")
         if "held_out_scale" in operands:
             prepared["held_out_scale"] = _validate.number(
                 operands["held_out_scale"], "held_out_scale", minimum=0

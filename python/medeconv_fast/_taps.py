@@ -49,14 +49,14 @@ def _symmetrised_line(line: np.ndarray) -> np.ndarray:
     """`line` made symmetric where it is so to within its own rounding: two taps then cost one product."""
     mirrored = line[::-1]
     tolerance = 8 * np.finfo(line.dtype).eps * float(np.abs(line).max())
-    return (line + mirrored) / 2 if float(np.abs(line - mirrored).max()) <= tolerance else line
+    return line / 2 + mirrored / 2 if float(np.abs(line - mirrored).max()) <= tolerance else line
 
 
 def _evened(psf: np.ndarray, axis: int) -> np.ndarray | None:
     """`psf` made symmetric along an axis where it is so to within its own rounding, or None."""
     mirrored = psf[(slice(None),) * axis + (slice(None, None, -1),)]
     tolerance = 8 * np.finfo(psf.dtype).eps * float(np.abs(psf).max())
-    return (psf + mirrored) / 2 if float(np.abs(psf - mirrored).max()) <= tolerance else None
+    return psf / 2 + mirrored / 2 if float(np.abs(psf - mirrored).max()) <= tolerance else None
 
 
 def symmetrised(psf: np.ndarray) -> tuple[np.ndarray, tuple[int, ...]]:
@@ -177,7 +177,7 @@ def point_symmetric(psf: np.ndarray, centre: tuple[int, ...]) -> tuple[np.ndarra
     mirrored = _flipped(psf)
     if float(np.abs(psf - mirrored).max()) > 8 * np.finfo(psf.dtype).eps * float(np.abs(psf).max()):
         return psf, False
-    return np.ascontiguousarray((psf + mirrored) / 2), True
+    return np.ascontiguousarray(psf / 2 + mirrored / 2), True
 
 
 def mirror_symmetric(psf: np.ndarray, centre: tuple[int, ...]) -> tuple[np.ndarray, bool]:
@@ -201,7 +201,7 @@ def mirrored_terms(terms: Sequence[tuple[np.ndarray, ...]]) -> list[tuple[np.nda
 
     That projects their sum onto what is symmetric along every axis, where it is already.
     """
-    return [tuple((line + line[::-1]) / 2 for line in term) for term in terms]
+    return [tuple(line / 2 + line[::-1] / 2 for line in term) for term in terms]
 
 
 def wrapped_taps(

@@ -267,7 +267,7 @@ def _destination(
         ]
         raise ValueError(f"out: got an array that is {' and '.join(got)}, {expected}")
     for name, operand in given.items():
-        if _overlap(array, operand):
+        if _arrays.overlap(array, operand):
             raise ValueError(f"out: shares memory with {name}, expected memory of its own")
     return array
 
@@ -288,13 +288,3 @@ def _resident_destination(
             if not apart and operand.pointer + operand.nbytes > array.pointer:
                 raise ValueError(f"out: shares memory with {name}, expected memory of its own")
     return array
-
-
-_EFFORT: Any = 1000  # candidates that np.shares_memory may try: microseconds
-
-
-def _overlap(one: np.ndarray, other: np.ndarray) -> bool:
-    try:
-        return np.shares_memory(one, other, max_work=_EFFORT)
-    except np.exceptions.TooHardError:  # strides so odd that only a search could tell
-        return True
