@@ -144,11 +144,20 @@ std::vector<ConvBlock> blocks_of(int64_t destinations, int64_t merged, int64_t m
     return blocks;
 }
 
+// Whether a phase lacks taps that another has: merged, it is multiplied by zeros there, and 0 times what is infinite is no number.
+bool fills_up(const std::vector<std::vector<AxisTap>>& merged) {
+    for (const auto& phase : merged)
+        for (const AxisTap& tap : phase)
+            for (int64_t element : tap.element)
+                if (element < 0) return true;
+    return false;
+}
+
 // Which output phases become rows of a tile, and every tap of those that do not.
 template <class T>
 void choose_taps(ConvTables<T>& t, const std::array<std::vector<std::vector<AxisTap>>, 3>& merged_taps,
                  const std::array<std::vector<std::vector<AxisTap>>, 3>& single_taps, int64_t most_rows,
-                 const std::array<int64_t, 3>& kernel) {
+                 const std::array<int64_t, 3>& kernel, bool exact) {
     ConvPass<T>& p = t.pass;
     double least = INFINITY;
     std::array<bool, 3> chosen{};
@@ -157,7 +166,7 @@ void choose_taps(ConvTables<T>& t, const std::array<std::vector<std::vector<Axis
         int64_t merged = 1;
         double taps = 1;
         for (size_t a = 0; a < 3; ++a) {
-            merge[a] = merge[a] && p.axis[a].phases > 1;
+            merge[a] = merge[a] && p.axis[a].phases > 1 && !(exact && fills_up(merged_taps[a]));
             const auto& list = merge[a] ? merged_taps[a] : single_taps[a];
             if (merge[a]) merged *= p.axis[a].phases;
             double sum = 0;
@@ -411,7 +420,7 @@ void finish(ConvTables<T>& t, const ConvShape& s, const ConvKernels<T>& kernels,
         p.band.flat = false;
         p.band.channel = p.source_size, p.band.plane = axis[1].length * axis[2].length, p.band.row = axis[1].step * axis[2].length;
     }
-    choose_taps(t, merged_taps, single_taps, kernels.rows, s.kernel);
+    choose_taps(t, merged_taps, single_taps, kernels.rows, s.kernel, s.exact);
     // Full tiles of a forward pass; a few positions would not make up for packing.
     p.in_place = p.shared && !phases && !p.flipped && p.destinations % kernels.rows == 0;
     if (p.flipped) consider_columns(t, s, kernels.lanes);

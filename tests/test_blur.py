@@ -209,7 +209,7 @@ def test_out_that_shares_part_of_an_operand_is_refused(name, backend):
     blur = mf.Blur(np.ones((3, 3)), (8, 9), boundary="zero", engine="direct", backend=backend)
     buffer = np.zeros(8 * 9 + 9)
     given = {"x": np.ones((8, 9)), "estimate": np.ones((8, 9))} | {name: buffer[:72].reshape(8, 9)}
-    with pytest.raises(ValueError, match=f"out: shares part of its memory with {name}"):
+    with pytest.raises(ValueError, match=f"out: shares a part of its memory with {name}"):
         blur.sweep(given["x"], "add", estimate=given["estimate"], out=buffer[9:].reshape(8, 9))
 
 

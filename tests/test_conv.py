@@ -595,6 +595,18 @@ def test_nan_spreads_as_far_as_the_kernel_reaches(dtype, backend):
     assert np.isnan(ops.conv(large, many, padding=6, relu=True, backend=backend)[0, 0, :10, :10, :10]).all()
 
 
+@pytest.mark.parametrize("stride, taps", [(2, 3), (2, 5), (3, 5), (3, 2)])
+def test_inf_of_a_stride_reaches_no_value_it_is_no_term_of(stride, taps, dtype, backend):
+    y = np.ones((1, 2, 5, 6), dtype)
+    y[0, 1, 2, 3] = np.inf
+    w = np.ones((2, 3, taps, taps), dtype)
+    x = ops.conv_transpose(y, w, stride=stride, exact=True, backend=backend)
+    expected = np.zeros(x.shape, bool)
+    expected[:, :, 2 * stride : 2 * stride + taps, 3 * stride : 3 * stride + taps] = True
+    assert np.array_equal(np.isposinf(x), expected)
+    assert not np.isnan(x).any()
+
+
 # Arrays in and out
 
 RULE = {

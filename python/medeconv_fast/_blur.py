@@ -955,7 +955,7 @@ class Blur:
                 # The very same array is fine: a value is read before it is written.
                 partly = isinstance(array, np.ndarray) and _arrays.overlap(result, array)
                 if partly and (array.ctypes.data, array.shape) != (result.ctypes.data, result.shape):
-                    raise ValueError(f"out: shares part of its memory with {name}, expected all of it or none")
+                    raise ValueError(f"out: shares a part of its memory with {name}, expected all or none")
         if "held_out_scale" in operands:
             prepared["held_out_scale"] = _validate.number(
                 operands["held_out_scale"], "held_out_scale", minimum=0

@@ -98,7 +98,8 @@ def conv(
     -----
     NaN and Inf are not refused: they spread to every value whose sum has them as a term, zero weights and the
     zeros of the padding included, and pass `relu`, as in torch. Which other values they reach under Winograd
-    or a Fourier transform is not defined; ``exact=True`` keeps to the sum.
+    or a Fourier transform is not defined; ``exact=True`` keeps to the sum. In a weight's gradient Inf and NaN
+    of the input may reach elements that they are no term of.
 
     The arithmetic of strides, paddings and dilations is that of [1]_.
 
