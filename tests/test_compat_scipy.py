@@ -626,3 +626,27 @@ def test_scipys_own_tests_of_filters(run_patched):
         own, delegated = counts[f"scipy.ndimage.{name}"]
         assert own >= (10 if name == "uniform_filter" else 50), name
         assert set(delegated) <= LISTED | {"output dtype"}
+
+
+@pytest.mark.parametrize(
+    "dtype, spot", [("float64", 1e20), ("float64", 1e308), ("float32", 1e6), ("float32", 3e38)]
+)
+@pytest.mark.parametrize(
+    "name", ["ndimage.convolve", "ndimage.correlate", "signal.convolve2d", "signal.correlate2d"]
+)
+def test_a_voxel_of_a_fill_value_does_not_hide_the_others(name, dtype, spot):
+    module, function = name.split(".")
+    x, w = np.ones((64, 70), dtype), np.random.default_rng(0).random((25, 25)).astype("float32") + 1
+    x[3, 3] = spot
+    own, peer = (
+        getattr(importlib.import_module(f"{package}{module}"), function)
+        for package in ("medeconv_fast.compat.scipy.", "scipy.")
+    )
+    options = {} if module == "ndimage" else {"mode": "same"}
+    with np.errstate(over="ignore", invalid="ignore"):
+        expected = peer(x, w, **options)
+        found = own(x, w, **options)
+    far = np.s_[30:, 30:]
+    assert found.dtype == expected.dtype
+    assert np.allclose(found[far], expected[far], rtol=1e-5 if dtype == "float32" else 1e-12, atol=0)
+    assert np.array_equal(np.isfinite(found), np.isfinite(expected))

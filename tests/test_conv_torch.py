@@ -618,3 +618,17 @@ def test_torch_is_imported_when_used_and_its_absence_explained():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert 'pip install "medeconv-fast[torch]"' in done.stdout
     assert "has no attribute 'nonsense'" in done.stdout
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:.*torch.jit.trace.*")
+@pytest.mark.parametrize(
+    "kind, options", [("Conv2d", {"padding": "same"}), ("ConvTranspose2d", {"stride": 2})]
+)
+def test_modules_can_be_traced(kind, options):
+    module = getattr(mf.compat.torch, kind)(4, 6, 3, **options)
+    x = torch.randn(2, 4, 9, 8)
+    traced = torch.jit.trace(module, x)
+    assert torch.equal(traced(x), module(x))
+    if kind == "ConvTranspose2d":  # a trace's sizes are constants
+        with pytest.raises(RuntimeError):
+            traced(x[:, :, :7])

@@ -21,6 +21,8 @@ from ._calls import HandBack
 Window = Sequence[tuple[int, int]]
 MOST_AXES = 3
 NO_TIME = 25e3  # ns, predicted: an application that takes less is a sum
+MOST_UNEVEN = 1e7  # the largest value over a usual one: that is then off by 1e-9 of itself
+SAMPLES = 4096  # of which the median is a usual value
 _NUMBERS = (list, tuple, int, float, complex, np.generic)
 
 
@@ -86,6 +88,20 @@ def fits_single(x: np.ndarray, weights: Sequence[np.ndarray], cval: float) -> bo
     return largest <= most / 4 and (cval == 0 or not abs(cval) < least)
 
 
+def is_uneven(x: np.ndarray, h: np.ndarray) -> bool:
+    """Whether the rounding of float64 transforms, which goes by the largest value, would hide most of the others.
+
+    One voxel of a fill value may be as large as that.
+    """
+    largest = float(max(x.max(), -x.min()))
+    some = np.abs(x.reshape(-1)[:: max(1, x.size // SAMPLES)])
+    some = some[some > 0]
+    if some.size and largest > MOST_UNEVEN * float(np.median(some)):
+        return True
+    with np.errstate(over="ignore"):
+        return not math.isfinite(largest * x.size * float(np.abs(h, dtype=np.float64).sum()))
+
+
 def engine_for(taps: np.ndarray, layout: Geometry, *, by_sums: bool = False) -> str:
     """The engine; `by_sums`: one that sums over taps, as exact for each voxel as the peer's own sum.
 
@@ -120,6 +136,8 @@ def convolve_window(
         x, h = h, x  # convolution commutes; the smaller one makes the taps
     layout = _window_layout(x, h, window)
     engine = engine_for(h, layout, by_sums=by_sums) if finite else "direct"
+    if wide and engine == "spectral" and is_uneven(x, h):
+        engine = engine_for(h, layout, by_sums=True)
     return _apply(x, h, layout, "zero", engine, wide=wide)
 
 
@@ -194,6 +212,8 @@ def filter_array(
         h, centre = wrapped_taps(h, centre, x.shape)
     layout = geometry(h.shape, x.shape, boundary, backend, centre)
     engine = engine_for(h[layout.taps], layout) if finite else "direct"
+    if engine == "spectral" and is_uneven(x, h):
+        engine = engine_for(h[layout.taps], layout, by_sums=True)
     return _apply(x, h, layout, boundary, engine, wide=True)
 
 

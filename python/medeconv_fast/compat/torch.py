@@ -335,6 +335,12 @@ def _check_bias(bias: Any, channels: int) -> None:
         )
 
 
+def _shape(tensor: Any) -> tuple[Any, ...]:
+    """Numbers, also where torch.jit.trace makes tensors of them: paddings and sizes are constants of a trace."""
+    shape = tuple(tensor.shape)
+    return tuple(int(n) for n in shape) if torch.jit.is_tracing() else shape
+
+
 def _options(layer: _geometry.Layer, exact: bool) -> tuple[Any, ...]:
     padding = [n for pair in layer.padding for n in pair]
     return (list(layer.stride), padding, list(layer.dilation), layer.groups, layer.padding_mode, exact)
@@ -360,9 +366,9 @@ def _convolve(
     exact: bool,
 ) -> Any:
     _check_tensors(input, weight, bias)
-    weight_shape = tuple(weight.shape)
+    weight_shape = _shape(weight)
     _geometry.spatial_rank(weight_shape, "weight", False, ndim)
-    shape, batched = _geometry.batch_of(tuple(input.shape), "input", ndim, "weight")
+    shape, batched = _geometry.batch_of(_shape(input), "input", ndim, "weight")
     layer = _layer_of(
         _geometry.conv_layer,
         shape,
@@ -395,9 +401,9 @@ def _convolve_transposed(
     exact: bool,
 ) -> Any:
     _check_tensors(input, weight, bias)
-    weight_shape = tuple(weight.shape)
+    weight_shape = _shape(weight)
     _geometry.spatial_rank(weight_shape, "weight", True, ndim)
-    shape, batched = _geometry.batch_of(tuple(input.shape), "input", ndim, "weight")
+    shape, batched = _geometry.batch_of(_shape(input), "input", ndim, "weight")
     layer = _layer_of(
         _geometry.transposed_layer,
         shape,

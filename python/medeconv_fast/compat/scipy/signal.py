@@ -200,13 +200,13 @@ def _in_the_plane(
     with np.errstate(over="ignore"):
         fill = dtype.type(fillvalue)
     if mode == "valid" or (padding == "constant" and fill == 0):
-        return convolve_window(x, h, window, finite=finite)
+        return convolve_window(x, h, window, finite=finite, wide=True)
     reach = [k - 1 for k in h.shape]
     options = {"constant_values": fill} if padding == "constant" else {}
     padded = np.pad(x, [(r, r) for r in reach], mode=padding, **options)  # type: ignore[call-overload]
     # In the padded array every value of the full convolution has all its overlaps.
     inside = [(start + r, stop + r) for (start, stop), r in zip(window, reach, strict=True)]
-    return convolve_window(padded, h, inside, finite=finite and bool(np.isfinite(fill)))
+    return convolve_window(padded, h, inside, finite=finite and bool(np.isfinite(fill)), wide=True)
 
 
 @stand_in("scipy.signal")
