@@ -483,3 +483,26 @@ def test_real_image(backend, shared_data, dtype, tol, relative_error):
         image.astype(float), psf, 20, boundary="reflect", negative="clip", backend="reference"
     )
     assert relative_error(estimate, other) < tol("backends", dtype)
+
+
+def test_light_beyond_the_reach_of_an_initial_support_takes_no_digits_of_the_rest(dtype, backend, rng, tol):
+    support = np.zeros((40, 44))
+    support[14:26, 15:28] = 1
+    image = np.full(support.shape, 100, dtype)
+    profile = np.exp(-(np.arange(-7, 8) ** 2) / 8)
+    psf = np.outer(profile, profile) + 1e-9 * rng.random((15, 15))  # reaches on, where no float32 tells it
+    summed = mf.richardson_lucy(image, psf, 3, initial=support, engine="direct", backend=backend)
+    chosen, info = mf.richardson_lucy(image, psf, 3, initial=support, backend=backend, return_info=True)
+    assert np.array_equal(chosen, summed)
+    assert any("explains nearly nothing" in note for note in info["warnings"])
+    with pytest.warns(UserWarning, match="engine='direct' sums"):
+        mf.richardson_lucy(image, psf, 3, initial=support, engine="spectral", backend=backend)
+
+
+def test_a_border_beyond_the_reach_of_a_psf_off_its_centre(dtype, backend, rng, tol):
+    psf = np.zeros((21, 21))
+    psf[14:, 14:] = rng.random((7, 7))
+    image = np.full((40, 44), 100, dtype)
+    options = {"boundary": "zero", "backend": backend}
+    summed = mf.richardson_lucy(image, psf, 3, engine="direct", **options)
+    assert np.array_equal(mf.richardson_lucy(image, psf, 3, **options), summed)

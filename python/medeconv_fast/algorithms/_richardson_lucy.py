@@ -29,6 +29,7 @@ from ._start import (
     first_estimate,
     gain_of,
     level_of,
+    out_of_reach,
     sharpness,
 )
 from ._tile import Numbers
@@ -133,7 +134,8 @@ def richardson_lucy(
         Return ``(estimate, info)``.
     backend : {"auto", "cpp", "numba", "reference", "cuda"}
     engine : {"auto", "spectral", "separable", "direct"}
-        See `Blur`.
+        See `Blur`. "auto" sums over the PSF's taps where `initial`, or a PSF off its centre at a border of
+        zeros, leaves light out of reach: its ratios would take the digits of the others in transforms.
     num_threads : int, optional
         Results do not depend on it.
 
@@ -204,16 +206,17 @@ def richardson_lucy(
     kernels = backends.resolve(backend, image)
     data, restore, (lowest, highest, total) = _arrays.as_image(image, resident=True)
     psf, psf_settings = _options.psf_on_grid(psf, data.ndim, voxel_size, psf_voxel_size)
-    blur = Blur(
+    blur_by = functools.partial(
+        Blur,
         psf,
         data.shape,
         boundary=boundary,
-        engine=engine,
         backend=kernels.NAME,
         dtype=data.dtype,
         normalize_psf=normalize_psf,
         num_threads=num_threads,
     )
+    blur = blur_by(engine=engine)
     projector, back = back_projector_of(back_projector, blur.psf)
     warnings: list[str] = []
     if back is None:
@@ -333,6 +336,25 @@ def richardson_lucy(
         gain = gain_of(blur, operator, data, trust, matched=back is None)
         estimate, _ = first_estimate(initial, data, mean, offset, blur)
         assert estimate is not None
+        beyond = out_of_reach(
+            image, trust, estimate, background, blur, operator, flat=isinstance(initial, str)
+        )
+        if beyond and engine == "auto" and back is None:
+            blur = blur_by(engine="direct")
+            operator = blur.operator(data.dtype)
+            gain = gain_of(blur, operator, data, trust, matched=True)
+            taken = operator.workspace_bytes
+            warnings.append(
+                f"engine: 'direct'; the first estimate explains nearly nothing of the light of {beyond} "
+                "voxels, whose ratios would take the digits of all others in transforms"
+            )
+        elif beyond:
+            note = (
+                f"engine: 'spectral'; the first estimate explains nearly nothing of the light of {beyond} "
+                "voxels, whose ratios take digits of all others in transforms; engine='direct' sums"
+            )
+            warnings.append(note)
+            python_warnings.warn(note, UserWarning, stacklevel=2)
         model = Model(
             image=image,
             weights=trust,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,6 +17,7 @@ from . import _options
 SMALLEST_NORMALIZER = 0.01
 SMALLEST_THRESHOLD = 1e-14  # of damping; below it nothing is damped, and its square still fits float32
 NEGATIVE = ("raise", "clip", "shift")
+LARGEST_RATIO = {"float32": 3e3, "float64": 1e8}  # times the rounding of transforms: 3e-4 and 1e-8
 INITIAL = ("flat", "image")
 
 
@@ -117,6 +119,43 @@ def gain_of(
     smallest = gain.dtype.type(SMALLEST_NORMALIZER * largest)
     seen = gain >= smallest
     return np.divide(seen, np.maximum(gain, smallest, out=gain), out=gain)
+
+
+def out_of_reach(
+    image: np.ndarray,
+    weights: np.ndarray | None,
+    estimate: np.ndarray,
+    background: float,
+    blur: Blur,
+    operator: Operator,
+    *,
+    flat: bool,
+) -> int:
+    """Voxels that an estimate explains so badly that their ratios leave transforms no digits for the others.
+
+    An estimate that is 0 in parts stays so, and what lies beyond the reach of the rest has ratios of a
+    million. In exact arithmetic they count where the PSF still reaches, and nowhere else. A `flat` estimate
+    reaches all, as the image itself does, but for a PSF off its centre at the border of an image that ends
+    there.
+    """
+    if operator.engine != "spectral":
+        return 0
+    largest = LARGEST_RATIO[image.dtype.name]
+    if flat and (blur.boundary != "zero" or least_covered(blur.psf) * largest > 1):
+        return 0
+    explained = _device.host(operator.apply(estimate)) + image.dtype.type(background)
+    light = _device.host(image)
+    beyond = (explained < explained.max() / largest) & (light > largest * explained)
+    if weights is not None:
+        beyond &= _device.host(weights) > 0
+    return int(np.count_nonzero(beyond))
+
+
+def least_covered(psf: np.ndarray) -> float:
+    """The share of a PSF that lies in an image where its centre is in a corner: the worst of them."""
+    halves = [(slice(n // 2 + 1), slice(n // 2, None)) for n in psf.shape]
+    shares = [float(np.abs(psf[corner]).sum(dtype=np.float64)) for corner in itertools.product(*halves)]
+    return min(shares) / float(np.abs(psf).sum(dtype=np.float64))
 
 
 def sharpness(threshold: float | np.ndarray, data: np.ndarray) -> np.ndarray:

@@ -89,7 +89,7 @@ def fits_single(x: np.ndarray, weights: Sequence[np.ndarray], cval: float) -> bo
 
 
 def is_uneven(x: np.ndarray, h: np.ndarray) -> bool:
-    """Whether the rounding of float64 transforms, which goes by the largest value, would hide most of the others.
+    """Whether float64 transforms, whose rounding goes by the largest value, would hide most of the others.
 
     One voxel of a fill value may be as large as that.
     """

@@ -336,7 +336,7 @@ def _check_bias(bias: Any, channels: int) -> None:
 
 
 def _shape(tensor: Any) -> tuple[Any, ...]:
-    """Numbers, also where torch.jit.trace makes tensors of them: paddings and sizes are constants of a trace."""
+    """Numbers, also where torch.jit.trace makes tensors of them: sizes are constants of a trace."""
     shape = tuple(tensor.shape)
     return tuple(int(n) for n in shape) if torch.jit.is_tracing() else shape
 
