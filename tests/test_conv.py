@@ -261,6 +261,24 @@ def test_output_padding_beyond_the_stride(shape, w_shape, options, mode, backend
     assert ndim == len(w_shape) - 2
 
 
+@pytest.mark.parametrize("channels", [5, 12, 33])
+@pytest.mark.parametrize("taps", [(3, 3), (5, 3), (5, 7), (7, 7), (2, 3)])
+def test_depthwise_layers_of_small_images(taps, channels, dtype, backend, rng, tol):
+    w = rng.standard_normal((channels, 1, *taps)).astype(dtype)
+    for padding in (0, 1, "same"):
+        for y in ((1, 1), (2, 2), (1, 4), (5, 3), (8, 16)):
+            options = {"padding": padding, "groups": channels}
+            more = [0 if padding == "same" else k - 1 - 2 * padding for k in taps]
+            shape = (2, channels, *(n + m for n, m in zip(y, more, strict=True)))
+            if min(shape) < 1:
+                continue
+            grad = rng.standard_normal((2, channels, *y)).astype(dtype)
+            out = np.full(shape, np.nan, dtype)  # whatever is not written shows
+            ops.conv_input_grad(grad, w, shape, **options, out=out, backend=backend)
+            expected = ops.conv_input_grad(grad, w, shape, **options, backend="reference")
+            assert abs(out - expected).max() <= tol("conv", dtype) * abs(expected).max(), (padding, y)
+
+
 @pytest.mark.parametrize("taps, low", [(1, 1), (1, 2), (2, 2)])
 @pytest.mark.parametrize("mode", ["zeros", "replicate"])
 def test_an_axis_of_one_that_is_padded_lies_between_two_that_are_only_copied(taps, low, mode, backend, rng):
@@ -1068,6 +1086,12 @@ def layers(draw):
         padding.append((low, high))
         kernel.append(k)
         spatial.append(n)
+    # Small images with many channels are the kernels' own business, too.
+    if math.prod(spatial) * math.prod(kernel) <= 300 and draw(st.booleans()):
+        if draw(st.booleans()):
+            groups, per_group = draw(st.sampled_from([12, 19, 33])), (1, draw(st.integers(1, 2)))
+        else:
+            per_group = draw(st.sampled_from([17, 32, 40])), draw(st.sampled_from([16, 33, 40]))
     shape = (draw(st.integers(0, 3)), groups * per_group[0], *spatial)
     w_shape = (groups * per_group[1], per_group[0], *kernel)
     options = {
@@ -1084,7 +1108,7 @@ def layers(draw):
 
 @given(layer=layers())
 @settings(
-    max_examples=120,
+    max_examples=300,
     deadline=None,
     derandomize=True,
     suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture],
@@ -1128,11 +1152,12 @@ def test_the_strategy_reaches_what_it_should():
         seen.update({"dilated"} if max(options["dilation"]) > 2 else ())
         seen.update({"one voxel"} if 1 in shape[2:] else ())
         seen.update({"depthwise"} if w_shape[1] == 1 and options["groups"] > 1 else ())
+        seen.update({"depthwise of many"} if w_shape[1] == 1 and options["groups"] > 10 else ())
+        seen.update({"many"} if min(w_shape[:2]) > 10 else ())
 
     collect()
-    wanted = itertools.chain(
-        LAYOUTS, MODES, (1, 2, 3), ("empty", "skips", "dilated", "one voxel", "depthwise")
-    )
+    named = ("empty", "skips", "dilated", "one voxel", "depthwise", "depthwise of many", "many")
+    wanted = itertools.chain(LAYOUTS, MODES, (1, 2, 3), named)
     assert seen >= set(wanted)
 
 
