@@ -397,6 +397,41 @@ def test_one_of_several_processes_begins(tmp_path):
     assert os.listdir(tmp_path) == ["a.zarr.partial"]
 
 
+def test_an_image_that_was_begun_anew_takes_nothing_of_the_one_before(tmp_path):
+    source = mf.io.open_source(image(20, 30))
+    before = mf.io.create_store(tmp_path / "a.zarr", source)
+    store = mf.io.create_store(tmp_path / "a.zarr", source, overwrite=True)
+    (block,) = regions(store)
+    with pytest.raises(FileNotFoundError, match="is another image, which was begun since"):
+        before.write(*block, source.read(0))
+    assert store.missing() == [block]
+    store.write(*block, source.read(0))
+    with pytest.raises(FileNotFoundError, match="is another image, which was begun since"):
+        before.finish()
+    store.finish()
+    assert os.listdir(tmp_path) == ["a.zarr"]
+
+
+def test_two_that_write_an_image_at_a_time(tmp_path, monkeypatch):
+    """The second is refused, and the first ends as if it had not been."""
+    first, second = (Volume(image(20, 30, seed=seed)) for seed in (1, 2))
+    write, refused = mf.io.Store.write, []
+
+    def beside(store, *block):
+        if not refused:
+            with pytest.raises(BlockingIOError, match=r"a\.zarr: another process is at work on it") as told:
+                mf.io.write(tmp_path / "a.zarr", second, overwrite=True)
+            refused.append(told.value)
+        return write(store, *block)
+
+    monkeypatch.setattr(mf.io.Store, "write", beside)
+    mf.io.write(tmp_path / "a.zarr", first, overwrite=True)
+    assert refused and os.listdir(tmp_path) == ["a.zarr"]
+    np.testing.assert_array_equal(mf.io.read(tmp_path / "a.zarr").array, first.array)
+    mf.io.write(tmp_path / "a.zarr", second, overwrite=True)
+    np.testing.assert_array_equal(mf.io.read(tmp_path / "a.zarr").array, second.array)
+
+
 def test_blocks_of_zeros_are_written_too(tmp_path):
     """What is not there was not written: a lost block of zeros is noticed."""
     store = copied(tmp_path / "a.zarr", mf.io.open_source(np.zeros((10, 12), np.float32)), chunks=(8, 8))

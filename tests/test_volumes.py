@@ -787,6 +787,36 @@ def test_two_processes_do_not_share_a_log(tmp_path, image, psf):
         mf.restore_volume(image, path, psf, **RL)
 
 
+@pytest.mark.parametrize("after", [0, 4])
+def test_a_job_is_not_begun_anew_under_a_process_at_work_on_it(tmp_path, image, psf, after):
+    """Its tiles would go into the new job's image."""
+    expected = unbroken(tmp_path, image, psf)
+    path = tmp_path / "out.zarr"
+    refused = []
+
+    def beside(state):
+        if state["done"] == after and not refused:
+            with pytest.raises(BlockingIOError, match="another process is at work on it") as told:
+                mf.restore_volume(image, path, psf, resume=False, **{**RL, "num_iter": 9})
+            refused.append(told.value)
+            with pytest.raises(BlockingIOError, match="another process is at work on it"):
+                mf.io.write(path, mf.io.Volume(image), overwrite=True)
+
+    done = mf.restore_volume(image, path, psf, progress=beside, **RL)
+    assert refused and done.finished and done.computed == 9
+    assert np.array_equal(result(path), expected)
+
+
+def test_a_job_goes_on_in_its_own_image_only(tmp_path, image, psf):
+    path = tmp_path / "out.zarr"
+    broken(path, image, psf)
+    store = mf.io.create_store(path, mf.io.open_source(image), overwrite=True, **SMALL)
+    with pytest.raises(FileNotFoundError, match="has vanished"):
+        mf.restore_volume(image, path, psf, **RL)
+    assert len(store.missing()) == 18
+    assert mf.restore_volume(image, path, psf, resume=False, **RL).finished
+
+
 def stored(tmp_path, image):
     path = tmp_path / "in.zarr"
     mf.io.write(path, mf.io.Volume(image))

@@ -305,6 +305,8 @@ def write(path: Any, volume: Volume, *, overwrite: bool = False) -> None:
     ValueError
         A dtype or axis that the format cannot hold; for DICOM a volume that was not read from DICOM, or is no
         longer on its source's grid.
+    BlockingIOError
+        Another process is writing Zarr of this name.
     OSError
         The directory is missing or not writable, or the disk is full: then nothing is left under the name,
         and an existing file stays as it was.

@@ -67,6 +67,27 @@ def check_writable(path: Any, *, overwrite: bool = False) -> Path:
     return path
 
 
+def lock(file: Any, *, shared: bool = False, wait: bool = False) -> bool:
+    """Held until the file is closed, or its process ends however it ends; BlockingIOError if another holds it.
+
+    False on Windows, where two processes at work on the same are not noticed.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        return False
+    fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
+    return True
+
+
+def is_at(file: Any, path: Path) -> bool:
+    """Whether an open file is still the one of that name."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+    except FileNotFoundError:
+        return False
+
+
 def write_whole(path: Path, save: Callable[[Path], object], *, overwrite: bool) -> None:
     """Let `save` write to a temporary name beside `path` and rename; no failure leaves anything behind."""
     path = check_writable(path, overwrite=overwrite)

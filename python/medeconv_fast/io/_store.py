@@ -18,7 +18,9 @@ import math
 import os
 import shutil
 import tempfile
+import uuid
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,7 @@ import numpy as np
 
 from .. import _validate
 from . import _assemble, _convert, _ome, _pyramid, _zarr
-from ._files import check_parent, write_whole
+from ._files import check_parent, is_at, lock, write_whole
 from ._geometry import Geometry
 from ._source import Source, checked_region, open_source
 from ._volume import Volume
@@ -62,6 +64,8 @@ class Store:
     scale : (float, float)
         Slope and intercept: value = slope · stored + intercept.
     geometry : Geometry
+    id : str or None
+        Another one in each image that is begun, of the same name too.
     """
 
     def __init__(self, partial: Path) -> None:
@@ -78,6 +82,7 @@ class Store:
             self.scale: tuple[float, float] = (float(state["scale"][0]), float(state["scale"][1]))
             self.geometry = Geometry.from_json(state["geometry"])
             self._overwrite = bool(state["overwrite"])
+            self.id: str | None = state.get("id")
         except (ValueError, KeyError, TypeError, IndexError) as error:
             raise ValueError(
                 f"{partial / STATE}: damaged ({error}); the unfinished image cannot be gone on with"
@@ -121,7 +126,8 @@ class Store:
             The region is not made of whole blocks, the array has another shape, or NaN is to be stored as an
             integer.
         OSError
-            The disk is full, or the folder has vanished or cannot be written to.
+            The disk is full, or the folder has vanished, is that of another image that was begun since, or
+            cannot be written to.
         """
         index = self._index(item, region)
         place = index[-len(self.shape) :]
@@ -137,7 +143,7 @@ class Store:
         found = self._blocks_at()
         if not found.is_there():  # zarr would make the folders anew
             raise FileNotFoundError(f"{self._image}: has vanished while it was being written")
-        with _at(self.path):
+        with self.at_work(), _at(self.path):
             self._note_clipped(item, place, clipped)
             for chunk in found.chunks_of(index):
                 # The region is all of the block; zarr would read one at the image's end before it fills it,
@@ -147,6 +153,31 @@ class Store:
             for chunk in found.chunks_of(index):
                 _sync(found.file_of(chunk))
         return _checksum(stored)
+
+    @contextlib.contextmanager
+    def at_work(self) -> Iterator[None]:
+        """Keep others from discarding the image meanwhile (``overwrite=True``); any number of writers may.
+
+        Raises
+        ------
+        FileNotFoundError
+            It has been discarded already.
+        """
+        name = self.partial / STATE
+        gone = f"{self._image}: has vanished while it was being written"
+        try:
+            file = open(name, "rb")  # noqa: SIM115 (closed below)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(gone) from error
+        with file:
+            locked = _locked(file, shared=True, wait=True)
+            if not is_at(file, name):
+                raise FileNotFoundError(gone)
+            if json.load(file).get("id") != self.id:
+                raise FileNotFoundError(f"{self.partial}: is another image, which was begun since")
+            if not locked:
+                file.close()  # Windows removes no open file
+            yield
 
     def checksum(self, item: int, region: Sequence[slice]) -> str:
         """Checksum of what is stored; that of a block that was never written raises ValueError."""
@@ -239,7 +270,7 @@ class Store:
                     f"{self.path}: {len(lacking)} blocks were not written, the first is item "
                     f"{lacking[0][0]}, region {lacking[0][1]}"
                 )
-            with _at(self.path):
+            with self.at_work(), _at(self.path):
                 self._clipped = self.clipped
                 for made, name in self._complete():
                     self._rename(made, name)
@@ -247,7 +278,13 @@ class Store:
             raise FileNotFoundError(f"{self._image}: has vanished before the image was finished")
         self._region = None
         with _at(self.path):
-            shutil.rmtree(self.partial)
+            # What it is stays known to the last: a folder that nobody knows would block the name.
+            for entry in sorted(self.partial.iterdir()):
+                if entry.is_dir():
+                    shutil.rmtree(entry)
+                elif entry.name != STATE:
+                    entry.unlink()
+            shutil.rmtree(_set_aside(self.partial), ignore_errors=True)
 
     def _complete(self) -> list[tuple[Path, Path]]:
         """What is to get its final name, and that; the image itself last."""
@@ -323,10 +360,66 @@ def _at(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if isinstance(error, FileExistsError | FileNotFoundError) and error.errno is None:
+        if isinstance(error, FileExistsError | FileNotFoundError | BlockingIOError) and error.errno is None:
             raise
         reason = error.strerror or str(error)
         raise OSError(error.errno or errno.EIO, f"{reason} (at {error.filename})", str(path)) from error
+
+
+def _locked(file: Any, **how: bool) -> bool:
+    """False also where the file system has no locks."""
+    try:
+        return lock(file, **how)
+    except BlockingIOError:
+        raise
+    except OSError:
+        return False
+
+
+@contextlib.contextmanager
+def _idle(partial: Path) -> Iterator[Any]:
+    """While nobody is writing to an unfinished image; gives its id."""
+    with open(partial / STATE, "rb+") as file:
+        try:
+            locked = _locked(file)
+        except BlockingIOError as error:
+            name = partial.name.removesuffix(SUFFIX)
+            raise BlockingIOError(
+                f"{partial.with_name(name)}: another process is at work on it (it holds {file.name})"
+            ) from error
+        try:
+            number = json.load(file).get("id")
+        except ValueError:  # damaged
+            number = None
+        if not locked:
+            file.close()
+        yield number
+
+
+def remove(partial: Path, *, own: str | None = None) -> None:
+    """Take an unfinished image away; with `own` only the one of this id.
+
+    Raises
+    ------
+    BlockingIOError
+        Somebody is writing to it.
+    """
+    with _idle(partial) as found:
+        if own not in (None, found):
+            return
+        aside = _set_aside(partial)
+    shutil.rmtree(aside, ignore_errors=True)  # NFS removes no folder in which a file is open
+
+
+def _set_aside(partial: Path) -> Path:
+    """Under a name of its own: half of it would be no unfinished image, and block the name."""
+    aside = Path(tempfile.mkdtemp(prefix=".medeconv-", dir=partial.parent))
+    try:
+        os.rename(partial, aside / partial.name)
+    except BaseException:
+        os.rmdir(aside)
+        raise
+    return aside
 
 
 # ---------------------------------------------------------------- making one
@@ -384,6 +477,8 @@ def create_store(
     ------
     FileExistsError
         The image, or an unfinished one, exists and `overwrite` is False; or what exists is no image.
+    BlockingIOError
+        Another process is writing the unfinished one.
     ValueError, TypeError
         An argument that makes no sense; a format that cannot hold such an image.
     OSError
@@ -410,6 +505,7 @@ def create_store(
         geometry = dataclasses.replace(geometry, metadata=metadata)
     state = {
         "version": 1,
+        "id": uuid.uuid4().hex,
         "name": path.name,
         "shape": source.shape,
         "items": source.items,
@@ -423,7 +519,7 @@ def create_store(
     }
     with _at(path):
         if partial.exists():
-            shutil.rmtree(partial)
+            remove(partial)
         temporary = Path(tempfile.mkdtemp(prefix=".medeconv-", dir=path.parent))
         try:
             ones = (1,) * len(others)
@@ -494,6 +590,8 @@ def _check_free(path: Path, partial: Path, overwrite: bool) -> None:
                 f"{partial}: an unfinished image; mf.io.open_partial goes on with it, overwrite=True (on the "
                 "command line --overwrite) discards it"
             )
+        with _idle(partial):
+            pass
 
 
 def check_zarr(path: Path, *, overwrite: bool) -> None:
@@ -524,11 +622,14 @@ def write_volume(path: Path, volume: Volume, *, overwrite: bool) -> None:
     source = open_source(volume)
     store = create_store(path, source, dtype=volume.dtype, scale=1, overwrite=overwrite)
     try:
-        for item, region in store.missing():
-            store.write(item, region, source.read(item, region))
+        # Ctrl-C leaves a thread alone: no block is still being written when the folder is taken away.
+        with store.at_work(), ThreadPoolExecutor(1, "medeconv-write") as writing:
+            for item, region in store.missing():
+                writing.submit(store.write, item, region, source.read(item, region)).result()
         store.finish()
     except BaseException:
-        shutil.rmtree(store.partial, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            remove(store.partial, own=store.id)
         raise
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..io._files import write_whole
+from ..io._files import is_at, lock, write_whole
 
 FORMAT = 1
 
@@ -91,7 +91,7 @@ class Manifest:
         """The log of this process, which no other may write to meanwhile."""
         with open(self.log_path(shard), "ab+") as file:
             try:
-                _lock(file)
+                lock(file)
             except OSError as error:
                 raise self._busy(file.name) from error
             for other in self._logs():
@@ -100,14 +100,24 @@ class Manifest:
             _drop_torn_line(file)
             yield Log(file)
 
+    def check_idle(self) -> None:
+        """Refuse to take the job from under a process that is at work on it.
+
+        Raises
+        ------
+        BlockingIOError
+        """
+        for log in self._logs():
+            self._check_idle(log)
+
     def _busy(self, name: Any) -> OSError:
         return BlockingIOError(f"{self.destination}: another process is at work on it (it holds {name})")
 
     def _check_idle(self, log: Path) -> None:
         """Two that work on the same tiles take each other's blocks away while they write theirs."""
-        with open(log, "rb") as file:
+        with open(log, "rb+") as file:  # NFS locks nothing for one that is open for reading
             try:
-                _lock(file)
+                lock(file)
             except OSError as error:
                 raise self._busy(log) from error
 
@@ -117,8 +127,8 @@ class Manifest:
         path = self.destination.with_name(self.destination.name + ".job.lock")
         while True:
             with open(path, "ab") as file:
-                _lock(file, wait=True)
-                if not _is_at(file, path):
+                lock(file, wait=True)
+                if not is_at(file, path):
                     continue  # whoever held it has taken it away meanwhile
                 try:
                     yield
@@ -160,19 +170,3 @@ def _drop_torn_line(file: Any) -> None:
 
 def _escaped(name: str) -> str:
     return "".join(f"[{c}]" if c in "*?[" else c for c in name)
-
-
-def _is_at(file: Any, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
-    except FileNotFoundError:
-        return False
-
-
-def _lock(file: Any, *, wait: bool = False) -> None:
-    """Held until the file is closed, or its process ends however it ends."""
-    try:
-        import fcntl
-    except ImportError:  # not on Windows, where two processes at work on one job are not noticed
-        return
-    fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))

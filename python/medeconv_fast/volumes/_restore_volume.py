@@ -6,7 +6,6 @@ import contextlib
 import errno
 import functools
 import hashlib
-import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -152,6 +151,8 @@ def restore_volume(
         options, instruction set or version are not the same (the message says which).
     FileExistsError
         The destination exists and is not the result of this very job.
+    BlockingIOError
+        Another process is at work on these tiles, or on any while ``resume=False`` is to begin anew.
     TileError
         Some tiles could not be read; all others are done.
     OSError
@@ -190,17 +191,22 @@ def restore_volume(
     )
     path = Path(destination).absolute()
     manifest = Manifest(path)
-    with manifest.alone():
-        if _is_finished(manifest, setup, resume, overwrite):
-            return _result(manifest, begun, finished=True, computed=0, voxels=0)
-        if workers is not None:
-            _cluster.expect()
-        job = setup.job(manifest, resume=resume, overwrite=overwrite, psf_name=psf_name)
     look = functools.partial(setup.look, manifest)
-    failures = _drivers.Failures(job, look)
     computed = voxels = 0
     with contextlib.ExitStack() as ending:
-        with manifest.logging(shard) as log:
+        with contextlib.ExitStack() as working:
+            with manifest.alone():
+                if _is_finished(manifest, setup, resume, overwrite):
+                    return _result(manifest, begun, finished=True, computed=0, voxels=0)
+                if workers is not None:
+                    _cluster.expect()
+                job = setup.job(manifest, resume=resume, overwrite=overwrite, psf_name=psf_name)
+                # From now on nobody begins it anew, or discards the image.
+                log = working.enter_context(manifest.logging(shard))
+                if job.store is not None:
+                    working.enter_context(job.store.at_work())
+            number = manifest.record.get("store")
+            failures = _drivers.Failures(job, look)
             done, damaged = _what_is_done(job, manifest, verify)
             todo = job.in_order([n for n in _share(len(job), shard) if n not in done])
             mine = len(todo)
@@ -229,7 +235,9 @@ def restore_volume(
             look()  # what was read before a change is no part of the same image
         finished = False
         with manifest.alone():
-            if manifest.load() and manifest.record.get("finished"):
+            if not manifest.load() or manifest.record.get("store") != number:
+                raise FileNotFoundError(f"{path}: another process has begun the job anew meanwhile")
+            if manifest.record.get("finished"):
                 finished = True
             elif len(manifest.done()) == len(job) and not damaged:
                 _end(job, manifest)
@@ -446,11 +454,12 @@ class _Setup:
                 # All tiles may be in, and a run that was killed then may have given it its name already.
                 store = files.open_partial(manifest.destination) if partial.exists() else None
                 job = self._job(record, store)
-                if store is not None or len(manifest.done()) == len(job):
+                if len(manifest.done()) == len(job) if store is None else store.id == record.get("store"):
                     return job
             raise FileNotFoundError(
                 f"{partial}: has vanished, with what was finished of the job; resume=False begins anew"
             )
+        manifest.check_idle()
         if record:
             # The job was being prepared, or is to be begun anew: nothing of it is kept.
             _remove_partial(partial)
@@ -465,6 +474,7 @@ class _Setup:
             plan={**plan, "blocks": list(store.blocks), "periodic": grid.periodic},
             numbers=[each.record() for each in numbers],
             seam=seam,
+            store=store.id,
             finished=False,
         )
         manifest.load()  # as any later run will find it
@@ -620,7 +630,7 @@ def _short(value: Any) -> str:
 
 def _remove_partial(partial: Path) -> None:
     if (partial / _store.STATE).is_file():
-        shutil.rmtree(partial)
+        _store.remove(partial)
 
 
 def _share(number: int, shard: tuple[int, int] | None) -> range:
