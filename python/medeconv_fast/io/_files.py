@@ -68,7 +68,7 @@ def check_writable(path: Any, *, overwrite: bool = False) -> Path:
 
 
 def lock(file: Any, *, shared: bool = False, wait: bool = False) -> bool:
-    """Held until the file is closed, or its process ends however it ends; BlockingIOError if another holds it.
+    """Held until the file is closed, or its process ends however it ends; BlockingIOError: another has it.
 
     False on Windows, where two processes at work on the same are not noticed.
     """

@@ -263,28 +263,28 @@ class Store:
         OSError
             The disk is full, or the folder cannot be written to.
         """
-        if self._region is not None:
-            lacking = self.missing()
-            if lacking:
-                raise ValueError(
-                    f"{self.path}: {len(lacking)} blocks were not written, the first is item "
-                    f"{lacking[0][0]}, region {lacking[0][1]}"
-                )
-            with self.at_work(), _at(self.path):
+        with self.at_work(), _at(self.path):
+            if self._region is not None:
+                lacking = self.missing()
+                if lacking:
+                    raise ValueError(
+                        f"{self.path}: {len(lacking)} blocks were not written, the first is item "
+                        f"{lacking[0][0]}, region {lacking[0][1]}"
+                    )
                 self._clipped = self.clipped
                 for made, name in self._complete():
                     self._rename(made, name)
-        elif not self.path.exists():
-            raise FileNotFoundError(f"{self._image}: has vanished before the image was finished")
-        self._region = None
-        with _at(self.path):
+            elif not self.path.exists():
+                raise FileNotFoundError(f"{self._image}: has vanished before the image was finished")
+            self._region = None
             # What it is stays known to the last: a folder that nobody knows would block the name.
             for entry in sorted(self.partial.iterdir()):
                 if entry.is_dir():
                     shutil.rmtree(entry)
                 elif entry.name != STATE:
                     entry.unlink()
-            shutil.rmtree(_set_aside(self.partial), ignore_errors=True)
+            aside = _set_aside(self.partial)
+        shutil.rmtree(aside, ignore_errors=True)  # NFS removes no folder in which a file is open
 
     def _complete(self) -> list[tuple[Path, Path]]:
         """What is to get its final name, and that; the image itself last."""
@@ -404,11 +404,14 @@ def remove(partial: Path, *, own: str | None = None) -> None:
     BlockingIOError
         Somebody is writing to it.
     """
-    with _idle(partial) as found:
-        if own not in (None, found):
-            return
-        aside = _set_aside(partial)
-    shutil.rmtree(aside, ignore_errors=True)  # NFS removes no folder in which a file is open
+    try:
+        with _idle(partial) as found:
+            if own not in (None, found):
+                return
+            aside = _set_aside(partial)
+    except FileNotFoundError:  # whoever was writing it has finished meanwhile
+        return
+    shutil.rmtree(aside, ignore_errors=True)  # as in `finish`
 
 
 def _set_aside(partial: Path) -> Path:
@@ -590,8 +593,8 @@ def _check_free(path: Path, partial: Path, overwrite: bool) -> None:
                 f"{partial}: an unfinished image; mf.io.open_partial goes on with it, overwrite=True (on the "
                 "command line --overwrite) discards it"
             )
-        with _idle(partial):
-            pass
+        with contextlib.suppress(FileNotFoundError), _idle(partial):
+            pass  # that of somebody who has finished meanwhile is gone
 
 
 def check_zarr(path: Path, *, overwrite: bool) -> None:
