@@ -522,6 +522,22 @@ def test_maps_lie_where_the_image_does(tmp_path, image, psf, name):
         assert mf.restore_volume(source, tmp_path / "out.zarr", psf, overwrite=True, **RL, **{name: other})
 
 
+@pytest.mark.parametrize("name", ["weights", "initial"])
+def test_maps_have_the_images_times_and_channels(tmp_path, psf, name):
+    """As many images in another order would go to the wrong ones."""
+    source = mf.io.Volume(np.ones((3, 2, 8, 20, 22), np.uint16), axes="tczyx")
+    swapped = np.ones((2, 3, 8, 20, 22), np.float32)
+    mf.io.write(tmp_path / "map.zarr", mf.io.Volume(swapped, axes="tczyx"))
+    one_axis = mf.io.Volume(swapped.reshape(6, 8, 20, 22), axes="tzyx")
+    for other in (swapped, tmp_path / "map.zarr", one_axis):
+        with pytest.raises(ValueError, match=rf"^{name}: got \d time points x \d channels"):
+            mf.restore_volume(source, tmp_path / "out.zarr", psf, method="rl", num_iter=1, **{name: other})
+    assert not list(tmp_path.glob("out*"))
+    for shape in ((3, 2, 8, 20, 22), (8, 20, 22)):
+        given = {name: np.ones(shape, np.float32)}
+        plan_volume(source, psf, method="rl", num_iter=1, **given)
+
+
 def test_booleans_are_refused_as_a_result_before_any_work(tmp_path, psf, image):
     with pytest.raises(ValueError, match=r"^dtype: got 'input'"):
         mf.restore_volume(image > 4, tmp_path / "out.zarr", psf, dtype="input", scale=1)

@@ -48,10 +48,11 @@ def _opened(name: str, value: Any, source: Any) -> Any:
     else:
         of_items = len(np.shape(value)) == len(source.axes) > len(source.shape)
         made = files.open_source(value, axes=source.axes if of_items else None)
-    if made.shape != source.shape or len(made.items) not in (1, len(source.items)):
+    # As many time points and channels as the source, not only as many images: axes may be swapped.
+    if made.shape != source.shape or (len(made.items) > 1 and _counts(made) != _counts(source)):
         raise ValueError(
-            f"{name}: got {len(made.items)} x {made.shape} voxels, expected {source.shape}, once or for each "
-            f"of the {len(source.items)} images of the source"
+            f"{name}: got {_shown(made)} voxels, expected {source.shape}, once or for each image of the "
+            f"source, which has {_shown(source)}"
         )
     own, other = made.voxel_size, getattr(source, "voxel_size", None)
     if own is None or other is None:
@@ -73,6 +74,15 @@ def _opened(name: str, value: Any, source: Any) -> Any:
                 "expected the source's grid"
             )
     return made
+
+
+def _counts(source: Any) -> tuple[int, int]:
+    return len({t for t, _ in source.items}), len({c for _, c in source.items})
+
+
+def _shown(source: Any) -> str:
+    times, channels = _counts(source)
+    return f"{times} time points x {channels} channels x {source.shape}"
 
 
 def read_maps(
