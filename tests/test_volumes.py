@@ -692,6 +692,21 @@ def test_another_jobs_result_is_not_replaced(tmp_path, image, psf):
     assert (tmp_path / "other.zarr" / "mine.txt").read_text() == "kept"
 
 
+@pytest.mark.parametrize("name", ["out.zarr", "out.nii.gz", "out.npy"])
+def test_a_result_that_was_replaced_since_is_no_longer_the_jobs(tmp_path, image, psf, name):
+    path = tmp_path / name
+    mf.restore_volume(image, path, psf, **RL)
+    assert mf.restore_volume(image, path, psf, **RL).computed == 0
+    expected = result(path)
+    mf.io.write(path, mf.io.Volume(np.zeros(image.shape, np.float32)), overwrite=True)
+    with pytest.raises(FileExistsError, match="exists already, changed or replaced since; overwrite=True"):
+        mf.restore_volume(image, path, psf, **RL)
+    assert not result(path).any()
+    assert mf.restore_volume(image, path, psf, overwrite=True, **RL).computed == 9
+    assert np.array_equal(result(path), expected)
+    assert mf.restore_volume(image, path, psf, **RL).computed == 0
+
+
 def several(path, images):
     """A TIFF of several images, or a folder of several OME-Zarr."""
     if path.suffix == ".tif":

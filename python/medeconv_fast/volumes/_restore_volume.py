@@ -22,7 +22,7 @@ from .._planner import bytes_of
 from .._record import Record
 from .._threads import get_num_threads
 from ..algorithms._tile import Numbers, Restorer
-from ..io import _convert, _store
+from ..io import _convert, _store, _zarr
 from . import _cluster, _drivers
 from ._job import Job
 from ._manifest import Manifest
@@ -583,12 +583,14 @@ def _is_finished(manifest: Manifest, setup: _Setup, resume: bool, overwrite: boo
         changes.append("its input changed while it was being read")
     if manifest.record.get("finished"):
         exists = manifest.destination.exists()
-        if exists and not changes and not overwrite:
-            return True
         if exists and not overwrite:
+            own = manifest.record.get("result") in (None, _state_of(manifest.destination))
+            if own and not changes:
+                return True
+            why = f"made by another job ({'; '.join(changes)})" if changes else "changed or replaced since"
             raise FileExistsError(
-                f"{manifest.destination}: exists already, made by another job ({'; '.join(changes)}); "
-                "overwrite=True (on the command line --overwrite) replaces it"
+                f"{manifest.destination}: exists already, {why}; overwrite=True (on the command line "
+                "--overwrite) replaces it"
             )
         manifest.discard()
         return False
@@ -598,6 +600,18 @@ def _is_finished(manifest: Manifest, setup: _Setup, resume: bool, overwrite: boo
             f"{'; '.join(changes)}. resume=False (--no-resume) begins anew"
         )
     return False
+
+
+def _state_of(result: Path) -> list[list[Any]]:
+    """Names, sizes and times of the files that a result is; of Zarr its metadata, which come last."""
+    found: list[Path] = []
+    for path in files.destinations(result):
+        if files.is_zarr(path):
+            found += (path / name for name in _zarr.METADATA_FILES)
+        else:
+            found += sorted(path.rglob("*")) if path.is_dir() else [path]
+    states = ((path.name, path.stat()) for path in found if path.is_file())
+    return [[name, state.st_size, state.st_mtime_ns] for name, state in states]
 
 
 def _differences(before: dict[str, Any], now: dict[str, Any], name: str = "") -> list[str]:
@@ -685,7 +699,8 @@ def _end(job: Job, manifest: Manifest) -> None:
         # The store forgets it when it is finished, and this process may end before it has said so.
         manifest.save(clipped=int(job.store.clipped))
         job.store.finish()
-    manifest.finish(negative=sum(entry.negative for entry in manifest.done().values()))
+    negative = sum(entry.negative for entry in manifest.done().values())
+    manifest.finish(negative=negative, result=_state_of(manifest.destination))
 
 
 def _result(
