@@ -353,6 +353,30 @@ def test_the_border_of_a_thin_volume_counts(method, name):
     assert resolve(block, psf, method, {}, None).options[name] < info.settings[name]
 
 
+@pytest.mark.parametrize(
+    "method, options", [("tikhonov", {}), ("wiener", {}), ("rl", {"back_projector": "wiener-butterworth"})]
+)
+@pytest.mark.filterwarnings("ignore:num_iter")
+def test_notes_of_a_whole_run_are_those_of_one_in_tiles(tmp_path, psf, method, options):
+    """Cross-validation that ends at the edge of its range is no warning of Python's."""
+    image = np.random.default_rng(0).random((20, 24, 22)) ** 8 * 100
+    image = mf.convolve(image, psf / psf.sum(), mode="same", boundary="reflect").astype(np.float32)
+    options = {**options, **({"num_iter": 9} if method == "rl" else {})}
+    done = mf.restore_volume(image, tmp_path / "out.zarr", psf, method=method, **options)
+    function = {"rl": mf.richardson_lucy, "wiener": mf.wiener, "tikhonov": mf.tikhonov}[method]
+    _, info = function(image, psf, return_info=True, **options)
+    assert len(info.warnings) == 1 and info.warnings == done.warnings
+
+
+def test_trials_do_not_note_their_own_values(tmp_path, psf, image):
+    signed = image.astype(np.int32)
+    signed[3, 4, 5:9] = -7
+    done = mf.restore_volume(signed, tmp_path / "out.zarr", psf, method="rl", stop="relative-change")
+    assert [text for text in done.warnings if "negative values" in text] == [
+        "source: 4 negative values were set to zero (those in halos counted again)"
+    ]
+
+
 def test_a_large_volume_is_sampled_by_seed(rng):
     array = rng.random((50, 60, 70))
     same, again, other = (

@@ -476,13 +476,19 @@ def _check_unmatched(
         raise ValueError(f"stop: thinning does not go with back_projector={projector!r}")
     if check_engine(engine)[0] in ("separable", "direct"):
         raise ValueError(f"engine: got {engine!r}, but back_projector={projector!r} needs transforms")
-    if iterations > unmatched.MOST_ITERATIONS:
-        note = (
-            f"num_iter: {iterations} iterations with back_projector={projector!r}; it needs about "
-            f"{unmatched.DEFAULT_ITERATIONS}, and beyond {unmatched.MOST_ITERATIONS} noise runs away"
-        )
-        notes.append(note)
-        python_warnings.warn(note, UserWarning, stacklevel=3)
+    if note_iterations(projector, iterations, notes):
+        python_warnings.warn(notes[-1], UserWarning, stacklevel=3)
+
+
+def note_iterations(projector: str, iterations: int, notes: list[str]) -> bool:
+    """Note more iterations than a back projector that is no adjoint can have."""
+    if iterations <= unmatched.MOST_ITERATIONS:
+        return False
+    notes.append(
+        f"num_iter: {iterations} iterations with back_projector={projector!r}; it needs about "
+        f"{unmatched.DEFAULT_ITERATIONS}, and beyond {unmatched.MOST_ITERATIONS} noise runs away"
+    )
+    return True
 
 
 def _thin(

@@ -23,7 +23,7 @@ from ..algorithms._acceleration import HeavyBall
 from ..algorithms._border_error import no_border
 from ..algorithms._options import psf_on_grid
 from ..algorithms._restore import choose, defaults_of
-from ..algorithms._richardson_lucy import DEFAULT_ITERATIONS
+from ..algorithms._richardson_lucy import DEFAULT_ITERATIONS, note_iterations
 from ..algorithms._start import level_of
 from ..algorithms._tile import FILTERS, Numbers, counted
 from ..stop import Thinning, TimeBudget, rule_of
@@ -94,6 +94,11 @@ def _noting(notes: list[str]) -> Iterator[None]:
             notes.append(str(warning.message))
 
 
+def _note(notes: list[str], info: dict[str, Any]) -> None:
+    """Take over what a trial notes, but for what it says of its own values: a run counts those of all tiles."""
+    notes += [text for text in info["warnings"] if text not in notes and not text.startswith("image: ")]
+
+
 def resolve(
     sample: Sample,
     psf: np.ndarray,
@@ -133,6 +138,7 @@ def _of_filter(
         for part in (sample.parts[i] for i in sample.trials):
             _, info = function(part, psf, return_info=True, num_threads=num_threads, **options)
             found.append(info["settings"][name])
+            _note(notes, info)
     settled = dict(options)
     if "noise_to_signal" not in options:
         # Weights are searched on a scale of powers of ten.
@@ -184,7 +190,9 @@ def _of_richardson_lucy(
 
     def tried(trial: Trial, **more: Any) -> Any:
         part, maps = trial
-        return richardson_lucy(part, psf, return_info=True, num_threads=num_threads, **maps, **more)[1]
+        info = richardson_lucy(part, psf, return_info=True, num_threads=num_threads, **maps, **more)[1]
+        _note(notes, info)
+        return info
 
     with _noting(notes):
         if rule is not None:
@@ -202,6 +210,9 @@ def _of_richardson_lucy(
         elif not runs and trials:
             # Options are checked by the algorithm itself, at once rather than in the first tile.
             tried(trials[0], **{**settled, "num_iter": 1})
+            projector = settled.get("back_projector", "matched")
+            if projector != "matched":
+                note_iterations(projector, iterations, notes)
     return Numbers(
         "richardson_lucy",
         settled,

@@ -708,7 +708,8 @@ def _result(
 ) -> VolumeResult:
     record = manifest.record
     seconds = time.perf_counter() - begun
-    warnings = [text for each in record["numbers"] for text in each["warnings"]]
+    # Channels may have the same.
+    warnings = list(dict.fromkeys(text for each in record["numbers"] for text in each["warnings"]))
     negative = record.get("negative", 0)
     if negative:
         warnings.append(f"source: {negative} negative values were set to zero (those in halos counted again)")
