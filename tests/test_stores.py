@@ -165,7 +165,8 @@ def test_groups(tmp_path):
     zarr.create_group(store=str(tmp_path / "b.zarr"), attributes={"ome": {"bioformats2raw.layout": 3}})
     for series, shape in enumerate([(4, 5, 6), (7, 8, 9)]):
         multiscale(tmp_path / "b.zarr" / str(series), entry(), shape)
-    assert mf.io.open_source(tmp_path / "b.zarr").shape == (4, 5, 6)
+    with pytest.warns(UserWarning, match="holds 2 images, of which the first is read"):
+        assert mf.io.open_source(tmp_path / "b.zarr").shape == (4, 5, 6)
     assert mf.io.read(tmp_path / "b.zarr", series=1).shape == (7, 8, 9)
     with pytest.raises(ValueError, match="series: got 2"):
         mf.io.open_source(tmp_path / "b.zarr", series=2)

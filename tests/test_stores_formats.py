@@ -264,7 +264,8 @@ def test_the_identity_is_of_what_was_chosen(tmp_path):
         for seed in range(2):
             volume = image(3, 22, 23, seed=seed)
             file.write(volume, photometric="minisblack", metadata={"axes": "ZYX"})
-    sources = [mf.io.open_source(tmp_path / "a.tif", series=i) for i in (None, 0, 1)]
+    with pytest.warns(UserWarning, match="holds 2 images, of which the first is read"):
+        sources = [mf.io.open_source(tmp_path / "a.tif", series=i) for i in (None, 0, 1)]
     first, same, second = (source.identity() for source in sources)
     assert first == same != second
     assert pickle.loads(pickle.dumps(sources[2])).identity() == second

@@ -766,7 +766,25 @@ def test_another_image_of_the_same_file_is_another_job(tmp_path, image, psf, nam
     with pytest.raises(FileExistsError, match=r"made by another job \(input\."):
         mf.restore_volume(second, path, psf, **RL)
     # No choice is that of the first.
-    assert mf.restore_volume(mf.io.open_source(tmp_path / name), path, psf, **RL).computed == 0
+    with pytest.warns(UserWarning, match=r"holds 2 images, of which the first is read"):
+        assert mf.restore_volume(mf.io.open_source(tmp_path / name), path, psf, **RL).computed == 0
+
+
+@pytest.mark.parametrize("name", ["in.ome.tif", "in.zarr"])
+def test_the_first_of_several_images_is_not_taken_in_silence(tmp_path, image, psf, name, recwarn):
+    several(tmp_path / name, [image, image + 50])
+    path = tmp_path / name
+    for opened in (mf.io.open_source, mf.io.read, lambda path: plan_volume(path, psf, **RL)):
+        with pytest.warns(UserWarning, match=r"holds 2 images, of which the first is read") as told:
+            made = opened(path)
+        assert len(told) == 1
+        if isinstance(made, mf.io.Source):
+            first = made
+    recwarn.clear()
+    assert pickle.loads(pickle.dumps(first)).identity() == mf.io.open_source(path, series=0).identity()
+    mf.io.write(tmp_path / "one.zarr", mf.io.read(path, series=1))
+    mf.io.open_source(tmp_path / "one.zarr")
+    assert not [w for w in recwarn if "holds 2 images" in str(w.message)]
 
 
 def test_another_part_of_a_mapped_file_is_another_job(tmp_path, image, psf):

@@ -42,7 +42,7 @@ def wanted(arguments: argparse.Namespace) -> bool:
     if available is None:
         return False
     try:
-        source = mf.io.open_source(path)
+        source = mf.io.open_source(path, series=arguments.series)
     except (
         ValueError
     ):  # it cannot be read in parts; what is wrong with it else, the run on the whole will say

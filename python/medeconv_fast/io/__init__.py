@@ -24,7 +24,7 @@ from typing import Any
 
 from . import _dicom, _dicom_series, _itk, _nifti, _npy, _tiff, _zarr
 from ._files import check_folder, check_writable, naming, write_whole, write_whole_folder
-from ._source import Source, number_of_series, open_source
+from ._source import Source, first_of, number_of_series, open_source
 from ._store import Store, check_zarr, create_store, open_partial, write_volume
 from ._volume import Volume
 
@@ -229,10 +229,10 @@ def read(
         The file gives a voxel size along some axes only: it is left out. The pixdim of a NIfTI file
         contradicts its sform: the sform's sizes are taken. Another program has changed a TIFF beside the
         orientation that `write` kept in it: that is left out; or a .npy, so that NAME.npy.json is of another
-        shape: all that it says is left out. A TIFF holds several images (frames that were appended one by
-        one, too) and `series` chose none: the first is read; ImageJ calibrates its values by a function that
-        is no straight line: they come as stored. DICOM: there is no pixel size, or only one at the detector;
-        some values are padding; files of a folder were left out.
+        shape: all that it says is left out. A TIFF or OME-Zarr holds several images (frames that were
+        appended one by one, too) and `series` chose none: the first is read; ImageJ calibrates its values by
+        a function that is no straight line: they come as stored. DICOM: there is no pixel size, or only one
+        at the detector; some values are padding; files of a folder were left out.
 
     Notes
     -----
@@ -269,12 +269,7 @@ def read(
             volume = _tiff.read(path, number_of_series(series))
             held = volume.metadata.get("series_in_file", 1)
             if series is None and held > 1:
-                warnings.warn(
-                    f"{path}: holds {held} images, of which the first is read, {volume.shape}; series=1 to "
-                    f"{held - 1} (on the command line --series) are the others",
-                    UserWarning,
-                    stacklevel=2,
-                )
+                warnings.warn(first_of(path, held, volume.shape), UserWarning, stacklevel=2)
             return volume
         if series is not None:
             raise ValueError(f"series: got {series!r}, but a file of the type {suffix} holds one image")

@@ -66,6 +66,7 @@ class Found(NamedTuple):
     geometry: Geometry
     state: State
     format: str
+    images: int = 1  # of the file
 
 
 def has_regions(path: Path) -> bool:
@@ -258,6 +259,7 @@ def _open_tiff(path: Path, series: int) -> Found:
         geometry,
         state,
         str(about.metadata["format"]),
+        about.metadata.get("series_in_file", 1),
     )
 
 

@@ -50,7 +50,8 @@ class Source:
     resident : int
         Bytes of the image if it is in memory as a whole, else 0.
     layout : dict
-        What the file is: format; for Zarr its levels with their shapes, chunks and shards.
+        What the file is: format; of TIFF and OME-Zarr how many images it holds; for Zarr its levels with their
+        shapes, chunks and shards.
     """
 
     def __init__(
@@ -281,6 +282,11 @@ def open_source(
         `source` is neither a path nor an array.
     ImportError
         A library is missing; the message names the extra.
+
+    Warns
+    -----
+    UserWarning
+        As `mf.io.read`; the file holds several images and `series` chose none: the first is read.
     """
     options = {
         "level": level, "series": series, "axes": axes, "voxel_size": voxel_size, "unit": unit,
@@ -293,6 +299,10 @@ def open_source(
             raise FileNotFoundError(f"{path}: no such file or folder")
         with naming(path):
             made = _open_path(path, level, series, axes, unit, max_bytes)
+        held = made.layout.get("images", 1)
+        if series is None and held > 1:
+            warnings.warn(first_of(path, held, made.shape), UserWarning, stacklevel=2)
+            options["series"] = 0  # other processes need not say it again
         kept: Any = str(path)
     else:
         if level or series is not None:
@@ -319,6 +329,14 @@ def _open_path(
     number = number_of_series(series) if series is not None and _lazy.has_regions(path) else None
     found = _lazy.open_file(path, number, axes)
     return _open_whole(path, series, max_bytes) if found is None else _of_found(path, found, number)
+
+
+def first_of(path: Path, held: int, shape: tuple[int, ...]) -> str:
+    """Of a file of several images none was chosen."""
+    return (
+        f"{path}: holds {held} images, of which the first is read, {shape}; series=1 to {held - 1} (on the "
+        "command line --series) are the others"
+    )
 
 
 def number_of_series(series: str | int | None) -> int:
@@ -349,7 +367,7 @@ def _of_found(path: Path, found: _lazy.Found, series: int | None = None) -> Sour
         found.state.identity,
         stored_dtype=found.stored_dtype,
         path=path,
-        layout={"format": found.format},
+        layout={"format": found.format, "images": found.images},
         series=int(series or 0),  # no choice is the first
     )
 

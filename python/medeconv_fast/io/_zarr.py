@@ -83,7 +83,9 @@ def open_path(
         _no_choice(level, series, "an array")
         return _plain(path, attributes, axes)
     inner = attributes.get("ome", attributes)
+    images = 1
     if not _ome.is_multiscale(attributes) and "bioformats2raw.layout" in inner:
+        images = sum(entry.name.isdigit() and is_zarr(entry) for entry in path.iterdir())
         path = path / str(series or 0)
         if not is_zarr(path):
             raise ValueError(f"series: got {series}, but {path} does not exist")
@@ -91,7 +93,8 @@ def open_path(
     elif series is not None:
         _no_choice(0, series, "one image")
     if _ome.is_multiscale(attributes):
-        return _multiscale(path, attributes, level, axes, unit)
+        opened = _multiscale(path, attributes, level, axes, unit)
+        return opened._replace(layout={**opened.layout, "images": images})
     if "plate" in inner or "well" in inner:
         raise ValueError(
             f"{path}: a plate or well of many images; name one of them, such as {path}/A/1/0 "

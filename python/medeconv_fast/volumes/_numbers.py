@@ -95,7 +95,7 @@ def _noting(notes: list[str]) -> Iterator[None]:
 
 
 def _note(notes: list[str], info: dict[str, Any]) -> None:
-    """Take over what a trial notes, but for what it says of its own values: a run counts those of all tiles."""
+    """Take over what a trial notes, but for its own values: a run counts those of all tiles."""
     notes += [text for text in info["warnings"] if text not in notes and not text.startswith("image: ")]
 
 
