@@ -731,6 +731,31 @@ def test_a_result_that_was_replaced_since_is_no_longer_the_jobs(tmp_path, image,
     assert mf.restore_volume(image, path, psf, **RL).computed == 0
 
 
+@pytest.mark.parametrize("name", ["in.zarr", "in.npy"])
+def test_what_is_read_is_not_replaced(tmp_path, image, psf, name):
+    path = tmp_path / name
+    mf.io.write(path, mf.io.Volume(image.astype(np.float32)))
+    (tmp_path / "link").symlink_to(tmp_path, target_is_directory=True)
+    within = [path / "0", path / "out.zarr"] if path.is_dir() else []
+    for out in (path, tmp_path / "link" / name, *within):
+        for options in ({"overwrite": True}, {}, {"overwrite": True, "resume": False}):
+            with pytest.raises(ValueError, match=r"^destination: .* is read \(source\); choose another name"):
+                mf.restore_volume(path, out, psf, **options, **RL)
+        for option in ("weights", "initial"):
+            with pytest.raises(ValueError, match=rf"^destination: .* is read \({option}\)"):
+                mf.restore_volume(image, out, psf, overwrite=True, **{option: path}, **RL)
+    if name.endswith(".npy"):  # and where an array shows the file
+        with pytest.raises(ValueError, match=r"^destination: .* is read \(source\)"):
+            mf.restore_volume(np.load(path, mmap_mode="r"), path, psf, overwrite=True, **RL)
+    else:  # nor is a folder that the image lies in
+        with pytest.raises(ValueError, match=r"^destination: .* is read \(source\)"):
+            mf.restore_volume(path / "0", path, psf, overwrite=True, **RL)
+    assert np.array_equal(mf.io.read(path).array, image)
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(
+        ["link", name, *(["in.npy.json"] if name == "in.npy" else [])]
+    )
+
+
 def several(path, images):
     """A TIFF of several images, or a folder of several OME-Zarr."""
     if path.suffix == ".tif":

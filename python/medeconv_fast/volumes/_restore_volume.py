@@ -147,8 +147,9 @@ def restore_volume(
     Raises
     ------
     ValueError, TypeError
-        As the method; a time budget; memory that does not hold one tile; an unfinished job whose input, PSF,
-        options, instruction set or version are not the same (the message says which).
+        As the method; a destination that is, or lies in, what is read; a time budget; memory that does not
+        hold one tile; an unfinished job whose input, PSF, options, instruction set or version are not the
+        same (the message says which).
     FileExistsError
         The destination exists and is not the result of this very job.
     BlockingIOError
@@ -190,6 +191,7 @@ def restore_volume(
         source, psf, method, memory, halo, tile, dtype, scale, chunks, shards, seed, num_threads, options
     )
     path = Path(destination).absolute()
+    setup.spare(path)
     manifest = Manifest(path)
     look = functools.partial(setup.look, manifest)
     computed = voxels = 0
@@ -334,6 +336,22 @@ class _Setup:
     def _identities(self) -> dict[str, Any]:
         maps = {name: source.identity() for name, source in self.maps.items()}
         return {"input": self.source.identity(), "maps": maps}
+
+    def spare(self, destination: Path) -> None:
+        """Refuse a destination that would take the place of what is read, also with overwrite=True."""
+        made = [path.resolve() for path in files.destinations(destination)]
+        read = {"source": self.identity["input"], **self.identity["maps"]}
+        for name, identity in read.items():
+            given = identity.get("path")  # of mapped arrays too
+            if given is None:
+                continue
+            for part in (path.resolve() for path in files.sources(given)):
+                for path in made:
+                    if path == part or part in path.parents or path in part.parents:
+                        raise ValueError(
+                            f"destination: {destination} would replace {given} or part of it, which is read "
+                            f"({name}); choose another name"
+                        )
 
     def description(self) -> dict[str, Any]:
         """What makes two calls the same job."""
