@@ -593,6 +593,12 @@ def test_a_name_that_was_taken_meanwhile(tmp_path):
         store.finish()
     (tmp_path / "a.zarr" / "theirs").unlink()
     store.finish()
+    store = copied(tmp_path / "b.zarr", mf.io.open_source(image(8, 9)))
+    os.rename(tmp_path / "a.zarr", tmp_path / "b.zarr")
+    with pytest.raises(FileExistsError, match="overwrite=True"):
+        store.finish()
+    store.finish(overwrite=True)
+    assert os.listdir(tmp_path) == ["b.zarr"]
 
 
 @pytest.mark.parametrize("at", ["before", "pyramid", "renamed"])

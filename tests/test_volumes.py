@@ -756,6 +756,19 @@ def test_what_is_read_is_not_replaced(tmp_path, image, psf, name):
     )
 
 
+def test_a_name_that_was_taken_meanwhile_is_this_calls_to_replace(tmp_path, image, psf):
+    expected = unbroken(tmp_path, image, psf)
+    path = tmp_path / "out.zarr"
+    broken(path, image, psf)
+    mf.io.write(tmp_path / "other.zarr", mf.io.Volume(image))
+    (tmp_path / "other.zarr").rename(path)
+    with pytest.raises(FileExistsError, match="exists already; overwrite=True"):
+        mf.restore_volume(image, path, psf, **RL)
+    assert np.array_equal(result(path), image)
+    assert mf.restore_volume(image, path, psf, overwrite=True, **RL).finished
+    assert np.array_equal(result(path), expected)
+
+
 def several(path, images):
     """A TIFF of several images, or a folder of several OME-Zarr."""
     if path.suffix == ".tif":

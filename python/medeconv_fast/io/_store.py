@@ -249,20 +249,26 @@ class Store:
                     lacking.append((item, region))
         return lacking
 
-    def finish(self) -> None:
+    def finish(self, *, overwrite: bool = False) -> None:
         """Make the pyramid and the metadata, or the file of another format, and give it its name.
 
         Killed at any moment, it may be called again, also on what `open_partial` gives.
+
+        Parameters
+        ----------
+        overwrite : bool
+            Replace an existing image, also where `create_store` was not told so.
 
         Raises
         ------
         ValueError
             Blocks are missing, or the format cannot hold the image.
         FileExistsError
-            The name has been taken meanwhile.
+            The name has been taken meanwhile, and `overwrite` was True neither here nor when it was begun.
         OSError
             The disk is full, or the folder cannot be written to.
         """
+        self._overwrite |= _validate.flag(overwrite, "overwrite")
         with self.at_work(), _at(self.path):
             if self._region is not None:
                 lacking = self.missing()

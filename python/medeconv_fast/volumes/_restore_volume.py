@@ -242,7 +242,7 @@ def restore_volume(
             if manifest.record.get("finished"):
                 finished = True
             elif len(manifest.done()) == len(job) and not damaged:
-                _end(job, manifest)
+                _end(job, manifest, overwrite)
                 finished = True
     return _result(manifest, begun, finished=finished, computed=computed, voxels=voxels, damaged=len(damaged))
 
@@ -710,13 +710,13 @@ def _client(
         yield one, max(1, get_num_threads() // workers)
 
 
-def _end(job: Job, manifest: Manifest) -> None:
+def _end(job: Job, manifest: Manifest, overwrite: bool) -> None:
     """The result gets its name, and the job is recorded as finished."""
     job.release()
     if job.store is not None:
         # The store forgets it when it is finished, and this process may end before it has said so.
         manifest.save(clipped=int(job.store.clipped))
-        job.store.finish()
+        job.store.finish(overwrite=overwrite)
     negative = sum(entry.negative for entry in manifest.done().values())
     manifest.finish(negative=negative, result=_state_of(manifest.destination))
 
