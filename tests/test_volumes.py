@@ -769,6 +769,38 @@ def test_a_name_that_was_taken_meanwhile_is_this_calls_to_replace(tmp_path, imag
     assert np.array_equal(result(path), expected)
 
 
+@pytest.mark.parametrize("name, options", [("out.nii", {"dtype": "float16"}), ("out.dcm", {})])
+def test_what_a_format_cannot_hold_is_refused_before_any_work(
+    tmp_path, image, psf, name, options, monkeypatch
+):
+    from medeconv_fast.volumes import _restore_volume
+
+    pytest.importorskip("pydicom" if name == "out.dcm" else "nibabel")
+    with monkeypatch.context() as patch:
+        patch.setattr(_restore_volume, "resolve", None)
+        with pytest.raises(ValueError, match=name):
+            mf.restore_volume(image, tmp_path / name, psf, **{**RL, **options})
+    assert not list(tmp_path.iterdir())
+    # Nor is what was done given up for it.
+    broken(tmp_path / "out.npy", image, psf)
+    with pytest.raises(ValueError, match="scale"):
+        mf.restore_volume(image, tmp_path / "out.npy", psf, resume=False, scale=2, **RL)
+    assert mf.restore_volume(image, tmp_path / "out.npy", psf, **RL).computed < 9
+
+
+def test_a_store_that_cannot_be_begun_leaves_no_job(tmp_path, image, psf, monkeypatch):
+    from medeconv_fast.io import _pyramid
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_pyramid, "create_group", full)
+        with pytest.raises(OSError, match="No space left"):
+            mf.restore_volume(image, tmp_path / "out.zarr", psf, **RL)
+    assert not list(tmp_path.iterdir())
+
+
 def several(path, images):
     """A TIFF of several images, or a folder of several OME-Zarr."""
     if path.suffix == ".tif":

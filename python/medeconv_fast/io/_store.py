@@ -503,9 +503,8 @@ def create_store(
     partial = partial_of(path)
     wanted, pair = _convert.output(dtype, scale, source.stored_dtype)
     inner, outer = _grid(source.shape, chunks, shards)
-    _check_free(path, partial, overwrite)
-    if not _assemble.is_zarr(path):
-        _assemble.check(path, source, wanted, pair)
+    check_new(path, source, dtype, scale, overwrite=overwrite)
+    _check_free(partial, overwrite)
     counts = {"t": len({t for t, _ in source.items}), "c": len({c for _, c in source.items})}
     others = [counts[a] for a in source.axes if a in counts]
     geometry = source.geometry
@@ -584,11 +583,16 @@ def open_partial(path: Any) -> Store:
     return Store(partial)
 
 
-def _check_free(path: Path, partial: Path, overwrite: bool) -> None:
+def check_new(path: Path, source: Source, dtype: Any, scale: Any, *, overwrite: bool) -> None:
+    """Refuse a name, or what its format cannot hold, before any work."""
     if _assemble.is_zarr(path):
         check_zarr(path, overwrite=overwrite)
-    else:
-        _assemble.check_names(path, overwrite=overwrite)
+        return
+    _assemble.check_names(path, overwrite=overwrite)
+    _assemble.check(path, source, *_convert.output(dtype, scale, source.stored_dtype))
+
+
+def _check_free(partial: Path, overwrite: bool) -> None:
     if partial.exists():
         if not (partial / STATE).is_file():
             raise FileExistsError(

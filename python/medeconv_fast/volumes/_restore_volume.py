@@ -477,17 +477,24 @@ class _Setup:
             raise FileNotFoundError(
                 f"{partial}: has vanished, with what was finished of the job; resume=False begins anew"
             )
+        _store.check_new(
+            manifest.destination, self.source, self.output["dtype"], self.output["scale"], overwrite=overwrite
+        )
         manifest.check_idle()
         if record:
             # The job was being prepared, or is to be begun anew: nothing of it is kept.
             _remove_partial(partial)
         manifest.discard()
-        _store._check_free(manifest.destination, partial, overwrite)
+        _store._check_free(partial, overwrite)
         numbers, grid, plan, shards = self.planned()
         seam = self._seam(numbers, grid)
         manifest.save(**self.description())
         output = {**self.output, "shards": shards, "derivation": self._derivation(numbers, psf_name)}
-        store = files.create_store(manifest.destination, self.source, overwrite=overwrite, **output)
+        try:
+            store = files.create_store(manifest.destination, self.source, overwrite=overwrite, **output)
+        except Exception:
+            manifest.discard()  # nothing is there to go on with
+            raise
         manifest.save(
             plan={**plan, "blocks": list(store.blocks), "periodic": grid.periodic},
             numbers=[each.record() for each in numbers],
