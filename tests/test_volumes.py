@@ -801,6 +801,17 @@ def test_a_store_that_cannot_be_begun_leaves_no_job(tmp_path, image, psf, monkey
     assert not list(tmp_path.iterdir())
 
 
+def test_lines_of_the_log_that_are_no_tiles_do_not_count(tmp_path, image, psf):
+    path = tmp_path / "out.zarr"
+    mf.restore_volume(image, path, psf, shard=(0, 2), **RL)
+    log = Path(f"{path}.job.log.0-of-2")
+    lines = [f"{number} 0123 0 0.1\n" for number in (-1, 9, 10, 11, 12)]
+    log.write_text(log.read_text() + "".join(lines))
+    done = mf.restore_volume(image, path, psf, shard=(0, 2), **RL)
+    assert not done.finished and done.done == 4
+    assert mf.restore_volume(image, path, psf, shard=(1, 2), **RL).finished
+
+
 def several(path, images):
     """A TIFF of several images, or a folder of several OME-Zarr."""
     if path.suffix == ".tif":

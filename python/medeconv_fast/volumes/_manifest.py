@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -77,13 +78,15 @@ class Manifest:
         return self.destination.with_name(f"{self.destination.name}.job.log{suffix}")
 
     def done(self) -> dict[int, Done]:
-        """All tiles that some process has finished."""
+        """All tiles of the job that some process has finished."""
         found: dict[int, Done] = {}
+        tiles = (self.record.get("plan") or {}).get("tiles", math.inf)
         for log in self._logs():
             for line in log.read_bytes().split(b"\n")[:-1]:  # what follows the last newline was cut short
                 with contextlib.suppress(ValueError):
                     entry = _parsed(line)
-                    found[entry.number] = entry
+                    if 0 <= entry.number < tiles:
+                        found[entry.number] = entry
         return found
 
     @contextlib.contextmanager

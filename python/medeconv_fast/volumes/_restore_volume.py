@@ -681,7 +681,7 @@ def _share(number: int, shard: tuple[int, int] | None) -> range:
 
 def _what_is_done(job: Job, manifest: Manifest, verify: bool) -> tuple[dict[int, Any], set[int]]:
     """Finished tiles, and with `verify` those of them whose voxels are no longer what was written."""
-    done = {n: entry for n, entry in manifest.done().items() if n < len(job)}
+    done = manifest.done()
     if not done or not verify or job.store is None:
         return done, set()
     damaged = {n for n, entry in done.items() if not job.intact(entry)}
