@@ -1,16 +1,19 @@
 """Images read and written region by region: OME-Zarr, its metadata on every level, and what goes wrong."""
 
+import asyncio
 import contextlib
 import itertools
 import json
 import os
 import pickle
 import shutil
+import signal
 import subprocess
 import sys
 import threading
 import time
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -431,6 +434,42 @@ def test_two_that_write_an_image_at_a_time(tmp_path, monkeypatch):
     np.testing.assert_array_equal(mf.io.read(tmp_path / "a.zarr").array, first.array)
     mf.io.write(tmp_path / "a.zarr", second, overwrite=True)
     np.testing.assert_array_equal(mf.io.read(tmp_path / "a.zarr").array, second.array)
+
+
+def test_an_interrupted_image_leaves_nothing_that_blocks_its_name(tmp_path, monkeypatch):
+    """zarr goes on with a chunk in its threads, and would make folders anew that were taken away."""
+    store, interrupted = zarr.storage.LocalStore, []
+    put = store.set
+
+    async def slow(self, key, value):
+        if "c/" in key and not interrupted:
+            interrupted.append(key)
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+            await asyncio.sleep(0.3)
+        await put(self, key, value)
+
+    monkeypatch.setattr(store, "set", slow)
+    with pytest.raises(KeyboardInterrupt):
+        mf.io.write(tmp_path / "a.zarr", Volume(image(20, 30)))
+    time.sleep(0.5)
+    assert interrupted and os.listdir(tmp_path) == []
+
+
+def test_an_unfinished_image_that_was_half_discarded_blocks_nothing(tmp_path, monkeypatch):
+    class Killed(BaseException):
+        pass
+
+    def killed(folder, **_):
+        (Path(folder) / "a.zarr.partial" / "store.json").unlink()
+        raise Killed
+
+    source = mf.io.open_source(image(20, 30))
+    mf.io.create_store(tmp_path / "a.zarr", source)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(_store.shutil, "rmtree", killed)
+        mf.io.create_store(tmp_path / "a.zarr", source, overwrite=True)
+    mf.io.write(tmp_path / "a.zarr", Volume(image(20, 30)))
+    assert [name for name in os.listdir(tmp_path) if not name.startswith(".")] == ["a.zarr"]
 
 
 def test_blocks_of_zeros_are_written_too(tmp_path):

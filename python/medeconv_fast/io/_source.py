@@ -50,8 +50,8 @@ class Source:
     resident : int
         Bytes of the image if it is in memory as a whole, else 0.
     layout : dict
-        What the file is: format; of TIFF and OME-Zarr how many images it holds; for Zarr its levels with their
-        shapes, chunks and shards.
+        What the file is: format; of TIFF and OME-Zarr how many images it holds; for Zarr its levels with
+        their shapes, chunks and shards.
     """
 
     def __init__(
