@@ -157,6 +157,16 @@ def test_scale(factor, dtype, backend, rng, tol, relative_error):
     assert other.settings["noise_sigma"] / factor == pytest.approx(info.settings["noise_sigma"], rel=1e-4)
 
 
+@pytest.mark.parametrize("factor", [1e-5, 0.3, 7.0, 1e5])
+def test_scale_where_every_balance_is_as_probable(factor, backend, rng, relative_error):
+    """A point as PSF and the identity: the chain began wherever rounding had its maximum."""
+    image, point = rng.poisson(50, (32, 40)) + 0.0, np.pad([[1.0]], 1)
+    options = {"regularizer": "identity", "backend": backend}
+    plain = mf.unsupervised_wiener(image, point, **options)
+    assert relative_error(plain, image) < 1e-6
+    assert relative_error(mf.unsupervised_wiener(image * factor, point, **options) / factor, plain) < 1e-9
+
+
 def test_every_frequency_is_counted_once():
     for grid in ((1,), (2,), (7,), (8,), (5, 6), (6, 5), (4, 4), (3, 4, 6), (1, 8, 1)):
         counts = module._counts(grid)

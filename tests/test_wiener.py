@@ -441,3 +441,19 @@ def test_the_ends_of_an_axis_without_blur_are_not_neighbours(method, options, bo
     )
     moved = np.abs(second - first).max((1, 2)) / np.abs(second - first).max()
     assert moved[-2] > 0.01 and moved[0] < 1e-3
+
+
+@pytest.mark.parametrize("boundary", ["reflect", "wrap"])
+@pytest.mark.parametrize("shape", [(1, 1), (3, 3), (3, 5)])
+def test_scores_that_are_all_the_same_leave_the_image(shape, boundary, dtype, backend, rng):
+    """Of a point and the identity |H|^2 and |R|^2 are constant: rounding alone told balances apart."""
+    image, psf = rng.poisson(50, (32, 40)).astype(dtype), np.zeros(shape)
+    psf[0, -1] = 2.5  # off the centre the transfer function has a phase, in float32 rounded
+    options = {"boundary": boundary, "return_info": True, "backend": backend}
+    for name, found in (
+        ("balance", mf.wiener(image, psf, regularizer="identity", **options)),
+        ("weight", mf.tikhonov(image, psf, **options)),
+        ("weight", mf.tikhonov(image, psf, normalize_psf=False, **options)),
+    ):
+        assert found[0].mean() * found[1].settings["psf_sum"] == pytest.approx(image.mean(), rel=0.02)
+        assert any(f"every {name} has the same score" in note for note in found[1].warnings)

@@ -15,6 +15,8 @@ from ._noise import sample
 # Exponents of ten of the weight that are searched, and how finely.
 SEARCH = np.arange(-12.0, 6.01, 0.5)
 SEARCH_TOLERANCE = 0.01
+# Scores that differ by less than this share of their size, or by some units of the dtype, are the same.
+SAME, ULPS = 1e-9, 8
 
 
 # Where noise is not white the score has its minimum at almost no weight, and the result is amplified noise:
@@ -59,10 +61,11 @@ def windowed(data: np.ndarray) -> np.ndarray:
 
 def search(
     plan: Any, under_window: Any, otf: Any, penalty: Any, num_threads: int | None, *, unit: float = 1.0
-) -> tuple[float, float, bool]:
+) -> tuple[float, float, bool, bool]:
     """Exponent of the weight (in multiples of `unit`) with the smallest score of cross-validation.
 
-    `under_window`: the image, `windowed`. See `minimise`.
+    `under_window`: the image, `windowed`. See `minimise`; the last of the four says that all scores are the
+    same, as where |R|^2 is a multiple of |H|^2. The smallest weight then, which leaves the most of the image.
     """
     total = math.prod(plan.grid)
 
@@ -72,7 +75,17 @@ def search(
         np.divide(total * top, bottom**2, out=values, where=bottom > 0)
         return values
 
-    return minimise(scores)
+    coarse = scores(SEARCH)
+    if is_flat(coarse, float(np.abs(coarse).max()), under_window.dtype):
+        return float(SEARCH[0]), float(coarse[0]), True, True
+    return *minimise(scores, coarse), False
+
+
+def is_flat(coarse: np.ndarray, size: float, dtype: Any) -> bool:
+    """Whether what tells these scores, of that size, from each other is rounding in the dtype."""
+    if not np.isfinite(coarse).all():
+        return False
+    return float(np.ptp(coarse)) <= max(SAME, ULPS * float(np.finfo(dtype).eps)) * size
 
 
 def noise_variance(
@@ -89,9 +102,14 @@ def noise_variance(
     return float(top[0] / (bottom[0] * energy)) if bottom[0] > 0 else 0.0
 
 
-def minimise(scores: Callable[[np.ndarray], np.ndarray]) -> tuple[float, float, bool]:
-    """Exponent with the smallest score, that score, and whether it lies at the end of the searched range."""
-    coarse = scores(SEARCH)
+def minimise(
+    scores: Callable[[np.ndarray], np.ndarray], coarse: np.ndarray | None = None
+) -> tuple[float, float, bool]:
+    """Exponent with the smallest score, that score, and whether it lies at the end of the searched range.
+
+    `coarse`: the scores of `SEARCH`, where they are known.
+    """
+    coarse = scores(SEARCH) if coarse is None else coarse
     best = int(np.argmin(coarse))
     if best in (0, len(SEARCH) - 1):
         return float(SEARCH[best]), float(coarse[best]), True

@@ -247,7 +247,7 @@ class Sampler:
         chains = Chains([], [])
         trace: list[dict[str, Any]] = []
         with ThreadPoolExecutor(resolve_num_threads(num_threads)) as pool:
-            balance = 10.0 ** _cross_validation.minimise(lambda e: self._scores(e, pool))[0]
+            balance = 10.0 ** self._likeliest(pool)
             noise = self._prior_freedom / float(self._sums_given(balance, pool)[1])
             prior = balance * noise
             for iteration in range(1, num_iter + 1):
@@ -265,6 +265,14 @@ class Sampler:
                     if error < tolerance * float(kept.mean()):
                         return chains, "tolerance", trace
         return chains, "num_iter", trace
+
+    def _likeliest(self, pool: ThreadPoolExecutor) -> float:
+        """Exponent of the most probable balance; the smallest where all are as probable, not what rounding
+        makes of them."""
+        coarse = self._scores(_cross_validation.SEARCH, pool)
+        if _cross_validation.is_flat(coarse, self._prior_freedom, np.float64):
+            return float(_cross_validation.SEARCH[0])
+        return _cross_validation.minimise(lambda e: self._scores(e, pool), coarse)[0]
 
     def _scores(self, exponents: np.ndarray, pool: ThreadPoolExecutor) -> np.ndarray:
         """Minus the logarithm of the probability of balances 10^exponent, but for a constant.

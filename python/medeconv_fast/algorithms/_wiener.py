@@ -105,7 +105,8 @@ def wiener(
     orders of magnitude too small. White noise is assumed; where it is not (reconstructed, interpolated or
     compressed images) that minimum lies at next to no balance, and the result would be nothing but noise: the
     balance is then raised until the finest details are below 0.02 of the image's standard deviation, with a
-    warning. Frequencies where filter and regularizer both vanish are set to zero.
+    warning. Where all balances have the same score, as with a PSF of one voxel and the identity, the smallest
+    is taken. Frequencies where filter and regularizer both vanish are set to zero.
 
     How the image goes on beyond its border no cross-validation can see. Where more than 0.4 of the voxels
     lie within the PSF's reach of it (small volumes), the balance is raised by a factor that a simulation
@@ -197,7 +198,7 @@ def weighted_transfer(
         on_host = call.on_host(data)
         under_window = _device.beside(data, _cross_validation.windowed(on_host))
         unit = call.psf_sum**2  # |H|^2, which the weight stands beside, is that large at most
-        exponent, score, at_end = _cross_validation.search(
+        exponent, score, at_end, is_flat = _cross_validation.search(
             call.plan, under_window, otf, penalty_transfer, call.num_threads, unit=unit
         )
         weight = found = unit * 10.0**exponent
@@ -221,7 +222,13 @@ def weighted_transfer(
             call.warnings.append(note)
             python_warnings.warn(note, UserWarning, stacklevel=3)
             at_end = False
-        if at_end and call.lowest != call.highest:
+        if is_flat and call.lowest != call.highest:
+            call.warnings.append(
+                f"{name}: generalised cross-validation says nothing, as what is penalised is what the blur "
+                f"lets through: every {name} has the same score. The smallest, {found:g}, is taken; choose "
+                f"the {name} by eye"
+            )
+        elif at_end and call.lowest != call.highest:
             call.warnings.append(
                 f"{name}: generalised cross-validation has its minimum at the end of the searched range, "
                 f"{weight:g}; the noise is not white, or there is none: choose the {name} by eye"
