@@ -104,6 +104,45 @@ def test_discrepancy_estimates_the_noise(case):
     assert named.num_iter == given.num_iter
 
 
+@pytest.mark.parametrize("share", [0.1, 0.3, 0.6])
+@pytest.mark.parametrize("shape", [(4096,), (96, 96), (24, 24, 24)])
+def test_noise_of_the_voxels_that_are_seen(shape, share):
+    rng = np.random.default_rng(1)
+    image = 50 + rng.normal(0, 5, shape)
+    seen = rng.random(shape) >= share
+    levels = [mf.stop.noise_level(np.where(seen, image, value), seen=seen) for value in (0.0, 1e4)]
+    assert levels[0] == levels[1] == pytest.approx(5, rel=0.2)
+    assert mf.stop.noise_level(image, seen=np.full(shape, 0.5)) == mf.stop.noise_level(image)
+    lonely = np.indices(shape).sum(0) % 2 == 0
+    assert mf.stop.noise_level(image, seen=lonely) == 0
+    with pytest.raises(ValueError, match=r"seen: got shape \(3,\)"):
+        mf.stop.noise_level(image, seen=np.ones(3))
+
+
+@pytest.mark.parametrize(
+    "method", [mf.richardson_lucy, mf.landweber, mf.fista, mf.van_cittert, mf.blind_richardson_lucy]
+)
+def test_discrepancy_does_not_depend_on_what_dead_voxels_hold(method):
+    truth = np.full((96, 96), 20.0)
+    truth[30:60, 35:70] = 200
+    psf = mf.psf.gaussian(3, (1, 1))
+    image = np.maximum(mf.simulate(truth, psf, noise="gaussian", sigma=5.0), 0)
+
+    def done(value, share):
+        seen = np.random.default_rng(1).random(image.shape) >= share
+        weights = None if share == 0 else seen.astype(float)
+        options = {"weights": weights, "stop": "discrepancy", "return_info": True}
+        options |= {"initial": "flat"}  # what dead voxels hold in a first estimate stays there
+        if method is mf.fista:
+            options["weight"] = 1e-3
+        return method(np.where(seen, image, value), psf, **options)[-1].num_iter
+
+    for share in (0.1, 0.3):
+        assert done(0.0, share) == done(500.0, share)
+        # They lower steps as well: where the image says less, less is corrected at a time.
+        assert done(0.0, share) >= done(0.0, 0) > 1
+
+
 def test_thinning_splits_counts(case):
     image = case[3]
     kept, held = mf.stop.Thinning(fraction=0.3, seed=4).split(image)

@@ -6,6 +6,7 @@ and costs no pass over memory of its own.
 
 from __future__ import annotations
 
+import itertools
 import math
 import warnings
 from collections.abc import Callable, Sequence
@@ -32,6 +33,8 @@ __all__ = [
 
 # Voxels that are split with a random stream of their own, whatever the number of threads.
 BLOCK = 1 << 16
+# Details that a level of noise is told from, where the voxels seen leave so many of a kind.
+FEWEST = 32
 
 
 @dataclass(frozen=True)
@@ -213,8 +216,8 @@ class _Discrepancy(Watch):
             if sigma == 0:
                 warnings.warn(
                     "stop: the image's noise was estimated as 0: more than half of its finest details are 0 "
-                    "(a background of zeros?), so that 'discrepancy' hardly ever stops; expected sigma, "
-                    "mf.stop.Discrepancy(sigma=...)",
+                    "(a background of zeros?), or no two neighbours have a weight, so that 'discrepancy' "
+                    "hardly ever stops; expected sigma, mf.stop.Discrepancy(sigma=...)",
                     UserWarning,
                     stacklevel=4,
                 )
@@ -402,7 +405,7 @@ def rule_of(stop: Any) -> Rule | None:
     return _NAMED[_validate.choice(stop, "stop", tuple(_NAMED))]()
 
 
-def noise_level(image: Any) -> float:
+def noise_level(image: Any, *, seen: Any = None) -> float:
     """Standard deviation of white noise in an image, robustly, from its finest details (a Haar wavelet's).
 
     Details of an image that was blurred hold little but noise. Signal-dependent noise gives about its level
@@ -412,16 +415,21 @@ def noise_level(image: Any) -> float:
     ----------
     image : array_like
         1 to 3 axes.
+    seen : array_like, optional
+        Of the image's shape; 0 or False in voxels that say nothing, such as dead ones: no detail that they
+        are part of counts. Where this leaves few, details along fewer axes do, which hold more of the
+        image.
 
     Returns
     -------
     float
-        In the image's units.
+        In the image's units; 0 where no two neighbours are seen.
 
     Raises
     ------
     TypeError, ValueError
-        No numeric array of 1 to 3 axes, or a masked one; NaN or Inf; no axis with two voxels.
+        No numeric array of 1 to 3 axes, or a masked one; NaN or Inf; no axis with two voxels; `seen` of
+        another shape.
 
     References
     ----------
@@ -434,11 +442,43 @@ def noise_level(image: Any) -> float:
     axes = [axis for axis, n in enumerate(details.shape) if n > 1]
     if not axes:
         raise ValueError(f"image: got shape {details.shape}, expected an axis with at least two voxels")
+    known = None if seen is None else _validate.real(seen, "seen") != 0
+    if known is not None:
+        _validate.same_shape(known, "seen", details.shape, "image")
+    found = _details(details, axes) if known is None or known.all() else _details_seen(details, known, axes)
+    return float(np.median(np.abs(found))) / 0.6744897501960817 if found.size else 0.0
+
+
+def _details(values: np.ndarray, axes: Sequence[int]) -> np.ndarray:
+    """The finest details along all of these axes."""
     for axis in axes:
-        lines = np.moveaxis(details, axis, 0)
-        pairs = len(lines) // 2
-        details = np.moveaxis((lines[0 : 2 * pairs : 2] - lines[1 : 2 * pairs : 2]) / math.sqrt(2), 0, axis)
-    return float(np.median(np.abs(details))) / 0.6744897501960817
+        first, second = _pairs(values, axis)
+        values = np.moveaxis((first - second) / math.sqrt(2), 0, axis)
+    return values
+
+
+def _details_seen(values: np.ndarray, seen: np.ndarray, axes: Sequence[int]) -> np.ndarray:
+    """Those of voxels that are all seen: along all axes, or along as many as leave enough of them."""
+    found = np.empty(0)
+    for count in range(len(axes), 0, -1):
+        parts, blocks = [], 0
+        for chosen in itertools.combinations(axes, count):
+            whole = seen
+            for axis in chosen:
+                whole = np.moveaxis(np.logical_and(*_pairs(whole, axis)), 0, axis)
+            parts.append(_details(values, chosen)[whole])
+            blocks += whole.size
+        found = np.concatenate(parts)
+        if found.size >= min(FEWEST, blocks / 2):
+            break
+    return found
+
+
+def _pairs(values: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
+    """First and second of every pair of neighbours along the axis, which comes first."""
+    lines = np.moveaxis(values, axis, 0)
+    paired = lines[: len(lines) // 2 * 2]
+    return paired[0::2], paired[1::2]
 
 
 def plot(info: Any, values: Sequence[str] | None = None) -> Any:

@@ -219,7 +219,7 @@ def blind_richardson_lucy(
         unit=unit_of(highest),
     )
     counted = float(data.size) if trust is None else float(trust.sum(dtype=np.float64))
-    run = Run(counted, lambda: noise_level(np.maximum(given, 0) if clipped else given), started)
+    run = Run(counted, lambda: noise_level(np.maximum(given, 0) if clipped else given, seen=trust), started)
     watch = Watch(Rule()) if rule is None else rule.watch(run)
 
     def cropped(estimate: np.ndarray) -> np.ndarray:

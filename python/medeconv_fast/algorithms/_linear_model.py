@@ -100,7 +100,12 @@ class LinearModel:
         if self.weights is not None:
             counted = float(self.weights.sum(dtype=np.float64))
         # Told from neighbours, robustly: a constant in place of dead voxels would hide it.
-        run = Run(counted, lambda: noise_level(_device.host(given)), self._started)
+        trust = self.weights
+
+        def noise() -> float:
+            return noise_level(_device.host(given), seen=None if trust is None else _device.host(trust))
+
+        run = Run(counted, noise, self._started)
         self.watch = Watch(Rule()) if self.rule is None else self.rule.watch(run)
 
     @property

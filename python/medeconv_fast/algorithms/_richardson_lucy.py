@@ -263,7 +263,8 @@ def richardson_lucy(
     def noise() -> float:
         # Told from neighbours, robustly: a constant in place of dead voxels would hide it.
         values = _device.host(given)
-        return noise_level(np.maximum(values, 0) if clipped and readout is None else values)
+        values = np.maximum(values, 0) if clipped and readout is None else values
+        return noise_level(values, seen=None if trust is None else _device.host(trust))
 
     def cropped(estimate: np.ndarray, *, copy: bool = False) -> np.ndarray:
         inside = _options.cropped(estimate, blur, copy=copy)
