@@ -214,6 +214,33 @@ def test_weights_beyond_float32(method, factor):
         getattr(mf, method)(IMAGE.astype(np.float32), PSF, 2, weights=weights)
 
 
+@pytest.mark.parametrize("value", [-1e37, 1e37, 1e300])
+@pytest.mark.parametrize(
+    "method", ["richardson_lucy", "landweber", "van_cittert", "fista", "blind_richardson_lucy"]
+)
+def test_first_estimate_beyond_float32(method, value):
+    options = {"weight": 0.01} if method == "fista" else {}
+    image = np.arange(IMAGE.size, dtype=np.float32).reshape(IMAGE.shape)
+    first = np.where(image < 3, value, 1.0)
+    words = r"initial: got -?1e\+\d+, expected -1e\+28 to 1e\+28 in float32"
+    with pytest.raises(ValueError, match=words):
+        getattr(mf, method)(image, PSF, num_iter=2, initial=first, **options)
+
+
+def test_first_estimate_of_a_volume_beyond_float32(tmp_path):
+    image, first = IMAGE.astype(np.float32)[None], np.full((1, *IMAGE.shape), 1e37, np.float32)
+    with pytest.raises(ValueError, match=r"initial, voxels .*: got 1e\+37, expected .* in float32"):
+        mf.restore_volume(image, tmp_path / "out.npy", PSF[None], num_iter=2, initial=first)
+
+
+@pytest.mark.parametrize("value", [-1e37, 1e37])
+def test_prior_beyond_float32(value):
+    prior = np.where(np.indices(IMAGE.shape)[0] == 0, value, 1.0)
+    for given in (prior, value):
+        with pytest.raises(ValueError, match=r"prior: got -?1e\+37, expected -1e\+28 to 1e\+28 in float32"):
+            mf.tikhonov(IMAGE.astype(np.float32), PSF, prior=given)
+
+
 def test_psf_larger_than_the_image_under_wrap(call):
     with pytest.raises(
         ValueError, match=r"psf: got shape \(3, 9\), expected at most the image's \(6, 7\).*boundary='wrap'"

@@ -162,9 +162,9 @@ def initial_array(initial: Any, blur: Blur, data: np.ndarray) -> np.ndarray:
         if blur.estimate_shape != blur.shape:
             allowed += f" or {blur.estimate_shape} (the estimate's)"
         raise ValueError(f"initial: got shape {array.shape}, expected {allowed}")
-    first = _arrays.computable(array, data.dtype)
-    _validate.finite(first, "initial")
-    made: np.ndarray = _device.beside(data, first)
+    lowest, highest = _validate.finite(array, "initial")
+    _validate.fits(max(lowest, highest, key=abs), "initial", data.dtype)
+    made: np.ndarray = _device.beside(data, _arrays.computable(array, data.dtype))
     return made
 
 

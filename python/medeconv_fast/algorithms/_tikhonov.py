@@ -77,7 +77,7 @@ def tikhonov(
     Raises
     ------
     ValueError, TypeError
-        As `wiener`; an order other than 0, 1, 2; a prior of another shape.
+        As `wiener`; an order other than 0, 1, 2; a prior of another shape, or beyond the dtype's range.
 
     Warns
     -----
@@ -162,7 +162,9 @@ def _prior(value: Any, data: Any) -> Any:
     if np.ndim(value) == 0:
         level = _validate.fits(_validate.number(value, "prior"), "prior", data.dtype)
         return _device.full_beside(data, data.shape, level) if level else None
-    return _arrays.as_operand(value, "prior", data.shape, data.dtype, beside=data)[0]
+    array, extremes = _arrays.as_operand(value, "prior", data.shape, data.dtype, beside=data)
+    _validate.fits(max(extremes, key=abs), "prior", data.dtype)
+    return array
 
 
 def _gradient(grid: tuple[int, ...], steepness: Sequence[float]) -> np.ndarray:

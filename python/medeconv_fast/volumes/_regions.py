@@ -98,5 +98,7 @@ def read_maps(
         _validate.non_negative(values, where, lowest)
         if name == "weights":
             _validate.scale(highest, where, dtype)
+        else:
+            _validate.fits(highest, where, dtype)
         made[name] = values
     return made
