@@ -557,6 +557,36 @@ def test_local_deviation_is_that_of_the_noise(rng, tol, dtype):
     refused(ValueError, "window: got 4, expected an odd", lambda: nn.LocalDeviation(4))
 
 
+@pytest.mark.parametrize("images", [1, 2])
+def test_local_deviation_of_any_scale(images, dtype, rng):
+    """Squares of details may leave the dtype's range where the details do not; no bit is lost."""
+    x = rng.random((images, 2, 12, 13)).astype(dtype)
+    image = nn.Input(2)
+    net = nn.Model(image, nn.LocalDeviation(3)(image), dtype=dtype)
+    expected, tape = net.predict(x), {}
+    for power in (-90, -40, 40, 90) if dtype == np.float32 else (-900, -300, 300, 900):
+        factor = np.ldexp(dtype.type(1), power)
+        factors = np.array([1, factor])[-images:, None, None, None].astype(dtype)  # each image by itself
+        assert np.array_equal(net.predict(x * factors) / factors, expected)
+        tape.clear()
+        assert np.array_equal(net.forward([x * factors], Engine(), tape) / factors, expected)
+        (grad,) = net.backward(np.ones_like(x), tape, Engine(), Gradients(), (True,))
+        assert np.isfinite(grad).all() and np.abs(grad).max() > 0.01
+
+
+def test_rl_net_gives_any_scale_the_result_of_that_scale(rng):
+    pytest.importorskip("safetensors", reason="SKIPPED: safetensors is not installed")
+    net = nn.RLNet.pretrained(mf.psf.gaussian((3.0, 3.0, 3.0), (1.0, 1.0, 1.0)))
+    image = rng.poisson(50, (1, 1, 10, 12, 12)).astype(np.float32)
+    expected = net.predict(image)
+    for factor in (1e-26, 1e-18, 1e19, 1e26):
+        made = net.predict(image * np.float32(factor)) / np.float32(factor)
+        assert np.abs(made - expected).max() < 1e-5 * expected.max()
+    for factor in (1e-31, 1e27):
+        with pytest.raises(ValueError, match=r"x: the largest value is .*in float32"):
+            net.predict(image * np.float32(factor))
+
+
 def test_group_norm_is_its_formula(rng):
     x = 3 + 2 * rng.standard_normal((2, 4, 5, 6))
     image = nn.Input(4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
@@ -121,13 +122,20 @@ class LocalDeviation(Layer):
         (x,) = inputs
         detail = self._convolved(self._difference(x.dtype), x, engine)
         square = engine.empty(x.shape, x.dtype) if tape is not None else detail
-        engine.pointwise(lambda values, target: np.square(values, out=target), detail, square)
+        units = _units(detail)
+        if units is None:
+            engine.pointwise(lambda values, target: np.square(values, out=target), detail, square)
+        else:
+            np.divide(detail, units, out=square)
+            np.square(square, out=square)
         rows = (-1, *x.shape[2:])
         mean = self._mean(x, engine).apply_each(square.reshape(rows)).reshape(x.shape)
         if out is None:
             out = mean
 
         engine.pointwise(lambda values, target: np.sqrt(values, out=target), mean, out)
+        if units is not None:
+            out *= units
         if tape is not None:
             tape["detail"], tape["out"] = detail, out
         return out
@@ -146,3 +154,20 @@ class LocalDeviation(Layer):
         grad = mean.apply_each(grad.reshape(rows), adjoint=True).reshape(grad.shape)
         grad *= 2 * tape["detail"]
         return (self._convolved(self._difference(grad.dtype), grad, engine, adjoint=True),)
+
+
+def _units(detail: np.ndarray) -> np.ndarray | None:
+    """Powers of two, of shape (N, 1, 1, ...), with which squares of details stay in the dtype's range.
+
+    No bit of a result depends on them. None where the squares stay there without, as those of usual images.
+    """
+    most = np.finfo(detail.dtype).maxexp
+    exponents = []
+    for item in detail:
+        exponent = math.frexp(max(float(item.max()), -float(item.min())))[1]
+        usual = exponent == 0 or -most // 4 <= exponent <= most // 2 - 4
+        exponents.append(0 if usual else max(exponent, 4 - most))
+    if not any(exponents):
+        return None
+    units = np.ldexp(detail.dtype.type(1), exponents).astype(detail.dtype)
+    return units.reshape(-1, *[1] * (detail.ndim - 1))

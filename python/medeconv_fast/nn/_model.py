@@ -414,9 +414,10 @@ class Model(Graph):
         Raises
         ------
         ValueError, TypeError
-            An array that does not fit the network, NaN or Inf, values below 0 where the network is
-            `positive`; `tile` for a network with layers that look at whole images (normalization, periodic
-            padding or boundaries), or whose results are not as long as the image times `scale`.
+            An array that does not fit the network, NaN or Inf; where the network is `positive` values below
+            0, and an image whose largest value `richardson_lucy` would refuse as too small or too large;
+            `tile` for a network with layers that look at whole images (normalization, periodic padding or
+            boundaries), or whose results are not as long as the image times `scale`.
         """
         array, restore = _arrays.to_numpy(x, "x")
         check_batch(array, "x", self.ndim)
@@ -426,6 +427,8 @@ class Model(Graph):
         lowest, _ = _validate.finite(data, "x", batch_axes(self.ndim))
         if self.positive:
             _validate.non_negative(data, "x", lowest)
+            for item in data:
+                _validate.scale(float(item.max()), "x", data.dtype)
         out: np.ndarray | None = None
         doubt: str | None = None
         lengths = data.shape[2:]

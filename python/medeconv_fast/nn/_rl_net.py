@@ -148,7 +148,7 @@ class RLNet(Model):
     ------
     ValueError, TypeError
         A PSF that `Blur` refuses; options out of their range. From `predict` also for images with negative
-        values, where there is a PSF.
+        values, and for such as `richardson_lucy` refuses as too small or too large, where there is a PSF.
 
     References
     ----------
