@@ -70,3 +70,26 @@ def test_scales_that_leave_the_dtypes_range(backend):
     truth = np.full((20, 22), 1e37, np.float32)
     with pytest.raises(ValueError, match=r"truth: the largest value is 1e\+37, .*; rescale the truth"):
         mf.simulate(truth, np.ones((3, 3)), noise=None, backend=backend)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"photons": 1e30}, r"photons: got 1e\+30, expected at most 9e\+18 counts"),
+        ({"background": 1e25}, r"truth: blurred, .* values up to 1e\+25, expected at most 9e\+18 counts"),
+        ({"noise": "gaussian", "sigma": 1e39}, r"sigma: got 1e\+39, expected .* in float32"),
+        ({"noise": None, "background": 1e39}, r"background: got 1e\+39, expected .* in float32"),
+    ],
+)
+def test_numbers_that_leave_the_range(truth, options, words):
+    with pytest.raises(ValueError, match=words):
+        mf.simulate(truth.astype(np.float32), np.ones((3, 3, 3)), **options)
+
+
+def test_counts_beyond_integers(truth):
+    psf, large = np.ones((3, 3, 3)), truth * 1e18
+    with pytest.raises(ValueError, match=r"truth: blurred, .*; say with photons"):
+        mf.simulate(large, psf)
+    np.testing.assert_allclose(
+        mf.simulate(large, psf, photons=9e18), mf.simulate(large, psf, noise=None), 1e-6
+    )

@@ -10,6 +10,7 @@ from . import _arrays, _validate
 from ._blur import Blur
 
 NOISES = ("poisson", "gaussian")
+MOST_COUNTS = 9e18  # of a voxel: they are drawn as 64-bit integers
 
 
 def simulate(
@@ -55,7 +56,8 @@ def simulate(
     Raises
     ------
     ValueError, TypeError
-        Bad arrays; options that contradict each other; negative truth under Poisson noise.
+        Bad arrays; options that contradict each other; negative truth under Poisson noise, or more than 9e18
+        counts; a background or sigma beyond the dtype's range.
     """
     boundary = _validate.choice(boundary, "boundary", ("zero", "reflect", "nearest", "mirror", "wrap"))
     background = _validate.number(background, "background", minimum=0)
@@ -67,6 +69,7 @@ def simulate(
             raise ValueError(f"{name}: got {value!r} with noise={noise!r}; it belongs to noise={owner!r}")
     data, _, (lowest, highest, _) = _arrays.as_image(truth, "truth")
     _validate.scale(max(-lowest, highest), "truth", data.dtype)
+    _validate.fits(background, "background", data.dtype)
     blur = Blur(
         psf,
         data.shape,
@@ -81,7 +84,7 @@ def simulate(
     if noise == "gaussian":
         if sigma is None:
             raise ValueError("sigma: got None, expected the noise's standard deviation for noise='gaussian'")
-        sigma = _validate.number(sigma, "sigma", minimum=0)
+        sigma = _validate.fits(_validate.number(sigma, "sigma", minimum=0), "sigma", data.dtype)
         return (image + generator.normal(0.0, sigma, image.shape)).astype(data.dtype)
     if noise == "poisson":
         _validate.non_negative(data, "truth", lowest)
@@ -90,10 +93,17 @@ def simulate(
         gain = 1.0
         if photons is not None:
             photons = _validate.number(photons, "photons", above=0)
+            if photons > MOST_COUNTS:
+                raise ValueError(f"photons: got {photons:g}, expected at most {MOST_COUNTS:g} counts")
             if highest == 0:
                 raise ValueError(
                     "photons: the blurred image is zero everywhere, so it cannot be scaled to counts"
                 )
             gain = photons / highest
+        elif highest > MOST_COUNTS:
+            raise ValueError(
+                f"truth: blurred, with the background, it has values up to {highest:g}, expected at most "
+                f"{MOST_COUNTS:g} counts; say with photons how many the largest value stands for"
+            )
         return (generator.poisson(expected * gain) / gain).astype(data.dtype)
     return image
