@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 import medeconv_fast as mf
 from medeconv_fast import nn
@@ -320,6 +321,32 @@ def test_gradients_of_fixed_blur(ndim, boundary, engine, rng, tol):
     got = net.forward([x], Engine(), None)
     np.testing.assert_allclose(got[1, 1], expected.forward(x[1, 1]), atol=1e-12)
     check_gradients(net, [x], rng, tol("finite_differences"))
+
+
+@pytest.mark.parametrize("engine", ["auto", "spectral", "direct"])
+@pytest.mark.parametrize("taps", [np.outer([1, 0, -1], [1, 2, 1]), -PSF, 0 * PSF])
+def test_filters_without_a_positive_sum(taps, engine, backend, rng, tol, relative_error):
+    """Of layers that do not normalise; `Blur` goes on refusing them."""
+    image = nn.Input(1)
+    net = initialized(
+        image, nn.FixedBlur(taps, "nearest", engine, trainable=True, normalize_psf=False)(image)
+    )
+    net.layers[0].weights["psf"][...] = taps
+    x = rng.standard_normal((2, 1, 9, 8))
+    made = net.forward([x], Engine(backend), None)
+    if not taps.any():
+        assert not made.any()
+        return
+    if taps.shape[0] % 2:
+        expected = ndimage.convolve(x, taps[None, None].astype(float), mode="nearest")
+        assert relative_error(made, expected) < tol("forward", np.float64)
+    check_gradients(net, [x], rng, tol("finite_differences"), Engine(backend))
+    for make in (
+        lambda: mf.Blur(taps, (9, 8), normalize_psf=False),
+        lambda: nn.FixedBlur(taps),
+        lambda: nn.RichardsonLucyStep(taps, normalize_psf=False),
+    ):
+        refused(ValueError, "psf: .*expected a positive sum", make)
 
 
 @pytest.mark.parametrize("back", [False, True])

@@ -630,6 +630,33 @@ def test_diverging_training_stops_with_good_weights():
         assert np.isfinite(net.predict(x)).all()
 
 
+def test_blur_learns_a_filter_without_a_positive_sum(rng, tmp_path):
+    """A Laplacian, whose sum is 0: beside it training meets negative ones."""
+    point, laplacian = np.pad([[1.0]], 1), np.array([[0, 1, 0], [1, -4, 1], [0, 1, 0.0]])
+    x = rng.standard_normal((32, 1, 12, 12)).astype(np.float32)
+    y = nn.Sequential([nn.FixedBlur(laplacian, normalize_psf=False)]).predict(x)
+    blur = nn.FixedBlur(point, trainable=True, normalize_psf=False)
+    net = nn.Sequential([blur]).compile("adam", learning_rate=5e-2)
+    net.fit(x, y, 60, 8)
+    assert np.abs(blur.weights["psf"] - laplacian).max() < 0.05
+    assert blur.weights["psf"].sum() < 0.1
+    blur.weights["psf"] -= 0.1  # well below 0
+    net.save(tmp_path / "net.safetensors")
+    np.testing.assert_array_equal(nn.Model.load(tmp_path / "net.safetensors").predict(x), net.predict(x))
+
+
+def test_step_whose_filter_loses_its_sum_stops_with_good_weights():
+    """It divides by that sum."""
+    x, y = blurred_pairs(8)
+    image = nn.Input(1)
+    step = nn.RichardsonLucyStep(np.ones((3, 3)), trainable=True)
+    net = nn.Model(image, step(image, image)).compile("sgd", learning_rate=1e3)
+    with pytest.raises(FloatingPointError, match=r"batch \d of epoch \d .*: psf: .* expected a positive sum"):
+        net.fit(x, y, 50, 4)
+    assert step.weights["psf"].sum() > 0
+    assert np.isfinite(net.predict(x)).all()
+
+
 def test_nan_from_a_sampler_names_the_batch():
     volume = np.ones((4, 16, 16), np.float32)
     volume[2] = np.nan

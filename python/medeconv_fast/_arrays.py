@@ -233,14 +233,18 @@ def as_psf(
     dtype: Any = np.float64,
     name: str = "psf",
     like: str = "image",
+    any_sum: bool = False,
 ) -> tuple[np.ndarray, float]:
-    """Validated PSF, normalised to sum 1 (in float64, then rounded) unless told otherwise, and its sum."""
+    """Validated PSF, normalised to sum 1 (in float64, then rounded) unless told otherwise, and its sum.
+
+    `any_sum`: it need not be positive, for filters that are not normalised.
+    """
     array, _ = to_numpy(value, name)
     _validate.rank(array, name, ndim=ndim, like=like)
     # The rounding of a sum goes by the order in memory, which says nothing about a PSF.
     array = computable(array, array.dtype.newbyteorder("=") if array.dtype.kind == "f" else np.float64)
     _validate.finite(array, name)
-    total = _validate.psf_sum(array, name)
+    total = float(array.sum(dtype=np.float64)) if any_sum else _validate.psf_sum(array, name)
     if normalize:
         array = np.divide(array, total, dtype=np.float64)
     psf = computable(array, dtype)

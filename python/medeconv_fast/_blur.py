@@ -680,6 +680,7 @@ class Blur:
         normalize_psf: bool = True,
         num_threads: int | None = None,
         _open_sides: Sides | None = None,
+        _any_sum: bool = False,
     ) -> None:
         self.shape = _validate.shape(shape, "shape")
         self.boundary = _validate.choice(boundary, "boundary", BOUNDARIES)
@@ -694,7 +695,7 @@ class Blur:
         self._num_threads = num_threads
         normalize = _validate.flag(normalize_psf, "normalize_psf")
         values, self.psf_sum = _arrays.as_psf(
-            psf, len(self.shape), normalize=normalize, dtype=self.dtype or np.float64
+            psf, len(self.shape), normalize=normalize, dtype=self.dtype or np.float64, any_sum=_any_sum
         )
         self._given = values
         self._terms: list[tuple[np.ndarray, ...]] | None = None

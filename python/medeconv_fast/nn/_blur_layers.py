@@ -50,8 +50,8 @@ def kept(store: Store[Made], key: tuple[Any, ...], make: Callable[[], Made]) -> 
 class _Filter:
     """The operators of one filter on the grids that come by."""
 
-    def __init__(self, boundary: str, engine: str) -> None:
-        self._boundary, self._engine = boundary, engine
+    def __init__(self, boundary: str, engine: str, *, any_sum: bool = False) -> None:
+        self._boundary, self._engine, self._any_sum = boundary, engine, any_sum
         self._operators: Store[Operator] = []
         self._normalizers: Store[np.ndarray] = []
         self._gains: Store[np.ndarray] = []
@@ -65,6 +65,7 @@ class _Filter:
                 engine=self._engine,
                 dtype=dtype,  # what is a product of filters in it need not be one in float64
                 normalize_psf=False,
+                _any_sum=self._any_sum,
                 **engine.options,
             )
             return blur.operator(dtype)
@@ -116,14 +117,18 @@ class _Filter:
         return np.ascontiguousarray(np.flip(made[0, 0]))
 
 
-def _check_taps(value: Any, name: str, *, normalize: bool) -> np.ndarray:
+def _check_taps(value: Any, name: str, *, normalize: bool, any_sum: bool = False) -> np.ndarray:
     array, _ = _arrays.to_numpy(value, name)
-    taps, _ = _arrays.as_psf(value, array.ndim, normalize=normalize, name=name)
+    taps, _ = _arrays.as_psf(
+        value, array.ndim, normalize=normalize, name=name, any_sum=any_sum and not normalize
+    )
     return taps
 
 
 class _BlurLayer(Layer):
     """What holds a PSF: its check, its reach, and its place among the weights."""
+
+    any_sum = False  # a filter that is not normalised need not have a positive sum
 
     def __init__(
         self, psf: Any, boundary: str, engine: str, trainable: bool, normalize_psf: bool, name: str | None
@@ -132,9 +137,8 @@ class _BlurLayer(Layer):
         self.boundary = _validate.choice(boundary, "boundary", BOUNDARIES)
         self.engine = _validate.choice(engine, "engine", ENGINES)
         self.trainable = _validate.flag(trainable, "trainable")
-        self._start = {
-            "psf": _check_taps(psf, "psf", normalize=_validate.flag(normalize_psf, "normalize_psf"))
-        }
+        normalize = _validate.flag(normalize_psf, "normalize_psf")
+        self._start = {"psf": _check_taps(psf, "psf", normalize=normalize, any_sum=self.any_sum)}
 
     def options(self) -> dict[str, Any]:
         # The values come with the weights; a description only says how large they are.
@@ -188,14 +192,16 @@ class FixedBlur(_BlurLayer):
     trainable : bool
         Let training change the PSF; it is not normalised again.
     normalize_psf : bool
-        Divide the PSF by its sum first.
+        Divide the PSF by its sum first. With False, and after training, its sum need not be positive.
     name : str, optional
 
     Raises
     ------
     ValueError, TypeError
-        A PSF or options that `Blur` refuses.
+        A PSF or options that `Blur` refuses, but for what `normalize_psf` says.
     """
+
+    any_sum = True
 
     def __init__(
         self,
@@ -208,7 +214,7 @@ class FixedBlur(_BlurLayer):
         name: str | None = None,
     ) -> None:
         super().__init__(_given(psf), boundary, engine, trainable, normalize_psf, name)
-        self._filter = _Filter(self.boundary, self.engine)
+        self._filter = _Filter(self.boundary, self.engine, any_sum=True)
 
     def forward(
         self,
@@ -246,7 +252,7 @@ class RichardsonLucyStep(_BlurLayer):
     back : array_like, optional
         Another filter for the way back, of odd lengths: B is the exact transpose of the blur with it.
     boundary, engine, trainable
-        As in `FixedBlur`; training changes `back` too.
+        As in `FixedBlur`; training changes `back` too, and stops where a sum is no longer positive.
     background : float
         Added to the blurred estimate.
     floor : float
@@ -416,6 +422,15 @@ class RichardsonLucyStep(_BlurLayer):
             return None if made.folded else made
 
         return kept(self._both, (taps.tobytes(), back.tobytes(), shape, dtype, engine), make)
+
+    def fault(self) -> str | None:
+        """It divides by what the filters make of ones."""
+        for name, taps in self.weights.items():
+            try:
+                _validate.psf_sum(taps, name)
+            except ValueError as error:
+                return str(error)
+        return None
 
     def misfit(self, estimate: np.ndarray, image: np.ndarray, engine: Engine) -> float:
         """Mean squared difference of the blurred estimate and the image, of shape (C, *spatial) both."""

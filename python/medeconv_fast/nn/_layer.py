@@ -186,6 +186,10 @@ class Layer:
     def initialize(self, generator: np.random.Generator, dtype: np.dtype) -> None:
         """Make the weights."""
 
+    def fault(self) -> str | None:
+        """What keeps this layer from working with its weights as they are; training stops at it."""
+        return None
+
     # ------------------------------------------------------------ passes
 
     def forward(self, inputs: Sequence[np.ndarray], engine: Engine, tape: Tape | None) -> np.ndarray:

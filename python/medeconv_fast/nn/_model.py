@@ -318,8 +318,8 @@ class Model(Graph):
         RuntimeError
             Not compiled.
         FloatingPointError
-            A loss that is not finite; the message names the batch, and the network keeps the last good
-            weights.
+            A loss that is not finite, or weights that a layer cannot work with; the message names the batch,
+            and the network keeps the last good weights.
         """
         loss, optimizer = self._compiled()
         pairs = as_pairs(x, y, self.ndim, self.channels, self.dtype)

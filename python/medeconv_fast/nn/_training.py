@@ -195,6 +195,13 @@ class Training:
             raise FloatingPointError(
                 f"fit: {where} made weights that are not finite; stopped, and the network has those before it"
             )
+        for layer, _ in self._trained:
+            if fault := layer.fault():
+                self._go_back()
+                raise FloatingPointError(
+                    f"fit: {where} made weights that layer {layer.name} cannot work with: {fault}; stopped, "
+                    "and the network has those before it. A smaller learning rate or clip_norm=1 may help"
+                )
 
     _good: list[np.ndarray] | None = None
 
