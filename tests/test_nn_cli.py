@@ -229,6 +229,60 @@ def test_images_of_few_values_are_predicted(files, capsys, monkeypatch):
     assert status == 2 and "its 99.9th percentile is 0, expected values to train on" in text
 
 
+def test_psf_of_a_network_is_that_of_the_images_voxels(files, capsys, monkeypatch):
+    """A blur is so many mm wide, not so many voxels."""
+    monkeypatch.chdir(files)
+    image = mf.io.read("image1.nii.gz").array
+    for name, size, unit in (
+        ("thick", (1.0, 0.5, 0.5), "mm"),
+        ("um", (1000.0, 500.0, 500.0), "um"),
+        ("rounded", (1.0, 0.502, 0.498), "mm"),
+        ("cubes", (1.0, 1.0, 1.0), "mm"),
+        ("nothing", (1.0, 0.5, 0.5), None),
+        ("other", (3.0, 3.0, 3.0), None),
+    ):
+        mf.io.write(f"{name}.nii.gz", mf.io.Volume(image, size, unit=unit))
+    mf.io.write("bare.npy", mf.io.Volume(image))
+    few = ("--epochs", "1", "--samples", "2", "--batch-size", "1", "--patch", "12", "12", "12")
+    width = ("--fwhm-mm", "3", "1.5", "1.5")
+    status, text = run(capsys, "train", "thick.nii.gz", "um.nii.gz", *width, *few, "--net", "n.safetensors")
+    assert status == 0 and "voxel sizes differ" not in text
+    notes = mf.nn.Model.load("n.safetensors").notes
+    assert notes["voxel_size"] == [1.0, 0.5, 0.5] and notes["unit"] == "mm"
+
+    def predicted(name, *words):
+        words = ("-o", "out.npy", "--net", "n.safetensors", "--overwrite", *words)
+        status, text = run(capsys, "predict", name, *words)
+        assert status == 0, text
+        return mf.io.read("out.npy").array, text
+
+    same, text = predicted("thick.nii.gz")
+    assert "resampled" not in text
+    for name in ("um.nii.gz", "rounded.nii.gz", "nothing.nii.gz", "bare.npy"):
+        made, text = predicted(name)
+        assert "resampled" not in text and ("taken as 1 x 0.5 x 0.5 mm" in text) == (name == "bare.npy")
+        np.testing.assert_array_equal(made, same)
+    made, text = predicted("cubes.nii.gz")
+    assert "voxels of 1 x 1 x 1 mm: the PSF of n.safetensors, made for 1 x 0.5 x 0.5 mm, is resampled" in text
+    given, text = predicted("cubes.nii.gz", *width)
+    assert "resampled" not in text
+    assert np.linalg.norm(made - given) < 0.03 * np.linalg.norm(given) < 0.3 * np.linalg.norm(made - same)
+    status, text = run(capsys, "predict", "other.nii.gz", "-o", "o.npy", "--net", "n.safetensors")
+    assert status == 2
+    assert "has voxels of 3 x 3 x 3 (no unit), the PSF of n.safetensors is made for 1 x 0.5 x 0.5 mm" in text
+
+    net = mf.nn.Model.load("n.safetensors")  # as those written earlier
+    del net.notes["voxel_size"], net.notes["unit"]
+    net.save("n.safetensors", overwrite=True)
+    made, text = predicted("cubes.nii.gz")
+    assert "resampled" not in text
+    np.testing.assert_array_equal(made, same)
+    status, text = run(
+        capsys, "train", "thick.nii.gz", "cubes.nii.gz", *width, *few, "--net", "m.safetensors"
+    )
+    assert status == 0 and "voxel sizes differ" in text
+
+
 @pytest.mark.parametrize(
     ("words", "match"),
     [

@@ -11,8 +11,10 @@ import numpy as np
 import medeconv_fast as mf
 
 from .._arrays import result_dtype
-from ..preprocess._step import Move, same_place
+from ..preprocess._step import UNITLESS, Move, same_place
 from .images import (
+    SAME,
+    UNITS,
     Psf,
     broadcast,
     check_format,
@@ -20,11 +22,13 @@ from .images import (
     parts,
     psf_for,
     read_image,
+    shown_size,
     with_geometry,
 )
 from .session import Progress, Session, UserError
 
 UNIT_PERCENTILE = 99.9  # of an image: what counts as 1 inside of a network
+SAME_GRID = 0.01  # relative difference of voxel sizes that a PSF does not show
 
 
 def _unit_of(image: np.ndarray) -> float:
@@ -120,12 +124,14 @@ def train(arguments: argparse.Namespace, session: Session) -> None:
     kernel = None
     if _has_psf(arguments):
         kernel = psf_for(volumes[0], arguments, session, arguments.images[0])
-        sizes = [volume.voxel_size for volume in volumes]
-        if any(size != sizes[0] for size in sizes):
+        first, *others = [(volume.voxel_size, volume.unit) for volume in volumes]
+        if not all(_same_size(first, other) for other in others):
             session.note("the images' voxel sizes differ: the PSF is that of the first one's grid")
     patch = _patch(arguments, images[0].shape)
     net = _made(arguments, kernel, len(patch))
     net.notes = {"unit_percentile": UNIT_PERCENTILE, "trained_on": [str(p) for p in arguments.images]}
+    if volumes[0].voxel_size is not None:
+        net.notes |= {"voxel_size": list(volumes[0].voxel_size[-len(patch) :]), "unit": volumes[0].unit}
     options: dict[str, Any] = {
         "checkpoint": arguments.net,
         "resume": arguments.resume,
@@ -159,6 +165,60 @@ def train(arguments: argparse.Namespace, session: Session) -> None:
             "epochs": history.epochs,
         }
     )
+
+
+Size = tuple[tuple[float, ...] | None, str | None]  # of voxels, and its unit
+
+
+def _ratios(own: Size, other: Size) -> tuple[float, ...] | None:
+    """Own lengths over the other's; None where a unit is missing, and no usual one makes them alike."""
+    (size, unit), (other_size, other_unit) = own, other
+    assert size is not None and other_size is not None
+    if unit == other_unit:
+        factors: tuple[float, ...] = (1.0,)
+    else:
+        factors = UNITLESS if unit is None or other_unit is None else (UNITS[unit] / UNITS[other_unit],)
+    found = [tuple(f * a / b for a, b in zip(size, other_size, strict=True)) for f in factors]
+    alike = [ratios for ratios in found if all(abs(r - 1) <= SAME_GRID for r in ratios)]
+    return alike[0] if alike else found[0] if len(found) == 1 else None
+
+
+def _same_size(own: Size, other: Size) -> bool:
+    if own[0] is None or other[0] is None:
+        return own[0] is other[0]
+    ratios = _ratios(own, other)
+    return ratios is not None and all(abs(r - 1) <= SAME for r in ratios)
+
+
+def _on_grid_of(
+    volume: mf.io.Volume, net: mf.nn.Model, arguments: argparse.Namespace, session: Session
+) -> tuple[mf.nn.Model, dict[str, Any] | None]:
+    """The network with its PSF on the image's voxels, where they are not those that it was made for."""
+    made_for: Size = (net.notes.get("voxel_size"), net.notes.get("unit"))
+    steps = [layer for _, layer in net.leaves() if isinstance(layer, mf.nn.RichardsonLucyStep)]
+    if made_for[0] is None or len(made_for[0]) != net.ndim or not isinstance(net, mf.nn.RLNet) or not steps:
+        return net, None
+    before = shown_size(*made_for)
+    if volume.voxel_size is None:
+        session.note(f"{arguments.input} has no voxel size: taken as {before}, as {arguments.net} knows it")
+        return net, None
+    own: Size = (volume.voxel_size[-net.ndim :], volume.unit)
+    ratios = _ratios(own, made_for)
+    if ratios is None:
+        raise UserError(
+            f"{arguments.input}: has voxels of {shown_size(*own)}, the PSF of {arguments.net} is made for "
+            f"{before}; say what they are with --voxel-size-mm or --voxel-size-um, or give another PSF with "
+            "--psf, --fwhm-mm or --fwhm-um"
+        )
+    if all(abs(ratio - 1) <= SAME_GRID for ratio in ratios):
+        return net, None
+    psf = mf.psf.resample(steps[0].weights["psf"], (1.0,) * net.ndim, ratios)
+    session.note(
+        f"{arguments.input} has voxels of {shown_size(*own)}: the PSF of {arguments.net}, made for {before}, "
+        "is resampled to them, its sum kept"
+    )
+    record = {"kind": "network", "voxel_size": made_for[0], "unit": made_for[1], "shape": psf.shape}
+    return net.with_psf(psf), record | {"resampled": True}
 
 
 def _written_at(path: str) -> tuple[int, int] | None:
@@ -284,12 +344,14 @@ def predict(arguments: argparse.Namespace, session: Session) -> None:
             f"{net.output.channels} out, scale {' '.join(map(str, net.scale))}; expected one channel, a "
             f"whole scale and the axes ({', '.join(axes)}) or one less"
         )
-    kernel = None
+    record = None
     if _has_psf(arguments):
         if not isinstance(net, mf.nn.RLNet):
             raise UserError(f"{arguments.net}: a {type(net).__name__} knows no PSF, only an RLNet does")
         kernel = psf_for(volume, arguments, session, arguments.input)
-        net = net.with_psf(kernel.array)
+        net, record = net.with_psf(kernel.array), kernel.record
+    else:
+        net, record = _on_grid_of(volume, net, arguments, session)
     tile = (
         None if arguments.tile is None else broadcast(arguments.tile, net.ndim, "--tile", axes[-net.ndim :])
     )
@@ -330,7 +392,7 @@ def predict(arguments: argparse.Namespace, session: Session) -> None:
             "output": arguments.output,
             "net": arguments.net,
             "architecture": net.architecture(),
-            "psf": None if kernel is None else kernel.record,
+            "psf": record,
             "shape": result.shape,
         }
     )
