@@ -380,3 +380,20 @@ def test_saturated_voxels_without_weight_do_not_matter(rng):
     ]
     assert (image == 255).sum() > 10
     assert errors[1] < 0.9 * errors[0]
+
+
+@pytest.mark.parametrize("factor", [1e-3, 0.1, 0.3, 7.0, 1e5])
+def test_dead_voxels_are_filled_alike_on_every_scale(factor, dtype, backend, rng, tol):
+    """The mean of what is seen may be one of its values: which one fills them is no matter of rounding."""
+    psf = np.array([0.858, 0.616, 0.859])
+    cases = [([9, 7, 8, 6, 6, 6, 5, 9], [0, 1, 0, 1, 1, 0, 0, 1])]
+    for _ in range(20):
+        steps = rng.permutation([-3, -2, -1, 0, 0, 1, 2, 3])
+        dead = np.argmax(steps == 0)  # one of two voxels with the value of the mean
+        cases.append((rng.integers(10, 20) + steps, np.arange(8) != dead))
+    for image, weights in cases:
+        image, weights = np.array(image, dtype), np.array(weights, dtype)
+        options = {"weights": weights, "initial": "image", "boundary": "wrap", "backend": backend}
+        plain = mf.richardson_lucy(image, psf, 3, **options)
+        scaled = mf.richardson_lucy(image * dtype.type(factor), psf, 3, **options) / dtype.type(factor)
+        assert np.abs(scaled - plain).max() < tol("scale", dtype) * plain.max()

@@ -140,11 +140,19 @@ def trusted(
     given, trust = _device.host(data), _device.host(weights)
     seen = trust > 0
     values = given[seen]
-    highest = values.max()
-    mean = weighted_mean(values, trust[seen])
-    value = values.min(initial=highest, where=values >= mean)
-    known = np.where(seen, given, value)
-    return _device.beside(data, known), (float(values.min()), float(highest))
+    known = np.where(seen, given, fill_of(values, trust[seen]))
+    return _device.beside(data, known), (float(values.min()), float(values.max()))
+
+
+def fill_of(values: np.ndarray, weights: np.ndarray) -> Any:
+    """The smallest value that is not below the weighted mean.
+
+    Where the mean is one of the values, it is that one: not the next, which rounding would take with some
+    images and leave with the same in another unit.
+    """
+    lowest, highest = values.min(), values.max()
+    slack = 8 * float(np.finfo(values.dtype).eps) * max(-float(lowest), float(highest))
+    return values.min(initial=highest, where=values >= weighted_mean(values, weights) - slack)
 
 
 def weighted_mean(data: np.ndarray, weights: np.ndarray | None, total: float | None = None) -> float:

@@ -11,7 +11,7 @@ import numpy as np
 
 from .. import _arrays, _validate
 from .._grid import extent
-from ..algorithms._options import weighted_mean
+from ..algorithms._options import fill_of
 from ._regions import read_maps
 
 # A volume of up to so many voxels is its own sample; of a larger one, so many blocks have as many together.
@@ -140,7 +140,6 @@ def draw(
             f"weights: all are zero in the sample ({len(parts)} blocks of {parts[0].shape}), expected some "
             "that are positive, or another seed="
         )
-    mean = weighted_mean(values, trust)
-    fill = values.min(initial=values.max(), where=values >= mean)
+    fill = fill_of(values, trust)
     filled = [np.where(s, p, fill) for p, s in zip(parts, seen, strict=True)]
     return replace(made, parts=filled, fill=float(fill))
