@@ -669,6 +669,23 @@ def test_nan_from_a_sampler_names_the_batch():
     assert [w.shape for w in before] == [w.shape for w in net.get_weights()]
 
 
+@pytest.mark.parametrize("name", ["x", "y"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_values_that_are_not_finite_are_the_datas_fault(name, value):
+    """No learning rate mends them, and as arrays they are a ValueError, too."""
+    good, bad = np.ones((4, 16, 16), np.float32), np.ones((4, 16, 16), np.float32)
+    bad[2, 3, 5] = value
+    sampler = nn.PatchSampler(*([bad], [good])[:: 1 if name == "x" else -1], (16, 16), samples=16)
+    words = rf"is (nan|inf); .*\. {name} of this batch: \d of 2048 values are not finite.*\(N, C, y, x\)"
+    with np.errstate(all="ignore"), pytest.raises(ValueError, match=words) as found:
+        tiny().compile().fit(sampler, batch_size=8)
+    assert "learning rate" not in str(found.value)
+    x, y = blurred_pairs(8)
+    with np.errstate(all="ignore"), pytest.raises(FloatingPointError, match="learning rate") as diverged:
+        tiny(residual=False).compile("sgd", "mse", learning_rate=1e4).fit(1e3 * x, 1e3 * y, 50, 4)
+    assert not isinstance(diverged.value, ValueError)
+
+
 def test_gradients_of_a_users_loss_are_checked(rng):
     """Whatever their order in memory, and refused where they are no gradients."""
     x, y = blurred_pairs(4)

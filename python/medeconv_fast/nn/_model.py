@@ -319,7 +319,7 @@ class Model(Graph):
             Not compiled.
         FloatingPointError
             A loss that is not finite, or weights that a layer cannot work with; the message names the batch,
-            and the network keeps the last good weights.
+            and the network keeps the last good weights. NaN or Inf from a sampler: a ValueError as well.
         """
         loss, optimizer = self._compiled()
         pairs = as_pairs(x, y, self.ndim, self.channels, self.dtype)

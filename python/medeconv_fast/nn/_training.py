@@ -18,7 +18,7 @@ import numpy as np
 
 from .. import _arrays, _validate
 from ._callbacks import Callback, EarlyStopping
-from ._data import Pairs, check_channels
+from ._data import Pairs, batch_axes, check_channels
 from ._engine import Engine
 from ._history import History
 from ._layer import Gradients, Layer, Tape
@@ -33,6 +33,10 @@ if TYPE_CHECKING:
 Batch = tuple[np.ndarray, np.ndarray, np.ndarray | None]
 
 _SHUFFLE = 1 << 40  # beside the numbers of samples, in the seeds
+
+
+class BadDataError(ValueError, FloatingPointError):
+    """Samples with values that are not finite: the data is at fault, and the loss is not finite."""
 
 
 class _Score:
@@ -176,10 +180,14 @@ class Training:
         value, grad = _of_loss(self._loss, prediction, y, engine, weights)
         if not math.isfinite(value):
             self._go_back()
-            raise FloatingPointError(
+            told = (
                 f"fit: the loss of {where} is {value}; stopped, and the network has the weights of the last "
-                "update with a finite loss. A smaller learning rate, clip_norm=1 or data of unit "
-                "scale may help"
+                "update with a finite loss"
+            )
+            if fault := _not_finite(x, y, weights):
+                raise BadDataError(f"{told}. {fault}")
+            raise FloatingPointError(
+                f"{told}. A smaller learning rate, clip_norm=1 or data of unit scale may help"
             )
         score.add(
             value, prediction, y, value if weights is None and self._loss is mean_squared_error else None
@@ -361,6 +369,17 @@ def _checked(grad: object, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarra
             f"shape {shape}"
         )
     return np.ascontiguousarray(grad, dtype)
+
+
+def _not_finite(*arrays: np.ndarray | None) -> str | None:
+    """Which of images, targets and weights of a batch have NaN or Inf, and where."""
+    for array, name in zip(arrays, ("x", "y", "weights"), strict=False):
+        if array is not None:
+            try:
+                _validate.finite(array, f"{name} of this batch", batch_axes(array.ndim - 2))
+            except ValueError as error:
+                return str(error)
+    return None
 
 
 def _listed(numbers: np.ndarray) -> str:
