@@ -940,6 +940,69 @@ def test_missing_planes_are_not_zeros(tmp_path, kind):
             function(path)
 
 
+RAMP = np.arange(256, dtype=np.uint16) * 257
+MIXED = np.random.default_rng(5).permutation(RAMP)
+
+
+def both_ways():
+    return [mf.io.read, *([mf.io.open_source] if importlib.util.find_spec("zarr") else [])]
+
+
+@pytest.mark.parametrize("name", ["a.tif", "a.ome.tif"])
+def test_numbers_of_colours_are_no_intensities(tmp_path, name):
+    """Of a palette; one of the shades of a single colour only shows intensities in it."""
+    array = np.arange(120, dtype=np.uint8).reshape(4, 5, 6)
+    other = MIXED[::-1].copy()
+
+    def options(palette):
+        return {"photometric": "palette", "colormap": np.array(palette), "metadata": None}
+
+    for palette in ([MIXED] * 3, [RAMP, RAMP[::-1].copy(), other], [0 * RAMP] * 3):
+        tifffile.imwrite(tmp_path / name, array, ome=False, **options(palette))
+        for function in both_ways():
+            with pytest.raises(ValueError, match=r"a\..*tif: holds colours by a palette.*convert it to RGB"):
+                function(tmp_path / name)
+    for palette in ([RAMP] * 3, [0 * RAMP, RAMP, 0 * RAMP], [RAMP[::-1]] * 3):
+        tifffile.imwrite(tmp_path / name, array, ome=False, **options(palette))
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            for function in both_ways():
+                function(tmp_path / name)
+        np.testing.assert_array_equal(mf.io.read(tmp_path / name).array, array)
+
+
+@pytest.mark.parametrize("kind", ["imagej", "ome"])
+def test_microscopes_show_intensities_by_a_palette(tmp_path, kind):
+    """ImageJ stores its look-up table as one."""
+    array, path = np.arange(120, dtype=np.uint8).reshape(4, 5, 6), tmp_path / f"a.{kind}.tif"
+    options = {"photometric": "palette", "colormap": np.array([MIXED, RAMP, MIXED]), "metadata": None}
+    said = "ImageJ=1.53t\nimages=4\nslices=4\n"
+    if kind == "ome":
+        tifffile.imwrite(path, array, ome=True)
+        with tifffile.TiffFile(path) as file:
+            said = file.ome_metadata
+    tifffile.imwrite(path, array, description=said, **options)
+    for function in both_ways():
+        with pytest.warns(UserWarning, match=r"a\..*tif: its values are shown in colours of a palette"):
+            function(path)
+    with pytest.warns(UserWarning):
+        np.testing.assert_array_equal(mf.io.read(path).array, array)
+    heat = [np.clip(3 * RAMP.astype(int) - k * 65535, 0, 65535).astype(np.uint16) for k in range(3)]
+    tifffile.imwrite(path, array, description=said, **options | {"colormap": np.array(heat)})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        mf.io.read(path)
+
+
+def test_white_that_is_zero_is_not_inverted(tmp_path):
+    """As MONOCHROME1 of DICOM."""
+    array = np.arange(120, dtype=np.uint8).reshape(4, 5, 6)
+    tifffile.imwrite(tmp_path / "a.tif", array, photometric="miniswhite")
+    read = mf.io.read(tmp_path / "a.tif")
+    np.testing.assert_array_equal(read.array, array)
+    assert read.metadata["photometric_interpretation"] == "MINISWHITE"
+
+
 def test_complex_tiff_names_the_file(tmp_path):
     tifffile.imwrite(tmp_path / "a.tif", np.ones((4, 5), np.complex64))
     with pytest.raises(ValueError, match=r"a\.tif: holds complex64 values, expected real numbers"):

@@ -215,7 +215,7 @@ def read(
     FileNotFoundError
     ValueError
         A file that is not what its ending says, is damaged or truncated, or holds something else than real
-        numbers; a .npy file of more than three axes without NAME.npy.json beside it; a format without the
+        numbers; a TIFF of colours by a palette; a .npy file of more than three axes without NAME.npy.json beside it; a format without the
         `series`, `channel` or `frame` that is asked for. DICOM: several series without a choice; slices that
         are not one even stack (gaps, duplicates, several orientations or sizes, gantry tilt, localizers among
         them, no positions); colour without `channel`, films without `frame`; files that are not images, are
@@ -231,8 +231,9 @@ def read(
         orientation that `write` kept in it: that is left out; or a .npy, so that NAME.npy.json is of another
         shape: all that it says is left out. A TIFF or OME-Zarr holds several images (frames that were
         appended one by one, too) and `series` chose none: the first is read; ImageJ calibrates its values by
-        a function that is no straight line: they come as stored. DICOM: there is no pixel size, or only one
-        at the detector; some values are padding; files of a folder were left out.
+        a function that is no straight line: they come as stored; ImageJ or OME-TIFF show them by a palette of
+        mixed colours: they are taken for intensities. DICOM: there is no pixel size, or only one at the
+        detector; some values are padding; files of a folder were left out.
 
     Notes
     -----

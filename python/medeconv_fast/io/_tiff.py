@@ -37,6 +37,9 @@ OME_TIMES = {
 UNCALIBRATED = 20  # of ImageJ's functions of the stored values
 # What programs write as the resolution when they know no size.
 MEANINGLESS = (1, 72, 96)
+WHITE_IS_ZERO, PALETTE = 0, 3  # of PhotometricInterpretation
+RAMP = 0.01  # of the range of a colour table: how far one of intensities may be off a straight line
+LUMINANCE = (0.299, 0.587, 0.114)
 
 
 def _tifffile() -> Any:
@@ -249,6 +252,11 @@ def _described(path: Path, file: Any, part: Any, series: int) -> Description:
         }
         sizes = _tag_sizes(found, imagej)
     scale = _calibration(imagej, part.dtype, path)
+    photometric = int(part.keyframe.photometric)
+    if photometric == PALETTE:
+        _check_palette(path, part.keyframe.colormap, displayed=bool(ome) or imagej is not None)
+    elif photometric == WHITE_IS_ZERO:
+        metadata["photometric_interpretation"] = "MINISWHITE"
     if len(file.series) > 1:
         metadata["series"], metadata["series_in_file"] = series, len(file.series)
     if "t" in axes:
@@ -266,6 +274,31 @@ def _described(path: Path, file: Any, part: Any, series: int) -> Description:
         return Description(names, axes, None, stored["affine"], stored["unit"], metadata, part.dtype, scale)
     voxel_size, unit = _voxel_size(sizes, [a for a in axes if a in "zyx"], path)
     return Description(names, axes, voxel_size, None, unit, metadata, part.dtype, scale)
+
+
+def _check_palette(path: Path, table: np.ndarray | None, *, displayed: bool) -> None:
+    """Refuse values that are the numbers of colours.
+
+    `displayed` is whether the program that wrote the file measures intensities and shows them by a table.
+    """
+    levels = np.zeros((3, 2)) if table is None else np.asarray(table, np.float64) / np.iinfo(np.uint16).max
+    line = np.linspace(levels[:, 0], levels[:, -1], levels.shape[1], axis=1)
+    if (levels[:, 0] != levels[:, -1]).any() and np.abs(levels - line).max() <= RAMP:
+        return  # shades of one colour
+    if not displayed:
+        raise ValueError(
+            "holds colours by a palette: its values are numbers of colours, not intensities; convert it to "
+            "RGB (ImageJ: Image > Type > RGB Color), or, if intensities were only shown in colours, save it "
+            "without the palette"
+        )
+    steps = np.diff(np.asarray(LUMINANCE) @ levels)
+    if not ((steps >= -RAMP).all() or (steps <= RAMP).all()):
+        warnings.warn(
+            f"{path}: its values are shown in colours of a palette that grow neither brighter nor darker "
+            "with them; they are read as intensities, not as numbers of colours",
+            UserWarning,
+            stacklevel=5,
+        )
 
 
 def _calibration(imagej: dict[str, Any] | None, stored: np.dtype, path: Path) -> tuple[float, float]:
