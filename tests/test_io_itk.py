@@ -225,9 +225,10 @@ def test_unknown_sizes_stay_unknown(tmp_path, suffix, unit):
     assert read.voxel_size is None and read.unit == unit and not read.oriented
 
 
-def nrrd(path, *fields):
+def nrrd(path, *fields, sizes=(4, 3, 2)):
     array = np.arange(24, dtype=np.int16)
-    head = ["NRRD0004", "type: short", "dimension: 3", "sizes: 4 3 2", "endian: little", "encoding: raw"]
+    shape = (f"dimension: {len(sizes)}", f"sizes: {' '.join(map(str, sizes))}")
+    head = ["NRRD0004", "type: short", *shape, "endian: little", "encoding: raw"]
     path.write_bytes("\n".join([*head, *fields, "", ""]).encode() + array.tobytes())
     return mf.io.read(path)
 
@@ -249,6 +250,49 @@ def test_units_and_spaces_of_nrrd(tmp_path):
     assert read.unit is None and read.voxel_size == (2, 0.4, 0.5) and not read.oriented
     read = nrrd(tmp_path / "e.nrrd")
     assert read.unit is None and read.voxel_size is None and not read.oriented
+
+
+@pytest.mark.parametrize(
+    ("long", "short", "to_ras"),
+    [
+        ("left-posterior-superior", "LPS", (-1, -1, 1)),
+        ("right-anterior-superior", "RAS", (1, 1, 1)),
+        ("left-anterior-superior", "LAS", (-1, 1, 1)),
+    ],
+)
+def test_a_patients_space_of_nrrd(tmp_path, long, short, to_ras):
+    """By the format's definition; ITK turns these of three axes, but not of four."""
+    turn = np.linalg.qr(TURN)[0] * (0.5, 0.4, 2)  # a column per axis
+    expected = np.eye(4)
+    expected[:3, :3], expected[:3, 3] = turn, (1, 2, 3)
+    expected = np.diag([*to_ras, 1]) @ expected
+    directions = " ".join(f"({','.join(map(repr, c))})" for c in turn.T.tolist())
+    for name in (long, short):
+        read = nrrd(tmp_path / "a.nrrd", f"space: {name}", f"space directions: {directions}", IN_SPACE[1])
+        assert read.oriented and read.unit == "mm"
+        np.testing.assert_allclose(read.affine, expected, atol=1e-12)
+        by_itk = affine_of(sitk.ReadImage(str(tmp_path / "a.nrrd")))
+        np.testing.assert_allclose(read.affine, by_itk, atol=1e-12)
+    directions = directions.replace(")", ",0)") + " (0,0,0,2.5)"
+    for name in (f"{long}-time", f"{short}T"):
+        fields = (f"space: {name}", f"space directions: {directions}", "space origin: (1,2,3,0)")
+        read = nrrd(tmp_path / "b.nrrd", *fields, sizes=(4, 3, 2, 1))
+        assert read.oriented and read.unit == "mm" and read.axes == "tzyx"
+        assert read.metadata["time_step"] == 2.5
+        np.testing.assert_allclose(read.affine, expected, atol=1e-12)
+        mf.io.write(tmp_path / "c.nrrd", read, overwrite=True)
+        np.testing.assert_allclose(mf.io.read(tmp_path / "c.nrrd").affine, expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("space", ["scanner-xyz", "3D-right-handed", "3D-left-handed"])
+def test_other_spaces_of_nrrd_are_no_orientation(tmp_path, space):
+    read = nrrd(tmp_path / "a.nrrd", f"space: {space}", *IN_SPACE)
+    assert read.affine is None and not read.oriented
+    assert (read.unit, read.voxel_size, read.metadata["origin"]) == ("mm", (2, 0.4, 0.5), (3, 2, 1))
+    directions = "space directions: (1,0,0,0) (0,1,0,0) (0,0,1,0) (0,0,0,2.5)"
+    fields = (f"space: {space}-time", directions, "space origin: (1,2,3,0)")
+    read = nrrd(tmp_path / "b.nrrd", *fields, sizes=(4, 3, 2, 1))
+    assert (read.affine, read.unit, read.voxel_size) == (None, "mm", (1, 1, 1))
 
 
 @pytest.mark.parametrize("fields", [("units:",), ("space: RAS", "space units:")])

@@ -31,6 +31,15 @@ UNIT_FIELD = re.compile(rb"^(?:space units: *(.+)|DistanceUnits *= *(\S+))", re.
 SPACINGS = re.compile(rb"^spacings: *(.+)", re.MULTILINE)
 VALUES = re.compile(rb"^(?:ElementDataFile *=|data ?file:)([^\r\n]+)", re.MULTILINE | re.IGNORECASE)
 HEADER_BYTES = 1 << 16
+# NRRD's spaces that are a patient's, and what ITK leaves of the way to its own directions, LPS: it turns those
+# of three axes itself and calls them LPS then. The others (scanner-xyz, 3D-left-handed, …) name no patient's.
+LPS = "left-posterior-superior"
+PATIENT = {
+    LPS: (1.0, 1.0, 1.0),
+    f"{LPS}-time": (1.0, 1.0, 1.0),
+    "right-anterior-superior-time": (-1.0, -1.0, 1.0),
+    "left-anterior-superior-time": (1.0, -1.0, 1.0),
+}
 
 
 def _simpleitk() -> Any:
@@ -142,16 +151,17 @@ def _geometry(
     n = image.GetDimension()
     spacing = np.array(image.GetSpacing()[:3])
     is_nrrd = path.suffix.lower().startswith(".n")
+    space = image.GetMetaData("NRRD_space") if image.HasMetaDataKey("NRRD_space") else None
     if stored:
         sized, oriented, unit = (stored.get(k) for k in ("sized", "oriented", "unit"))
         factor = PER_MM.get(str(unit), 1.0)
     else:
-        named = image.HasMetaDataKey("NRRD_space")
+        named = space is not None
         um = _unit_um(path, image)
-        oriented = n >= 3 and (named or not is_nrrd)
-        sized = oriented or um is not None or not is_nrrd or bool((spacing != 1).any())
+        oriented = n >= 3 and (space in PATIENT or not is_nrrd)
+        sized = named or oriented or um is not None or not is_nrrd or bool((spacing != 1).any())
         # By ITK's convention, where nothing else is said; a NRRD without a space says nothing.
-        unit = house_unit(um) if um is not None else "mm" if oriented or not is_nrrd else None
+        unit = house_unit(um) if um is not None else "mm" if named or not is_nrrd else None
         factor = 1.0 if um is None or unit is None else um / 1000 * PER_MM[unit]
     if sized and is_nrrd and not stored and _lacks_spacing(path, image):
         warnings.warn(
@@ -169,6 +179,7 @@ def _geometry(
     affine[:3, :3] = np.array(image.GetDirection()).reshape(n, n)[:3, :3] * spacing
     affine[:3, 3] = image.GetOrigin()[:3]
     affine[:3] *= factor
+    affine = np.diag([*PATIENT.get(str(space), PATIENT[LPS]), 1.0]) @ affine
     return sizes, LPS_TO_RAS @ affine + 0.0, unit, factor
 
 
