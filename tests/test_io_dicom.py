@@ -594,6 +594,19 @@ def test_a_series_is_chosen(tmp_path):
         mf.io.read(path, series=1.5)
 
 
+def test_a_series_of_the_number_0(tmp_path):
+    path = tmp_path / "study"
+    path.mkdir()
+    one, two = stack(3, SeriesNumber=0), stack(4, SeriesInstanceUID="1.2.7", SeriesNumber=5)
+    for i, made in enumerate([*one, *two]):
+        save(made, path / f"{i}")
+    for choice in (0, "0"):
+        np.testing.assert_array_equal(mf.io.read(path, series=choice).array, values(one))
+    assert mf.io.open_source(path, series=0).shape[0] == 3
+    with pytest.raises(ValueError, match=r"2 series: 0 'head' \(CT, 3 files"):
+        mf.io.read(path)
+
+
 def test_what_else_a_folder_holds(tmp_path):
     path = folder(tmp_path / "ct", stack())
     for name in ("notes.txt", ".DS_Store", "thumb.png"):

@@ -251,16 +251,21 @@ def _choose(files: list[_File], wanted: str | int | None) -> list[_File]:
     )
 
 
+def _text(value: Any) -> str:
+    """Of an element that may be absent or empty; a number may be 0."""
+    return "" if value is None else str(value).strip()
+
+
 def _labels(uid: str, header: Any) -> set[str]:
     labels = {uid}
     for name in ("SeriesNumber", "SeriesDescription"):
-        labels.add(str(header.get(name) or "").strip().casefold())
+        labels.add(_text(header.get(name)).casefold())
     return labels - {""}
 
 
 def _described(uid: str, files: Sequence[_File]) -> str:
     header = files[0].header
-    number, description = (str(header.get(f"Series{n}") or "").strip() for n in ("Number", "Description"))
+    number, description = (_text(header.get(f"Series{n}")) for n in ("Number", "Description"))
     label = " ".join(filter(None, (number, description and f"'{description}'")))
     count = f"{len(files)} file{'s' if len(files) > 1 else ''}"
     return (
