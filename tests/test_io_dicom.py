@@ -387,6 +387,29 @@ def test_hounsfield_units(tmp_path):
     assert read.dtype == np.float32 and read.metadata["intensity_unit"] == "HU" and read.unit == "mm"
 
 
+@pytest.mark.parametrize(
+    ("elements", "unit"),
+    [
+        ({"Modality": "PT", "Units": "BQML", "RescaleType": "US"}, "BQML"),
+        ({"Modality": "PT", "Units": "GML", "RescaleType": "BQML"}, "GML"),
+        ({"Modality": "PT", "Units": "NONE", "RescaleType": "BQML"}, "BQML"),
+        ({"Modality": "PT", "Units": "NONE", "RescaleType": "US"}, None),
+        ({"Modality": "PT", "Units": "CNTS"}, "CNTS"),
+        ({"Modality": "NM", "Units": "PROPCNTS", "RescaleType": "US"}, "PROPCNTS"),
+        ({"Modality": "CT", "RescaleType": "US"}, None),
+        ({"Modality": "CT", "RescaleType": "HU"}, "HU"),
+    ],
+)
+def test_an_unspecified_unit_does_not_hide_another(tmp_path, elements, unit):
+    slices = stack(**elements, RescaleSlope=1, RescaleIntercept=0)
+    read = mf.io.read(folder(tmp_path / "a", slices))
+    assert read.metadata["intensity_unit"] == unit
+    for name, other in (("same", unit), ("none", None)):  # nor does what is written keep the old one
+        read.metadata["intensity_unit"] = other
+        mf.io.write(tmp_path / name, read)
+        assert mf.io.read(tmp_path / name).metadata["intensity_unit"] == other
+
+
 def test_modality_table(tmp_path):
     table = Dataset()
     table.LUTDescriptor, table.LUTData, table.ModalityLUTType = [4, 0, 16], [10, 20, 400, 8000], "US"

@@ -14,6 +14,7 @@ CHANNELS = ("red", "green", "blue", "luminance")
 # Y of ITU-R BT.601, as in PS3.3 C.7.6.3.1.2 (YBR_FULL).
 LUMINANCE = (0.299, 0.587, 0.114)
 CONVERTERS = "GDCM (pip install python-gdcm) or DCMTK may convert the file"
+UNSPECIFIED = ("US", "NONE")  # of Rescale Type, and PET's word for unitless
 # By the beginning of the transfer syntax UID, the longest first.
 READERS = (
     ("1.2.840.10008.1.2.4.11", "JPEG XL: the package imagecodecs decodes it"),
@@ -153,13 +154,16 @@ def table_values(dataset: Any, array: np.ndarray) -> np.ndarray:
 
 def unit_of(dataset: Any, groups: tuple[Any, ...]) -> str | None:
     """What the values count: "HU", PET's "BQML", "GML" (SUV by weight), RT Dose's "GY"; None if unknown."""
-    for source in (*(g.PixelValueTransformationSequence[0] for g in groups if _has(g)), dataset):
-        for name in ("RescaleType", "Units", "DoseUnits"):
-            stated = str(source.get(name) or "").strip()
-            if stated:
-                # Unspecified, and PET's word for unitless.
-                return None if stated in ("US", "NONE") else stated
-    return "HU" if dataset.get("Modality") == "CT" and "RescaleSlope" in dataset else None
+    sources = (*(g.PixelValueTransformationSequence[0] for g in groups if _has(g)), dataset)
+    found = [
+        str(s.get(name) or "").strip() for s in sources for name in ("RescaleType", "Units", "DoseUnits")
+    ]
+    if dataset.get("Modality") == "PT":  # whose own element it is (PS3.3 C.8.9.1)
+        found.insert(0, str(dataset.get("Units") or "").strip())
+    stated = [unit for unit in found if unit]
+    if not stated:
+        return "HU" if dataset.get("Modality") == "CT" and "RescaleSlope" in dataset else None
+    return next((unit for unit in stated if unit not in UNSPECIFIED), None)
 
 
 def _has(group: Any) -> bool:

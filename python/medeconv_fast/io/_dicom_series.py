@@ -387,21 +387,27 @@ def _set_units(dataset: Any, unit: str | None) -> None:
     if dataset.get("Units") != stated and "SUVType" in dataset:
         del dataset.SUVType  # by what the old values were divided
     dataset.Units = stated
+    if "RescaleType" in dataset:  # of the old values
+        del dataset.RescaleType
 
 
 def _set_values(dataset: Any, stored: Stored, array: np.ndarray, unit: str | None) -> None:
     rescale = {"RescaleSlope": stored.slope, "RescaleIntercept": stored.intercept}
     stated = unit or "US"  # unspecified
+    is_pet = dataset.get("Modality") == "PT"
     if "SharedFunctionalGroupsSequence" in dataset and dataset.SharedFunctionalGroupsSequence:
         shared = dataset.SharedFunctionalGroupsSequence[0]
         shared.PixelValueTransformationSequence = [_item(**rescale, RescaleType=stated)]
+        is_pet = is_pet and "Units" in dataset  # enhanced objects need none
     else:
         for name, value in rescale.items():
             setattr(dataset, name, value)
-        if dataset.get("Modality") == "PT":
-            _set_units(dataset, unit)
-        else:
+        if not is_pet:
             dataset.RescaleType = stated
+    if is_pet:
+        _set_units(dataset, unit)
+    elif "Units" in dataset:
+        del dataset.Units
     if dataset.get("PhotometricInterpretation") != "MONOCHROME1":
         dataset.PhotometricInterpretation = "MONOCHROME2"
     dataset.SamplesPerPixel = 1

@@ -31,8 +31,8 @@ UNIT_FIELD = re.compile(rb"^(?:space units: *(.+)|DistanceUnits *= *(\S+))", re.
 SPACINGS = re.compile(rb"^spacings: *(.+)", re.MULTILINE)
 VALUES = re.compile(rb"^(?:ElementDataFile *=|data ?file:)([^\r\n]+)", re.MULTILINE | re.IGNORECASE)
 HEADER_BYTES = 1 << 16
-# NRRD's spaces that are a patient's, and what ITK leaves of the way to its own directions, LPS: it turns those
-# of three axes itself and calls them LPS then. The others (scanner-xyz, 3D-left-handed, …) name no patient's.
+# NRRD's spaces that are a patient's, and what ITK leaves of the way to its own directions, LPS: it turns
+# those of three axes itself, and calls them LPS then. Others (scanner-xyz, 3D-left-handed) name no patient.
 LPS = "left-posterior-superior"
 PATIENT = {
     LPS: (1.0, 1.0, 1.0),
