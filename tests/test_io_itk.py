@@ -81,6 +81,16 @@ def test_endings_in_mixed_case(tmp_path, name):
         ("zyxc", (4, 5, 6, 3)),
         ("yxs", (5, 6, 3)),
         ("tczyx", (2, 3, 4, 5, 6)),
+        ("tczyx", (3, 1, 4, 5, 6)),
+        ("tczyx", (1, 1, 4, 5, 6)),
+        ("tczyx", (1, 2, 1, 5, 6)),
+        ("ctzyx", (1, 2, 1, 5, 6)),
+        ("tzyx", (1, 4, 5, 6)),
+        ("tyx", (1, 5, 6)),
+        ("czyx", (1, 4, 5, 6)),
+        ("cyx", (1, 5, 6)),
+        ("yxs", (5, 6, 1)),
+        ("cyx", (1, 1, 6)),
     ],
 )
 @pytest.mark.parametrize("unit", ["mm", "um", None])
@@ -93,6 +103,19 @@ def test_round_trip(tmp_path, suffix, axes, shape, unit):
     np.testing.assert_array_equal(read.array, array)
     assert (read.axes, read.unit, read.dtype) == (axes, unit, array.dtype) and not read.oriented
     np.testing.assert_allclose(read.voxel_size, sizes, rtol=1e-12)
+
+
+def test_axes_that_another_program_has_changed_are_not_made_up(tmp_path):
+    mf.io.write(tmp_path / "a.nrrd", Volume(np.ones((1, 4, 5, 6), np.float32), axes="czyx"))
+    image = sitk.ReadImage(str(tmp_path / "a.nrrd"))
+    joined = sitk.Compose(image, image)
+    for key in image.GetMetaDataKeys():
+        joined.SetMetaData(key, image.GetMetaData(key))
+    sitk.WriteImage(joined, str(tmp_path / "b.nrrd"))
+    read = mf.io.read(tmp_path / "b.nrrd")
+    assert (read.axes, read.shape) == ("czyx", (2, 4, 5, 6))
+    sitk.WriteImage(image[:, :, 1], str(tmp_path / "c.nrrd"))
+    assert mf.io.read(tmp_path / "c.nrrd").axes == "yx"
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)

@@ -80,7 +80,7 @@ def read(path: Path, suffix: str) -> Volume:
     if image.GetNumberOfComponentsPerPixel() > 1:
         names += "s" if array.dtype == np.uint8 and array.shape[-1] in (3, 4) else "c"
     stored = _stored(image)
-    array, axes = _arranged(array, names, str(stored.get("axes", "")))
+    array, axes = _arranged(array, names, str(stored.get("axes", "")), str(stored.get("ones", "")))
     voxel_size, affine, unit, factor = _geometry(path, image, stored)
     spatial = sum(a in "zyx" for a in axes)
     if voxel_size is not None:
@@ -130,16 +130,20 @@ def _stored(image: Any) -> dict[str, Any]:
         return {}
 
 
-def _arranged(array: np.ndarray, names: str, wanted: str) -> tuple[np.ndarray, str]:
-    """The array with the axes that were stored, as long as they fit: another program may have changed it."""
+def _arranged(array: np.ndarray, names: str, wanted: str, ones: str) -> tuple[np.ndarray, str]:
+    """The array with the axes that were stored, as long as they fit: another program may have changed it.
+
+    `ones` are those of length one, which ITK leaves out where they are channels.
+    """
     if names[-1] in "cs" and wanted and (set(wanted) & set("cs")):
         names = names[:-1] + next(a for a in wanted if a in "cs")
-    length = dict(zip(names, array.shape, strict=True))
-    if not wanted or len(set(wanted)) != len(wanted) or not set(wanted) <= set(names):
+    lost = "".join(a for a in wanted if a in ones and a in "cs" and names[-1] not in "cs")
+    length = dict(zip(names + lost, array.shape + (1,) * len(lost), strict=True))
+    if not wanted or len(set(wanted)) != len(wanted) or not set(wanted) <= set(length):
         return array, names
-    if any(length[a] > 1 for a in names if a not in wanted):
+    if any(n > 1 for a, n in length.items() if a not in wanted):
         return array, names
-    kept = [a for a in names if a in wanted]
+    kept = [a for a in length if a in wanted]
     array = array.reshape([length[a] for a in kept])
     return array.transpose([kept.index(a) for a in wanted]), wanted
 
@@ -283,6 +287,7 @@ def _image(sitk: Any, volume: Volume) -> Any:
     image.SetDirection(direction.ravel().tolist())
     entry = {
         "axes": volume.axes,
+        "ones": "".join(a for a, n in zip(volume.axes, volume.shape, strict=True) if n == 1),
         "unit": volume.unit,
         "sized": volume.voxel_size is not None,
         "oriented": bool(oriented),
