@@ -416,6 +416,31 @@ def test_nothing_is_overwritten_or_left_behind(tmp_path, suffix, monkeypatch):
     assert {p.name for p in tmp_path.iterdir()} == names
 
 
+def test_the_values_of_another_header_are_not_replaced(tmp_path):
+    ones, twos = (Volume(np.full((4, 5), v, np.float32)) for v in (1, 2))
+    mf.io.write(tmp_path / "s.nhdr", ones)
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+
+    def refused(name, text):
+        for function in (lambda p: mf.io.write(p, twos, overwrite=True),
+                         lambda p: mf.io.check_destination(p, overwrite=True)):  # fmt: skip
+            with pytest.raises(FileExistsError, match=rf"s\.raw: exists already, and {text}"):
+                function(tmp_path / name)
+
+    refused("s.mhd", r"is not what s\.mhd refers to")
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+    mf.io.write(tmp_path / "s.nhdr", twos, overwrite=True)  # its own
+    np.testing.assert_array_equal(mf.io.read(tmp_path / "s.nhdr").array, twos.array)
+    # Two headers of one file of values, named by one and listed by the other.
+    text = (tmp_path / "s.nhdr").read_bytes()
+    (tmp_path / "t.nhdr").write_bytes(text.replace(b"data file: s.raw", b"data file: LIST\ns.raw"))
+    refused("s.nhdr", r"holds the values of t\.nhdr too")
+    (tmp_path / "t.nhdr").unlink()
+    # A header that refers elsewhere.
+    (tmp_path / "s.nhdr").write_bytes(text.replace(b"s.raw", b"other.raw"))
+    refused("s.nhdr", r"is not what s\.nhdr refers to")
+
+
 def test_command_line(tmp_path, capsys):
     sitk.WriteImage(original(shape=(8, 9, 10)), str(tmp_path / "a.nrrd"))
     words = ["--fwhm-mm", "2", "1", "1", "--iterations", "2", "--json", str(tmp_path / "r.json")]

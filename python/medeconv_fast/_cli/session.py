@@ -129,6 +129,8 @@ class Session:
             try:
                 check(given, overwrite=self.overwrite)
             except FileExistsError as error:
+                if self.overwrite:  # what is read is the better reason
+                    self.spare_inputs(arguments, *names)
                 text = str(error).replace(WAY_OUT, "; --overwrite replaces it")
                 raise UserError(text) from error
             for path in paths:

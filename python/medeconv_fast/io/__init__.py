@@ -111,7 +111,9 @@ def check_destination(path: Any, *, overwrite: bool = False) -> tuple[Path, ...]
     Raises
     ------
     FileExistsError, IsADirectoryError, FileNotFoundError, NotADirectoryError, PermissionError
-        As `check_writable`; for a DICOM series also a folder that holds anything but an earlier one.
+        As `check_writable`; for a DICOM series also a folder that holds anything but an earlier one, for
+        .nhdr and .mhd a file NAME.raw that is not what an earlier header of this name, and none other, refers
+        to.
     """
     paths = destinations(path)
     if _is_folder(paths[0]):
@@ -120,6 +122,7 @@ def check_destination(path: Any, *, overwrite: bool = False) -> tuple[Path, ...]
     if paths[0].name.lower().endswith(".zarr"):
         check_zarr(paths[0], overwrite=overwrite)
         return paths
+    _itk.check_beside(paths[0])
     for each in paths:
         check_writable(each, overwrite=overwrite)
     return paths
@@ -297,7 +300,8 @@ def write(path: Any, volume: Volume, *, overwrite: bool = False) -> None:
     Raises
     ------
     FileExistsError
-        The file exists and `overwrite` is False; a folder holds something else than an earlier series.
+        The file exists and `overwrite` is False; a folder holds something else than an earlier series;
+        NAME.raw beside a .nhdr or .mhd is not, or not only, the values of an earlier header of this name.
     ValueError
         A dtype or axis that the format cannot hold; for DICOM a volume that was not read from DICOM, or is no
         longer on its source's grid.

@@ -60,6 +60,40 @@ def referred(path: Path) -> tuple[Path, ...]:
     return (named,) if named.is_file() else ()
 
 
+def check_beside(path: Path) -> None:
+    """Refuse a header's name whose file of values is, or may be, another image's.
+
+    Raises
+    ------
+    FileExistsError
+    """
+    for values in beside(path):
+        if not values.exists():
+            continue
+        if not _refers(path, values):
+            raise FileExistsError(
+                f"{values}: exists already, and is not what {path.name} refers to; it may be the values of "
+                "another image: choose another name, or remove it"
+            )
+        for other in sorted(path.absolute().parent.iterdir()):
+            if beside(other) and _refers(other, values) and not other.samefile(path):
+                raise FileExistsError(
+                    f"{values}: exists already, and holds the values of {other.name} too; replacing them "
+                    "would change that image: choose another name"
+                )
+
+
+def _refers(header: Path, values: Path) -> bool:
+    """Whether a header, or a list of files in it, names this file of values."""
+    if not header.is_file():
+        return False
+    for line in _head(header).splitlines():
+        named = header.parent / re.split(rb"[:=]", line, maxsplit=1)[-1].strip().decode("utf-8", "replace")
+        if named.name.casefold() == values.name.casefold() and named.exists() and named.samefile(values):
+            return True
+    return False
+
+
 def read(path: Path, suffix: str) -> Volume:
     sitk = _simpleitk()
     kind = "NRRD" if suffix[1] == "n" else "MetaImage"
@@ -229,6 +263,7 @@ def write(path: Path, volume: Volume, *, overwrite: bool) -> None:
             raise OSError(errno.EIO, " ".join(str(error).split()), str(path)) from error
 
     if beside(path):
+        check_beside(path)
         together: Sequence[Path] = (path, *beside(path))
 
         def save_both(folder: Path) -> None:
