@@ -239,6 +239,22 @@ def test_channel_names_survive_in_ome_tiff(tmp_path):
     assert read.metadata["channels"] == channels
 
 
+def test_a_channel_without_a_colour_does_not_take_that_of_others(tmp_path):
+    channels = ({"label": "DAPI", "color": "0000FF"}, {"label": "GFP"}, {"label": "Cy5", "color": "red"})
+    volume = Volume(image(3, 5, 6), axes="cyx", metadata={"channels": channels})
+    mf.io.write(tmp_path / "a.ome.tif", volume)
+    found = mf.io.read(tmp_path / "a.ome.tif").metadata["channels"]
+    assert [(c["label"], c["color"]) for c in found] == [
+        ("DAPI", "0000FF"),
+        ("GFP", "FFFFFF"),  # OME's default
+        ("Cy5", "FFFFFF"),
+    ]
+    mf.io.write(
+        tmp_path / "b.ome.tif", Volume(volume.array, axes="cyx", metadata={"channels": channels[1:2] * 3})
+    )
+    assert "color" not in mf.io.read(tmp_path / "b.ome.tif").metadata["channels"][0]
+
+
 def test_tiff_of_one_plane_and_of_colours(tmp_path):
     mf.io.write(tmp_path / "a.ome.tif", Volume(image(1, 12, 13), None, OBLIQUE, "mm"))
     assert same_as_read(tmp_path / "a.ome.tif").shape == (1, 12, 13)

@@ -34,6 +34,7 @@ OME_TIMES = {
     "day": "d", "hour": "h", "minute": "min", "second": "s", "millisecond": "ms", "microsecond": "µs",
     "nanosecond": "ns", "picosecond": "ps",
 }  # fmt: skip
+WHITE = -1  # opaque, as OME-XML has colours
 UNCALIBRATED = 20  # of ImageJ's functions of the stored values
 # What programs write as the resolution when they know no size.
 MEANINGLESS = (1, 72, 96)
@@ -406,6 +407,14 @@ def _ome_channels(text: str, series: int) -> tuple[dict[str, str], ...]:
     return tuple(channels) if named else ()
 
 
+def _colour_bits(colour: Any) -> int | None:
+    """Six hexadecimal digits as OME has them: red, green, blue, alpha in a signed integer."""
+    if re.fullmatch("[0-9a-fA-F]{6}", str(colour)) is None:
+        return None
+    bits = int(str(colour), 16) << 8 | 0xFF
+    return bits - 2**32 if bits >= 2**31 else bits
+
+
 def _ome_pixels(text: str, series: int) -> dict[str, str]:
     return dict(_ome_element(text, series).attrib)
 
@@ -462,9 +471,10 @@ def save(path: Path, volume: Volume, *, ome: bool) -> None:
         channels = volume.metadata.get("channels", ())
         if channels and len(channels) == length.get("c", 1):
             metadata["Channel"] = {"Name": [str(c.get("label", "")) for c in channels]}
-            with contextlib.suppress(KeyError, ValueError):  # what is not six hexadecimal digits
-                bits = [int(c["color"], 16) << 8 | 0xFF for c in channels]
-                metadata["Channel"]["Color"] = [b - 2**32 if b >= 2**31 else b for b in bits]
+            bits = [_colour_bits(c.get("color")) for c in channels]
+            if any(b is not None for b in bits):
+                # A channel without one is white, OME's default; tifffile needs one for each.
+                metadata["Channel"]["Color"] = [WHITE if b is None else b for b in bits]
         colour = {"photometric": "rgb" if samples in (3, 4) else "minisblack"}
         if samples > 1:
             colour["planarconfig"] = "contig"
