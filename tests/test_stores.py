@@ -874,6 +874,17 @@ def test_names_of_other_channels_than_there_are(tmp_path):
     copied(tmp_path / "b.zarr", source).finish()
 
 
+@pytest.mark.parametrize(
+    "omero",
+    [{"channels": None}, {"channels": 3}, {"channels": {"a": {}}}, {"channels": [1, None]}, [1], "x", 7],
+)
+def test_how_to_show_an_image_is_left_out_where_it_makes_no_sense(tmp_path, omero):
+    multiscale(tmp_path / "a.zarr", {**entry(), "omero": omero})
+    source = mf.io.open_source(tmp_path / "a.zarr")
+    assert source.channel_names == ()
+    assert mf.io.read(tmp_path / "a.zarr").shape == source.shape
+
+
 def test_axes_and_units_can_be_corrected(tmp_path):
     multiscale(tmp_path / "a.zarr", entry([{"name": n, "unit": "second"} for n in "abc"], (3, 2, 1)))
     source = mf.io.open_source(tmp_path / "a.zarr", axes="zyx", unit="um")

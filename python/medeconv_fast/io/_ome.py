@@ -71,8 +71,9 @@ def parse(attributes: dict[str, Any], ndim: int) -> Multiscale:
         ) from error
     if not levels:
         raise ValueError("the OME-NGFF metadata lists no datasets, expected at least one level")
-    omero = ome.get("omero") or {}
-    channels = tuple(dict(c) for c in omero.get("channels", ()) if isinstance(c, dict))
+    omero = ome.get("omero")
+    listed = omero.get("channels") if isinstance(omero, dict) else None
+    channels = tuple(dict(c) for c in listed if isinstance(c, dict)) if isinstance(listed, list) else ()
     own = attributes.get(OWN)
     return Multiscale(version, axes, units, tuple(levels), channels, own if isinstance(own, dict) else {})
 
