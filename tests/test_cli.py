@@ -869,6 +869,16 @@ def test_a_part_of_the_folder_that_is_read_is_not_replaced(run, here, monkeypatc
     assert Path(inside).read_bytes() == before
 
 
+def test_slanted_axes_are_said(run, here):
+    affine = np.array([[1, 0, 0.3, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
+    mf.io.write("in.nii", mf.io.Volume(np.random.default_rng(1).random((6, 7, 8)), None, affine, "mm"))
+    words = ["--fwhm-mm", 3, "--method", "rl", "--iterations", 1, "--json", "r.json", "--overwrite"]
+    for command in (["info", "in.nii", *words[-3:]], ["restore", "in.nii", *words, "-o", "out.nii"]):
+        assert "in.nii: its axes x and z are 16.7 degrees from perpendicular" in run(*command)[2]
+        (text,) = [w for w in json.loads(Path("r.json").read_text())["warnings"] if "perpendicular" in w]
+        assert text.endswith("resample it to an upright grid where that matters")
+
+
 @pytest.mark.parametrize("header", ["in.mhd", "in.nhdr"])
 def test_values_that_a_header_names_are_not_replaced(run, here, header):
     pytest.importorskip("SimpleITK", reason="SKIPPED: SimpleITK is not installed (extra itk)")

@@ -26,7 +26,7 @@ from . import _dicom, _dicom_series, _itk, _nifti, _npy, _tiff, _zarr
 from ._files import check_folder, check_writable, naming, write_whole, write_whole_folder
 from ._source import Source, first_of, number_of_series, open_source
 from ._store import Store, check_zarr, create_store, open_partial, write_volume
-from ._volume import Volume
+from ._volume import Volume, warn_of_shear
 
 __all__ = [
     "Source",
@@ -229,7 +229,8 @@ def read(
     Warns
     -----
     UserWarning
-        The file gives a voxel size along some axes only: it is left out. The pixdim of a NIfTI file
+        The file gives a voxel size along some axes only: it is left out. Its axes are more than 0.1 degrees
+        from perpendicular: lengths count along the slanted axes. The pixdim of a NIfTI file
         contradicts its sform: the sform's sizes are taken. Another program has changed a TIFF beside the
         orientation that `write` kept in it: that is left out; or a .npy, so that NAME.npy.json is of another
         shape: all that it says is left out. A TIFF or OME-Zarr holds several images (frames that were
@@ -274,14 +275,16 @@ def read(
             held = volume.metadata.get("series_in_file", 1)
             if series is None and held > 1:
                 warnings.warn(first_of(path, held, volume.shape), UserWarning, stacklevel=2)
-            return volume
-        if series is not None:
+        elif series is not None:
             raise ValueError(f"series: got {series!r}, but a file of the type {suffix} holds one image")
-        if suffix.startswith(".nii"):
-            return _nifti.read(path)
-        if suffix == ".npy":
-            return _npy.read(path)
-        return _itk.read(path, suffix)
+        elif suffix.startswith(".nii"):
+            volume = _nifti.read(path)
+        elif suffix == ".npy":
+            volume = _npy.read(path)
+        else:
+            volume = _itk.read(path, suffix)
+        warn_of_shear(path, volume.affine, volume.spatial_axes, 2)
+        return volume
 
 
 def write(path: Any, volume: Volume, *, overwrite: bool = False) -> None:

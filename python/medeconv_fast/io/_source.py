@@ -18,7 +18,7 @@ from .._arrays import to_numpy
 from . import _lazy, _nifti, _zarr
 from ._files import naming
 from ._geometry import Geometry
-from ._volume import SPATIAL, Volume
+from ._volume import SPATIAL, Volume, warn_of_shear
 
 Fetch = Callable[[tuple[slice, ...]], np.ndarray]
 # Compressed NIfTI, DICOM and the like have no random access; larger ones are refused.
@@ -320,6 +320,7 @@ def _open_path(
     if _zarr.is_zarr(path):
         number = None if series is None else number_of_series(series)
         opened = _zarr.open_path(path, level=level, series=number, axes=axes, unit=unit)
+        warn_of_shear(path, opened.geometry.affine, opened.geometry.spatial_axes, 3)
         return _open_zarr(path, opened, level)
     if level:
         raise ValueError(f"level: got {level}, but only OME-Zarr has levels")
@@ -357,6 +358,7 @@ def open_streamed(path: Path) -> Source:
 
 
 def _of_found(path: Path, found: _lazy.Found, series: int | None = None) -> Source:
+    warn_of_shear(path, found.geometry.affine, found.geometry.spatial_axes, 4)
     return Source(
         found.fetch,
         found.axes,

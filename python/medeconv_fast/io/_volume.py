@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import math
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +16,7 @@ from .. import _validate
 PER_MM = {"mm": 1.0, "um": 1000.0}
 SPATIAL = "zyx"
 SAME = 0.01  # relative difference of lengths that files round away
+SHEARED = 0.1  # degrees from perpendicular that axes may be off, as DICOM's slices
 SINGULAR = 1e-6  # volume that unit vectors along the axes span
 # DICOM and ITK count towards the left and the back, the affine towards the right and the front.
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -168,6 +172,26 @@ def sizes_of(affine: np.ndarray, ndim: int) -> tuple[float, ...]:
     """The voxel size that an affine implies."""
     lengths = np.sqrt((affine[:3, :3] ** 2).sum(axis=0))[::-1]
     return tuple(float(v) for v in lengths[3 - ndim :])
+
+
+def warn_of_shear(path: Any, affine: np.ndarray | None, spatial: str, stacklevel: int) -> None:
+    """Say that a file's axes are slanted; what counts lengths goes along them."""
+    if affine is None:
+        return
+    columns = dict(zip("xyz", (affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)).T, strict=True))
+    off = {
+        f"{a} and {b}": math.degrees(math.asin(min(1.0, abs(float(columns[a] @ columns[b])))))
+        for a, b in itertools.combinations(reversed(spatial), 2)
+    }
+    axes, angle = max(off.items(), key=lambda entry: entry[1], default=("", 0.0))
+    if angle > SHEARED:
+        warnings.warn(
+            f"{path}: its axes {axes} are {angle:.3g} degrees from perpendicular (a sheared grid, as of a "
+            "tilted gantry); voxel sizes and blur count along the slanted axes: resample it to an upright "
+            "grid where that matters",
+            UserWarning,
+            stacklevel=stacklevel + 1,
+        )
 
 
 def resized(
