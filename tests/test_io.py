@@ -5,6 +5,7 @@ import gzip
 import importlib.util
 import json
 import pathlib
+import re
 import subprocess
 import sys
 import warnings
@@ -975,6 +976,35 @@ def test_missing_planes_are_not_zeros(tmp_path, kind):
     for function in opened:
         with pytest.raises(ValueError, match=r"a\.ome\.tif: 2 of [68] planes .* are missing"):
             function(path)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "text"),
+    [
+        ('SizeX="0.5"', 'SizeX=""', "no voxel size along x"),
+        ('SizeX="0.5"', 'SizeX="abc"', "no voxel size along x"),
+        ('SizeX="0.5"', 'SizeX="-0.1"', "no voxel size along x"),
+        ('="0.5"', '="INF"', "no voxel size along y, x"),
+        (r'l(SizeZ|SizeY|SizeX)="[\d.]+"', r'l\1="0"', r"its voxel size \(z 0, y 0, x 0\) is left out"),
+        (r'l(SizeZ|SizeY|SizeX)="[\d.]+"', r'l\1=""', r"its voxel size \(z nan, y nan, x nan\) is left out"),
+        ("</Pixels>", "", r"its OME-XML is damaged \(mismatched tag"),
+        ('SizeX="0.5"', 'SizeX="0.5" &', r"its OME-XML is damaged \(not well-formed"),
+        ("</Image>.*", "", r"its OME-XML is damaged \(it has no end\)"),
+    ],
+)
+def test_sizes_that_are_none_in_ome_tiff(tmp_path, before, after, text):
+    array, path = np.arange(120, dtype=np.uint16).reshape(4, 5, 6), tmp_path / "a.ome.tif"
+    sizes = {"PhysicalSizeX": 0.5, "PhysicalSizeY": 0.5, "PhysicalSizeZ": 2.0}
+    tifffile.imwrite(path, array, ome=True, metadata={"axes": "ZYX", **sizes})
+    with tifffile.TiffFile(path) as file:
+        said = file.ome_metadata
+    changed = re.sub(before, after, said, flags=re.DOTALL)
+    assert changed != said
+    tifffile.imwrite(path, array, photometric="minisblack", metadata=None, description=changed)
+    for function in both_ways():
+        with pytest.warns(UserWarning, match=rf"a\.ome\.tif: {text}"):
+            read = function(path)
+        assert (read.shape, read.voxel_size, read.unit) == (array.shape, None, None)
 
 
 RAMP = np.arange(256, dtype=np.uint16) * 257

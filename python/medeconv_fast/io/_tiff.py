@@ -166,6 +166,7 @@ def _reading(path: Path) -> Iterator[dict[str, str]]:
     try:
         with complaints() as found:
             yield met
+        found = [text for text in found if "OME series raised ParseError" not in text]  # `_ome_xml` says it
         if found:
             raise ValueError(f"the file ends early or is damaged ({'; '.join(found)})")
     except (tifffile.TiffFileError, OSError, KeyError, IndexError) as error:
@@ -230,7 +231,7 @@ def _series(file: Any, series: int, met: dict[str, str]) -> Any:
 
 def _described(path: Path, file: Any, part: Any, series: int) -> Description:
     names = part.axes.lower().replace("i", "z").replace("q", "z")
-    imagej, ome = file.imagej_metadata, file.ome_metadata
+    imagej, ome = file.imagej_metadata, _ome_xml(path, file)
     text = file.pages[0].description if not imagej else str(imagej.get("Info", ""))
     stored = _geometry_in(text)
     # Names depend on the shape alone: an array without memory stands for the image.
@@ -321,10 +322,39 @@ def _calibration(imagej: dict[str, Any] | None, stored: np.dtype, path: Path) ->
     return 1.0, 0.0
 
 
+def _ome_xml(path: Path, file: Any) -> str | None:
+    """None where a file has no OME-XML, or, which is said, a damaged one."""
+    text: str | None = file.ome_metadata
+    reason = "it has no end"
+    if text is None and re.search(r"<(\w+:)?OME[\s>]", file.pages[0].description) is None:
+        return None
+    if text is not None:
+        try:
+            ElementTree.fromstring(text)
+            return text
+        except ElementTree.ParseError as error:
+            reason = str(error)
+    warnings.warn(
+        f"{path}: its OME-XML is damaged ({reason}); what it says of voxel size, channels and time is left "
+        "out",
+        UserWarning,
+        stacklevel=5,
+    )
+    return None
+
+
+def _number(text: str) -> float:
+    """Not a number where it is none."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
 def _ome_sizes(text: str, series: int) -> Sizes:
     pixels = _ome_pixels(text, series)
     return {
-        axis: (float(pixels[key]), in_um(pixels.get(f"{key}Unit", "µm")))
+        axis: (_number(pixels[key]), in_um(pixels.get(f"{key}Unit", "µm")))
         for axis in "zyx"
         if (key := f"PhysicalSize{axis.upper()}") in pixels
     }
@@ -353,6 +383,13 @@ def _voxel_size(sizes: Sizes, spatial: list[str], path: Path) -> tuple[tuple[flo
     """One size per axis in one unit; what cannot be brought together is left out, and said."""
     given = {a: sizes[a] for a in spatial if a in sizes and 0 < sizes[a][0] < math.inf}
     if not given:
+        if any(a in sizes for a in spatial):
+            stated = ", ".join(f"{a} {sizes[a][0]:g}" for a in spatial if a in sizes)
+            warnings.warn(
+                f"{path}: its voxel size ({stated}) is left out, expected positive numbers",
+                UserWarning,
+                stacklevel=4,
+            )
         return None, None
     units = [um for _, um in given.values() if um is not None]
     if len(given) < len(spatial) or 0 < len(units) < len(given):
