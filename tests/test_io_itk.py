@@ -377,6 +377,44 @@ def test_what_the_formats_cannot_hold(tmp_path, volume, text):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("suffix", [".mha", ".mhd"])
+@pytest.mark.parametrize(
+    ("dtype", "lines", "scale", "read_as"),
+    [
+        (np.int16, ("Slope = 2", "Offset = -100"), (2, -100), np.float32),
+        (np.uint8, ("Slope = 0.5",), (0.5, 0), np.float32),
+        (np.int32, ("Offset = 1e-3",), (1, 1e-3), np.float64),
+        (np.float32, ("Slope = 3",), (3, 0), np.float32),
+        (np.int16, ("Slope = 1", "Offset = 0"), (1, 0), np.int16),
+    ],
+)
+def test_the_scale_of_metaimage_is_applied(tmp_path, suffix, dtype, lines, scale, read_as):
+    """ITK hands on the stored values."""
+    made, path = original(dtype), tmp_path / f"a{suffix}"
+    sitk.WriteImage(made, str(path))
+    said = "".join(f"ElementToIntensityFunction{line}\n" for line in lines).encode()
+    path.write_bytes(path.read_bytes().replace(b"ElementType", said + b"ElementType", 1))
+    stored = sitk.GetArrayFromImage(made)
+    read = mf.io.read(path)
+    assert read.dtype == read_as
+    np.testing.assert_allclose(read.array, stored.astype(np.float64) * scale[0] + scale[1], rtol=1e-6)
+    source = mf.io.open_source(path)
+    assert (source.dtype, source.stored_dtype) == (read_as, dtype)
+    mf.io.write(tmp_path / f"b{suffix}", read)
+    np.testing.assert_array_equal(mf.io.read(tmp_path / f"b{suffix}").array, read.array)
+
+
+@pytest.mark.parametrize("line", ["Slope = 0", "Slope = x", "Offset = nan"])
+def test_a_scale_of_metaimage_that_is_none(tmp_path, line):
+    sitk.WriteImage(original(), str(tmp_path / "a.mha"))
+    said = f"ElementToIntensityFunction{line}\nElementType".encode()
+    (tmp_path / "a.mha").write_bytes((tmp_path / "a.mha").read_bytes().replace(b"ElementType", said, 1))
+    with pytest.raises(
+        ValueError, match=r"a\.mha: ElementToIntensityFunctionSlope .* expected a finite slope"
+    ):
+        mf.io.read(tmp_path / "a.mha")
+
+
 def test_complex_values_are_refused(tmp_path):
     sitk.WriteImage(sitk.GetImageFromArray(np.ones((4, 5), np.complex64)), str(tmp_path / "a.nrrd"))
     with pytest.raises(ValueError, match=r"a\.nrrd: holds complex64 values"):

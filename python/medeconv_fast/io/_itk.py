@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import re
 import warnings
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ import numpy as np
 from .._extras import library
 from ._files import write_whole, write_whole_together
 from ._geometry import Geometry, grid_of
+from ._nifti import scaled, scaled_dtype
 from ._units import house_time, house_unit, in_um, time_word
 from ._volume import LPS_TO_RAS, PER_MM, Volume, stored_time
 
@@ -29,6 +31,8 @@ FIELD = "medeconv_geometry"
 # ITK hands on neither: NRRD's unit per axis of space, MetaImage's unit; and takes a spacing of nan for 1.
 UNIT_FIELD = re.compile(rb"^(?:space units: *(.+)|DistanceUnits *= *(\S+))", re.MULTILINE)
 SPACINGS = re.compile(rb"^spacings: *(.+)", re.MULTILINE)
+# MetaImage's line from stored values to those that are meant, which ITK does not apply.
+SLOPE = re.compile(rb"^ElementToIntensityFunction(Slope|Offset) *= *([^\r\n]*)", re.MULTILINE)
 VALUES = re.compile(rb"^(?:ElementDataFile *=|data ?file:)([^\r\n]+)", re.MULTILINE | re.IGNORECASE)
 HEADER_BYTES = 1 << 16
 # NRRD's spaces that are a patient's, and what ITK leaves of the way to its own directions, LPS: it turns
@@ -119,13 +123,35 @@ def read(path: Path, suffix: str) -> Volume:
     spatial = sum(a in "zyx" for a in axes)
     if voxel_size is not None:
         voxel_size = voxel_size[len(voxel_size) - spatial :]
-    metadata = {"format": "NRRD" if suffix[1] == "n" else "MetaImage", **_time(image, stored, axes)}
+    metadata = {"format": kind, **_time(image, stored, axes)}
+    scale = (1.0, 0.0) if kind == "NRRD" else _scale(path)
+    if scale != (1.0, 0.0):
+        metadata["stored_dtype"] = str(array.dtype)
+        array = scaled(array, scale, scaled_dtype(array.dtype))
     made = Volume(array, voxel_size, affine, unit, axes, metadata)
     if made.affine is None:
         made.metadata |= _place(image, spatial, factor)
         if "origin" in made.metadata:
             made.metadata["origin_grid"] = grid_of(made)
     return made
+
+
+def _scale(path: Path) -> tuple[float, float]:
+    """Slope and offset: value = slope · stored + offset."""
+    head = _head(path)
+    end = VALUES.search(head)  # behind it values may follow
+    stated = dict(SLOPE.findall(head if end is None else head[: end.start()]))
+    found = [stated.get(*pair).decode("latin-1") for pair in ((b"Slope", b"1"), (b"Offset", b"0"))]
+    try:
+        slope, offset = map(float, found)
+    except ValueError:
+        slope = offset = math.nan
+    if not math.isfinite(slope) or not math.isfinite(offset) or slope == 0:
+        raise ValueError(
+            f"{path}: ElementToIntensityFunctionSlope {found[0]}, ElementToIntensityFunctionOffset "
+            f"{found[1]}: expected a finite slope other than 0, and a finite offset"
+        )
+    return slope, offset
 
 
 def _time(image: Any, stored: dict[str, Any], axes: str) -> dict[str, Any]:
