@@ -521,6 +521,22 @@ def test_impossible_headers(tmp_path, suffix, field, value):
         mf.io.read(path)
 
 
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+@pytest.mark.parametrize("offset", [0, 10, 348])
+@pytest.mark.parametrize(("kind", "least"), [(nib.Nifti1Image, 352), (nib.Nifti2Image, 544)])
+def test_a_header_is_no_voxels(tmp_path, suffix, offset, kind, least):
+    nib.save(kind(np.ones((6, 5, 4), np.float32), np.eye(4)), tmp_path / "a.nii")
+    content = bytearray((tmp_path / "a.nii").read_bytes())
+    header = np.frombuffer(content, kind.header_class.template_dtype, 1)
+    assert header["vox_offset"] == least
+    header["vox_offset"] = offset
+    path = tmp_path / f"b{suffix}"
+    path.write_bytes(content if suffix == ".nii" else gzip.compress(content))
+    for function in (mf.io.read, mf.io.open_source, _source.open_streamed):
+        with pytest.raises(ValueError, match=rf"b\{suffix}: .*vox.offset.* {offset}\b"):
+            function(path)
+
+
 def test_gzip_of_text(tmp_path):
     with gzip.open(tmp_path / "a.nii.gz", "wb") as file:
         file.write(b"text" * 500)

@@ -219,7 +219,12 @@ def _header(path: Path, image: Any) -> Header:
         metadata["time_unit"] = time
     # The header's own fields are blanked on reading; the data object knows the scaling.
     scale = float(image.dataobj.slope), float(image.dataobj.inter)
-    return Header(stored, int(image.dataobj.offset), lengths, scale, axes, stated, affine, unit, metadata)
+    offset, least = int(image.dataobj.offset), int(header.single_vox_offset)
+    if offset < least:  # nibabel lets 0 pass, and takes the header for voxels
+        raise ValueError(
+            f"{path}: vox_offset is {offset}, expected {least} or more: the voxels follow the header"
+        )
+    return Header(stored, offset, lengths, scale, axes, stated, affine, unit, metadata)
 
 
 def _qform(header: Any) -> np.ndarray | None:
