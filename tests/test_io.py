@@ -1040,12 +1040,12 @@ def test_numbers_of_colours_are_no_intensities(tmp_path, name):
     def options(palette):
         return {"photometric": "palette", "colormap": np.array(palette), "metadata": None}
 
-    for palette in ([MIXED] * 3, [RAMP, RAMP[::-1].copy(), other], [0 * RAMP] * 3):
+    for palette in ([MIXED] * 3, [RAMP, RAMP[::-1].copy(), other], [0 * RAMP] * 3, [MIXED >> 8] * 3):
         tifffile.imwrite(tmp_path / name, array, ome=False, **options(palette))
         for function in both_ways():
             with pytest.raises(ValueError, match=r"a\..*tif: holds colours by a palette.*convert it to RGB"):
                 function(tmp_path / name)
-    for palette in ([RAMP] * 3, [0 * RAMP, RAMP, 0 * RAMP], [RAMP[::-1]] * 3):
+    for palette in ([RAMP] * 3, [0 * RAMP, RAMP, 0 * RAMP], [RAMP[::-1]] * 3, [RAMP >> 8] * 3):
         tifffile.imwrite(tmp_path / name, array, ome=False, **options(palette))
         with warnings.catch_warnings():
             warnings.simplefilter("error")

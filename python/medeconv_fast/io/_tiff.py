@@ -283,7 +283,8 @@ def _check_palette(path: Path, table: np.ndarray | None, *, displayed: bool) -> 
 
     `displayed` is whether the program that wrote the file measures intensities and shows them by a table.
     """
-    levels = np.zeros((3, 2)) if table is None else np.asarray(table, np.float64) / np.iinfo(np.uint16).max
+    levels = np.zeros((3, 2)) if table is None else np.asarray(table, np.float64)
+    levels = levels / max(levels.max(), 1)  # 65535, or the 255 of some programs
     line = np.linspace(levels[:, 0], levels[:, -1], levels.shape[1], axis=1)
     if (levels[:, 0] != levels[:, -1]).any() and np.abs(levels - line).max() <= RAMP:
         return  # shades of one colour
