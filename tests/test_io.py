@@ -886,6 +886,7 @@ def test_sizes_that_contradict_the_sform(tmp_path, pixdim):
     image = nib.Nifti1Image(np.zeros((4, 5, 6), np.float32), np.diag([0.5, 0.5, 3, 1]))
     image.header["pixdim"][1:4] = pixdim
     image.header["qform_code"] = 0
+    image.header["vox_offset"] = 352
     image.header.set_xyzt_units("mm")
     (tmp_path / "a.nii").write_bytes(image.header.binaryblock + bytes(4) + bytes(4 * 120))
     with pytest.warns(UserWarning, match="a.nii: pixdim says .* the sform's are taken"):

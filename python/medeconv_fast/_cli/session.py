@@ -129,7 +129,7 @@ class Session:
             try:
                 check(given, overwrite=self.overwrite)
             except FileExistsError as error:
-                if self.overwrite:  # what is read is the better reason
+                if self.overwrite and len(paths) > 1:  # another header's values: of one that is read?
                     self.spare_inputs(arguments, *names)
                 text = str(error).replace(WAY_OUT, "; --overwrite replaces it")
                 raise UserError(text) from error
