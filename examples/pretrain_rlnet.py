@@ -1,6 +1,6 @@
 """Train an RLNet that corrects once, partly on coarser grids: the network that ships with the package.
 
-    python examples/pretrain_rlnet.py -o net.safetensors                # 19 minutes of two processors
+    python examples/pretrain_rlnet.py -o net.safetensors                # 13 to 19 minutes of two processors
     python examples/measure_rlnet.py net.safetensors                    # against the best-stopped plain RL
 
 Iterations and filters come before all that is learnt, so they are run once per volume, and what is trained is
