@@ -29,7 +29,6 @@ constexpr int64_t toeplitz_positions = 32768;
 constexpr int64_t little_weight = 1 << 15;         // elements that one thread packs before another wakes
 constexpr int64_t wanted_units = 8;
 constexpr int64_t least_dot_vectors = 8;         // of a dot product
-constexpr int64_t dot_vectors = 64;              // of its parts
 constexpr int64_t depthwise_bytes = 48 << 10;    // of a core's caches: a frame
 constexpr int64_t depthwise_values = 1 << 14;    // of results, worth a unit
 constexpr int64_t longest_block = 1024;
@@ -328,7 +327,8 @@ void consider_dots(ConvPass<T>& p, int64_t lanes) {
     const int64_t line = p.band.flat ? (y.block - 1) * p.band.row + x.block : x.block;
     const double tiles = double(p.batch * axis[0].count * y.blocks() * x.blocks() * (p.band.flat ? 1 : y.block) * ceil_div(line, lanes));
     const int64_t vectors = ceil_div(values, lanes), parts = ceil_div(vectors, dot_vectors);
-    const double time = 1.1 * double(vectors) + of_sums * double(parts) + of_copying * double(p.sources * p.z_taps * p.y_taps) / double(p.destinations);
+    const double copied = double(p.sources * p.z_taps * p.y_taps) / double(p.destinations);
+    const double time = 1.1 * double(vectors) + of_sums * double(parts) + of_copying * copied;
     if (double(positions) * time > tiles * double(values)) return;
     p.channels_at_once = std::min(ceil_div(p.destinations * p.groups, 2 * wanted_units), p.destinations);
     p.dots = p.shared = true, p.toeplitz = p.stream = p.in_place = p.bare = false;
@@ -628,7 +628,8 @@ ConvPlan<T>::ConvPlan(const ConvShape& given) : shape(given), kernels_(conv_kern
 
 template <class T>
 const char* ConvPlan<T>::family() const {
-    return forward_.pass.winograd ? "winograd" : forward_.pass.dots ? "dots" : forward_.pass.toeplitz ? "toeplitz" : forward_.pass.band.flat ? "flat" : "direct";
+    const ConvPass<T>& p = forward_.pass;
+    return p.winograd ? "winograd" : p.dots ? "dots" : p.toeplitz ? "toeplitz" : p.band.flat ? "flat" : "direct";
 }
 
 template <class T>

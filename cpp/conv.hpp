@@ -75,6 +75,7 @@ struct ConvFrame {
     MEDECONV_INLINE int64_t size() const { return rows * row; }
 };
 constexpr int64_t frame_rows = 4;    // of results, at once
+constexpr int64_t dot_vectors = 64;  // of dot products at once, at most, so that what tiles share stays in L1
 // Vectors read beyond the last column; so do rows, where those of results are not a multiple.
 MEDECONV_INLINE ConvFrame conv_frame(const ConvAxis* axis, int64_t y_taps, int64_t x_taps, int64_t lanes) {
     const int64_t pitch = ((axis[2].count + x_taps + lanes - 1) / lanes + 1) * lanes;

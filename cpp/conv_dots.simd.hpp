@@ -15,7 +15,6 @@ constexpr int dot_channels = 3, dot_positions = 7;
 #else
 constexpr int dot_channels = 2, dot_positions = 5;
 #endif
-constexpr int64_t dot_vectors = 64;  // at most at once, so that what tiles share stays in L1
 constexpr int64_t dot_sources = 16;  // channels of a unit of `bands`
 
 // Values of a position, in whole vectors; an odd number of lines, or positions compete for the same sets of the cache.
@@ -53,9 +52,14 @@ MEDECONV_NOINLINE void dot_tile(const T* weight, int64_t weight_pitch, const T* 
 template <int C, int Q, class T>
 MEDECONV_INLINE void dot_tile_of(int64_t channels, int64_t positions, const T* weight, int64_t weight_pitch, const T* values, int64_t pitch,
                                  int64_t n, bool ahead, T* totals) {
-    if (channels == C && positions == Q) dot_tile<C, Q>(weight, weight_pitch, values, pitch, n, ahead, totals);
-    else if constexpr (Q > 1) if (channels == C) dot_tile_of<C, Q - 1>(channels, positions, weight, weight_pitch, values, pitch, n, ahead, totals);
-    if constexpr (C > 1 && Q == dot_positions) if (channels < C) dot_tile_of<C - 1, Q>(channels, positions, weight, weight_pitch, values, pitch, n, ahead, totals);
+    if constexpr (C > 1 && Q == dot_positions)
+        if (channels < C) {
+            dot_tile_of<C - 1, Q>(channels, positions, weight, weight_pitch, values, pitch, n, ahead, totals);
+            return;
+        }
+    if (positions == Q) dot_tile<C, Q>(weight, weight_pitch, values, pitch, n, ahead, totals);
+    else if constexpr (Q > 1)
+        dot_tile_of<C, Q - 1>(channels, positions, weight, weight_pitch, values, pitch, n, ahead, totals);
 }
 
 // An image of one channel as it is continued, one position after the other.
@@ -109,8 +113,10 @@ void dot_values(const ConvPass<T>& p, int64_t unit, T* bands, T* frame) {
                             const T* const taps = from + kz * z.dilation * f.plane + ky * y.dilation * f.row;
                             if (x.dilation > 1)
                                 for (int64_t k = 0; k < p.x_taps; ++k) out[k] = taps[k * x.dilation];
-                            else if (p.x_taps < L && left >= L) store_unaligned(out, load_unaligned(taps));   // what follows is yet to be written
-                            else copy_values(taps, p.x_taps, out);
+                            else if (p.x_taps < L && left >= L)   // what follows is yet to be written
+                                store_unaligned(out, load_unaligned(taps));
+                            else
+                                copy_values(taps, p.x_taps, out);
                         }
                 }
     }
@@ -158,7 +164,8 @@ void dot_unit(const ConvPass<T>& p, int64_t unit) {
     }
     if (!p.ends) return;
     const Range all[3] = {{0, p.axis[0].count}, {0, p.axis[1].count}, {0, p.axis[2].count}};
-    for (int64_t image = 0; image < p.batch; ++image) end_channels(p, image, group * p.destinations + first, channels, all[0], all[1], all[2]);
+    for (int64_t image = 0; image < p.batch; ++image)
+        end_channels(p, image, group * p.destinations + first, channels, all[0], all[1], all[2]);
 }
 
 }  // namespace

@@ -97,7 +97,8 @@ std::shared_ptr<typename CosinePlan<T>::Stored> CosinePlan<T>::transfer(const T*
         const Shape at = image_ ? Shape{mid, col, half} : Shape{col, half, mid};
         Shape lies{};   // as given
         for (size_t a = 0; a < 3; ++a) lies[size_t(order_[a])] = reach[a] - 1 + at[a];
-        return double(psf[(lies[0] * given[1] + lies[1]) * given[2] + lies[2]]) * (col ? 2 : 1) * (mid ? 2 : 1) * (half ? 2 : 1);
+        const T value = psf[(lies[0] * given[1] + lies[1]) * given[2] + lies[2]];
+        return double(value) * (col ? 2 : 1) * (mid ? 2 : 1) * (half ? 2 : 1);
     };
     const std::vector<double> of_half = cosines(half_.axis, half_taps), of_mid = cosines(mid_.axis, mid_taps), of_col = cosines(col_.axis, col_taps);
     std::vector<double> lines(size_t(col_taps * mid_taps * rows), 0.0);          // [col tap][mid tap][half slot]
