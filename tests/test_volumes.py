@@ -858,7 +858,8 @@ def test_the_first_of_several_images_is_not_taken_in_silence(tmp_path, image, ps
     for opened in (mf.io.open_source, mf.io.read, lambda path: plan_volume(path, psf, **RL)):
         with pytest.warns(UserWarning, match=r"holds 2 images, of which the first is read") as told:
             made = opened(path)
-        assert len(told) == 1
+        # Files that other tests left open may be collected meanwhile, which warns as well.
+        assert len([w for w in told if "holds 2 images" in str(w.message)]) == 1
         if isinstance(made, mf.io.Source):
             first = made
     recwarn.clear()
