@@ -9,12 +9,8 @@
 namespace medeconv::MEDECONV_ISA_NS {
 namespace {
 
-// A tile: channels × positions.
-#if MEDECONV_VECTOR_BYTES == 64 || defined(__aarch64__)
-constexpr int dot_channels = 3, dot_positions = 7;
-#else
-constexpr int dot_channels = 2, dot_positions = 5;
-#endif
+// A tile, by how many sums fit the registers.
+constexpr int dot_channels = conv_sums == 24 ? 3 : 2, dot_positions = conv_sums == 24 ? 7 : 5;
 constexpr int64_t dot_sources = 16;  // channels of a unit of `bands`
 
 // Values of a position, in whole vectors; an odd number of lines, or positions compete for the same sets of the cache.

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import argparse
 import os
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 import medeconv_fast as mf
 
 from .._arrays import result_dtype
-from ..preprocess._step import UNITLESS, Move, same_place
+from ..preprocess._step import Move, same_place, unit_factor
 from .images import (
     SAME,
     UNITS,
@@ -124,7 +124,7 @@ def train(arguments: argparse.Namespace, session: Session) -> None:
     kernel = None
     if _has_psf(arguments):
         kernel = psf_for(volumes[0], arguments, session, arguments.images[0])
-        first, *others = [(volume.voxel_size, volume.unit) for volume in volumes]
+        first, *others = [Voxels(volume.voxel_size, volume.unit) for volume in volumes]
         if not all(_same_size(first, other) for other in others):
             session.note("the images' voxel sizes differ: the PSF is that of the first one's grid")
     patch = _patch(arguments, images[0].shape)
@@ -167,25 +167,27 @@ def train(arguments: argparse.Namespace, session: Session) -> None:
     )
 
 
-Size = tuple[tuple[float, ...] | None, str | None]  # of voxels, and its unit
+class Voxels(NamedTuple):
+    voxel_size: tuple[float, ...] | None
+    unit: str | None
 
 
-def _ratios(own: Size, other: Size) -> tuple[float, ...] | None:
+def _ratios(own: Voxels, other: Voxels) -> tuple[float, ...] | None:
     """Own lengths over the other's; None where a unit is missing, and no usual one makes them alike."""
-    (size, unit), (other_size, other_unit) = own, other
-    assert size is not None and other_size is not None
-    if unit == other_unit:
-        factors: tuple[float, ...] = (1.0,)
-    else:
-        factors = UNITLESS if unit is None or other_unit is None else (UNITS[unit] / UNITS[other_unit],)
-    found = [tuple(f * a / b for a, b in zip(size, other_size, strict=True)) for f in factors]
-    alike = [ratios for ratios in found if all(abs(r - 1) <= SAME_GRID for r in ratios)]
-    return alike[0] if alike else found[0] if len(found) == 1 else None
+    assert own.voxel_size is not None and other.voxel_size is not None
+    factor: float | None = 1.0
+    if own.unit is None or other.unit is None:
+        factor = 1.0 if own.unit == other.unit else unit_factor(own, other, SAME_GRID)
+    elif own.unit != other.unit:
+        factor = UNITS[own.unit] / UNITS[other.unit]
+    if factor is None:
+        return None
+    return tuple(factor * a / b for a, b in zip(own.voxel_size, other.voxel_size, strict=True))
 
 
-def _same_size(own: Size, other: Size) -> bool:
-    if own[0] is None or other[0] is None:
-        return own[0] is other[0]
+def _same_size(own: Voxels, other: Voxels) -> bool:
+    if own.voxel_size is None or other.voxel_size is None:
+        return own.voxel_size is other.voxel_size
     ratios = _ratios(own, other)
     return ratios is not None and all(abs(r - 1) <= SAME for r in ratios)
 
@@ -194,15 +196,17 @@ def _on_grid_of(
     volume: mf.io.Volume, net: mf.nn.Model, arguments: argparse.Namespace, session: Session
 ) -> tuple[mf.nn.Model, dict[str, Any] | None]:
     """The network with its PSF on the image's voxels, where they are not those that it was made for."""
-    made_for: Size = (net.notes.get("voxel_size"), net.notes.get("unit"))
+    made_for = Voxels(net.notes.get("voxel_size"), net.notes.get("unit"))
     steps = [layer for _, layer in net.leaves() if isinstance(layer, mf.nn.RichardsonLucyStep)]
-    if made_for[0] is None or len(made_for[0]) != net.ndim or not isinstance(net, mf.nn.RLNet) or not steps:
+    if made_for.voxel_size is None or len(made_for.voxel_size) != net.ndim:
+        return net, None
+    if not isinstance(net, mf.nn.RLNet) or not steps:
         return net, None
     before = shown_size(*made_for)
     if volume.voxel_size is None:
         session.note(f"{arguments.input} has no voxel size: taken as {before}, as {arguments.net} knows it")
         return net, None
-    own: Size = (volume.voxel_size[-net.ndim :], volume.unit)
+    own = Voxels(volume.voxel_size[-net.ndim :], volume.unit)
     ratios = _ratios(own, made_for)
     if ratios is None:
         raise UserError(
@@ -217,8 +221,8 @@ def _on_grid_of(
         f"{arguments.input} has voxels of {shown_size(*own)}: the PSF of {arguments.net}, made for {before}, "
         "is resampled to them, its sum kept"
     )
-    record = {"kind": "network", "voxel_size": made_for[0], "unit": made_for[1], "shape": psf.shape}
-    return net.with_psf(psf), record | {"resampled": True}
+    record = {"kind": "network", **made_for._asdict(), "shape": psf.shape, "resampled": True}
+    return net.with_psf(psf), record
 
 
 def _written_at(path: str) -> tuple[int, int] | None:

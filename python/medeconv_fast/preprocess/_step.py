@@ -94,7 +94,7 @@ def region(mask: Any, taken: Taken, name: str = "mask") -> np.ndarray:
     return inside
 
 
-def unit_factor(own: Any, other: Any) -> float | None:
+def unit_factor(own: Any, other: Any, tolerance: float = SAME) -> float | None:
     """What lengths of `own` are multiplied by to be those of `other`; None where voxels differ, or units that
     are known.
 
@@ -103,7 +103,7 @@ def unit_factor(own: Any, other: Any) -> float | None:
     unitless = own.unit is None or other.unit is None
     factors = (1.0,) if own.unit == other.unit else UNITLESS if unitless else ()
     size = np.array(own.voxel_size)
-    return next((f for f in factors if np.allclose(size * f, other.voxel_size, rtol=SAME, atol=0)), None)
+    return next((f for f in factors if np.allclose(size * f, other.voxel_size, rtol=tolerance, atol=0)), None)
 
 
 def same_place(mask: Any, image: Any, name: str) -> None:
