@@ -506,3 +506,16 @@ def test_a_border_beyond_the_reach_of_a_psf_off_its_centre(dtype, backend, rng, 
     options = {"boundary": "zero", "backend": backend}
     summed = mf.richardson_lucy(image, psf, 3, engine="direct", **options)
     assert np.array_equal(mf.richardson_lucy(image, psf, 3, **options), summed)
+
+
+def test_readout_variance_is_no_light_that_an_initial_support_leaves_out_of_reach(backend):
+    support = np.zeros((40, 44), np.float32)
+    support[14:26, 15:28] = 50
+    profile = np.exp(-(np.arange(-7, 8) ** 2) / 8)
+    psf = np.outer(profile, profile)
+    image = mf.simulate(support, psf, noise=None, boundary="zero")
+    for variance in (4.0, np.full(image.shape, 4.0)):
+        _, info = mf.richardson_lucy(
+            image, psf, 2, initial=support, readout_variance=variance, backend=backend, return_info=True
+        )
+        assert not any("explains nearly nothing" in note for note in info["warnings"])

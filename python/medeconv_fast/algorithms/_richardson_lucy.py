@@ -337,9 +337,16 @@ def richardson_lucy(
         gain = gain_of(blur, operator, data, trust, matched=back is None)
         estimate, _ = first_estimate(initial, data, mean, offset, blur)
         assert estimate is not None
-        beyond = out_of_reach(
-            image, trust, estimate, background, blur, operator, flat=isinstance(initial, str)
+        model = Model(
+            image=image,
+            weights=trust,
+            background=background + (readout if isinstance(readout, float) else 0.0),
+            partial=None if readout is None or isinstance(readout, float) else readout,
+            damping=None if threshold is None else sharpness(threshold, data),
+            eps=eps,
+            unit=unit_of(highest),
         )
+        beyond = out_of_reach(model, estimate, blur, operator, flat=isinstance(initial, str))
         if beyond and engine == "auto" and back is None:
             blur = blur_by(engine="direct")
             operator = blur.operator(data.dtype)
@@ -356,15 +363,6 @@ def richardson_lucy(
             )
             warnings.append(note)
             python_warnings.warn(note, UserWarning, stacklevel=2)
-        model = Model(
-            image=image,
-            weights=trust,
-            background=background + (readout if isinstance(readout, float) else 0.0),
-            partial=None if readout is None or isinstance(readout, float) else readout,
-            damping=None if threshold is None else sharpness(threshold, data),
-            eps=eps,
-            unit=unit_of(highest),
-        )
         held = [a for a in (estimate, gain, model.partial, model.damping) if a is not None]
         taken += sum(a.nbytes for a in [*held, *[estimate] * beside])
 

@@ -11,6 +11,7 @@ from .. import _device, _validate
 from .._blur import Blur, Operator
 from . import _back_projectors as unmatched
 from . import _options
+from ._iteration import Model
 
 # Below this share of the largest possible normalizer a voxel is hardly seen by the image: its corrections are
 # noise divided by almost nothing, so it keeps its initial value.
@@ -121,16 +122,7 @@ def gain_of(
     return np.divide(seen, np.maximum(gain, smallest, out=gain), out=gain)
 
 
-def out_of_reach(
-    image: np.ndarray,
-    weights: np.ndarray | None,
-    estimate: np.ndarray,
-    background: float,
-    blur: Blur,
-    operator: Operator,
-    *,
-    flat: bool,
-) -> int:
+def out_of_reach(model: Model, estimate: np.ndarray, blur: Blur, operator: Operator, *, flat: bool) -> int:
     """Voxels that an estimate explains so badly that their ratios leave transforms no digits for the others.
 
     An estimate that is 0 in parts stays so, and what lies beyond the reach of the rest has ratios of a
@@ -140,14 +132,16 @@ def out_of_reach(
     """
     if operator.engine != "spectral":
         return 0
-    largest = LARGEST_RATIO[image.dtype.name]
+    largest = LARGEST_RATIO[model.image.dtype.name]
     if flat and (blur.boundary != "zero" or least_covered(blur.psf) * largest > 1):
         return 0
-    explained = _device.host(operator.apply(estimate)) + image.dtype.type(background)
-    light = _device.host(image)
+    explained = _device.host(operator.apply(estimate)) + model.image.dtype.type(model.background)
+    if model.partial is not None:
+        explained += _device.host(model.partial)
+    light = _device.host(model.image)
     beyond = (explained < explained.max() / largest) & (light > largest * explained)
-    if weights is not None:
-        beyond &= _device.host(weights) > 0
+    if model.weights is not None:
+        beyond &= _device.host(model.weights) > 0
     return int(np.count_nonzero(beyond))
 
 
