@@ -39,22 +39,21 @@ constexpr int64_t least_channels = 16;
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 int64_t product(const std::array<int64_t, 3>& v) { return v[0] * v[1] * v[2]; }
 
-// Every position's source, and the part that is copied as a piece.
+// The part that is copied as a piece, and the sources of the other positions.
 template <class T>
 void index_axis(ConvTables<T>& t, size_t a, int64_t first, int64_t skip, bool zeros, ConvPadding padding) {
     ConvAxis& axis = t.pass.axis[a];
     const int64_t positions = axis.reach(axis.count);
-    auto& index = t.index[a];
-    for (int64_t r = 0; r < positions; ++r) {
-        const int64_t i = r * skip + first;
-        index.push_back(int32_t(i >= 0 && i < axis.length ? i
-                                : zeros                   ? -1
-                                                          : scalar::source_index(i, axis.length, boundary_of(padding))));
-    }
-    axis.index = index.data();
-    axis.skip = skip;
+    axis.first = first, axis.skip = skip;
     axis.inner = std::clamp<int64_t>(ceil_div(std::max<int64_t>(-first, 0), skip), 0, positions);
     axis.outer = std::clamp<int64_t>(ceil_div(std::max<int64_t>(axis.length - first, 0), skip), axis.inner, positions);
+    auto& edge = t.edge[a];
+    edge.reserve(size_t(positions - (axis.outer - axis.inner)));
+    for (int64_t r = 0; r < positions; ++r) {
+        if (r == axis.inner) r = axis.outer;
+        if (r < positions) edge.push_back(int32_t(zeros ? -1 : scalar::source_index(r * skip + first, axis.length, boundary_of(padding))));
+    }
+    axis.edge = edge.data();
     axis.used = t.used[a].data();
 }
 
@@ -480,9 +479,8 @@ ConvTables<T> backward_tables(const ConvShape& s, const std::array<int64_t, 3>& 
             const int64_t at = farthest - k * s.dilation[a] / stride, phase = k * s.dilation[a] % stride;
             single[a][size_t(phase)].push_back({at, {k}});
             auto& list = merged[a][0];
-            auto found = std::find_if(list.begin(), list.end(), [&](const AxisTap& tap) { return tap.at == at; });
-            if (found == list.end()) found = list.insert(list.end(), {at, std::vector<int64_t>(size_t(stride), -1)});
-            found->element[size_t(phase)] = k;
+            if (list.empty() || list.back().at != at) list.push_back({at, std::vector<int64_t>(size_t(stride), -1)});   // it never rises
+            list.back().element[size_t(phase)] = k;
         }
         index_axis(t, a, first - farthest, 1, true, s.padding);
     }
@@ -622,8 +620,13 @@ ConvPlan<T>::ConvPlan(const ConvShape& given) : shape(given), kernels_(conv_kern
     padded_ = padded_input(shape);
     output = conv_output(shape);
     forward_ = forward_tables(shape, output, kernels_);
-    backward_ = backward_tables(shape, output, padded_, kernels_);
     weight_ = weight_pass(shape, forward_, kernels_);
+}
+
+template <class T>
+const ConvTables<T>& ConvPlan<T>::backward() const {
+    std::call_once(backward_made_, [&] { backward_ = backward_tables(shape, output, padded_, kernels_); });
+    return backward_;
 }
 
 template <class T>
@@ -635,11 +638,11 @@ const char* ConvPlan<T>::family() const {
 template <class T>
 int64_t ConvPlan<T>::workspace_bytes(int threads) const {
     int64_t most = 0;
-    for (const ConvTables<T>* t : {&forward_, &backward_}) {
+    for (const ConvTables<T>* t : {&forward_, &backward()}) {
         const ConvPass<T>& p = t->pass;
         int64_t elements = threads * kernels_.scratch(p);
         if (!p.columns) elements += p.shared ? kernels_.bands_size(p) : kernels_.packed_size(p);
-        if (t == &backward_ && shape.padding != ConvPadding::zeros) elements += p.batch * p.groups * p.destinations * p.destination_size;
+        if (t != &forward_ && shape.padding != ConvPadding::zeros) elements += p.batch * p.groups * p.destinations * p.destination_size;
         most = std::max(most, elements);
     }
     int64_t sums = 0;
@@ -700,13 +703,13 @@ template <class T>
 void ConvPlan<T>::input_grad(const T* gradient, const T* weight, const T* bias, T* out, const ConvEnd<T>& end, int threads,
                              const Poll& poll) const {
     if (shape.padding == ConvPadding::zeros) {
-        run(backward_, gradient, weight, bias, out, end, threads, poll);
+        run(backward(), gradient, weight, bias, out, end, threads, poll);
         return;
     }
     // The gradient in the padded input, folded: what the padding repeats is added where it was taken from.
-    const ConvPass<T>& p = backward_.pass;
+    const ConvPass<T>& p = backward().pass;
     Buffer<T> whole = acquire<T>(shape.batch * shape.sources * p.destination_size);
-    run(backward_, gradient, weight, nullptr, whole.get(), ConvEnd<T>{}, threads, poll);
+    run(backward(), gradient, weight, nullptr, whole.get(), ConvEnd<T>{}, threads, poll);
     std::array<std::vector<int64_t>, 3> to;
     for (size_t a = 0; a < 3; ++a)
         for (int64_t i = 0; i < padded_[a]; ++i)

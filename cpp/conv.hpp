@@ -25,16 +25,21 @@
 
 namespace medeconv {
 
-// One axis of a pass. Position r in [0, (count - 1) · step + span) of the continued source is source element index[r], or
-// zero where index[r] < 0. On [inner, outer) index[r] = index[inner] + (r - inner) · skip: copied as a piece.
+// One axis of a pass. Position r in [0, (count - 1) · step + span) of the continued source is source element index(r), or
+// zero where index(r) < 0. What lies on [inner, outer) is copied as a piece, and only the others are in a table: an axis may
+// be as long as an image has values.
 struct ConvAxis {
     int64_t length;                  // of the source
-    const int32_t* index;
+    int64_t first;                   // element of position 0, if it is one
+    const int32_t* edge;             // elements of the positions before inner, then of those from outer on
     int64_t inner, outer, skip;
     int64_t count, step, span, dilation;
     int64_t block;                   // of count, per unit
     const uint8_t* used;             // [step]: whether any tap reads positions r with r % step = i
     int64_t phases, crop, destination;
+    MEDECONV_INLINE int64_t index(int64_t r) const {
+        return r < inner ? edge[r] : r < outer ? first + r * skip : edge[r - outer + inner];
+    }
     MEDECONV_INLINE int64_t blocks() const { return (count + block - 1) / block; }
     MEDECONV_INLINE int64_t stop(int64_t start) const { return start + block < count ? start + block : count; }
     MEDECONV_INLINE int64_t reach(int64_t counted) const { return (counted - 1) * step + span; }  // positions that they read
@@ -66,7 +71,7 @@ struct ConvBlock {
 template <class Pass>
 MEDECONV_INLINE int64_t bare_offset(const Pass& p, int64_t z, int64_t y, int64_t x) {
     const ConvAxis &az = p.axis[0], &ay = p.axis[1], &ax = p.axis[2];   // a gradient's padding is not read
-    return ((az.index[0] + z * az.step) * ay.length + ay.index[0] + y * ay.step) * ax.length + ax.index[0] + x * ax.step;
+    return ((az.index(0) + z * az.step) * ay.length + ay.index(0) + y * ay.step) * ax.length + ax.index(0) + x * ax.step;
 }
 
 // A small image of one channel among zeros: position (y, x) of what is read lies at y · row + x % step · pitch + x / step.

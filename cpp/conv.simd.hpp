@@ -75,13 +75,16 @@ MEDECONV_INLINE void deinterleave(const T* from, int64_t n, T* even, T* odd) {
 // + phase. What is left of a row is zero.
 template <class T>
 MEDECONV_INLINE void copy_row(const ConvAxis& x, const T* row, int64_t start, int64_t reach, T* to, int64_t part, int64_t pitch) {
-    const int32_t* index = x.index + start;
+    auto at = [&](int64_t i) MEDECONV_BODY {
+        const int64_t from = x.index(start + i);
+        return from < 0 ? T(0) : row[from];
+    };
     if (x.step == 1) {
         const int64_t inner = x.inner - start < 0 ? 0 : x.inner - start < reach ? x.inner - start : reach;
         const int64_t outer = x.outer - start < inner ? inner : x.outer - start < reach ? x.outer - start : reach;
-        for (int64_t i = 0; i < inner; ++i) to[i] = index[i] < 0 ? T(0) : row[index[i]];
-        if (inner < outer) copy_every(row + index[inner], x.skip, outer - inner, to + inner);
-        for (int64_t i = outer; i < reach; ++i) to[i] = index[i] < 0 ? T(0) : row[index[i]];
+        for (int64_t i = 0; i < inner; ++i) to[i] = at(i);
+        if (inner < outer) copy_every(row + x.index(start + inner), x.skip, outer - inner, to + inner);
+        for (int64_t i = outer; i < reach; ++i) to[i] = at(i);
         for (int64_t i = reach; i < pitch; ++i) to[i] = T(0);
         return;
     }
@@ -96,14 +99,21 @@ MEDECONV_INLINE void copy_row(const ConvAxis& x, const T* row, int64_t start, in
             int64_t first = at_least((x.inner - start + 1) / 2, 0), stop = ((x.outer - start < reach ? x.outer - start : reach)) / 2;
             if (stop - first < lanes<T>) first = stop = 0;
             if (phase == 0 && first < stop) {
-                deinterleave(row + index[2 * first], stop - first, to + first, to + part + first);
+                deinterleave(row + x.index(start + 2 * first), stop - first, to + first, to + part + first);
                 const int64_t last = stop - lanes<T>;   // again with some that are sorted
-                deinterleave(row + index[2 * last], int64_t(lanes<T>), to + last, to + part + last);
+                deinterleave(row + x.index(start + 2 * last), int64_t(lanes<T>), to + last, to + part + last);
             }
-            for (; i < first; ++i) out[i] = index[i * s + phase] < 0 ? T(0) : row[index[i * s + phase]];
+            for (; i < first; ++i) out[i] = at(i * s + phase);
             i = stop;
+        } else {
+            const int64_t begun = start + phase;   // position of the phase's first
+            auto until = [&](int64_t end) MEDECONV_BODY { return end <= begun ? 0 : (end - begun + s - 1) / s < n ? (end - begun + s - 1) / s : n; };
+            const int64_t first = until(x.inner), stop = until(x.outer);
+            for (; i < first; ++i) out[i] = at(i * s + phase);
+            if (first < stop) copy_every(row + x.index(begun + first * s), s * x.skip, stop - first, out + first);
+            i = first < stop ? stop : first;
         }
-        for (; i < n; ++i) out[i] = index[i * s + phase] < 0 ? T(0) : row[index[i * s + phase]];
+        for (; i < n; ++i) out[i] = at(i * s + phase);
         for (; i < pitch; ++i) out[i] = T(0);
     }
 }
@@ -113,15 +123,15 @@ template <class Pass, class T>
 MEDECONV_INLINE void copy_channels(const Pass& p, const T* channel, int64_t count, Range zs, Range ys, Range xs, T* to) {
     const ConvAxis &z = p.axis[0], &y = p.axis[1], &x = p.axis[2];
     const int64_t planes = z.reach(zs.stop - zs.start), rows = y.reach(ys.stop - ys.start), reach = x.reach(xs.stop - xs.start);
-    const int64_t at = (xs.start * x.step - x.inner) * x.skip + (x.inner < x.outer ? x.index[x.inner] : 0);
+    const int64_t at = (xs.start * x.step - x.inner) * x.skip + (x.inner < x.outer ? x.index(x.inner) : 0);
     const int64_t left = at_least(at, 0), right = at + reach * x.skip < x.length ? at + reach * x.skip : x.length;
     for (int64_t c = 0; c < count; ++c, channel += p.source_size, to += p.band.channel)
         for (int64_t a = 0; a < planes; ++a) {
             if (!z.used[a % z.step]) continue;
-            const int32_t slice = z.index[zs.start * z.step + a];
+            const int64_t slice = z.index(zs.start * z.step + a);
             for (int64_t b = 0; b < rows; ++b) {
                 if (!y.used[b % y.step]) continue;
-                const int32_t line = y.index[ys.start * y.step + b];
+                const int64_t line = y.index(ys.start * y.step + b);
                 T* row = to + a * p.band.plane + b % y.step * x.step * p.band.part + b / y.step * p.band.row;
                 if (slice < 0 || line < 0) {
                     for (int64_t phase = 0; phase < x.step; ++phase)

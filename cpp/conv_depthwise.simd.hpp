@@ -47,15 +47,15 @@ MEDECONV_INLINE void copy_into_frame(const ConvAxis& y, const ConvAxis& x, const
     const int64_t shift = x.inner % x.step * f.pitch + x.inner / x.step;
     const int64_t other = (x.inner + 1) % x.step * f.pitch + (x.inner + 1) / x.step;
     for (int64_t b = 0; b < rows; ++b, frame += f.row) {
-        if (y.index[b] < 0) continue;
-        const T* row = channel + y.index[b] * x.length;
+        if (y.index(b) < 0) continue;
+        const T* row = channel + y.index(b) * x.length;
         if (inside > 0) {
-            if (x.step == 1) copy_values(row + x.index[x.inner], inside, frame + shift);
-            else part(row + x.index[x.inner], inside, frame + shift, frame + other);
+            if (x.step == 1) copy_values(row + x.index(x.inner), inside, frame + shift);
+            else part(row + x.index(x.inner), inside, frame + shift, frame + other);
         }
         auto continued = [&](int64_t first, int64_t last) MEDECONV_BODY {
             for (int64_t i = first; i < last; ++i)
-                if (x.index[i] >= 0) frame[i % x.step * f.pitch + i / x.step] = row[x.index[i]];
+                if (x.index(i) >= 0) frame[i % x.step * f.pitch + i / x.step] = row[x.index(i)];
         };
         if (inside == columns) continue;
         continued(0, x.inner), continued(x.outer, columns);

@@ -94,8 +94,8 @@ void dot_values(const ConvPass<T>& p, int64_t unit, T* bands, T* frame) {
         for (int64_t a = 0; a < z.reach(z.count); ++a)
             for (int64_t b = 0; b < y.reach(y.count); ++b) {
                 T* const out = frame + a * f.plane + b * f.row;
-                if (z.index[a] < 0 || y.index[b] < 0) std::memset(out, 0, size_t(f.row) * sizeof(T));
-                else copy_row(line, channel + (z.index[a] * y.length + y.index[b]) * x.length, 0, f.row, out, 0, f.row);
+                if (z.index(a) < 0 || y.index(b) < 0) std::memset(out, 0, size_t(f.row) * sizeof(T));
+                else copy_row(line, channel + (z.index(a) * y.length + y.index(b)) * x.length, 0, f.row, out, 0, f.row);
             }
         T* position = to + c * kernel;
         for (int64_t qz = 0; qz < z.count; ++qz)

@@ -1,6 +1,7 @@
 // Network convolution (cross-correlation, channels first): the plan of one shape, its three kernels, and the bias's gradient.
 #pragma once
 #include <array>
+#include <mutex>
 #include <string>
 #include <vector>
 
@@ -15,7 +16,7 @@ namespace medeconv {
 template <class T>
 struct ConvTables {
     ConvPass<T> pass{};
-    std::array<std::vector<int32_t>, 3> index;
+    std::array<std::vector<int32_t>, 3> edge;
     std::array<std::vector<uint8_t>, 3> used;
     std::vector<std::vector<int32_t>> offsets, weights;
     std::vector<ConvVariant> variants;
@@ -45,11 +46,14 @@ public:
     int64_t workspace_bytes(int threads) const;  // the most that one call takes beside its arrays
 
 private:
-    ConvTables<T> forward_, backward_;
+    ConvTables<T> forward_;
+    mutable ConvTables<T> backward_;             // made when it is asked for
+    mutable std::once_flag backward_made_;
     ConvWeightPass<T> weight_{};
     std::array<int64_t, 3> padded_;              // input with its padding
     const ConvKernels<T>& kernels_;
 
+    const ConvTables<T>& backward() const;
     void run(const ConvTables<T>& tables, const T* source, const T* weight, const T* bias, T* destination, const ConvEnd<T>& end, int threads,
              const Poll& poll) const;
 };

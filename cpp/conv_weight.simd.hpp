@@ -235,7 +235,7 @@ MEDECONV_NOINLINE void transpose_band(const ConvWeightPass<T>& p, const ChannelS
     for (int64_t a = 0; a < z.reach(b.zs.stop - b.zs.start); ++a)
         for (int64_t r = 0; r < rows; ++r) {
             if (!z.used[a % z.step] || !y.used[r % y.step]) continue;
-            const int32_t slice = z.index[b.zs.start * z.step + a], line = y.index[b.ys.start * y.step + r];
+            const int64_t slice = z.index(b.zs.start * z.step + a), line = y.index(b.ys.start * y.step + r);
             T* to = s.source + (a * s.rows + r) * s.columns * s.source_channels;
             if (slice < 0 || line < 0) {
                 std::memset(to, 0, size_t(reach * s.source_channels) * sizeof(T));
@@ -245,7 +245,7 @@ MEDECONV_NOINLINE void transpose_band(const ConvWeightPass<T>& p, const ChannelS
             // Without a copy where nothing is outside and nothing skipped.
             if (x.skip == 1 && start >= x.inner && start + reach <= x.outer) {
                 transpose_rows<T>(u.cs, reach, to, s.source_channels,
-                                  [&](int64_t c, int64_t) MEDECONV_BODY { return from + c * p.source_size + x.index[start]; });
+                                  [&](int64_t c, int64_t) MEDECONV_BODY { return from + c * p.source_size + x.index(start); });
                 continue;
             }
             transpose_rows<T>(u.cs, reach, to, s.source_channels, [&](int64_t c, int64_t k) MEDECONV_BODY {

@@ -67,7 +67,7 @@ void winograd_unit(const ConvPass<T>& p, int64_t unit, T* scratch) {
     for (int64_t qz = zs.start; qz < zs.stop; ++qz) {
         for (; ready < qz + z.span; ++ready)
             for (int64_t c = 0; c < p.sources; ++c) {
-                const int32_t at = z.index[ready];
+                const int64_t at = z.index(ready);
                 transform_source(p.axis, s.rows, at < 0 ? nullptr : source + c * p.source_size + at * y.length * x.length, ys, xs,
                                  s.transformed + ready % z.span * s.plane + c * s.row, s.element, c + 1 < p.sources ? p.source_size : 0);
             }
@@ -93,7 +93,7 @@ void winograd_copy_band(const ConvPass<T>& p, int64_t unit, T* bands, T* scratch
     const WinogradScratch<T> s = winograd_buffers(p, scratch);
     const int64_t c = unit % p.sources, group = unit / p.sources % p.groups, a = unit / p.sources / p.groups;
     const int64_t of_image = s.tiles / at_least(p.batch, 1);
-    const int32_t at = p.axis[0].index[a];
+    const int64_t at = p.axis[0].index(a);
     for (int64_t image = 0; image < p.batch; ++image) {
         const T* source = p.source + ((image * p.groups + group) * p.sources + c) * p.source_size;
         T* to = bands + group * s.elements * s.element + a * s.plane + c * s.row + image * of_image;

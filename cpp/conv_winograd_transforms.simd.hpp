@@ -259,17 +259,17 @@ MEDECONV_NOINLINE void transform_source(const ConvAxis* axis, const WinogradTile
     sorted.step = x.dilation, sorted.used = all;
     const int64_t length = winograd_reach<T>(tiles), whole = x.reach(x.count) - xs.start, used = 4 * tiles.across + tiles.taps - 1;
     const int64_t reach = whole < x.dilation * used ? whole : x.dilation * used;
-    const int64_t begin = x.inner < x.outer ? xs.start - x.inner + x.index[x.inner] : 0;
+    const int64_t begin = x.inner < x.outer ? xs.start - x.inner + x.index(x.inner) : 0;
     const int64_t left = at_least(begin, 0), right = begin + reach < x.length ? begin + reach : x.length;
     const int64_t rows = line ? tiles.down : 4 * tiles.down + 2, apart = line ? stride : 4 * s.line;
     for (int64_t phase = 0; phase < y.dilation; ++phase, to += tiles.phase()) {
         auto row_of = [&](int64_t r, T* buffer) MEDECONV_BODY -> const T* {
             const int64_t at = ys.start + r * y.dilation + phase;
-            const int32_t source = at < y.reach(y.count) ? y.index[at] : -1;
+            const int64_t source = at < y.reach(y.count) ? y.index(at) : -1;
             if (source < 0) return nullptr;
             const T* const from = slice + source * x.length;
             if (next) prefetch_row(from + next + left, right - left);
-            if (x.dilation == 1 && xs.start >= x.inner && xs.start + length <= x.outer) return from + x.index[xs.start];
+            if (x.dilation == 1 && xs.start >= x.inner && xs.start + length <= x.outer) return from + x.index(xs.start);
             copy_row(sorted, from, xs.start, reach, buffer, length, used);
             return buffer;
         };

@@ -189,7 +189,7 @@ MEDECONV_NOINLINE void transform_channels(const ConvWeightPass<T>& p, const Wino
                                     : p.gradient + ((b.image * p.groups + group) * p.destinations + c0) * p.gradient_size;
     // A short band's missing slices add nothing: its gradient is zero there.
     const bool outside = b.zs.start + slice >= (of_source ? z.reach(z.count) : b.zs.stop);
-    const int64_t plane = outside ? -1 : of_source ? z.index[b.zs.start + slice] : b.zs.start + slice;
+    const int64_t plane = outside ? -1 : of_source ? z.index(b.zs.start + slice) : b.zs.start + slice;
 
     T* const planes = scratch;           // [element][channel][tile of the strip]
     WinogradRows<T> rows{planes + w.elements * w.plane, nullptr, w.line};

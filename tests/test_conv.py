@@ -6,6 +6,8 @@ import concurrent.futures
 import inspect
 import itertools
 import math
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -1057,6 +1059,55 @@ def test_scratch_is_small_beside_the_arrays(shape, w_shape, stride, padding, gro
     )  # fmt: skip
     values = math.prod(shape) + math.prod(plan.output_shape)
     assert plan.workspace_bytes <= 4 * (values // 10 + math.prod(w_shape))
+
+
+# 1 by 1 on an image whose axes become one; long lines.
+LARGE_TABLES = [
+    ((1, 2, 384, 384, 384), (2, 2, 1, 1, 1), 1, 0),
+    ((1, 1, 50_000_000), (1, 1, 5), 1, 2),
+    ((1, 1, 40_000), (1, 1, 39_990), 1, 0),
+]
+
+
+@pytest.mark.skipif("cpp" not in mf.backends.available(), reason="SKIPPED: no compiled kernels")
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="SKIPPED: no /proc to read memory from")
+@pytest.mark.parametrize("shape,w_shape,stride,padding", LARGE_TABLES)
+def test_a_plan_is_no_larger_than_what_is_irregular(shape, w_shape, stride, padding):
+    """Plans are kept: one that held a number for every position held as much as the image."""
+    ndim = len(shape) - 2
+
+    def pages():
+        return int(Path("/proc/self/statm").read_text().split()[1])
+
+    before = pages()
+    plan = mf.backends.resolve("cpp").ConvPlan(
+        shape, w_shape, (stride,) * ndim, ((padding, padding),) * ndim, (1,) * ndim, 1, "zeros", np.dtype(np.float32)
+    )  # fmt: skip
+    assert plan.workspace_bytes >= 0  # both directions have been planned
+    assert (pages() - before) * os.sysconf("SC_PAGE_SIZE") < 24e6
+
+
+def test_strides_longer_than_the_image(backend, dtype, rng):
+    x, w = rng.random((2, 3, 9, 7)).astype(dtype), rng.random((4, 3, 3, 2)).astype(dtype)
+    options = {"padding": 1, "stride": (10**8, 2)}
+    y = ops.conv(x, w, backend=backend, **options)
+    np.testing.assert_allclose(y, slow_conv(x, w, **options), rtol=1e-5)
+    grad = ops.conv_input_grad(y, w, x.shape, backend=backend, **options)
+    expected = ops.conv_input_grad(y, w, x.shape, backend="reference", **options | {"stride": (20, 2)})
+    np.testing.assert_allclose(grad, expected, rtol=1e-5)
+    back = ops.conv_transpose(y, w, stride=(10**8, 2), padding=1, output_padding=(7, 0), backend=backend)
+    np.testing.assert_allclose(back[:, :, :8], expected[:, :, :8, :6], rtol=1e-5)
+
+
+@pytest.mark.parametrize("size", [9, 160], ids=["sums", "transforms"])
+def test_infinite_addends_are_no_warning(size, backend, dtype):
+    """Neither where a kernel adds them nor where they are added afterwards."""
+    w = np.ones((1, 1, *(min(size, 41),) * 2), dtype)
+    x = np.ones((1, 1, size, size), dtype)
+    addend = np.full((1, 1, *(size - len(w[0, 0]) + 1,) * 2), np.inf, dtype)
+    with np.errstate(all="raise"):
+        made = ops.conv(x, w, [-np.inf], addend=addend, relu=True, backend=backend)
+    assert np.isnan(made).all()
 
 
 # Whatever comes

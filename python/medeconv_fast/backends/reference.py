@@ -580,7 +580,8 @@ def _multiply(
 def _moved(
     updated: np.ndarray, estimate: np.ndarray, change: np.ndarray | None, out: np.ndarray
 ) -> Callable[[], Terms]:
-    now = updated - estimate
+    with np.errstate(invalid="ignore"):  # kernels say nothing of Inf and NaN either
+        now = updated - estimate
     earlier = 0.0 if change is None else change.copy()
     if change is not None:
         change[...] = now

@@ -29,13 +29,14 @@ class End(NamedTuple):
 
     def apply(self, out: np.ndarray) -> None:
         """In passes of its own, where a kernel does not do it."""
-        if self.addend is not None:
-            out += self.addend.reshape(out.shape)
-        if self.relu and self.slope:  # `where=` takes thirty times as long
-            other = out * out.dtype.type(self.slope)
-            (np.maximum if self.slope <= 1 else np.minimum)(out, other, out=out)
-        elif self.relu:
-            np.maximum(out, 0, out=out)
+        with np.errstate(over="ignore", invalid="ignore"):  # kernels say nothing of NaN and Inf either
+            if self.addend is not None:
+                out += self.addend.reshape(out.shape)
+            if self.relu and self.slope:  # `where=` takes thirty times as long
+                other = out * out.dtype.type(self.slope)
+                (np.maximum if self.slope <= 1 else np.minimum)(out, other, out=out)
+            elif self.relu:
+                np.maximum(out, 0, out=out)
 
 
 NOTHING = End()

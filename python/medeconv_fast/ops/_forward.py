@@ -99,7 +99,8 @@ def conv(
     NaN and Inf are not refused: they spread to every value whose sum has them as a term, zero weights and the
     zeros of the padding included, and pass `relu`, as in torch. Which other values they reach under Winograd
     or a Fourier transform is not defined; ``exact=True`` keeps to the sum. In a weight's gradient Inf and NaN
-    of the input may reach elements that they are no term of.
+    of the input may reach elements that they are no term of; so may those of a weight near the edges of a
+    transposed convolution and of the input's gradient. The backend "cpp" takes denormal numbers for 0.
 
     The arithmetic of strides, paddings and dilations is that of [1]_.
 

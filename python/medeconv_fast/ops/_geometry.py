@@ -222,6 +222,11 @@ def _check_stride(stride: tuple[int, ...]) -> None:
         raise ValueError(f"stride: got {stride}, expected less than 2**30")
 
 
+def _taken(stride: tuple[int, ...], padded: tuple[int, ...]) -> tuple[int, ...]:
+    """A longer step than the axis is never taken, and kernels keep something for each of its phases."""
+    return tuple(s if s == 1 else min(s, n) for s, n in zip(stride, padded, strict=True))
+
+
 def _is_plain(value: Any) -> bool:
     kind = type(value)
     if kind is not tuple:
@@ -281,7 +286,8 @@ def conv_layer(
     spatial_out = ((n - e) // s + 1 for n, e, s in zip(padded, extent, stride, strict=True))
     output_shape = (input_shape[0], channels, *spatial_out)
     _check_size(output_shape, names[1], "result")
-    return Layer(input_shape, weight_shape, output_shape, stride, pairs, dilation, groups, mode, (0,) * ndim)
+    step = _taken(stride, padded)
+    return Layer(input_shape, weight_shape, output_shape, step, pairs, dilation, groups, mode, (0,) * ndim)
 
 
 @_remembered
@@ -323,8 +329,8 @@ def transposed_layer(
     mode = _check_mode(padding_mode, pairs, spatial, "result")
     shape = (x_shape[0], channels, *spatial)
     _check_size(shape, "stride", "result")
-    padded = (low + n + high for n, (low, high) in zip(spatial, pairs, strict=True))
+    padded = tuple(low + n + high for n, (low, high) in zip(spatial, pairs, strict=True))
     _check_size((*shape[:2], *padded), "padding", "padded result")
     _check_stride(stride)
     beyond = tuple(e // s for e, s in zip(extra, stride, strict=True))
-    return Layer(shape, weight_shape, x_shape, stride, pairs, dilation, groups, mode, beyond)
+    return Layer(shape, weight_shape, x_shape, _taken(stride, padded), pairs, dilation, groups, mode, beyond)
