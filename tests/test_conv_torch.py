@@ -185,6 +185,10 @@ def test_larger_arrays(shape, w_shape, options, dtype, backend, tol):
 # Tensors in mf.ops
 
 
+class Labelled(torch.Tensor):
+    """Another library's kind of tensor."""
+
+
 def test_tensors_share_memory_and_stay_what_they_are(backend):
     x, w = leaf(2, 3, 6, 7).detach(), leaf(4, 3, 3, 3).detach()
     expected = functional.conv2d(x, w)
@@ -200,6 +204,12 @@ def test_tensors_share_memory_and_stay_what_they_are(backend):
     negated = torch.complex(x, x).conj().imag
     assert negated.is_neg()
     assert torch.equal(mf.ops.conv(negated, w, backend=backend), -out)
+    made = mf.ops.conv(negated.as_subclass(Labelled), w, backend=backend)  # as MONAI's and torchvision's
+    assert type(made) is torch.Tensor and torch.equal(made, -out)
+    labelled = torch.empty_like(expected).as_subclass(Labelled)
+    assert mf.ops.conv(x, w, out=labelled, backend=backend) is labelled and torch.equal(labelled, out)
+    with pytest.raises(TypeError, match=r"pass .detach\(\)"):
+        mf.ops.conv(leaf(2, 3, 6, 7).as_subclass(Labelled), w, backend=backend)
     with pytest.raises(TypeError, match="x: got a torch tensor on the device 'meta', which has no values"):
         mf.ops.conv(x.to("meta"), w, backend=backend)
 
@@ -555,6 +565,7 @@ def test_module_details(backend, bridge):
     torch.testing.assert_close(ours(x, output_size=(10, 12)), theirs(x, output_size=(10, 12)))
     ours.exact = True
     torch.testing.assert_close(ours(x), theirs(x))
+    assert bridge.ConvTranspose2d.from_torch(ours).exact
     circular = bridge.ConvTranspose2d(2, 3, 3, padding=1, padding_mode="circular")
     y = torch.randn(1, 3, 4, 5)
     # The adjoint of torch's own circular convolution.
@@ -575,6 +586,8 @@ def test_modules_refuse(bridge):
         bridge.ConvTranspose2d(1, 1, 1, padding_mode="wrap")
     with pytest.raises(TypeError, match="padding: got a string"):
         bridge.ConvTranspose2d(1, 1, 3, padding="same")
+    with pytest.raises(TypeError, match="input: got a tensor of layout torch.sparse_coo, expected a dense"):
+        bridge.Conv2d(1, 1, 1)(torch.ones(1, 1, 3, 3).to_sparse())
 
 
 def test_a_network_trains_the_same(backend, bridge):

@@ -73,6 +73,8 @@ def to_numpy(value: Any, name: str) -> tuple[np.ndarray, Restore]:
 
     library = _device.library_of(value)
     is_torch = library == "torch"
+    if is_torch:
+        value = _device.plain(value)
     if is_torch and value.requires_grad:
         raise TypeError(
             f"{name}: got a torch tensor that requires a gradient, which is not followed; pass .detach()"

@@ -496,13 +496,22 @@ def _library_memory(library: ModuleType, device: int, stream: int, empty: Any, *
 
 
 def library_of(value: Any) -> str:
+    """Whose kind `value` is; another library's subclass of a torch tensor is torch's."""
     kind: Any = type(value)
     return _library_of_kind(kind)
 
 
 @functools.lru_cache(maxsize=256)
 def _library_of_kind(kind: Any) -> str:
-    return kind.__module__.partition(".")[0]
+    names = [(base.__module__.partition(".")[0], base.__name__) for base in kind.__mro__]
+    return "torch" if ("torch", "Tensor") in names else names[0][0]
+
+
+def plain(tensor: Any) -> Any:
+    """A torch tensor without what other libraries' subclasses add to it; the same memory."""
+    if type(tensor).__module__.partition(".")[0] == "torch":
+        return tensor
+    return tensor.as_subclass(importlib.import_module("torch").Tensor)
 
 
 def on_device(value: Any) -> bool:

@@ -12,7 +12,8 @@ any order, backward and forward; torch.func's transforms follow them outside of 
 torch: `padding_mode` works in the functions and for transposed convolutions too, where it means the exact
 adjoint of the padded convolution, and padding may be (low, high) pairs. Unlike torch, a convolution of an
 input without channels gives its bias (torch: a result without channels). NaN and Inf spread as in torch where
-`exact` is True, but for gradients of weights; else as in `medeconv_fast.ops.conv`.
+`exact` is True, but for gradients of weights, and those of a weight in transposed convolutions and gradients of
+inputs; else as in `medeconv_fast.ops.conv`.
 `medeconv_fast.set_num_threads` counts here, torch.set_num_threads does not.
 """
 
@@ -321,6 +322,8 @@ def _check_tensors(input: Any, weight: Any, bias: Any) -> None:
             continue
         if not isinstance(tensor, torch.Tensor):
             raise TypeError(f"{name}: got {_validate.shown(tensor)}, expected a torch tensor")
+        if tensor.layout is not torch.strided:
+            raise TypeError(f"{name}: got a tensor of layout {tensor.layout}, expected a dense one")
         _check_device(name, tensor.device, input.device)
         if tensor.dtype not in (torch.float32, torch.float64):
             raise TypeError(f"{name}: got dtype {tensor.dtype}, expected torch.float32 or torch.float64")
@@ -609,6 +612,7 @@ class _Layer(torch.nn.Module):
             *channels, module.kernel_size, bias=module.bias is not None, device="meta", **keywords
         )
         layer.weight, layer.bias = module.weight, module.bias
+        layer.exact = getattr(module, "exact", False)  # of one of these classes
         return layer.train(module.training)
 
 

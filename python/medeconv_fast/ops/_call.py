@@ -235,7 +235,8 @@ def _destination(
 ) -> np.ndarray:
     """The memory of `out`, which must be fit to be written by a kernel."""
     expected = f"expected a C-contiguous, writable array of shape {shape} and dtype {dtype}"
-    if type(out).__module__.partition(".")[0] == "torch" and hasattr(out, "requires_grad"):
+    if _device.library_of(out) == "torch" and hasattr(out, "requires_grad"):
+        out = _device.plain(out)
         if out.requires_grad:
             raise TypeError("out: got a torch tensor that requires a gradient, which is not followed")
         if out.device.type != "cpu":
