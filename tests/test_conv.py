@@ -1081,7 +1081,8 @@ def test_a_plan_is_no_larger_than_what_is_irregular(shape, w_shape, stride, padd
 
     before = pages()
     plan = mf.backends.resolve("cpp").ConvPlan(
-        shape, w_shape, (stride,) * ndim, ((padding, padding),) * ndim, (1,) * ndim, 1, "zeros", np.dtype(np.float32)
+        shape, w_shape, (stride,) * ndim, ((padding, padding),) * ndim, (1,) * ndim, 1, "zeros",
+        np.dtype(np.float32),
     )  # fmt: skip
     assert plan.workspace_bytes >= 0  # both directions have been planned
     assert (pages() - before) * os.sysconf("SC_PAGE_SIZE") < 24e6

@@ -586,7 +586,7 @@ def test_modules_refuse(bridge):
         bridge.ConvTranspose2d(1, 1, 1, padding_mode="wrap")
     with pytest.raises(TypeError, match="padding: got a string"):
         bridge.ConvTranspose2d(1, 1, 3, padding="same")
-    with pytest.raises(TypeError, match="input: got a tensor of layout torch.sparse_coo, expected a dense"):
+    with pytest.raises(TypeError, match=r"input: got a tensor of layout torch\.sparse_coo, expected a dense"):
         bridge.Conv2d(1, 1, 1)(torch.ones(1, 1, 3, 3).to_sparse())
 
 

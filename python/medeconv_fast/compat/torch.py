@@ -12,8 +12,8 @@ any order, backward and forward; torch.func's transforms follow them outside of 
 torch: `padding_mode` works in the functions and for transposed convolutions too, where it means the exact
 adjoint of the padded convolution, and padding may be (low, high) pairs. Unlike torch, a convolution of an
 input without channels gives its bias (torch: a result without channels). NaN and Inf spread as in torch where
-`exact` is True, but for gradients of weights, and those of a weight in transposed convolutions and gradients of
-inputs; else as in `medeconv_fast.ops.conv`.
+`exact` is True, but for gradients of weights, and those of a weight in transposed convolutions and gradients
+of inputs; else as in `medeconv_fast.ops.conv`.
 `medeconv_fast.set_num_threads` counts here, torch.set_num_threads does not.
 """
 
