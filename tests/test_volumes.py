@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -1134,6 +1135,87 @@ def test_what_was_clipped_is_known_to_who_ends_the_job(tmp_path, image, psf, mon
             mf.restore_volume(image * 9, path, psf, **options)
     done = mf.restore_volume(image * 9, path, psf, **options)
     assert done.computed == 0 and done.clipped == whole.clipped and done.negative == whole.negative
+
+
+class Killed(BaseException):
+    pass
+
+
+class Interruption:
+    """Stops this process, as a kill would, before change number `at` to the file system."""
+
+    changes = ("os.rename", "os.remove", "os.rmdir", "shutil.rmtree", "os.link")
+
+    def __init__(self):
+        self.at = self.count = -1
+        sys.addaudithook(self.hook)  # there is no way to take one away
+
+    def hook(self, event, arguments):
+        if self.at >= 0 and event in self.changes and threading.current_thread() is threading.main_thread():
+            self.count += 1
+            if self.count > self.at:  # what cleans up behind it does not come to it either
+                raise Killed
+
+
+@pytest.fixture(scope="module")
+def interruption():
+    return Interruption()
+
+
+@pytest.mark.parametrize("overwrite", [False, True], ids=["new", "overwrite"])
+@pytest.mark.parametrize("name", ["out.ome.zarr", "out.nii.gz", "out.npy"])
+def test_killed_at_any_moment_of_the_end(tmp_path, image, psf, monkeypatch, interruption, name, overwrite):
+    """The same call goes on, to the same result, and knows how much was clipped."""
+    from medeconv_fast.io._store import Store
+
+    path = tmp_path / name
+    image = image[:10, :12, :14] * 9
+    options = {**RL, "tile": (8, 12, 14), "num_iter": 1, "dtype": "uint8", "scale": 1}
+    if name.endswith(".npy"):
+        options |= {"dtype": "float32", "scale": None}
+    whole = mf.restore_volume(image, tmp_path / f"whole.{name}", psf, **options)
+    expected = mf.io.read(tmp_path / f"whole.{name}").array
+
+    def begin():
+        interruption.at = interruption.count = -1
+        for left in tmp_path.glob("out.*"):
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
+        if overwrite:
+            mf.restore_volume(image[:4, :12, :14], path, psf, **options)
+        with monkeypatch.context() as patch, pytest.raises(Stop):
+            patch.setattr(Store, "finish", stopped)
+            mf.restore_volume(image, path, psf, overwrite=overwrite, **options)
+
+    def stopped(*_, **__):
+        raise Stop
+
+    finish = Store.finish
+
+    def watched(self, **how):
+        interruption.count = 0
+        interruption.at = moment
+        finish(self, **how)
+        interruption.at = -1
+
+    moment, step = 0, 1
+    while True:
+        begin()
+        with monkeypatch.context() as patch:
+            patch.setattr(Store, "finish", watched)
+            try:
+                mf.restore_volume(image, path, psf, overwrite=overwrite, **options)
+                break  # there are no more
+            except Killed:
+                pass
+            finally:
+                interruption.at = -1
+        done = mf.restore_volume(image, path, psf, overwrite=overwrite, **options)
+        assert done.computed == 0 and done.clipped == whole.clipped, moment
+        assert np.array_equal(mf.io.read(path).array, expected), moment
+        assert not (tmp_path / f"{name}.partial").exists()
+        moment += step
+        step = 1 + moment // 12  # later ones are more and more alike
+    assert moment > 5
 
 
 def test_workers_give_the_same_voxels(tmp_path, image, psf):

@@ -1,9 +1,10 @@
 """Images that are written block by block, under NAME.partial until they are whole.
 
 NAME.partial is a folder: ``store.json`` (what is being made), ``image.zarr`` (the blocks) and ``clipped`` (a
-file per region in which values were clipped). A block is a chunk, or a shard where there are shards: one
-file, which zarr writes under another name and renames, so that it is whole or not there. OME-Zarr is
-``image.zarr`` with its pyramid; other formats are made of it by `_assemble`.
+file per region in which values were clipped); at the end ``named`` says that the image has its name, and how
+many values were clipped, and nothing is left to do but to remove the folder. A block is a chunk, or a shard
+where there are shards: one file, which zarr writes under another name and renames, so that it is whole or not
+there. OME-Zarr is ``image.zarr`` with its pyramid; other formats are made of it by `_assemble`.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from ._source import Source, checked_region, open_source
 from ._volume import Volume
 
 SUFFIX = ".partial"
-STATE, IMAGE, CLIPPED, PREVIOUS = "store.json", "image.zarr", "clipped", "previous"
+STATE, IMAGE, CLIPPED, PREVIOUS, NAMED = "store.json", "image.zarr", "clipped", "previous", "named"
 OUT = "out"  # files of another format, complete
 # A chunk is what a viewer loads for one look, a shard what a writer keeps in memory: 1 and 8 MiB of float32.
 CHUNK_VOXELS = 2**18
@@ -66,6 +67,8 @@ class Store:
     geometry : Geometry
     id : str or None
         Another one in each image that is begun, of the same name too.
+    named : bool
+        The image is complete and has its name; whoever gave it that was killed before `finish` was done.
     """
 
     def __init__(self, partial: Path) -> None:
@@ -92,7 +95,10 @@ class Store:
         self._channels = sorted({c for _, c in self.items})
         self._clipped: int | None = None
         self._region: _zarr.Region | None = None
-        if self._image.exists():
+        if (partial / NAMED).exists():
+            self._clipped = int((partial / NAMED).read_text(encoding="ascii"))
+        self.named = self._clipped is not None or (not self._image.exists() and self.path.exists())
+        if not self.named and self._image.exists():
             self._region = _zarr.Region(_opened(self._image / "0"), self._image / "0")
 
     def __reduce__(self) -> Any:
@@ -270,24 +276,27 @@ class Store:
         """
         self._overwrite |= _validate.flag(overwrite, "overwrite")
         with self.at_work(), _at(self.path):
-            if self._region is not None:
+            if not self.named:
+                if self._region is None:
+                    raise FileNotFoundError(f"{self._image}: has vanished before the image was finished")
                 lacking = self.missing()
                 if lacking:
                     raise ValueError(
                         f"{self.path}: {len(lacking)} blocks were not written, the first is item "
                         f"{lacking[0][0]}, region {lacking[0][1]}"
                     )
-                self._clipped = self.clipped
                 for made, name in self._complete():
                     self._rename(made, name)
-            elif not self.path.exists():
-                raise FileNotFoundError(f"{self._image}: has vanished before the image was finished")
-            self._region = None
+            self._region, self.named = None, True
+            self._clipped = clipped = self.clipped
+            write_whole(
+                self.partial / NAMED, lambda p: p.write_text(str(clipped), encoding="ascii"), overwrite=True
+            )
             # What it is stays known to the last: a folder that nobody knows would block the name.
             for entry in sorted(self.partial.iterdir()):
                 if entry.is_dir():
                     shutil.rmtree(entry)
-                elif entry.name != STATE:
+                elif entry.name not in (STATE, NAMED):
                     entry.unlink()
             aside = _set_aside(self.partial)
         shutil.rmtree(aside, ignore_errors=True)  # NFS removes no folder in which a file is open

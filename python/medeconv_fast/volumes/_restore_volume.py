@@ -682,7 +682,7 @@ def _share(number: int, shard: tuple[int, int] | None) -> range:
 def _what_is_done(job: Job, manifest: Manifest, verify: bool) -> tuple[dict[int, Any], set[int]]:
     """Finished tiles, and with `verify` those of them whose voxels are no longer what was written."""
     done = manifest.done()
-    if not done or not verify or job.store is None:
+    if not done or not verify or job.store is None or job.store.named:
         return done, set()
     damaged = {n for n, entry in done.items() if not job.intact(entry)}
     return {n: entry for n, entry in done.items() if n not in damaged}, damaged
