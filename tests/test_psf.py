@@ -1,5 +1,6 @@
 """Point spread functions: against analytic values and SciPy's special functions."""
 
+import re
 import warnings
 
 import numpy as np
@@ -350,6 +351,42 @@ def test_lengths_in_two_units_are_refused_at_once(call, length, grid, ndim):
     with pytest.raises(ValueError, match=rf"^{length}, (na, )?voxel_size: got {length} .*{grid}.* one unit"):
         call()
     assert call(shape=(3,) * ndim).shape == (3,) * ndim  # what is asked for is made
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (
+            lambda: mf.psf.airy(5.2e-4, 1.2, (0.1, 0.1)),
+            "voxel_size: got (0.1, 0.1) and the wavelength 0.00052",
+        ),
+        (
+            lambda: mf.psf.born_wolf(0.00052, 0.8, 1.33, (0.2, 0.1, 0.1)),
+            "voxel_size: got (0.2, 0.1, 0.1) and",
+        ),
+        (
+            lambda: mf.psf.gibson_lanni(0.5, 1.4, (200, 100, 100), (5, 5, 5)),
+            "voxel_size: got (200.0, 100.0, ",
+        ),
+        (
+            lambda: mf.psf.gibson_lanni(0.5, 1.4, (0.2, 0.1, 0.1), (5, 5, 5), depth=1e5),
+            "depth: got 100000 and",
+        ),
+    ],
+    ids=["airy", "born_wolf", "gibson_lanni", "depth"],
+)
+def test_wavelengths_in_a_smaller_unit_are_refused_at_once(call, words):
+    """Millimetres with micrometres: what is computed would take hours."""
+    with pytest.raises(ValueError, match=rf"^{re.escape(words)}.* one unit"):
+        call()
+
+
+def test_coarse_pixels_and_deep_specimens_are_made():
+    coarse = mf.psf.born_wolf(
+        0.5, 0.1, 1.0, (100.0, 30.0, 30.0), (3, 3, 3)
+    )  # of a lens that sees centimetres
+    deep = mf.psf.gibson_lanni(0.5, 0.5, (1.0, 0.3, 0.3), (3, 3, 3), depth=1000.0)
+    assert coarse.sum() == pytest.approx(1) and deep.sum() == pytest.approx(1)
 
 
 def test_masks_are_not_ignored(tmp_path):

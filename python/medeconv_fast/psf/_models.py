@@ -17,6 +17,9 @@ SIGMA_PER_FWHM = 1 / (2 * math.sqrt(2 * math.log(2)))
 GAUSSIAN_REACH = 4.0
 # Most voxels of a default shape: what asks for more has its lengths in several units.
 LARGEST = 1 << 27
+# The same, where it is the wavelength that is too short: a pixel, times NA, and a depth, in wavelengths. What
+# is computed grows with them.
+WIDEST, DEEPEST = 50, 20000
 
 
 def _sizes(voxel_size: Any, ndims: tuple[int, ...]) -> tuple[float, ...]:
@@ -226,6 +229,19 @@ def _optics(wavelength: Any, na: Any, refractive_index: Any) -> tuple[float, flo
     return wavelength, na, index
 
 
+def _check_unit(wavelength: float, na: float, sizes: Sequence[float], depth: float = 0.0) -> None:
+    if na * max(sizes[-2:]) > WIDEST * wavelength:
+        raise ValueError(
+            f"voxel_size: got {tuple(sizes)} and the wavelength {wavelength:g}, expected pixels of at most "
+            f"{WIDEST} wavelengths over na, of one unit (520 nm are 0.52 µm)"
+        )
+    if depth > DEEPEST * wavelength:
+        raise ValueError(
+            f"depth: got {depth:g} and the wavelength {wavelength:g}, expected at most {DEEPEST} wavelengths "
+            "of one unit (520 nm are 0.52 µm)"
+        )
+
+
 def _lateral(
     profile: Callable[[np.ndarray], np.ndarray],
     bandwidth: float,
@@ -303,7 +319,7 @@ def airy(
     ------
     ValueError, TypeError
         A wavelength, NA or pixel size that is not positive, a wrong number of values, a default shape of more
-        than 2^27 pixels.
+        than 2^27 pixels, a pixel of more than 50 wavelengths over `na` (two units).
 
     References
     ----------
@@ -312,6 +328,7 @@ def airy(
     wavelength = _validate.number(wavelength, "wavelength", above=0)
     na = _validate.number(na, "na", above=0)
     sizes = _sizes(voxel_size, (2,))
+    _check_unit(wavelength, na, sizes)
     reach = 2.62 * wavelength / na
     lengths = _shape(shape, [reach / s for s in sizes], wavelength=wavelength, na=na, voxel_size=sizes)
     scale = 2 * math.pi * na / wavelength
@@ -418,7 +435,7 @@ def born_wolf(
     ------
     ValueError, TypeError
         `na` of at least the refractive index, values that are not positive, a wrong number of values, a
-        default shape of more than 2^27 voxels.
+        default shape of more than 2^27 voxels, a pixel of more than 50 wavelengths over `na` (two units).
 
     Notes
     -----
@@ -430,6 +447,7 @@ def born_wolf(
     """
     wavelength, na, index = _optics(wavelength, na, refractive_index)
     sizes = _sizes(voxel_size, (3,))
+    _check_unit(wavelength, na, sizes)
     lengths = _volume(sizes, shape, wavelength, na, index)
     wavenumber = 2 * math.pi / wavelength
 
@@ -479,13 +497,16 @@ def gibson_lanni(
     -------
     psf : numpy.ndarray
         Three axes (z, y, x), float64, sum 1. z counts the stage's displacement from the nominal focus of the
-        design; spherical aberration shifts the brightest plane away from the centre (see `recentre`).
+        design, as the immersion grows thicker: the objective's way out of the specimen. Of a stack whose
+        planes go deeper, z must be reversed. Spherical aberration shifts the brightest plane away from the
+        centre (see `recentre`).
 
     Raises
     ------
     ValueError, TypeError
         `na` of at least an index of the immersion or the coverslip, negative lengths, a wrong number of
-        values, a default shape of more than 2^27 voxels.
+        values, a default shape of more than 2^27 voxels, a pixel of more than 50 wavelengths over `na` or a
+        depth of more than 20 000 (two units).
 
     Warns
     -----
@@ -527,6 +548,7 @@ def gibson_lanni(
             f"coverslip, so the aperture ends at {ns:g}",
             stacklevel=2,
         )
+    _check_unit(wavelength, na, sizes, depth)
     lengths = _volume(sizes, shape, wavelength, na, ni)
     wavenumber = 2 * math.pi / wavelength
 
