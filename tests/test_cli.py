@@ -843,6 +843,17 @@ def test_what_is_read_is_not_replaced(scan, run, here, words, lost):
     assert {path.name: path.read_bytes() for path in here.iterdir() if path.is_file()} == before
 
 
+def test_names_that_are_empty_are_no_folder(run, here):
+    """Those of variables that are not set: the folder that one is in was restored, and replaced."""
+    mf.io.write("a.nii.gz", mf.io.Volume(np.ones((4, 5, 6), np.float32), (1, 1, 1), unit="mm"))
+    before = sorted(os.listdir())
+    refused(run("restore", "", "-o", "out", "--fwhm-mm", 3), "input: got an empty text")
+    refused(run("restore", "a.nii.gz", "-o", "", "--fwhm-mm", 3, "--overwrite"), "output: got an empty text")
+    refused(run("restore", ".", "-o", "b.nii.gz", "--fwhm-mm", 3), "is named as one image, expected a folder")
+    assert sorted(os.listdir()) == before
+    assert "DICOM" not in run("psf", "gaussian", "--help")[1]
+
+
 @pytest.mark.parametrize(
     ("name", "lost"),
     [("slice.dcm", "study"), ("plain", "study"), ("study.zarr", "study.zarr"), ("new", None)],

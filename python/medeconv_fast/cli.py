@@ -6,6 +6,7 @@ SIGTERM. Errors are one line on stderr; other statuses than 2 also say what was 
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import os
 import sys
@@ -53,6 +54,13 @@ def _give_up_stdout() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+def _refuse_empty(arguments: argparse.Namespace) -> None:
+    """An empty name, as of a shell's variable that is not set, would be the folder that one is in."""
+    for name, value in vars(arguments).items():
+        if value == "" or (isinstance(value, list) and "" in value):
+            raise UserError(f"{name.replace('_', '-')}: got an empty text")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
@@ -71,6 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = join_numbers(sys.argv[1:] if argv is None else argv)
     try:
         arguments = build_parser(__version__).parse_args(words)
+        _refuse_empty(arguments)
     except UserError as error:
         _complain(f"error: {error}")
         return 2

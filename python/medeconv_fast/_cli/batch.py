@@ -47,6 +47,11 @@ def restore(
     folder = Path(arguments.output)
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--output {folder}: is a file, expected a folder for the {len(images)} images")
+    if folder.name.lower().endswith(mf.io.formats()):
+        raise UserError(
+            f"--output {folder}: is named as one image, expected a folder: {arguments.input} is a folder of "
+            f"{len(images)} images"
+        )
     if folder.exists() and folder.samefile(arguments.input):
         raise UserError(f"--output {folder}: is the folder of the images itself; choose another one")
     every = copy.copy(arguments)

@@ -140,14 +140,12 @@ def balance(text: str) -> str | float:
 # ---------------------------------------------------------------- groups of options
 
 
-def _output(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "-o",
-        "--output",
-        metavar="OUT",
-        required=True,
-        help="file to write; its name gives the format, without an ending a folder of DICOM files",
-    )
+def _output(parser: argparse.ArgumentParser, *, series: bool = True) -> None:
+    """`series`: whether it may be a derived DICOM series."""
+    text = "file to write; its name gives the format"
+    if series:
+        text += ", without an ending a folder of DICOM files"
+    parser.add_argument("-o", "--output", metavar="OUT", required=True, help=text)
 
 
 def _general(parser: argparse.ArgumentParser) -> None:
@@ -396,7 +394,7 @@ def _psf_command(parser: argparse.ArgumentParser) -> None:
         made = kinds.add_parser(name, help=text, description=f"{text}. {DISCLAIMER}")
         if source is not None:
             made.add_argument("input", metavar="FILE", help=source)
-        _output(made)
+        _output(made, series=False)
         made.add_argument("--plot", metavar="PNG", help="also draw planes and profiles of the PSF")
         _general(made)
         return made
