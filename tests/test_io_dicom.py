@@ -985,6 +985,18 @@ def test_encoding_is_within_half_a_slope(low, span, modality):
         assert slope <= 2.1 * span / 65534  # nor is range given away
 
 
+@pytest.mark.parametrize("named", [None, "ISO_IR 100", "ISO_IR 192"])
+def test_letters_of_a_derivation_beside_those_of_the_source(tmp_path, named):
+    letters = {} if named is None else {"SpecificCharacterSet": named, "InstitutionName": "Universität"}
+    read = mf.io.read(folder(tmp_path / "ct", stack(**letters)))
+    read.metadata["derivation"] = "PSF of 3 µm, 日本"
+    mf.io.write(tmp_path / "out", read)
+    for file in (tmp_path / "out").iterdir():
+        made = pydicom.dcmread(file)
+        assert "PSF of 3 µm, 日本" in made.DerivationDescription
+        assert named is None or made.InstitutionName == "Universität"
+
+
 def test_uids_follow_from_input_options_and_values(tmp_path):
     read = mf.io.read(folder(tmp_path / "ct", stack()))
     result = blurred(read)

@@ -303,6 +303,9 @@ def _describe(dataset: Any, made_by: str, now: datetime.datetime) -> None:
                     item.FrameType = ["DERIVED", *list(item.get("FrameType") or [])[1:]]
     before = str(dataset.get("DerivationDescription") or "")
     text = f"{MANUFACTURER}, {DISCLAIMER}: {made_by}" + (f"; before: {before}" if before else "")
+    if not text.isascii() and dataset.get("SpecificCharacterSet") != "ISO_IR 192":
+        dataset.decode()  # what there is already is in the set that was named so far
+        dataset.SpecificCharacterSet = "ISO_IR 192"
     dataset.DerivationDescription = text[:1024]
     lossy = LOSSY.get(str(dataset.file_meta.TransferSyntaxUID))
     if lossy is not None and dataset.get("LossyImageCompression") != "01":
