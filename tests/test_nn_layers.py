@@ -3,6 +3,8 @@ written out.
 """
 
 import concurrent.futures
+import copy
+import pickle
 import sys
 
 import numpy as np
@@ -524,6 +526,20 @@ def test_rl_net_counts_and_scales(rng):
         net.with_psf(np.ones((4, 4)))
     with pytest.raises(ValueError, match="learnt the one blur"):
         nn.RLNet(ndim=2).with_psf(psf)
+
+
+@pytest.mark.parametrize("used", [False, True])
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda net: pickle.loads(pickle.dumps(net))])
+def test_networks_can_be_copied_and_sent(copied, used, rng):
+    net = nn.RLNet(narrow(2), steps=2, filters=3, levels=1)
+    net.correction.layers[-1].weights["weight"][...] = 0.1
+    x = 1 + rng.random((1, 1, 12, 13))
+    if used:  # operators are kept, which hold what a copy cannot
+        net.predict(x)
+    other = copied(net)
+    np.testing.assert_array_equal(other.predict(x), net.predict(x))
+    other.correction.layers[-1].weights["weight"] *= 2
+    assert np.abs(other.predict(x) - net.predict(x)).max() > 1e-3
 
 
 def test_recomputation_changes_nothing_but_memory(rng):

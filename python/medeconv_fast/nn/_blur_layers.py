@@ -56,6 +56,9 @@ class _Filter:
         self._normalizers: Store[np.ndarray] = []
         self._gains: Store[np.ndarray] = []
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_operators": [], "_normalizers": [], "_gains": []}  # plans do not travel
+
     def operator(self, taps: np.ndarray, shape: tuple[int, ...], dtype: np.dtype, engine: Engine) -> Operator:
         def make() -> Operator:
             blur = Blur(
@@ -299,6 +302,9 @@ class RichardsonLucyStep(_BlurLayer):
         self.way = "psf" if back is None else "back"
         self._filters = {name: _Filter(self.boundary, self.engine) for name in self._start}
         self._both: Store[Operator | None] = []
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_both": []}
 
     def options(self) -> dict[str, Any]:
         back = self._start.get("back")

@@ -50,6 +50,9 @@ class LocalDeviation(Layer):
             raise ValueError(f"window: got {window}, expected an odd number")
         self._means: Store[LinesOperator] = []
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_means": []}
+
     def options(self) -> dict[str, Any]:
         return {"window": self.window}
 
