@@ -310,6 +310,15 @@ def test_filters_that_reach_far_beyond_the_array(rng, dtype, mode, cval, agree):
     agree("ndimage.gaussian_filter1d", a, 2e4, 2, **options)
 
 
+@pytest.mark.parametrize("size", [1e-20, 1e-16, 1e-8, 1e-5])
+def test_filters_that_scipy_takes_for_symmetric(rng, size):
+    a, w = rng.standard_normal((12, 9)), rng.standard_normal(7) * size
+    for name in ("correlate1d", "convolve1d"):
+        expected = getattr(ndimage, name)(a, w)
+        got = getattr(ours_ndimage, name)(a, w)
+        np.testing.assert_allclose(got, expected, atol=1e-10 * np.abs(expected).max())
+
+
 @pytest.mark.parametrize("given", ["float32", "float64"])
 @pytest.mark.parametrize("output", ["float32", "float64", np.float32, np.dtype(">f8"), "f8"])
 def test_output_dtypes(rng, given, output, agree):

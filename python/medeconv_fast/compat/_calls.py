@@ -33,6 +33,8 @@ DELEGATED = {
     "not finite": "NaN or Inf where the peer transforms or keeps running sums, which spreads them in ways of "
     "its own; NaN or Inf among weights; NaN or Inf in scipy.ndimage under weights of zero, or with weights "
     "more than the values (mode='wrap') or than twice as many; any NaN or Inf in skimage.restoration",
+    "tiny weights": "scipy.ndimage.correlate1d and convolve1d with all weights below 1e-6: its test for "
+    "symmetric ones is absolute",
     "output dtype": "scipy.ndimage with output= other than float32 or float64",
     "transfer function": "skimage.restoration with a psf or reg in Fourier space, or is_real=False",
     "filter without bounds": "skimage.restoration.wiener where filter and regularizer can vanish together: "

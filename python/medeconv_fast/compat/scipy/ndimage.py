@@ -50,6 +50,9 @@ BOUNDARIES = {
 }
 # Weights up to here are no weights for scipy's filters of several axes.
 LEAST_WEIGHT = float(np.finfo(np.float64).eps)
+# Filters of one axis whose weights differ by less from their mirror image are symmetric ones for scipy. Of weights
+# from here on nobody can tell.
+LEAST_LINE = 1e-6
 
 
 class _Job:
@@ -245,6 +248,8 @@ def _along(
         raise HandBack("arguments")
     if not is_finite(taps):
         raise HandBack("not finite")
+    if np.abs(taps).max() < LEAST_LINE:
+        raise HandBack("tiny weights")
     boundary, cval = _boundary(mode), _number(cval)
     taps, (centre,) = _reversed(taps, [_whole(origin)], convolution=convolution)
     number = _axis(axis, job.ndim)
