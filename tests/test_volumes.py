@@ -1137,6 +1137,20 @@ def test_what_was_clipped_is_known_to_who_ends_the_job(tmp_path, image, psf, mon
     assert done.computed == 0 and done.clipped == whole.clipped and done.negative == whole.negative
 
 
+def test_workers_of_a_script_without_a_guard(tmp_path):
+    pytest.importorskip("distributed", reason="SKIPPED: distributed is not installed (extra dask)")
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import numpy as np, medeconv_fast as mf\n"
+        "image = np.ones((8, 9, 10), np.float32)\n"
+        f"mf.restore_volume(image, {str(tmp_path / 'out.zarr')!r}, np.ones((3, 3, 3)), method='rl',"
+        " num_iter=1, tile=(8, 9, 10), workers=1)\n"
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120, check=False)
+    if done.returncode:  # where workers are forked they do not run it
+        assert 'must stand under `if __name__ == "__main__":`' in done.stderr
+
+
 class Killed(BaseException):
     pass
 

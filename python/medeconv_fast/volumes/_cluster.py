@@ -154,14 +154,20 @@ def local(number: int, ending: contextlib.ExitStack) -> Iterator[Any]:
         "distributed.scheduler.work-stealing": False,  # each has what it works on
     }
     with dask.config.set(settings):
-        cluster = distributed.LocalCluster(
-            n_workers=number,
-            threads_per_worker=SLOTS,
-            processes=True,
-            memory_limit=0,
-            dashboard_address=None,
-            env=own,
-        )
+        try:
+            cluster = distributed.LocalCluster(
+                n_workers=number,
+                threads_per_worker=SLOTS,
+                processes=True,
+                memory_limit=0,
+                dashboard_address=None,
+                env=own,
+            )
+        except RuntimeError as error:
+            raise RuntimeError(
+                f"workers: the processes did not start ({error}); each of them runs the script that calls this "
+                'once more, so a call at its top level must stand under `if __name__ == "__main__":`'
+            ) from error
         closing = threading.Thread(target=cluster.close, name="medeconv-close")
         try:
             with distributed.Client(cluster) as client:

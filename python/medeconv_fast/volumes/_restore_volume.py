@@ -109,6 +109,8 @@ def restore_volume(
         Go on with an unfinished job. False: begin anew.
     workers : int, optional
         Work in so many processes of this machine (a `dask.distributed.LocalCluster`) instead of in this one.
+        Each runs the script that calls this: at its top level put the call under
+        ``if __name__ == "__main__":``.
     client : dask.distributed.Client, optional
         Work on its cluster. Source and destination must be files that all workers see.
     shard : (int, int), optional
