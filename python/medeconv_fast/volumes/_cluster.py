@@ -165,8 +165,8 @@ def local(number: int, ending: contextlib.ExitStack) -> Iterator[Any]:
             )
         except RuntimeError as error:
             raise RuntimeError(
-                f"workers: the processes did not start ({error}); each of them runs the script that calls this "
-                'once more, so a call at its top level must stand under `if __name__ == "__main__":`'
+                f"workers: the processes did not start ({error}); each of them runs the script that calls "
+                'this once more, so a call at its top level must stand under `if __name__ == "__main__":`'
             ) from error
         closing = threading.Thread(target=cluster.close, name="medeconv-close")
         try:

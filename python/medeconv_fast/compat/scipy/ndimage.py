@@ -50,8 +50,8 @@ BOUNDARIES = {
 }
 # Weights up to here are no weights for scipy's filters of several axes.
 LEAST_WEIGHT = float(np.finfo(np.float64).eps)
-# Filters of one axis whose weights differ by less from their mirror image are symmetric ones for scipy. Of weights
-# from here on nobody can tell.
+# A filter of one axis that differs by less than that from its mirror image is symmetric for scipy. Where
+# weights reach this, no result tells.
 LEAST_LINE = 1e-6
 
 
