@@ -3,6 +3,7 @@
 import errno
 import gzip
 import importlib.util
+import itertools
 import json
 import pathlib
 import re
@@ -993,6 +994,52 @@ def test_missing_planes_are_not_zeros(tmp_path, kind):
     for function in opened:
         with pytest.raises(ValueError, match=r"a\.ome\.tif: 2 of [68] planes .* are missing"):
             function(path)
+
+
+def ome_image(number, shape, size, inside):
+    """An Image of OME-XML with the axes z, y, x."""
+    sizes = "".join(f' Size{a}="{n}" PhysicalSize{a}="{size}"' for a, n in zip("ZYX", shape, strict=True))
+    pixels = f'ID="Pixels:{number}" DimensionOrder="XYZCT" Type="uint16"{sizes} SizeC="1" SizeT="1"'
+    channel = f'<Channel ID="Channel:{number}:0" SamplesPerPixel="1"/>'
+    return f'<Image ID="Image:{number}"><Pixels {pixels}>{channel}{inside}</Pixels></Image>'
+
+
+def in_file(name, planes, first=0):
+    uuid = f'<UUID FileName="{name}.ome.tif">urn:uuid:{name}</UUID>'
+    return f'<TiffData FirstZ="{first}" IFD="0" PlaneCount="{planes}">{uuid}</TiffData>'
+
+
+def write_ome(folder, name, array, inside):
+    schema = "http://www.openmicroscopy.org/Schemas/OME/2016-06"
+    text = f'<?xml version="1.0"?><OME xmlns="{schema}" UUID="urn:uuid:{name}">{inside}</OME>'
+    path = folder / f"{name}.ome.tif"
+    tifffile.imwrite(path, array, photometric="minisblack", metadata=None, description=text)
+    return path
+
+
+@pytest.mark.parametrize("planes", [1, 3])
+def test_images_of_an_ome_tiff_in_several_files(tmp_path, planes):
+    """Each comes from its file, whichever of the set is opened."""
+    a = np.arange(planes * 20, dtype=np.uint16).reshape(planes, 4, 5)
+    b, shape = a + 1000, (planes, 4, 5)
+    images = ome_image(0, shape, 0.5, in_file("a", planes)) + ome_image(1, shape, 2.0, in_file("b", planes))
+    paths = [write_ome(tmp_path, "a", a, images), write_ome(tmp_path, "b", b, images)]
+    for path, function in itertools.product(paths, both_ways()):
+        for series, (array, size) in enumerate([(a, 0.5), (b, 2.0)]):
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")
+                read = function(path, series=series)
+            values = read.read(0) if function is not mf.io.read else read.array
+            np.testing.assert_array_equal(values, array[0] if values.ndim == 2 else array)
+            assert set(read.voxel_size) == {size}
+
+
+def test_an_image_whose_planes_lie_in_two_files(tmp_path):
+    stack = np.arange(80, dtype=np.uint16).reshape(4, 4, 5)
+    image = ome_image(0, stack.shape, 0.5, in_file("a", 1) + in_file("b", 3, 1))
+    paths = [write_ome(tmp_path, "a", stack[:1], image), write_ome(tmp_path, "b", stack[1:], image)]
+    for path in paths:
+        np.testing.assert_array_equal(mf.io.read(path).array, stack)
 
 
 @pytest.mark.parametrize(

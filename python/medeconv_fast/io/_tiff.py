@@ -182,7 +182,7 @@ def _reading(path: Path) -> Iterator[dict[str, str]]:
 def read(path: Path, series: int = 0) -> Volume:
     with _reading(path) as met, _tifffile().TiffFile(path) as file:
         part = _series(file, series, met)
-        array = part.asarray()
+        array = _stored(file, part)
         about = _described(path, file, part, series)
     array = _named_axes(about.names, about.values(array), path, about.axes)[1]
     # The voxel size follows from an affine with more digits than the tags keep.
@@ -227,6 +227,18 @@ def _series(file: Any, series: int, met: dict[str, str]) -> Any:
         raise ValueError(f"holds {part.dtype} values, expected real numbers")
     _check_whole(part)
     return part
+
+
+def _stored(file: Any, part: Any) -> np.ndarray:
+    """The values of an image of which other files of the set may hold planes.
+
+    tifffile takes planes that lie one after the other from the file that was opened, whichever holds them: not
+    where it is asked for one after the other.
+    """
+    if all(page.parent is file for page in part.pages):
+        return np.asarray(part.asarray())
+    part.keyframe.parent.filehandle.open()  # closed with `file`; of one plane, tifffile warns that it is not
+    return np.asarray(part.asarray(key=slice(None))).reshape(part.shape)
 
 
 def _described(path: Path, file: Any, part: Any, series: int) -> Description:
