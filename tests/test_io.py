@@ -1034,6 +1034,32 @@ def test_images_of_an_ome_tiff_in_several_files(tmp_path, planes):
             assert set(read.voxel_size) == {size}
 
 
+@pytest.mark.parametrize("lost", ["file", "planes"])
+def test_an_image_of_an_ome_tiff_beside_one_that_is_not_at_hand(tmp_path, lost):
+    """Its voxel size is its own, not that of the first which is described."""
+    a, b = np.zeros((3, 4, 5), np.uint16), np.ones((2, 6, 7), np.uint16)
+    elsewhere = in_file("a", 3) if lost == "file" else "<MetadataOnly/>"
+    images = ome_image(0, a.shape, 9.0, elsewhere) + ome_image(1, b.shape, 0.5, in_file("b", 2))
+    path = write_ome(tmp_path, "b", b, images)
+    for function in both_ways():
+        assert function(path).voxel_size == (0.5, 0.5, 0.5)
+    same = ome_image(0, b.shape, 9.0, elsewhere) + ome_image(1, b.shape, 0.5, in_file("b", 2))
+    path = write_ome(tmp_path, "b", b, same)
+    for function in both_ways():
+        with pytest.warns(UserWarning, match="describes 2 images, of which 1 are at hand, and which this is"):
+            assert function(path).voxel_size is None
+
+
+def test_a_part_of_a_set_that_another_file_describes(tmp_path):
+    inside = '<BinaryOnly MetadataFile="x.companion.ome" UUID="urn:uuid:x"/>'
+    path = write_ome(tmp_path, "z0", np.zeros((4, 5), np.uint16), inside)
+    for function in both_ways():
+        with pytest.raises(
+            ValueError, match=r"z0\.ome\.tif: holds a part of an image that .* x\.companion\.ome"
+        ):
+            function(path)
+
+
 def test_an_image_whose_planes_lie_in_two_files(tmp_path):
     stack = np.arange(80, dtype=np.uint16).reshape(4, 4, 5)
     image = ome_image(0, stack.shape, 0.5, in_file("a", 1) + in_file("b", 3, 1))

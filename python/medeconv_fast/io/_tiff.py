@@ -92,10 +92,10 @@ def _still_fits(stored: dict[str, Any], length: dict[str, int], sizes: Sizes) ->
     return True
 
 
-def _time(ome: str | None, imagej: dict[str, Any] | None, series: int) -> dict[str, Any]:
+def _time(ome: str | None, imagej: dict[str, Any] | None, place: int) -> dict[str, Any]:
     """The time step of a series, where it is stated and not 0."""
     if ome:
-        pixels = _ome_pixels(ome, series)
+        pixels = _ome_pixels(ome, place)
         step, unit = pixels.get("TimeIncrement"), pixels.get("TimeIncrementUnit", "s")
     else:
         step, unit = (imagej or {}).get("finterval"), str((imagej or {}).get("tunit", "sec"))
@@ -232,8 +232,8 @@ def _series(file: Any, series: int, met: dict[str, str]) -> Any:
 def _stored(file: Any, part: Any) -> np.ndarray:
     """The values of an image of which other files of the set may hold planes.
 
-    tifffile takes planes that lie one after the other from the file that was opened, whichever holds them: not
-    where it is asked for one after the other.
+    tifffile takes planes that lie one after the other from the file that was opened, whichever holds them;
+    not where it is asked for single ones.
     """
     if all(page.parent is file for page in part.pages):
         return np.asarray(part.asarray())
@@ -252,11 +252,13 @@ def _described(path: Path, file: Any, part: Any, series: int) -> Description:
     metadata: dict[str, Any] = {"format": "TIFF"}
     if ome:
         metadata["format"] = "OME-TIFF"
-        sizes = _ome_sizes(ome, series)
-        channels = _ome_channels(ome, series)
+        place = _ome_place(path, ome, file, series)
+        sizes = _ome_sizes(ome, place)
+        channels = _ome_channels(ome, place)
         if len(channels) == (part.shape[names.index("c")] if "c" in names else 1):
             metadata["channels"] = channels
     else:
+        place = series
         if imagej is not None:
             metadata["format"] = "ImageJ TIFF"
         found = {
@@ -274,7 +276,7 @@ def _described(path: Path, file: Any, part: Any, series: int) -> Description:
     if len(file.series) > 1:
         metadata["series"], metadata["series_in_file"] = series, len(file.series)
     if "t" in axes:
-        metadata |= _time(ome, imagej, series) or stored.get("time", {})
+        metadata |= _time(ome, imagej, place) or stored.get("time", {})
     if stored.get("affine") is not None and not _still_fits(
         stored, dict(zip(names, part.shape, strict=True)), sizes
     ):
@@ -343,10 +345,17 @@ def _ome_xml(path: Path, file: Any) -> str | None:
         return None
     if text is not None:
         try:
-            ElementTree.fromstring(text)
-            return text
+            root = ElementTree.fromstring(text)
         except ElementTree.ParseError as error:
             reason = str(error)
+        else:
+            for element in root:
+                if element.tag.rpartition("}")[2] == "BinaryOnly":
+                    raise ValueError(
+                        "holds a part of an image that another file of the set describes, "
+                        f"{element.get('MetadataFile', 'which is not named')}, and which is not read from it"
+                    )
+            return text
     warnings.warn(
         f"{path}: its OME-XML is damaged ({reason}); what it says of voxel size, channels and time is left "
         "out",
@@ -364,8 +373,39 @@ def _number(text: str) -> float:
         return math.nan
 
 
-def _ome_sizes(text: str, series: int) -> Sizes:
-    pixels = _ome_pixels(text, series)
+def _ome_place(path: Path, text: str, file: Any, series: int) -> int:
+    """Which Image of the OME-XML a series is: tifffile leaves out those that have no planes at hand.
+
+    -1 where that does not follow, which is said.
+    """
+    part = file.series[series]
+    root = ElementTree.fromstring(text)
+    images, pixels = (
+        [e for e in root.iter() if e.tag.rpartition("}")[2] == kind] for kind in ("Image", "Pixels")
+    )
+
+    def fits(number: int) -> bool:
+        lengths = [_number(pixels[number].get(f"Size{a}", "1")) for a in "XYZCT"]
+        return math.prod(lengths) == math.prod(part.shape)
+
+    if len(pixels) == len(file.series) and fits(series):
+        return series
+    found = [number for number in range(len(pixels)) if fits(number)]
+    named = [n for n in found if len(images) == len(pixels) and (images[n].get("Name") or "") == part.name]
+    alike = named if part.name and named else found
+    if len(alike) == 1:
+        return alike[0]
+    warnings.warn(
+        f"{path}: its OME-XML describes {len(pixels)} images, of which {len(file.series)} are at hand, and "
+        "which this is does not follow; what it says of voxel size, channels and time is left out",
+        UserWarning,
+        stacklevel=5,
+    )
+    return -1
+
+
+def _ome_sizes(text: str, place: int) -> Sizes:
+    pixels = _ome_pixels(text, place)
     return {
         axis: (_number(pixels[key]), in_um(pixels.get(f"{key}Unit", "µm")))
         for axis in "zyx"
@@ -444,16 +484,16 @@ def _named_axes(names: str, array: np.ndarray, path: Path, stored: str) -> tuple
     return wanted, array.transpose(order).reshape([length.get(a, 1) for a in wanted])
 
 
-def _ome_channels(text: str, series: int) -> tuple[dict[str, str], ...]:
+def _ome_channels(text: str, place: int) -> tuple[dict[str, str], ...]:
     """Names and colours, as OME-NGFF has them; empty if no channel has a name."""
     channels: list[dict[str, str]] = []
-    for element in _ome_element(text, series):
+    for element in _ome_element(text, place):
         if element.tag.rpartition("}")[2] == "Channel":
             entry = {"label": element.get("Name", f"channel {len(channels)}")}
             with contextlib.suppress(ValueError, KeyError):  # red, green, blue, alpha in a signed integer
                 entry["color"] = f"{int(element.attrib['Color']) % 2**32 >> 8:06X}"
             channels.append(entry)
-    named = any(element.get("Name") for element in _ome_element(text, series))
+    named = any(element.get("Name") for element in _ome_element(text, place))
     return tuple(channels) if named else ()
 
 
@@ -465,15 +505,15 @@ def _colour_bits(colour: Any) -> int | None:
     return bits - 2**32 if bits >= 2**31 else bits
 
 
-def _ome_pixels(text: str, series: int) -> dict[str, str]:
-    return dict(_ome_element(text, series).attrib)
+def _ome_pixels(text: str, place: int) -> dict[str, str]:
+    return dict(_ome_element(text, place).attrib)
 
 
-def _ome_element(text: str, series: int) -> ElementTree.Element:
-    """The element Pixels of an image; an empty one where there is none."""
+def _ome_element(text: str, place: int) -> ElementTree.Element:
+    """The element Pixels of an image; an empty one where there is none, and for place -1."""
     root = ElementTree.fromstring(text)
     found = [e for e in root.iter() if e.tag.rpartition("}")[2] == "Pixels"]
-    return found[series] if series < len(found) else ElementTree.Element("Pixels")
+    return found[place] if 0 <= place < len(found) else ElementTree.Element("Pixels")
 
 
 def save(path: Path, volume: Volume, *, ome: bool) -> None:
