@@ -672,6 +672,15 @@ def test_finish_goes_on_after_it_was_killed(tmp_path, monkeypatch, at):
             assert (path / name).read_bytes() == wanted
 
 
+@pytest.mark.parametrize("kind", ["folder", "file"])
+def test_a_name_of_zarr_alone_is_no_zarr(tmp_path, kind):
+    path = tmp_path / "a.ome.zarr"
+    path.mkdir() if kind == "folder" else path.write_bytes(b"x")
+    for function in (mf.io.read, mf.io.open_source):
+        with pytest.raises(ValueError, match=r"a\.ome\.zarr: is named as Zarr, but has none of its"):
+            function(path)
+
+
 WRITER = """
 import sys
 import numpy as np

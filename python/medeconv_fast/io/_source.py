@@ -322,6 +322,8 @@ def _open_path(
         opened = _zarr.open_path(path, level=level, series=number, axes=axes, unit=unit)
         warn_of_shear(path, opened.geometry.affine, opened.geometry.spatial_axes, 3)
         return _open_zarr(path, opened, level)
+    if path.suffix.lower() == ".zarr":
+        raise ValueError(f"{path}: is named as Zarr, but has none of its {', '.join(_zarr.METADATA_FILES)}")
     if level:
         raise ValueError(f"level: got {level}, but only OME-Zarr has levels")
     if axes is not None and path.suffix.lower() != ".npy":
