@@ -141,7 +141,14 @@ class Volume:
         if self.affine is not None:
             affine = self.affine.copy()
             affine[:3] *= factor
-        return Volume(self.array, voxel_size, affine, unit, self.axes, dict(self.metadata))
+        metadata = dict(self.metadata)
+        if isinstance(metadata.get("origin"), tuple | list):
+            metadata["origin"] = tuple(v * factor for v in metadata["origin"])
+        if "origin_grid" in metadata:
+            shape, sizes, _ = metadata["origin_grid"]
+            sizes = None if sizes is None else tuple(v * factor for v in sizes)
+            metadata["origin_grid"] = shape, sizes, unit
+        return Volume(self.array, voxel_size, affine, unit, self.axes, metadata)
 
     def spatial_indices(self) -> Iterator[tuple[Any, ...]]:
         """Index tuples that pick one spatial image after another, each with the axes z, y, x."""

@@ -16,6 +16,7 @@ SAME = 1e-3  # relative difference of lengths that files round away
 UNITLESS = (1.0, 1e3, 1e-3)  # what a length in no unit may have to be multiplied by
 NEAR = 0.1  # voxels by which affines of the same grid may differ
 COUNTED = "intensity_unit"  # what a volume's values count, in its metadata
+ORIGIN = ("origin", "origin_grid")  # of the grid that a step leaves
 
 
 def is_volume(value: Any) -> bool:
@@ -214,7 +215,7 @@ class Step:
     _move: Move | None = dataclasses.field(repr=False, default=None)
     _geometry: dict[str, Any] | None = dataclasses.field(repr=False, default=None)
     _unit: str | None = dataclasses.field(repr=False, default=None)
-    _counted: dict[str, Any] = dataclasses.field(repr=False, default_factory=dict)
+    _without: dict[str, Any] = dataclasses.field(repr=False, default_factory=dict)  # of its metadata
 
     def undo(self, image: Any, *, put_back: bool = True) -> Any:
         """The image as it would be without this step.
@@ -244,8 +245,9 @@ class Step:
         put_back = _validate.flag(put_back, "put_back")
         taken = self._taken(image, "image")
         geometry: dict[str, Any] | None = None
-        if taken.volume is not None and self._counted:
-            geometry = {"metadata": dict(taken.volume.metadata) | self._counted}
+        again: dict[str, Any] = {}
+        if taken.volume is not None and self._without:
+            again = {"metadata": dict(taken.volume.metadata) | self._without}
         if taken.volume is not None and self._move is not None:
             if self._geometry is None:
                 geometry = self._move.inverse.geometry(taken.volume)
@@ -257,7 +259,7 @@ class Step:
             else:
                 affine = self._geometry["affine"]
                 geometry = self._geometry | {"affine": None if affine is None else affine.copy()}
-        return taken.give(self._back(taken.data, put_back), geometry)
+        return taken.give(self._back(taken.data, put_back), {**(geometry or {}), **again} or None)
 
     def carry(self, labels: Any) -> Any:
         """Labels or a mask on the image's grid, brought to the grid of the result.
@@ -319,14 +321,16 @@ def step_of(
         moved = move.geometry(taken.volume)
         geometry = {"voxel_size": taken.volume.voxel_size, "affine": taken.volume.affine}
         unit = taken.volume.unit
-    counted: dict[str, Any] = {}
-    if taken.volume is not None and rescaled:
+    without: dict[str, Any] = {}
+    if taken.volume is not None:
         kept = dict(taken.volume.metadata)
-        counted = {COUNTED: kept.pop(COUNTED)} if COUNTED in kept else {}
-        moved = {**(moved or {}), "metadata": kept}
+        names = (COUNTED,) * rescaled + ORIGIN * (move is not None)
+        without = {name: kept.pop(name) for name in names if name in kept}
+        if without:
+            moved = {**(moved or {}), "metadata": kept}
     result = taken.give(data, moved)
     shape = tuple((result if taken.volume is None else result.array).shape)
-    return result, Step(name, settings, shape, taken.axes, back, carry, move, geometry, unit, counted)
+    return result, Step(name, settings, shape, taken.axes, back, carry, move, geometry, unit, without)
 
 
 @dataclass(frozen=True, eq=False)
