@@ -1,10 +1,10 @@
 """Images that are written block by block, under NAME.partial until they are whole.
 
-NAME.partial is a folder: ``store.json`` (what is being made), ``image.zarr`` (the blocks) and ``clipped`` (a
-file per region in which values were clipped); at the end ``named`` says that the image has its name, and how
-many values were clipped, and nothing is left to do but to remove the folder. A block is a chunk, or a shard
-where there are shards: one file, which zarr writes under another name and renames, so that it is whole or not
-there. OME-Zarr is ``image.zarr`` with its pyramid; other formats are made of it by `_assemble`.
+NAME.partial is a folder: ``store.json`` (what is being made), ``image.zarr`` (the blocks), ``clipped`` (a
+file per region in which values were clipped) and, at the end, ``complete`` (how many values that were). A
+block is a chunk, or a shard where there are shards: one file, which zarr writes under another name and
+renames, so that it is whole or not there. OME-Zarr is ``image.zarr`` with its pyramid; other formats are made
+of it by `_assemble`.
 """
 
 from __future__ import annotations
@@ -35,8 +35,10 @@ from ._source import Source, checked_region, open_source
 from ._volume import Volume
 
 SUFFIX = ".partial"
-STATE, IMAGE, CLIPPED, PREVIOUS, NAMED = "store.json", "image.zarr", "clipped", "previous", "named"
+STATE, IMAGE, CLIPPED, PREVIOUS = "store.json", "image.zarr", "clipped", "previous"
 OUT = "out"  # files of another format, complete
+# All is made, and from now on renamed: where the image is no longer here, it has got its name.
+COMPLETE = "complete"
 # A chunk is what a viewer loads for one look, a shard what a writer keeps in memory: 1 and 8 MiB of float32.
 CHUNK_VOXELS = 2**18
 CHUNKS_PER_SHARD = 2  # along each axis
@@ -67,8 +69,6 @@ class Store:
     geometry : Geometry
     id : str or None
         Another one in each image that is begun, of the same name too.
-    named : bool
-        The image is complete and has its name; whoever gave it that was killed before `finish` was done.
     """
 
     def __init__(self, partial: Path) -> None:
@@ -95,9 +95,6 @@ class Store:
         self._channels = sorted({c for _, c in self.items})
         self._clipped: int | None = None
         self._region: _zarr.Region | None = None
-        if (partial / NAMED).exists():
-            self._clipped = int((partial / NAMED).read_text(encoding="ascii"))
-        self.named = self._clipped is not None or (not self._image.exists() and self.path.exists())
         if not self.named and self._image.exists():
             self._region = _zarr.Region(_opened(self._image / "0"), self._image / "0")
 
@@ -236,10 +233,18 @@ class Store:
         """Voxels, of all that were written so far by whatever process, that the dtype could not hold."""
         if self._clipped is not None:
             return self._clipped
+        if self.named:  # some of the notes may be gone
+            return int((self.partial / COMPLETE).read_text(encoding="ascii"))
         notes = (self.partial / CLIPPED).glob("[0-9]*")
         return sum(int(note.read_text(encoding="ascii")) for note in notes)
 
     # ------------------------------------------------------------ the end
+
+    @property
+    def named(self) -> bool:
+        """Whether the image has its final name already, and `finish` was killed while it tidied up."""
+        made = self._image if _assemble.is_zarr(self.path) else self.partial / OUT / self.path.name
+        return (self.partial / COMPLETE).exists() and not made.exists()
 
     def missing(self) -> list[tuple[int, tuple[slice, ...]]]:
         """Item and region of each block that was not written yet."""
@@ -277,26 +282,26 @@ class Store:
         self._overwrite |= _validate.flag(overwrite, "overwrite")
         with self.at_work(), _at(self.path):
             if not self.named:
-                if self._region is None:
-                    raise FileNotFoundError(f"{self._image}: has vanished before the image was finished")
                 lacking = self.missing()
                 if lacking:
                     raise ValueError(
                         f"{self.path}: {len(lacking)} blocks were not written, the first is item "
                         f"{lacking[0][0]}, region {lacking[0][1]}"
                     )
-                for made, name in self._complete():
+                pairs, clipped = self._complete(), str(self.clipped)
+                write_whole(
+                    self.partial / COMPLETE, lambda p: p.write_text(clipped, encoding="ascii"), overwrite=True
+                )
+                for made, name in pairs:
                     self._rename(made, name)
-            self._region, self.named = None, True
-            self._clipped = clipped = self.clipped
-            write_whole(
-                self.partial / NAMED, lambda p: p.write_text(str(clipped), encoding="ascii"), overwrite=True
-            )
+            elif not self.path.exists():
+                raise FileNotFoundError(f"{self._image}: has vanished before the image was finished")
+            self._clipped, self._region = self.clipped, None
             # What it is stays known to the last: a folder that nobody knows would block the name.
             for entry in sorted(self.partial.iterdir()):
                 if entry.is_dir():
                     shutil.rmtree(entry)
-                elif entry.name not in (STATE, NAMED):
+                elif entry.name not in (STATE, COMPLETE):
                     entry.unlink()
             aside = _set_aside(self.partial)
         shutil.rmtree(aside, ignore_errors=True)  # NFS removes no folder in which a file is open

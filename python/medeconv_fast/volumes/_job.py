@@ -126,5 +126,7 @@ class Job:
         item, tile = self.place(done.number)
         try:
             return bool(self.store.checksum(item, tile.core) == done.checksum)
+        except FileNotFoundError:  # of a block ValueError says it: the whole image is gone
+            raise
         except (OSError, ValueError):
             return False
