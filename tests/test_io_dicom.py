@@ -381,6 +381,16 @@ def test_unused_bits_are_no_values(tmp_path, dtype):
     np.testing.assert_array_equal(mf.io.read(tmp_path / "b.dcm").array, array)
 
 
+@pytest.mark.parametrize("high", [13, 15])
+def test_values_in_upper_bits_are_refused(tmp_path, high):
+    """pydicom takes the lowest bits, and SimpleITK too."""
+    made = image(np.arange(42, dtype=np.uint16).reshape(6, 7) << (high - 11))
+    made.BitsStored, made.HighBit = 12, high
+    save(made, tmp_path / "a.dcm")
+    with pytest.raises(ValueError, match=f"HighBit is {high} and BitsStored 12"):
+        mf.io.read(tmp_path / "a.dcm")
+
+
 def test_hounsfield_units(tmp_path):
     read = mf.io.read(folder(tmp_path / "ct", stack(RescaleSlope=1, RescaleIntercept=-1024)))
     np.testing.assert_array_equal(read.array, values(stack()) - np.float32(1024))

@@ -22,6 +22,7 @@ READERS = (
     ("1.2.840.10008.1.2.4.94", "JPIP: the values are on a server, not in the file; fetch them first"),
     ("1.2.840.10008.1.2.4.95", "JPIP: the values are on a server, not in the file; fetch them first"),
 )
+RLE = "1.2.840.10008.1.2.5"
 # JPEG and JPEG-LS end with this marker, and their decoder fills up what a cut one lacks without a word.
 JPEG = range(50, 82)  # last number of the transfer syntax UID
 END_OF_IMAGE = b"\xff\xd9"
@@ -78,6 +79,7 @@ def frame_values(dataset: Any, index: int, channel: str | None) -> np.ndarray:
     """
     if not any(f"{kind}PixelData" in dataset for kind in ("", "Float", "DoubleFloat")):
         raise ValueError("the file ends before its values (no PixelData): truncated, or headers only")
+    _check_bits(dataset)
     colour = is_colour(dataset)
     kind = str(dataset.get("PhotometricInterpretation", "")).strip()
     if colour and channel is None:
@@ -104,6 +106,21 @@ def frame_values(dataset: Any, index: int, channel: str | None) -> np.ndarray:
             np.float32 if array.dtype.itemsize <= 2 else np.float64
         )
     return array[..., CHANNELS.index(channel)]
+
+
+def _check_bits(dataset: Any) -> None:
+    """Old files may keep values in the upper bits, and pydicom cuts those off; codecs know no such thing."""
+    syntax, high, stored = (
+        dataset.file_meta.TransferSyntaxUID,
+        dataset.get("HighBit"),
+        dataset.get("BitsStored"),
+    )
+    raw = not syntax.is_encapsulated or syntax == RLE
+    if raw and "PixelData" in dataset and high is not None and stored is not None and high != stored - 1:
+        raise ValueError(
+            f"HighBit is {high} and BitsStored {stored}: values that do not begin at bit 0 are not read; "
+            f"{CONVERTERS}"
+        )
 
 
 def _check_end(dataset: Any, index: int) -> None:
