@@ -173,6 +173,16 @@ def test_groups(tmp_path):
     assert mf.io.read(tmp_path / "b.zarr", series=1).shape == (7, 8, 9)
     with pytest.raises(ValueError, match="series: got 2"):
         mf.io.open_source(tmp_path / "b.zarr", series=2)
+    both = entry(scale=(3, 2, 1))["multiscales"] + entry(scale=(1, 1, 1))["multiscales"]
+    both[1]["datasets"][0]["path"] = "1"
+    group = multiscale(tmp_path / "c.zarr", {"multiscales": both})
+    group.create_array("1", data=image(7, 8, 9))
+    with pytest.warns(UserWarning, match="holds 2 images, of which the first is read"):
+        assert mf.io.read(tmp_path / "c.zarr").voxel_size == (3, 2, 1)
+    assert mf.io.read(tmp_path / "c.zarr", series=1).shape == (7, 8, 9)
+    assert mf.io.open_source(tmp_path / "c.zarr", series=1).voxel_size == (1, 1, 1)
+    with pytest.raises(ValueError, match=r"series: got 2, but .* holds 2 images"):
+        mf.io.open_source(tmp_path / "c.zarr", series=2)
 
 
 @pytest.mark.parametrize("version", ["0.1", "0.3"])
@@ -840,6 +850,7 @@ def multiscale(path, attributes, shape=(4, 5, 6)):
         store=str(path), zarr_format=3, attributes={"ome": {"version": "0.5", **attributes}}
     )
     group.create_array("0", data=image(*shape))
+    return group
 
 
 def entry(axes=None, scale=(1, 1, 1), **more):

@@ -90,6 +90,12 @@ def open_path(
         if not is_zarr(path):
             raise ValueError(f"series: got {series}, but {path} does not exist")
         _, attributes = node(path)
+    elif isinstance(inner.get("multiscales"), list) and len(inner["multiscales"]) > 1:
+        images = len(inner["multiscales"])  # in one group
+        if not 0 <= (series or 0) < images:
+            raise ValueError(f"series: got {series}, but {path} holds {images} images")
+        chosen = {**inner, "multiscales": [inner["multiscales"][series or 0]]}
+        attributes = {**attributes, "ome": chosen} if "ome" in attributes else chosen
     elif series is not None:
         _no_choice(0, series, "one image")
     if _ome.is_multiscale(attributes):
