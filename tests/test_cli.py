@@ -1640,6 +1640,13 @@ def test_plan_says_what_restore_would_take(scan, run, here):
     assert files(here) == ["plan.json", "scan.nii"]
 
 
+def test_plan_of_a_shape_knows_no_tiles(run, here):
+    words = ["plan", "--shape", 64, 64, 64, "--fwhm-mm", 3, "--voxel-size-mm", 1]
+    refused(run(*words, "--tile", 16), "--tile: is of tiles")
+    assert "of plain Richardson-Lucy (--method rl); wiener may" in run(*words, "--method", "wiener")[1]
+    assert "plain" not in run(*words, "--method", "rl")[1]
+
+
 def test_plan_of_a_shape(run, here):
     words = ["plan", "--shape", 300, 400, 500, "--fwhm-um", 4, 3, 3, "--voxel-size-um", 2, 1, 1]
     status, out, err = run(*words, "--boundary", "reflect", "--memory", "4GB", "--json", "-")

@@ -40,6 +40,12 @@ def _in_tiles(arguments: argparse.Namespace) -> bool:
 def plan(arguments: argparse.Namespace, session: Session) -> None:
     settle_device(arguments)
     session.claim(arguments, "json")
+    if arguments.input is None:
+        for option in ("halo", "tile", "dtype", "scale", "seed"):
+            if getattr(arguments, option) is not None:
+                raise UserError(
+                    f"--{option}: is of tiles, which are planned for an image, not for --shape alone"
+                )
     volume, shape, dtype, number, name = _volume(arguments)
     psf = psf_for(volume, arguments, session, name)
     made = mf.plan(
@@ -56,6 +62,11 @@ def plan(arguments: argparse.Namespace, session: Session) -> None:
     session.say(f"{name}: voxels of {shown_size(volume.voxel_size, volume.unit)}; {psf.text}{several}")
     for text in made.warnings:
         session.note(text)
+    if arguments.method != "rl":
+        session.say(
+            f"of plain Richardson-Lucy (--method rl); {arguments.method} may work with another engine and "
+            "boundary, and take more memory:"
+        )
     shown = Plan({**made, "warnings": []})  # notes already say them
     session.say(str(shown))
     in_tiles = None
