@@ -117,6 +117,25 @@ def test_slices_another_psf_and_resume(files, capsys, monkeypatch):
         status, text = run(capsys, *known, "--epochs", epochs, "--resume", "--json", f"{epochs}.json")
         assert status == 0, text
     assert len(json.loads((files / "2.json").read_text())["epochs"]) == 2
+    before = (files / "2.json").read_bytes()
+    status, text = run(capsys, *known, "--epochs", "3", "--resume", "--json", "2.json")
+    assert status == 2 and "2.json: exists already; --overwrite replaces it" in text
+    assert (files / "2.json").read_bytes() == before
+    status, text = run(
+        capsys, *words, "--patch", "12", "12", "--samples", "4", "--epochs", "1", "--overwrite"
+    )
+    assert status == 0, text  # batches of no more than there are
+    signed = mf.io.read("image0.nii.gz")
+    signed.array = signed.array - signed.array.max() / 2
+    mf.io.write("signed.nii.gz", signed)
+    status, text = run(
+        capsys, "train", "signed.nii.gz", "--fwhm-mm", "3", "--sigma", "1", "--net", "s.safetensors"
+    )
+    assert (
+        status == 2
+        and "signed.nii.gz: has negative values" in text
+        and not (files / "s.safetensors").exists()
+    )
     status, text = run(
         capsys, "predict", "image1.nii.gz", "-o", "w.nii.gz", "--net", "rl.safetensors", "--fwhm-mm", "3.5"
     )

@@ -79,12 +79,18 @@ def _check_choice(arguments: argparse.Namespace) -> None:
             arguments.targets is not None or arguments.without_truth
         ):
             raise UserError(f"--{name}: belongs to pairs that are made of sharp images and a PSF")
+    if arguments.without_truth and arguments.resume:
+        raise UserError("--resume: does not go with --without-truth")
     if arguments.photons is not None and arguments.sigma is not None:
         raise UserError("--sigma: does not go with --photons")
     if arguments.kind == "rl" and not known:
         raise UserError("--kind rl: needs a PSF (--psf, --fwhm-mm, --fwhm-um)")
     if arguments.scale != 1 and (arguments.targets is None or _kind(arguments) == "rl"):
         raise UserError(f"--scale {arguments.scale}: needs --targets, and --kind deconv")
+
+
+def _batch_size(arguments: argparse.Namespace) -> int:
+    return int(arguments.batch_size or min(8, arguments.samples))
 
 
 def _enlarged(shape: tuple[int, ...], ndim: int, scale: int) -> tuple[int, ...]:
@@ -107,8 +113,9 @@ def _patch(arguments: argparse.Namespace, shape: tuple[int, ...]) -> tuple[int, 
 
 def train(arguments: argparse.Namespace, session: Session) -> None:
     _check_choice(arguments)
+    session.claim(arguments, "json")
     if arguments.resume and os.path.exists(arguments.net):
-        session.overwrite = True
+        session.overwrite = True  # of the network alone: the other has been claimed
     session.claim(arguments, "net", "json")
     volumes, images, units = [], [], []
     for path in arguments.images:
@@ -117,6 +124,11 @@ def train(arguments: argparse.Namespace, session: Session) -> None:
         if not unit > 0:  # NaN as well
             raise UserError(
                 f"{path}: its {UNIT_PERCENTILE}th percentile is {unit:g}, expected values to train on"
+            )
+        if _kind(arguments) == "rl" and image.min() < 0:
+            raise UserError(
+                f"{path}: has negative values, the smallest {image.min():g}, which an RLNet does not take; "
+                "choose --kind deconv, or shift the values"
             )
         volumes.append(volume)
         images.append(image / image.dtype.type(unit))
@@ -273,14 +285,12 @@ def _trained(
         assert kernel is not None
         # What is trained, and written after every epoch, is the network and the blur behind it.
         options = {**options, "checkpoint": None, "resume": False}
-        if arguments.resume:
-            raise UserError("--resume: does not go with --without-truth")
         history = mf.nn.fit_without_truth(
             net,
             images,
             kernel.array,
             arguments.epochs,
-            arguments.batch_size,
+            _batch_size(arguments),
             patch=patch,
             samples=arguments.samples,
             **chosen,
@@ -319,7 +329,7 @@ def _trained(
         pairs,
         None,
         arguments.epochs,
-        arguments.batch_size,
+        _batch_size(arguments),
         augment=mf.nn.Augmentation(_flips(arguments, kernel, len(patch)), rotations=False),
         **options,
     )

@@ -648,7 +648,10 @@ def _calibrate(parser: argparse.ArgumentParser) -> None:
 def _train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("images", metavar="IMAGE", nargs="+", help="images to train on")
     parser.add_argument(
-        "--net", metavar="FILE", required=True, help="safetensors file to write, also after every epoch"
+        "--net",
+        metavar="FILE",
+        required=True,
+        help="safetensors file to write, also after every epoch (not with --without-truth)",
     )
     parser.add_argument(
         "--targets",
@@ -678,7 +681,7 @@ def _train(parser: argparse.ArgumentParser) -> None:
         help="with --targets: how much finer their grid is than the images' (default: 1)",
     )
     group.add_argument("--epochs", type=count, default=10, metavar="N", help="default: 10")
-    group.add_argument("--batch-size", type=count, default=8, metavar="N", help="default: 8")
+    group.add_argument("--batch-size", type=count, metavar="N", help="default: 8, or all samples if fewer")
     group.add_argument(
         "--samples", type=count, default=256, metavar="N", help="patches per epoch (default: 256)"
     )
