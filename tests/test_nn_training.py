@@ -94,6 +94,7 @@ def test_clipping(rng):
 
 
 def test_schedules():
+    assert nn.CosineDecay(1.0, 10, final=0.2, warmup=10)(10) == 0.2  # nothing but a rise
     cosine = nn.CosineDecay(1.0, 110, final=0.2, warmup=10)
     assert cosine(0) == pytest.approx(0.1) and cosine(10) == 1.0
     assert cosine(60) == pytest.approx(0.6) and cosine(1000) == pytest.approx(0.2)
@@ -831,6 +832,8 @@ def test_simulated_pairs_are_the_model():
         nn.SimulatedPairs([truth - 1], PSF, (8, 8))
     with pytest.raises(ValueError, match="sigma: got None"):
         nn.SimulatedPairs([truth], PSF, (8, 8), noise="gaussian")
+    with pytest.raises(ValueError, match=r"photons: got 1e\+30, expected at most 9e\+18"):
+        nn.SimulatedPairs([truth], PSF, (8, 8), photons=1e30)
 
 
 def test_training_on_simulated_pairs_gains():

@@ -314,6 +314,9 @@ def test_method_by_name(method, image, backend):
     assert np.array_equal(got, getattr(mf, method)(image, PSF, backend=backend, **OTHERS[method]))
     with pytest.raises(TypeError, match=f"acceleration: the method {method} has no such option; it takes"):
         mf.restore(image, PSF, method, acceleration="heavy-ball")
+    if method == "fista":
+        with pytest.raises(TypeError, match="weight: not given, and the method fista has no default"):
+            mf.restore(image, PSF, method)
 
 
 @pytest.mark.parametrize("shape", [(64, 300, 300), (12, 520, 520)])

@@ -55,7 +55,7 @@ def restore(image: Any, psf: Any, method: str = "auto", **options: Any) -> Any:
         the Wiener filter for images on a signed scale, whose negative values reach below -1/4 of the largest
         one (CT numbers). An option that only one of the two has decides for it.
         "richardson-lucy" or "rl", "wiener", "tikhonov", "inverse_filter", "unsupervised_wiener", "landweber",
-        "fista", "van_cittert": that algorithm with its own defaults.
+        "fista" (with its `weight`), "van_cittert": that algorithm with its own defaults.
     **options
         Of the algorithm; what is given is never overridden. Under Richardson-Lucy ``negative`` is "clip" by
         default: negative values are set to zero, with a warning and an entry in ``info["warnings"]``.
@@ -95,7 +95,11 @@ def restore(image: Any, psf: Any, method: str = "auto", **options: Any) -> Any:
         )
     method = _validate.choice(method, "method", METHODS)
     if method in NAMED:
-        _refuse_unknown(options, set(inspect.signature(NAMED[method]).parameters), method)
+        known = inspect.signature(NAMED[method]).parameters
+        _refuse_unknown(options, set(known), method)
+        for name, parameter in known.items():
+            if parameter.default is parameter.empty and name not in ("image", "psf", *options):
+                raise TypeError(f"{name}: not given, and the method {method} has no default of it")
         return NAMED[method](image, psf, **options)
     automatic, callback = method == "auto", None
     if automatic:

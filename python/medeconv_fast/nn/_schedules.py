@@ -90,7 +90,9 @@ class CosineDecay:
     def __call__(self, update: int) -> float:
         if update < self.warmup:
             return self.rate * (update + 1) / self.warmup
-        done = min((update - self.warmup) / max(self.updates - self.warmup, 1), 1.0)
+        if update >= self.updates:
+            return self.rate * self.final
+        done = (update - self.warmup) / (self.updates - self.warmup)
         return self.rate * (self.final + (1 - self.final) * 0.5 * (1 + math.cos(math.pi * done)))
 
 

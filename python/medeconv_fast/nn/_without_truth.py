@@ -12,7 +12,7 @@ import numpy as np
 
 from .. import _arrays, _validate
 from .._blur import Blur
-from .._simulate import NOISES
+from .._simulate import MOST_COUNTS, NOISES
 from ..algorithms._noise import noise_of
 from ._blur_layers import BOUNDARIES, FixedBlur
 from ._data import Change, Pair, PatchSampler, changed
@@ -88,6 +88,8 @@ class SimulatedPairs(PatchSampler):
         boundary = _validate.choice(boundary, "boundary", BOUNDARIES)
         self._noise = None if noise is None else _validate.choice(noise, "noise", NOISES)
         self._photons = _range(photons, "photons")
+        if self._photons[1] > MOST_COUNTS:
+            raise ValueError(f"photons: got {photons!r}, expected at most {MOST_COUNTS:g} counts")
         if self._noise == "gaussian" and sigma is None:
             raise ValueError("sigma: got None, expected the noise's standard deviation for noise='gaussian'")
         self._sigma = None if sigma is None else _range(sigma, "sigma")
