@@ -413,7 +413,7 @@ def test_a_volume_that_was_cut_loses_the_place_it_no_longer_has(tmp_path):
     cut, step = mf.preprocess.crop(whole, box=((2, 6), (0, 9), (3, 8)))
     for name, volume, origin in (
         ("cut", cut, None),
-        ("unit", whole.to_unit("mm"), None),
+        ("unit", whole.to_unit("mm"), pytest.approx((0.005, 0.006, 0.007))),
         ("back", step.undo(cut), (5, 6, 7)),
     ):
         mf.io.write(tmp_path / f"{name}.zarr", volume)
