@@ -233,8 +233,11 @@ def show(rows: list[dict[str, Any]]) -> None:
             f"({row['net_ms']:.1f}) | {part:.2f}"
         )
     total = sum(row["net_ms"] for row in rows) / sum(row["plain_ms"] for row in rows)
+    named = set(scans())
+    of_scans = gains[[row["truth"] in named for row in rows]]
     print(
-        f"mean gain of each network: {' '.join(f'{g:+.3f}' for g in gains.mean(0))} dB; at least 0.5 dB in "
+        f"mean gain of each network: {' '.join(f'{g:+.3f}' for g in gains.mean(0))} dB, on scans alone "
+        f"{' '.join(f'{g:+.3f}' for g in of_scans.mean(0))} dB; at least 0.5 dB in "
         f"{np.mean(gains >= 0.5):.0%} of cases, below 0 in {np.mean(gains < 0):.0%}; at most a fifth of the "
         f"time in {np.mean(share <= 0.2):.0%}, all cases together {total:.2f}"
     )

@@ -1,6 +1,6 @@
 """Train an RLNet that corrects once, partly on coarser grids: the network that ships with the package.
 
-    python examples/pretrain_rlnet.py -o net.safetensors                # 13 to 19 minutes of two processors
+    python examples/pretrain_rlnet.py -o net.safetensors                # 17 to 20 minutes of two processors
     python examples/measure_rlnet.py net.safetensors                    # against the best-stopped plain RL
 
 Iterations and filters come before all that is learnt, so they are run once per volume, and what is trained is
@@ -23,7 +23,7 @@ from scipy import ndimage
 
 import medeconv_fast as mf
 
-STEPS, FILTERS, DEPTH, LEVELS = 3, 8, 1, 2
+STEPS, FILTERS, DEPTH, LEVELS, FINISHING = 3, 8, 1, 2, 2
 CROP = (24, 24, 24)  # of which is trained on
 # Half over the root mean square of what the network sees: differences of images, the last estimate, noise.
 GAINS = (8.0, 16.0, 40.0, 1.5, 12.0, 10.0, 7.0, 3.0, 1.0)
@@ -32,7 +32,7 @@ POOL = 768  # volumes at hand
 FRESH = 24  # of them new in every round, in which all are gone through once
 TOGETHER = 3  # volumes of one PSF
 PHOTONS = (40, 10000)  # at the brightest blurred voxel
-UPDATES = 36000
+UPDATES = 48000
 RATE = 2e-3  # twice as much left a layer of ReLUs at 0 in two of three seeds, four times as much diverges
 WARMUP = 200
 SHAPE = (21, 17, 17)  # of PSFs that end nowhere
@@ -42,7 +42,7 @@ APART = 0.15  # voxels between widths trained on and widths measured
 
 def scene(shape: tuple[int, int, int], rng: np.random.Generator) -> np.ndarray:
     """What is trained on: one of eight kinds, slightly smoothed; the largest value is 1."""
-    kinds = (objects, objects, tissue, body, filaments, leaves, leaves, clouds)
+    kinds = (objects, tissue, body, body, filaments, leaves, leaves, clouds)
     made = kinds[int(rng.integers(len(kinds)))](shape, rng)
     made = ndimage.gaussian_filter(made, rng.uniform(0, 0.9)).clip(0)
     return np.asarray(made / made.max(), np.float32)
@@ -268,7 +268,7 @@ def decibels(prediction: np.ndarray, target: np.ndarray, engine: Any, weights: A
 
 def untrained(seed: int) -> mf.nn.RLNet:
     psf = mf.psf.gaussian(fwhm=2.0, voxel_size=(1.0, 1.0, 1.0), shape=(5, 5, 5))  # the smallest file
-    return mf.nn.RLNet(psf, STEPS, FILTERS, seed=seed, depth=DEPTH, levels=LEVELS)
+    return mf.nn.RLNet(psf, STEPS, FILTERS, seed=seed, depth=DEPTH, levels=LEVELS, finishing=FINISHING)
 
 
 class Supply:

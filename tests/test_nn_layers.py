@@ -380,6 +380,10 @@ def test_richardson_lucy_step_is_an_iteration(ndim, rng, tol, backend, dtype):
         assert np.linalg.norm(got - expected) < tol("transcription", dtype) * np.linalg.norm(expected)
         deeper = nn.RLNet(psf, steps=3, filters=2, levels=2, **options)  # odd lengths are cut again
         np.testing.assert_array_equal(deeper.predict(y[None, None])[0, 0], got)
+        finished = nn.RLNet(psf, steps=3, filters=2, levels=1, finishing=2, **options)
+        expected = mf.richardson_lucy(y, psf, 2, boundary="reflect", initial=got, backend=backend)
+        ended = finished.predict(y[None, None])[0, 0]
+        assert np.linalg.norm(ended - expected) < tol("transcription", dtype) * np.linalg.norm(expected)
 
 
 @pytest.mark.parametrize("boundary", ["reflect", "zero", "nearest", "wrap"])
@@ -469,6 +473,9 @@ NETS = {
     "known_3d": lambda: nn.RLNet(narrow(3), steps=2, filters=3, depth=3, dtype="float64"),
     "levels": lambda: nn.RLNet(narrow(2), steps=2, filters=3, levels=2, depth=1, dtype="float64"),
     "levels_3d": lambda: nn.RLNet(narrow(3), steps=1, filters=2, levels=1, dtype="float64"),
+    "finished": lambda: nn.RLNet(
+        narrow(2), steps=1, filters=3, levels=1, depth=1, finishing=2, dtype="float64"
+    ),
 }
 
 
@@ -501,7 +508,7 @@ def test_rl_net_counts_and_scales(rng):
         other.named_weights()["features_1_1.weight"], net.named_weights()["features_1_1.weight"]
     )
     assert net.known is None and net.correction is None
-    levels = nn.RLNet(psf, filters=4, levels=2, dtype="float64")
+    levels = nn.RLNet(psf, filters=4, levels=2, finishing=1, dtype="float64")
     for _, layer in levels.correction.leaves():
         for weight in layer.weights.values():
             weight[...] = 0.2 * rng.standard_normal(weight.shape)
@@ -515,11 +522,13 @@ def test_rl_net_counts_and_scales(rng):
     assert np.abs(levels.predict(x) - made).max() > 1e-3
     for options, match in (
         ({"levels": 5}, "levels: got 5"),
+        ({"finishing": -1}, "finishing: got -1"),
         ({"levels": 1, "depth": 0}, "depth"),
         ({"levels": 0, "depth": 1}, "depth"),
     ):
         refused(ValueError, match, lambda options=options: nn.RLNet(psf, **options))
     refused(ValueError, "levels: got 1 without a psf", lambda: nn.RLNet(levels=1))
+    refused(ValueError, "finishing: got 2 without a psf", lambda: nn.RLNet(finishing=2))
     refused(ValueError, "back_projector: got 'foo'", lambda: nn.RLNet(back_projector="foo"))
     refused(ValueError, r"x: 1 of 210 values are negative", lambda: net.predict(x - x.min() - 1e-9))
     with pytest.raises(ValueError, match="odd lengths"):

@@ -58,7 +58,7 @@ NETS = {
     "learnt": lambda: nn.RLNet(ndim=2, steps=2, filters=4),
     "known": lambda: nn.RLNet(gaussian(3), filters=4),
     "levels2": lambda: nn.RLNet(gaussian(2), filters=4, levels=2),
-    "levels3": lambda: nn.RLNet(gaussian(3), steps=1, filters=3, levels=1),
+    "levels3": lambda: nn.RLNet(gaussian(3), steps=1, filters=3, levels=1, finishing=1),
     "matched": lambda: nn.RLNet(gaussian(2), filters=4, back_projector="matched", boundary="zero"),
     **{f"blur_{b}": (lambda b=b: blurring(2, b)) for b in BOUNDARIES},
     "blur_3d": lambda: blurring(3, "mirror"),

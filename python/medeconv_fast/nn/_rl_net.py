@@ -110,6 +110,7 @@ class RLNet(Model):
     the estimate before; or, with `levels`, after the last step a network on coarser grids, too, of the image,
     all estimates, the noise (`LocalDeviation` of the image), and the image through Wiener filters of four
     balances [4]_, which the network weighs against each other. It is added; below 0 the sum counts as 0.
+    `finishing` iterations, which nothing is learnt for, may follow.
     Nothing that is learnt depends on the PSF, so the network can be given another one (`with_psf`), and
     without biases it is homogeneous: images of any scale give results of that scale [3]_.
 
@@ -130,6 +131,9 @@ class RLNet(Model):
     levels : int
         With a PSF: how often the correction's network halves the resolution; there it has twice the
         `filters`. 0: corrections after every step, on the image's own grid.
+    finishing : int
+        With a PSF: iterations with the matched back projector after all corrections. They bring the result
+        nearer to the image again, and so to the truth where a correction was wrong.
     back_projector : str or array_like
         With a PSF, as in `richardson_lucy`; "matched" too. Arrays and PSFs of odd lengths.
     boundary : {"reflect", "zero", "nearest", "mirror", "wrap"}
@@ -172,6 +176,7 @@ class RLNet(Model):
         *,
         depth: int = 2,
         levels: int = 0,
+        finishing: int = 0,
         back_projector: Any = "wiener-butterworth",
         boundary: str = "reflect",
         dtype: Any = "float32",
@@ -181,10 +186,13 @@ class RLNet(Model):
         steps = _validate.integer(steps, "steps", minimum=1)
         levels = _validate.integer(levels, "levels", minimum=0, maximum=MOST_LEVELS)
         depth = _validate.integer(depth, "depth", minimum=1 if levels else 2)
+        finishing = _validate.integer(finishing, "finishing", minimum=0)
         boundary = _validate.choice(boundary, "boundary", BOUNDARIES)
         filters = _validate.integer(filters, "filters", minimum=1)
-        if psf is None and levels:
-            raise ValueError(f"levels: got {levels} without a psf, expected 0")
+        if psf is None:
+            for name, value in (("levels", levels), ("finishing", finishing)):
+                if value:
+                    raise ValueError(f"{name}: got {value} without a psf, expected 0")
         if psf is None:  # of no use there, but a name that is wrong is one
             _validate.choice(back_projector, "back_projector", ("matched", *BACK_PROJECTORS))
         self._arguments: dict[str, Any] = {
@@ -193,6 +201,7 @@ class RLNet(Model):
             "ndim": ndim,
             "depth": depth,
             "levels": levels,
+            "finishing": finishing,
             "boundary": boundary,
             "back_projector": back_projector if isinstance(back_projector, str) else "array",
         }
@@ -234,6 +243,8 @@ class RLNet(Model):
                 self.known = Concat(name="known")(image, *estimates, noise, *filtered)
                 self.correction = _correction(self.known.channels, taps.ndim, filters, levels, depth)
                 signal = Add("relu", name="sum")(signal, self.correction(self.known))
+            for number in range(1, finishing + 1):
+                signal = RichardsonLucyStep(taps, None, boundary, name=f"finish_{number}")(signal, image)
         self._arguments["ndim"] = image.ndim
         super().__init__(image, signal, seed=seed, dtype=dtype, **self._computing)
         self.positive = psf is not None
