@@ -17,12 +17,13 @@ def _workspace(call: Call, nbytes: int, dtype: np.dtype) -> DeviceArray | None:
 
 def _end(relu: bool, addend: Any, slope: float, out: Any) -> None:
     """What is done to results, in passes of its own, on the side where they are."""
-    if addend is not None:
-        out += addend.reshape(out.shape)
-    if relu and slope:
-        (np.maximum if slope <= 1 else np.minimum)(out, out * float(slope), out=out)
-    elif relu:
-        np.maximum(out, 0, out=out)
+    with np.errstate(over="ignore", invalid="ignore"):  # under the emulator these are NumPy's; no GPU says it
+        if addend is not None:
+            out += addend.reshape(out.shape)
+        if relu and slope:
+            (np.maximum if slope <= 1 else np.minimum)(out, out * float(slope), out=out)
+        elif relu:
+            np.maximum(out, 0, out=out)
 
 
 class ConvPlan:

@@ -233,11 +233,12 @@ def read(
         from perpendicular: lengths count along the slanted axes. The pixdim of a NIfTI file contradicts its
         sform: the sform's sizes are taken. Another program has changed a TIFF beside the orientation that
         `write` kept in it: that is left out; or a .npy, so that NAME.npy.json is of another shape: all that
-        it says is left out. The OME-XML of a TIFF is damaged: it is left out. A TIFF or OME-Zarr holds
-        several images (frames that were appended one by one, too) and `series` chose none: the first is read;
-        ImageJ calibrates its values by a function that is no straight line: they come as stored; ImageJ or
-        OME-TIFF show them by a palette of mixed colours: they are taken for intensities. DICOM: there is no
-        pixel size, or only one at the detector; some values are padding; files of a folder were left out.
+        it says is left out. The OME-XML of a TIFF is damaged, or does not tell which of its images is the one
+        that is read: it is left out. A TIFF or OME-Zarr holds several images (frames that were appended one
+        by one, too) and `series` chose none: the first is read; ImageJ calibrates its values by a function
+        that is no straight line: they come as stored; ImageJ or OME-TIFF show them by a palette of mixed
+        colours: they are taken for intensities. DICOM: there is no pixel size, or only one at the detector;
+        some values are padding; files of a folder were left out.
 
     Notes
     -----
