@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 from typing import Any, NamedTuple
 
@@ -341,9 +342,8 @@ def _on_finer_grid(volume: mf.io.Volume, array: np.ndarray, factors: dict[str, i
     steps = tuple(1 / factors.get(axis, 1) for axis in volume.spatial_axes)
     # Pixel centres: the first new one lies half an old voxel less half a new one before the first old one.
     move = Move(tuple((step - 1) / 2 for step in steps), steps)
-    changed = move.geometry(volume)
-    metadata = dict(volume.metadata)
-    return mf.io.Volume(array, changed["voxel_size"], changed["affine"], volume.unit, volume.axes, metadata)
+    shape = tuple(array.shape[volume.axes.index(axis)] for axis in volume.spatial_axes)
+    return dataclasses.replace(volume, array=array, **move.geometry(volume, shape))
 
 
 def predict(arguments: argparse.Namespace, session: Session) -> None:

@@ -53,8 +53,8 @@ class Geometry:
     def of(cls, volume: Volume) -> Geometry:
         samples = volume.shape[volume.axes.index("s")] if "s" in volume.axes else 0
         metadata = dict(volume.metadata)
-        # Who crops or resamples a volume, or takes another unit, moves its affine but does not know this.
-        if metadata.pop("origin_grid", grid_of(volume)) != grid_of(volume):
+        # Who slices a volume's array by hand does not know of it.
+        if metadata.pop("origin_grid", volume.grid) != volume.grid:
             metadata.pop("origin", None)
         return cls.stated(
             volume.spatial_axes,
@@ -111,7 +111,7 @@ class Geometry:
             metadata["time_unit"] = house_time(self.time_unit)
         made = Volume(array, self.voxel_size, self.affine, self.unit, axes, metadata)
         if self.origin is not None:
-            made.metadata["origin_grid"] = grid_of(made)
+            made.metadata["origin_grid"] = made.grid
         return made
 
     def changed(self, voxel_size: Any, unit: str | None) -> Geometry:
@@ -151,12 +151,6 @@ class Geometry:
         if entry["affine"] is not None:
             entry["affine"] = np.array(entry["affine"], np.float64)
         return cls(**entry)
-
-
-def grid_of(volume: Volume) -> tuple[Any, ...]:
-    """What an origin belongs to."""
-    length = dict(zip(volume.axes, volume.shape, strict=True))
-    return tuple(length[a] for a in volume.spatial_axes), volume.voxel_size, volume.unit
 
 
 def _is_plain(value: Any) -> bool:

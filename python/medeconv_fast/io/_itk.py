@@ -20,7 +20,7 @@ import numpy as np
 
 from .._extras import library
 from ._files import write_whole, write_whole_together
-from ._geometry import Geometry, grid_of
+from ._geometry import Geometry
 from ._nifti import scaled, scaled_dtype
 from ._units import house_time, house_unit, in_um, time_word
 from ._volume import LPS_TO_RAS, PER_MM, Volume, stored_time
@@ -132,7 +132,7 @@ def read(path: Path, suffix: str) -> Volume:
     if made.affine is None:
         made.metadata |= _place(image, spatial, factor)
         if "origin" in made.metadata:
-            made.metadata["origin_grid"] = grid_of(made)
+            made.metadata["origin_grid"] = made.grid
     return made
 
 

@@ -122,6 +122,11 @@ class Volume:
         """The axes that are space: "zyx", "yx" or "x"."""
         return "".join(a for a in self.axes if a in SPATIAL)
 
+    @property
+    def grid(self) -> tuple[tuple[int, ...], tuple[float, ...] | None, str | None]:
+        """What ``metadata["origin"]`` belongs to: lengths of the spatial axes, voxel size and unit."""
+        return tuple(self.shape[self.axes.index(a)] for a in self.spatial_axes), self.voxel_size, self.unit
+
     def with_array(self, array: Any) -> Volume:
         """The same geometry and metadata around another array of the same shape."""
         other = _validate.real(array, "array")

@@ -168,8 +168,8 @@ class Move:
             tuple(1 / s for s in self.scale),
         )
 
-    def geometry(self, volume: Any) -> dict[str, Any]:
-        """Voxel size and affine of a volume whose voxels were moved so."""
+    def geometry(self, volume: Any, shape: tuple[int, ...]) -> dict[str, Any]:
+        """Fields of a volume whose voxels were moved so; `shape` is the new one of its axes of space."""
         size = volume.voxel_size
         if size is not None:
             size = tuple(v * s for v, s in zip(size, self.scale, strict=True))
@@ -181,7 +181,23 @@ class Move:
             step[range(n), range(n)] = self.scale[::-1]
             step[:n, 3] = self.offset[::-1]
             affine = volume.affine @ step
-        return {"voxel_size": size, "affine": affine}
+        return {"voxel_size": size, "affine": affine, "metadata": self._placed(volume, size, shape)}
+
+    def _placed(self, volume: Any, size: tuple[float, ...] | None, shape: tuple[int, ...]) -> dict[str, Any]:
+        """Its metadata. The first voxel's place moves, too; without lengths, where to is not known."""
+        kept = dict(volume.metadata)
+        origin, grid = kept.pop("origin", None), kept.pop("origin_grid", volume.grid)
+        n, direction = len(self.scale), kept.get("direction")
+        if volume.voxel_size is None or grid != volume.grid or np.shape(origin) != (n,):
+            return kept
+        away = np.multiply(volume.voxel_size, self.offset)
+        if direction is not None:
+            if np.shape(direction) != (n, n):
+                return kept
+            away = (np.asarray(direction) @ away[::-1])[::-1]  # it is of x, y, z
+        kept["origin"] = tuple((np.asarray(origin) + away).tolist())
+        kept["origin_grid"] = shape, size, volume.unit
+        return kept
 
 
 # ---------------------------------------------------------------- steps
@@ -244,13 +260,14 @@ class Step:
         """
         put_back = _validate.flag(put_back, "put_back")
         taken = self._taken(image, "image")
+        data = self._back(taken.data, put_back)
         geometry: dict[str, Any] | None = None
         again: dict[str, Any] = {}
         if taken.volume is not None and self._without:
             again = {"metadata": dict(taken.volume.metadata) | self._without}
         if taken.volume is not None and self._move is not None:
             if self._geometry is None:
-                geometry = self._move.inverse.geometry(taken.volume)
+                geometry = self._move.inverse.geometry(taken.volume, data.shape[data.ndim - taken.ndim :])
             elif taken.volume.unit != self._unit:
                 raise ValueError(
                     f"image: is in {taken.volume.unit}, expected {self._unit}, the unit that {self.name} "
@@ -259,7 +276,7 @@ class Step:
             else:
                 affine = self._geometry["affine"]
                 geometry = self._geometry | {"affine": None if affine is None else affine.copy()}
-        return taken.give(self._back(taken.data, put_back), {**(geometry or {}), **again} or None)
+        return taken.give(data, {**(geometry or {}), **again} or None)
 
     def carry(self, labels: Any) -> Any:
         """Labels or a mask on the image's grid, brought to the grid of the result.
@@ -282,10 +299,11 @@ class Step:
         taken = take(labels, "labels")
         if self._carry is None:
             return labels
+        data = self._carry(taken.data)
         geometry = None
         if taken.volume is not None and self._move is not None:
-            geometry = self._move.geometry(taken.volume)
-        return taken.give(self._carry(taken.data), geometry)
+            geometry = self._move.geometry(taken.volume, data.shape[data.ndim - taken.ndim :])
+        return taken.give(data, geometry)
 
     def _taken(self, image: Any, name: str) -> Taken:
         taken = take(image, name)
@@ -315,18 +333,19 @@ def step_of(
 
     `rescaled`: its values no longer count what the image's did, so that the result must not say it.
     """
-    geometry = unit = None
-    moved = None
-    if taken.volume is not None and move is not None:
-        moved = move.geometry(taken.volume)
-        geometry = {"voxel_size": taken.volume.voxel_size, "affine": taken.volume.affine}
-        unit = taken.volume.unit
+    geometry = unit = moved = None
     without: dict[str, Any] = {}
     if taken.volume is not None:
-        kept = dict(taken.volume.metadata)
+        before = taken.volume.metadata
+        if move is not None:
+            moved = move.geometry(taken.volume, data.shape[data.ndim - taken.ndim :])
+            geometry = {"voxel_size": taken.volume.voxel_size, "affine": taken.volume.affine}
+            unit = taken.volume.unit
         names = (COUNTED,) * rescaled + ORIGIN * (move is not None)
-        without = {name: kept.pop(name) for name in names if name in kept}
-        if without:
+        without = {name: before[name] for name in names if name in before}
+        if rescaled:
+            kept = dict(before) if moved is None else moved["metadata"]
+            kept.pop(COUNTED, None)
             moved = {**(moved or {}), "metadata": kept}
     result = taken.give(data, moved)
     shape = tuple((result if taken.volume is None else result.array).shape)
