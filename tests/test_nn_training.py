@@ -190,6 +190,41 @@ def test_a_killed_run_resumes_exactly(tmp_path, optimizer):
         run(tmp_path / "b.safetensors", batch_size=5)
 
 
+def test_a_checkpoint_belongs_to_its_data(tmp_path):
+    """Training that goes on with other images, or another PSF, would be of neither."""
+    x, y = blurred_pairs(6)
+
+    def run(x, y, validation=(x[:2], y[:2])):
+        tiny().compile().fit(x, y, 1, 3, validation, checkpoint=tmp_path / "c.safetensors", resume=True)
+
+    run(x, y)
+    run(x, y)
+    for other in ((y, y), (x, x), (x[::-1], y[::-1]), (x, y, (y[:2], y[:2]))):
+        with pytest.raises(ValueError, match="trained on other images, targets, PSF or validation data"):
+            run(*other)
+
+    other_psf = mf.psf.gaussian(4.0, (1.0, 1.0), PSF.shape)
+
+    def supervise(psf, path, **options):
+        pairs = nn.SimulatedPairs([scene(2)], psf, (16, 16), 8, photons=100)
+        net = nn.RLNet(PSF, filters=2).compile()
+        net.fit(pairs, None, 1, 4, checkpoint=tmp_path / path, resume=True, **options)
+
+    supervise(PSF, "d.safetensors")
+    supervise(PSF, "d.safetensors")
+    with pytest.raises(ValueError, match="other images, targets, PSF"):
+        supervise(mf.psf.gaussian(8.0, (1.0, 1.0), (15, 15)), "d.safetensors")
+
+    def alone(psf):
+        options = {"patch": (16, 16), "samples": 8, "checkpoint": tmp_path / "e.safetensors", "resume": True}
+        nn.fit_without_truth(nn.RLNet(psf, filters=2), [scene(2)], psf, 1, 4, **options)
+
+    alone(PSF)
+    alone(PSF)
+    with pytest.raises(ValueError, match=r"which is not trained \(of a known PSF, or frozen\), has other"):
+        alone(other_psf)
+
+
 def test_a_checkpoint_belongs_to_its_network_and_loss(tmp_path):
     x, y = blurred_pairs(4)
     ranged = LOSSES["ssim"]()

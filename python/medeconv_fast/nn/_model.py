@@ -302,7 +302,8 @@ class Model(Graph):
             File to write after every epoch; `load` reads it too, with `EarlyStopping`'s best weights.
         resume : bool
             Go on from `checkpoint` where it exists. The weights then are bit for bit those of a run that was
-            not interrupted.
+            not interrupted. Refused with other settings, another PSF, or data that are another in mean or
+            deviation of a few samples.
         progress : bool, optional
             Draw loss, PSNR and time left on stderr; default: where that is a terminal.
 

@@ -32,7 +32,10 @@ if TYPE_CHECKING:
 
 Batch = tuple[np.ndarray, np.ndarray, np.ndarray | None]
 
-_SHUFFLE = 1 << 40  # beside the numbers of samples, in the seeds
+_SHUFFLE, _LOOK = 1 << 40, 1 << 41  # beside the numbers of samples, in the seeds
+LOOKED_AT = 4  # samples that tell one data set from another
+# Of a sample's deviation: where a volume's values are rounded otherwise, photons may be drawn anew.
+SAME_DATA = 0.05
 
 
 class BadDataError(ValueError, FloatingPointError):
@@ -125,6 +128,7 @@ class Training:
     def run(self, checkpoint: Path | None, resume: bool, progress: Any) -> History:
         if checkpoint is not None:
             description(self.model)  # what cannot be written is refused before the first epoch, not after
+            self._data = self._look()
         if resume and checkpoint is not None and checkpoint.exists():
             self._resume(checkpoint)
         else:
@@ -212,6 +216,7 @@ class Training:
                 )
 
     _good: list[np.ndarray] | None = None
+    _data: list[list[float]]  # of a run with a checkpoint
 
     def _go_back(self) -> None:
         if self._good is not None:
@@ -238,6 +243,19 @@ class Training:
             "trained": [f"{layer.name}.{name}" for layer, name in self._trained],
         }
 
+    def _look(self) -> list[list[float]]:
+        """Means and deviations of images and targets of a few samples: they tell data sets apart."""
+        found = []
+        for pairs in (self._pairs, self._validation):
+            count = 0 if pairs is None else len(pairs)
+            for number in np.linspace(0, count - 1, min(count, LOOKED_AT)).astype(int).tolist():
+                assert pairs is not None
+                sample = pairs.pair(number, np.random.default_rng([self._seed, _LOOK, number]))
+                for array in sample[:2]:
+                    values = np.asarray(array, np.float64)
+                    found.append([float(values.mean()), float(values.std())])
+        return found
+
     def _save(self, path: Path) -> None:
         tensors = {f"weights/{name}": w for name, w in self.model.named_weights().items()}
         for slot, arrays in self.optimizer.state.items():
@@ -260,7 +278,7 @@ class Training:
             "stopped": self._stopped,
             "callbacks": states,
         }
-        training = {"settings": self._settings(), "progress": progress, "best": best}
+        training = {"settings": self._settings(), "progress": progress, "best": best, "data": self._data}
         write_tensors(path, tensors, self.model, {"training": json.dumps(training)}, overwrite=True)
 
     def _resume(self, path: Path) -> None:
@@ -281,10 +299,27 @@ class Training:
                     f"{path}: the checkpoint's {name} is {shown(held.get(name))}, expected {shown(value)} as "
                     "in this call; remove it to start anew"
                 )
+        held_data = np.array(training.get("data", self._data))  # files written earlier do not say
+        data = np.array(self._data)
+        if held_data.shape != data.shape or np.any(abs(held_data - data) > SAME_DATA * held_data[:, 1:]):
+            raise ValueError(
+                f"{path}: the checkpoint was trained on other images, targets, PSF or validation data (their "
+                "means or deviations differ), expected the same as in this call; remove it to start anew"
+            )
         kinds: dict[str, dict[str, np.ndarray]] = {"weights": {}, "optimizer": {}, "callbacks": {}}
         for name, array in tensors.items():
             kind, _, rest = name.partition("/")
             kinds[kind][rest] = array
+        trained = {id(layer.weights[name]) for layer, name in self._trained}
+        for name, weight in self.model.named_weights().items():
+            other = kinds["weights"].get(name)
+            if id(weight) in trained or other is None or other.shape != weight.shape:
+                continue
+            if np.any(abs(other - weight) > 1e-5 * abs(weight).max(initial=0)):
+                raise ValueError(
+                    f"{path}: the checkpoint's {name}, which is not trained (of a known PSF, or frozen), has "
+                    "other values than this network's; expected the same, remove it to start anew"
+                )
         self.model.set_named_weights(kinds["weights"], str(path))
         progress = training["progress"]
         self.epoch, self._stopped = progress["epoch"], progress["stopped"]
