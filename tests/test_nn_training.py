@@ -750,6 +750,26 @@ def test_gradients_of_a_users_loss_are_checked(rng):
                 use(x, y, batch_size=4)
 
 
+def test_a_users_loss_takes_four_arguments():
+    with pytest.raises(
+        TypeError, match=r"arguments \(p, t\), expected .*\(prediction, target, engine, weights\)"
+    ):
+        tiny().compile(loss=lambda p, t: (0.0, p - t))
+
+
+def test_negative_images_are_not_trained_on_where_none_are_predicted(rng):
+    x = rng.random((4, 1, 16, 16)).astype(np.float32)
+    net = nn.RLNet(PSF, filters=2).compile()
+    bad = x - 0.5
+    with pytest.raises(ValueError, match=r"x: .* values are negative"):
+        net.fit(bad, x, 1, 4)
+    with pytest.raises(ValueError, match=r"x: .* values are negative"):
+        net.evaluate(bad, x)
+    with pytest.raises(ValueError, match=r"validation_data\[0\]: .* values are negative"):
+        net.fit(x, bad, 1, 4, (bad, x))
+    net.fit(x, bad, 1, 4)  # targets may be anything
+
+
 def test_bad_data_is_refused(rng):
     net = tiny().compile()
     x = rng.random((4, 1, 8, 8)).astype(np.float32)

@@ -73,10 +73,19 @@ class ArrayPairs(Pairs):
         What it is trained in: values must be in its range.
     names : pair of str
         The arguments' names, for messages.
+    positive : bool
+        The network takes no images with values below 0.
     """
 
     def __init__(
-        self, x: Any, y: Any, ndim: int, channels: int, dtype: np.dtype, names: tuple[str, str]
+        self,
+        x: Any,
+        y: Any,
+        ndim: int,
+        channels: int,
+        dtype: np.dtype,
+        names: tuple[str, str],
+        positive: bool,
     ) -> None:
         self._arrays = []
         for value, name in ((x, names[0]), (y, names[1])):
@@ -85,6 +94,8 @@ class ArrayPairs(Pairs):
             data = _arrays.computable(array, _arrays.result_dtype(array.dtype))
             lowest, highest = _validate.finite(data, name, batch_axes(ndim))
             _validate.scale(max(-lowest, highest), name, dtype)
+            if positive and not self._arrays:
+                _validate.non_negative(data, name, lowest)
             self._arrays.append(array)
         check_channels(self._arrays[0], names[0], channels)
         if len(self._arrays[0]) != len(self._arrays[1]):
@@ -267,7 +278,14 @@ class PatchSampler(Pairs):
 
 
 def as_pairs(
-    x: Any, y: Any, ndim: int, channels: int, dtype: np.dtype, names: tuple[str, str] = ("x", "y")
+    x: Any,
+    y: Any,
+    ndim: int,
+    channels: int,
+    dtype: np.dtype,
+    names: tuple[str, str],
+    *,
+    positive: bool,
 ) -> Pairs:
     """What `fit` is given as a source of pairs."""
     if isinstance(x, Pairs):
@@ -276,4 +294,4 @@ def as_pairs(
         return x
     if y is None:
         raise TypeError(f"{names[1]}: got None, expected the targets, an array (N, C, ...)")
-    return ArrayPairs(x, y, ndim, channels, dtype, names)
+    return ArrayPairs(x, y, ndim, channels, dtype, names, positive)

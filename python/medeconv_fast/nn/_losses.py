@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable
 from typing import Any
@@ -204,6 +205,18 @@ LOSSES: dict[str, Callable[[], Loss]] = {
 def as_loss(value: Any) -> Loss:
     """The loss that ``loss=`` names, or a function like those of this module."""
     if callable(value):
+        try:
+            signature = inspect.signature(value)
+        except ValueError:  # as of some functions that are not Python's
+            signature = None
+        try:
+            if signature is not None:
+                signature.bind(*"ptew")
+        except TypeError:
+            raise TypeError(
+                f"loss: got {_validate.shown(value)} with the arguments {signature}, expected a function of "
+                "(prediction, target, engine, weights) that returns (value, gradient)"
+            ) from None
         made: Loss = value
         return made
     return LOSSES[_validate.choice(value, "loss", tuple(LOSSES))]()

@@ -14,7 +14,7 @@ import numpy as np
 from .. import _arrays, _validate, backends
 from .._threads import resolve_num_threads
 from ._callbacks import as_callback
-from ._data import as_pairs, batch_axes, check_batch, check_channels
+from ._data import Pairs, as_pairs, batch_axes, check_batch, check_channels
 from ._engine import Engine
 from ._graph import Graph, describe, in_order, layer_of, wired
 from ._history import History
@@ -315,7 +315,8 @@ class Model(Graph):
         ------
         ValueError, TypeError
             Arrays that do not fit each other or the network, an empty data set, fewer samples than a batch,
-            NaN in the data, a checkpoint of another training.
+            NaN in the data, values of x below 0 where the network is `positive`, a checkpoint of another
+            training.
         RuntimeError
             Not compiled.
         FloatingPointError
@@ -323,7 +324,7 @@ class Model(Graph):
             and the network keeps the last good weights. NaN or Inf from a sampler: a ValueError as well.
         """
         loss, optimizer = self._compiled()
-        pairs = as_pairs(x, y, self.ndim, self.channels, self.dtype)
+        pairs = self._pairs(x, y)
         epochs = _validate.integer(epochs, "epochs", minimum=1)
         batch_size = _validate.integer(batch_size, "batch_size", minimum=1)
         if batch_size > len(pairs):
@@ -366,7 +367,10 @@ class Model(Graph):
         else:
             x, y = value, None
         names = ("validation_data[0]", "validation_data[1]")
-        return as_pairs(x, y, self.ndim, self.channels, self.dtype, names)
+        return self._pairs(x, y, names)
+
+    def _pairs(self, x: Any, y: Any, names: tuple[str, str] = ("x", "y")) -> Pairs:
+        return as_pairs(x, y, self.ndim, self.channels, self.dtype, names, positive=self.positive)
 
     def evaluate(self, x: Any, y: Any = None, batch_size: int = 32) -> dict[str, float]:
         """Loss and PSNR on pairs, without training.
@@ -388,7 +392,7 @@ class Model(Graph):
         """
         loss, _ = self._compiled()
         batch_size = _validate.integer(batch_size, "batch_size", minimum=1)
-        score = score_of(self, as_pairs(x, y, self.ndim, self.channels, self.dtype), loss, batch_size)
+        score = score_of(self, self._pairs(x, y), loss, batch_size)
         return {"loss": score.loss, "psnr": score.psnr}
 
     # ------------------------------------------------------------ applying
