@@ -87,7 +87,7 @@ class ArrayPairs(Pairs):
         names: tuple[str, str],
         positive: bool,
     ) -> None:
-        self._arrays = []
+        self._arrays: list[np.ndarray] = []
         for value, name in ((x, names[0]), (y, names[1])):
             array, _ = _arrays.to_numpy(value, name)
             check_batch(array, name, ndim)
