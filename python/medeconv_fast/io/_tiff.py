@@ -92,10 +92,9 @@ def _still_fits(stored: dict[str, Any], length: dict[str, int], sizes: Sizes) ->
     return True
 
 
-def _time(ome: str | None, imagej: dict[str, Any] | None, place: int) -> dict[str, Any]:
+def _time(pixels: ElementTree.Element | None, imagej: dict[str, Any] | None) -> dict[str, Any]:
     """The time step of a series, where it is stated and not 0."""
-    if ome:
-        pixels = _ome_pixels(ome, place)
+    if pixels is not None:
         step, unit = pixels.get("TimeIncrement"), pixels.get("TimeIncrementUnit", "s")
     else:
         step, unit = (imagej or {}).get("finterval"), str((imagej or {}).get("tunit", "sec"))
@@ -166,7 +165,7 @@ def _reading(path: Path) -> Iterator[dict[str, str]]:
     try:
         with complaints() as found:
             yield met
-        found = [text for text in found if "OME series raised ParseError" not in text]  # `_ome_xml` says it
+        found = [text for text in found if "OME series raised ParseError" not in text]  # `_ome_root` says it
         if found:
             raise ValueError(f"the file ends early or is damaged ({'; '.join(found)})")
     except (tifffile.TiffFileError, OSError, KeyError, IndexError) as error:
@@ -243,22 +242,21 @@ def _stored(file: Any, part: Any) -> np.ndarray:
 
 def _described(path: Path, file: Any, part: Any, series: int) -> Description:
     names = part.axes.lower().replace("i", "z").replace("q", "z")
-    imagej, ome = file.imagej_metadata, _ome_xml(path, file)
+    imagej, ome = file.imagej_metadata, _ome_root(path, file)
+    pixels = None if ome is None else _ome_pixels(path, ome, file, series)
     text = file.pages[0].description if not imagej else str(imagej.get("Info", ""))
     stored = _geometry_in(text)
     # Names depend on the shape alone: an array without memory stands for the image.
     like = np.broadcast_to(np.uint8(0), part.shape)
     axes = _named_axes(names, like, path, stored.get("axes", ""))[0]
     metadata: dict[str, Any] = {"format": "TIFF"}
-    if ome:
+    if pixels is not None:
         metadata["format"] = "OME-TIFF"
-        place = _ome_place(path, ome, file, series)
-        sizes = _ome_sizes(ome, place)
-        channels = _ome_channels(ome, place)
+        sizes = _ome_sizes(pixels)
+        channels = _ome_channels(pixels)
         if len(channels) == (part.shape[names.index("c")] if "c" in names else 1):
             metadata["channels"] = channels
     else:
-        place = series
         if imagej is not None:
             metadata["format"] = "ImageJ TIFF"
         found = {
@@ -270,13 +268,13 @@ def _described(path: Path, file: Any, part: Any, series: int) -> Description:
     scale = _calibration(imagej, part.dtype, path)
     photometric = int(part.keyframe.photometric)
     if photometric == PALETTE:
-        _check_palette(path, part.keyframe.colormap, displayed=bool(ome) or imagej is not None)
+        _check_palette(path, part.keyframe.colormap, displayed=ome is not None or imagej is not None)
     elif photometric == WHITE_IS_ZERO:
         metadata["photometric_interpretation"] = "MINISWHITE"
     if len(file.series) > 1:
         metadata["series"], metadata["series_in_file"] = series, len(file.series)
     if "t" in axes:
-        metadata |= _time(ome, imagej, place) or stored.get("time", {})
+        metadata |= _time(pixels, imagej) or stored.get("time", {})
     if stored.get("affine") is not None and not _still_fits(
         stored, dict(zip(names, part.shape, strict=True)), sizes
     ):
@@ -337,8 +335,8 @@ def _calibration(imagej: dict[str, Any] | None, stored: np.dtype, path: Path) ->
     return 1.0, 0.0
 
 
-def _ome_xml(path: Path, file: Any) -> str | None:
-    """None where a file has no OME-XML, or, which is said, a damaged one."""
+def _ome_root(path: Path, file: Any) -> ElementTree.Element | None:
+    """The OME-XML; None where a file has no OME-XML, or, which is said, a damaged one."""
     text: str | None = file.ome_metadata
     reason = "it has no end"
     if text is None and re.search(r"<(\w+:)?OME[\s>]", file.pages[0].description) is None:
@@ -355,7 +353,7 @@ def _ome_xml(path: Path, file: Any) -> str | None:
                         "holds a part of an image that another file of the set describes, "
                         f"{element.get('MetadataFile', 'which is not named')}, and which is not read from it"
                     )
-            return text
+            return root
     warnings.warn(
         f"{path}: its OME-XML is damaged ({reason}); what it says of voxel size, channels and time is left "
         "out",
@@ -373,13 +371,12 @@ def _number(text: str) -> float:
         return math.nan
 
 
-def _ome_place(path: Path, text: str, file: Any, series: int) -> int:
-    """Which Image of the OME-XML a series is: tifffile leaves out those that have no planes at hand.
+def _ome_pixels(path: Path, root: ElementTree.Element, file: Any, series: int) -> ElementTree.Element:
+    """The element Pixels of a series: tifffile leaves out those that have no planes at hand.
 
-    -1 where that does not follow, which is said.
+    An empty one where that does not follow, which is said.
     """
     part = file.series[series]
-    root = ElementTree.fromstring(text)
     images, pixels = (
         [e for e in root.iter() if e.tag.rpartition("}")[2] == kind] for kind in ("Image", "Pixels")
     )
@@ -389,27 +386,26 @@ def _ome_place(path: Path, text: str, file: Any, series: int) -> int:
         return math.prod(lengths) == math.prod(part.shape)
 
     if len(pixels) == len(file.series) and fits(series):
-        return series
+        return pixels[series]
     found = [number for number in range(len(pixels)) if fits(number)]
     named = [n for n in found if len(images) == len(pixels) and (images[n].get("Name") or "") == part.name]
     alike = named if part.name and named else found
     if len(alike) == 1:
-        return alike[0]
+        return pixels[alike[0]]
     warnings.warn(
         f"{path}: its OME-XML describes {len(pixels)} images, of which {len(file.series)} are at hand, and "
         "which this is does not follow; what it says of voxel size, channels and time is left out",
         UserWarning,
         stacklevel=5,
     )
-    return -1
+    return ElementTree.Element("Pixels")
 
 
-def _ome_sizes(text: str, place: int) -> Sizes:
-    pixels = _ome_pixels(text, place)
+def _ome_sizes(pixels: ElementTree.Element) -> Sizes:
     return {
-        axis: (_number(pixels[key]), in_um(pixels.get(f"{key}Unit", "µm")))
+        axis: (_number(pixels.attrib[key]), in_um(pixels.get(f"{key}Unit", "µm")))
         for axis in "zyx"
-        if (key := f"PhysicalSize{axis.upper()}") in pixels
+        if (key := f"PhysicalSize{axis.upper()}") in pixels.attrib
     }
 
 
@@ -484,16 +480,16 @@ def _named_axes(names: str, array: np.ndarray, path: Path, stored: str) -> tuple
     return wanted, array.transpose(order).reshape([length.get(a, 1) for a in wanted])
 
 
-def _ome_channels(text: str, place: int) -> tuple[dict[str, str], ...]:
+def _ome_channels(pixels: ElementTree.Element) -> tuple[dict[str, str], ...]:
     """Names and colours, as OME-NGFF has them; empty if no channel has a name."""
     channels: list[dict[str, str]] = []
-    for element in _ome_element(text, place):
+    for element in pixels:
         if element.tag.rpartition("}")[2] == "Channel":
             entry = {"label": element.get("Name", f"channel {len(channels)}")}
             with contextlib.suppress(ValueError, KeyError):  # red, green, blue, alpha in a signed integer
                 entry["color"] = f"{int(element.attrib['Color']) % 2**32 >> 8:06X}"
             channels.append(entry)
-    named = any(element.get("Name") for element in _ome_element(text, place))
+    named = any(element.get("Name") for element in pixels)
     return tuple(channels) if named else ()
 
 
@@ -503,17 +499,6 @@ def _colour_bits(colour: Any) -> int | None:
         return None
     bits = int(str(colour), 16) << 8 | 0xFF
     return bits - 2**32 if bits >= 2**31 else bits
-
-
-def _ome_pixels(text: str, place: int) -> dict[str, str]:
-    return dict(_ome_element(text, place).attrib)
-
-
-def _ome_element(text: str, place: int) -> ElementTree.Element:
-    """The element Pixels of an image; an empty one where there is none, and for place -1."""
-    root = ElementTree.fromstring(text)
-    found = [e for e in root.iter() if e.tag.rpartition("}")[2] == "Pixels"]
-    return found[place] if 0 <= place < len(found) else ElementTree.Element("Pixels")
 
 
 def save(path: Path, volume: Volume, *, ome: bool) -> None:
