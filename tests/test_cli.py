@@ -900,6 +900,8 @@ def test_values_that_a_header_names_are_not_replaced(run, here, header):
     before = Path("values.raw").read_bytes()
     words = ["restore", header, "--fwhm-mm", 3, "--method", "rl", "--iterations", 1, "-o", "values.mhd"]
     refused(run(*words, "--overwrite"), f"would replace {header}, which is read")
+    words = [*words[:-1], "out.mhd", "--json", "values.raw"]
+    refused(run(*words, "--overwrite"), f"would replace {header}, which is read")
     assert Path("values.raw").read_bytes() == before and not Path("values.mhd").exists()
 
 

@@ -1066,6 +1066,11 @@ def test_an_image_whose_planes_lie_in_two_files(tmp_path):
     paths = [write_ome(tmp_path, "a", stack[:1], image), write_ome(tmp_path, "b", stack[1:], image)]
     for path in paths:
         np.testing.assert_array_equal(mf.io.read(path).array, stack)
+        assert set(paths) <= set(mf.io.sources(path))  # so that none is replaced by the result
+    if importlib.util.find_spec("zarr"):
+        before = [mf.io.open_source(path).identity() for path in paths]
+        write_ome(tmp_path, "b", stack[1:] + 100, image)
+        assert all(mf.io.open_source(path).identity() != was for path, was in zip(paths, before, strict=True))
 
 
 @pytest.mark.parametrize(

@@ -174,6 +174,59 @@ def test_places_in_um_and_of_stores(tmp_path):
     assert again["origin"] == pytest.approx((500, 250)) and again["direction"] == metadata["direction"]
 
 
+def slices(folder, lines, shape=(4, 5, 6)):
+    """A header, and a file of values for each of four slices."""
+    array = np.random.default_rng(3).random(shape).astype(np.float32)
+    for number, values in enumerate(array):
+        values.tofile(folder / f"s{number}.raw")
+    entries = ["ObjectType = Image", "NDims = 3", "BinaryData = True", "ElementSpacing = 1 1 2"]
+    entries += [f"DimSize = {shape[2]} {shape[1]} {shape[0]}", "ElementType = MET_FLOAT"]
+    text = "\n".join([*entries, f"ElementDataFile = {lines}", ""])
+    (folder / "a.mhd").write_text(text)
+    return array
+
+
+@pytest.mark.parametrize(
+    "lines",
+    ["LIST\ns0.raw\ns1.raw\ns2.raw\ns3.raw", "LIST 2\ns0.raw\ns1.raw\ns2.raw\ns3.raw", "s%d.raw 0 3 1"],
+)
+def test_a_file_of_values_for_every_slice(tmp_path, lines):
+    array = slices(tmp_path, lines)
+    np.testing.assert_array_equal(mf.io.read(tmp_path / "a.mhd").array, array)
+    named = {path.name for path in mf.io.sources(tmp_path / "a.mhd")}
+    assert named >= {"s0.raw", "s1.raw", "s2.raw", "s3.raw"}
+    source = mf.io.open_source(tmp_path / "a.mhd")
+    before = source.identity()
+    array[2].tofile(tmp_path / "s2.raw")
+    assert mf.io.open_source(tmp_path / "a.mhd").identity() != before
+
+
+@pytest.mark.parametrize(
+    ("lines", "text"),
+    [
+        ("LIST\ns0.raw\ns1.raw\ns2.raw", "its 3 files of values hold 360 bytes, expected 480"),
+        ("s%d.raw 0 2 1", "its 3 files of values hold 360 bytes, expected 480"),
+        ("s%d.raw 0 3", "expected a pattern such as"),  # ITK divides by the step
+        ("s%d.raw 0 3 0", "expected a pattern such as"),
+        ("LISTof.raw", "is LISTof.raw; what begins with LIST stands for a list of files"),
+    ],
+)
+def test_files_of_values_that_itk_would_misread(tmp_path, lines, text):
+    """It leaves memory as it was, takes the header for a list, or divides by zero."""
+    slices(tmp_path, lines)
+    with pytest.raises(ValueError, match=text):
+        mf.io.read(tmp_path / "a.mhd")
+
+
+@pytest.mark.parametrize("name", ["LISTMODE.mhd", "LISTMODE.nhdr", "50%.mhd", "a%d.nhdr"])
+def test_names_that_headers_take_for_lists_are_refused(tmp_path, name):
+    volume = Volume(np.ones((4, 5, 6), np.float32), (1.0, 1.0, 1.0), None, "mm")
+    for refuse in (mf.io.check_destination, lambda path: mf.io.write(path, volume)):
+        with pytest.raises(ValueError, match="which headers take for a list or a pattern"):
+            refuse(tmp_path / name)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_the_fourth_axis_keeps_step_and_start(tmp_path, suffix):
     made = sitk.GetImageFromArray(np.ones((2, 4, 5, 6), np.float32), isVector=False)

@@ -85,8 +85,9 @@ def destinations(path: Any) -> tuple[Path, ...]:
 
 
 def sources(path: Any) -> tuple[Path, ...]:
-    """What `read` reads: what `write` makes, and the values elsewhere that a header names."""
-    return *destinations(path), *_itk.referred(Path(path))
+    """What `read` reads: what `write` makes, and the files besides that a header or a set names."""
+    path = Path(path)
+    return *destinations(path), *_itk.referred(path), *_tiff.referred(path)
 
 
 def is_part(path: Path, folder: Path) -> bool:

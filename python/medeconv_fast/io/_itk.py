@@ -34,7 +34,10 @@ SPACINGS = re.compile(rb"^spacings: *(.+)", re.MULTILINE)
 # MetaImage's line from stored values to those that are meant, which ITK does not apply.
 SLOPE = re.compile(rb"^ElementToIntensityFunction(Slope|Offset) *= *([^\r\n]*)", re.MULTILINE)
 VALUES = re.compile(rb"^(?:ElementDataFile *=|data ?file:)([^\r\n]+)", re.MULTILINE | re.IGNORECASE)
+# Numbered files of values: a pattern, the first and the last number, and the step.
+PATTERN = re.compile(r"([^%]*%0?\d*d[^%]*?)\s+(-?\d+)\s+(-?\d+)\s+(-?\d+)(?:\s+\d+)?")
 HEADER_BYTES = 1 << 16
+LONGEST_HEADER = 1 << 24  # of its own, which may name a file per slice
 # NRRD's spaces that are a patient's, and what ITK leaves of the way to its own directions, LPS: it turns
 # those of three axes itself, and calls them LPS then. Others (scanner-xyz, 3D-left-handed) name no patient.
 LPS = "left-posterior-superior"
@@ -56,21 +59,74 @@ def beside(path: Path) -> tuple[Path, ...]:
 
 
 def referred(path: Path) -> tuple[Path, ...]:
-    """The file of values that a header names: other programs may call it something else."""
-    found = VALUES.search(_head(path)) if beside(path) and path.is_file() else None
-    if found is None:
+    """The files of values that a header names and that there are: other programs may call them anything."""
+    if not beside(path) or not path.is_file():
         return ()
-    named = path.parent / found.group(1).decode("utf-8", "replace").strip()
-    return (named,) if named.is_file() else ()
+    try:
+        names = _named(path)
+    except ValueError:  # which `read` says
+        return ()
+    return tuple(file for name in names if (file := path.parent / name).is_file())
 
 
-def check_beside(path: Path) -> None:
-    """Refuse a header's name whose file of values is, or may be, another image's.
+def _named(path: Path) -> list[str]:
+    """What a header of its own names as files of values.
 
     Raises
     ------
-    FileExistsError
+    ValueError
+        A list or a pattern of names that ITK would take for something else, or not survive.
     """
+    head = _head(path)
+    found = VALUES.search(head)
+    if found is None:
+        return []
+    text = found.group(1).decode("utf-8", "replace").strip()
+    if text.startswith("LIST"):
+        lines = head[found.end() :].decode("utf-8", "replace").splitlines()
+        names = [line.strip() for line in lines if line.strip()]
+        if not names:
+            raise ValueError(
+                f"{path}: its file of values is {text}; what begins with LIST stands for a list of files, "
+                "of which there is none: rename the file, and name it so in the header"
+            )
+        return names
+    if "%" not in text:
+        return [text]
+    pattern = PATTERN.fullmatch(text)
+    if pattern is None or int(pattern.group(4)) == 0:
+        raise ValueError(
+            f"{path}: its files of values are {text!r}, expected a pattern such as 'slice%03d.raw 1 20 1': "
+            "the place of the number, first, last and step"
+        )
+    first, last, step = (int(pattern.group(i)) for i in (2, 3, 4))
+    return [pattern.group(1) % number for number in range(first, last + (1 if step > 0 else -1), step)]
+
+
+def _check_values(path: Path, array: np.ndarray) -> None:
+    """Refuse files of values that are too few: ITK leaves the rest of its memory as it was."""
+    files = referred(path)
+    there = sum(file.stat().st_size for file in files)
+    compressed = re.search(rb"^(CompressedData *= *True|encoding: *(?!raw))", _head(path), re.M | re.I)
+    if len(files) > 1 and compressed is None and there < array.nbytes:
+        raise ValueError(
+            f"{path}: its {len(files)} files of values hold {there} bytes, expected {array.nbytes}: one for "
+            "every slice"
+        )
+
+
+def check_beside(path: Path) -> None:
+    """Refuse a header's name whose file of values is, or may be, another image's, or no name for one.
+
+    Raises
+    ------
+    FileExistsError, ValueError
+    """
+    if beside(path) and (path.stem.startswith("LIST") or re.search(r"[%\r\n]", path.stem)):
+        raise ValueError(
+            f"{path}: its values would be in {beside(path)[0].name}, which headers take for a list or a "
+            "pattern of names; expected a name that does not begin with LIST and has no %"
+        )
     for values in beside(path):
         if not values.exists():
             continue
@@ -101,6 +157,8 @@ def _refers(header: Path, values: Path) -> bool:
 def read(path: Path, suffix: str) -> Volume:
     sitk = _simpleitk()
     kind = "NRRD" if suffix[1] == "n" else "MetaImage"
+    if beside(path):
+        _named(path)
     try:
         image = sitk.ReadImage(str(path), imageIO=DRIVERS[suffix[1]])
     except RuntimeError as error:
@@ -110,6 +168,8 @@ def read(path: Path, suffix: str) -> Volume:
             f"{path}: not a readable {kind} file, damaged or cut short{values} ({' '.join(said.split())})"
         ) from error
     array = sitk.GetArrayFromImage(image)
+    if beside(path):
+        _check_values(path, array)
     if array.dtype.kind not in "biuf":
         raise ValueError(f"{path}: holds {array.dtype} values, expected real numbers")
     if not 2 <= image.GetDimension() <= 4:
@@ -249,7 +309,7 @@ def _geometry(
 
 def _head(path: Path) -> bytes:
     with open(path, "rb") as file:
-        return file.read(HEADER_BYTES)
+        return file.read(LONGEST_HEADER if beside(path) else HEADER_BYTES)
 
 
 def _unit_um(path: Path, image: Any) -> float | None:

@@ -30,14 +30,18 @@ TOGETHER = 16  # planes that are read before their pages are given back
 
 
 class State:
-    """Size and time of the last change of a file, or of all files of a folder."""
+    """Size and time of the last change of a file, or of all files of a folder.
 
-    def __init__(self, path: Path) -> None:
+    `others` are files besides that hold what belongs to it.
+    """
+
+    def __init__(self, path: Path, others: Sequence[Path] = ()) -> None:
         self.path = path
+        self._others = [other for other in others if other != path]
         self._was = self._now()
 
     def _now(self) -> list[tuple[str, int, int]]:
-        paths = sorted(self.path.rglob("*")) if self.path.is_dir() else [self.path]
+        paths = sorted(self.path.rglob("*")) if self.path.is_dir() else [self.path, *self._others]
         return [(p.name, (s := os.stat(p)).st_size, s.st_mtime_ns) for p in paths]
 
     def check(self) -> None:
@@ -194,7 +198,8 @@ def _forget(mapped: np.ndarray) -> None:
 
 
 def _open_npy(path: Path, axes: str | None) -> Found:
-    state, mapped = State(path), _npy.load(path, mapped=True)
+    beside = _npy.sidecar(path)
+    state, mapped = State(path, [beside] if beside.exists() else []), _npy.load(path, mapped=True)
     size, affine, unit, axes = _npy.described(path, mapped.ndim, mapped.shape, axes)
     assert axes is not None
     spatial = "".join(a for a in axes if a in SPATIAL)
@@ -219,7 +224,7 @@ def _planes(axes: str, shape: Sequence[int]) -> tuple[int, ...]:
 
 def _open_tiff(path: Path, series: int) -> Found:
     zarr = library("zarr", "zarr", "reading regions of TIFF files")
-    state = State(path)
+    state = State(path, _tiff.referred(path))
     store, about = _tiff.open_series(path, series)
     array = zarr.open_array(store=store, mode="r")
     names = about.names  # of the stored axes

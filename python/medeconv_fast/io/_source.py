@@ -15,7 +15,7 @@ import numpy as np
 
 from .. import _validate
 from .._arrays import to_numpy
-from . import _lazy, _nifti, _zarr
+from . import _itk, _lazy, _nifti, _zarr
 from ._files import naming
 from ._geometry import Geometry
 from ._volume import SPATIAL, Volume, warn_of_shear
@@ -415,7 +415,7 @@ def _open_whole(path: Path, series: str | int | None, max_bytes: int) -> Source:
             f"whole (up to max_bytes = {max_bytes}); decompress it (gunzip), or convert it to OME-Zarr with "
             "mf.io.write(NAME.zarr, mf.io.read(…)) where memory allows"
         )
-    state = _lazy.State(path)
+    state = _lazy.State(path, _itk.referred(path))
     volume = read(path, series=series)
     # Whatever the choice was made by, or though there was none: of a folder it is this series of DICOM.
     chosen = volume.metadata.get("series_uid") or series or 0

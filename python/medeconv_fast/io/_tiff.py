@@ -201,6 +201,20 @@ def open_series(path: Path, series: int) -> tuple[Any, Description]:
             raise
 
 
+def referred(path: Path) -> tuple[Path, ...]:
+    """The other files of an OME-TIFF's set, as far as they are at hand."""
+    if not path.name.lower().endswith((".tif", ".tiff")) or not path.is_file():
+        return ()
+    try:
+        with _tifffile().TiffFile(path) as file:
+            root = ElementTree.fromstring(file.ome_metadata or "<OME/>")
+    except Exception:  # tifffile raises all kinds, and `read` says it
+        return ()
+    named = {e.get("FileName", "") for e in root.iter() if e.tag.rpartition("}")[2] == "UUID"}
+    others = (path.parent / name for name in sorted(named - {"", path.name}))
+    return tuple(other for other in others if other.is_file())
+
+
 def _check_whole(part: Any) -> None:
     """tifffile gives zeros for what a file that was cut short, or a set that lost a file, lacks."""
     lacking = sum(page is None for page in part.pages)
