@@ -519,6 +519,28 @@ def test_psf_file_without_geometry_is_said_so(scan, run):
     assert status == 0 and "psf.npy has no voxel size: taken as sampled on the image's grid" in err
 
 
+@pytest.mark.parametrize(
+    ("columns", "said"),
+    [
+        (np.eye(3), "z along feet-head and left-right"),  # the image lies sagittally
+        (np.array([[0, 0, 1], [-1, 0, 0], [0, 1, 0]]), ""),
+    ],
+)
+def test_a_psf_file_that_lies_otherwise_is_said(run, here, columns, said):
+    """Its axes are taken in their order, whatever they point to."""
+    affine = np.eye(4)
+    affine[:3, :3] = np.array([[0, 0, 1], [1, 0, 0], [0, 1, 0]])
+    image = np.random.default_rng(1).random((8, 9, 10)).astype(np.float32)
+    mf.io.write("image.nii", mf.io.Volume(image, None, affine, "mm"))
+    other = np.eye(4)
+    other[:3, :3] = columns
+    mf.io.write("psf.nii", mf.io.Volume(np.ones((3, 1, 3), np.float32), None, other, "mm"))
+    words = ["restore", "image.nii", "-o", "out.nii", "--psf", "psf.nii", "--method", "rl"]
+    status, _, err = run(*words, "--iterations", 1)
+    assert status == 0 and ("its axes point in other directions than those of image.nii" in err) is bool(said)
+    assert said in err and "y along" not in err  # of which the PSF has one voxel
+
+
 @pytest.mark.parametrize("step", ["resample=5,2,3", "resample=shape:18,24,28", "crop=content:1"])
 def test_psf_file_without_geometry_follows_the_image_to_another_grid(scan, run, here, step):
     psf = mf.psf.gaussian((6, 4, 4), SIZE).astype(np.float32)
@@ -1679,3 +1701,14 @@ def test_plan_with_a_psf_file(scan, run):
 )
 def test_plan_refuses(scan, run, words, texts):
     refused(run("plan", *words), *texts)
+
+
+def test_the_json_of_a_batch_is_none_of_its_images(run, here):
+    (here / "in").mkdir()
+    (here / "out").mkdir()
+    mf.io.write("in/a.nii", mf.io.Volume(np.ones((6, 7, 8), np.float32), SIZE, None, "mm"))
+    words = ["restore", "in", "-o", "out", "--fwhm-mm", 3, "--method", "rl", "--iterations", 1, "--overwrite"]
+    refused(run(*words, "--json", "out/a.nii"), "--output out/a.nii writes to the same file")
+    assert not list((here / "out").iterdir())
+    words[3] = "missing/out"
+    refused(run(*words), "--output missing/out: the folder ", "missing does not exist")

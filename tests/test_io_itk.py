@@ -218,6 +218,23 @@ def test_files_of_values_that_itk_would_misread(tmp_path, lines, text):
         mf.io.read(tmp_path / "a.mhd")
 
 
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_damaged_compressed_values_are_refused(tmp_path, suffix):
+    """ITK does not look at the checksums."""
+    rng = np.random.default_rng(5)
+    image = sitk.GetImageFromArray(rng.integers(0, 9, (20, 30, 40)).astype(np.float32))
+    sitk.WriteImage(image, str(tmp_path / f"a{suffix}"), useCompression=True)
+    np.testing.assert_array_equal(mf.io.read(tmp_path / f"a{suffix}").array, sitk.GetArrayFromImage(image))
+    values = max(tmp_path.iterdir(), key=lambda path: path.stat().st_size)
+    whole = values.read_bytes()
+    for place in rng.integers(len(whole) // 2, len(whole) - 1, 8):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1
+        values.write_bytes(bytes(damaged))
+        with pytest.raises(ValueError, match=r"damaged|ends? early"):
+            mf.io.read(tmp_path / f"a{suffix}")
+
+
 @pytest.mark.parametrize("name", ["LISTMODE.mhd", "LISTMODE.nhdr", "50%.mhd", "a%d.nhdr"])
 def test_names_that_headers_take_for_lists_are_refused(tmp_path, name):
     volume = Volume(np.ones((4, 5, 6), np.float32), (1.0, 1.0, 1.0), None, "mm")

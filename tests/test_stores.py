@@ -905,6 +905,27 @@ def test_how_to_show_an_image_is_left_out_where_it_makes_no_sense(tmp_path, omer
     assert mf.io.read(tmp_path / "a.zarr").shape == source.shape
 
 
+def test_a_voxel_size_in_another_unit_moves_the_origin_with_it(tmp_path):
+    affine = np.diag([0.5, 0.5, 2, 1])
+    affine[:3, 3] = 10, 20, 30
+    volume = mf.io.Volume(np.ones((4, 5, 6), np.float32), (2, 0.5, 0.5), affine, "mm")
+    for name in ("a.ome.zarr", "a.nii", "a.npy"):
+        mf.io.write(tmp_path / name, volume)
+        source = mf.io.open_source(tmp_path / name, voxel_size=(2000, 500, 500), unit="um")
+        np.testing.assert_allclose(source.affine[:3, 3], (10000, 20000, 30000))
+        np.testing.assert_allclose(source.affine[:3, :3], np.diag([500, 500, 2000]))
+
+
+@pytest.mark.parametrize("name", ["a.ome.zarr", "a.nii", "a.npy", "a.ome.tif"])
+def test_a_changed_voxel_size_that_contradicts_the_affine_is_not_written(tmp_path, name):
+    volume = mf.io.Volume(np.ones((4, 5, 6), np.float32), (2, 1, 1), np.diag([1.0, 1, 2, 1]), "mm")
+    volume.voxel_size = (3.0, 1.0, 1.0)
+    for use in (lambda: mf.io.write(tmp_path / name, volume), lambda: mf.io.open_source(volume)):
+        with pytest.raises(ValueError, match="affine: says voxels of"):
+            use()
+    assert not list(tmp_path.iterdir())
+
+
 def test_axes_and_units_can_be_corrected(tmp_path):
     multiscale(tmp_path / "a.zarr", entry([{"name": n, "unit": "second"} for n in "abc"], (3, 2, 1)))
     source = mf.io.open_source(tmp_path / "a.zarr", axes="zyx", unit="um")

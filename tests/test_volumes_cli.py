@@ -340,3 +340,11 @@ def test_large_files_that_have_no_random_access_are_restored_as_a_whole(run, her
     ]
     status, out, err = run(*words)
     assert status == 0 and "wrote     out.nii" in out, err
+
+
+@pytest.mark.parametrize("ending", ["", ".json", ".job.json", ".job.log", ".partial"])
+def test_the_json_of_a_run_in_tiles_is_none_of_its_files(run, image, here, ending):
+    words = ["restore", "in.zarr", "-o", "out.npy", *FWHM, "--method", "rl", "--iterations", 1, *TILES]
+    status, _, err = run(*words, "--overwrite", "--json", f"out.npy{ending}")
+    assert status == 2 and f"--json out.npy{ending}: --output out.npy writes to the same file" in err
+    assert [path.name for path in here.iterdir()] == ["in.zarr"]

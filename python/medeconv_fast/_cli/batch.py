@@ -56,6 +56,8 @@ def restore(
         raise UserError(f"--output {folder}: is the folder of the images itself; choose another one")
     every = copy.copy(arguments)
     every.images = [str(path) for path in images]  # none of which is a place for the JSON
+    for path in images:
+        session.reserve(folder / path.name)
     session.claim(every, "json")
     others = sum(has_prefix(path) for path in Path(arguments.input).iterdir() if path not in images)
     if others:
@@ -63,6 +65,8 @@ def restore(
             f"{arguments.input}: left out {others} DICOM file{'s' * (others > 1)} beside images of other "
             "formats; a series needs a folder of its own"
         )
+    if not folder.absolute().parent.is_dir():
+        raise UserError(f"--output {folder}: the folder {folder.absolute().parent} does not exist")
     folder.mkdir(exist_ok=True)
     rows: list[dict[str, Any]] = []
     for number, path in enumerate(images, 1):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import math
 import os
 import tempfile
 from typing import Any, NamedTuple
@@ -17,6 +18,7 @@ from ..io._volume import resized
 from .session import Session, UserError
 
 UNITS = {"mm": 1.0, "um": 1e-3, "nm": 1e-6}  # in mm
+TURNED = 10  # degrees by which a PSF's axes may lie otherwise than the image's
 SAME = 1e-3  # voxel sizes closer than this (relative) are the same: files round them
 
 
@@ -237,6 +239,11 @@ def _psf_for(
         raise UserError(
             f"--psf: {arguments.psf} has {array.ndim} axes, the image {path} has {ndim} ({', '.join(axes)})"
         )
+    if turned := _turned(measured, volume):
+        session.note(
+            f"{arguments.psf}: its axes point in other directions than those of {path} ({turned}); it is "
+            "taken along the image's axes in their order, z with z: turn it where it was measured otherwise"
+        )
     record = {"kind": "file", "path": str(arguments.psf), "shape": array.shape, "resampled": False}
     text = f"{arguments.psf}, {' x '.join(map(str, array.shape))} voxels"
     if measured.voxel_size is None or measured.unit is None:
@@ -265,6 +272,25 @@ def _psf_for(
         )
         record.update(resampled=True, resampled_from=size, shape=array.shape)
     return Psf(array, record, text)
+
+
+def _turned(psf: mf.io.Volume, volume: mf.io.Volume) -> str | None:
+    """Which axes of two oriented images do not go along each other; to and fro is the same."""
+    if not (psf.oriented and volume.oriented) or psf.affine is None or volume.affine is None:
+        return None
+    columns = [v.affine[:3, :3] / np.linalg.norm(v.affine[:3, :3], axis=0) for v in (psf, volume)]
+    along = np.abs((columns[0] * columns[1]).sum(0))
+    length = dict(zip(psf.axes, psf.shape, strict=True))
+    found = []
+    for axis, cosine, own, other in zip("xyz", along, columns[0].T, columns[1].T, strict=True):
+        if length.get(axis, 1) > 1 and cosine < math.cos(math.radians(TURNED)):
+            found.append(f"{axis} along {_direction(own)} and {_direction(other)}")
+    return ", ".join(found) or None
+
+
+def _direction(axis: np.ndarray) -> str:
+    """The patient's axis that a direction is nearest to."""
+    return ("left-right", "front-back", "feet-head")[int(np.argmax(np.abs(axis)))]
 
 
 def need_voxel_size(volume: mf.io.Volume, path: str, why: str) -> tuple[tuple[float, ...], str]:

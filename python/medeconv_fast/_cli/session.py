@@ -21,6 +21,7 @@ from ..io._files import write_whole
 
 # Options and arguments that name what is read.
 INPUTS = ("input", "first", "second", "truth", "psf", "mask", "images", "targets", "net")
+OF_JOBS = (".job.json", ".job.log", ".partial")  # what a run in tiles keeps beside its result
 STDOUT = "standard output"
 WAY_OUT = "; overwrite=True (on the command line --overwrite) replaces it"
 
@@ -138,6 +139,13 @@ class Session:
                 if other != f"--{name} {given}":
                     raise UserError(f"--{name} {given}: {other} writes to the same file; choose another name")
         self.spare_inputs(arguments, *names)
+
+    def reserve(self, given: str | os.PathLike[str]) -> None:
+        """An image that is written in tiles or by a batch, and not claimed: no place for another output."""
+        from medeconv_fast import io
+
+        places = [*io.destinations(given), *(Path(f"{given}{ending}") for ending in OF_JOBS)]
+        self._claimed |= {_place(path): f"--output {given}" for path in places}
 
     def spare_inputs(self, arguments: argparse.Namespace, *names: str) -> None:
         """Refuse outputs of these options that would take the place of what the command reads."""

@@ -102,6 +102,7 @@ def restore(arguments: argparse.Namespace, session: Session, options: dict[str, 
     if (arguments.shard_index is None) != (arguments.num_shards is None):
         raise UserError("--shard-index and --num-shards: expected both, or neither")
     session.spare_inputs(arguments, "output")  # what exists of it may be gone on with
+    session.reserve(arguments.output)
     session.claim(arguments, "report", "json")
     source, like = opened(arguments)
     if arguments.report is not None:

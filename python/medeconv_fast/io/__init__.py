@@ -18,6 +18,7 @@ A file or folder appears under its final name only when whole; an existing one i
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from pathlib import Path
 from typing import Any
@@ -327,6 +328,7 @@ def write(path: Any, volume: Volume, *, overwrite: bool = False) -> None:
         raise TypeError(
             f"volume: got {type(volume).__name__}, expected a Volume (mf.io.Volume(array, voxel_size=…))"
         )
+    volume = dataclasses.replace(volume)  # whose fields may have been changed since they were checked
     path = Path(path)
     suffix = _suffix(path)
     with naming(path):

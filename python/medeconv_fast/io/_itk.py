@@ -12,6 +12,7 @@ import json
 import math
 import re
 import warnings
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,9 @@ VALUES = re.compile(rb"^(?:ElementDataFile *=|data ?file:)([^\r\n]+)", re.MULTIL
 # Numbered files of values: a pattern, the first and the last number, and the step.
 PATTERN = re.compile(r"([^%]*%0?\d*d[^%]*?)\s+(-?\d+)\s+(-?\d+)\s+(-?\d+)(?:\s+\d+)?")
 HEADER_BYTES = 1 << 16
+LOCAL = re.compile(rb"local", re.IGNORECASE)
+COMPRESSED = {"NRRD": rb"^encoding: *(gzip|gz) *\r?$", "MetaImage": rb"^CompressedData *= *True"}
+TOGETHER = 1 << 20  # bytes
 LONGEST_HEADER = 1 << 24  # of its own, which may name a file per slice
 # NRRD's spaces that are a patient's, and what ITK leaves of the way to its own directions, LPS: it turns
 # those of three axes itself, and calls them LPS then. Others (scanner-xyz, 3D-left-handed) name no patient.
@@ -115,6 +119,35 @@ def _check_values(path: Path, array: np.ndarray) -> None:
         )
 
 
+def _check_sums(path: Path, kind: str) -> None:
+    """Refuse compressed values whose checksum says that they are damaged; ITK does not look at it."""
+    head = _head(path)
+    found = VALUES.search(head)
+    alone = found is None if kind == "NRRD" else found is not None and LOCAL.fullmatch(found.group(1).strip())
+    if re.search(COMPRESSED[kind], head, re.MULTILINE | re.IGNORECASE) is None:
+        return
+    if alone and found is not None:
+        places = [(path, head.index(b"\n", found.start()) + 1)]
+    elif alone:
+        blank = re.search(rb"\r?\n\r?\n", head)
+        places = [] if blank is None else [(path, blank.end())]
+    else:
+        places = [] if re.search(rb"^(line|byte) ?skip", head, re.M) else [(f, 0) for f in referred(path)]
+    for file, start in places:
+        stream = zlib.decompressobj(wbits=47)  # zlib's or gzip's, as ITK takes both
+        try:
+            with open(file, "rb") as values:
+                values.seek(start)
+                while not stream.eof and (part := values.read(TOGETHER)):
+                    while part:
+                        stream.decompress(part, TOGETHER)
+                        part = stream.unconsumed_tail
+        except zlib.error as error:
+            raise ValueError(f"{file}: the compressed values are damaged ({error})") from error
+        if not stream.eof:
+            raise ValueError(f"{file}: the compressed values end early")
+
+
 def check_beside(path: Path) -> None:
     """Refuse a header's name whose file of values is, or may be, another image's, or no name for one.
 
@@ -167,6 +200,7 @@ def read(path: Path, suffix: str) -> Volume:
         raise ValueError(
             f"{path}: not a readable {kind} file, damaged or cut short{values} ({' '.join(said.split())})"
         ) from error
+    _check_sums(path, kind)
     array = sitk.GetArrayFromImage(image)
     if beside(path):
         _check_values(path, array)

@@ -298,7 +298,7 @@ def open_source(
         if not path.exists():
             raise FileNotFoundError(f"{path}: no such file or folder")
         with naming(path):
-            made = _open_path(path, level, series, axes, unit, max_bytes)
+            made = _open_path(path, level, series, axes, unit, max_bytes, sized=voxel_size is not None)
         held = made.layout.get("images", 1)
         if series is None and held > 1:
             warnings.warn(first_of(path, held, made.shape), UserWarning, stacklevel=2)
@@ -315,11 +315,27 @@ def open_source(
 
 
 def _open_path(
-    path: Path, level: int, series: str | int | None, axes: str | None, unit: str | None, max_bytes: int
+    path: Path,
+    level: int,
+    series: str | int | None,
+    axes: str | None,
+    unit: str | None,
+    max_bytes: int,
+    *,
+    sized: bool,
 ) -> Source:
+    """`sized`: `unit` is that of a voxel size which is given, and not the file's."""
     if _zarr.is_zarr(path):
         number = None if series is None else number_of_series(series)
-        opened = _zarr.open_path(path, level=level, series=number, axes=axes, unit=unit)
+        try:
+            opened = _zarr.open_path(
+                path, level=level, series=number, axes=axes, unit=None if sized else unit
+            )
+        except ValueError:
+            if not sized or unit is None:
+                raise
+            # Its own unit may be none that is known.
+            opened = _zarr.open_path(path, level=level, series=number, axes=axes, unit=unit)
         warn_of_shear(path, opened.geometry.affine, opened.geometry.spatial_axes, 3)
         return _open_zarr(path, opened, level)
     if path.suffix.lower() == ".zarr":
@@ -437,6 +453,7 @@ def _of_volume(
     stored_dtype: Any = None,
     series: str | int | None = None,
 ) -> Source:
+    volume = dataclasses.replace(volume)  # whose fields may have been changed since they were checked
     array = volume.array
     return Source(
         lambda index: array[index].copy(),
