@@ -276,9 +276,10 @@ def _psf_for(
 
 def _turned(psf: mf.io.Volume, volume: mf.io.Volume) -> str | None:
     """Which axes of two oriented images do not go along each other; to and fro is the same."""
-    if not (psf.oriented and volume.oriented) or psf.affine is None or volume.affine is None:
+    affines = psf.affine, volume.affine
+    if not (psf.oriented and volume.oriented) or affines[0] is None or affines[1] is None:
         return None
-    columns = [v.affine[:3, :3] / np.linalg.norm(v.affine[:3, :3], axis=0) for v in (psf, volume)]
+    columns = [a[:3, :3] / np.linalg.norm(a[:3, :3], axis=0) for a in affines if a is not None]
     along = np.abs((columns[0] * columns[1]).sum(0))
     length = dict(zip(psf.axes, psf.shape, strict=True))
     found = []
