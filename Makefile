@@ -31,7 +31,7 @@ demo: $(VENV)/installed
 test: $(VENV)/installed-test
 	$(PY) -m pytest -q -m "not peers" -n 2 --dist worksteal --durations=8
 
-# The whole suite once per ISA that this machine runs; a missing one is named.
+# Every test of the backend cpp once per ISA that this machine runs but the fastest; a missing one is named.
 test-isa: $(VENV)/installed-test
 	$(PY) tests/run_isas.py
 

@@ -41,7 +41,6 @@ public:
     std::vector<int64_t> frequency_at;   // slot -> frequency
     std::vector<int64_t> slot_of;        // frequency -> slot
     int64_t mirrored(int64_t slot) const { return slot_of[size_t((n - frequency_at[size_t(slot)]) % n)]; }
-    int64_t scratch_elements() const { return view.inner ? view.inner->n : 0; }
 
 private:
     std::vector<std::vector<T>> tables_;

@@ -599,7 +599,6 @@ PYBIND11_MODULE(_cpp, m, py::mod_gil_not_used()) {
     bind_conv<float>(m, "F32");
     bind_conv<double>(m, "F64");
     m.def("good_size", &good_size, py::arg("n"), py::arg("even") = false);
-    m.def("factorise", &factorise, py::arg("n"));
     m.def("isa", [] { return std::string(active_isa()); });
     m.def("supported_isas", [] {
         const char* const* names;

@@ -132,7 +132,8 @@ def _cases(operation: Operation, engines: tuple[str, ...], backend: str) -> Iter
                         yield Case(ndim, np.dtype(dtype).name, boundary, engine)
 
 
-def _row(name: str) -> str:
+def row(name: str) -> str:
+    """Of one operation."""
     operation, has_engines = OPERATIONS[name]
     cells, boundaries, engines = [], set(), set()
     for backend in (*BACKENDS, *(["cuda"] if "cuda" in mf.backends.available() else [])):
@@ -162,17 +163,21 @@ def _as_it_stands(title: str) -> str:
     raise SystemExit(f"{title}: not in README.md, and no GPU or emulator to try it on")
 
 
-def table() -> str:
-    """The table in Markdown."""
-    missing = [name for name in BACKENDS if name not in mf.backends.available()]
-    if missing:
-        raise SystemExit(f"not available here: {', '.join(missing)}; the table needs every backend")
+def missing() -> list[str]:
+    """Backends that are not available here, without which there is no table."""
+    return [name for name in BACKENDS if name not in mf.backends.available()]
+
+
+def heading() -> list[str]:
+    """The first two lines."""
     head = ["operation", *(f"`{name}`" for name in (*BACKENDS, "cuda")), "engines", "boundaries"]
-    return "\n".join([f"| {' | '.join(head)} |", "|---" * len(head) + "|", *map(_row, OPERATIONS)])
+    return [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
 
 
 def main() -> None:
-    text = table()
+    if missing():
+        raise SystemExit(f"not available here: {', '.join(missing())}; the table needs every backend")
+    text = "\n".join([*heading(), *map(row, OPERATIONS)])
     if "--write" not in sys.argv[1:]:
         print(text)
         return

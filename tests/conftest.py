@@ -3,8 +3,10 @@
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,14 @@ import emulated  # noqa: F401, before the package
 import medeconv_fast as mf
 
 ROOT = Path(__file__).resolve().parents[1]
+IN_MEMORY, ROOM = Path("/dev/shm"), 4 << 30
+
+
+def pytest_configure():
+    """Thousands of small files, each waited for until a disk has it, take longer than many of the tests."""
+    if os.access(IN_MEMORY, os.W_OK) and shutil.disk_usage(IN_MEMORY).free > ROOM:
+        os.environ.setdefault("TMPDIR", str(IN_MEMORY))
+        tempfile.tempdir = None  # asked for again
 
 
 @pytest.fixture(params=mf.backends.available())

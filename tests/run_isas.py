@@ -1,4 +1,4 @@
-"""Runs the test suite once per ISA of this machine; says which ISAs the build has that cannot run here.
+"""Runs the tests of the backend cpp once per ISA of this machine; says which of the build's cannot run here.
 
 ``--list`` prints the ISAs, one per line. The pytest arguments that follow are passed on.
 """

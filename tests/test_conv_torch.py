@@ -25,10 +25,6 @@ functional = torch.nn.functional
 NAMES = ("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
 
 
-def convolvers():
-    return [name for name in mf.backends.available() if hasattr(mf.backends.resolve(name), "ConvPlan")]
-
-
 @functools.cache
 def opinfo(name):
     """torch's table entry, with the samples that torch tests itself on."""
@@ -50,7 +46,7 @@ def samples(name):
     return found
 
 
-@pytest.fixture(params=convolvers())
+@pytest.fixture(params=mf.backends.available())
 def backend(request):
     mf.use_backend(request.param)  # the bridge has no argument for it
     yield request.param
@@ -67,7 +63,7 @@ def one_torch_thread():
 
 
 # For what is slow and about the bridge, not about a backend's numbers.
-first_backend = pytest.mark.parametrize("backend", convolvers()[:1], indirect=True)
+first_backend = pytest.mark.parametrize("backend", mf.backends.available()[:1], indirect=True)
 
 
 @pytest.fixture

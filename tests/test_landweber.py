@@ -271,6 +271,17 @@ def test_step_that_diverges_is_warned_of(backend, rng):
     assert len(info.warnings) == 1
 
 
+@pytest.mark.parametrize("stop", [None, "relative-change"])
+def test_an_estimate_that_left_the_range_is_not_returned(backend, rng, stop):
+    image, psf = rng.random((9, 10)).astype(np.float32), np.ones((3, 3))
+    with (
+        pytest.warns(UserWarning, match="may diverge"),
+        np.errstate(all="ignore"),
+        pytest.raises(FloatingPointError, match=r"landweber: the estimate of iteration .* diverges"),
+    ):
+        mf.landweber(image, psf, 300, step=10, stop=stop, backend=backend)
+
+
 @pytest.mark.parametrize(
     ("options", "error", "words"),
     [

@@ -658,8 +658,6 @@ class Blur:
         under boundary="wrap"; unknown option values.
     TypeError
         Complex, object or string values; numbers of the wrong kind.
-    NotImplementedError
-        Engines and backends that are not built yet.
 
     Examples
     --------
@@ -811,6 +809,11 @@ class Blur:
         Returns
         -------
         array of `shape`, or ``(N, *shape)``, of the kind of `x`
+
+        Raises
+        ------
+        ValueError, TypeError
+            Another shape, NaN or Inf, values of the wrong kind.
         """
         return self._applied(x, "x", adjoint=False)
 
@@ -824,6 +827,11 @@ class Blur:
         Returns
         -------
         array of `estimate_shape`, or ``(N, *estimate_shape)``, of the kind of `y`
+
+        Raises
+        ------
+        ValueError, TypeError
+            Another shape, NaN or Inf, values of the wrong kind.
         """
         return self._applied(y, "y", adjoint=True)
 
@@ -846,6 +854,11 @@ class Blur:
         -------
         array of `estimate_shape`
             In float64 if neither `weights` nor the operator's `dtype` says otherwise.
+
+        Raises
+        ------
+        ValueError, TypeError
+            Another shape, NaN or Inf, values of the wrong kind, values below 0.
         """
         if weights is None:
             dtype = self.dtype or np.dtype(np.float64)
@@ -902,6 +915,12 @@ class Blur:
             With `return_sums`. ratio: i_divergence (image·log(image/model) - image + model),
             squared_residual, held_out_squared_residual, each times the weights. residual: squared_residual.
             multiply, add: squared_change, squared_result. copy: squared_result.
+
+        Raises
+        ------
+        ValueError, TypeError
+            A formula that there is not, operands that it lacks or does not have, other shapes or dtypes, an
+            `out` that shares a part of an operand's memory.
         """
         formula = _validate.choice(formula, "formula", tuple(FORMULAS))
         return_sums = _validate.flag(return_sums, "return_sums")

@@ -47,7 +47,6 @@ __all__: list[str] = [
     "cached_bytes",
     "empty_F32",
     "empty_F64",
-    "factorise",
     "fold",
     "good_size",
     "isa",
@@ -522,7 +521,6 @@ def empty_F32(
 def empty_F64(
     shape: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex],
 ) -> numpy.typing.NDArray[numpy.float64]: ...
-def factorise(n: typing.SupportsInt | typing.SupportsIndex) -> list[int]: ...
 @typing.overload
 def fold(
     y: numpy.typing.NDArray[numpy.float32],

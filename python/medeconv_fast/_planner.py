@@ -164,8 +164,6 @@ def plan(
         As `Blur`; a size of memory that cannot be read; engine="separable" for a PSF that is no product.
     TypeError
         Values of the wrong kind.
-    NotImplementedError
-        Engines and backends that are not built yet.
 
     Notes
     -----

@@ -47,6 +47,11 @@ def simulate(
         Gaussian: standard deviation in the truth's units; required.
     seed : int
         Same seed, same noise.
+    normalize_psf : bool
+        Divide the PSF by its sum.
+    backend : {"auto", "cpp", "numba", "reference", "cuda"}
+    num_threads : int, optional
+        Results do not depend on it.
 
     Returns
     -------

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Iterable, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 
@@ -27,12 +27,7 @@ def _listed(options: Iterable[str]) -> str:
     return ", ".join(repr(option) for option in options)
 
 
-def planned(name: str, value: Any) -> NoReturn:
-    """Refuse a capability of the contract that is not built yet."""
-    raise NotImplementedError(f"{name}={shown(value)} is not built yet in this version of medeconv_fast")
-
-
-def choice(value: Any, name: str, options: Sequence[str], *, unbuilt: Sequence[str] = ()) -> str:
+def choice(value: Any, name: str, options: Sequence[str]) -> str:
     """`value` if it is one of `options`.
 
     Raises
@@ -40,17 +35,13 @@ def choice(value: Any, name: str, options: Sequence[str], *, unbuilt: Sequence[s
     TypeError
         `value` is not a string.
     ValueError
-        It is a string but neither in `options` nor in `unbuilt`.
-    NotImplementedError
-        It is in `unbuilt`.
+        It is a string but none of `options`.
     """
     if not isinstance(value, str):
-        raise TypeError(f"{name}: got {shown(value)}, expected one of {_listed([*options, *unbuilt])}")
-    if value in options:
-        return value
-    if value in unbuilt:
-        planned(name, value)
-    raise ValueError(f"{name}: got {value!r}, expected one of {_listed([*options, *unbuilt])}")
+        raise TypeError(f"{name}: got {shown(value)}, expected one of {_listed(options)}")
+    if value not in options:
+        raise ValueError(f"{name}: got {value!r}, expected one of {_listed(options)}")
+    return value
 
 
 def flag(value: Any, name: str) -> bool:
@@ -196,7 +187,8 @@ def finite(array: np.ndarray, name: str, axes: str | None = None) -> tuple[float
     )
 
 
-def _limit(dtype: Any) -> float:
+def most(dtype: Any) -> float:
+    """The largest magnitude of values whose sums and products stay in the dtype's range."""
     return 1e28 if np.dtype(dtype) == np.float32 else 1e280
 
 
@@ -205,7 +197,7 @@ def scale(magnitude: float, name: str, dtype: Any, *, squared: bool = False) -> 
 
     `squared`: sums of squares as well, which are float64.
     """
-    limit = 1e140 if squared and np.dtype(dtype) != np.float32 else _limit(dtype)
+    limit = 1e140 if squared and np.dtype(dtype) != np.float32 else most(dtype)
     if magnitude != 0 and not 1 / limit <= magnitude <= limit:
         raise ValueError(
             f"{name}: the largest value is {magnitude:g}, expected {1 / limit:g} to {limit:g} in {dtype}; "
@@ -218,7 +210,7 @@ def fits(value: float, name: str, dtype: Any, *, tiny: bool = True) -> float:
 
     `tiny`: it may be as small as it likes.
     """
-    limit = _limit(dtype)
+    limit = most(dtype)
     if abs(value) > limit or (not tiny and 0 < abs(value) < 1 / limit):
         allowed = f"{-limit:g} to {limit:g}" if tiny else f"0, or {1 / limit:g} to {limit:g}"
         raise ValueError(f"{name}: got {value:g}, expected {allowed} in {dtype}")

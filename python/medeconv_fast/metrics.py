@@ -70,8 +70,8 @@ def psnr(truth: Any, image: Any, *, data_range: float | None = None) -> float:
 
     Raises
     ------
-    ValueError
-        Shapes that differ, NaN or Inf, a constant truth without `data_range`.
+    ValueError, TypeError
+        Complex or object values; shapes that differ, NaN or Inf, a constant truth without `data_range`.
     """
     a, b = _pair(truth, image)
     peak = _range(a, data_range)
@@ -94,8 +94,8 @@ def nrmse(truth: Any, image: Any) -> float:
 
     Raises
     ------
-    ValueError
-        Shapes that differ, NaN or Inf, a truth that is zero everywhere.
+    ValueError, TypeError
+        Complex or object values; shapes that differ, NaN or Inf, a truth that is zero everywhere.
     """
     a, b = _pair(truth, image)
     norm = _rms(a)
@@ -123,8 +123,8 @@ def i_divergence(truth: Any, image: Any) -> float:
 
     Raises
     ------
-    ValueError
-        Shapes that differ, NaN or Inf, negative values.
+    ValueError, TypeError
+        Complex or object values; shapes that differ, NaN or Inf, negative values.
 
     References
     ----------
@@ -174,9 +174,9 @@ def ssim(truth: Any, image: Any, *, data_range: float | None = None, window: int
 
     Raises
     ------
-    ValueError
-        Shapes that differ, NaN or Inf, an even window or one larger than an axis, a constant truth without
-        `data_range`.
+    ValueError, TypeError
+        Complex or object values; shapes that differ, NaN or Inf, an even window or one larger than an axis,
+        a constant truth without `data_range`.
 
     References
     ----------
@@ -334,6 +334,7 @@ def fourier_shell_correlation(
     taper : bool
         Multiply both images by a Hann window first: where an image is not periodic, the jump between its
         opposite sides reaches all frequencies and is the same in both, so that they seem to agree.
+        `resolution` does so by default.
 
     Returns
     -------
@@ -345,8 +346,8 @@ def fourier_shell_correlation(
 
     Raises
     ------
-    ValueError
-        Shapes that differ, NaN or Inf, more than three axes.
+    ValueError, TypeError
+        Complex or object values; shapes that differ, NaN or Inf, more than three axes.
 
     References
     ----------
@@ -377,7 +378,7 @@ def resolution(
         Between 0 and 1 (1/7 is common for two independent halves of the data; 1/2 for an image and a truth),
         or the curves of van Heel and Schatz, which rise where a shell holds few values.
     taper : bool
-        As for `fourier_shell_correlation`.
+        As for `fourier_shell_correlation`, whose default is another.
 
     Returns
     -------

@@ -11,7 +11,7 @@ import math
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -35,6 +35,8 @@ __all__ = [
 BLOCK = 1 << 16
 # Details that a level of noise is told from, where the voxels seen leave so many of a kind.
 FEWEST = 32
+# Updates that predict no better before `Thinning` ends its run on a part of the counts.
+PATIENCE = 8
 
 
 @dataclass(frozen=True)
@@ -260,7 +262,6 @@ class Thinning(Rule):
     splits: int = 1
     name = "thinning"
     of_ratio = True
-    patience: int = field(default=8, repr=False)
 
     def __post_init__(self) -> None:
         if self.gain is not None:
@@ -270,7 +271,6 @@ class Thinning(Rule):
             raise ValueError(f"fraction: got {fraction:g}, expected a share between 0 and 1")
         _validate.integer(self.seed, "seed", minimum=0)
         _validate.integer(self.splits, "splits", minimum=1)
-        _validate.integer(self.patience, "patience", minimum=1)
 
     def watch(self, run: Run) -> Watch:
         return Prediction(self) if self.splits == 1 else Watch(self)
@@ -333,7 +333,6 @@ class Prediction(Watch):
 
     def __init__(self, rule: Thinning) -> None:
         super().__init__(rule)
-        self._patience = rule.patience
         self._least = math.inf
         self._best = 0
 
@@ -341,7 +340,7 @@ class Prediction(Watch):
         updates = entry["iteration"] - 1
         if entry["held_out_squared_residual"] < self._least:
             self._least, self._best = entry["held_out_squared_residual"], updates
-        return bool(updates - self._best >= self._patience)
+        return bool(updates - self._best >= PATIENCE)
 
 
 @dataclass(frozen=True)

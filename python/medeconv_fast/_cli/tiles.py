@@ -14,11 +14,12 @@ import numpy as np
 
 import medeconv_fast as mf
 
+from ..volumes._numbers import METHODS as IN_TILES
 from ..volumes._restore_volume import described
 from .images import Outline, psf_for, settled_method, shown_size, with_geometry
+from .parser import METHODS
 from .session import Progress, Session, UserError, peak_memory_bytes
 
-METHODS = ("auto", "rl", "wiener", "tikhonov")
 # Options that only a run in tiles has; each asks for one.
 _OPTIONS = (
     "memory", "workers", "scheduler", "shard_index", "num_shards", "halo", "tile", "dtype", "scale", "seed",
@@ -76,8 +77,9 @@ def options_for(
     arguments: argparse.Namespace, options: dict[str, Any], source: mf.io.Source, session: Session
 ) -> dict[str, Any]:
     """What `restore_volume` and `plan_volume` take alike; `options` are those of the method."""
-    if arguments.method not in METHODS:
-        raise UserError(f"--method: {arguments.method} does not work in tiles (only {', '.join(METHODS)})")
+    if arguments.method not in IN_TILES:
+        known = ", ".join(m for m in METHODS if m in IN_TILES)
+        raise UserError(f"--method: {arguments.method} does not work in tiles (only {known})")
     if arguments.method == "rl":
         options = {"negative": "raise", **options}
     made = {

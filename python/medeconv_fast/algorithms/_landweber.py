@@ -93,6 +93,8 @@ def landweber(
     ------
     ValueError, TypeError
         As `richardson_lucy`; a rule for stopping that follows the I-divergence.
+    FloatingPointError
+        The iteration has diverged: the estimate is not finite any more.
 
     Warns
     -----
@@ -144,6 +146,7 @@ def landweber(
             "the iteration may diverge"
         )
         model.warnings.append(note)
+        model.may_diverge = True
         warnings.warn(note, UserWarning, stacklevel=2)
     estimate, stopped_by = descend(model, model.start(), length, non_negative=non_negative)
     settings = {"step": length, "norm_bound": bound, "non_negative": non_negative}

@@ -93,6 +93,7 @@ class LinearModel:
         self.operator = self.blur.operator(self.data.dtype)
         self.unit = unit_of(largest)
         self.warnings: list[str] = []
+        self.may_diverge = False
         self.trace: list[dict[str, Any]] = []
         self._initial = initial
         self._num_threads = num_threads
@@ -180,6 +181,8 @@ class LinearModel:
         """The estimate has been updated: what ends the run now, if anything does."""
         if sums is not None:
             square = sums["squared_result"]
+            if not math.isfinite(square):
+                self._refuse_divergence(entry["iteration"])
             entry["relative_change"] = math.sqrt(sums["squared_change"] / square) if square > 0 else 0.0
         if self.rule is not None:
             _device.settle(estimate)  # a rule goes by time
@@ -193,6 +196,12 @@ class LinearModel:
                 return "callback"
         return self.watch.rule.name if self.watch.after(entry | {"ended": ended}) else None
 
+    def _refuse_divergence(self, iteration: int) -> None:
+        raise FloatingPointError(
+            f"{self._method}: the estimate of iteration {iteration} is not finite any more, the iteration "
+            "diverges; take a smaller step or fewer iterations"
+        )
+
     def finish(
         self,
         estimate: np.ndarray,
@@ -204,6 +213,8 @@ class LinearModel:
     ) -> Any:
         """What the caller gets; `held` arrays of the estimate's shape were in use."""
         result = _options.cropped(estimate, self.blur)
+        if self.may_diverge and not np.isfinite(_device.host(result)).all():
+            self._refuse_divergence(len(self.trace))
         if not self._return_info:
             return self._restore(result)
         blur = self.blur

@@ -84,7 +84,7 @@ def check_psf_sum(total: float, largest: float, dtype: Any, *, squared: bool) ->
 
     `largest` is the image's largest value; `squared`: the method works with |H|^2.
     """
-    most = 1e28 if np.dtype(dtype) == np.float32 else 1e280
+    most = _validate.most(dtype)
     limit = math.sqrt(most) if squared else most
     expected = f"in {np.dtype(dtype)}; rescale it, or leave normalize_psf=True"
     if not 1 / limit <= total <= limit:

@@ -28,7 +28,7 @@ NAMED: dict[str, Callable[..., Any]] = {
     function.__name__: function
     for function in (tikhonov, inverse_filter, unsupervised_wiener, landweber, fista, van_cittert)
 }
-METHODS = ("auto", "richardson-lucy", "rl", "wiener", *NAMED)
+METHODS = ("auto", "richardson-lucy", "richardson_lucy", "rl", "wiener", *NAMED)
 
 # What "auto" takes; chosen on the cases of docs/make_restoration.py, see docs/restoration.md.
 WEIGHT, MOST_WEIGHT = 0.065, 0.1
@@ -54,7 +54,7 @@ def restore(image: Any, psf: Any, method: str = "auto", **options: Any) -> Any:
         "auto": accelerated Richardson-Lucy, regularised as the noise asks, that stops by itself (see Notes);
         the Wiener filter for images on a signed scale, whose negative values reach below -1/4 of the largest
         one (CT numbers). An option that only one of the two has decides for it.
-        "richardson-lucy" or "rl", "wiener", "tikhonov", "inverse_filter", "unsupervised_wiener", "landweber",
+        "richardson_lucy" or "rl", "wiener", "tikhonov", "inverse_filter", "unsupervised_wiener", "landweber",
         "fista" (with its `weight`), "van_cittert": that algorithm with its own defaults.
     **options
         Of the algorithm; what is given is never overridden. Under Richardson-Lucy ``negative`` is "clip" by

@@ -36,7 +36,7 @@ class Call:
 
     def __init__(self, first: Any, name: str, exact: Any, backend: Any, num_threads: Any) -> None:
         self.exact = _validate.flag(exact, "exact")
-        self.kernels = _with_convolution(backends.resolve(backend, first))
+        self.kernels = backends.resolve(backend, first)
         # Kernels on a GPU have no threads of ours; asking the system how many takes longer than a launch.
         asked = num_threads is not None or self.kernels.NAME != "cuda"
         self.num_threads = resolve_num_threads(num_threads) if asked else 1
@@ -204,14 +204,6 @@ def _plan(kernels: ModuleType, *arguments: Any) -> Any:
 @functools.lru_cache(maxsize=256)
 def _is_spectral(kernels: ModuleType, layer: Layer, weight: bool) -> bool:
     return applies(layer) and is_cheaper(layer, kernels, weight=weight)
-
-
-def _with_convolution(kernels: ModuleType) -> ModuleType:
-    if not hasattr(kernels, "ConvPlan"):
-        raise NotImplementedError(
-            f"backend: {kernels.NAME!r} has no ConvPlan in this version of medeconv_fast"
-        )
-    return kernels
 
 
 def _corner(layer: Layer) -> tuple[slice, ...]:

@@ -32,7 +32,7 @@ from ._sample import Sample
 ONE = np.ones(1)
 Trial = tuple[np.ndarray, dict[str, Any]]  # a part of the sample, and its maps
 
-METHODS = ("auto", "richardson-lucy", "rl", "wiener", "tikhonov")
+METHODS = ("auto", "richardson-lucy", "richardson_lucy", "rl", "wiener", "tikhonov")
 RL_OPTIONS = {
     "num_iter", "boundary", "background", "readout_variance", "damping", "regularizer", "acceleration",
     "back_projector", "stop", "initial", "negative", "voxel_size", "psf_voxel_size", "normalize_psf",

@@ -100,7 +100,7 @@ def restore_volume(
         NAME.job.json beside it records the job.
     psf : array_like, or list of array_like
         As in `richardson_lucy`; of a list one for each channel.
-    method : {"auto", "rl", "richardson-lucy", "wiener", "tikhonov"}
+    method : {"auto", "rl", "richardson_lucy", "wiener", "tikhonov"}
         As in `restore`; of a source in Hounsfield units (metadata ``intensity_unit``) "auto" is the Wiener
         filter.
     memory : int or str
@@ -309,7 +309,7 @@ class _Setup:
         options: dict[str, Any],
     ) -> None:
         method = _validate.choice(method, "method", METHODS)
-        self.method = "rl" if method == "richardson-lucy" else method
+        self.method = "rl" if method.startswith("richardson") else method
         self.memory = bytes_of(memory)
         self.seed = _validate.integer(seed, "seed", minimum=0)
         self.source = source if is_source(source) else files.open_source(source)
