@@ -154,3 +154,23 @@ def test_release_memory(backend, rng):
     if backend != "reference":
         assert mf.backends.resolve(backend).describe()["cached_bytes"] == 0
     assert np.array_equal(mf.richardson_lucy(image, np.ones((3, 3)), 2, backend=backend), before)
+
+
+@pytest.mark.parametrize("boundary", ["reflect", "zero", "wrap"])
+@pytest.mark.parametrize("shape", [(250, 21), (17, 23), (9, 31, 10)])
+def test_filters_do_not_depend_on_the_backends_transforms(backend, shape, boundary, tol):
+    """Their responses have no end, so that the padding is part of the result: the same on every backend."""
+    rng = np.random.default_rng(4)
+    image, psf = rng.uniform(1, 2, shape), mf.psf.gaussian((3.0,) * len(shape), (1.0,) * len(shape))
+    psf = psf[tuple(slice(0, min(k, n)) for k, n in zip(psf.shape, shape, strict=True))]
+    filters = {
+        "wiener": {"balance": 1e-3},
+        "tikhonov": {"weight": 1e-3},
+        "inverse_filter": {"threshold": 0.05},
+        "unsupervised_wiener": {"num_iter": 30},
+    }
+    for name, options in filters.items():
+        function = getattr(mf, name)
+        wanted = function(image, psf, boundary=boundary, backend="reference", **options)
+        got = function(image, psf, boundary=boundary, backend=backend, **options)
+        np.testing.assert_allclose(got, wanted, rtol=0, atol=tol("backends") * np.abs(wanted).max())

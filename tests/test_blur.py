@@ -377,3 +377,32 @@ def test_other_batches_are_refused(shape, backend):
         blur.adjoint(np.ones(shape))
     with pytest.raises(ValueError, match="expected"):
         blur.sweep(np.ones((2, 8, 7)), "copy")
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_a_psf_that_is_changed_later_changes_nothing(backend, before):
+    psf = np.ones((3, 3))
+    blur = mf.Blur(psf, (32, 32), normalize_psf=False, backend=backend)
+    if before:
+        blur.forward(np.ones((34, 34)))
+    psf /= 9
+    for dtype in ("float64", "float32"):
+        assert blur.forward(np.ones((34, 34), dtype))[5, 5] == pytest.approx(9)
+
+
+def test_a_psf_beyond_the_images_dtype_is_refused(backend):
+    image = np.ones((20, 20), np.float32)
+    for factor, text in ((1e39, "psf in float32: 9 of 9 values are not finite"), (1e-50, "are 0 in float32")):
+        blur = mf.Blur(
+            factor * np.ones((3, 3)), (20, 20), boundary="wrap", normalize_psf=False, backend=backend
+        )
+        with pytest.raises(ValueError, match=text):
+            blur.forward(image)
+
+
+def test_a_ratio_to_an_image_without_light_is_finite(backend):
+    blur = mf.Blur(np.ones((3, 3)), (20, 20), boundary="zero", backend=backend)
+    estimate = np.zeros((20, 20))
+    estimate[5, 5] = 1
+    for image in (np.zeros((20, 20)), np.full((20, 20), -1.0)):
+        assert np.isfinite(blur.sweep(estimate, "ratio", image=image)).all()

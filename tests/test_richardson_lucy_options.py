@@ -1,5 +1,7 @@
 """Options of Richardson-Lucy against transcriptions with dense matrices, written out from the papers."""
 
+import warnings
+
 import numpy as np
 import pytest
 from scipy.special import kl_div
@@ -272,3 +274,34 @@ def test_pollen(shared_data):
     assert best(12, acceleration="heavy-ball") >= 32.95
     assert best(4, back_projector="wiener-butterworth") >= 32.85
     assert best(16, acceleration="biggs-andrews", regularizer=("tv", 0.002)) >= 33.15
+
+
+@pytest.mark.parametrize(
+    ("kind", "weight", "acceleration", "most"),
+    [
+        ("tikhonov", 0.2, None, "0.062"),
+        ("tikhonov", 0.1, "heavy-ball", "0.021"),
+        ("good-roughness", 0.1, None, "0.062"),
+        ("entropy", 0.5, "biggs-andrews", "0.33"),
+    ],
+)
+def test_a_regularizer_that_overshoots_is_warned_of(backend, kind, weight, acceleration, most):
+    """Below that weight what is flat stays flat."""
+    psf, flat = mf.psf.gaussian((3, 3), (1, 1)), np.full((32, 32), 100.0)
+    options = {"acceleration": acceleration, "backend": backend, "return_info": True}
+    with pytest.warns(UserWarning, match=rf"^regularizer: got .* expected a weight of at most {most} here"):
+        _, info = mf.richardson_lucy(flat, psf, 2, regularizer=(kind, weight), **options)
+    assert len(info.warnings) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        result, info = mf.richardson_lucy(flat, psf, 40, regularizer=(kind, 0.9 * float(most)), **options)
+    np.testing.assert_allclose(result, flat, rtol=1e-4)
+
+
+@pytest.mark.parametrize("boundary", ["extended", "nearest", "reflect", "wrap"])
+@pytest.mark.parametrize("name", ["gaussian", "butterworth", "wiener-butterworth", "otf-masked-wiener"])
+def test_unmatched_back_projectors_leave_what_is_flat(backend, name, boundary):
+    """At the border, too, where little of the divisor is left."""
+    psf, flat = mf.psf.gaussian((4, 4), (1, 1)), np.full((60, 60), 77.0)
+    result = mf.richardson_lucy(flat, psf, 2, back_projector=name, boundary=boundary, backend=backend)
+    np.testing.assert_allclose(result, flat, rtol=1e-4)

@@ -93,3 +93,13 @@ def test_counts_beyond_integers(truth):
     np.testing.assert_allclose(
         mf.simulate(large, psf, photons=9e18), mf.simulate(large, psf, noise=None), 1e-6
     )
+
+
+def test_negative_counts_are_refused():
+    psf = np.full((9, 9), -0.02)
+    psf[4, 4] = 2.6
+    truth = np.zeros((40, 40))
+    truth[15:25, 15:25] = 100.0
+    with pytest.raises(ValueError, match=r"psf: its negative values make expected counts down to -72"):
+        mf.simulate(truth, psf, photons=1e3)
+    assert mf.simulate(truth, psf, noise="gaussian", sigma=1.0).min() < -60

@@ -695,6 +695,8 @@ class Blur:
         values, self.psf_sum = _arrays.as_psf(
             psf, len(self.shape), normalize=normalize, dtype=self.dtype or np.float64, any_sum=_any_sum
         )
+        if isinstance(psf, np.ndarray) and np.may_share_memory(values, psf):
+            values = values.copy()  # operators are made later, of what was given now
         self._given = values
         self._terms: list[tuple[np.ndarray, ...]] | None = None
         if self._tolerance:
@@ -763,6 +765,9 @@ class Blur:
         with self._lock:
             if dtype not in self._operators:
                 psf = _arrays.computable(self.psf, dtype)
+                _validate.finite(psf, f"psf in {dtype}")
+                if not psf.any():
+                    raise ValueError(f"psf: all its values are 0 in {dtype}, the largest {self.psf.max():g}")
                 self._operators[dtype] = Operator(
                     psf,
                     self._layout,
@@ -954,7 +959,8 @@ class Blur:
             prepared["positive"] = _validate.flag(operands.get("positive", False), "positive")
         if "eps" in numbers:
             if operands.get("eps") is None:
-                prepared["eps"] = self._backend.smallest_divisor(float(prepared["image"].max()), dtype)
+                largest = max(float(prepared["image"].max()), -float(prepared["image"].min()))
+                prepared["eps"] = self._backend.smallest_divisor(largest or 1.0, dtype)
             else:
                 prepared["eps"] = _validate.number(operands["eps"], "eps", minimum=0)
         if out is None:

@@ -10,6 +10,7 @@ from . import _arrays, _validate
 from ._blur import Blur
 
 NOISES = ("poisson", "gaussian")
+ROUNDING = 1e-5  # of the largest value, by which transforms in float32 go below 0
 MOST_COUNTS = 9e18  # of a voxel: they are drawn as 64-bit integers
 
 
@@ -62,7 +63,8 @@ def simulate(
     ------
     ValueError, TypeError
         Bad arrays; options that contradict each other; negative truth under Poisson noise, or more than 9e18
-        counts; a background or sigma beyond the dtype's range.
+        counts; a PSF whose negative values make negative counts; a background or sigma beyond the dtype's
+        range.
     """
     boundary = _validate.choice(boundary, "boundary", ("zero", "reflect", "nearest", "mirror", "wrap"))
     background = _validate.number(background, "background", minimum=0)
@@ -93,6 +95,12 @@ def simulate(
         return (image + generator.normal(0.0, sigma, image.shape)).astype(data.dtype)
     if noise == "poisson":
         _validate.non_negative(data, "truth", lowest)
+        below, most = float(image.min()), float(image.max())
+        if below < -ROUNDING * most:
+            raise ValueError(
+                f"psf: its negative values make expected counts down to {below:g} (up to {most:g}), expected "
+                "none below 0 under Poisson noise: use noise='gaussian', or a psf that is not negative"
+            )
         expected = np.maximum(image.astype(np.float64), 0)  # FFT rounding
         highest = float(expected.max())
         gain = 1.0

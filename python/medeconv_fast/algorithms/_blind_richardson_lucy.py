@@ -15,7 +15,7 @@ from .._threads import resolve_num_threads
 from ..stop import Rule, Run, Thinning, Watch, noise_level, rule_of
 from . import _options
 from ._blind_psf import continued_estimate, doubts_of, exchanged, first_psf, gain_of, improved_psf
-from ._iteration import Model, Penalty, iterate, unit_of
+from ._iteration import Model, Penalty, iterate, overshooting, unit_of
 from ._start import INITIAL, NEGATIVE, SMALLEST_NORMALIZER, counts_of, first_estimate, level_of
 
 DEFAULT_ITERATIONS = 30
@@ -211,6 +211,13 @@ def blind_richardson_lucy(
         raise ValueError(
             f"image: no value rises above the background {background:g}; nothing is left to find a psf from"
         )
+    if smoothing is not None:
+        said = overshooting(
+            *smoothing, highest / mean, psf_settings["voxel_size"], data.shape, accelerated=False
+        )
+        if said is not None:
+            notes.append(said)
+            python_warnings.warn(said, UserWarning, stacklevel=2)
     model = Model(
         image=data,
         weights=trust,

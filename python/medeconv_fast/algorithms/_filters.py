@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from .. import _arrays, _device, _validate, backends
 from .._blur import check_engine, choose_grid
 from .._taps import wrapped_taps
 from .._threads import resolve_num_threads
+from ..backends import reference
 from . import _options
 
 BOUNDARIES = ("reflect", "nearest", "mirror", "wrap", "zero")
@@ -75,7 +75,7 @@ class FilterCall:
         )
         largest = max(-self.lowest, self.highest)
         _options.check_psf_sum(self.psf_sum, largest, self.data.dtype, squared=True)
-        self.grid, self._low = _padding(self.data.shape, self.psf.shape, self.boundary, self.kernels)
+        self.grid, self._low = _padding(self.data.shape, self.psf.shape, self.boundary)
         shape = self.data.shape
         self._high = tuple(g - n - a for g, n, a in zip(self.grid, shape, self._low, strict=True))
         window = tuple((a, a + n) for a, n in zip(self._low, shape, strict=True))
@@ -119,7 +119,7 @@ class FilterCall:
 
     def device_bytes(self, shape: tuple[int, ...]) -> int:
         """What filtering an image of that shape takes where it is computed, the image included."""
-        grid, _ = _padding(shape, self.psf.shape, self.boundary, self.kernels)
+        grid, _ = _padding(shape, self.psf.shape, self.boundary)
         return int((ON_GPU * math.prod(grid) + math.prod(shape)) * self.data.itemsize)
 
     @property
@@ -248,16 +248,21 @@ def laplacian(steepness: Sequence[float], dtype: Any) -> np.ndarray:
     return response
 
 
-def padded_shape(shape: Sequence[int], psf_shape: Sequence[int]) -> tuple[int, ...]:
-    """Of an image with what continues it, before the transform's size is chosen."""
-    return tuple(
+def padded_grid(shape: Sequence[int], psf_shape: Sequence[int]) -> tuple[int, ...]:
+    """Of an image with what continues it.
+
+    A filter's response has no end, so that the size is part of the result: one rule for all backends,
+    whatever each transforms fastest.
+    """
+    least = tuple(
         n if n == 1 and k == 1 else n + max(math.ceil(REACH * (k - 1)), LEAST_SPARE)
         for n, k in zip(shape, psf_shape, strict=True)
     )
+    return choose_grid(least, reference)
 
 
 def _padding(
-    shape: tuple[int, ...], psf_shape: tuple[int, ...], boundary: str, kernels: ModuleType
+    shape: tuple[int, ...], psf_shape: tuple[int, ...], boundary: str
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """The transform's size and the padding before each axis."""
     if boundary == "wrap":
@@ -267,6 +272,6 @@ def _padding(
                 "boundary='wrap'; crop it, or choose another boundary"
             )
         return shape, (0,) * len(shape)
-    grid = choose_grid(padded_shape(shape, psf_shape), kernels)
+    grid = padded_grid(shape, psf_shape)
     # The two ends meet on the periodic grid: both are equally far from the image.
     return grid, tuple((g - n) // 2 for g, n in zip(grid, shape, strict=True))

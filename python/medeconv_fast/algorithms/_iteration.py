@@ -93,6 +93,36 @@ class Penalty:
         return self._out
 
 
+def overshooting(
+    kind: str,
+    weight: float,
+    reach: float,
+    spacing: tuple[float, ...] | None,
+    shape: tuple[int, ...],
+    *,
+    accelerated: bool,
+) -> str | None:
+    """What is to be said of a regularizer so strong that its corrections overshoot, or None.
+
+    `reach` is the largest value over the mean. A pattern of voxels that alternate, of which the blur passes
+    nothing, is multiplied by 1 - k in every iteration: the weight times dU/dx, linearised about a value.
+    Beyond 1 the quotient of the correction enlarges it, with momentum beyond a third.
+    """
+    sizes = [(spacing or (1.0,) * len(shape))[axis] for axis, n in enumerate(shape) if n > 1]
+    if kind == "tv" or not sizes:
+        return None
+    curvature = 8 * sum((min(sizes) / size) ** 2 for size in sizes)
+    per_weight = {"tikhonov": curvature * reach, "good-roughness": curvature, "entropy": 1.0}[kind]
+    most = (1 / 3 if accelerated else 1.0) / per_weight
+    if weight <= most:
+        return None
+    where = f" where values reach {reach:.3g} times their mean" if kind == "tikhonov" else ""
+    return (
+        f"regularizer: got ({kind!r}, {weight:g}), expected a weight of at most {most:.2g} here: beyond it "
+        f"corrections overshoot{where}, and rounding may grow into patterns"
+    )
+
+
 def iterate(
     operator: Operator,
     model: Model,

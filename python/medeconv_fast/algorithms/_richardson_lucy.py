@@ -20,7 +20,7 @@ from . import _back_projectors as unmatched
 from . import _in_tiles, _options
 from ._acceleration import acceleration_of
 from ._back_projectors import back_projector_of
-from ._iteration import Model, Penalty, iterate, unit_of
+from ._iteration import Model, Penalty, iterate, overshooting, unit_of
 from ._start import (
     INITIAL,
     NEGATIVE,
@@ -104,6 +104,9 @@ def richardson_lucy(
         1972).
         Gradients are per `voxel_size`, in units of the smallest; per voxel without it. "tv" takes no
         direction from gradients below ``2 * ndim * weight`` of the mean: a step so steep would overshoot.
+        The others overshoot beyond weights of about ``mean / (8 * ndim * largest value)`` ("tikhonov"),
+        ``1 / (8 * ndim)`` ("good-roughness") and 1 ("entropy"), with an acceleration a third of these:
+        warned of.
     acceleration : {None, "biggs-andrews", "heavy-ball"}
         Start each iteration from a point beyond the estimate (Biggs and Andrews 1997; Wang and Miller 2014):
         a third to a half of the iterations for 1.2 to 1.5 times the work of each, and 3 or 2 more arrays.
@@ -161,8 +164,8 @@ def richardson_lucy(
     Warns
     -----
     UserWarning
-        More than 5 iterations with an unmatched back projector; a background above all values of the image;
-        an image cut into tiles because the GPU's memory does not hold it.
+        More than 5 iterations with an unmatched back projector; a regularizer that overshoots; a background
+        above all values of the image; an image cut into tiles because the GPU's memory does not hold it.
 
     Notes
     -----
@@ -282,6 +285,17 @@ def richardson_lucy(
     tiling: dict[str, Any] | None = None
     level: float | None = mean / blur.psf_sum if isinstance(initial, str) and initial == "flat" else None
     taken = operator.workspace_bytes
+    if smoothing is not None and mean > 0:
+        said = overshooting(
+            *smoothing,
+            highest / mean,
+            psf_settings["voxel_size"],
+            blur.shape,
+            accelerated=acceleration is not None,
+        )
+        if said is not None:
+            warnings.append(said)
+            python_warnings.warn(said, UserWarning, stacklevel=2)
     if mean == 0:
         # No voxel rises above the background: zero is the maximum-likelihood estimate itself.
         level = 0.0

@@ -102,14 +102,16 @@ def gain_of(
 ) -> np.ndarray | None:
     """1 / normalizer, 0 where the estimate is to keep its initial value; None if it is 1 everywhere.
 
-    Of an unmatched back projector the divisor has a lower bound instead. It lies where `data` does.
+    Those are voxels that the image says next to nothing of: with a bound in place of a small divisor they
+    would be drawn towards 0, and the border inside would rise for it. It lies where `data` does.
     `largest_weight`: of the whole image, where this is a part of it.
     """
     if not matched:
         trust = _device.full_beside(data, blur.shape, 1.0) if weights is None else weights
         divisor = operator.apply(trust, adjoint=True)
         smallest = divisor.dtype.type(unmatched.SMALLEST_DIVISOR * float(divisor.max()))
-        return 1 / np.maximum(divisor, smallest)
+        seen = divisor >= smallest
+        return np.divide(seen, np.maximum(divisor, smallest, out=divisor), out=divisor)
     if blur.boundary == "wrap" and weights is None and blur.psf_sum == 1:
         return None
     if largest_weight is None:

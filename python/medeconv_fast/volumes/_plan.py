@@ -12,7 +12,7 @@ from .. import _arrays, _device, backends
 from .._grid import Grid, cut, halo_of
 from .._planner import plan as plan_image
 from .._record import Record
-from ..algorithms._filters import ARRAYS, padded_shape
+from ..algorithms._filters import ARRAYS, padded_grid
 from ..algorithms._tile import Numbers, halo_of_filter, is_regularized
 from ._sample import LARGEST_SAMPLE
 
@@ -152,9 +152,7 @@ class Costs:
 
     def _computing(self, region: tuple[int, ...], numbers: Numbers, psf: np.ndarray, of_filter: float) -> int:
         if not numbers.iterative:
-            spare = padded_shape(region, psf.shape)
-            lengths = (self.good(n, last=axis == len(spare) - 1) for axis, n in enumerate(spare))
-            return int(of_filter * math.prod(lengths) * self.dtype.itemsize)
+            return int(of_filter * math.prod(padded_grid(region, psf.shape)) * self.dtype.itemsize)
         made = self._plan(region, numbers, psf)
         estimates = (0 if numbers.alphas is None else 2) + (numbers.options.get("regularizer") is not None)
         held = estimates * math.prod(made.estimate_shape)
