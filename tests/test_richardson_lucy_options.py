@@ -36,10 +36,9 @@ def transcription(
     transpose = matrix.T if back is None else back
     norm = transpose @ np.ones(y.size)
     x = np.full(matrix.shape[1], y.mean())
-    if back is None:
-        gain = np.where(norm >= smallest, 1 / np.maximum(norm, 1e-30), 0)
-    else:
-        gain = 1 / np.maximum(norm, 0.1 * norm.max())
+    if back is not None:
+        smallest = 0.1 * norm.max()
+    gain = np.where(norm >= smallest, 1 / np.maximum(norm, 1e-30), 0)
     start, previous, steps = x, x, []
     eps = reference.smallest_divisor(y.max(), image.dtype)
     for k in range(1, num_iter + 1):
