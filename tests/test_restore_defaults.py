@@ -277,7 +277,7 @@ def test_unknown_method_and_options(image):
     with pytest.raises(TypeError, match="method: got ndarray of shape"):
         mf.restore(image, PSF, method=np.ones(3))
     with pytest.raises(
-        ValueError, match="method: got 'lucy', expected one of 'auto', 'richardson-lucy', 'rl', 'wiener'"
+        ValueError, match="method: got 'lucy', expected one of 'auto', 'richardson-lucy', 'richardson_lucy', "
     ):
         mf.restore(image, PSF, "lucy")
     with pytest.raises(
