@@ -1156,6 +1156,35 @@ def test_microscopes_show_intensities_by_a_palette(tmp_path, kind):
         mf.io.read(path)
 
 
+def test_other_colours_than_rgb_are_refused(tmp_path):
+    """Inks taken for light would be restored as its inverse."""
+    three, path = np.arange(240, dtype=np.uint8).reshape(8, 10, 3), tmp_path / "a.tif"
+    four = np.concatenate([three, three[..., :1]], -1)
+    for kind, array in (
+        *((k, three) for k in ("cielab", "icclab", "itulab", "logluv", "ycbcr", "linear_raw")),
+        *((k, three[..., 0]) for k in ("logl", "cfa")),
+        ("separated", four),
+    ):
+        pattern = [(33421, 3, 2, (2, 2), True), (33422, 1, 4, (0, 1, 1, 2), True)]
+        tifffile.imwrite(path, array, photometric=kind, extratags=pattern if kind == "cfa" else ())
+        for function in both_ways():
+            with pytest.raises(ValueError, match=rf"a\.tif: holds .*\({kind.upper()}\), expected .* RGB"):
+                function(path)
+    tifffile.imwrite(path, three[..., 0] > 9, photometric="mask")
+    np.testing.assert_array_equal(mf.io.read(path).array, three[..., 0] > 9)
+
+
+def test_jpeg_of_ycbcr_is_decoded_to_rgb(tmp_path):
+    pytest.importorskip("imagecodecs")
+    array, path = np.full((16, 16, 3), (200, 100, 20), np.uint8), tmp_path / "a.tif"
+    tifffile.imwrite(path, array, photometric="rgb", compression="jpeg")
+    with tifffile.TiffFile(path) as file:
+        assert file.pages[0].photometric == tifffile.PHOTOMETRIC.YCBCR
+    np.testing.assert_allclose(mf.io.read(path).array, array, atol=4)
+    if importlib.util.find_spec("zarr"):
+        np.testing.assert_allclose(mf.io.open_source(path).read(0), array[..., 0], atol=4)
+
+
 def test_white_that_is_zero_is_not_inverted(tmp_path):
     """As MONOCHROME1 of DICOM."""
     array = np.arange(120, dtype=np.uint8).reshape(4, 5, 6)

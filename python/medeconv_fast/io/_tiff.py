@@ -38,7 +38,9 @@ WHITE = -1  # opaque, as OME-XML has colours
 UNCALIBRATED = 20  # of ImageJ's functions of the stored values
 # What programs write as the resolution when they know no size.
 MEANINGLESS = (1, 72, 96)
-WHITE_IS_ZERO, PALETTE = 0, 3  # of PhotometricInterpretation
+# Of PhotometricInterpretation.
+WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, MASK, YCBCR, LINEAR_RAW = 0, 1, 2, 3, 4, 6, 34892
+JPEG = (6, 7, 33007, 34892)  # of Compression: tifffile makes RGB of their YCbCr
 RAMP = 0.01  # of the range of a colour table: how far one of intensities may be off a straight line
 LUMINANCE = (0.299, 0.587, 0.114)
 
@@ -281,6 +283,7 @@ def _described(path: Path, file: Any, part: Any, series: int) -> Description:
         sizes = _tag_sizes(found, imagej)
     scale = _calibration(imagej, part.dtype, path)
     photometric = int(part.keyframe.photometric)
+    _check_colours(part.keyframe)
     if photometric == PALETTE:
         _check_palette(path, part.keyframe.colormap, displayed=ome is not None or imagej is not None)
     elif photometric == WHITE_IS_ZERO:
@@ -302,6 +305,24 @@ def _described(path: Path, file: Any, part: Any, series: int) -> Description:
         return Description(names, axes, None, stored["affine"], stored["unit"], metadata, part.dtype, scale)
     voxel_size, unit = _voxel_size(sizes, [a for a in axes if a in "zyx"], path)
     return Description(names, axes, voxel_size, None, unit, metadata, part.dtype, scale)
+
+
+def _check_colours(page: Any) -> None:
+    """Refuse values that are neither intensities nor RGB: of inks, more is less light."""
+    kind = int(page.photometric)
+    if kind in (WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, MASK):
+        return
+    if kind == LINEAR_RAW and page.samplesperpixel == 1:
+        return
+    # With separate planes or extra samples, tifffile leaves YCbCr as it is.
+    together = page.planarconfig == 1 and not page.extrasamples
+    if kind == YCBCR and int(page.compression) in JPEG and together:
+        return
+    name = getattr(page.photometric, "name", "unknown")
+    raise ValueError(
+        f"holds values of PhotometricInterpretation {kind} ({name}), expected intensities or RGB; convert it "
+        "to one of these"
+    )
 
 
 def _check_palette(path: Path, table: np.ndarray | None, *, displayed: bool) -> None:
