@@ -1185,6 +1185,19 @@ def test_jpeg_of_ycbcr_is_decoded_to_rgb(tmp_path):
         np.testing.assert_allclose(mf.io.open_source(path).read(0), array[..., 0], atol=4)
 
 
+def test_values_that_viewers_turn_are_refused(tmp_path):
+    array, path = np.arange(12, dtype=np.uint8).reshape(3, 4), tmp_path / "a.tif"
+    for tag in range(10):
+        tifffile.imwrite(path, array, photometric="minisblack", extratags=[(274, 3, 1, tag, True)])
+        for function in both_ways():
+            if 2 <= tag <= 8:
+                with pytest.raises(ValueError, match=rf"a\.tif: its Orientation is {tag} .*-auto-orient"):
+                    function(path)
+            else:
+                function(path)
+    np.testing.assert_array_equal(mf.io.read(path).array, array)
+
+
 def test_white_that_is_zero_is_not_inverted(tmp_path):
     """As MONOCHROME1 of DICOM."""
     array = np.arange(120, dtype=np.uint8).reshape(4, 5, 6)

@@ -220,12 +220,12 @@ def read(
     FileNotFoundError
     ValueError
         A file that is not what its ending says, is damaged or truncated, or holds something else than real
-        numbers; a TIFF of colours by a palette, or of others than RGB; a .npy file of more than three axes
-        without NAME.npy.json beside it; a format without the `series`, `channel` or `frame` that is asked
-        for. DICOM: several series without a choice; slices that are not one even stack (gaps, duplicates,
-        several orientations or sizes, gantry tilt, localizers among them, no positions); colour without
-        `channel`, films without `frame`; files that are not images, are encrypted or in a transfer syntax
-        that pydicom does not read.
+        numbers; a TIFF of colours by a palette, of others than RGB, or with an Orientation other than 1; a
+        .npy file of more than three axes without NAME.npy.json beside it; a format without the `series`,
+        `channel` or `frame` that is asked for. DICOM: several series without a choice; slices that are not
+        one even stack (gaps, duplicates, several orientations or sizes, gantry tilt, localizers among them,
+        no positions); colour without `channel`, films without `frame`; files that are not images, are
+        encrypted or in a transfer syntax that pydicom does not read.
     ImportError
         The format's library is missing; the message names the extra.
 

@@ -40,6 +40,7 @@ UNCALIBRATED = 20  # of ImageJ's functions of the stored values
 MEANINGLESS = (1, 72, 96)
 # Of PhotometricInterpretation.
 WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, MASK, YCBCR, LINEAR_RAW = 0, 1, 2, 3, 4, 6, 34892
+UPRIGHT = 1  # of Orientation; 2 to 8 are flips and turns, and programs take other numbers for 1
 JPEG = (6, 7, 33007, 34892)  # of Compression: tifffile makes RGB of their YCbCr
 RAMP = 0.01  # of the range of a colour table: how far one of intensities may be off a straight line
 LUMINANCE = (0.299, 0.587, 0.114)
@@ -284,6 +285,7 @@ def _described(path: Path, file: Any, part: Any, series: int) -> Description:
     scale = _calibration(imagej, part.dtype, path)
     photometric = int(part.keyframe.photometric)
     _check_colours(part.keyframe)
+    _check_upright(part.keyframe)
     if photometric == PALETTE:
         _check_palette(path, part.keyframe.colormap, displayed=ome is not None or imagej is not None)
     elif photometric == WHITE_IS_ZERO:
@@ -323,6 +325,18 @@ def _check_colours(page: Any) -> None:
         f"holds values of PhotometricInterpretation {kind} ({name}), expected intensities or RGB; convert it "
         "to one of these"
     )
+
+
+def _check_upright(page: Any) -> None:
+    """Refuse values that viewers turn: beside them, a result without the tag would lie differently."""
+    tag = page.tags.get("Orientation")
+    if tag is not None and tag.value in range(UPRIGHT + 1, 9):
+        raise ValueError(
+            f"its Orientation is {int(tag.value)} ({tag.value.name}), expected {UPRIGHT}: programs that know "
+            "this tag turn or flip the stored values; do it in the file (ImageMagick: magick IN.tif "
+            "-auto-orient OUT.tif), or, if the values are right as stored, set the tag to 1 (LibTIFF: "
+            "tiffset -s 274 1 FILE.tif)"
+        )
 
 
 def _check_palette(path: Path, table: np.ndarray | None, *, displayed: bool) -> None:
