@@ -1207,6 +1207,34 @@ def test_white_that_is_zero_is_not_inverted(tmp_path):
     assert read.metadata["photometric_interpretation"] == "MINISWHITE"
 
 
+@pytest.mark.parametrize("suffix", [".tif", ".ome.tif"])
+@pytest.mark.parametrize("dtype", [np.bool_, np.uint8, np.uint16, np.float32])
+@pytest.mark.parametrize("axes", ["yx", "zyx", "tczyx"])
+def test_white_stays_zero_where_it_is_written(tmp_path, suffix, dtype, axes):
+    """Or the result of an inverted image would look inverted beside it."""
+    shape = (2, 3, 4, 5, 3)[-len(axes) :]
+    array = (np.arange(np.prod(shape)).reshape(shape) % 7).astype(dtype)
+    for kind in ("MINISWHITE", "MINISBLACK"):
+        path = tmp_path / f"{kind}{suffix}"
+        mf.io.write(path, Volume(array, axes=axes, metadata={"photometric_interpretation": kind}))
+        with tifffile.TiffFile(path) as file:
+            assert file.pages[0].photometric.name == kind
+            assert file.is_imagej == (suffix == ".tif")
+        read = mf.io.read(path)
+        np.testing.assert_array_equal(read.array, array)
+        assert read.axes == axes
+        assert read.metadata.get("photometric_interpretation", "MINISBLACK") == kind
+
+
+def test_colour_samples_have_no_white_that_is_zero(tmp_path):
+    made = Volume(
+        np.ones((4, 5, 3), np.uint8), axes="yxs", metadata={"photometric_interpretation": "MINISWHITE"}
+    )
+    mf.io.write(tmp_path / "a.ome.tif", made)
+    with tifffile.TiffFile(tmp_path / "a.ome.tif") as file:
+        assert file.pages[0].photometric == tifffile.PHOTOMETRIC.RGB
+
+
 def test_complex_tiff_names_the_file(tmp_path):
     tifffile.imwrite(tmp_path / "a.tif", np.ones((4, 5), np.complex64))
     with pytest.raises(ValueError, match=r"a\.tif: holds complex64 values, expected real numbers"):

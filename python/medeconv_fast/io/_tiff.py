@@ -40,6 +40,7 @@ UNCALIBRATED = 20  # of ImageJ's functions of the stored values
 MEANINGLESS = (1, 72, 96)
 # Of PhotometricInterpretation.
 WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, MASK, YCBCR, LINEAR_RAW = 0, 1, 2, 3, 4, 6, 34892
+PHOTOMETRIC, INVERTED = "photometric_interpretation", "MINISWHITE"  # in the metadata
 UPRIGHT = 1  # of Orientation; 2 to 8 are flips and turns, and programs take other numbers for 1
 JPEG = (6, 7, 33007, 34892)  # of Compression: tifffile makes RGB of their YCbCr
 RAMP = 0.01  # of the range of a colour table: how far one of intensities may be off a straight line
@@ -289,7 +290,7 @@ def _described(path: Path, file: Any, part: Any, series: int) -> Description:
     if photometric == PALETTE:
         _check_palette(path, part.keyframe.colormap, displayed=ome is not None or imagej is not None)
     elif photometric == WHITE_IS_ZERO:
-        metadata["photometric_interpretation"] = "MINISWHITE"
+        metadata[PHOTOMETRIC] = INVERTED
     if len(file.series) > 1:
         metadata["series"], metadata["series_in_file"] = series, len(file.series)
     if "t" in axes:
@@ -584,6 +585,9 @@ def save(path: Path, volume: Volume, *, ome: bool) -> None:
     time = stored_time(volume.metadata) if "t" in volume.axes else {}
     word = time_word(time.get("time_unit"))
     metadata: dict[str, Any] = {"axes": full.upper()}
+    # As the image that was read, or the result would look inverted beside it.
+    inverted = volume.metadata.get(PHOTOMETRIC) == INVERTED and "s" not in volume.axes
+    grey = "miniswhite" if inverted else "minisblack"
     if ome:
         for axis, size in sizes.items():
             metadata[f"PhysicalSize{axis.upper()}"] = size
@@ -599,13 +603,13 @@ def save(path: Path, volume: Volume, *, ome: bool) -> None:
             if any(b is not None for b in bits):
                 # A channel without one is white, OME's default; tifffile needs one for each.
                 metadata["Channel"]["Color"] = [WHITE if b is None else b for b in bits]
-        colour = {"photometric": "rgb" if samples in (3, 4) else "minisblack"}
+        colour = {"photometric": "rgb" if samples in (3, 4) else grey}
         if samples > 1:
             colour["planarconfig"] = "contig"
         big = array.nbytes > 2**32 - 2**25
         tifffile.imwrite(path, data, ome=True, metadata=metadata, bigtiff=big, **colour)
         return
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = {"photometric": grey}
     if sizes:
         metadata["unit"] = {"mm": "mm", "um": "um", None: "pixel"}[volume.unit]
         if "z" in sizes:
