@@ -439,6 +439,20 @@ def test_padding_is_said(tmp_path):
     assert (read.array == -2000).sum() == 6
 
 
+def test_padding_beside_signed_values_may_be_stated_unsigned(tmp_path):
+    slices = stack()
+    stated = [(63536, None), (63536, None), (63530, 63536), (-2000, None), (63536, -1995)]
+    for made, (value, limit) in zip(slices, stated, strict=True):
+        made.add_new("PixelPaddingValue", "US" if value > 0 else "SS", value)
+        if limit is not None:
+            made.add_new("PixelPaddingRangeLimit", "US" if limit > 0 else "SS", limit)
+        array = stored(made)[0].copy()
+        array[0, :3] = (-2000, -2001, -1999)
+        made.PixelData = array.tobytes()
+    with pytest.warns(UserWarning, match=r" 7 of 210 values are padding \(PixelPaddingValue\)"):
+        mf.io.read(folder(tmp_path / "ct", slices))
+
+
 def test_dose_planes_by_offset():
     path = shipped("rtdose.dcm")
     made, read = pydicom.dcmread(path), mf.io.read(path)

@@ -485,11 +485,15 @@ def _scaled(dataset: Any, stored: np.ndarray, scale: Scale) -> np.ndarray:
 
 
 def _padded(dataset: Any, stored: np.ndarray) -> int:
-    value = dataset.get("PixelPaddingValue")
+    value, limit = (dataset.get(f"PixelPadding{name}") for name in ("Value", "RangeLimit"))
     if not isinstance(value, int):
         return 0
-    limit = dataset.get("PixelPaddingRangeLimit")
-    low, high = sorted((value, limit if isinstance(limit, int) else value))
+    ends = [value, limit if isinstance(limit, int) else value]
+    if dataset.get("PixelRepresentation") == 1:
+        # Some writers state them as US beside signed values, of which these are the bits.
+        bits = int(dataset.BitsAllocated)
+        ends = [end - 2**bits if end >= 2 ** (bits - 1) else end for end in ends]
+    low, high = sorted(ends)
     return int(((stored >= low) & (stored <= high)).sum())
 
 
