@@ -420,13 +420,47 @@ def test_an_unspecified_unit_does_not_hide_another(tmp_path, elements, unit):
         assert mf.io.read(tmp_path / name).metadata["intensity_unit"] == other
 
 
-def test_modality_table(tmp_path):
+def modality_table(**values):
     table = Dataset()
-    table.LUTDescriptor, table.LUTData, table.ModalityLUTType = [4, 0, 16], [10, 20, 400, 8000], "US"
+    table.LUTDescriptor, table.LUTData = [4, 0, 16], [10, 20, 400, 8000]
     table["LUTData"].VR = table["LUTDescriptor"].VR = "US"
-    made = image(np.array([[0, 1], [2, 3]], np.uint16), ModalityLUTSequence=[table], PixelSpacing=[1, 1])
+    for name, value in values.items():
+        setattr(table, name, value)
+    return table
+
+
+@pytest.mark.parametrize(
+    ("kind", "beside", "unit"),
+    [
+        ({"ModalityLUTType": "US"}, {}, None),
+        ({"ModalityLUTType": "HU"}, {"Modality": "CT"}, "HU"),
+        ({"ModalityLUTType": "OD"}, {"Modality": "CR"}, "OD"),
+        ({"ModalityLUTType": "US"}, {"RescaleSlope": 2, "RescaleIntercept": 1, "RescaleType": "HU"}, None),
+        ({}, {"RescaleSlope": 2, "RescaleIntercept": 1}, None),
+    ],
+)
+def test_modality_table(tmp_path, kind, beside, unit):
+    table = modality_table(**kind)
+    array = np.array([[0, 1], [2, 3]], np.uint16)
+    made = image(array, ModalityLUTSequence=[table], PixelSpacing=[1, 1], **beside)
     read = mf.io.read(save(made, tmp_path / "a.dcm"))
     np.testing.assert_array_equal(read.array, np.array([[10, 20], [400, 8000]], np.float32))
+    assert read.metadata["intensity_unit"] == unit
+
+
+@pytest.mark.parametrize("table", [None, []])
+def test_raw_values_of_ct_have_no_unit(tmp_path, table):
+    made = stack(1, RescaleSlope=None, RescaleIntercept=None, ModalityLUTSequence=table)[0]
+    made.add_new("RescaleSlope", "DS", "")
+    read = mf.io.read(save(made, tmp_path / "a.dcm"))
+    np.testing.assert_array_equal(read.array, stored(made)[0])
+    assert read.metadata["intensity_unit"] is None
+
+
+def test_an_empty_table_does_not_hide_the_rescale(tmp_path):
+    made = stack(1, RescaleSlope=2, RescaleIntercept=None, ModalityLUTSequence=[])[0]
+    read = mf.io.read(save(made, tmp_path / "a.dcm"))
+    np.testing.assert_array_equal(read.array, 2 * stored(made)[0].astype(np.float32))
 
 
 def test_padding_is_said(tmp_path):

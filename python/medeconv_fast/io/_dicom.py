@@ -26,6 +26,7 @@ from ._dicom_pixels import (
     Scale,
     check_syntax,
     frame_values,
+    has_table,
     scale_of,
     table_values,
     unit_of,
@@ -436,7 +437,7 @@ def _values(
 ) -> tuple[np.ndarray, np.dtype, list[str]]:
     """All frames as one array, the dtype that they are stored in, and what is to be said of their values."""
     pydicom = _pydicom()
-    tables = any("ModalityLUTSequence" in f.header for f in files)
+    tables = any(has_table(f.header) for f in files)
     scaled = tables or not all(f.scale.identity for f in frames)
     places: dict[int, list[int]] = {}
     for z, frame in enumerate(frames):
@@ -476,7 +477,7 @@ def _values(
 
 def _scaled(dataset: Any, stored: np.ndarray, scale: Scale) -> np.ndarray:
     """Computed in float64 and rounded once: float32 holds every 16-bit value, wider ones stay float64."""
-    if "ModalityLUTSequence" in dataset:
+    if has_table(dataset):
         return table_values(dataset, stored).astype(result_dtype(stored.dtype))
     values = stored.astype(np.float64)
     values *= scale.slope

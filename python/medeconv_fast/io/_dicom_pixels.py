@@ -164,6 +164,10 @@ def _scale(item: Any) -> Scale:
     return scale
 
 
+def has_table(dataset: Any) -> bool:
+    return bool(dataset.get("ModalityLUTSequence"))
+
+
 def table_values(dataset: Any, array: np.ndarray) -> np.ndarray:
     """Values by the file's Modality LUT (PS3.3 C.11.1), which takes the place of slope and intercept."""
     return np.asarray(_pixels().apply_modality_lut(array, dataset))
@@ -171,15 +175,17 @@ def table_values(dataset: Any, array: np.ndarray) -> np.ndarray:
 
 def unit_of(dataset: Any, groups: tuple[Any, ...]) -> str | None:
     """What the values count: "HU", PET's "BQML", "GML" (SUV by weight), RT Dose's "GY"; None if unknown."""
-    sources = (*(g.PixelValueTransformationSequence[0] for g in groups if _has(g)), dataset)
-    found = [
-        str(s.get(name) or "").strip() for s in sources for name in ("RescaleType", "Units", "DoseUnits")
-    ]
+    sources = [*(g.PixelValueTransformationSequence[0] for g in groups if _has(g)), dataset]
+    names = ["RescaleType", "Units", "DoseUnits"]
+    if has_table(dataset):  # it is what is applied, and says what comes of it
+        sources, names[0] = [dataset.ModalityLUTSequence[0], dataset], "ModalityLUTType"
+    found = [str(s.get(name) or "").strip() for s in sources for name in names]
     if dataset.get("Modality") == "PT":  # whose own element it is (PS3.3 C.8.9.1)
         found.insert(0, str(dataset.get("Units") or "").strip())
     stated = [unit for unit in found if unit]
     if not stated:
-        return "HU" if dataset.get("Modality") == "CT" and "RescaleSlope" in dataset else None
+        sloped = dataset.get("RescaleSlope") is not None and not has_table(dataset)
+        return "HU" if dataset.get("Modality") == "CT" and sloped else None
     return next((unit for unit in stated if unit not in UNSPECIFIED), None)
 
 
