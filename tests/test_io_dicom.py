@@ -289,6 +289,25 @@ REFUSED = {
         lambda: changed(stack(RescaleType="HU"), 3, RescaleType="OD"),
         "different units of intensity: HU, OD",
     ),
+    "one raw slice": (
+        lambda: changed(
+            stack(Modality="MR", RescaleSlope=3, RescaleIntercept=1),
+            1,
+            RescaleSlope=None,
+            RescaleIntercept=None,
+        ),
+        r"1 of 5 slices \(010\.dcm\) state no transformation of their values .*: they are not on one scale",
+    ),
+    "one raw slice beside tables": (
+        lambda: changed(
+            stack(Modality="MR", ModalityLUTSequence=[modality_table()]), 1, ModalityLUTSequence=[]
+        ),
+        r"1 of 5 slices \(010\.dcm\) state no transformation",
+    ),
+    "one slice that is not raw": (
+        lambda: changed(stack(Modality="MR"), 1, RescaleSlope=1, RescaleIntercept=0),
+        "4 of 5 slices .* state no transformation",
+    ),
     "slope 0": (lambda: stack(RescaleSlope=0, RescaleIntercept=0), "RescaleSlope 0, .* other than 0"),
 }
 
@@ -799,6 +818,19 @@ def test_simpleitk_reads_the_same_of_many_frames(tmp_path):
             np.testing.assert_allclose((read.affine @ [*index, 1])[:3], point, atol=1e-4)
     array = mf.io.read(tmp_path / "out.dcm").array
     np.testing.assert_allclose(sitk.GetArrayFromImage(theirs), array, rtol=1e-6)
+
+
+def test_an_enhanced_frame_without_a_rescale_is_not_mixed_in(tmp_path):
+    made, expected = enhanced()
+    for group in made.PerFrameFunctionalGroupsSequence:
+        del group.PixelValueTransformationSequence[0].RescaleType
+    np.testing.assert_array_equal(mf.io.read(save(made, tmp_path / "a.dcm")).array, expected)
+    rescale = made.PerFrameFunctionalGroupsSequence[3].pop("PixelValueTransformationSequence").value
+    with pytest.raises(ValueError, match=r"1 of 5 slices \(b\.dcm frame 3\) state no transformation"):
+        mf.io.read(save(made, tmp_path / "b.dcm"))
+    assert mf.io.read(tmp_path / "b.dcm", frame=3).axes == "yx"
+    made.SharedFunctionalGroupsSequence[0].PixelValueTransformationSequence = rescale
+    np.testing.assert_array_equal(mf.io.read(save(made, tmp_path / "c.dcm")).array, expected)
 
 
 def test_enhanced_of_two_volumes_is_refused(tmp_path):

@@ -27,6 +27,7 @@ from ._dicom_pixels import (
     check_syntax,
     frame_values,
     has_table,
+    is_transformed,
     scale_of,
     table_values,
     unit_of,
@@ -74,6 +75,7 @@ class _Frame(NamedTuple):
     scale: Scale
     groups: tuple[Any, ...]  # functional groups, the frame's own before the shared ones
     unit: str | None
+    transformed: bool  # whether how to make values of what is stored is stated
 
 
 def _pydicom() -> Any:
@@ -336,7 +338,8 @@ def _file_frames(number: int, file: _File, *, films: bool) -> list[_Frame]:
             orientation,
             None if header.get("GantryDetectorTilt") is None else float(header.GantryDetectorTilt),
         )
-        frames.append(_Frame(number, index, plane, scale_of(header, groups), groups, unit_of(header, groups)))
+        scale, unit = scale_of(header, groups), unit_of(header, groups)
+        frames.append(_Frame(number, index, plane, scale, groups, unit, is_transformed(header, groups)))
     return frames
 
 
@@ -398,6 +401,12 @@ def _check_together(files: Sequence[_File], frames: Sequence[_Frame]) -> None:
     units = {str(f.unit) for f in frames}
     if len(units) > 1:
         raise ValueError(f"slices in different units of intensity: {', '.join(sorted(units))}")
+    raw = [f.plane for f in frames if not f.transformed]
+    if 0 < len(raw) < len(frames):
+        raise ValueError(
+            f"{len(raw)} of {len(frames)} slices ({names(raw)}) state no transformation of their values "
+            "(RescaleSlope and RescaleIntercept, or a Modality LUT), the others do: they are not on one scale"
+        )
 
 
 def _image_type(file: _File) -> list[str]:

@@ -164,6 +164,13 @@ def _scale(item: Any) -> Scale:
     return scale
 
 
+def is_transformed(dataset: Any, groups: tuple[Any, ...]) -> bool:
+    """Whether it is stated how to make values of what is stored, if only by a slope of 1."""
+    item = next((g.PixelValueTransformationSequence[0] for g in groups if _has(g)), dataset)
+    stated = any(item.get(f"Rescale{name}") is not None for name in ("Slope", "Intercept"))
+    return stated or has_table(dataset) or "DoseGridScaling" in dataset
+
+
 def has_table(dataset: Any) -> bool:
     return bool(dataset.get("ModalityLUTSequence"))
 
