@@ -895,6 +895,28 @@ def test_colour_is_the_same_however_it_is_stored():
     assert np.abs(plain - lossy).mean() < 1 and np.ptp(plain) > 200
 
 
+@pytest.mark.parametrize("kind", ["HSV", "YBR_PARTIAL_422", "YBR_PARTIAL_420", "YBR_RCT", "YBR_ICT"])
+@pytest.mark.parametrize("channel", ["red", "luminance"])
+def test_colours_that_are_not_decoded_to_rgb_are_refused(tmp_path, kind, channel):
+    """Their first sample is a hue, or a brightness."""
+    array = np.arange(96, dtype=np.uint8).reshape(4, 8, 3)
+    made = image(array[..., 0], SamplesPerPixel=array.shape[-1], PhotometricInterpretation=kind)
+    made.PlanarConfiguration, made.PixelData = 0, array.tobytes()
+    save(made, tmp_path / "a.dcm")
+    with pytest.raises(
+        ValueError, match=rf"a\.dcm: channel: got '{channel}', but the colours are {kind} and"
+    ):
+        mf.io.read(tmp_path / "a.dcm", channel=channel)
+
+
+def test_jpeg_2000_is_decoded_to_rgb():
+    path = shipped("examples_jpeg2k.dcm")
+    assert pydicom.dcmread(path).PhotometricInterpretation == "YBR_RCT"
+    with pytest.warns(UserWarning, match="the file states no pixel size"):
+        red = mf.io.read(path, channel="red")
+    np.testing.assert_array_equal(red.array, pydicom.dcmread(path).pixel_array[..., 0])
+
+
 def test_palette(tmp_path):
     tables = {"Red": [10, 200, 30, 0], "Green": [1, 2, 3, 4], "Blue": [0, 0, 255, 0]}
     made = image(np.array([[0, 1], [2, 1]], np.uint8), PhotometricInterpretation="PALETTE COLOR")

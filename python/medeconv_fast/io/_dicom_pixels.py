@@ -91,7 +91,8 @@ def frame_values(dataset: Any, index: int, channel: str | None) -> np.ndarray:
         raise ValueError(f"channel: got {channel!r}, but the image has no colour ({kind or 'one sample'})")
     try:
         _check_end(dataset, index)
-        array = np.asarray(_pixels().pixel_array(dataset, index=index))
+        decoder = _pixels().get_decoder(dataset.file_meta.TransferSyntaxUID)
+        array, about = decoder.as_array(dataset, index=index)
         if kind == "PALETTE COLOR":
             array = np.asarray(_pixels().apply_color_lut(array, dataset))
     except BaseException as error:
@@ -101,6 +102,11 @@ def frame_values(dataset: Any, index: int, channel: str | None) -> np.ndarray:
         raise ValueError(f"the values end early or are damaged ({' '.join(str(error).split())})") from error
     if channel is None:
         return array
+    decoded = about["photometric_interpretation"]
+    if kind != "PALETTE COLOR" and decoded != "RGB":
+        raise ValueError(
+            f"channel: got {channel!r}, but the colours are {decoded} and not decoded to RGB; {CONVERTERS}"
+        )
     if channel == "luminance":
         return (array[..., :3].astype(np.float64) @ LUMINANCE).astype(
             np.float32 if array.dtype.itemsize <= 2 else np.float64
