@@ -233,6 +233,13 @@ def test_scaled_values_have_lost_their_unit(volume):
     assert scaled.metadata == step.undo(scaled).metadata == {"kept": 7}
 
 
+def test_scaled_values_are_not_shown_in_the_range_of_the_old_ones(volume):
+    volume.metadata |= {"cal_min": -100.0, "cal_max": 3000.0}
+    scaled, step = pp.normalize(volume)
+    assert scaled.metadata == {"kept": 7} and step.undo(scaled).metadata == volume.metadata
+    assert pp.background(volume, 0)[0].metadata == volume.metadata
+
+
 def test_hounsfield_units_less_a_constant_are_none(volume):
     volume.metadata["intensity_unit"] = "HU"
     moved, step = pp.background(volume, -1024)

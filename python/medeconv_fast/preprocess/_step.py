@@ -16,6 +16,7 @@ SAME = 1e-3  # relative difference of lengths that files round away
 UNITLESS = (1.0, 1e3, 1e-3)  # what a length in no unit may have to be multiplied by
 NEAR = 0.1  # voxels by which affines of the same grid may differ
 COUNTED = "intensity_unit"  # what a volume's values count, in its metadata
+OF_VALUES = (COUNTED, "cal_min", "cal_max")  # with the range that NIfTI has them shown in
 ORIGIN = ("origin", "origin_grid")  # of the grid that a step leaves
 
 
@@ -249,7 +250,7 @@ class Step:
         -------
         array or Volume
             Of the kind of `image`; a volume gets its voxel size, its affine and what its values count
-            (``metadata["intensity_unit"]``) from before the step.
+            (``metadata["intensity_unit"]``, NIfTI's ``cal_min`` and ``cal_max``) from before the step.
 
         Raises
         ------
@@ -341,12 +342,14 @@ def step_of(
             moved = move.geometry(taken.volume, data.shape[data.ndim - taken.ndim :])
             geometry = {"voxel_size": taken.volume.voxel_size, "affine": taken.volume.affine}
             unit = taken.volume.unit
-        names = (COUNTED,) * rescaled + ORIGIN * (move is not None)
+        names = OF_VALUES * rescaled + ORIGIN * (move is not None)
         without = {name: before[name] for name in names if name in before}
         if rescaled:
             kept = dict(before) if moved is None else moved["metadata"]
-            kept.pop(COUNTED, None)
-            moved = {**(moved or {}), "metadata": kept}
+            moved = {
+                **(moved or {}),
+                "metadata": {key: value for key, value in kept.items() if key not in OF_VALUES},
+            }
     result = taken.give(data, moved)
     shape = tuple((result if taken.volume is None else result.array).shape)
     return result, Step(name, settings, shape, taken.axes, back, carry, move, geometry, unit, without)

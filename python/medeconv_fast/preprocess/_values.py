@@ -34,9 +34,10 @@ def normalize(
     -------
     result : array or Volume
         float32 or float64, as the library's rule says. A volume loses ``metadata["intensity_unit"]``: its
-        values are no longer HU, or whatever they were.
+        values are no longer HU, or whatever they were. So it does ``cal_min`` and ``cal_max``, between which
+        NIfTI has the old values shown.
     step : Step
-        ``step.settings`` has ``offset`` and ``scale``. `Step.undo` brings the unit back.
+        ``step.settings`` has ``offset`` and ``scale``. `Step.undo` brings these back.
 
     Raises
     ------
