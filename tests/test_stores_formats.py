@@ -405,14 +405,14 @@ def test_what_zarr_cannot_hold_and_what_exists(tmp_path):
         mf.io.read(tmp_path / "a.zarr", channel="red")
 
 
-def test_a_volume_that_was_cut_loses_the_place_it_no_longer_has(tmp_path):
+def test_the_place_of_a_volume_that_was_cut_goes_along(tmp_path):
     metadata = {"origin": (5.0, 6.0, 7.0)}
     mf.io.write(tmp_path / "a.zarr", Volume(image(8, 9, 10), (3, 2, 1), None, "um", metadata=metadata))
     whole = mf.io.read(tmp_path / "a.zarr")
     assert whole.metadata["origin"] == (5, 6, 7)
     cut, step = mf.preprocess.crop(whole, box=((2, 6), (0, 9), (3, 8)))
     for name, volume, origin in (
-        ("cut", cut, None),
+        ("cut", cut, (11, 6, 10)),
         ("unit", whole.to_unit("mm"), pytest.approx((0.005, 0.006, 0.007))),
         ("back", step.undo(cut), (5, 6, 7)),
     ):
