@@ -615,7 +615,7 @@ def test_an_existing_image_is_kept(tmp_path):
         mf.io.create_store(tmp_path / "other.zarr", source, overwrite=True)
 
 
-@pytest.mark.parametrize("place", ["notes.txt", "0/notes.txt", "masks/0.png"])
+@pytest.mark.parametrize("place", ["notes.txt", "0/notes.txt", "masks/0.png", "7/0.png"])
 def test_what_lies_in_a_zarr_folder_is_not_deleted(tmp_path, place):
     source = mf.io.open_source(image(8, 9))
     path = tmp_path / "a.zarr"
@@ -625,13 +625,131 @@ def test_what_lies_in_a_zarr_folder_is_not_deleted(tmp_path, place):
     (path / place).write_text("mine")
     name = place.removesuffix("/0.png")
     for function in (store.finish, lambda: mf.io.write(path, Volume(image(8, 9)), overwrite=True)):
-        with pytest.raises(FileExistsError, match=f"a.zarr: holds {name}, which is no part of a Zarr"):
+        with pytest.raises(FileExistsError, match=f"a.zarr: holds {name}, which is no part of one image"):
             function()
     assert (path / place).read_text() == "mine"
     (path / place).unlink()
-    if name == "masks":
-        (path / "masks").rmdir()
+    if name in ("masks", "7"):
+        (path / name).rmdir()
     store.finish()
+
+
+def plate(path):
+    group = zarr.create_group(str(path), attributes={"ome": {"version": "0.5", "plate": {}}})
+    group.create_group("A").create_group("1")
+    mf.io.write(path / "A" / "1" / "0.zarr", Volume(image(8, 9)))
+    return "A"
+
+
+def rows_of_digits(path):
+    zarr.create_group(str(path), zarr_format=2, attributes={"plate": {}})
+    mf.io.write(path / "0.zarr", Volume(image(8, 9)))
+    os.rename(path / "0.zarr", path / "0")
+    return "0"
+
+
+def several_images(path):
+    zarr.create_group(str(path), attributes={"ome": {"version": "0.5", "bioformats2raw.layout": 3}})
+    for number in ("0", "1", "2"):
+        mf.io.write(path / f"{number}.zarr", Volume(image(8, 9)))
+        os.rename(path / f"{number}.zarr", path / number)
+    return "0"
+
+
+def several_in_one_group(path):
+    datasets = [entry()["multiscales"][0] | {"name": name} for name in ("a", "b")]
+    multiscale(path, {"multiscales": datasets})
+    return "0"
+
+
+def labelled(path):
+    mf.io.write(path, Volume(image(8, 9)))
+    zarr.open_group(str(path)).create_group("labels").create_group("cells").create_array(
+        "0", data=image(8, 9)
+    )
+    return "labels"
+
+
+def tables(path):
+    mf.io.write(path, Volume(image(8, 9)))
+    zarr.open_group(str(path)).create_group("tables")
+    return "tables"
+
+
+def within_a_level(path):
+    mf.io.write(path, Volume(image(8, 9)))
+    zarr.create_array(str(path / "0" / "1"), data=image(8, 9))
+    return "0/1"
+
+
+def no_image(path):
+    zarr.create_group(str(path)).create_array("X", data=image(8, 9))
+    return "X"
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        plate,
+        rows_of_digits,
+        several_images,
+        several_in_one_group,
+        labelled,
+        tables,
+        within_a_level,
+        no_image,
+    ],
+    ids=lambda made: made.__name__,
+)
+def test_one_image_does_not_replace_many(tmp_path, made):
+    path = tmp_path / "a.zarr"
+    name = made(path)
+    before = sorted(path.rglob("*"))
+    text = f"a.zarr: holds {name}, which is no part of one image"
+    with pytest.raises(FileExistsError, match=text):
+        mf.io.write(path, Volume(image(8, 9)), overwrite=True)
+    os.rename(path, tmp_path / "b.zarr")
+    store = copied(path, mf.io.open_source(image(8, 9)))
+    os.rename(tmp_path / "b.zarr", path)  # meanwhile
+    with pytest.raises(FileExistsError, match=text):
+        store.finish(overwrite=True)
+    assert sorted(path.rglob("*")) == before
+
+
+def array_of_zarr_2(path):
+    zarr.create_array(
+        str(path),
+        data=image(8, 9),
+        chunks=(4, 4),
+        zarr_format=2,
+        chunk_key_encoding={"name": "v2", "separator": "/"},
+    )
+
+
+def levels_in_folders(path):
+    datasets = [{"path": f"scale{i}/image", "coordinateTransformations": []} for i in (0, 1)]
+    group = zarr.create_group(
+        str(path), zarr_format=2, attributes={"multiscales": [{"version": "0.4", "datasets": datasets}]}
+    )
+    for number in (0, 1):
+        group.create_array(f"scale{number}/image", data=image(8, 9))
+    (path / "OME").mkdir()
+    (path / "OME" / "METADATA.ome.xml").touch()
+
+
+@pytest.mark.parametrize("made", [array_of_zarr_2, levels_in_folders], ids=lambda made: made.__name__)
+def test_one_image_replaces_another(tmp_path, made):
+    made(tmp_path / "a.zarr")
+    mf.io.write(tmp_path / "a.zarr", Volume(image(5, 6)), overwrite=True)
+    assert mf.io.read(tmp_path / "a.zarr").shape == (5, 6) and os.listdir(tmp_path) == ["a.zarr"]
+
+
+def test_a_folder_of_damaged_metadata_is_kept(tmp_path):
+    mf.io.write(tmp_path / "a.zarr", Volume(image(8, 9)))
+    (tmp_path / "a.zarr" / "zarr.json").write_text("{")
+    with pytest.raises(FileExistsError, match=r"zarr\.json: damaged metadata .* remove it or choose another"):
+        mf.io.write(tmp_path / "a.zarr", Volume(image(8, 9)), overwrite=True)
+    assert (tmp_path / "a.zarr" / "0").is_dir()
 
 
 def test_a_name_that_was_taken_meanwhile(tmp_path):

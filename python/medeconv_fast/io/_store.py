@@ -499,7 +499,8 @@ def create_store(
     Raises
     ------
     FileExistsError
-        The image, or an unfinished one, exists and `overwrite` is False; or what exists is no image.
+        The image, or an unfinished one, exists and `overwrite` is False; or what exists is no image, or a
+        Zarr folder that holds more than one (a plate, labels).
     BlockingIOError
         Another process is writing the unfinished one.
     ValueError, TypeError
@@ -635,11 +636,17 @@ def check_zarr(path: Path, *, overwrite: bool) -> None:
             raise FileExistsError(
                 f"{path}: exists and is no Zarr; replacing it would delete it, choose another name"
             )
-        kept = _zarr.foreign(path)
+        try:
+            kept = _zarr.foreign(path)
+        except ValueError as error:
+            raise FileExistsError(
+                f"{error}; what else replacing {path} would delete is not known: remove it or choose another "
+                "name"
+            ) from error
         if kept is not None:
             raise FileExistsError(
-                f"{path}: holds {kept.relative_to(path)}, which is no part of a Zarr; replacing the folder "
-                "would delete it, choose another name"
+                f"{path}: holds {kept.relative_to(path)}, which is no part of one image; replacing the "
+                "folder would delete it, choose another name"
             )
     check_parent(path)
 

@@ -28,8 +28,9 @@ ARRAY_FILES = ("zarr.json", ".zarray")
 METADATA_FILES = ("zarr.json", ".zarray", ".zgroup", ".zattrs")
 
 
-# What else lies in Zarr folders: consolidated metadata, chunks, what killed writers left, OME-XML.
-OTHER_NAMES = re.compile(r"\.zmetadata|c|(c\.)?\d+(\.\d+)*|.*\.partial|.*\.ome\.xml")
+# What else lies in Zarr folders: consolidated metadata, what killed writers left, OME-XML.
+OTHER_FILES = re.compile(r"\.zmetadata|.*\.partial|.*\.ome\.xml")
+CHUNKS = re.compile(r"c|(c\.)?\d+(\.\d+)*")  # files, or folders of them
 
 
 def zarr_library() -> Any:
@@ -41,15 +42,45 @@ def is_zarr(path: Path) -> bool:
     return path.is_dir() and any((path / name).is_file() for name in METADATA_FILES[:3])
 
 
-def foreign(folder: Path) -> Path | None:
-    """A file or folder in a Zarr folder that is not of it; folders of chunks are not looked through."""
+def foreign(path: Path) -> Path | None:
+    """A file or folder in a Zarr folder that is not of the one image there; chunks are not looked through.
+
+    Other images and labels are none of its parts, neither are the wells of a plate.
+
+    Raises
+    ------
+    ValueError
+        The metadata is damaged.
+    """
+    kind, attributes = node(path)
+    if kind == "array":
+        return _foreign(path, None)
+    try:
+        (image,) = attributes.get("ome", attributes)["multiscales"]
+        levels = {Path(entry["path"]) for entry in image["datasets"]}
+    except (KeyError, TypeError, ValueError):
+        levels = set()
+    return _foreign(path, levels)
+
+
+def _foreign(folder: Path, levels: set[Path] | None) -> Path | None:
+    """`levels` are the arrays below a group, and None in one of them."""
     for entry in sorted(folder.iterdir()):
-        if is_zarr(entry) or entry.name == "OME":
-            found = foreign(entry)
-            if found is not None:
-                return found
-        elif entry.name not in METADATA_FILES and not OTHER_NAMES.fullmatch(entry.name):
+        name = Path(entry.name)
+        if entry.is_file() and (entry.name in METADATA_FILES or OTHER_FILES.fullmatch(entry.name)):
+            continue
+        if levels is None:
+            if is_zarr(entry) or not CHUNKS.fullmatch(entry.name):
+                return entry
+            continue
+        if not entry.is_dir():
             return entry
+        below = {level.relative_to(name) for level in levels if name in (level, *level.parents)}
+        if not below and entry.name != "OME":
+            return entry
+        found = _foreign(entry, None if Path() in below else below)
+        if found is not None:
+            return found
     return None
 
 
