@@ -318,15 +318,91 @@ def test_the_orientation_goes_along_on_every_level(tmp_path):
     assert level.shape == (4, 150, 140)
 
 
-def test_an_orientation_that_no_longer_fits_is_left_out(tmp_path):
+def edited(path, change):
+    """As by a program that keeps the attributes that it does not know."""
+    entry = json.loads((path / "zarr.json").read_text())
+    change(entry["attributes"])
+    (path / "zarr.json").write_text(json.dumps(entry))
+
+
+def steps(attributes):
+    """Of level 0."""
+    return [
+        step[step["type"]]
+        for step in attributes["ome"]["multiscales"][0]["datasets"][0]["coordinateTransformations"]
+    ]
+
+
+def coarser_slices(path):
+    edited(path, lambda attributes: steps(attributes)[0].__setitem__(0, 2 * SIZES[0]))
+
+
+def cropped_at_the_start(path):
+    edited(path, lambda attributes: steps(attributes)[1].__setitem__(0, SIZES[0]))
+
+
+def cropped_at_the_end(path):
+    cut = zarr.open_array(str(path / "0"))[:3]
+    zarr.create_array(str(path / "0"), data=cut, overwrite=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "text", "size", "origin"),
+    [
+        (coarser_slices, r"the voxel size to \(.*kept for", 2 * SIZES[0], None),
+        (
+            cropped_at_the_start,
+            r"the translation to \(.*kept for \(0\.0, 0\.0, 0\.0\)",
+            SIZES[0],
+            (SIZES[0], 0, 0),
+        ),
+        (cropped_at_the_end, r"the shape to \(3, 5, 6\); .*kept for \(4, 5, 6\)", SIZES[0], None),
+    ],
+)
+def test_an_orientation_that_no_longer_fits_is_left_out(tmp_path, change, text, size, origin):
     copied(tmp_path / "a.zarr", mf.io.open_source(Volume(image(4, 5, 6), None, OBLIQUE, "mm"))).finish()
-    entry = json.loads((tmp_path / "a.zarr" / "zarr.json").read_text())
-    scale = entry["attributes"]["ome"]["multiscales"][0]["datasets"][0]["coordinateTransformations"][0]
-    scale["scale"][0] *= 2
-    (tmp_path / "a.zarr" / "zarr.json").write_text(json.dumps(entry))
-    with pytest.warns(UserWarning, match="another program has changed the voxel size"):
+    change(tmp_path / "a.zarr")
+    with pytest.warns(UserWarning, match=f"a.zarr: another program has changed {text}"):
         source = mf.io.open_source(tmp_path / "a.zarr")
-    assert source.affine is None and source.voxel_size[0] == pytest.approx(2 * SIZES[0])
+    assert source.affine is None and source.voxel_size[0] == pytest.approx(size)
+    assert source.origin == (None if origin is None else pytest.approx(origin))
+    for key in ("shape", "translation", "dtype"):  # as written before these were kept
+        edited(tmp_path / "a.zarr", lambda attributes, key=key: attributes["medeconv_fast"].pop(key))
+    if change != coarser_slices:
+        assert mf.io.open_source(tmp_path / "a.zarr").affine is not None
+
+
+def test_an_orientation_that_still_fits_is_kept(tmp_path):
+    """By a program that took one of the channels."""
+    volume = Volume(image(2, 4, 5, 6), None, OBLIQUE, "mm", "czyx")
+    copied(tmp_path / "a.zarr", mf.io.open_source(volume)).finish()
+
+    def one_channel(attributes):
+        del attributes["ome"]["multiscales"][0]["axes"][0]
+        for values in steps(attributes):
+            del values[0]
+
+    zarr.create_array(str(tmp_path / "a.zarr" / "0"), data=volume.array[1], overwrite=True)
+    edited(tmp_path / "a.zarr", one_channel)
+    source = mf.io.open_source(tmp_path / "a.zarr")
+    assert source.shape == (4, 5, 6)
+    np.testing.assert_array_equal(source.affine, OBLIQUE)
+
+
+def test_a_scale_of_other_values_is_left_out(tmp_path):
+    path = tmp_path / "a.zarr"
+    copied(path, mf.io.open_source(image(8, 9)), dtype="uint16", scale=0.001).finish()
+    cut = zarr.open_array(str(path / "0"))[:4]
+    zarr.create_array(str(path / "0"), data=cut, overwrite=True)
+    np.testing.assert_allclose(mf.io.read(path).array, cut * 0.001, rtol=1e-6)  # a part, as stored
+    zarr.create_array(str(path / "0"), data=np.full((8, 9), 11, np.float32), overwrite=True)
+    text = (
+        r"a\.zarr: another program has changed the dtype to float32; the scale .* kept for uint16 is left out"
+    )
+    with pytest.warns(UserWarning, match=text):
+        assert (mf.io.read(path).array == 11).all()
+    edited(path, lambda attributes: attributes["medeconv_fast"].pop("dtype"))  # as written before
+    np.testing.assert_allclose(mf.io.read(path).array, 0.011, rtol=1e-6)
 
 
 @pytest.mark.parametrize("shards", ["auto", None])

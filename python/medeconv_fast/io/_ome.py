@@ -149,8 +149,13 @@ def _chained(inner: _Transformation, outer: _Transformation) -> _Transformation:
     )
 
 
-def geometry(image: Multiscale, number: int, path: Any, unit: str | None = None) -> Geometry:
-    """The geometry of one level; `unit` is that of its lengths, whatever the metadata says."""
+def geometry(
+    image: Multiscale, number: int, path: Any, shape: Sequence[int], unit: str | None = None
+) -> Geometry:
+    """The geometry of one level; `unit` is that of its lengths, whatever the metadata says.
+
+    `shape` is that of level 0.
+    """
     level, spatial = image.levels[number], "".join(a for a in "zyx" if a in image.axes)
     place = {a: i for i, a in enumerate(image.axes)}
     own = image.own
@@ -162,7 +167,7 @@ def geometry(image: Multiscale, number: int, path: Any, unit: str | None = None)
     origin = tuple(level.translation[place[a]] * f for a, f in zip(spatial, factors, strict=True))
     step = level.scale[place["t"]] if "t" in place else None
     time_unit = image.units[place["t"]] if "t" in place else None
-    affine = _affine(image, number, spatial, place, factors, path)
+    affine = _affine(image, number, spatial, place, factors, path, shape)
     return Geometry(
         spatial,
         size,
@@ -204,7 +209,13 @@ def _space_unit(names: Sequence[str | None], spatial: str, path: Any) -> tuple[s
 
 
 def _affine(
-    image: Multiscale, number: int, spatial: str, place: dict[str, int], factors: Sequence[float], path: Any
+    image: Multiscale,
+    number: int,
+    spatial: str,
+    place: dict[str, int],
+    factors: Sequence[float],
+    path: Any,
+    shape: Sequence[int],
 ) -> np.ndarray | None:
     """The orientation kept beside the metadata, moved to the level's grid."""
     own, base, level = image.own, image.levels[0], image.levels[number]
@@ -215,15 +226,23 @@ def _affine(
         or level.scale is None
     ):
         return None
-    stated = [base.scale[place[a]] * f for a, f in zip(spatial, factors, strict=True)]
-    if len(own["voxel_size"]) != len(stated) or not np.allclose(own["voxel_size"], stated, rtol=1e-6):
-        warnings.warn(
-            f"{path}: another program has changed the voxel size to {tuple(stated)}; the orientation kept "
-            f"for {tuple(own['voxel_size'])} is left out",
-            UserWarning,
-            stacklevel=5,
-        )
-        return None
+    size = [base.scale[place[a]] * f for a, f in zip(spatial, factors, strict=True)]
+    start = [base.translation[place[a]] * f for a, f in zip(spatial, factors, strict=True)]
+    for what, key, found, near in (
+        ("voxel size", "voxel_size", size, [1e-6 * v for v in size]),
+        ("shape", "shape", [shape[place[a]] for a in spatial], 0),
+        # A part of a voxel, however far away the image lies.
+        ("translation", "translation", start, [1e-3 * v for v in size]),
+    ):
+        kept = own.get(key, found)  # earlier versions kept the voxel size alone
+        if len(kept) != len(found) or (np.abs(np.subtract(kept, found)) > near).any():
+            warnings.warn(
+                f"{path}: another program has changed the {what} to {tuple(found)}; the orientation kept for "
+                f"{tuple(kept)} is left out",
+                UserWarning,
+                stacklevel=5,
+            )
+            return None
     affine = np.array(own["affine"], np.float64)
     factor, shift = np.ones(3), np.zeros(3)
     for column, axis in enumerate(reversed(spatial)):

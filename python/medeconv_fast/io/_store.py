@@ -335,9 +335,11 @@ class Store:
         group.update_attributes(attributes)
 
     def _own(self) -> dict[str, Any]:
-        """What OME-NGFF has no place for."""
+        """What OME-NGFF has no place for, and of which level 0 it is true."""
         entry = self.geometry.to_json()
         own: dict[str, Any] = {key: entry[key] for key in ("voxel_size", "affine", "metadata")}
+        own["shape"], own["dtype"] = list(self.shape), self.dtype.name
+        own["translation"] = list(self.geometry.origin or (0.0,) * len(self.shape))
         if self.scale != (1.0, 0.0):
             own["intensity_scale"] = list(self.scale)
         return own

@@ -13,6 +13,7 @@ import itertools
 import json
 import os
 import re
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -243,9 +244,17 @@ def _multiscale(
         # The names that the file gives need not make sense then.
         attributes = _renamed(attributes, axes)
     image = _ome.parse(attributes, array.ndim)
-    geometry = _ome.geometry(image, level, path, unit)
+    geometry = _ome.geometry(image, level, path, arrays[0].shape, unit)
     own = image.own
     scale = tuple(float(v) for v in own.get("intensity_scale") or (1.0, 0.0))
+    if scale != (1.0, 0.0) and own.get("dtype") not in (None, array.dtype.name):
+        warnings.warn(
+            f"{path}: another program has changed the dtype to {array.dtype}; the scale of the values kept "
+            f"for {own['dtype']} is left out",
+            UserWarning,
+            stacklevel=3,
+        )
+        scale = (1.0, 0.0)
     layout = {
         "format": f"OME-Zarr {image.version} (Zarr {array.metadata.zarr_format})",
         "levels": [
