@@ -976,6 +976,24 @@ def test_a_damaged_chunk_is_named(tmp_path, how, shards, zarr_format):
     assert source.read(0, (slice(0, 8), slice(0, 40))).shape == (8, 40)
 
 
+@pytest.mark.parametrize("shards", ["auto", None])
+def test_one_bit_that_flips_is_noticed(tmp_path, shards):
+    path = tmp_path / "a.zarr"
+    copied(path, mf.io.open_source(image(48, 40)), chunks=(16, 16), shards=shards).finish()
+    source = mf.io.open_source(path)
+    chunk = path / "0" / "c" / "0" / "0"
+    data = chunk.read_bytes()
+    for bit in np.random.default_rng(3).integers(8 * len(data), size=40):
+        damaged = bytearray(data)
+        damaged[bit // 8] ^= 1 << bit % 8
+        chunk.write_bytes(damaged)
+        with pytest.raises(ValueError, match=rf"{chunk}: damaged or truncated chunk"):
+            source.read(0)
+    chunk.write_bytes(data)
+    np.testing.assert_array_equal(source.read(0), image(48, 40))
+    assert source.layout["levels"][0]["compression"] == ["blosc"]
+
+
 def test_the_identity_changes_with_a_chunk(tmp_path):
     copied(tmp_path / "a.zarr", mf.io.open_source(image(40, 40)), chunks=(8, 8), shards=None).finish()
     source = mf.io.open_source(tmp_path / "a.zarr")
