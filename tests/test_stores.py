@@ -303,6 +303,35 @@ def test_channels_times_and_their_names(tmp_path):
         np.testing.assert_array_equal(again.read(item), volume.array[t, c])
 
 
+@pytest.mark.parametrize(("unit", "seconds"), [("second", 1), ("minute", 60), (None, 1)])
+def test_the_time_of_the_first_image_is_kept(tmp_path, unit, seconds):
+    axes = [{"name": "t", "type": "time"}] + [{"name": a, "type": "space"} for a in "yx"]
+    axes[0] |= {} if unit is None else {"unit": unit}
+    made = entry(axes, (2.5, 1, 1))
+    steps = made["multiscales"][0]["datasets"][0]["coordinateTransformations"]
+    steps.append({"type": "translation", "translation": [60.0, 0.0, 0.0]})
+    multiscale(tmp_path / "a.zarr", made, (2, 5, 6))
+    read = mf.io.read(tmp_path / "a.zarr")
+    assert read.metadata["toffset"] == 60  # as of NRRD and NIfTI
+    mf.io.write(tmp_path / "b.zarr", read)
+    copied(tmp_path / "c.zarr", mf.io.open_source(tmp_path / "b.zarr")).finish()
+    assert next(transformations(tmp_path / "c.zarr"))[2] == [60, 0, 0]
+    if unit is not None:
+        mf.io.write(tmp_path / "a.nii", mf.io.read(tmp_path / "c.zarr"))
+        metadata = mf.io.read(tmp_path / "a.nii").metadata
+        assert (metadata["time_step"], metadata["toffset"]) == (2.5 * seconds, 60 * seconds)
+        assert metadata["time_unit"] == "sec"
+
+
+def test_a_time_that_another_program_set_counts(tmp_path):
+    volume = Volume(image(2, 5, 6), (1, 1), None, "um", "tyx", {"toffset": 60.0, "time_step": 2.0})
+    mf.io.write(tmp_path / "a.zarr", volume)
+    edited(tmp_path / "a.zarr", lambda attributes: steps(attributes)[1].__setitem__(0, 0.0))
+    assert mf.io.read(tmp_path / "a.zarr").metadata["toffset"] == 0
+    edited(tmp_path / "a.zarr", lambda attributes: attributes["medeconv_fast"].pop("translation"))
+    assert mf.io.read(tmp_path / "a.zarr").metadata["toffset"] == 60  # where earlier versions kept it
+
+
 def test_the_orientation_goes_along_on_every_level(tmp_path):
     volume = Volume(image(4, 300, 280), None, OBLIQUE, "mm")
     copied(tmp_path / "a.zarr", mf.io.open_source(volume)).finish()

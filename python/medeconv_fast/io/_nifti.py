@@ -285,7 +285,7 @@ def _image(volume: Volume) -> Any:
     # cast.
     image = make(data, affine, dtype=data.dtype)
     header = image.header
-    time_step, time_unit = _time(volume)
+    time_step, time_unit, time_factor = _time(volume)
     unit = None if volume.voxel_size is None else volume.unit
     header.set_xyzt_units({"mm": "mm", "um": "micron", None: "unknown"}[unit], time_unit)
     zooms = [1.0] * data.ndim
@@ -300,7 +300,7 @@ def _image(volume: Volume) -> Any:
             value = volume.metadata[key]
             if isinstance(value, str):
                 value = value.encode("latin-1", "replace")[: header[key].dtype.itemsize]
-            header[key] = value
+            header[key] = value * time_factor if key == "toffset" else value
     timing = volume.metadata.get("slice_timing")
     if timing is not None and timing["shape"] == list(volume.shape):
         for key in TIMING:
@@ -311,18 +311,19 @@ def _image(volume: Volume) -> Any:
     return image
 
 
-def _time(volume: Volume) -> tuple[float, str]:
-    """The time step in a unit that the format has."""
+def _time(volume: Volume) -> tuple[float, str, float]:
+    """The time step in a unit that the format has, that unit, and the factor of times to it."""
     step, unit = float(volume.metadata.get("time_step", 1.0)), volume.metadata.get("time_unit") or "unknown"
     if not (math.isfinite(step) and step >= 0):
         raise ValueError(f"metadata: time_step is {step!r}, expected a finite number, 0 or more")
     word = time_word(unit)
     if word is not None:
         known = house_time(word)
-        return (step * SECONDS[word], "sec") if known == word else (step, known)
+        factor, known = (SECONDS[word], "sec") if known == word else (1.0, known)
+        return step * factor, known, factor
     if unit not in OTHER_TIMES:
         raise ValueError(f"metadata: time_unit is {unit!r}, expected a unit of time such as 'sec'")
-    return step, unit
+    return step, unit, 1.0
 
 
 def _set_forms(image: Any, volume: Volume, affine: np.ndarray, known: bool) -> None:

@@ -23,6 +23,7 @@ OWN = "medeconv_fast"
 LETTERS = "tczyx"
 TYPES = {"t": "time", "c": "channel", "z": "space", "y": "space", "x": "space"}
 WORDS = {"mm": "millimeter", "um": "micrometer"}
+START = "toffset"  # among the metadata: of the time axis, as NIfTI's header calls it
 UNSTATED = ("", "pixel", "pixels", "voxel", "unknown", "null")
 
 
@@ -159,8 +160,13 @@ def geometry(
     level, spatial = image.levels[number], "".join(a for a in "zyx" if a in image.axes)
     place = {a: i for i, a in enumerate(image.axes)}
     own = image.own
+    metadata = dict(own.get("metadata", {}))
+    start = level.translation[place["t"]] if "t" in place else 0.0
+    # Earlier versions wrote 0 whatever they kept here.
+    if start or ("t" in place and START in metadata and "translation" in own):
+        metadata[START] = start
     if level.scale is None or ("voxel_size" in own and own["voxel_size"] is None):
-        return Geometry(spatial, channels=image.channels, metadata=dict(own.get("metadata", {})))
+        return Geometry(spatial, channels=image.channels, metadata=metadata)
     units = [image.units[place[a]] if unit is None else unit for a in spatial]
     unit, factors = _space_unit(units, spatial, path)
     size = tuple(level.scale[place[a]] * f for a, f in zip(spatial, factors, strict=True))
@@ -177,7 +183,7 @@ def geometry(
         image.channels,
         step if step != 1 or time_unit is not None else None,
         time_unit,
-        dict(own.get("metadata", {})),
+        metadata,
     )
 
 
@@ -275,6 +281,8 @@ def build(
     origin = geometry.origin or (0.0,) * len(spatial)
     unit = WORDS.get(geometry.unit or "") if geometry.voxel_size is not None else None
     step = geometry.time_step if geometry.time_step is not None and geometry.time_step > 0 else 1.0
+    start = geometry.metadata.get(START, 0.0)
+    start = float(start) if isinstance(start, int | float) else 0.0
     entries: list[dict[str, str]] = []
     for axis in axes:
         entry = {"name": axis, "type": TYPES[axis]}
@@ -285,7 +293,7 @@ def build(
         entries.append(entry)
     datasets = []
     for number, factor in enumerate(factors):
-        scale, shift = {"t": step, "c": 1.0}, {"t": 0.0, "c": 0.0}
+        scale, shift = {"t": step, "c": 1.0}, {"t": start, "c": 0.0}
         for axis, length, start, f in zip(spatial, size, origin, factor, strict=True):
             scale[axis], shift[axis] = length * f, start + length * (f - 1) / 2
         datasets.append(
