@@ -43,6 +43,28 @@ OPTIMIZERS = {
 }
 
 
+@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="SKIPPED: this torch has no Muon")
+def test_muons_steps_point_where_torchs_do():
+    """Torch's factor comes of five iterations, which leave singular values of 0.7 to 1.2."""
+    rng = np.random.default_rng(3)
+    weight = rng.standard_normal((12, 45)).astype(np.float32)
+    ours = [weight.copy().reshape(12, 5, 3, 3)]
+    parameter = torch.nn.Parameter(torch.from_numpy(weight.copy()))
+    theirs = torch.optim.Muon([parameter], 1e-2, weight_decay=0.0, adjust_lr_fn="match_rms_adamw")
+    made = nn.Muon(1e-2)
+    made.reset(ours)
+    for _ in range(4):
+        before = ours[0].ravel().copy(), parameter.detach().numpy().ravel().copy()
+        grad = rng.standard_normal(weight.shape).astype(np.float32)
+        made.update(ours, [grad.copy().reshape(12, 5, 3, 3)])
+        parameter.grad = torch.from_numpy(grad)
+        theirs.step()
+        steps = ours[0].ravel() - before[0], parameter.detach().numpy().ravel() - before[1]
+        lengths = [np.linalg.norm(step) for step in steps]
+        assert steps[0] @ steps[1] > 0.98 * lengths[0] * lengths[1]
+        assert 0.8 < lengths[1] / lengths[0] < 1.2
+
+
 @pytest.mark.parametrize("scale", [1, 2, 4])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_loss_curve_is_torchs(scale, optimizer, dtype, data, tol):

@@ -973,3 +973,60 @@ def test_masks_hide_what_is_compared():
     inside[:, 1:-1:2, 1:-1:2] = same[:, 1:-1:2, 1:-1:2] > 0
     assert inside.sum() > 5
     np.testing.assert_allclose(noisy[inside], np.arange(400.0).reshape(1, 20, 20)[inside])
+
+
+@pytest.mark.parametrize("shape", [(8, 4, 3, 3), (4, 2, 5), (16, 3, 1, 1, 1), (6, 6, 2, 2)])
+def test_muons_steps_are_the_orthogonal_factor(shape, dtype, rng, tol):
+    """SciPy's polar decomposition of the mean that looks ahead, as long as Adam's steps are."""
+    polar = pytest.importorskip("scipy.linalg", reason="SKIPPED: scipy is not installed").polar
+    start, first, second = rng.standard_normal((3, *shape)).astype(dtype)
+    weight = start.copy()
+    made = nn.Muon(0.1, momentum=0.9)
+    made.reset([weight])
+    expected, mean = start.astype(np.float64), np.zeros(shape)
+    for grad in (first, second):
+        made.update([weight], [grad.copy()])
+        mean = 0.9 * mean + grad
+        matrix = (grad + 0.9 * mean).reshape(shape[0], -1)
+        unitary = polar(matrix)[0]
+        np.testing.assert_allclose(np.linalg.svd(unitary)[1], 1)
+        expected -= 0.1 * 0.2 * np.sqrt(max(matrix.shape)) * unitary.reshape(shape)
+        np.testing.assert_allclose(weight, expected, atol=1e-4 if dtype == np.float32 else 1e-9)
+
+
+def test_muon_leaves_biases_and_single_channels_to_adam(rng):
+    shapes = [(8,), (1, 8, 3, 3), (8, 1, 3, 3)]
+    weights = [rng.standard_normal(shape) for shape in shapes]
+    ours, theirs = [[w.copy() for w in weights] for _ in range(2)]
+    for optimizer, own in ((nn.Muon(0.01), ours), (nn.Adam(0.01), theirs)):
+        optimizer.reset(own)
+        for seed in range(3):
+            grads = np.random.default_rng(seed)
+            optimizer.update(own, [grads.standard_normal(shape) for shape in shapes])
+    for one, other in zip(ours, theirs, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_muon_stands_still_without_a_gradient():
+    weight = np.ones((4, 3, 3, 3), np.float32)
+    made = nn.Muon(0.1)
+    made.reset([weight])
+    made.update([weight], [np.zeros_like(weight)])
+    np.testing.assert_array_equal(weight, 1)
+
+
+def test_muon_trains_and_resumes(tmp_path):
+    x, y = blurred_pairs(8)
+    path = tmp_path / "c.safetensors"
+
+    def run(epochs):
+        net = tiny().compile("muon", learning_rate=1e-2)
+        return net, net.fit(x, y, epochs, 4, checkpoint=path, resume=True)
+
+    run(2)
+    resumed, history = run(6)
+    path.unlink()
+    whole, _ = run(6)
+    assert history["loss"][-1] < 0.9 * history["loss"][0]
+    for one, other in zip(whole.get_weights(), resumed.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)

@@ -18,7 +18,7 @@ from ._joining import Add, Concat, Crop, Divide, Multiply
 from ._layer import Input, Layer
 from ._model import Model, Sequential
 from ._normalization import GroupNorm, InstanceNorm
-from ._optimizers import SGD, Adam, AdamW
+from ._optimizers import SGD, Adam, AdamW, Muon
 from ._rl_net import RLNet
 from ._schedules import CosineDecay, ExponentialDecay
 from ._upsampling import UpSampling
@@ -70,6 +70,7 @@ __all__ = [
     "LocalDeviation",
     "Model",
     "Multiply",
+    "Muon",
     "PatchSampler",
     "RLNet",
     "ReLU",

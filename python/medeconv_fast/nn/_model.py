@@ -222,7 +222,7 @@ class Model(Graph):
 
         Parameters
         ----------
-        optimizer : {"adam", "sgd", "adamw"} or optimizer
+        optimizer : {"adam", "sgd", "adamw", "muon"} or optimizer
             Such as ``nn.Adam(1e-3, beta1=0.9)``; one that was in use for the same weights goes on where it
             stands, for others it starts anew.
         loss : {"mse", "mae", "ssim", "poisson", "rln"} or callable

@@ -1,4 +1,4 @@
-"""Optimizers: SGD, Adam, AdamW; torch's meaning of every number. All work in place, in the weights' dtype."""
+"""Optimizers: SGD, Adam, AdamW, Muon; numbers as torch's. All work in place, in the weights' dtype."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ import numpy as np
 
 from .. import _validate
 from ._schedules import as_schedule
+
+AS_ADAM = 0.2  # the usual root mean square of Adam's steps, in learning rates
+RANK, TINY = 1e-12, 1e-30  # squares of singular values: what counts as none beside the largest, and at all
 
 
 class Optimizer:
@@ -232,6 +235,69 @@ class AdamW(Adam):
         )
 
 
+class Muon(Adam):
+    """Muon [1]_: of the gradients' recent mean only the directions count, all of them alike.
+
+    The weights of a layer from and to several channels are taken for a matrix, of outputs (of a transposed
+    convolution: inputs) and all else; a step is the orthogonal factor of its mean's polar decomposition, as
+    long as Adam's would be [2]_. Biases and layers of one channel are left to Adam. Made for convolutions: a
+    PSF that is trained would be taken for channels, too.
+
+    Parameters
+    ----------
+    learning_rate : float or schedule
+        Of both.
+    momentum : float
+        Part of the mean that goes on; the step looks ahead by it (Nesterov).
+    clip_norm, clip_value : float, optional
+        As in `SGD`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        Numbers out of their range.
+
+    References
+    ----------
+    .. [1] K. Jordan et al.: Muon: an optimizer for hidden layers in neural networks (2024),
+       kellerjordan.github.io/posts/muon. There the factor is approached by iterations.
+    .. [2] J. Liu et al.: Muon is scalable for LLM training. arXiv:2502.16982 (2025), section 2.2.
+    """
+
+    def __init__(
+        self,
+        learning_rate: Any = 5e-3,
+        momentum: float = 0.95,
+        *,
+        clip_norm: float | None = None,
+        clip_value: float | None = None,
+    ) -> None:
+        super().__init__(learning_rate, clip_norm=clip_norm, clip_value=clip_value)
+        self.momentum = _fraction(momentum, "momentum")
+
+    def _step(self, weight: np.ndarray, grad: np.ndarray, rate: float, index: int) -> None:
+        if weight.ndim < 2 or 1 in weight.shape[:2]:
+            super()._step(weight, grad, rate, index)
+            return
+        mean = self.state["mean"][index]
+        mean *= weight.dtype.type(self.momentum)
+        mean += grad
+        grad += mean * weight.dtype.type(self.momentum)
+        step = _orthogonal(grad.reshape(len(grad), -1).astype(np.float64))
+        step *= rate * AS_ADAM * math.sqrt(max(step.shape))
+        weight -= step.reshape(weight.shape).astype(weight.dtype)
+
+
+def _orthogonal(matrix: np.ndarray) -> np.ndarray:
+    """The factor U of the polar decomposition P U, by the eigenvectors of the smaller square."""
+    if len(matrix) > len(matrix.T):
+        return _orthogonal(matrix.T).T
+    values, vectors = np.linalg.eigh(matrix @ matrix.T)
+    values = np.maximum(values, RANK * values[-1] + TINY)
+    made: np.ndarray = (vectors / np.sqrt(values)) @ (vectors.T @ matrix)
+    return made
+
+
 def _fraction(value: Any, name: str) -> float:
     number = _validate.number(value, name, minimum=0)
     if number >= 1:
@@ -239,7 +305,7 @@ def _fraction(value: Any, name: str) -> float:
     return number
 
 
-OPTIMIZERS: dict[str, type[Optimizer]] = {"sgd": SGD, "adam": Adam, "adamw": AdamW}
+OPTIMIZERS: dict[str, type[Optimizer]] = {"sgd": SGD, "adam": Adam, "adamw": AdamW, "muon": Muon}
 
 
 def as_optimizer(value: Any, **options: Any) -> Optimizer:

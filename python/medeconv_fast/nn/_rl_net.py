@@ -25,6 +25,14 @@ MOST_LEVELS = 4
 USUAL_SHIFT, USUAL_SQUARES = 0.015, 2.0  # of sums of values, and of squares: else a result is looked at
 MISFIT = 1.05  # of images that are noise alone, a good result may be at 1
 LEAST_BLUR = 0.01  # of noise that a blur changes: less of a blur tells nothing
+# What continues the convolutions of a correction, by what lies outside the image.
+OUTSIDE = {
+    "reflect": "replicate",
+    "nearest": "replicate",
+    "mirror": "replicate",
+    "zero": "zeros",
+    "wrap": "circular",
+}
 BALANCES = (1e-1, 1e-2, 1e-3, 1e-4)  # of the noise of an image to its detail
 
 
@@ -42,12 +50,13 @@ def _learnt_step(filters: int, ndim: int) -> Graph:
     return Graph([estimate, image], updated, recompute=True, name="step")
 
 
-def _correction(channels: int, ndim: int, filters: int, levels: int, depth: int) -> Graph:
+def _correction(channels: int, ndim: int, filters: int, levels: int, depth: int, padding_mode: str) -> Graph:
     """From what is known, as channels, to what is added to the last estimate.
 
     On the image's own grid every value is looked at by itself, and together with its neighbours once, at the
     end; in between are coarser grids with twice the channels, where convolutions are cheap and see far. All
     without biases. A ReLU there may come to give 0 for any image, and learns nothing any more: hence leaky.
+    Where images go on as `padding_mode` says, a border is no edge.
     """
     known = Input(channels, ndim)
     halves = [(0, 1)] * ndim  # a length that is odd is rounded up
@@ -55,13 +64,20 @@ def _correction(channels: int, ndim: int, filters: int, levels: int, depth: int)
 
     def features(signal: Signal, name: str) -> Signal:
         for number in range(1, depth + 1):
-            signal = Conv(wide, 3, bias=False, activation="leaky_relu", name=f"{name}_{number}")(signal)
+            signal = Conv(
+                wide,
+                3,
+                bias=False,
+                activation="leaky_relu",
+                name=f"{name}_{number}",
+                padding_mode=padding_mode,
+            )(signal)
         return signal
 
     grids = [Conv(filters, 1, bias=False, name="own_grid")(known)]
     signal: Signal = known
     for level in range(1, levels + 1):
-        signal = Conv(wide, 2, 2, halves, bias=False, name=f"down_{level}")(signal)
+        signal = Conv(wide, 2, 2, halves, bias=False, name=f"down_{level}", padding_mode=padding_mode)(signal)
         signal = features(signal, f"coarser_{level}")
         grids.append(signal)
     for level in range(levels, 0, -1):
@@ -73,7 +89,11 @@ def _correction(channels: int, ndim: int, filters: int, levels: int, depth: int)
             signal = features(Add(name=f"joined_{level}")(finer, signal), f"finer_{level}")
         else:
             signal = Add("relu", name="joined_1")(finer, signal)
-    return Graph(known, Conv(1, 3, bias=False, init="zeros", name="last")(signal), name="correction")
+    return Graph(
+        known,
+        Conv(1, 3, bias=False, init="zeros", name="last", padding_mode=padding_mode)(signal),
+        name="correction",
+    )
 
 
 def _inverses(psf: np.ndarray) -> list[np.ndarray]:
@@ -137,7 +157,7 @@ class RLNet(Model):
     back_projector : str or array_like
         With a PSF, as in `richardson_lucy`; "matched" too. Arrays and PSFs of odd lengths.
     boundary : {"reflect", "zero", "nearest", "mirror", "wrap"}
-        With a PSF: what lies outside the image.
+        With a PSF: what lies outside the image; convolutions of corrections are padded to match.
     dtype, backend, num_threads
         As in `Model`.
 
@@ -241,7 +261,9 @@ class RLNet(Model):
                     for number, inverse in enumerate(_inverses(taps), 1)
                 ]
                 self.known = Concat(name="known")(image, *estimates, noise, *filtered)
-                self.correction = _correction(self.known.channels, taps.ndim, filters, levels, depth)
+                self.correction = _correction(
+                    self.known.channels, taps.ndim, filters, levels, depth, OUTSIDE[boundary]
+                )
                 signal = Add("relu", name="sum")(signal, self.correction(self.known))
             for number in range(1, finishing + 1):
                 signal = RichardsonLucyStep(taps, None, boundary, name=f"finish_{number}")(signal, image)
@@ -283,11 +305,11 @@ class RLNet(Model):
         """The estimate of a step with its own correction, on the image's grid."""
         known = [image, updated] if number == 1 else [image, updated, before]
         inner: Signal = Concat(name=f"known_{number}")(*known)
-        filters = self._arguments["filters"]
+        filters, outside = self._arguments["filters"], OUTSIDE[self._arguments["boundary"]]
         for layer in range(1, self._arguments["depth"]):
             name = f"features_{number}_{layer}"
-            inner = Conv(filters, 3, bias=False, activation="relu", name=name)(inner)
-        inner = Conv(1, 3, bias=False, init="zeros", name=f"correction_{number}")(inner)
+            inner = Conv(filters, 3, bias=False, activation="relu", padding_mode=outside, name=name)(inner)
+        inner = Conv(1, 3, bias=False, init="zeros", padding_mode=outside, name=f"correction_{number}")(inner)
         return ReLU(name=f"estimate_{number}")(Add(name=f"sum_{number}")(updated, inner))
 
     def _start_at_one(self) -> None:
