@@ -23,7 +23,7 @@ from scipy import ndimage
 
 import medeconv_fast as mf
 
-STEPS, FILTERS, DEPTH, LEVELS, FINISHING = 3, 8, 1, 2, 2
+STEPS, FILTERS, DEPTH, LEVELS, FINISHING = 3, 8, 1, 2, 1
 CROP = (24, 24, 24)  # of a scene; trained on whole, so that borders are those of images
 # Half over the root mean square of what the network sees: differences of images, the last estimate, noise.
 GAINS = (8.0, 16.0, 40.0, 1.5, 12.0, 10.0, 7.0, 3.0, 1.0)
