@@ -766,7 +766,7 @@ class Blur:
             if dtype not in self._operators:
                 psf = _arrays.computable(self.psf, dtype)
                 _validate.finite(psf, f"psf in {dtype}")
-                if not psf.any():
+                if self.psf.any() and not psf.any():
                     raise ValueError(f"psf: all its values are 0 in {dtype}, the largest {self.psf.max():g}")
                 self._operators[dtype] = Operator(
                     psf,
