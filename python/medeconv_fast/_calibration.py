@@ -38,9 +38,8 @@ def load(value: Any, name: str = "calibration") -> dict[str, Any]:
     else:
         content = value
     if not isinstance(content, Mapping) or content.get("kind") != KIND:
-        raise ValueError(
-            f"{name}: got {_validate.shown(value)}, expected what `medeconv calibrate --save FILE` writes"
-        )
+        given = value if isinstance(value, str | os.PathLike) else _validate.shown(value)
+        raise ValueError(f"{name}: got {given}, expected what `medeconv calibrate --save FILE` writes")
     factors = content.get("factors")
     if not isinstance(factors, Mapping) or not all(_is_row(factors.get(engine)) for engine in ENGINES):
         raise ValueError(

@@ -85,7 +85,7 @@ class ArrayPairs(Pairs):
         channels: int,
         dtype: np.dtype,
         names: tuple[str, str],
-        positive: bool,
+        positive: bool = False,
     ) -> None:
         self._arrays: list[np.ndarray] = []
         for value, name in ((x, names[0]), (y, names[1])):
