@@ -1214,9 +1214,10 @@ def test_white_stays_zero_where_it_is_written(tmp_path, suffix, dtype, axes):
     """Or the result of an inverted image would look inverted beside it."""
     shape = (2, 3, 4, 5, 3)[-len(axes) :]
     array = (np.arange(np.prod(shape)).reshape(shape) % 7).astype(dtype)
-    for kind in ("MINISWHITE", "MINISBLACK"):
-        path = tmp_path / f"{kind}{suffix}"
-        mf.io.write(path, Volume(array, axes=axes, metadata={"photometric_interpretation": kind}))
+    of_dicom = {"MONOCHROME1": "MINISWHITE", "MONOCHROME2": "MINISBLACK"}
+    for given in ("MINISWHITE", "MINISBLACK", *of_dicom):
+        path, kind = tmp_path / f"{given}{suffix}", of_dicom.get(given, given)
+        mf.io.write(path, Volume(array, axes=axes, metadata={"photometric_interpretation": given}))
         with tifffile.TiffFile(path) as file:
             assert file.pages[0].photometric.name == kind
             assert file.is_imagej == (suffix == ".tif")

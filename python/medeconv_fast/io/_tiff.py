@@ -40,7 +40,8 @@ UNCALIBRATED = 20  # of ImageJ's functions of the stored values
 MEANINGLESS = (1, 72, 96)
 # Of PhotometricInterpretation.
 WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, MASK, YCBCR, LINEAR_RAW = 0, 1, 2, 3, 4, 6, 34892
-PHOTOMETRIC, INVERTED = "photometric_interpretation", "MINISWHITE"  # in the metadata
+PHOTOMETRIC = "photometric_interpretation"  # in the metadata
+INVERTED = ("MINISWHITE", "MONOCHROME1")  # TIFF's word, and DICOM's
 UPRIGHT = 1  # of Orientation; 2 to 8 are flips and turns, and programs take other numbers for 1
 JPEG = (6, 7, 33007, 34892)  # of Compression: tifffile makes RGB of their YCbCr
 RAMP = 0.01  # of the range of a colour table: how far one of intensities may be off a straight line
@@ -290,7 +291,7 @@ def _described(path: Path, file: Any, part: Any, series: int) -> Description:
     if photometric == PALETTE:
         _check_palette(path, part.keyframe.colormap, displayed=ome is not None or imagej is not None)
     elif photometric == WHITE_IS_ZERO:
-        metadata[PHOTOMETRIC] = INVERTED
+        metadata[PHOTOMETRIC] = INVERTED[0]
     if len(file.series) > 1:
         metadata["series"], metadata["series_in_file"] = series, len(file.series)
     if "t" in axes:
@@ -586,7 +587,7 @@ def save(path: Path, volume: Volume, *, ome: bool) -> None:
     word = time_word(time.get("time_unit"))
     metadata: dict[str, Any] = {"axes": full.upper()}
     # As the image that was read, or the result would look inverted beside it.
-    inverted = volume.metadata.get(PHOTOMETRIC) == INVERTED and "s" not in volume.axes
+    inverted = volume.metadata.get(PHOTOMETRIC) in INVERTED and "s" not in volume.axes
     grey = "miniswhite" if inverted else "minisblack"
     if ome:
         for axis, size in sizes.items():
