@@ -304,3 +304,15 @@ def test_unmatched_back_projectors_leave_what_is_flat(backend, name, boundary):
     psf, flat = mf.psf.gaussian((4, 4), (1, 1)), np.full((60, 60), 77.0)
     result = mf.richardson_lucy(flat, psf, 2, back_projector=name, boundary=boundary, backend=backend)
     np.testing.assert_allclose(result, flat, rtol=1e-4)
+
+
+@pytest.mark.parametrize("acceleration", [None, "biggs-andrews", "heavy-ball"])
+@pytest.mark.parametrize("shape", [(64,), (40, 48), (16, 20, 24)])
+def test_total_variation_leaves_what_is_flat(backend, shape, acceleration):
+    """A step that overshoots enlarges rounding into ripples of some percent."""
+    psf = mf.psf.gaussian((2.0,) * len(shape), (1.0,) * len(shape))
+    flat = np.full(shape, 100, np.float32)
+    for weight in (0.002, 0.05):
+        options = {"regularizer": ("tv", weight), "acceleration": acceleration, "backend": backend}
+        result = mf.richardson_lucy(flat, psf, 60, **options)
+        np.testing.assert_allclose(result, flat, rtol=1e-3)

@@ -61,15 +61,23 @@ class Penalty:
     """A regularizer: the factor of each correction, from the estimate that is corrected."""
 
     def __init__(
-        self, kind: str, weight: float, level: float, spacing: tuple[float, ...] | None, operator: Operator
+        self,
+        kind: str,
+        weight: float,
+        level: float,
+        spacing: tuple[float, ...] | None,
+        operator: Operator,
+        acceleration: str | None = None,
     ) -> None:
         self._unit = 1.0 if SQUARES_FIT[0] < level < SQUARES_FIT[1] else unit_of(level)
         if kind == "tv":
             # The kernel smooths |grad x| below 1e-5 of its level. The estimate that the factor comes from is
             # one step late: where the penalty is steeper than this the step overshoots, and rounding grows
-            # into ripples on what is flat. An axis of one voxel has no gradient.
+            # into ripples on what is flat, sooner where a momentum of its own goes on. An axis of one voxel
+            # has no gradient.
             axes = sum(n > 1 for n in operator.layout.estimate_shape)
-            level *= max(1.0, 2 * axes * weight / SMALLEST_GRADIENT)
+            steepest = 4 if acceleration == "heavy-ball" else 2
+            level *= max(1.0, steepest * axes * weight / SMALLEST_GRADIENT)
         self._kind, self._weight, self._level = kind, weight, level * self._unit
         self._spacing = spacing
         self._operator = operator

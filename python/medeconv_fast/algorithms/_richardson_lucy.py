@@ -103,7 +103,8 @@ def richardson_lucy(
         (Dey et al. 2004); "good-roughness" (Verveer and Jovin 1997); "entropy" relative to the mean (Frieden
         1972).
         Gradients are per `voxel_size`, in units of the smallest; per voxel without it. "tv" takes no
-        direction from gradients below ``2 * ndim * weight`` of the mean: a step so steep would overshoot.
+        direction from gradients below ``2 * ndim * weight`` of the mean (4 with "heavy-ball"): a step so
+        steep would overshoot.
         The others overshoot beyond weights of about ``mean / (8 * ndim * largest value)`` ("tikhonov"),
         ``1 / (8 * ndim)`` ("good-roughness") and 1 ("entropy"), with an acceleration a third of these:
         warned of.
@@ -386,7 +387,7 @@ def richardson_lucy(
                 return None
             # The level of other kinds only says which gradients are none.
             light = (share if smoothing[0] in _options.RELATIVE else 1.0) * mean / blur.psf_sum
-            return Penalty(*smoothing, light, psf_settings["voxel_size"], operator)
+            return Penalty(*smoothing, light, psf_settings["voxel_size"], operator, acceleration)
 
         counted = float(data.size) if trust is None else float(trust.sum(dtype=np.float64))
         run = Run(counted, noise, started)

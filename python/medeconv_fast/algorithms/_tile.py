@@ -246,7 +246,7 @@ class Restorer:
             gain=gain,
             penalty=None
             if smoothing is None
-            else Penalty(*smoothing, level, options.get("voxel_size"), operator),
+            else Penalty(*smoothing, level, options.get("voxel_size"), operator, options.get("acceleration")),
             scheme=None if numbers.alphas is None else Prescribed(numbers.alphas),
         )
         box = tuple(
