@@ -304,7 +304,7 @@ def test_channels_times_and_their_names(tmp_path):
 
 
 @pytest.mark.parametrize(("unit", "seconds"), [("second", 1), ("minute", 60), (None, 1)])
-def test_the_time_of_the_first_image_is_kept(tmp_path, unit, seconds):
+def test_the_time_of_the_first_image_is_kept(tmp_path, monkeypatch, unit, seconds):
     axes = [{"name": "t", "type": "time"}] + [{"name": a, "type": "space"} for a in "yx"]
     axes[0] |= {} if unit is None else {"unit": unit}
     made = entry(axes, (2.5, 1, 1))
@@ -316,6 +316,12 @@ def test_the_time_of_the_first_image_is_kept(tmp_path, unit, seconds):
     mf.io.write(tmp_path / "b.zarr", read)
     copied(tmp_path / "c.zarr", mf.io.open_source(tmp_path / "b.zarr")).finish()
     assert next(transformations(tmp_path / "c.zarr"))[2] == [60, 0, 0]
+    monkeypatch.setitem(_pyramid.SMALLEST, 2, 16)
+    monkeypatch.setattr(_pyramid, "SHORT", 8)
+    large = Volume(image(2, 64, 64), (1, 1), None, "um", "tyx", {"toffset": 60.0, "origin": (5.0, 7.0)})
+    copied(tmp_path / "d.zarr", mf.io.open_source(large)).finish()
+    levels = list(transformations(tmp_path / "d.zarr"))
+    assert len(levels) > 1 and all(translation[0] == 60 for _, _, translation in levels)
     if unit is not None:
         mf.io.write(tmp_path / "a.nii", mf.io.read(tmp_path / "c.zarr"))
         metadata = mf.io.read(tmp_path / "a.nii").metadata

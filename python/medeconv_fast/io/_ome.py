@@ -281,8 +281,8 @@ def build(
     origin = geometry.origin or (0.0,) * len(spatial)
     unit = WORDS.get(geometry.unit or "") if geometry.voxel_size is not None else None
     step = geometry.time_step if geometry.time_step is not None and geometry.time_step > 0 else 1.0
-    start = geometry.metadata.get(START, 0.0)
-    start = float(start) if isinstance(start, int | float) else 0.0
+    begin = geometry.metadata.get(START, 0.0)
+    begin = float(begin) if isinstance(begin, int | float) else 0.0
     entries: list[dict[str, str]] = []
     for axis in axes:
         entry = {"name": axis, "type": TYPES[axis]}
@@ -293,7 +293,7 @@ def build(
         entries.append(entry)
     datasets = []
     for number, factor in enumerate(factors):
-        scale, shift = {"t": step, "c": 1.0}, {"t": start, "c": 0.0}
+        scale, shift = {"t": step, "c": 1.0}, {"t": begin, "c": 0.0}
         for axis, length, start, f in zip(spatial, size, origin, factor, strict=True):
             scale[axis], shift[axis] = length * f, start + length * (f - 1) / 2
         datasets.append(
