@@ -695,8 +695,8 @@ class Blur:
         values, self.psf_sum = _arrays.as_psf(
             psf, len(self.shape), normalize=normalize, dtype=self.dtype or np.float64, any_sum=_any_sum
         )
-        if isinstance(psf, np.ndarray) and np.may_share_memory(values, psf):
-            values = values.copy()  # operators are made later, of what was given now
+        if not normalize:
+            values = values.copy()  # it may be what was given; operators are made later, of what it was now
         self._given = values
         self._terms: list[tuple[np.ndarray, ...]] | None = None
         if self._tolerance:

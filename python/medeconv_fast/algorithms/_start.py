@@ -106,20 +106,17 @@ def gain_of(
     would be drawn towards 0, and the border inside would rise for it. It lies where `data` does.
     `largest_weight`: of the whole image, where this is a part of it.
     """
-    if not matched:
-        trust = _device.full_beside(data, blur.shape, 1.0) if weights is None else weights
-        divisor = operator.apply(trust, adjoint=True)
-        smallest = divisor.dtype.type(unmatched.SMALLEST_DIVISOR * float(divisor.max()))
-        seen = divisor >= smallest
-        return np.divide(seen, np.maximum(divisor, smallest, out=divisor), out=divisor)
-    if blur.boundary == "wrap" and weights is None and blur.psf_sum == 1:
+    if matched and blur.boundary == "wrap" and weights is None and blur.psf_sum == 1:
         return None
-    if largest_weight is None:
-        largest_weight = 1.0 if weights is None else float(weights.max())
-    largest = blur.psf_sum * largest_weight
     trust = _device.full_beside(data, blur.shape, 1.0) if weights is None else weights
     gain = operator.apply(trust, adjoint=True)
-    smallest = gain.dtype.type(SMALLEST_NORMALIZER * largest)
+    if matched:
+        if largest_weight is None:
+            largest_weight = 1.0 if weights is None else float(weights.max())
+        bound = SMALLEST_NORMALIZER * (blur.psf_sum * largest_weight)
+    else:
+        bound = unmatched.SMALLEST_DIVISOR * float(gain.max())
+    smallest = gain.dtype.type(bound)
     seen = gain >= smallest
     return np.divide(seen, np.maximum(gain, smallest, out=gain), out=gain)
 

@@ -67,14 +67,13 @@ def referred(path: Path) -> tuple[Path, ...]:
     if not beside(path) or not path.is_file():
         return ()
     try:
-        names = _named(path)
+        return tuple(_files_of_values(path))
     except ValueError:  # which `read` says
         return ()
-    return tuple(file for name in names if (file := path.parent / name).is_file())
 
 
-def _named(path: Path) -> list[str]:
-    """What a header of its own names as files of values.
+def _files_of_values(path: Path) -> list[Path]:
+    """Those that a header of its own names and that there are.
 
     Raises
     ------
@@ -86,6 +85,7 @@ def _named(path: Path) -> list[str]:
     if found is None:
         return []
     text = found.group(1).decode("utf-8", "replace").strip()
+    names = [text]
     if text.startswith("LIST"):
         lines = head[found.end() :].decode("utf-8", "replace").splitlines()
         names = [line.strip() for line in lines if line.strip()]
@@ -94,22 +94,20 @@ def _named(path: Path) -> list[str]:
                 f"{path}: its file of values is {text}; what begins with LIST stands for a list of files, "
                 "of which there is none: rename the file, and name it so in the header"
             )
-        return names
-    if "%" not in text:
-        return [text]
-    pattern = PATTERN.fullmatch(text)
-    if pattern is None or int(pattern.group(4)) == 0:
-        raise ValueError(
-            f"{path}: its files of values are {text!r}, expected a pattern such as 'slice%03d.raw 1 20 1': "
-            "the place of the number, first, last and step"
-        )
-    first, last, step = (int(pattern.group(i)) for i in (2, 3, 4))
-    return [pattern.group(1) % number for number in range(first, last + (1 if step > 0 else -1), step)]
+    elif "%" in text:
+        pattern = PATTERN.fullmatch(text)
+        if pattern is None or int(pattern.group(4)) == 0:
+            raise ValueError(
+                f"{path}: its files of values are {text!r}, expected a pattern such as "
+                "'slice%03d.raw 1 20 1': the place of the number, first, last and step"
+            )
+        first, last, step = (int(pattern.group(i)) for i in (2, 3, 4))
+        names = [pattern.group(1) % n for n in range(first, last + (1 if step > 0 else -1), step)]
+    return [file for name in names if (file := path.parent / name).is_file()]
 
 
-def _check_values(path: Path, array: np.ndarray) -> None:
+def _check_values(path: Path, files: Sequence[Path], array: np.ndarray) -> None:
     """Refuse files of values that are too few: ITK leaves the rest of its memory as it was."""
-    files = referred(path)
     there = sum(file.stat().st_size for file in files)
     compressed = re.search(rb"^(CompressedData *= *True|encoding: *(?!raw))", _head(path), re.M | re.I)
     if len(files) > 1 and compressed is None and there < array.nbytes:
@@ -119,7 +117,7 @@ def _check_values(path: Path, array: np.ndarray) -> None:
         )
 
 
-def _check_sums(path: Path, kind: str) -> None:
+def _check_sums(path: Path, files: Sequence[Path], kind: str) -> None:
     """Refuse compressed values whose checksum says that they are damaged; ITK does not look at it."""
     head = _head(path)
     found = VALUES.search(head)
@@ -132,7 +130,7 @@ def _check_sums(path: Path, kind: str) -> None:
         blank = re.search(rb"\r?\n\r?\n", head)
         places = [] if blank is None else [(path, blank.end())]
     else:
-        places = [] if re.search(rb"^(line|byte) ?skip", head, re.M) else [(f, 0) for f in referred(path)]
+        places = [] if re.search(rb"^(line|byte) ?skip", head, re.M) else [(file, 0) for file in files]
     for file, start in places:
         stream = zlib.decompressobj(wbits=47)  # zlib's or gzip's, as ITK takes both
         try:
@@ -190,8 +188,7 @@ def _refers(header: Path, values: Path) -> bool:
 def read(path: Path, suffix: str) -> Volume:
     sitk = _simpleitk()
     kind = "NRRD" if suffix[1] == "n" else "MetaImage"
-    if beside(path):
-        _named(path)
+    files = _files_of_values(path) if beside(path) else []
     try:
         image = sitk.ReadImage(str(path), imageIO=DRIVERS[suffix[1]])
     except RuntimeError as error:
@@ -200,10 +197,9 @@ def read(path: Path, suffix: str) -> Volume:
         raise ValueError(
             f"{path}: not a readable {kind} file, damaged or cut short{values} ({' '.join(said.split())})"
         ) from error
-    _check_sums(path, kind)
+    _check_sums(path, files, kind)
     array = sitk.GetArrayFromImage(image)
-    if beside(path):
-        _check_values(path, array)
+    _check_values(path, files, array)
     if array.dtype.kind not in "biuf":
         raise ValueError(f"{path}: holds {array.dtype} values, expected real numbers")
     if not 2 <= image.GetDimension() <= 4:

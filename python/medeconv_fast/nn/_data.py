@@ -275,23 +275,3 @@ class PatchSampler(Pairs):
         cuts = tuple(slice(s, s + p) for s, p in zip(starts, self.patch, strict=True))
         wide = tuple(slice(c.start * f, c.stop * f) for c, f in zip(cuts, factor, strict=True))
         return np.asarray(image[(*place, *cuts)])[None], np.asarray(target[(*place, *wide)])[None]
-
-
-def as_pairs(
-    x: Any,
-    y: Any,
-    ndim: int,
-    channels: int,
-    dtype: np.dtype,
-    names: tuple[str, str],
-    *,
-    positive: bool,
-) -> Pairs:
-    """What `fit` is given as a source of pairs."""
-    if isinstance(x, Pairs):
-        if y is not None:
-            raise TypeError(f"{names[1]}: got {_validate.shown(y)}, expected None beside a sampler of pairs")
-        return x
-    if y is None:
-        raise TypeError(f"{names[1]}: got None, expected the targets, an array (N, C, ...)")
-    return ArrayPairs(x, y, ndim, channels, dtype, names, positive)

@@ -14,7 +14,7 @@ import numpy as np
 from .. import _arrays, _validate, backends
 from .._threads import resolve_num_threads
 from ._callbacks import as_callback
-from ._data import Pairs, as_pairs, batch_axes, check_batch, check_channels
+from ._data import ArrayPairs, Pairs, batch_axes, check_batch, check_channels
 from ._engine import Engine
 from ._graph import Graph, describe, in_order, layer_of, wired
 from ._history import History
@@ -370,7 +370,16 @@ class Model(Graph):
         return self._pairs(x, y, names)
 
     def _pairs(self, x: Any, y: Any, names: tuple[str, str] = ("x", "y")) -> Pairs:
-        return as_pairs(x, y, self.ndim, self.channels, self.dtype, names, positive=self.positive)
+        """What `fit` is given as a source of pairs."""
+        if isinstance(x, Pairs):
+            if y is not None:
+                raise TypeError(
+                    f"{names[1]}: got {_validate.shown(y)}, expected None beside a sampler of pairs"
+                )
+            return x
+        if y is None:
+            raise TypeError(f"{names[1]}: got None, expected the targets, an array (N, C, ...)")
+        return ArrayPairs(x, y, self.ndim, self.channels, self.dtype, names, self.positive)
 
     def evaluate(self, x: Any, y: Any = None, batch_size: int = 32) -> dict[str, float]:
         """Loss and PSNR on pairs, without training.

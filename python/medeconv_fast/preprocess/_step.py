@@ -170,7 +170,7 @@ class Move:
         )
 
     def geometry(self, volume: Any, shape: tuple[int, ...]) -> dict[str, Any]:
-        """Fields of a volume whose voxels were moved so; `shape` is the new one of its axes of space."""
+        """Fields of a volume whose voxels were moved so; `shape` is the new one, axes of space last."""
         size = volume.voxel_size
         if size is not None:
             size = tuple(v * s for v, s in zip(size, self.scale, strict=True))
@@ -197,7 +197,7 @@ class Move:
                 return kept
             away = (np.asarray(direction) @ away[::-1])[::-1]  # it is of x, y, z
         kept["origin"] = tuple((np.asarray(origin) + away).tolist())
-        kept["origin_grid"] = shape, size, volume.unit
+        kept["origin_grid"] = shape[len(shape) - n :], size, volume.unit
         return kept
 
 
@@ -268,7 +268,7 @@ class Step:
             again = {"metadata": dict(taken.volume.metadata) | self._without}
         if taken.volume is not None and self._move is not None:
             if self._geometry is None:
-                geometry = self._move.inverse.geometry(taken.volume, data.shape[data.ndim - taken.ndim :])
+                geometry = self._move.inverse.geometry(taken.volume, data.shape)
             elif taken.volume.unit != self._unit:
                 raise ValueError(
                     f"image: is in {taken.volume.unit}, expected {self._unit}, the unit that {self.name} "
@@ -303,7 +303,7 @@ class Step:
         data = self._carry(taken.data)
         geometry = None
         if taken.volume is not None and self._move is not None:
-            geometry = self._move.geometry(taken.volume, data.shape[data.ndim - taken.ndim :])
+            geometry = self._move.geometry(taken.volume, data.shape)
         return taken.give(data, geometry)
 
     def _taken(self, image: Any, name: str) -> Taken:
@@ -339,7 +339,7 @@ def step_of(
     if taken.volume is not None:
         before = taken.volume.metadata
         if move is not None:
-            moved = move.geometry(taken.volume, data.shape[data.ndim - taken.ndim :])
+            moved = move.geometry(taken.volume, data.shape)
             geometry = {"voxel_size": taken.volume.voxel_size, "affine": taken.volume.affine}
             unit = taken.volume.unit
         names = OF_VALUES * rescaled + ORIGIN * (move is not None)
