@@ -159,7 +159,13 @@ def test_sum_in_the_pass_of_a_convolution(activation, rng, monkeypatch, backend)
     wide = nn.Conv(4, 1)(start)
     cut = nn.Crop()(larger, wide)
     output = nn.Add(activation)(wide, cut)
-    assert both(output, (8, 10)) == 1  # nothing is cut
+    for size in ((8, 10), (7, 10), (5, 3)):  # of some nothing is cut
+        assert both(output, size) == 1
+    circular = nn.ConvTranspose(4, 4, 2, padding_mode="circular")(small)  # folded
+    assert both(nn.Add(activation)(wide, nn.Crop()(circular, wide)), (7, 10)) == 0
+    whole = nn.ConvTranspose(4, 3, 1)(start)  # two rows less are no rounding of a stride
+    fewer = nn.Conv(4, 3, padding="valid")(start)
+    assert both(nn.Add(activation)(fewer, nn.Crop()(whole, fewer))) == 0
     again = nn.Conv(4, 3)(start)
     assert both(nn.Add(activation)(nn.ReLU()(again), again)) == 0  # used twice
     assert both(nn.Add(activation)(start, nn.Conv(2, 3, activation="relu")(start))) == 0

@@ -158,6 +158,10 @@ class _Convolution(Layer):
         operation = ops.conv_transpose if self.transposed else ops.conv
         slope = function.slope if isinstance(function, LeakyReLU) and function.slope <= 1 else 0.0
         relu = isinstance(function, ReLU) or slope > 0
+        layout = self._layout
+        if addend is not None:
+            over = [n - m for n, m in zip(self.lengths([x.shape[2:]]), addend.shape[2:], strict=True)]
+            layout["padding"] = [(a, b + more) for (a, b), more in zip(self.padding, over, strict=True)]
         out: np.ndarray = operation(
             x,
             self.weights["weight"],
@@ -165,7 +169,7 @@ class _Convolution(Layer):
             relu=relu,
             negative_slope=slope,
             addend=addend,
-            **self._layout,
+            **layout,
             **engine.options,
         )
         if function is not None and not relu:
@@ -279,3 +283,12 @@ class ConvTranspose(_Convolution):
         super().__init__(
             filters, kernel, stride, padding, dilation, groups, padding_mode, bias, activation, init, name
         )
+
+    def can_cut(self, made: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
+        """Whether `forward_added` can make `wanted` values of what would be `made`.
+
+        What a stride has rounded up is left out behind, as padding leaves out values.
+        """
+        over = [n - m for n, m in zip(made, wanted, strict=True)]
+        plain = self.padding_mode == "zeros" and not any(self.output_padding)
+        return plain and all(0 <= more < s for more, s in zip(over, self.stride, strict=True))

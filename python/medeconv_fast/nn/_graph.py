@@ -297,8 +297,10 @@ class Graph(Layer):
         adding = self.nodes[join.add].layer
         assert isinstance(adding, Add)
         taken, other = [values[i] for i in node.inputs], values[join.other]
-        lengths = node.layer.lengths([x.shape[2:] for x in taken])
-        if (len(taken[0]), *lengths) != (len(other), *other.shape[2:]):
+        lengths, wanted = node.layer.lengths([x.shape[2:] for x in taken]), other.shape[2:]
+        # Where a Crop follows, what it leaves out is not made.
+        cut = len(join.skipped) > 1 and can_cut(node.layer, lengths, wanted)
+        if len(taken[0]) != len(other) or (lengths != wanted and not cut):
             return None
         return adder(node.layer)(taken, other, adding.activation, engine)
 
@@ -393,6 +395,11 @@ def can_add(layer: Layer) -> bool:
         return type(layer).forward is Graph.forward and can_add(layer.nodes[-1].layer)
     convolution = isinstance(layer, Conv | ConvTranspose) and layer.activation is None
     return convolution and type(layer) in (Conv, ConvTranspose)  # and not what overrides `forward`
+
+
+def can_cut(layer: Layer, made: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
+    """Whether its `forward_added` makes so many values of what would be more."""
+    return isinstance(layer, ConvTranspose) and layer.can_cut(made, wanted)
 
 
 def takes_out(layer: Layer) -> bool:
