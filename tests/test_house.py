@@ -172,7 +172,7 @@ def test_all_is_correct(name):
 
 
 def test_public_names_are_what_all_says():
-    shown = {n for n, v in vars(mf).items() if not n.startswith("_") and not inspect.ismodule(v)}
+    shown = {n for n in dir(mf) if not n.startswith("_") and not inspect.ismodule(getattr(mf, n))}
     assert shown == {n for n in mf.__all__ if not n.startswith("_") and not inspect.ismodule(getattr(mf, n))}
 
 
@@ -341,3 +341,16 @@ def test_import_is_cheap():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_what_few_programs_need_is_loaded_when_it_is_asked_for():
+    later = ("compat", "io", "nn", "preprocess", "report", "volumes")
+    code = (
+        "import sys, medeconv_fast as mf\n"
+        f"later = {later}\n"
+        "print([n for n in later if f'medeconv_fast.{n}' in sys.modules])\n"
+        "print([n for n in mf.__all__ if n not in dir(mf) or not hasattr(mf, n)])\n"
+        "print(hasattr(mf, 'richardson_lucid'), mf.nn is sys.modules['medeconv_fast.nn'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split("\n")[:3] == ["[]", "[]", "False True"]

@@ -4,7 +4,10 @@ Arrays are (z, y, x), (y, x) or (x). A PSF's centre is at ``shape // 2``. See `r
 `restore`.
 """
 
-from . import backends, compat, io, metrics, nn, ops, preprocess, psf, report, stop, volumes
+import importlib as _importlib
+import typing as _typing
+
+from . import backends, metrics, ops, stop
 from ._blur import Blur
 from ._convolution import convolve, correlate
 from ._planner import plan
@@ -23,7 +26,10 @@ from .algorithms import (
     wiener,
 )
 from .backends import release_memory, use_backend
-from .volumes import restore_volume
+
+if _typing.TYPE_CHECKING:
+    from . import compat, io, nn, preprocess, psf, report, volumes
+    from .volumes import restore_volume
 
 __version__ = "0.1.0"
 
@@ -61,3 +67,19 @@ __all__ = [
     "volumes",
     "wiener",
 ]
+
+# Together they take as long to load as all the rest, and few programs need them all.
+_LATER = ("compat", "io", "nn", "preprocess", "psf", "report", "volumes")
+
+if not _typing.TYPE_CHECKING:  # which would let any name pass
+
+    def __getattr__(name):
+        if name in _LATER:
+            return _importlib.import_module(f".{name}", __name__)
+        if name == "restore_volume":
+            return _importlib.import_module(".volumes", __name__).restore_volume
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

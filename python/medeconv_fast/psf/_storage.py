@@ -7,9 +7,6 @@ from typing import Any
 import numpy as np
 
 from .. import _validate
-from ..io import Volume
-from ..io import read as read_volume
-from ..io import write as write_volume
 from ._sampling import _checked
 
 _UNITS = ("mm", "um")
@@ -42,11 +39,14 @@ def save(path: Any, psf: Any, voxel_size: Any, unit: str, *, overwrite: bool = F
     OSError
         The directory is missing or not writable, or the disk is full.
     """
+    from .. import io  # here, as most uses of a PSF need no files, and formats take long to load
+
     _checked(psf)
     array = np.asarray(psf)
     size = _validate.voxel_size(voxel_size, "voxel_size", array.ndim)
     _validate.choice(unit, "unit", _UNITS)
-    write_volume(path, Volume(array, size, None, unit), overwrite=_validate.flag(overwrite, "overwrite"))
+    volume = io.Volume(array, size, None, unit)
+    io.write(path, volume, overwrite=_validate.flag(overwrite, "overwrite"))
 
 
 def load(path: Any, unit: str) -> tuple[np.ndarray, tuple[float, ...] | None]:
@@ -74,8 +74,10 @@ def load(path: Any, unit: str) -> tuple[np.ndarray, tuple[float, ...] | None]:
     ImportError
         The format's library is missing; the message names the extra.
     """
+    from .. import io
+
     _validate.choice(unit, "unit", _UNITS)
-    volume = read_volume(path)
+    volume = io.read(path)
     if volume.axes != volume.spatial_axes:
         raise ValueError(
             f"{path}: has the axes {volume.axes} (shape {volume.shape}), expected a PSF of one to three axes "
