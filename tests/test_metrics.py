@@ -32,6 +32,26 @@ def test_ssim_equals_scikit_image(pair):
         assert mf.metrics.ssim(truth + offset, image + offset) == pytest.approx(expected, abs=1e-10)
 
 
+@pytest.mark.parametrize("window", [3, 5, 9])
+@pytest.mark.parametrize("shape", [(11, 90), (300,), (30, 12, 40), (9, 10, 9, 11)])
+def test_ssim_of_other_windows_and_ranks_equals_scikit_image(window, shape):
+    """In slabs of a few planes, which windows reach beyond."""
+    rng = np.random.default_rng(1)
+    truth = rng.random(shape)
+    image = truth + 0.2 * rng.random(shape)
+    expected = peer.structural_similarity(truth, image, data_range=2.0, win_size=window)
+    assert mf.metrics.ssim(truth, image, data_range=2, window=window) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [bool, np.uint8, np.int16, np.float16, np.float32, np.int64, ">f4"])
+@pytest.mark.parametrize("metric", ["psnr", "nrmse", "ssim"])
+def test_all_work_is_done_in_float64(metric, dtype):
+    values = 1.9 * np.random.default_rng(1).random((2, 30, 17))
+    given = [a.T[::-1] for a in (np.floor(values) if dtype is bool else 100 * values).astype(dtype)]
+    call = getattr(mf.metrics, metric)
+    assert call(*given) == pytest.approx(call(*(a.astype(float) for a in given)), rel=1e-13)
+
+
 def test_identical_images():
     a = np.random.default_rng(0).random((20, 20))
     assert mf.metrics.psnr(a, a) == np.inf

@@ -20,37 +20,70 @@ __all__ = [
 ]
 
 
-def _pair(truth: Any, image: Any) -> tuple[np.ndarray, np.ndarray]:
-    arrays = []
+_BLOCK = 1 << 15  # values: a few blocks of float64 stay in the second-level cache
+
+
+def _pair(truth: Any, image: Any) -> tuple[np.ndarray, np.ndarray, list[tuple[float, float]]]:
+    """Both as they are, and the smallest and largest value of each."""
+    arrays, extremes = [], []
     for value, name in ((truth, "truth"), (image, "image")):
         array = _validate.real(value, name)
         if array.size == 0:
             raise ValueError(f"{name}: got an empty array of shape {array.shape}")
-        array = array.astype(np.float64)
-        _validate.finite(array, name)
+        if array.dtype == bool:
+            array = array.astype(np.uint8)
+        extremes.append(_validate.finite(array, name))
         arrays.append(array)
     _validate.same_shape(arrays[1], "image", arrays[0].shape, "truth")
-    return arrays[0], arrays[1]
+    return arrays[0], arrays[1], extremes
 
 
-def _range(truth: np.ndarray, data_range: Any) -> float:
+def _doubles(truth: Any, image: Any) -> tuple[np.ndarray, np.ndarray]:
+    a, b, _ = _pair(truth, image)
+    return a.astype(np.float64), b.astype(np.float64)
+
+
+def _range(extremes: tuple[float, float], data_range: Any) -> float:
+    """Of the truth, unless it is given."""
     if data_range is not None:
         return _validate.number(data_range, "data_range", above=0)
-    found = float(np.ptp(truth))
+    found = extremes[1] - extremes[0]
     if found == 0:
         raise ValueError("truth: all values are equal, so it has no range; pass data_range")
     return found
 
 
-def _unit(*values: Any) -> float:
-    """The power of two that brings the largest of all values near 1, where squares fit float64."""
-    largest = max(float(np.abs(value).max()) for value in values)
+def _unit(largest: float) -> float:
+    """The power of two that brings the largest magnitude near 1, where squares fit float64."""
     return math.ldexp(1.0, -max(min(math.frexp(largest)[1], 1000), -1000))
 
 
-def _rms(values: np.ndarray) -> float:
-    unit = _unit(values)
-    return float(np.sqrt(np.mean((values * unit) ** 2))) / unit
+def _magnitude(*arrays: np.ndarray) -> float:
+    return max(float(np.abs(array).max()) for array in arrays)
+
+
+def _rms(of: np.ndarray, without: np.ndarray | None = None) -> float:
+    """Root of the mean square of an array, or of what it is more than another one, in float64."""
+    first = of.reshape(-1)
+    second = None if without is None else without.reshape(-1)
+    rooms = np.empty((2, min(first.size, _BLOCK)))
+    sums = []  # of squares, each in its block's own unit
+    for start in range(0, first.size, _BLOCK):
+        part = slice(start, start + _BLOCK)
+        block, other = rooms[:, : first[part].size]
+        block[...] = first[part]
+        if second is not None:
+            other[...] = second[part]
+            block -= other
+        largest = max(float(block.max()), -float(block.min()))
+        if largest > 0:
+            block *= _unit(largest)
+            np.square(block, out=block)
+            sums.append((_unit(largest), float(block.sum())))
+    if not sums:
+        return 0.0
+    unit = min(own for own, _ in sums)
+    return math.sqrt(sum(total * (unit / own) ** 2 for own, total in sums) / first.size) / unit
 
 
 def psnr(truth: Any, image: Any, *, data_range: float | None = None) -> float:
@@ -73,9 +106,9 @@ def psnr(truth: Any, image: Any, *, data_range: float | None = None) -> float:
     ValueError, TypeError
         Complex or object values; shapes that differ, NaN or Inf, a constant truth without `data_range`.
     """
-    a, b = _pair(truth, image)
-    peak = _range(a, data_range)
-    error = _rms(a - b)
+    a, b, (of_truth, _) = _pair(truth, image)
+    peak = _range(of_truth, data_range)
+    error = _rms(b, a)
     return math.inf if error == 0 else 20 * (math.log10(peak) - math.log10(error))
 
 
@@ -97,11 +130,11 @@ def nrmse(truth: Any, image: Any) -> float:
     ValueError, TypeError
         Complex or object values; shapes that differ, NaN or Inf, a truth that is zero everywhere.
     """
-    a, b = _pair(truth, image)
+    a, b, _ = _pair(truth, image)
     norm = _rms(a)
     if norm == 0:
         raise ValueError("truth: all values are zero, so there is nothing to normalise by")
-    return _rms(a - b) / norm
+    return _rms(b, a) / norm
 
 
 def i_divergence(truth: Any, image: Any) -> float:
@@ -130,7 +163,7 @@ def i_divergence(truth: Any, image: Any) -> float:
     ----------
     I. Csiszár, Ann. Statist. 19, 2032 (1991).
     """
-    a, b = _pair(truth, image)
+    a, b = _doubles(truth, image)
     for array, name in ((a, "truth"), (b, "image")):
         _validate.non_negative(array, name, float(array.min()))
     seen = a > 0
@@ -149,8 +182,26 @@ def i_divergence(truth: Any, image: Any) -> float:
 def _window_mean(a: np.ndarray, size: int) -> np.ndarray:
     """Mean over windows of `size` per axis that lie inside the array."""
     for axis in range(a.ndim):
-        windows = np.lib.stride_tricks.sliding_window_view(a, size, axis=axis)
-        a = windows.mean(axis=-1)
+        count = a.shape[axis] - size + 1
+
+        def from_(values: np.ndarray, start: int, number: int, axis: int = axis) -> np.ndarray:
+            return values[(slice(None),) * axis + (slice(start, start + number),)]
+
+        # Sums of 1, 2, 4, ... neighbours, of which a window is made: few passes instead of `size`.
+        total: np.ndarray | None = None
+        done, width, sums = 0, 1, a
+        while True:
+            if size & width:
+                part = from_(sums, done, count)
+                total = part.copy() if total is None else np.add(total, part, out=total)
+                done += width
+            if 2 * width > size:
+                break
+            sums = from_(sums, 0, sums.shape[axis] - width) + from_(sums, width, sums.shape[axis] - width)
+            width *= 2
+        assert total is not None
+        total /= size
+        a = total
     return a
 
 
@@ -182,27 +233,38 @@ def ssim(truth: Any, image: Any, *, data_range: float | None = None, window: int
     ----------
     Z. Wang et al., IEEE Trans. Image Process. 13, 600 (2004), with K1 = 0.01, K2 = 0.03.
     """
-    a, b = _pair(truth, image)
-    peak = _range(a, data_range)
+    a, b, (of_truth, of_image) = _pair(truth, image)
+    peak = _range(of_truth, data_range)
     window = _validate.integer(window, "window", minimum=3)
     a, b = np.squeeze(a), np.squeeze(b)
     if window % 2 == 0 or min(a.shape, default=0) < window:
         raise ValueError(f"window: got {window}, expected odd and at most the shortest axis of {a.shape}")
-    unit = _unit(a, b, peak)
-    a, b, peak = a * unit, b * unit, peak * unit
+    unit = _unit(max(peak, *map(abs, of_truth + of_image)))
+    a, b = (np.multiply(array, unit, dtype=np.float64) for array in (a, b))
+    peak *= unit
     count = window**a.ndim
     sample = count / (count - 1)
     # Around a common mean, the squares stay small: HU and counts sit far from zero.
     offset = float(a.mean())
-    a, b = a - offset, b - offset
-    ma, mb = _window_mean(a, window), _window_mean(b, window)
-    va = sample * (_window_mean(a * a, window) - ma * ma)
-    vb = sample * (_window_mean(b * b, window) - mb * mb)
-    vab = sample * (_window_mean(a * b, window) - ma * mb)
-    ma, mb = ma + offset, mb + offset
+    a -= offset
+    b -= offset
     c1, c2 = (0.01 * peak) ** 2, (0.03 * peak) ** 2
-    score = ((2 * ma * mb + c1) * (2 * vab + c2)) / ((ma**2 + mb**2 + c1) * (va + vb + c2))
-    return float(score.mean())
+    total, done = 0.0, a.shape[0] - window + 1
+    # Of so many rows or planes of windows all that is made stays in cache; fewer repeat too much.
+    rows = max(4, _BLOCK * a.shape[0] // a.size)
+    for start in range(0, done, rows):
+        part = slice(start, min(start + rows, done) + window - 1)
+        x, y = a[part], b[part]
+        mx, my = _window_mean(x, window), _window_mean(y, window)
+        vxy = _window_mean(x * y, window) - mx * my
+        # Only the sum of the variances is asked for.
+        both = _window_mean(x * x + y * y, window) - (mx * mx + my * my)
+        mx += offset
+        my += offset
+        score = (2 * mx * my + c1) * (2 * sample * vxy + c2)
+        score /= (mx * mx + my * my + c1) * (sample * both + c2)
+        total += float(score.sum())
+    return total / math.prod(n - window + 1 for n in a.shape)
 
 
 def _hann(n: int) -> np.ndarray:
@@ -256,10 +318,10 @@ def _shells(
     a: Any, b: Any, voxel_size: Any, taper: Any
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, tuple[float, ...]]:
     """Mean frequency, correlation and number of independent values of each shell; the voxel size."""
-    first, second = _pair(a, b)
+    first, second = _doubles(a, b)
     _validate.rank(first, "a")
     sizes = _validate.voxel_size(1.0 if voxel_size is None else voxel_size, "voxel_size", first.ndim)
-    first, second = first * _unit(first), second * _unit(second)
+    first, second = (array * _unit(_magnitude(array)) for array in (first, second))
     if _validate.flag(taper, "taper"):
         first, second = _tapered(first), _tapered(second)
     rings = _rings(first.shape, sizes, "a")
