@@ -515,6 +515,51 @@ void bind_penalty(py::module_& m) {
           py::arg("num_threads"));
 }
 
+// z and the components of ahead and dual, which follow each other along the first axis: one for each axis of z longer than 1.
+template <class T>
+DenoisePass<T> denoise_pass(const Array<T>& z, Array<T>& ahead, Array<T>* dual, const std::vector<double>& weight, double lowest) {
+    const Shape shape = shape_of(z);
+    DenoisePass<T> pass{shape[0], shape[1], shape[2], z.data(), {}, {}, {}, {}, T(0), T(lowest)};
+    int64_t axes = 0;
+    if (weight.size() != size_t(z.ndim())) throw std::invalid_argument("weight: expected one value per axis");
+    for (size_t a = 0; a < 3; ++a) axes += shape[a] > 1;
+    if (ahead.size() != axes * z.size() || (dual && dual->size() != ahead.size()))
+        throw std::invalid_argument("ahead, dual: expected an array like z for each of its axes longer than 1");
+    int64_t place = 0;
+    for (size_t a = 0; a < 3; ++a)
+        if (shape[a] > 1) {
+            pass.weight[a] = T(weight[a + size_t(z.ndim()) - 3]);
+            pass.ahead[a] = (dual ? ahead.mutable_data() : const_cast<T*>(ahead.data())) + place * z.size();
+            if (dual) pass.dual[a] = dual->mutable_data() + place * z.size();
+            ++place;
+        }
+    return pass;
+}
+template <class T>
+void bind_denoise(py::module_& m) {
+    m.def("denoised",
+          [](const Array<T>& z, Array<T> dual, Array<T> out, const std::vector<double>& weight, double lowest, int num_threads) {
+              if (out.size() != z.size() || !out.writeable() || out.data() == z.data())
+                  throw std::invalid_argument("out: must be another writable array of the shape of z");
+              const DenoisePass<T> pass = denoise_pass<T>(z, dual, nullptr, weight, lowest);
+              T* to = out.mutable_data();
+              without_gil([&](const Poll&) { denoised(pass, to, num_threads); });
+          },
+          py::arg("z").noconvert(), py::arg("dual").noconvert(), py::arg("out").noconvert(), py::arg("weight"), py::arg("lowest"),
+          py::arg("num_threads"));
+    m.def("denoise_step",
+          [](const Array<T>& z, Array<T> ahead, Array<T> dual, const std::vector<double>& weight, const std::vector<double>& step,
+             double momentum, double lowest, int num_threads) {
+              DenoisePass<T> pass = denoise_pass<T>(z, ahead, &dual, weight, lowest);
+              if (step.size() != weight.size()) throw std::invalid_argument("step: expected one value per axis");
+              for (size_t a = 3 - step.size(); a < 3; ++a) pass.step[a] = T(step[a + step.size() - 3]);
+              pass.momentum = T(momentum);
+              without_gil([&](const Poll&) { denoise_step(pass, num_threads); });
+          },
+          py::arg("z").noconvert(), py::arg("ahead").noconvert(), py::arg("dual").noconvert(), py::arg("weight"), py::arg("step"),
+          py::arg("momentum"), py::arg("lowest"), py::arg("num_threads"));
+}
+
 template <class T>
 void bind_conv(py::module_& m, const std::string& suffix) {
     using Plan = ConvPlan<T>;
@@ -596,6 +641,8 @@ PYBIND11_MODULE(_cpp, m, py::mod_gil_not_used()) {
     bind_overlap<double>(m, "F64");
     bind_penalty<float>(m);
     bind_penalty<double>(m);
+    bind_denoise<float>(m);
+    bind_denoise<double>(m);
     bind_conv<float>(m, "F32");
     bind_conv<double>(m, "F64");
     m.def("good_size", &good_size, py::arg("n"), py::arg("even") = false);

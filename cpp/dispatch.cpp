@@ -83,6 +83,8 @@ const IsaKernels<double>& active_kernels<double>() { return *supported().kernels
     template <>                                                                                       \
     const PenaltyKernels<T>& penalty_kernels<T>() { return active_kernels<T>().penalty; }             \
     template <>                                                                                       \
+    const DenoiseKernels<T>* denoise_kernels<T>() { return active_kernels<T>().denoise; }             \
+    template <>                                                                                       \
     const ElementwiseKernels<T>& elementwise_kernels<T>() { return active_kernels<T>().elementwise; } \
     template <>                                                                                       \
     const ConvKernels<T>& conv_kernels<T>() { return active_kernels<T>().conv; }

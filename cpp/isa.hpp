@@ -2,6 +2,7 @@
 #pragma once
 #include "conv.hpp"
 #include "cosine.hpp"
+#include "denoise.hpp"
 #include "direct.hpp"
 #include "elementwise.hpp"
 #include "overlap.hpp"
@@ -19,6 +20,7 @@ struct IsaKernels {
     DirectKernels<T> direct;
     OverlapKernels<T> overlap;
     PenaltyKernels<T> penalty;
+    const DenoiseKernels<T>* denoise;
     ElementwiseKernels<T> elementwise;
     ConvKernels<T> conv;
 };

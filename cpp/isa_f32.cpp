@@ -3,6 +3,7 @@
 // AVX code can be merged into the baseline by the linker.
 #include "conv_table.simd.hpp"
 #include "cosine.simd.hpp"
+#include "denoise.simd.hpp"
 #include "direct.simd.hpp"
 #include "elementwise.simd.hpp"
 #include "isa.hpp"
@@ -15,7 +16,7 @@ namespace medeconv::MEDECONV_ISA_NS {
 
 extern const IsaKernels<float> kernels_f32;
 constinit const IsaKernels<float> kernels_f32 = {spectral_table<float>, cosine_table<float>, separable_table<float>, direct_table<float>,
-                                                overlap_table<float>, penalty_table<float>, elementwise_table<float>,
+                                                overlap_table<float>, penalty_table<float>, denoise_table<float>, elementwise_table<float>,
                                                 conv_table<float>};
 
 }  // namespace medeconv::MEDECONV_ISA_NS

@@ -3,6 +3,7 @@
 // AVX code can be merged into the baseline by the linker.
 #include "conv_table.simd.hpp"
 #include "cosine.simd.hpp"
+#include "denoise.simd.hpp"
 #include "direct.simd.hpp"
 #include "elementwise.simd.hpp"
 #include "isa.hpp"
@@ -15,7 +16,7 @@ namespace medeconv::MEDECONV_ISA_NS {
 
 extern const IsaKernels<double> kernels_f64;
 constinit const IsaKernels<double> kernels_f64 = {spectral_table<double>, cosine_table<double>, separable_table<double>, direct_table<double>,
-                                                overlap_table<double>, penalty_table<double>, elementwise_table<double>,
+                                                overlap_table<double>, penalty_table<double>, denoise_table<double>, elementwise_table<double>,
                                                 conv_table<double>};
 
 }  // namespace medeconv::MEDECONV_ISA_NS

@@ -22,12 +22,15 @@
 //                                     elementwise.hpp
 //   apply_formula                     a sweep's formula on whole arrays; out may alias any operand. elementwise.hpp
 //   penalty                           a regularizer's factor for each voxel, in one pass; x and out must not overlap. penalty.hpp
+//   denoise_step, denoised            total-variation denoising by its dual problem, in place, and its result; out must not overlap.
+//                                     denoise.hpp
 //   Formula                           copy, ratio, multiply, residual, add: shared/formulas.hpp
 //   parallel_for                      the thread pool: threads.hpp
 //   acquire, release_cached           reused memory: memory.hpp
 #pragma once
 #include "conv_plan.hpp"
 #include "cosine_plan.hpp"
+#include "denoise.hpp"
 #include "direct_plan.hpp"
 #include "elementwise.hpp"
 #include "isa.hpp"

@@ -9,7 +9,8 @@
 namespace medeconv {
 namespace {
 
-constexpr int64_t slices_per_unit = 4;  // each range computes part of the slice before it again
+// Each range computes part of the slice or row before it again.
+constexpr int64_t slices_per_unit = 4, values_per_unit = 1 << 15;
 
 }  // namespace
 
@@ -25,10 +26,14 @@ void penalty(Penalty kind, const T* x, const std::array<int64_t, 3>& shape, cons
         pass.inverse[a] = shape[a] > 1 ? T(smallest / spacing[a]) : T(0);
     }
     const PenaltyKernels<T>& kernels = penalty_kernels<T>();
-    const int64_t size = (kernels.scratch(pass) + 63) / 64 * 64, units = (shape[0] + slices_per_unit - 1) / slices_per_unit;
+    // An image is cut into rows, a volume into slices.
+    const bool flat = shape[0] == 1;
+    const int64_t length = flat ? shape[1] : shape[0], thick = flat ? std::max<int64_t>(4, values_per_unit / shape[2]) : slices_per_unit;
+    const int64_t size = (kernels.scratch(pass) + 63) / 64 * 64, units = (length + thick - 1) / thick;
     const Buffer<T> scratch = acquire<T>(size * threads);
     parallel_for(units, threads, [&](int64_t unit, int worker) {
-        kernels.slices(pass, {unit * slices_per_unit, std::min(shape[0], (unit + 1) * slices_per_unit)}, scratch.get() + worker * size);
+        const Range part{unit * thick, std::min(length, (unit + 1) * thick)};
+        kernels.rows(pass, flat ? Range{0, 1} : part, flat ? part : Range{0, shape[1]}, scratch.get() + worker * size);
     });
 }
 

@@ -30,7 +30,7 @@ struct PenaltyPass {
 template <class T>
 struct PenaltyKernels {
     int64_t (*scratch)(const PenaltyPass<T>&);                        // T elements per worker
-    void (*slices)(const PenaltyPass<T>&, Range z, T* scratch);       // any range: slices do not depend on each other
+    void (*rows)(const PenaltyPass<T>&, Range z, Range y, T* scratch);  // any ranges: rows do not depend on each other
 };
 
 template <class T>

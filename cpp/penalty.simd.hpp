@@ -2,7 +2,7 @@
 // the one along y is kept from the row before; its divergence is taken at once.
 #pragma once
 #include "penalty.hpp"
-#include "simd.hpp"
+#include "rows.simd.hpp"
 
 namespace medeconv::MEDECONV_ISA_NS {
 namespace {
@@ -33,26 +33,6 @@ MEDECONV_INLINE const T* row_of(const PenaltyPass<T>& p, int64_t z, int64_t y) {
     return p.x + (z * p.height + y) * p.width;
 }
 
-// The vectors of a row: f(i, load) for whole vectors, then for the rest, load reaching values past the row's end as its last.
-template <class T, class F>
-MEDECONV_INLINE void each_vector(int64_t width, F f) {
-    constexpr int L = lanes<T>;
-    int64_t i = 0;
-    for (; i + L + 1 <= width; i += L)
-        f(i, [](const T* row, int64_t at) MEDECONV_BODY { return load_unaligned(row + at); },
-          [](T* row, int64_t at, Vec<T> v) MEDECONV_BODY { store_unaligned(row + at, v); });
-    for (; i < width; i += L)
-        f(i,
-          [width](const T* row, int64_t at) MEDECONV_BODY {
-              Vec<T> v{};
-              for (int k = 0; k < L; ++k) v[k] = row[at + k < 0 ? 0 : at + k < width ? at + k : width - 1];
-              return v;
-          },
-          [width](T* row, int64_t at, Vec<T> v) MEDECONV_BODY {
-              for (int k = 0; k < L && at + k < width; ++k) row[at + k] = v[k];
-          });
-}
-
 // Direction of the gradient at row (z, y), by differences to the next voxel; those not wanted are null. In scratch, rows may
 // be written past their end.
 template <class T>
@@ -72,13 +52,14 @@ MEDECONV_NOINLINE void direction(const PenaltyPass<T>& p, int64_t z, int64_t y, 
 }
 
 template <class T>
-void tv_slices(const PenaltyPass<T>& p, Range range, T* scratch) {
+void tv_rows(const PenaltyPass<T>& p, Range slices, Range rows, T* scratch) {
     const int64_t pitch = penalty_pitch(p);
     T *gx = scratch + lanes<T>, *gz = scratch + pitch, *gz_before = gz + pitch, *gy = gz_before + pitch, *gy_before = gy + pitch;
     gx[-1] = 0;
-    for (int64_t z = range.start; z < range.stop; ++z) {
-        std::memset(gy_before, 0, size_t(p.width) * sizeof(T));
-        for (int64_t y = 0; y < p.height; ++y) {
+    for (int64_t z = slices.start; z < slices.stop; ++z) {
+        if (rows.start > 0) direction<T>(p, z, rows.start - 1, nullptr, gy_before, nullptr);
+        else std::memset(gy_before, 0, size_t(p.width) * sizeof(T));
+        for (int64_t y = rows.start; y < rows.stop; ++y) {
             direction(p, z, y, gz, gy, gx);
             if (z > 0) direction<T>(p, z - 1, y, gz_before, nullptr, nullptr);
             else std::memset(gz_before, 0, size_t(p.width) * sizeof(T));
@@ -98,11 +79,11 @@ void tv_slices(const PenaltyPass<T>& p, Range range, T* scratch) {
 
 // Of x, or of its square root.
 template <bool of_root, class T>
-void laplacian_slices(const PenaltyPass<T>& p, Range range) {
+void laplacian_rows(const PenaltyPass<T>& p, Range slices, Range rows) {
     const T zz = p.inverse[0] * p.inverse[0], yy = p.inverse[1] * p.inverse[1], xx = p.inverse[2] * p.inverse[2];
     const Vec<T> least = splat<T>(of_root ? p.level * T(1e-6) : T(0));
-    for (int64_t z = range.start; z < range.stop; ++z)
-        for (int64_t y = 0; y < p.height; ++y) {
+    for (int64_t z = slices.start; z < slices.stop; ++z)
+        for (int64_t y = rows.start; y < rows.stop; ++y) {
             const T *here = row_of(p, z, y), *above = row_of(p, z, y - 1), *below = row_of(p, z, y + 1);
             const T *before = row_of(p, z - 1, y), *behind = row_of(p, z + 1, y);
             T* out = p.out + (z * p.height + y) * p.width;
@@ -128,10 +109,11 @@ void laplacian_slices(const PenaltyPass<T>& p, Range range) {
 }
 
 template <class T>
-void entropy_slices(const PenaltyPass<T>& p, Range range) {
+void entropy_rows(const PenaltyPass<T>& p, Range slices, Range rows) {
     const Vec<T> least = splat<T>(T(1e-6));
     const T scale = T(1) / p.level;
-    for (int64_t row = range.start * p.height; row < range.stop * p.height; ++row) {
+    // Of one slice, or of whole ones.
+    for (int64_t row = slices.start * p.height + rows.start; row < (slices.stop - 1) * p.height + rows.stop; ++row) {
         const T* x = p.x + row * p.width;
         T* out = p.out + row * p.width;
         each_vector<T>(p.width, [&](int64_t i, auto get, auto put) MEDECONV_BODY {
@@ -141,17 +123,17 @@ void entropy_slices(const PenaltyPass<T>& p, Range range) {
 }
 
 template <class T>
-void penalty_slices(const PenaltyPass<T>& p, Range z, T* scratch) {
+void penalty_rows(const PenaltyPass<T>& p, Range z, Range y, T* scratch) {
     switch (p.penalty) {
-    case Penalty::tv: return tv_slices(p, z, scratch);
-    case Penalty::tikhonov: return laplacian_slices<false>(p, z);
-    case Penalty::good_roughness: return laplacian_slices<true>(p, z);
-    case Penalty::entropy: return entropy_slices(p, z);
+    case Penalty::tv: return tv_rows(p, z, y, scratch);
+    case Penalty::tikhonov: return laplacian_rows<false>(p, z, y);
+    case Penalty::good_roughness: return laplacian_rows<true>(p, z, y);
+    case Penalty::entropy: return entropy_rows(p, z, y);
     }
 }
 
 template <class T>
-constexpr PenaltyKernels<T> penalty_table = {penalty_scratch<T>, penalty_slices<T>};
+constexpr PenaltyKernels<T> penalty_table = {penalty_scratch<T>, penalty_rows<T>};
 
 }  // namespace
 }  // namespace medeconv::MEDECONV_ISA_NS

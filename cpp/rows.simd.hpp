@@ -1,4 +1,4 @@
-// What the engines without transforms do with rows: fetch them, continue them beyond their ends, finish them.
+// What the kernels without transforms do with rows: fetch them, continue them beyond their ends, walk along them, finish them.
 #pragma once
 #include "formulas.simd.hpp"
 #include "shared/boundary.hpp"
@@ -29,6 +29,26 @@ MEDECONV_INLINE void extend_row(const T* row, int64_t n, int64_t base, Boundary 
     outside(0, begin);
     if (begin < end) std::memcpy(to + begin, row + begin + base, size_t(end - begin) * sizeof(T));
     outside(end, reach);
+}
+
+// The vectors of a row: f(i, load) for whole vectors, then for the rest, load reaching values past the row's end as its last.
+template <class T, class F>
+MEDECONV_INLINE void each_vector(int64_t width, F f) {
+    constexpr int L = lanes<T>;
+    int64_t i = 0;
+    for (; i + L + 1 <= width; i += L)
+        f(i, [](const T* row, int64_t at) MEDECONV_BODY { return load_unaligned(row + at); },
+          [](T* row, int64_t at, Vec<T> v) MEDECONV_BODY { store_unaligned(row + at, v); });
+    for (; i < width; i += L)
+        f(i,
+          [width](const T* row, int64_t at) MEDECONV_BODY {
+              const int64_t count = width - at;
+              if (count >= L) return load_unaligned(row + at);
+              typename VectorOf<T>::index place;
+              for (int k = 0; k < L; ++k) place[k] = k;
+              return place < int(count) ? load_first(row + at, count) : splat(row[width - 1]);
+          },
+          [width](T* row, int64_t at, Vec<T> v) MEDECONV_BODY { store_first(row + at, v, width - at < L ? width - at : L); });
 }
 
 // The formula on n blurred values in `row`, which lie at `at` in the result; `kept`, if not null, receives it as well.

@@ -3,6 +3,7 @@
 #include <iterator>
 
 #include "bindings.hpp"
+#include "denoise.hpp"
 #include "elementwise.hpp"
 #include "penalty.hpp"
 #include "separable.hpp"
@@ -20,6 +21,25 @@ Boundary boundary_of(const std::string& name) {
 // (source, destination, base, taps) of z, y and x; see AxisTaps.
 using Axes = std::array<std::array<int64_t, 4>, 3>;
 AxisTaps axis_of(const Axes& axes, size_t a) { return {axes[a][0], axes[a][1], axes[a][2], axes[a][3]}; }
+
+// z and the components of ahead and dual, which follow each other along the first axis: one for each axis of z longer than 1.
+template <class T>
+DenoisePass<T> denoise_pass(py::handle z, const std::vector<int64_t>& shape, py::handle ahead, const std::vector<double>& weight,
+                            double lowest) {
+    const Shape s = shape3(shape);
+    if (weight.size() != shape.size()) throw py::value_error("weight: expected one value per axis");
+    DenoisePass<T> pass{s[0], s[1], s[2], pointer_of<T>(z, size_of(s), "z"), {}, {}, {}, {}, T(0), T(lowest)};
+    int64_t axes = 0;
+    for (size_t a = 0; a < 3; ++a) axes += s[a] > 1;
+    T* const components = axes ? pointer_of<T>(ahead, axes * size_of(s), "ahead") : nullptr;
+    int64_t place = 0;
+    for (size_t a = 0; a < 3; ++a)
+        if (s[a] > 1) {
+            pass.weight[a] = T(weight[a + shape.size() - 3]);
+            pass.ahead[a] = components + place++ * size_of(s);
+        }
+    return pass;
+}
 
 template <class T>
 void bind(py::module_& m, const std::string& suffix) {
@@ -71,6 +91,35 @@ void bind(py::module_& m, const std::string& suffix) {
           },
           py::arg("place"), py::arg("kind"), py::arg("x"), py::arg("shape"), py::arg("out"), py::arg("spacing"), py::arg("weight"),
           py::arg("level"));
+    m.def(("denoised_" + suffix).c_str(),
+          [](const Place& place, py::handle z, const std::vector<int64_t>& shape, py::handle dual, py::handle out,
+             const std::vector<double>& weight, double lowest) {
+              const DenoisePass<T> pass = denoise_pass<T>(z, shape, dual, weight, lowest);
+              T* to = pointer_of<T>(out, size_of(shape3(shape)), "out");
+              if (to == pass.z) throw py::value_error("out: must be another array than z");
+              at(place, [&](Stream stream) { denoised(pass, to, stream); });
+          },
+          py::arg("place"), py::arg("z"), py::arg("shape"), py::arg("dual"), py::arg("out"), py::arg("weight"), py::arg("lowest"));
+    m.def(("denoise_step_" + suffix).c_str(),
+          [](const Place& place, py::handle z, const std::vector<int64_t>& shape, py::handle ahead, py::handle dual, py::handle room,
+             const std::vector<double>& weight, const std::vector<double>& step, double momentum, double lowest) {
+              DenoisePass<T> pass = denoise_pass<T>(z, shape, ahead, weight, lowest);
+              if (step.size() != weight.size()) throw py::value_error("step: expected one value per axis");
+              int64_t axes = 0;
+              for (size_t a = 0; a < 3; ++a) axes += pass.ahead[a] != nullptr;
+              const int64_t n = size_of(shape3(shape));
+              T* const before = axes ? pointer_of<T>(dual, axes * n, "dual") : nullptr;
+              for (size_t a = 0, number = 0; a < 3; ++a)
+                  if (pass.ahead[a]) {
+                      pass.dual[a] = before + int64_t(number++) * n;
+                      pass.step[a] = T(step[a + step.size() - 3]);
+                  }
+              pass.momentum = T(momentum);
+              T* const x = pointer_of<T>(room, n, "room");
+              at(place, [&](Stream stream) { denoise_step(pass, x, stream); });
+          },
+          py::arg("place"), py::arg("z"), py::arg("shape"), py::arg("ahead"), py::arg("dual"), py::arg("room"), py::arg("weight"),
+          py::arg("step"), py::arg("momentum"), py::arg("lowest"));
     m.def(("direct_" + suffix).c_str(),
           [](const Place& place, const Axes& axes, bool periodic, py::handle weight, py::handle input, py::handle kept,
              const std::string& formula_name, const py::dict& operands) {

@@ -20,6 +20,7 @@ BUILD = ROOT / "build" / "nvcc"
 # Kernels that must have no stack frame and no spills, in any instance. Parts of names, by file ("": headers).
 HOT = {
     "": ["conv_tableIf", "conv_rowsIf", "conv_pointsIf", "conv_weightIf", "sum_chunks", "add_parts"],
+    "denoise": ["values", "ascend"],
     "direct": ["direct_tiles", "direct_lines"],
     "overlap": ["overlap_kernel"],
     "elementwise": ["formula_values", "pad_rows", "fold_rows", "combine"],

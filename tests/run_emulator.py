@@ -21,6 +21,7 @@ TESTS = {
     "tests/test_direct.py": ("", False),
     "tests/test_separable.py": ("", False),
     "tests/test_penalty.py": ("", False),
+    "tests/test_total_variation.py": ("", False),
     "tests/test_formulas.py": ("", False),
     "tests/test_spectral.py": ("", True),
     "tests/test_blur.py": ("", False),

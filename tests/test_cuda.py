@@ -419,6 +419,17 @@ def test_filters_copy_no_image_to_the_host(name, boundary, image, cupy, copies):
 
 
 @needs_cuda
+def test_total_variation_is_denoised_where_the_image_is(image, cupy, copies):
+    given = cupy.asarray(image)
+    options = {"boundary": "wrap", "initial": "zero"}
+    mf.fista(given, PSF, 0.1, 2, **options)
+    copies["upload"].clear(), copies["download"].clear()
+    got = mf.fista(given, PSF, 0.1, 6, **options)
+    assert max(copies["download"] + copies["upload"]) < image.nbytes / 10
+    assert np.array_equal(got.get(), mf.fista(image, PSF, 0.1, 6, backend="cuda", **options))
+
+
+@needs_cuda
 @pytest.mark.parametrize("name", ["wiener, auto", "unsupervised_wiener"])
 def test_what_needs_the_host_copies_the_image_once(name, image, monkeypatch):
     taken = []

@@ -280,6 +280,8 @@ INTERFACE = [
     "fold",
     "apply_formula",
     "penalty",
+    "denoised",
+    "denoise_step",
 ]
 
 

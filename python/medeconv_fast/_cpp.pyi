@@ -45,6 +45,8 @@ __all__: list[str] = [
     "TransferF64",
     "apply_formula",
     "cached_bytes",
+    "denoise_step",
+    "denoised",
     "empty_F32",
     "empty_F64",
     "fold",
@@ -515,6 +517,46 @@ def apply_formula(
     **kwargs,
 ) -> typing.Any: ...
 def cached_bytes() -> int: ...
+@typing.overload
+def denoise_step(
+    z: numpy.typing.NDArray[numpy.float32],
+    ahead: numpy.typing.NDArray[numpy.float32],
+    dual: numpy.typing.NDArray[numpy.float32],
+    weight: collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex],
+    step: collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex],
+    momentum: typing.SupportsFloat | typing.SupportsIndex,
+    lowest: typing.SupportsFloat | typing.SupportsIndex,
+    num_threads: typing.SupportsInt | typing.SupportsIndex,
+) -> None: ...
+@typing.overload
+def denoise_step(
+    z: numpy.typing.NDArray[numpy.float64],
+    ahead: numpy.typing.NDArray[numpy.float64],
+    dual: numpy.typing.NDArray[numpy.float64],
+    weight: collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex],
+    step: collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex],
+    momentum: typing.SupportsFloat | typing.SupportsIndex,
+    lowest: typing.SupportsFloat | typing.SupportsIndex,
+    num_threads: typing.SupportsInt | typing.SupportsIndex,
+) -> None: ...
+@typing.overload
+def denoised(
+    z: numpy.typing.NDArray[numpy.float32],
+    dual: numpy.typing.NDArray[numpy.float32],
+    out: numpy.typing.NDArray[numpy.float32],
+    weight: collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex],
+    lowest: typing.SupportsFloat | typing.SupportsIndex,
+    num_threads: typing.SupportsInt | typing.SupportsIndex,
+) -> None: ...
+@typing.overload
+def denoised(
+    z: numpy.typing.NDArray[numpy.float64],
+    dual: numpy.typing.NDArray[numpy.float64],
+    out: numpy.typing.NDArray[numpy.float64],
+    weight: collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex],
+    lowest: typing.SupportsFloat | typing.SupportsIndex,
+    num_threads: typing.SupportsInt | typing.SupportsIndex,
+) -> None: ...
 def empty_F32(
     shape: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex],
 ) -> numpy.typing.NDArray[numpy.float32]: ...

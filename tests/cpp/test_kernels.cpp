@@ -651,6 +651,68 @@ void pool() {
 #endif
 }
 
+// One step of total variation's dual and the image that it stands for, as denoise.hpp writes them.
+template <class T>
+void denoising(const Shape& s, std::mt19937& random) {
+    const int64_t n = size(s), stride[3] = {s[1] * s[2], s[2], 1};
+    std::uniform_real_distribution<double> values(-1, 1);
+    auto filled = [&](int64_t count) {
+        std::vector<T> made(size_t(count), T(0));
+        for (T& v : made) v = T(values(random));
+        return made;
+    };
+    auto last = [&](int64_t i, int a) { return i / stride[a] % s[size_t(a)] == s[size_t(a)] - 1; };
+    const std::vector<T> z = filled(n);
+    std::vector<T> ahead[3], dual[3];
+    DenoisePass<T> pass{s[0], s[1], s[2], z.data(), {}, {}, {T(0.3), T(0.2), T(0.5)}, {T(0.4), T(0.9), T(0.6)}, T(0.4), T(-0.8)};
+    for (size_t a = 0; a < 3; ++a)
+        if (s[a] > 1) {
+            ahead[a] = filled(n), dual[a] = filled(n);
+            for (int64_t i = 0; i < n; ++i)
+                if (last(i, int(a))) ahead[a][size_t(i)] = dual[a][size_t(i)] = 0;
+        }
+    auto value = [&](const std::vector<T>* q, int64_t i) {
+        double v = z[size_t(i)];
+        for (int a = 0; a < 3; ++a)
+            if (s[size_t(a)] > 1) {
+                const bool first = i / stride[a] % s[size_t(a)] == 0;
+                v += double(pass.weight[size_t(a)]) * (double(q[a][size_t(i)]) - (first ? 0 : double(q[a][size_t(i - stride[a])])));
+            }
+        return std::max(v, double(pass.lowest));
+    };
+    std::vector<double> wanted[2][3];
+    for (int64_t i = 0; i < n; ++i) {
+        double moved[3] = {}, square = 0;
+        for (int a = 0; a < 3; ++a)
+            if (s[size_t(a)] > 1) {
+                const double change = last(i, a) ? 0 : value(ahead, i + stride[a]) - value(ahead, i);
+                moved[a] = double(ahead[a][size_t(i)]) + double(pass.step[size_t(a)]) * change;
+                square += moved[a] * moved[a];
+            }
+        for (int a = 0; a < 3; ++a)
+            if (s[size_t(a)] > 1) {
+                const double now = moved[a] / std::max(1.0, std::sqrt(square));
+                wanted[0][a].push_back(now);
+                wanted[1][a].push_back(now + double(pass.momentum) * (now - double(dual[a][size_t(i)])));
+            }
+    }
+    for (size_t a = 0; a < 3; ++a)
+        if (s[a] > 1) pass.ahead[a] = ahead[a].data(), pass.dual[a] = dual[a].data();
+    denoise_step(pass, 3);
+    std::vector<T> x(size_t(n), T(0));
+    denoised(pass, x.data(), 3);
+    double worst = 0;
+    for (int64_t i = 0; i < n; ++i) {
+        for (size_t a = 0; a < 3; ++a)
+            if (s[a] > 1) {
+                worst = std::max(worst, std::abs(double(dual[a][size_t(i)]) - wanted[0][a][size_t(i)]));
+                worst = std::max(worst, std::abs(double(ahead[a][size_t(i)]) - wanted[1][a][size_t(i)]));
+            }
+        worst = std::max(worst, std::abs(double(x[size_t(i)]) - value(ahead, i)));
+    }
+    expect(worst < (sizeof(T) == 4 ? 1e-5 : 1e-13), "denoising", worst);
+}
+
 }  // namespace
 
 int main() {
@@ -710,6 +772,10 @@ int main() {
             separable_boundary<float>(image, psf, {psf[0] / 2, psf[1] / 2, psf[2] / 2}, b, random);
             separable_boundary<double>(image, psf, {psf[0] - 1, 0, psf[2] - 1}, b, random);
         }
+    for (const Shape& s : {Shape{19, 5, 37}, {3, 4, 5}, {2, 1, 16}, {5, 6, 1}, {1, 40, 33}, {1, 1, 70}, {9, 1, 1}, {1, 1, 1}}) {
+        denoising<float>(s, random);
+        denoising<double>(s, random);
+    }
     padding(random);
     convolutions(random);
     pool();

@@ -1,6 +1,7 @@
 // Kernels of whole arrays and of the engines without transforms.
 #include "elementwise.hpp"
 #include "launchers.hpp"
+#include "denoise.hpp"
 #include "penalty.hpp"
 #include "separable.hpp"
 #include "sums.hpp"
@@ -115,6 +116,20 @@ void add_cases(std::vector<Case>& cases, const std::string& type) {
             }
             return all;
         }});
+    cases.push_back({"denoise" + type, [=] {
+        std::vector<double> all;
+        for (const Shape& each : {shape, Shape{66, 9, 34}, Shape{1, 7, 300}}) {
+            const int64_t n = size_of(each);
+            DeviceValues<T> z(n, 1), ahead(3 * n, 2), dual(3 * n, 3), x(n);
+            DenoisePass<T> pass{each[0], each[1], each[2], z, {}, {}, {T(0.3), T(0.2), T(0.5)}, {T(0.1), T(0.2), T(0.3)}, T(0.4), T(0)};
+            for (int64_t a = 0; a < 3; ++a)
+                if (each[size_t(a)] > 1) pass.ahead[a] = ahead + a * n, pass.dual[a] = dual + a * n;
+            denoise_step<T>(pass, x, nullptr);
+            denoised<T>(pass, x, nullptr);
+            ahead.append_to(all), dual.append_to(all), x.append_to(all);
+        }
+        return all;
+    }});
     for (int f = 0; f < 5; ++f) {
         const std::string name = std::string(" ") + formulas[f] + type;
         cases.push_back({"apply_formula" + name, [=] {

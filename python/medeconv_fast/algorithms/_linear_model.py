@@ -45,12 +45,8 @@ class LinearModel:
         engine: Any,
         num_threads: int | None,
         boundaries: tuple[str, ...] = BOUNDARIES,
-        resident: bool = True,
     ) -> None:
-        """`usual`: the default number of iterations, and the most with a rule for stopping.
-
-        `resident`: the method's own steps are among what arrays in GPU memory can do.
-        """
+        """`usual`: the default number of iterations, and the most with a rule for stopping."""
         self._started = time.perf_counter()
         self._method = method
         iterations = None if num_iter is None else _validate.integer(num_iter, "num_iter", minimum=1)
@@ -65,10 +61,9 @@ class LinearModel:
         boundary = _validate.choice(boundary, "boundary", boundaries)
 
         kernels = backends.resolve(backend, image)
-        self.data, self._restore, found = _arrays.as_image(image, resident=resident)
+        self.data, self._restore, found = _arrays.as_image(image, resident=True)
         self._extremes = (found.lowest, found.highest)
-        if resident:
-            self.data = kernels.resident(self.data)
+        self.data = kernels.resident(self.data)
         self.weights = _options.weights_of(weights, self.data)
         given = self.data
         # Van Cittert never corrects a voxel of weight 0: what stands there in a first estimate is its result.

@@ -821,3 +821,72 @@ def slopes(u, slope, first, last, inverse, total_variation, floor):
                 for i in range(1, width):
                     row[i] += (along[y, i] - along[y, i - 1]) * inverse[2]
         across, earlier = earlier, across
+
+
+@_kernel
+def denoise_values(z, ahead, places, weight, lowest, first, last, x):
+    """Of slices first <= s < last: z plus the divergence of the weighted components, not below `lowest`.
+
+    `places`: which component belongs to an axis, -1 for none.
+    """
+    height, width = z.shape[1:]
+    for s in range(first, last):
+        for y in range(height):
+            row = x[s, y]
+            for i in range(width):
+                row[i] = z[s, y, i]
+            if places[0] >= 0:
+                flow = ahead[places[0]]
+                for i in range(width):
+                    row[i] += flow[s, y, i] * weight[0]
+                if s > 0:
+                    for i in range(width):
+                        row[i] -= flow[s - 1, y, i] * weight[0]
+            if places[1] >= 0:
+                flow = ahead[places[1]]
+                for i in range(width):
+                    row[i] += flow[s, y, i] * weight[1]
+                if y > 0:
+                    for i in range(width):
+                        row[i] -= flow[s, y - 1, i] * weight[1]
+            if places[2] >= 0:
+                flow = ahead[places[2]]
+                row[0] += flow[s, y, 0] * weight[2]
+                for i in range(1, width):
+                    row[i] += (flow[s, y, i] - flow[s, y, i - 1]) * weight[2]
+            for i in range(width):
+                row[i] = max(row[i], lowest)
+
+
+@_kernel
+def denoise_ascend(x, ahead, dual, places, step, momentum, first, last):
+    """Of slices first <= s < last: along the gradient of x, projected, and beyond."""
+    one = x.dtype.type(1)
+    depth, height, width = x.shape
+    length = np.empty(width, x.dtype)
+    for s in range(first, last):
+        for y in range(height):
+            length[:] = 0
+            for axis in range(3):
+                if places[axis] >= 0:
+                    row, here, after = ahead[places[axis], s, y], x[s, y], x[s, y]
+                    if axis == 0 and s + 1 < depth:
+                        after = x[s + 1, y]
+                    if axis == 1 and y + 1 < height:
+                        after = x[s, y + 1]
+                    if axis == 2:
+                        for i in range(width - 1):
+                            row[i] += (here[i + 1] - here[i]) * step[2]
+                    else:
+                        for i in range(width):
+                            row[i] += (after[i] - here[i]) * step[axis]
+                    for i in range(width):
+                        length[i] += row[i] * row[i]
+            for i in range(width):
+                length[i] = one / max(np.sqrt(length[i]), one)
+            for component in range(len(ahead)):
+                row, before = ahead[component, s, y], dual[component, s, y]
+                for i in range(width):
+                    moved = row[i] * length[i]
+                    row[i] = moved + (moved - before[i]) * momentum
+                    before[i] = moved

@@ -363,6 +363,33 @@ def penalty(
     _native().penalty(kind, x, out, list(spacing), weight, level, resolve_num_threads(num_threads))
 
 
+def denoised(
+    z: np.ndarray,
+    dual: np.ndarray,
+    out: np.ndarray,
+    weight: tuple[float, ...],
+    lowest: float,
+    *,
+    num_threads: int | None = None,
+) -> None:
+    _native().denoised(z, dual, out, list(weight), lowest, resolve_num_threads(num_threads))
+
+
+def denoise_step(
+    z: np.ndarray,
+    ahead: np.ndarray,
+    dual: np.ndarray,
+    weight: tuple[float, ...],
+    step: tuple[float, ...],
+    momentum: float,
+    lowest: float,
+    *,
+    num_threads: int | None = None,
+) -> None:
+    threads = resolve_num_threads(num_threads)
+    _native().denoise_step(z, ahead, dual, list(weight), list(step), momentum, lowest, threads)
+
+
 def apply_formula(
     formula: str, c: np.ndarray, out: np.ndarray, *, num_threads: int | None = None, **operands: Any
 ) -> tuple[float, float, float] | None:

@@ -133,6 +133,41 @@ def penalty(
     call.finish()
 
 
+def denoised(
+    z: Array,
+    dual: Array,
+    out: Array,
+    weight: tuple[float, ...],
+    lowest: float,
+    *,
+    num_threads: int | None = None,
+) -> None:
+    call = Call(memory_of(z, dual, out))
+    run = getattr(native(), "denoised_" + suffix(z.dtype))
+    run(call.memory.place, call.read(z), z.shape, call.read(dual), call.written(out), list(weight), lowest)
+    call.finish()
+
+
+def denoise_step(
+    z: Array,
+    ahead: Array,
+    dual: Array,
+    weight: tuple[float, ...],
+    step: tuple[float, ...],
+    momentum: float,
+    lowest: float,
+    *,
+    num_threads: int | None = None,
+) -> None:
+    call = Call(memory_of(z, ahead, dual))
+    run = getattr(native(), "denoise_step_" + suffix(z.dtype))
+    room = call.empty(z.shape, z.dtype)
+    changed = [call.changed(array) for array in (ahead, dual)]
+    arrays = (call.read(z), z.shape, *changed, room)
+    run(call.memory.place, *arrays, list(weight), list(step), momentum, lowest)
+    call.finish()
+
+
 def apply_formula(
     formula: str, c: Array, out: Array, *, num_threads: int | None = None, **operands: Any
 ) -> Sums | None:

@@ -933,6 +933,61 @@ def penalty(
     run(len(planes), resolve_num_threads(num_threads), write)
 
 
+def denoised(
+    z: np.ndarray,
+    dual: np.ndarray,
+    out: np.ndarray,
+    weight: tuple[float, ...],
+    lowest: float,
+    *,
+    num_threads: int | None = None,
+) -> None:
+    """out = max(z + div(weight * dual), lowest)."""
+    loops, volume, components, places = compiled_loops(), unlocked(z), unlocked(dual), _places_of(z.shape)
+    volume, result = (a.reshape(three(a.shape, 1)) for a in (volume, out))
+    components = components.reshape(-1, *volume.shape)
+    weights = np.array(three(weight, 0.0), z.dtype)
+    planes = cut(len(volume), max(1, (1 << 16) // math.prod(volume.shape[1:])))
+    least = z.dtype.type(lowest)
+
+    def write(unit: int) -> None:
+        loops.denoise_values(volume, components, places, weights, least, *planes[unit], result)
+
+    run(len(planes), resolve_num_threads(num_threads), write)
+
+
+def denoise_step(
+    z: np.ndarray,
+    ahead: np.ndarray,
+    dual: np.ndarray,
+    weight: tuple[float, ...],
+    step: tuple[float, ...],
+    momentum: float,
+    lowest: float,
+    *,
+    num_threads: int | None = None,
+) -> None:
+    """From `ahead` along the gradient of what it stands for, projected, to the new `dual`, and beyond it."""
+    loops, places, x = compiled_loops(), _places_of(z.shape), empty(z.shape, z.dtype)
+    denoised(z, ahead, x, weight, lowest, num_threads=num_threads)
+    x = x.reshape(three(x.shape, 1))
+    components, before = (a.reshape(-1, *x.shape) for a in (ahead, dual))
+    steps = np.array(three(step, 0.0), z.dtype)
+    planes = cut(len(x), max(1, (1 << 16) // math.prod(x.shape[1:])))
+    further = z.dtype.type(momentum)
+
+    def write(unit: int) -> None:
+        loops.denoise_ascend(x, components, before, places, steps, further, *planes[unit])
+
+    run(len(planes), resolve_num_threads(num_threads), write)
+
+
+def _places_of(shape: tuple[int, ...]) -> np.ndarray:
+    """Which component of a dual belongs to each of three axes: those longer than 1 have one, -1: none."""
+    long = np.array(three(shape, 1)) > 1
+    return np.where(long, np.cumsum(long) - 1, -1)
+
+
 def resident(array: np.ndarray) -> np.ndarray:
     """The array where the backend computes."""
     return array

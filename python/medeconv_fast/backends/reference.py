@@ -682,6 +682,56 @@ def penalty(
     out[...] = 1 / np.maximum(1 + weight * slope, 0.1)
 
 
+def denoised(
+    z: np.ndarray,
+    dual: np.ndarray,
+    out: np.ndarray,
+    weight: tuple[float, ...],
+    lowest: float,
+    *,
+    num_threads: int | None = None,
+) -> None:
+    """out = max(z + div(weight * dual), lowest): the image that a total-variation dual stands for.
+
+    `dual` has the components of one vector per voxel along its first axis, one for each axis of `z` longer
+    than 1; `weight` has a number for every axis. A component is 0 where its axis ends.
+    """
+    wide = z.astype(np.float64)
+    for component, axis in zip(dual, _long_axes(z), strict=True):
+        wide += weight[axis] * np.diff(component.astype(np.float64), axis=axis, prepend=0.0)
+    np.maximum(wide, lowest, out=out, casting="same_kind")
+
+
+def denoise_step(
+    z: np.ndarray,
+    ahead: np.ndarray,
+    dual: np.ndarray,
+    weight: tuple[float, ...],
+    step: tuple[float, ...],
+    momentum: float,
+    lowest: float,
+    *,
+    num_threads: int | None = None,
+) -> None:
+    """One step of fast gradient projection (Beck and Teboulle 2009), in place: from `ahead` along the
+    gradient of what it stands for (`denoised`) times `step`, projected onto vectors of length at most 1, to
+    the new `dual`; the new `ahead` lies `momentum` times the change beyond it.
+    """
+    x = np.empty(z.shape)
+    denoised(z, ahead, x, weight, lowest)
+    moved = ahead.astype(np.float64)
+    for component, axis in zip(moved, _long_axes(z), strict=True):
+        component += step[axis] * np.diff(x, axis=axis, append=np.take(x, [-1], axis))
+    moved /= np.maximum(np.sqrt(np.square(moved).sum(axis=0)), 1)
+    change = moved - dual
+    dual[...] = moved
+    ahead[...] = moved + momentum * change
+
+
+def _long_axes(array: np.ndarray) -> list[int]:
+    return [axis for axis, n in enumerate(array.shape) if n > 1]
+
+
 def sources(n: int, low: int, high: int, boundary: str) -> np.ndarray:
     """For each index of the padded axis, the index inside it that it repeats."""
     i = np.arange(-low, n + high)
