@@ -36,22 +36,16 @@ struct Reached {
 template <class T>
 MEDECONV_INLINE void add_lanes(const Vec<T>* of_rows, int64_t count, double* slot) {
     LaneSums<T> sums;
-    for (int k = 0; k < sums_of_a_sweep; ++k) {
-        sums.lane[k] = of_rows[k];
-        for (int i = 0; i < lanes<T>; ++i)
-            if (i >= count) sums.lane[k][i] = 0;
-    }
+    for (int k = 0; k < sums_of_a_sweep; ++k) sums.lane[k] = first_lanes<T>(of_rows[k], count);
     sums.add_to(slot);
 }
 
 template <Formula formula, bool plain, class T>
 void formula_row(const Operands<T>& o, T* row, int64_t at, int64_t n, LaneSums<T>* sums) {
     constexpr int L = lanes<T>;
-    const Numbers<T> number(o, [](T x) MEDECONV_BODY { return x; });
     const Numbers<Vec<T>> vector(o, [](T x) MEDECONV_BODY { return splat<T>(x); });
     constexpr bool writes = formula != Formula::copy || !plain;
     Vec<T> of_lanes[sums_of_a_sweep]{};
-    T of_rest[sums_of_a_sweep]{};
     int64_t i = 0;
     for (; i + L <= n; i += L) {
         const Vec<T> next = formula_step<formula, plain>(
@@ -59,17 +53,18 @@ void formula_row(const Operands<T>& o, T* row, int64_t at, int64_t n, LaneSums<T
             [&](T* q, Vec<T> v) MEDECONV_BODY { store_unaligned(q + at + i, v); }, of_lanes);
         if (writes) store_unaligned(row + i, next);
     }
-    for (; i < n; ++i) {
-        const T next = formula_step<formula, plain>(
-            o, row[i], number, [&](const T* q) MEDECONV_BODY { return q[at + i]; },
-            [&](T* q, T v) MEDECONV_BODY { q[at + i] = v; }, of_rest);
-        if (writes) row[i] = next;
+    if (i < n) {
+        const int64_t count = n - i;
+        Vec<T> of_rest[sums_of_a_sweep]{};
+        const Vec<T> next = formula_step<formula, plain>(
+            o, load_first(row + i, count), vector, [&](const T* q) MEDECONV_BODY { return load_first(q + at + i, count); },
+            [&](T* q, Vec<T> v) MEDECONV_BODY { store_first(q + at + i, v, count); }, of_rest);
+        if (writes) store_first(row + i, next, count);
+        if (!plain && sums)
+            for (int k = 0; k < sums_of_a_sweep; ++k) of_lanes[k] += first_lanes<T>(of_rest[k], count);
     }
     if (!plain && sums)
-        for (int k = 0; k < sums_of_a_sweep; ++k) {
-            sums->lane[k] += of_lanes[k];
-            sums->lane[k][0] += of_rest[k];
-        }
+        for (int k = 0; k < sums_of_a_sweep; ++k) sums->lane[k] += of_lanes[k];
 }
 // `row` holds the blurred values (or the correction), which lie at `at` in the operands, and receives what the next sweep gets.
 template <class T>

@@ -44,9 +44,7 @@ MEDECONV_INLINE void each_vector(int64_t width, F f) {
           [width](const T* row, int64_t at) MEDECONV_BODY {
               const int64_t count = width - at;
               if (count >= L) return load_unaligned(row + at);
-              typename VectorOf<T>::index place;
-              for (int k = 0; k < L; ++k) place[k] = k;
-              return place < int(count) ? load_first(row + at, count) : splat(row[width - 1]);
+              return first_of<T>(count) ? load_first(row + at, count) : splat(row[width - 1]);
           },
           [width](T* row, int64_t at, Vec<T> v) MEDECONV_BODY { store_first(row + at, v, width - at < L ? width - at : L); });
 }

@@ -220,7 +220,7 @@ void filter_slice(const SeparablePass<T>& p, const SeparableScratch<T>& s, const
         if (x < nx) {  // the rows' ends, with zeros behind them
             for (int64_t line = 0; line < lines; ++line) {
                 T* end = s.ends + line * L;
-                for (int64_t i = 0; i < L; ++i) end[i] = x + i < nx ? from[line][x + i] : T(0);
+                store(end, load_first(from[line] + x, nx - x));
                 from[line] = end;
             }
             p.y.symmetric ? filter_square<true>(from, 0, p.y, column) : filter_square<false>(from, 0, p.y, column);

@@ -55,12 +55,26 @@ template <class T>
 MEDECONV_INLINE void store_unaligned(T* p, Vec<T> v) {
     *reinterpret_cast<typename VectorOf<T>::unaligned*>(p) = (typename VectorOf<T>::unaligned)v;
 }
-// The first `count` values (1 <= count <= lanes) and nothing beyond them; the others are zero.
+// All ones in the first `count` lanes (0 <= count <= lanes), else zero.
+template <class T>
+MEDECONV_INLINE typename VectorOf<T>::index first_of(int64_t count) {
+    typename VectorOf<T>::index place;
+    for (int i = 0; i < lanes<T>; ++i) place[i] = i;
+    return place < int(count);
+}
+template <class T>
+MEDECONV_INLINE Vec<T> first_lanes(Vec<T> v, int64_t count) {
+    return first_of<T>(count) ? v : Vec<T>{};
+}
+// The first `count` values (0 <= count <= lanes) and nothing beyond them; the others are zero.
 template <class T>
 MEDECONV_INLINE Vec<T> load_first(const T* p, int64_t count) {
 #if defined(__AVX512F__)
     if constexpr (sizeof(T) == 4) return (Vec<T>)_mm512_maskz_loadu_ps(__mmask16((1u << count) - 1), p);
     else return (Vec<T>)_mm512_maskz_loadu_pd(__mmask8((1u << count) - 1), p);
+#elif defined(__AVX2__)
+    if constexpr (sizeof(T) == 4) return (Vec<T>)_mm256_maskload_ps(p, (__m256i)first_of<T>(count));
+    else return (Vec<T>)_mm256_maskload_pd(p, (__m256i)first_of<T>(count));
 #else
     Vec<T> v{};
     for (int i = 0; i < lanes<T>; ++i)
@@ -73,6 +87,9 @@ MEDECONV_INLINE void store_first(T* p, Vec<T> v, int64_t count) {
 #if defined(__AVX512F__)
     if constexpr (sizeof(T) == 4) _mm512_mask_storeu_ps(p, __mmask16((1u << count) - 1), (__m512)v);
     else _mm512_mask_storeu_pd(p, __mmask8((1u << count) - 1), (__m512d)v);
+#elif defined(__AVX2__)
+    if constexpr (sizeof(T) == 4) _mm256_maskstore_ps(p, (__m256i)first_of<T>(count), (__m256)v);
+    else _mm256_maskstore_pd(p, (__m256i)first_of<T>(count), (__m256d)v);
 #else
     for (int i = 0; i < lanes<T>; ++i)
         if (i < count) p[i] = v[i];

@@ -166,6 +166,19 @@ def test_it_serves_where_it_may(kernels, rng, tol, dtype):
     assert "segments" in mf.Blur(np.ones(5), (100,), boundary="reflect", **options).explain()
 
 
+def test_lengths_whose_transforms_take_long_are_padded_instead(kernels, rng, tol):
+    """A large prime; unless the PSF reaches far, too."""
+    options = {"boundary": "reflect", "engine": "spectral", "backend": kernels.NAME}
+    for shape, taps, serves in (((509, 487), 9, False), ((512, 486), 9, True), ((61, 61, 61), 45, True)):
+        psf = symmetric(rng, (taps,) * len(shape)) ** 2
+        assert (mf.Blur(psf, shape, **options).grid == shape) == serves
+    psf, x = symmetric(rng, (9, 9)) ** 2, rng.uniform(0.5, 2, (101, 103))
+    blur = mf.Blur(psf, x.shape, **options)
+    assert "cosines" not in blur.explain()
+    expected = ndimage.convolve(x, blur.psf, mode="reflect")
+    assert np.linalg.norm(blur.forward(x) - expected) < tol("forward", np.float64) * np.linalg.norm(expected)
+
+
 def test_richardson_lucy_is_that_of_the_padded_engine(kernels, rng, tol, dtype, monkeypatch):
     """Accelerated, penalised, stopped; with the transpose, and with other back projectors."""
     psf = mf.psf.gaussian((2, 3, 3), (1, 1, 1))

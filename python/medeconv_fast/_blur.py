@@ -204,11 +204,7 @@ def periodic_grid(
     real = real_axis(shape)
     grid, reach = [], []
     for axis, (n, k, c) in enumerate(zip(shape, psf_shape, centre, strict=True)):
-        rest = n
-        for prime in (2, 3, 5, 7):
-            while rest % prime == 0:
-                rest //= prime
-        own = rest == 1 and not (axis == real and n % 2)
+        own = _costs.is_cheap(n) and not (axis == real and n % 2)
         grid.append(n if own or n == 1 else cheap[axis])
         reach.append((0, 0) if own or n == 1 else (k - 1 - c, c))
     return tuple(grid), tuple(reach)
@@ -306,6 +302,7 @@ def geometry(
     before_it, behind_it = (tuple(p[i] for p in padded) for i in (0, 1))
     mirrored = mirrored and boundary == "reflect" and not any(map(any, going_on))
     by_cosines = mirrored and sum(n > 1 for n in reached) > 1 and hasattr(backend, "CosinePlan")
+    by_cosines = by_cosines and _costs.cosines_pay(shape, reached, grid)
     return Geometry(
         shape,
         tuple(estimated),

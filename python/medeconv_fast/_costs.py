@@ -30,6 +30,9 @@ WARM, COLD = 18, 20
 
 SPECTRAL_PER_BIT = 0.045  # per point of the grid, times log2 of the grid's size
 ODD_FACTOR = 1.2  # a bit of a factor 3, 5 or 7 takes this much longer
+# Bits that a prime from 11 to 31 takes, over the prime; and those of a length with a larger one, over log2 of
+# twice that: two transforms of more than that. Fitted to what is faster, cosines or padding (Zen 5).
+GENERIC, BLUESTEIN = 0.5, 2.6
 LANES = 16  # rows of a volume's spectrum are filled up to a multiple of this; mirrored, to one of twice it
 MIRRORED = 1.4  # cosine transforms: their spectrum is paired up, and the transfer function twice as large
 # Of a padded estimate, for the call and per voxel: padding it; folding what comes back, the formula alone.
@@ -74,14 +77,51 @@ class Taps(NamedTuple):
     terms: int  # of a sum of products of one filter per axis; 0: none is known
 
 
+def _without(n: int, primes: tuple[int, ...]) -> int:
+    for prime in primes:
+        while n % prime == 0:
+            n //= prime
+    return n
+
+
+def is_cheap(n: int) -> bool:
+    """Whether a transform's length has factors of 2, 3, 5 and 7 only."""
+    return _without(n, (2, 3, 5, 7)) == 1
+
+
 def _bits(n: int) -> float:
-    """log2 of a transform's length (factors 2, 3, 5, 7), its factors weighted by what they take."""
-    odd, left = 1, n
-    for prime in (2, 3, 5, 7):
+    """log2 of a transform's length, its factors weighted by what they take."""
+    odd = _without(n, (2,))
+    left = _without(odd, (3, 5, 7))
+    bits = math.log2(n // odd) + ODD_FACTOR * math.log2(odd // left)
+    for prime in (11, 13, 17, 19, 23, 29, 31):
         while left % prime == 0:
             left //= prime
-            odd *= prime if prime > 2 else 1
-    return math.log2(n // odd) + ODD_FACTOR * math.log2(odd)
+            bits += GENERIC * prime
+    return bits if left == 1 else BLUESTEIN * math.log2(2 * n)
+
+
+def _spectral(lengths: tuple[int, ...], *, by_cosines: bool) -> float:
+    """Transforms of these lengths, there and back."""
+    points = float(math.prod(lengths))
+    if by_cosines:
+        neighbours = lengths[1 if len(lengths) == 3 else -1]
+        points *= -(-neighbours // (2 * LANES)) * 2 * LANES / neighbours
+    elif len(lengths) == 3:
+        points *= -(-lengths[-1] // LANES) * LANES / lengths[-1]
+    each = SPECTRAL_PER_BIT * (MIRRORED if by_cosines else 1.0)
+    return _time("spectral", each * sum(map(_bits, lengths)), lengths, points)
+
+
+def cosines_pay(shape: tuple[int, ...], padded: tuple[int, ...], grid: tuple[int, ...]) -> bool:
+    """Whether cosine transforms of an image's own lengths take less than to pad it, transform on the cheap
+    `grid` that holds that, and fold.
+    """
+    if all(map(is_cheap, shape)):
+        return True
+    own, there = (tuple(n for n in lengths if n > 1) for lengths in (shape, grid))
+    beside = sum(call + each * math.prod(padded) for call, each in (PAD, FOLD)) / 2
+    return _spectral(own, by_cosines=True) < _spectral(there, by_cosines=False) + beside
 
 
 def _time(engine: str, work: float, shape: tuple[int, ...], voxels: float) -> float:
@@ -121,15 +161,7 @@ def predicted_ns(
         few = math.prod(taps.shape) <= FEW_TAPS
         spectral = _time("spectral", LINE_OF_FEW if few else LINE, shape, voxels)
     else:
-        lengths = tuple(n for n in grid if n > 1) or (1,)
-        points = float(math.prod(lengths))
-        if by_cosines:
-            neighbours = lengths[1 if len(lengths) == 3 else -1]
-            points *= -(-neighbours // (2 * LANES)) * 2 * LANES / neighbours
-        elif len(lengths) == 3:
-            points *= -(-lengths[-1] // LANES) * LANES / lengths[-1]
-        each = SPECTRAL_PER_BIT * (MIRRORED if by_cosines else 1.0)
-        spectral = _time("spectral", each * sum(map(_bits, lengths)), lengths, points)
+        spectral = _spectral(tuple(n for n in grid if n > 1) or (1,), by_cosines=by_cosines)
     each, per_product = DIRECT[long]
     products = math.prod(taps.left) * (PAIRS[long] if taps.left[-1] < taps.shape[-1] else 1.0)
     costs = {"spectral": spectral, "direct": _time("direct", each + per_product * products, shape, voxels)}
