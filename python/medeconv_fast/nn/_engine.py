@@ -27,6 +27,10 @@ class Engine:
     def options(self) -> dict[str, Any]:
         return {"backend": self.backend, "num_threads": self.num_threads}
 
+    def settled(self) -> Engine:
+        """The same with the number of threads that it means now: layers need not ask again."""
+        return Engine(self.backend, resolve_num_threads(self.num_threads))
+
     def empty(self, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
         """Memory that is kept for reuse once the array is gone: fresh pages cost more than arithmetic."""
         array: np.ndarray = backends.resolve(self.backend).empty(shape, np.dtype(dtype))

@@ -173,7 +173,7 @@ class Layer:
 
     def lengths(self, inputs: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
         """Samples of the result along each axis, for inputs of these; known once the layer is connected."""
-        return tuple(int(n * step) for n, step in zip(inputs[0], self._step, strict=True))
+        return tuple(n * s.numerator // s.denominator for n, s in zip(inputs[0], self._step, strict=True))
 
     def options(self) -> dict[str, Any]:
         """Arguments that make this layer again, as JSON knows them."""

@@ -447,6 +447,7 @@ class Model(Graph):
         doubt: str | None = None
         lengths = data.shape[2:]
         everything = (slice(None),)
+        engine = self.engine.settled()
         cuts = list(tiles(lengths, *self._tiling(tile, lengths), self.scale))
         if tile is not None:
             for sizes in {tuple(cut.stop - cut.start for cut in window) for window, _, _ in cuts}:
@@ -455,8 +456,8 @@ class Model(Graph):
             batch = slice(start, start + batch_size)
             for window, inner, place in cuts:
                 part = np.ascontiguousarray(data[(batch, *everything, *window)])
-                made = self.forward([part], self.engine, None)
-                doubt = doubt or self._doubt(part, made)
+                made = self.forward([part], engine, None)
+                doubt = doubt or self._doubt(part, made, engine)
                 if tile is None:
                     inner = place = tuple(slice(0, n) for n in made.shape[2:])
                 if out is None:
@@ -473,7 +474,7 @@ class Model(Graph):
             warnings.warn(f"predict: {doubt}", UserWarning, stacklevel=2)
         return restore(out)
 
-    def _doubt(self, image: np.ndarray, result: np.ndarray) -> str | None:
+    def _doubt(self, image: np.ndarray, result: np.ndarray, engine: Engine) -> str | None:
         """Why a result should not be trusted, if it can be seen; a batch of each."""
         return None
 

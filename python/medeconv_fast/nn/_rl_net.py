@@ -14,6 +14,7 @@ from ._activations import ReLU
 from ._blur_layers import BOUNDARIES, FixedBlur, RichardsonLucyStep, _given
 from ._convolutions import Conv, ConvTranspose
 from ._deviation import LocalDeviation
+from ._engine import Engine
 from ._graph import Graph
 from ._joining import Add, Concat, Crop, Divide, Multiply
 from ._layer import Input, Signal
@@ -273,7 +274,7 @@ class RLNet(Model):
         if psf is None:
             self._start_at_one()
 
-    def _doubt(self, image: np.ndarray, result: np.ndarray) -> str | None:
+    def _doubt(self, image: np.ndarray, result: np.ndarray, engine: Engine) -> str | None:
         """Blurred again, a result must be nearer to the image than the image is that is blurred once more.
 
         What is learnt may be wild for a PSF or an image unlike those it was trained on; a blur tells it from
@@ -291,7 +292,7 @@ class RLNet(Model):
             usual = abs(made_total - total) <= USUAL_SHIFT * total and made_square <= USUAL_SQUARES * square
             if usual or total <= 0:
                 continue
-            missed, bound = step.misfit(made, own, self.engine), step.misfit(own, own, self.engine)
+            missed, bound = step.misfit(made, own, engine), step.misfit(own, own, engine)
             bound *= MISFIT / noise
             if missed > bound:
                 return (
