@@ -59,7 +59,8 @@ def descend(
 def descend_accelerated(
     model: LinearModel, estimate: np.ndarray, step: float, proximal: Callable[[np.ndarray], np.ndarray]
 ) -> tuple[np.ndarray, str]:
-    """The same from a point beyond the estimate, each step followed by `proximal`, which may overwrite.
+    """The same from a point beyond the estimate, each step followed by `proximal`, which may overwrite and
+    return what it is given.
 
     A. Beck and M. Teboulle, SIAM J. Imaging Sci. 2, 183 (2009): t <- (1 + sqrt(1 + 4 t^2)) / 2, the next step
     from x + (t_before - 1) / t (x - x_before).
@@ -92,4 +93,6 @@ def descend_accelerated(
             np.multiply(change, change.dtype.type((t_before - 1) / t), out=ahead)
             ahead += estimate
             chain.load(ahead)
+            if estimate is moved:
+                moved = change  # its values are no longer needed
     return estimate, "num_iter"

@@ -167,7 +167,7 @@ def fista(
         proximal = functools.partial(denoiser, iterations=inner_iter)
         extra = denoiser.nbytes
     else:
-        proximal = _projected if non_negative else _copied
+        proximal = _projected if non_negative else _kept
     estimate, stopped_by = descend_accelerated(model, estimate, length, proximal)
     settings = {
         "weight": weight,
@@ -179,9 +179,9 @@ def fista(
     return model.finish(estimate, stopped_by, settings, held=4, extra_bytes=extra)
 
 
-def _copied(x: np.ndarray) -> np.ndarray:
-    return x.copy()
+def _kept(x: np.ndarray) -> np.ndarray:
+    return x
 
 
 def _projected(x: np.ndarray) -> np.ndarray:
-    return np.maximum(x, 0)
+    return np.maximum(x, 0, out=x)
