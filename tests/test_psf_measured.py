@@ -209,6 +209,19 @@ def test_edge_gives_the_width(shape, size, fwhm, angle, axis, noise, within, fal
     assert line.sum() == pytest.approx(1) and line.size % 2 == 1
 
 
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("unit", [1e-200, 1e-30, 1e-14, -1e-14, 1e14, 1e200])
+def test_edge_of_values_in_any_unit(unit, axis):
+    image = edge_image((60, 50), (1.0, 1.0), 1.0, 5, axis=axis, noise=0.2)
+    _, expected = mf.psf.from_edge(image, return_info=True)
+    _, info = mf.psf.from_edge(image * unit, return_info=True)
+    assert (info.fwhm, info.fwhm_error) == pytest.approx((expected.fwhm, expected.fwhm_error), rel=1e-6)
+    assert (info.angle, info.across) == (pytest.approx(expected.angle), expected.across)
+    levels = sorted((expected.low * unit, expected.high * unit))
+    assert [info.low, info.high] == pytest.approx(levels, rel=1e-9, abs=0)
+    assert info.residual == pytest.approx(expected.residual)
+
+
 def test_isotropic_edge_psf_restores_the_width_in_both_axes():
     image = edge_image((60, 50), (0.5, 0.4), 2.0, 6)
     psf = mf.psf.from_edge(image, (0.5, 0.4), isotropic=True)

@@ -224,12 +224,11 @@ def _direction(data: np.ndarray, sizes: tuple[float, ...]) -> int:
     smooth = data
     for axis in (0, 1):  # means of five: the noise's own gradients are the same along both axes
         smooth = np.lib.stride_tricks.sliding_window_view(smooth, 5, axis=axis).mean(axis=-1)
-    energy = [
-        float(np.mean(np.diff(smooth, axis=axis) ** 2)) / size**2
-        for axis, size in zip((0, 1), sizes, strict=True)
-    ]
-    if max(energy) == 0:
+    steps = [np.diff(smooth, axis=axis) / size for axis, size in zip((0, 1), sizes, strict=True)]
+    largest = max(float(np.abs(step).max()) for step in steps)
+    if largest == 0:
         raise ValueError("image: all values are equal, expected an edge")
+    energy = [float(np.mean((step / largest) ** 2)) for step in steps]
     return int(energy[1] >= energy[0])
 
 
@@ -305,10 +304,8 @@ def _bend(data: np.ndarray, sizes: tuple[float, ...], fit: _Fit) -> float:
     width = _footprint(sizes, fit.slope)
     sigma = max(fit.sigma, 0.3 * width)  # an infinitely sharp one has no slope to measure a shift by
     h = 0.05 * sigma
-    slope = (
-        (fit.high - fit.low) * (_edge_model(d + h, sigma, width) - _edge_model(d - h, sigma, width)) / (2 * h)
-    )
-    left = data - fit.low - (fit.high - fit.low) * _edge_model(d, sigma, width)
+    slope = (_edge_model(d + h, sigma, width) - _edge_model(d - h, sigma, width)) / (2 * h)
+    left = (data - fit.low) / (fit.high - fit.low) - _edge_model(d, sigma, width)
     weight = (slope**2).sum(axis=1)
     rows = weight > 0.1 * weight.max()
     if np.count_nonzero(rows) < 6:
@@ -322,10 +319,14 @@ def _bend(data: np.ndarray, sizes: tuple[float, ...], fit: _Fit) -> float:
 def _least_squares(
     data: np.ndarray, sizes: tuple[float, ...], near: np.ndarray, start: _Fit
 ) -> tuple[_Fit, float, float]:
-    """Levenberg-Marquardt over the line, log sigma and the two levels."""
-    wanted = data[near]
+    """Levenberg-Marquardt over the line, log sigma and the two levels.
+
+    The levels are fitted as shares of the contrast: beside values far from 1 the others would not count.
+    """
+    contrast = start.high - start.low
+    wanted = (data[near] - start.low) / contrast
     y, x = (np.broadcast_to(place, data.shape)[near] for place in _places(data.shape, sizes))
-    parameters = np.array([start.offset, start.slope, math.log(start.sigma), start.low, start.high])
+    parameters = np.array([start.offset, start.slope, math.log(start.sigma), 0.0, 1.0])
     scale = np.array([sizes[1] * 1e-4, 1e-5, 1e-4])
 
     def shape_of(p: np.ndarray) -> np.ndarray:
@@ -379,8 +380,9 @@ def _least_squares(
     except np.linalg.LinAlgError:
         variance = math.nan
     error = sigma * math.sqrt(variance) if variance >= 0 else math.nan
-    fit = _Fit(float(parameters[0]), float(parameters[1]), sigma, float(parameters[3]), float(parameters[4]))
-    return fit, error, math.sqrt(cost / freedom)
+    low, high = (start.low + contrast * float(share) for share in parameters[3:])
+    fit = _Fit(float(parameters[0]), float(parameters[1]), sigma, low, high)
+    return fit, error, abs(contrast) * math.sqrt(cost / freedom)
 
 
 def _local(
