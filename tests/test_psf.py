@@ -45,6 +45,18 @@ def test_gaussian_variance_is_its_own_plus_a_voxel():
     assert (psf * position**2).sum() == pytest.approx(sigma2 + 1.5**2 / 12, rel=1e-3)
 
 
+@pytest.mark.parametrize("fwhm", [1e-300, 1e6, 1e16, 1e300])
+def test_gaussian_of_any_width(fwhm):
+    psf = mf.psf.gaussian(fwhm, (1.0, 1.0), (5, 4))
+    expected = mf.psf.gaussian(0.0, (1.0, 1.0), (5, 4)) if fwhm < 1 else 1 / 20  # far wider: even
+    np.testing.assert_allclose(psf, np.broadcast_to(expected, psf.shape), rtol=1e-10)
+
+
+def test_a_gaussian_too_wide_for_numbers_is_refused():
+    with pytest.raises(ValueError, match=r"fwhm\[1\]: got 1e\+300 with voxels of 1e-300"):
+        mf.psf.gaussian(1e300, (1.0, 1e-300), (5, 4))
+
+
 @pytest.mark.parametrize("shape", [(8, 9, 10), (9, 9, 9), (1, 5, 4)])
 def test_centre_is_half_the_shape(shape):
     for psf in (

@@ -185,13 +185,19 @@ def gaussian(fwhm: Any, voxel_size: Any, shape: Any = None) -> np.ndarray:
     sigmas = [w * SIGMA_PER_FWHM / size for w, size in zip(widths, sizes, strict=True)]  # in voxels
     reaches = [GAUSSIAN_REACH * s for s in sigmas]
     extents = _shape(shape, reaches, fwhm=tuple(widths), voxel_size=sizes)
+    for i, sigma in enumerate(sigmas):
+        if not math.isfinite(sigma):
+            raise ValueError(
+                f"fwhm[{i}]: got {widths[i]:g} with voxels of {sizes[i]:g}, expected both in one unit"
+            )
     result = np.ones((), np.float64)
     for sigma, n in zip(sigmas, extents, strict=True):
         position = np.arange(n) - n // 2
         if sigma == 0:
             line = (position == 0).astype(np.float64)
         else:
-            edges = (np.arange(n + 1) - n // 2 - 0.5) / (sigma * math.sqrt(2))
+            with np.errstate(over="ignore"):  # of a width that is next to nothing: infinitely far
+                edges = (np.arange(n + 1) - n // 2 - 0.5) / (sigma * math.sqrt(2))
             # erfc of the nearer tail: a difference of erf loses the small values to cancellation
             line = np.array([_normal_between(a, b) for a, b in itertools.pairwise(edges)])
         result = np.multiply.outer(result, line / line.sum())
@@ -199,6 +205,9 @@ def gaussian(fwhm: Any, voxel_size: Any, shape: Any = None) -> np.ndarray:
 
 
 def _normal_between(a: float, b: float) -> float:
+    # Near the middle erfc is 1 less what is wanted, of which a wide Gaussian has no digit left.
+    if -0.5 < a < b < 0.5:
+        return (math.erf(b) - math.erf(a)) / 2
     if a >= 0:
         return (math.erfc(a) - math.erfc(b)) / 2
     if b <= 0:
