@@ -228,6 +228,20 @@ def test_bad_input(metric):
     for masked in ((np.ma.array(good), good), (good, np.ma.array(good, mask=good > 0.5))):
         with pytest.raises(TypeError, match="got a masked array"):
             call(*masked)
+    with pytest.raises(TypeError, match="cannot be read as an array"):
+        call(good, [[1, 2], [3]])
+
+
+@pytest.mark.parametrize("metric", ["fourier_shell_correlation", "resolution"])
+def test_errors_name_the_arguments_of_two_images(metric):
+    call = getattr(mf.metrics, metric)
+    good = np.random.default_rng(0).random((9, 9))
+    with pytest.raises(TypeError, match=r"a: got complex"):
+        call(good * 1j, good)
+    with pytest.raises(ValueError, match=r"b: 1 of 81 values are not finite"):
+        call(good, np.where(good == good.max(), np.nan, good))
+    with pytest.raises(ValueError, match=r"b: got shape \(8, 9\), expected \(9, 9\), the shape of the a"):
+        call(good, good[1:])
 
 
 @pytest.mark.parametrize("factor", [1e-290, 1e-200, 1e-100, 1e100, 1e160, 1e290])

@@ -340,6 +340,11 @@ def test_a_chain_undoes_in_reverse_and_masks_follow(volume):
     np.testing.assert_allclose(chain.undo(result).array, volume.array, atol=1e-6 * volume.array.max())
 
 
+def test_a_width_in_an_array():
+    for width in (np.array(2), np.array([2, 2, 2]), np.full((3, 2), 2)):
+        assert np.array_equal(pp.pad(blobs(), width)[0], pp.pad(blobs(), 2)[0])
+
+
 @pytest.mark.parametrize(
     "operations, error, text",
     [
@@ -348,6 +353,13 @@ def test_a_chain_undoes_in_reverse_and_masks_follow(volume):
         ([("pad", {"width": 1}), ("pad", {})], TypeError, r"step 2 \(pad\)"),
         ([("normalize", {"mask": True})], ValueError, r"step 1 \(normalize\): mask: got True, but no mask"),
         (["crop"], TypeError, "entry 1 is 'crop', expected a pair"),
+        (None, TypeError, "operations: got None, expected pairs"),
+        (
+            [("pad", {"width": [1, [3, (4, 5)], 2]})],
+            TypeError,
+            r"step 1 \(pad\): width\[1\]: cannot be read",
+        ),
+        ([("window", {"level": [[1, 2], [3]], "width": 1})], TypeError, r"step 1 \(window\): level: cannot"),
     ],
 )
 def test_chain_names_the_step_that_fails(operations, error, text):

@@ -108,6 +108,42 @@ def test_image_ragged(call):
         call([[1, 2], [3]], PSF)
 
 
+@pytest.mark.parametrize(
+    ("function", "name"),
+    [
+        (mf.richardson_lucy, "initial"),
+        (mf.richardson_lucy, "damping"),
+        (mf.richardson_lucy, "readout_variance"),
+        (mf.richardson_lucy, "background"),
+        (mf.richardson_lucy, "voxel_size"),
+        (mf.tikhonov, "prior"),
+        (mf.tikhonov, "regularizer"),
+        (mf.wiener, "noise_to_signal"),
+    ],
+)
+def test_ragged_options(function, name):
+    with pytest.raises(TypeError, match=f"^{name}: "):
+        function(IMAGE, PSF, **{name: [[1, 2], [3]]})
+
+
+@pytest.mark.parametrize("name", ["fwhm", "voxel_size", "shape"])
+def test_ragged_lengths_of_a_psf(name):
+    with pytest.raises((TypeError, ValueError), match=f"^{name}: "):
+        mf.psf.gaussian(**{"fwhm": 2.0, "voxel_size": (1.0, 1.0), name: [[1, 2], [3]]})
+
+
+@pytest.mark.peers
+def test_torch_tensors_that_numpy_cannot_read():
+    torch = pytest.importorskip("torch")
+    for tensor in (torch.ones(9, 9, requires_grad=True), torch.ones(9, 9, dtype=torch.bfloat16)):
+        with pytest.raises(TypeError, match="psf: cannot be read as an array"):
+            mf.psf.fwhm(tensor)
+        with pytest.raises(TypeError, match="image: cannot be read as an array"):
+            mf.metrics.psnr(np.ones((9, 9)), tensor)
+        with pytest.raises(TypeError, match="image: cannot be read as an array"):
+            mf.psf.from_beads(tensor, (3, 3))
+
+
 def test_image_empty(call):
     with pytest.raises(
         ValueError, match=r"image: got an empty array of shape \(0, 5\), expected at least one voxel"
@@ -531,6 +567,9 @@ def test_blur_shape_argument(shape, error):
 def test_blur_dtype():
     with pytest.raises(ValueError, match="dtype: got 'float16', expected None, 'float32' or 'float64'"):
         mf.Blur(PSF, (6, 7), dtype="float16")
+    for unknown in ("x", 1.5, ()):
+        with pytest.raises(TypeError, match=r"dtype: got .*, expected None, 'float32' or 'float64'"):
+            mf.Blur(PSF, (6, 7), dtype=unknown)
 
 
 def test_sweep_operands():

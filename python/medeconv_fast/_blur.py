@@ -682,9 +682,14 @@ class Blur:
         name, self._tolerance = check_engine(engine)
         self._backend = backends.resolve(backend)
         self.backend: str = self._backend.NAME
-        if dtype is not None and np.dtype(dtype) not in (np.float32, np.float64):
-            raise ValueError(f"dtype: got {dtype!r}, expected None, 'float32' or 'float64'")
-        self.dtype = None if dtype is None else np.dtype(dtype).newbyteorder("=")
+        expected = "expected None, 'float32' or 'float64'"
+        try:
+            kind = None if dtype is None else np.dtype(dtype)
+        except (TypeError, ValueError) as error:
+            raise TypeError(f"dtype: got {_validate.shown(dtype)}, {expected}") from error
+        if kind is not None and kind not in (np.float32, np.float64):
+            raise ValueError(f"dtype: got {dtype!r}, {expected}")
+        self.dtype = None if kind is None else kind.newbyteorder("=")
         # Checked now, used at every call: None follows the library's setting at that time.
         resolve_num_threads(num_threads)
         self._num_threads = num_threads

@@ -69,12 +69,20 @@ def integer(value: Any, name: str, *, minimum: int, maximum: int | None = None) 
     return number
 
 
+def axes(value: Any, name: str) -> int:
+    """How many axes `value` has: 0 of a number, 1 of a sequence of numbers."""
+    try:
+        return np.ndim(value)
+    except (ValueError, TypeError, RuntimeError) as error:  # ragged lists
+        raise TypeError(f"{name}: cannot be read as an array ({error})") from error
+
+
 def number(value: Any, name: str, *, minimum: float | None = None, above: float | None = None) -> float:
     """A finite real number, at least `minimum`, greater than `above`."""
     bound = "" if minimum is None else f" of at least {minimum:g}"
     bound = bound if above is None else f" greater than {above:g}"
     expected = f"expected a finite number{bound}"
-    if isinstance(value, bool | np.bool_ | str | bytes | complex | np.complexfloating) or np.ndim(value) != 0:
+    if isinstance(value, bool | np.bool_ | str | bytes | complex | np.complexfloating) or axes(value, name):
         raise TypeError(f"{name}: got {shown(value)}, {expected}")
     try:
         result = float(value)
@@ -91,7 +99,7 @@ def number(value: Any, name: str, *, minimum: float | None = None, above: float 
 def shape(value: Any, name: str) -> tuple[int, ...]:
     """1 to 3 axis lengths, each at least 1."""
     try:
-        lengths = [operator.index(n) for n in ([value] if np.ndim(value) == 0 else value)]
+        lengths = [operator.index(n) for n in (value if axes(value, name) else [value])]
     except TypeError:
         raise TypeError(f"{name}: got {shown(value)}, expected 1 to 3 integers") from None
     if not 1 <= len(lengths) <= 3 or min(lengths) < 1:
@@ -101,7 +109,7 @@ def shape(value: Any, name: str) -> tuple[int, ...]:
 
 def voxel_size(value: Any, name: str, ndim: int) -> tuple[float, ...]:
     """`ndim` positive lengths in the image's axis order, or one number for all axes."""
-    if np.ndim(value) == 0:
+    if axes(value, name) == 0:
         return (number(value, name, above=0),) * ndim
     values = tuple(number(v, f"{name}[{i}]", above=0) for i, v in enumerate(value))
     if len(values) != ndim:
@@ -147,7 +155,14 @@ def unmasked(value: Any, name: str, otherwise: str = "") -> None:
 def real(value: Any, name: str) -> np.ndarray:
     """`value` as an array of real numbers without a mask."""
     unmasked(value, name)
-    array = np.asarray(value)
+    try:
+        array = np.asarray(value)
+    except (
+        ValueError,
+        TypeError,
+        RuntimeError,
+    ) as error:  # ragged lists; tensors on a GPU or with a gradient
+        raise TypeError(f"{name}: cannot be read as an array ({error})") from error
     an_array(array, value, name)
     return array
 

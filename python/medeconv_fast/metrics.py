@@ -21,12 +21,15 @@ __all__ = [
 
 
 _BLOCK = 1 << 15  # values: a few blocks of float64 stay in the second-level cache
+_NAMES = ("truth", "image")
 
 
-def _pair(truth: Any, image: Any) -> tuple[np.ndarray, np.ndarray, list[tuple[float, float]]]:
+def _pair(
+    truth: Any, image: Any, names: tuple[str, str] = _NAMES
+) -> tuple[np.ndarray, np.ndarray, list[tuple[float, float]]]:
     """Both as they are, and the smallest and largest value of each."""
     arrays, extremes = [], []
-    for value, name in ((truth, "truth"), (image, "image")):
+    for value, name in zip((truth, image), names, strict=True):
         array = _validate.real(value, name)
         if array.size == 0:
             raise ValueError(f"{name}: got an empty array of shape {array.shape}")
@@ -34,12 +37,12 @@ def _pair(truth: Any, image: Any) -> tuple[np.ndarray, np.ndarray, list[tuple[fl
             array = array.astype(np.uint8)
         extremes.append(_validate.finite(array, name))
         arrays.append(array)
-    _validate.same_shape(arrays[1], "image", arrays[0].shape, "truth")
+    _validate.same_shape(arrays[1], names[1], arrays[0].shape, names[0])
     return arrays[0], arrays[1], extremes
 
 
-def _doubles(truth: Any, image: Any) -> tuple[np.ndarray, np.ndarray]:
-    a, b, _ = _pair(truth, image)
+def _doubles(truth: Any, image: Any, names: tuple[str, str] = _NAMES) -> tuple[np.ndarray, np.ndarray]:
+    a, b, _ = _pair(truth, image, names)
     return a.astype(np.float64), b.astype(np.float64)
 
 
@@ -318,7 +321,7 @@ def _shells(
     a: Any, b: Any, voxel_size: Any, taper: Any
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, tuple[float, ...]]:
     """Mean frequency, correlation and number of independent values of each shell; the voxel size."""
-    first, second = _doubles(a, b)
+    first, second = _doubles(a, b, ("a", "b"))
     _validate.rank(first, "a")
     sizes = _validate.voxel_size(1.0 if voxel_size is None else voxel_size, "voxel_size", first.ndim)
     first, second = (array * _unit(_magnitude(array)) for array in (first, second))

@@ -205,6 +205,8 @@ def richardson_lucy(
     smoothing = _options.regularizer_of(regularizer)
     if isinstance(initial, str):
         _validate.choice(initial, "initial", INITIAL)
+    else:
+        _validate.axes(initial, "initial")
     _options.check_callback(callback)
 
     kernels = backends.resolve(backend, image)
@@ -237,7 +239,8 @@ def richardson_lucy(
         + arrays * math.prod(blur.estimate_shape) * data.itemsize
     )
     # What options add to the image: themselves, and what is made of them.
-    images = (lowest < 0 or readout_variance is not None) + (np.ndim(readout_variance) > 0)
+    images = int(lowest < 0 or readout_variance is not None)
+    images += _validate.axes(readout_variance, "readout_variance") > 0
     images += 2 * (weights is not None) + 2 * (damping is not None)
     needed += images * data.nbytes
     obstacle = _obstacle(callback, rule, initial, data.shape)
@@ -542,7 +545,7 @@ def _operand(value: Any, name: str, data: np.ndarray) -> float | np.ndarray | No
     """A number or an array of the image's shape, not negative; None and 0 are nothing."""
     if value is None:
         return None
-    if np.ndim(value) == 0:
+    if _validate.axes(value, name) == 0:
         return _validate.fits(_validate.number(value, name, minimum=0), name, data.dtype) or None
     array, (lowest, highest) = _arrays.as_operand(value, name, data.shape, data.dtype, beside=data)
     _validate.non_negative(array, name, lowest)

@@ -125,10 +125,12 @@ def tikhonov(
         from . import _in_tiles  # which stands on this module
 
         options = {"weight": weight, "regularizer": regularizer, "prior": prior}
-        return _in_tiles.filtered(call, options, "an array as prior" if np.ndim(prior) else None)
+        return _in_tiles.filtered(
+            call, options, "an array as prior" if _validate.axes(prior, "prior") else None
+        )
     ndim, dtype = call.data.ndim, call.data.dtype
     centre: tuple[int, ...] | None = None
-    if np.ndim(regularizer) == 0:
+    if _validate.axes(regularizer, "regularizer") == 0:
         order = _validate.integer(regularizer, "regularizer", minimum=0, maximum=2)
         if order == 1:
             penalty, centre = _gradient(call.grid, call.steepness).astype(dtype), (0,) * ndim
@@ -159,7 +161,7 @@ def tikhonov(
 
 def _prior(value: Any, data: Any) -> Any:
     """An array of the image's shape, on its side; None where it is zero."""
-    if np.ndim(value) == 0:
+    if _validate.axes(value, "prior") == 0:
         level = _validate.fits(_validate.number(value, "prior"), "prior", data.dtype)
         return _device.full_beside(data, data.shape, level) if level else None
     array, extremes = _arrays.as_operand(value, "prior", data.shape, data.dtype, beside=data)

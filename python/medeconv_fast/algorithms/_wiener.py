@@ -269,7 +269,7 @@ def _power(value: Any, name: str, shape: tuple[int, ...]) -> float | np.ndarray 
     """A number above 0 (noise: of at least 0), or a power spectrum of the image's shape."""
     if value is None:
         return None
-    if np.ndim(value) == 0:
+    if _validate.axes(value, name) == 0:
         if name == "noise_power":
             return _validate.number(value, name, minimum=0)
         return _validate.number(value, name, above=0)

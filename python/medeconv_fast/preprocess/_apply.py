@@ -51,6 +51,8 @@ def apply(
     >>> result = chain.undo(restored_small)
     """
     steps: list[Step] = []
+    if not isinstance(operations, Iterable):
+        raise TypeError(f"operations: got {_validate.shown(operations)}, expected pairs (name, options)")
     for number, operation in enumerate(operations, 1):
         name, options = _checked(operation, number)
         if options.get("mask") is True:

@@ -193,7 +193,7 @@ def _widths(width: Any, ndim: int, name: str, *, pairs: bool = True) -> Box:
     kind = "an integer or a pair" if pairs else "an integer"
     found = []
     for i, entry in enumerate(per_axis(width, ndim, name, kind)):
-        both = list(entry) if pairs and isinstance(entry, list | tuple | np.ndarray) else [entry, entry]
+        both = list(entry) if pairs and _validate.axes(entry, f"{name}[{i}]") else [entry, entry]
         if len(both) != 2:
             raise ValueError(f"{name}[{i}]: got {entry}, expected {kind}")
         low, high = (_validate.integer(v, f"{name}[{i}]", minimum=0) for v in both)

@@ -144,7 +144,7 @@ def distance(affine: np.ndarray, other: np.ndarray, shape: Sequence[int]) -> flo
 
 def per_axis(value: Any, ndim: int, name: str, kind: str) -> list[Any]:
     """One entry per axis of what is one for all axes, or a sequence of them."""
-    if not isinstance(value, list | tuple) and np.ndim(value) == 0:
+    if not isinstance(value, list | tuple) and _validate.axes(value, name) == 0:
         return [value] * ndim
     entries = list(value)
     if len(entries) != ndim:

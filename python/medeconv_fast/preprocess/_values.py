@@ -81,7 +81,7 @@ def normalize(
 
 
 def _percentiles(percentiles: Any) -> tuple[float, float]:
-    pair = tuple(percentiles) if np.ndim(percentiles) == 1 else ()
+    pair = tuple(percentiles) if _validate.axes(percentiles, "percentiles") == 1 else ()
     if len(pair) != 2:
         raise ValueError(f"percentiles: got {_validate.shown(percentiles)}, expected two numbers (low, high)")
     low, high = (_validate.number(v, f"percentiles[{i}]", minimum=0) for i, v in enumerate(pair))

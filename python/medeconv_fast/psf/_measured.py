@@ -109,8 +109,8 @@ def from_beads(
     P. J. Huber, Ann. Math. Stat. 35, 73 (1964) (the mean); S. F. Gibson and F. Lanni, J. Opt. Soc. Am. A 8,
     1601 (1991) (PSFs from beads).
     """
-    given_dtype = np.asarray(image).dtype
     data = _checked(image, "image")
+    given_dtype = np.asarray(image).dtype
     lengths = _validate.shape(shape, "shape")
     if len(lengths) != data.ndim or any(k > n for k, n in zip(lengths, data.shape, strict=True)):
         raise ValueError(

@@ -23,7 +23,7 @@ WIDEST, DEEPEST = 50, 20000
 
 
 def _sizes(voxel_size: Any, ndims: tuple[int, ...]) -> tuple[float, ...]:
-    if np.ndim(voxel_size) != 1 or len(voxel_size) not in ndims:
+    if _validate.axes(voxel_size, "voxel_size") != 1 or len(voxel_size) not in ndims:
         wanted = " or ".join(f"{n} {_validate.AXES[n]}" for n in ndims)
         raise ValueError(
             f"voxel_size: got {_validate.shown(voxel_size)}, expected a sequence of lengths: {wanted}"
@@ -178,7 +178,7 @@ def gaussian(fwhm: Any, voxel_size: Any, shape: Any = None) -> np.ndarray:
     `shape` is left out and the rest brought to sum 1.
     """
     sizes = _sizes(voxel_size, (1, 2, 3))
-    values = (fwhm,) * len(sizes) if np.ndim(fwhm) == 0 else tuple(fwhm)
+    values = (fwhm,) * len(sizes) if _validate.axes(fwhm, "fwhm") == 0 else tuple(fwhm)
     if len(values) != len(sizes):
         raise ValueError(f"fwhm: got {len(values)} values, expected {len(sizes)}, one per axis of voxel_size")
     widths = [_validate.number(w, f"fwhm[{i}]", minimum=0) for i, w in enumerate(values)]
