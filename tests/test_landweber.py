@@ -111,8 +111,11 @@ def test_bound_of_the_norm(boundary, negative, weighted, backend, rng, dense_blu
         assert info.settings["step"] == 1 / bound
         if not negative:
             assert bound < 2 * largest
-        if not negative and not weighted and boundary == "wrap":
-            assert bound == pytest.approx(1, rel=1e-12)
+        if not negative and not weighted:
+            if boundary in ("extended", "wrap"):
+                assert bound == pytest.approx(1, rel=1e-12)
+            else:  # repeats voxels, or leaves out what lies outside of so small an image
+                assert bound < 1 + 1e-12 if boundary == "zero" else bound > 1
 
 
 def test_descends_to_the_least_squares(backend, rng, relative_error, dense_blur):

@@ -51,8 +51,10 @@ def landweber(
         Iterations, or the most of them with `stop`; default 100, with `stop` 1000. Few iterations are the
         regularisation: coarse structure comes first, noise last.
     step : float or "auto"
-        Greater than 0. "auto": 1 over an upper bound of the largest eigenvalue of H' weights H (1 for a
-        normalised PSF without negative values and no weights). From twice that on the iteration diverges.
+        Greater than 0. "auto": 1 over an upper bound of the largest eigenvalue of H' weights H: 1 for a
+        normalised PSF without negative values and no weights; more where the boundary repeats voxels
+        ("nearest", "mirror", for a PSF that is not symmetric "reflect"). From 2 over that eigenvalue on the
+        iteration diverges.
     non_negative : bool
         Project onto what is not negative (projected Landweber).
     boundary : {"extended", "zero", "reflect", "nearest", "mirror", "wrap"}

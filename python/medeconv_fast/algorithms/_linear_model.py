@@ -145,8 +145,9 @@ class LinearModel:
         """An upper bound of the largest eigenvalue of H' weights H.
 
         Of a matrix without negative entries no eigenvalue exceeds the largest row sum (Frobenius), which one
-        application says: 1 for a normalised PSF. With negative taps: the largest squared value of the
-        transfer function, times how often the boundary repeats a voxel, times the largest weight.
+        application says: 1 for a normalised PSF, unless the boundary repeats voxels. With negative taps: the
+        largest squared value of the transfer function, times how often the boundary repeats a voxel, times
+        the largest weight.
         """
         operator = self.operator
         if float(self.blur.psf.min()) >= 0:
