@@ -708,6 +708,16 @@ def test_normalize_is_what_it_says(rng):
 
 
 @pytest.mark.parametrize("method", ["min-max", "z-score", "percentile"])
+@pytest.mark.parametrize("unit", [1e-200, 1e200])
+def test_normalize_values_in_any_unit(method, unit):
+    image = blobs().astype(np.float64)
+    expected, _ = pp.normalize(image, method)
+    got, step = pp.normalize(image * unit, method)
+    np.testing.assert_allclose(got, expected, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(step.undo(got), image * unit, rtol=0, atol=1e-12 * unit * image.max())
+
+
+@pytest.mark.parametrize("method", ["min-max", "z-score", "percentile"])
 def test_normalize_looks_only_inside_the_mask(rng, method):
     image = rng.normal(100, 20, (8, 20, 30))
     mask = np.zeros(image.shape, bool)

@@ -102,6 +102,16 @@ def test_units_scale_and_orientation(images, rng):
     assert one[0] == one[1] == pytest.approx(4, rel=0.16)
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("unit", [1e-300, 1e-30, 1e30, 1e300])
+def test_values_in_any_unit(unit, images, rng):
+    image = blurred(images[2], 4.0, 0.01, rng)
+    expected, known = mf.psf.estimate_fwhm(image, return_info=True)
+    found, info = mf.psf.estimate_fwhm(image * unit, return_info=True)
+    assert found == pytest.approx(expected, rel=1e-9)
+    assert info.noise / unit == pytest.approx(known.noise, rel=1e-9)
+
+
 def test_sharp_and_very_blurred_images(images, rng):
     assert max(mf.psf.estimate_fwhm(images[2] + rng.normal(0, 0.01, images[2].shape))) < 1
     found, info = mf.psf.estimate_fwhm(blurred(images[2], 14, 0.001, rng), return_info=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import Any
 
@@ -53,7 +54,10 @@ def normalize(
     settings: dict[str, Any] = {"method": method}
     values = data if mask is None else data[..., region(mask, taken)]
     if method == "z-score":
-        offset, scale = float(values.mean(dtype=np.float64)), float(values.std(dtype=np.float64))
+        offset = float(values.mean(dtype=np.float64))
+        # Squares of values near 1 fit float64; a power of two rounds nothing.
+        unit = math.ldexp(1.0, math.frexp(max(highest, -lowest))[1])
+        scale = float((values / data.dtype.type(unit)).std(dtype=np.float64)) * unit
         what = "the standard deviation"
     elif method == "percentile":
         low, high = _percentiles(percentiles)

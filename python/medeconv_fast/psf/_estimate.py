@@ -119,10 +119,14 @@ def estimate_fwhm(
                 f"image: got {data.shape[axis]} voxels along axis {axis}, expected 1 or at least "
                 f"{SHORTEST_AXIS}; take single planes of it"
             )
-    spread = float(data.std())
-    if spread <= 1e-12 * float(np.abs(data).max()):
+    # Squares of values near 1 fit float64; a power of two rounds nothing.
+    exponent = math.frexp(float(np.abs(data).max()))[1]
+    near_1 = np.ldexp(data, -exponent)
+    spread = float(near_1.std())
+    if spread <= 1e-12:
         raise ValueError(f"image: all values are {float(data.flat[0]):g}; a constant image shows no blur")
-    data = np.squeeze((data - data.mean()) / spread)
+    data = np.squeeze((near_1 - near_1.mean()) / spread)
+    spread = math.ldexp(spread, exponent)
     steps = np.array([sizes[axis] for axis in long_axes])
     block = BLOCK[data.ndim]
     fit = _fit(data, block, steps, isotropic)
