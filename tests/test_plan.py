@@ -116,6 +116,8 @@ def test_memory_for_a_part_gives_tiles(boundary):
         (((8, 9), (3, 3)), {"dtype": None}, ValueError, "dtype"),
         (((8, 9), (3, 3)), {"memory": "much"}, ValueError, "memory"),
         (((8, 9), (3, 3)), {"memory": "0 GB"}, ValueError, "memory"),
+        (((8, 9), (3, 3)), {"memory": "0.1"}, ValueError, "memory"),
+        (((8, 9), (3, 3)), {"memory": "9" * 400 + " GB"}, ValueError, "memory"),
         (((8, 9), (3, 3)), {"memory": 0}, ValueError, "memory"),
         (((8, 9), (3, 3)), {"memory": 1.5}, TypeError, "memory"),
         (((8, 9), (3, 3)), {"num_threads": 0}, ValueError, "num_threads"),

@@ -98,11 +98,12 @@ def bytes_of(value: Any, name: str = "memory") -> int:
     if not isinstance(value, str):
         return _validate.integer(value, name, minimum=1)
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", value)
-    if match is None or match[2].upper() not in _UNITS or float(match[1]) == 0:
+    count = math.nan if match is None else float(match[1]) * _UNITS.get(match[2].upper(), math.nan)
+    if not 1 <= count < math.inf:
         raise ValueError(
             f"{name}: got {value!r}, expected a positive number of bytes such as '4 GB' or '512 MiB'"
         )
-    return int(float(match[1]) * _UNITS[match[2].upper()])
+    return int(count)
 
 
 def _taps_and_shape(psf: Any, ndim: int, dtype: np.dtype) -> tuple[np.ndarray | None, tuple[int, ...]]:
