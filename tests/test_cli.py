@@ -1158,6 +1158,46 @@ def test_full_standard_output_is_a_failure(scan, here, words):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="SKIPPED: no /dev/full on this system")
+@pytest.mark.parametrize(("name", "status"), [("scan.nii", 0), ("missing.nii", 2)])
+def test_a_full_standard_error_changes_no_status(scan, here, name, status):
+    words = ["restore", name, "-o", "out.nii", "--fwhm-mm", "3", "2", "2", "--json", "-"]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "medeconv_fast", *words],
+            stdout=subprocess.PIPE,
+            stderr=full,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert done.returncode == status
+    assert (here / "out.nii").exists() == (status == 0)
+    if status == 0:
+        assert json.loads(done.stdout)["output"] == "out.nii"
+
+
+def test_json_for_a_closed_standard_output_is_a_failure(scan, run, here, monkeypatch):
+    monkeypatch.setattr(sys, "stdout", None)
+    status, _, err = run("info", "scan.nii", "--json", "-")
+    assert status == 3 and "failed: standard output: is closed" in err
+
+
+def test_what_the_encoding_of_standard_output_lacks_is_no_failure(scan, here):
+    os.rename("scan.nii", "Schädel.nii")
+    words = ["restore", "Schädel.nii", "-o", "größer.nii", "--fwhm-mm", "3", "2", "2"]
+    done = subprocess.run(
+        [sys.executable, "-m", "medeconv_fast", *words],
+        env={**os.environ, "PYTHONUTF8": "1", "PYTHONIOENCODING": "ascii:strict"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "wrote     gr\\xf6\\xdfer.nii" in done.stdout
+
+
 # ---------------------------------------------------------------- info
 
 

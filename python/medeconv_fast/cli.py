@@ -8,14 +8,23 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import os
 import sys
 import traceback
 import zlib
 from collections.abc import Sequence
 
 from ._cli.parser import build_parser, join_numbers
-from ._cli.session import STDOUT, OutputError, Session, Terminated, UserError, hearing_sigterm, one_line
+from ._cli.session import (
+    STDOUT,
+    OutputError,
+    Session,
+    Terminated,
+    UserError,
+    give_up,
+    hearing_sigterm,
+    one_line,
+    tell,
+)
 
 # What bad arguments and unreadable input raise, here and in the library. Anything else is a failure.
 _BAD_INPUT = (
@@ -46,12 +55,7 @@ _MODULES = {
 
 
 def _complain(text: str) -> None:
-    print(f"medeconv: {text}", file=sys.stderr, flush=True)
-
-
-def _give_up_stdout() -> None:
-    """Keep Python from trying to write the rest at exit, and from failing with a status of its own."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    tell(f"medeconv: {text}")
 
 
 def _refuse_empty(arguments: argparse.Namespace) -> None:
@@ -86,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as leaving:  # --help and --version
         return int(leaving.code or 0)
     except OSError as error:
-        _give_up_stdout()
+        give_up(sys.stdout)
         if not isinstance(error, BrokenPipeError):
             _complain(f"failed: {STDOUT}: {error.strerror or error}")
         return 3
@@ -104,10 +108,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 143 if isinstance(stopped, Terminated) else 130
     except BrokenPipeError:
         # The reader of our output went away (a pipe into `head`): nothing to tell it.
-        _give_up_stdout()
+        give_up(sys.stdout)
         return 3
     except OutputError as error:
-        _give_up_stdout()
+        give_up(sys.stdout)
         _complain(f"failed: {error}; {session.what_was_written()}")
         return 3
     except Exception as error:

@@ -46,6 +46,20 @@ def one_line(error: BaseException) -> str:
     return text
 
 
+def give_up(stream: Any) -> None:
+    """Keep Python from trying to write the rest at exit, and from failing with a status of its own."""
+    if stream is not None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def tell(text: str) -> None:
+    """A line on stderr. Where that cannot be written to, nobody is left to be told, and the work goes on."""
+    try:
+        print(text, file=sys.stderr, flush=True)
+    except OSError:
+        give_up(sys.stderr)
+
+
 class Session:
     """State of one command: what was written so far, warnings, and where messages go.
 
@@ -75,7 +89,10 @@ class Session:
 
     def _print(self, text: str) -> None:
         try:
-            print(text, flush=True)
+            try:
+                print(text, flush=True)
+            except UnicodeEncodeError as error:  # a name or a µ that the terminal's encoding lacks
+                print(text.encode(error.encoding, "backslashreplace").decode(error.encoding), flush=True)
         except BrokenPipeError:
             raise
         except OSError as error:
@@ -86,14 +103,14 @@ class Session:
         if self.quiet:
             return
         if self.to_stderr:
-            print(text, file=sys.stderr, flush=True)
+            tell(text)
         else:
             self._print(text)
 
     def note(self, text: str) -> None:
         """Something that was decided for the user and that changes the result."""
         self.warnings.append(text)
-        print(f"medeconv: note: {text}", file=sys.stderr, flush=True)
+        tell(f"medeconv: note: {text}")
 
     @contextlib.contextmanager
     def warnings_as_lines(self) -> Iterator[None]:
@@ -103,7 +120,7 @@ class Session:
             text = " ".join(str(message).split())
             if text not in self.warnings:
                 self.warnings.append(text)
-                print(f"medeconv: warning: {text}", file=sys.stderr, flush=True)
+                tell(f"medeconv: warning: {text}")
 
         with warnings.catch_warnings():
             warnings.simplefilter("default", UserWarning)
@@ -197,6 +214,8 @@ class Session:
             return
         text = json.dumps(jsonable({**record, "warnings": self.warnings}), indent=2, allow_nan=False)
         if self.json_target == "-":
+            if sys.stdout is None:  # Python drops without a word what is printed to a closed one
+                raise OutputError(f"{STDOUT}: is closed")
             self._print(text)
             return
         with self.output(self.json_target):
