@@ -73,6 +73,10 @@ def test_other_formats_and_dtypes(run, image, here):
     status, _, err = run(*words, "-o", "other.zarr", "--dtype", "input")
     assert status == 2 and "scale" in err
     assert not Path("other.zarr").exists() and not Path("other.zarr.partial").exists()
+    status, _, err = run(*words, "-o", "clipped.zarr", "--dtype", "input", "--scale", 1e-4)
+    assert status == 0 and "clipped: uint16 with this --scale does not hold them" in err
+    status, _, err = run(*words, "-o", "nowhere/out.zarr")
+    assert status == 2 and "out.zarr: the directory" in err and "nowhere does not exist" in err
 
 
 @pytest.mark.parametrize("given", [["2", "1", "1"], ["3", "1", "1", "--override-voxel-size"]])

@@ -152,7 +152,9 @@ def restore(arguments: argparse.Namespace, session: Session, options: dict[str, 
             f"{done.voxels_per_second / 1e6:.3g} million voxels/s"
         )
     if done.clipped:
-        session.note(f"{done.clipped} voxels of the result were clipped: {plan.dtype} does not hold them")
+        stored = source.stored_dtype if arguments.dtype == "input" else arguments.dtype or "float32"
+        scaled = "" if arguments.scale is None else " with this --scale"
+        session.note(f"{done.clipped} voxels of the result were clipped: {stored}{scaled} does not hold them")
     if done.finished:
         session.say(f"{'wrote' if done.computed else 'exists'}     {arguments.output}")
         session.written.append(arguments.output)

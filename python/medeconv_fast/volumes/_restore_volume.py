@@ -23,6 +23,7 @@ from .._record import Record
 from .._threads import get_num_threads
 from ..algorithms._tile import Numbers, Restorer
 from ..io import _convert, _store, _zarr
+from ..io._files import check_parent
 from . import _cluster, _drivers
 from ._job import Job
 from ._manifest import Manifest
@@ -194,6 +195,7 @@ def restore_volume(
     )
     path = Path(destination).absolute()
     setup.spare(path)
+    check_parent(path)
     manifest = Manifest(path)
     look = functools.partial(setup.look, manifest)
     computed = voxels = 0
