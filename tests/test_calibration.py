@@ -59,6 +59,8 @@ def test_other_settings_than_the_calibrated_ones_are_said(calibration):
         ({"factors": FACTORS | {"direct": [1, "2", 1]}}, "are damaged"),
         ({"factors": FACTORS | {"direct": [1, 1]}}, "are damaged"),
         ({"factors": FACTORS | {"direct": 3}}, "are damaged"),
+        ({"factors": FACTORS | {"direct": [1, True, 1]}}, "are damaged"),
+        ({"factors": FACTORS | {"direct": [1, 10**400, 1]}}, "are damaged"),
     ],
 )
 def test_damaged_calibrations(calibration, change, text):
@@ -77,9 +79,19 @@ def test_damaged_files(tmp_path):
         mf.plan((40, 50), (5, 5), calibration=path)
     with pytest.raises(FileNotFoundError, match=r"absent\.json"):
         mf.plan((40, 50), (5, 5), calibration=tmp_path / "absent.json")
+    path.write_text("[" * 100_000)
+    with pytest.raises(ValueError, match=r"calibration: .*c\.json"):
+        mf.plan((40, 50), (5, 5), calibration=path)
     for wrong in (3, [1], np.ones(3)):
         with pytest.raises(ValueError, match="calibration: got"):
             mf.plan((40, 50), (5, 5), calibration=wrong)
+
+
+@pytest.mark.parametrize("key", ["backend", "isa", "num_threads"])
+def test_a_calibration_says_what_it_was_made_with(calibration, key):
+    del calibration[key]
+    with pytest.raises(ValueError, match=f"calibration: .* damaged: it does not say with which {key}"):
+        mf.plan((40, 50), (5, 5), calibration=calibration)
 
 
 def test_command_line(tmp_path, monkeypatch, capsys):

@@ -7,8 +7,8 @@ of a result depend on the constants in `_costs` alone, on every machine.
 from __future__ import annotations
 
 import json
-import math
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,15 @@ from . import _costs, _validate
 KIND = "medeconv_fast calibration 1"
 ENGINES = tuple(_costs.CALL)
 RANKS = ("line", "image", "volume")
+MADE_WITH = ("backend", "isa", "num_threads")
 
 
 def _is_row(values: Any) -> bool:
-    numbers = isinstance(values, list) and all(isinstance(f, int | float) for f in values)
-    return numbers and len(values) == len(RANKS) and all(0 < f < math.inf for f in values)
+    numbers = isinstance(values, list) and all(
+        isinstance(f, int | float) and not isinstance(f, bool) for f in values
+    )
+    # An integer may be finite and beyond all floats.
+    return numbers and len(values) == len(RANKS) and all(0 < f <= sys.float_info.max for f in values)
 
 
 def load(value: Any, name: str = "calibration") -> dict[str, Any]:
@@ -31,7 +35,7 @@ def load(value: Any, name: str = "calibration") -> dict[str, Any]:
         path = Path(value)
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-        except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
             raise ValueError(
                 f"{name}: {path} cannot be read as what `medeconv calibrate --save` writes ({error})"
             ) from error
@@ -45,6 +49,12 @@ def load(value: Any, name: str = "calibration") -> dict[str, Any]:
         raise ValueError(
             f"{name}: the factors of {_validate.shown(value)} are damaged: expected {len(RANKS)} positive "
             f"numbers for each of {', '.join(ENGINES)}"
+        )
+    missing = [key for key in MADE_WITH if key not in content]
+    if missing:
+        raise ValueError(
+            f"{name}: {_validate.shown(value)} is damaged: it does not say with which {missing[0]} it "
+            "was made"
         )
     return dict(content)
 
