@@ -160,6 +160,23 @@ def test_thinning_splits_counts(case):
     np.testing.assert_allclose(scaled, kept * 2.5)
 
 
+@pytest.mark.parametrize("gain", [0.5, 2.5, 100])
+def test_thinning_of_integers_in_units_of_a_gain_cuts_nothing_off(gain, rng):
+    image = rng.integers(0, 256, (60, 70)).astype(np.uint8)
+    counts = np.rint(image / gain)  # those of 255 / 100 are 300 again, more than uint8 holds
+    kept, held = mf.stop.Thinning(gain=gain).split(image)
+    assert kept.dtype == held.dtype == np.float32
+    np.testing.assert_array_equal(kept + held, counts * gain)
+    np.testing.assert_array_equal(held / gain, np.rint(held / gain))
+
+
+def test_thinning_of_many_counts_takes_no_memory_for_each():
+    image = np.full(20, 2.0**52)
+    kept, held = mf.stop.Thinning().split(image)
+    np.testing.assert_array_equal(kept + held, image)
+    assert abs(held / image - 0.5).max() < 1e-6
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.uint16])
 @pytest.mark.parametrize("most", [200, 4000, 60000])  # tables of one digit, of two, and none
 def test_thinning_splits_alike_on_any_number_of_threads(most, dtype, rng):

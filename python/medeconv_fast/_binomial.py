@@ -93,9 +93,11 @@ def tables(probability: float, largest: int, voxels: int) -> list[Table]:
 
     `voxels`: how many will be drawn from them.
     """
+    if largest >= DIGIT**2:
+        return []
     rows = [largest + 1] if largest < DIGIT else [DIGIT, largest // DIGIT + 1]
     entries = sum(n * cells(DIGIT**place * np.arange(n), probability) for place, n in enumerate(rows))
-    if largest >= DIGIT**2 or voxels < WORTH * entries:
+    if voxels < WORTH * entries:
         return []
     return [Table(DIGIT**place, n, probability) for place, n in enumerate(rows)]
 

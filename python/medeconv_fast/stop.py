@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from . import _binomial, _validate
+from ._arrays import result_dtype
 from ._extras import matplotlib_figure
 from ._threads import resolve_num_threads
 
@@ -288,7 +289,8 @@ class Thinning(Rule):
     ) -> tuple[np.ndarray, np.ndarray]:
         """The image of the counts that are kept, and that of those held out, in the image's units.
 
-        They do not depend on `num_threads`.
+        They do not depend on `num_threads`. Of an image of integers they are integers, with a `gain` float32,
+        or float64 where the image needs it.
         """
         gain = 1.0 if self.gain is None else self.gain
         lowest, highest = _validate.finite(image, "image")
@@ -297,7 +299,8 @@ class Thinning(Rule):
             raise ValueError(f"gain: got {gain:g}, which makes {most:g} counts of a voxel: too many")
         if fewest < 0:
             raise ValueError(f"image: got values down to {lowest:g}, expected counts, which are not negative")
-        parts = [np.ascontiguousarray(image), *(np.empty(image.shape, image.dtype) for _ in range(2))]
+        dtype = image.dtype if self.gain is None else result_dtype(image.dtype)
+        parts = [np.ascontiguousarray(image), *(np.empty(image.shape, dtype) for _ in range(2))]
         whole, kept, held = (part.reshape(-1) for part in parts)
         size = min(BLOCK, whole.size)
         blocks = range(-(-whole.size // size))
