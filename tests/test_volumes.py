@@ -1499,6 +1499,34 @@ print(done.tiles, done.plan.memory, done.plan.predicted_memory, peak)
 """
 
 
+SEARCHED = """
+import re, sys, medeconv_fast as mf
+psf = mf.psf.gaussian((3, 3, 3), (1, 1, 1))
+options = {"chunks": (32, 32, 32), "shards": (64, 64, 64), "memory": sys.argv[3]}
+done = mf.restore_volume(sys.argv[1], sys.argv[2], psf, method="wiener", **options)
+peak = int(re.search(r"VmHWM:\\s*(\\d+) kB", open("/proc/self/status").read())[1]) * 1024
+print(done.plan.memory, done.plan.predicted_memory, peak)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the peak from /proc")
+@pytest.mark.parametrize("memory", ["450 MB", "500 MB"])
+def test_memory_is_kept_to_while_numbers_are_found(tmp_path, memory):
+    """The search for a balance takes its share, and leaves nothing of it to the tiles."""
+    source = tmp_path / "in.zarr"
+    noise = np.random.default_rng(0).poisson(50, (160, 160, 160)).astype(np.uint16)
+    mf.io.write(source, mf.io.Volume(noise))
+    done = subprocess.run(
+        [sys.executable, "-c", SEARCHED, source, tmp_path / "out.zarr", memory],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    allowed, predicted, peak = map(int, done.stdout.split())
+    assert peak < predicted <= allowed
+
+
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the peak from /proc")
 @pytest.mark.parametrize("method", ["rl", "wiener"])
 def test_memory_is_kept_to(tmp_path, method):

@@ -101,8 +101,10 @@ class Job:
         """`read` is emptied: it is not kept longer than needed."""
         item, tile = self.place(number)
         image, maps = read.pop()
-        if self._shape is not None and self._shape != tile.shape:
-            self.release()  # buffers that the kernels keep, and that another size has no use for
+        if self._shape != tile.shape:
+            # Buffers that the kernels keep, of the trials or of tiles of another size, and that these have no
+            # use for.
+            self.release()
         self._shape = tile.shape
         return self.restorer(item)(image, tile, **maps)
 

@@ -14,11 +14,10 @@ from .._planner import plan as plan_image
 from .._record import Record
 from ..algorithms._filters import ARRAYS, padded_grid
 from ..algorithms._tile import Numbers, halo_of_filter, is_regularized
-from ._sample import LARGEST_SAMPLE
+from ._sample import BASE, LARGEST_SAMPLE
 
-# Of a process when its first tile begins: the interpreter, NumPy, Zarr, dask (measured: 60 to 110 MB), and
-# what the trial of the sample leaves behind, per voxel of it.
-BASE, LEFT = 115_000_000, 6
+# What the trial of the sample leaves behind, per voxel of it.
+LEFT = 6
 # Zarr works on so many blocks at a time, each held as it is stored and as it is in memory. Not more are there
 # than a tile has.
 BLOCKS = 10
