@@ -171,6 +171,12 @@ def test_text_of_others_is_escaped(run, tmp_path):
     assert evil in page.text("warnings") and evil in page.text("settings") and evil in page.text("timings")
 
 
+def test_names_of_files_that_are_no_text_are_written_all_the_same(tmp_path, rng):
+    image = rng.random((9, 10))
+    mf.report.write(tmp_path / "r.html", image, image, settings={"input": "scan\udcff.nii"})
+    assert "scan\\udcff.nii" in (tmp_path / "r.html").read_text(encoding="utf-8")
+
+
 def test_noise_does_not_make_it_too_large(tmp_path, rng, monkeypatch):
     """Noise is what compresses worst."""
     monkeypatch.setattr(report, "_SPECTRUM_VOXELS", 1 << 18)

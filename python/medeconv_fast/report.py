@@ -154,7 +154,7 @@ def write(
         _machine_section(info, timings or {}, peak_memory),
     ]
     page = _page(title, sections)
-    write_whole(path, lambda p: p.write_text(page, encoding="utf-8"), overwrite=overwrite)
+    _write_page(path, page, overwrite=overwrite)
 
 
 def check(path: Any, image: Any) -> None:
@@ -217,6 +217,15 @@ def _images(
 
 
 # ---------------------------------------------------------------- HTML
+
+
+def _write_page(path: Path, page: str, *, overwrite: bool) -> None:
+    # Names of files may hold bytes that are no text.
+    write_whole(
+        path,
+        lambda p: p.write_text(page, encoding="utf-8", errors="backslashreplace"),
+        overwrite=overwrite,
+    )
 
 
 def _escape(value: Any) -> str:

@@ -13,7 +13,6 @@ import numpy as np
 import medeconv_fast as mf
 
 from .. import _figures, report
-from ..io._files import write_whole
 from ..io._source import open_streamed
 
 LARGEST = 512  # pixels of a projection along an axis
@@ -82,7 +81,7 @@ def write(
         _numbers(done),
     ]
     page = report._page(title, sections)
-    write_whole(report._named(path), lambda p: p.write_text(page, encoding="utf-8"), overwrite=overwrite)
+    report._write_page(report._named(path), page, overwrite=overwrite)
 
 
 def _pictures(source: Any, after: Any, like: mf.io.Volume) -> str:
