@@ -413,6 +413,7 @@ def test_a_sample_with_nothing_in_it_says_so():
         ({"weights": np.ones((34, 40, 29)), "back_projector": "gaussian"}, ValueError, "weights"),
         ({"initial": "odd"}, ValueError, "initial"),
         ({"initial": np.full((34, 40, 29), np.nan)}, ValueError, "initial"),
+        ({"initial": np.zeros((34, 40, 29))}, ValueError, "initial: all values are zero and would stay so"),
         ({"odd": 1}, TypeError, "odd"),
         ({"method": "wiener", "num_iter": 3}, TypeError, "num_iter"),
         ({"method": "landweber"}, ValueError, "method"),

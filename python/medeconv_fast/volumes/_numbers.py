@@ -180,6 +180,14 @@ def _of_richardson_lucy(
     if level <= 0 and highest + offset > 0:
         notes.append(f"source: no value rises above the background {background:g}; the result is zero")
 
+    firsts = [maps.get("initial", ONE) for maps in sample.maps]
+    if level > 0 and not offset and firsts and not any(first.max() > 0 for first in firsts):
+        seen = "" if sample.whole else f" in the sample ({len(parts)} blocks of {parts[0].shape})"
+        raise ValueError(
+            f"initial: all values are zero{seen} and would stay so, expected positive ones"
+            + ("" if sample.whole else ", or another seed=")
+        )
+
     rule = rule_of(settled.pop("stop", None))
     psf_sum = 1.0 if settled.get("normalize_psf", True) else float(psf.sum())
     trials = [
