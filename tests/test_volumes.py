@@ -439,6 +439,17 @@ def test_errors_name_the_argument_and_leave_nothing(tmp_path, psf, image, option
     mf.restore_volume(image, tmp_path / "out.zarr", np.ones((3, 3, 3)), method="rl", num_iter=1)
 
 
+@pytest.mark.parametrize(
+    "name, value",
+    [("progress", 3), ("client", 3), ("destination", None), ("destination", ""), ("dtype", None)],
+)
+def test_what_is_no_function_client_or_name_is_refused_first(tmp_path, psf, image, name, value):
+    arguments = {"destination": tmp_path / "out.zarr", name: value}
+    with pytest.raises(TypeError, match=f"^{name}: got "):
+        mf.restore_volume(image, psf=psf, method="rl", num_iter=1, **arguments)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_background_above_all_values_is_said(tmp_path):
     image = counts((20, 24)).astype(np.float32)
     done = mf.restore_volume(image, tmp_path / "out.zarr", np.ones((3, 3)), method="rl", background=1e4)

@@ -18,6 +18,8 @@ def output(dtype: Any, scale: Any, stored: np.dtype) -> tuple[np.dtype, Scale]:
         wanted = np.dtype(stored)
     else:
         try:
+            if dtype is None:  # NumPy takes it for float64
+                raise TypeError
             wanted = np.dtype(dtype)
         except TypeError:
             raise TypeError(

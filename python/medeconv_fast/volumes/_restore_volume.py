@@ -6,6 +6,7 @@ import contextlib
 import errno
 import functools
 import hashlib
+import os
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -190,6 +191,10 @@ def restore_volume(
     overwrite = _validate.flag(overwrite, "overwrite")
     if not isinstance(psf_name, str | None):
         raise TypeError(f"psf_name: got {_validate.shown(psf_name)}, expected a text or None")
+    if progress is not None and not callable(progress):
+        raise TypeError(f"progress: got {_validate.shown(progress)}, expected a function or None")
+    if not isinstance(destination, str | os.PathLike) or not os.fspath(destination):
+        raise TypeError(f"destination: got {_validate.shown(destination)}, expected the name of a file")
     setup = _Setup(
         source, psf, method, memory, halo, tile, dtype, scale, chunks, shards, seed, num_threads, options
     )
@@ -594,6 +599,8 @@ def _check_calls(workers: Any, client: Any, shard: Any) -> None:
         raise ValueError(
             "workers: got it together with client, which has workers of its own; expected one of them"
         )
+    if client is not None and not hasattr(client, "scheduler_info"):
+        raise TypeError(f"client: got {_validate.shown(client)}, expected a dask.distributed.Client")
     if shard is not None:
         if not (isinstance(shard, tuple) and len(shard) == 2):
             raise TypeError(f"shard: got {shard!r}, expected a pair (index, number)")
