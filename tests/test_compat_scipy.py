@@ -362,6 +362,7 @@ REFUSED = [
     ("signal.convolve2d", (np.ones(3), np.ones(3)), {}),
     ("signal.convolve2d", (np.ones((3, 3)), np.ones((3, 3))), {"boundary": "mirror"}),
     ("signal.convolve2d", (np.ones((3, 3)), np.ones((3, 3))), {"fillvalue": [1, 2]}),
+    ("signal.convolve2d", (np.ones((3, 3)), np.ones((3, 3))), {"fillvalue": 10**400}),
     ("ndimage.convolve", (np.ones((3, 3)), np.ones(3)), {}),
     ("ndimage.convolve", (np.ones(3), np.ones(3)), {"mode": "around"}),
     ("ndimage.convolve", (np.ones(3), np.ones(3)), {"mode": ["wrap"]}),
@@ -369,12 +370,14 @@ REFUSED = [
     ("ndimage.convolve", (np.ones(3), np.ones(3)), {"output": np.ones(4)}),
     ("ndimage.convolve", (np.ones(3), np.ones(3)), {"axes": (1,)}),
     ("ndimage.correlate", (np.ones((3, 3)), np.ones(3)), {"axes": -1}),
+    ("ndimage.correlate", (np.ones(3), np.ones(3)), {"origin": True}),
     ("ndimage.correlate1d", (np.ones(3), np.ones((3, 3))), {}),
     ("ndimage.correlate1d", (np.ones(3), np.ones(3)), {"axis": 1}),
     ("ndimage.correlate1d", (np.ones(3), np.ones(3)), {"axis": 0.5}),
     ("ndimage.convolve1d", (np.ones(3), []), {}),
     ("ndimage.gaussian_filter1d", (np.ones(3), -1), {}),
     ("ndimage.gaussian_filter1d", (np.ones(3), 1), {"order": -1}),
+    ("ndimage.gaussian_filter1d", (np.ones(3), 1), {"order": True}),
     ("ndimage.gaussian_filter1d", (np.ones(3), 1), {"radius": 1.5}),
     ("ndimage.gaussian_filter", (np.ones((3, 3)), [1, 2, 3]), {}),
     ("ndimage.gaussian_filter", (np.ones((3, 3)), 1), {"axes": (0, 0)}),
@@ -388,6 +391,12 @@ REFUSED = [
 def test_errors_are_scipys(name, arguments, options, agree, counted):
     assert not agree(name, *arguments, **options)
     assert counted()[f"scipy.{name}"].delegated == {"arguments": 1}
+
+
+def test_a_fill_value_that_scipy_does_not_look_at():
+    options = {"boundary": "symm", "fillvalue": 10**400}
+    for where in (ours_signal, signal):
+        np.testing.assert_array_equal(where.convolve2d(np.ones((3, 3)), np.ones((3, 3)), **options), 9)
 
 
 ONES, THREE = np.ones((5, 5)), np.ones((3, 3))

@@ -107,6 +107,8 @@ def _boundary(mode: Any) -> str:
 
 
 def _whole(value: Any) -> int:
+    if isinstance(value, bool):  # scipy refuses some of them, and takes others for numbers
+        raise HandBack("arguments")
     try:
         return operator.index(value)
     except TypeError as error:

@@ -197,8 +197,11 @@ def _in_the_plane(
     if reverse and mode == "same":
         # The centre of an even-sized in2 is at k // 2 here, unlike everywhere else in scipy.signal.
         window = [(k // 2, k // 2 + n) for n, k in zip(first.shape, second.shape, strict=True)]
-    with np.errstate(over="ignore"):
-        fill = dtype.type(fillvalue)
+    try:
+        with np.errstate(over="ignore"):
+            fill = dtype.type(fillvalue)
+    except OverflowError as error:  # an integer beyond float64, which scipy may not even look at
+        raise HandBack("arguments") from error
     if mode == "valid" or (padding == "constant" and fill == 0):
         return convolve_window(x, h, window, finite=finite, wide=True)
     reach = [k - 1 for k in h.shape]
