@@ -768,6 +768,38 @@ def test_negative_images_are_not_trained_on_where_none_are_predicted(rng):
     with pytest.raises(ValueError, match=r"validation_data\[0\]: .* values are negative"):
         net.fit(x, bad, 1, 4, (bad, x))
     net.fit(x, bad, 1, 4)  # targets may be anything
+    shape = x.shape[2:]
+    refused = (
+        nn.PatchSampler([bad[0, 0]], [x[0, 0]], shape, 4),
+        nn.SimulatedPairs([bad[0, 0]], PSF, shape, 4, noise="gaussian", sigma=0.1),
+    )
+    for pairs in refused:
+        with pytest.raises(ValueError, match=r"x: sample \d: .* values are negative"):
+            net.fit(pairs, None, 1, 4)
+        with pytest.raises(ValueError, match=r"x: sample \d: .* values are negative"):
+            net.fit(x, x, 1, 4, pairs)
+    with pytest.raises(ValueError, match=r"x: sample \d: .* values are negative"):
+        net.fit(x, x, 1, 4, augment=lambda x, y, generator: (x - 0.5, y))
+    with pytest.raises(ValueError, match=r"images\[1\]: .* values are negative"):
+        nn.fit_without_truth(net, [x[0, 0], bad[0, 0]], PSF, 1, 4, patch=shape)
+
+
+def test_noise_that_is_drawn_makes_no_image_negative_where_none_may_be(rng, monkeypatch):
+    x = np.zeros((4, 1, 16, 16), np.float32)
+    x[..., 4:12, 4:12] = 1
+    simulated = nn.SimulatedPairs([x[0, 0]], PSF, x.shape[2:], 4, noise="gaussian", sigma=0.2)
+    forward, seen = nn.RLNet.forward, []
+
+    def noted(self, inputs, *rest):
+        seen.append(inputs[0].copy())
+        return forward(self, inputs, *rest)
+
+    monkeypatch.setattr(nn.RLNet, "forward", noted)
+    net = nn.RLNet(PSF, filters=2).compile()
+    net.fit(x, x, 1, 4, augment=nn.Augmentation(noise=0.2))
+    net.fit(simulated, None, 1, 4)
+    for images in seen:
+        assert images.min() == 0 and 0.2 < (images == 0).mean() < 0.6  # half of the noise on next to 0
 
 
 def test_bad_data_is_refused(rng):

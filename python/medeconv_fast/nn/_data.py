@@ -35,6 +35,10 @@ class Pairs:
     def pair(self, number: int, generator: np.random.Generator) -> Pair:
         raise NotImplementedError
 
+    def measured(self, number: int, generator: np.random.Generator) -> np.ndarray:
+        """The image of `pair`, before noise is drawn and added to it."""
+        return self.pair(number, generator)[0]
+
     def changed_pair(self, number: int, generator: np.random.Generator, augment: Change) -> Pair:
         """`pair` after augmentation."""
         pair = self.pair(number, generator)

@@ -66,7 +66,8 @@ class Model(Graph):
     notes : dict
         Anything that JSON knows, saved with the network.
     positive : bool
-        Whether `predict` refuses images with negative values.
+        Whether `predict`, `fit` and `evaluate` refuse images with negative values. What noise that is drawn
+        in training would make negative becomes 0.
 
     Raises
     ------

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import _arrays, _validate
+from ._augmentation import Augmentation
 from ._callbacks import Callback, EarlyStopping
 from ._data import Pairs, batch_axes, check_channels
 from ._engine import Engine
@@ -361,6 +362,12 @@ def make_batch(
                 )
             _validate.numeric(sample.dtype, name)
             array[place] = _arrays.computable(sample, model.dtype)
+        if model.positive and arrays[0][place].min() < 0:
+            source = arrays[0][place]
+            if augment is None or isinstance(augment, Augmentation):  # of others it is not known what they do
+                source = pairs.measured(int(number), np.random.default_rng([*seeds, int(number)]))
+            _validate.non_negative(source, f"x: sample {int(number)}", float(source.min()))
+            np.maximum(arrays[0][place], 0, out=arrays[0][place])
     return arrays[0], arrays[1], arrays[2] if len(arrays) > 2 else None
 
 

@@ -107,6 +107,9 @@ class SimulatedPairs(PatchSampler):
         self._units = [_validate.number(unit, f"units[{i}]", above=0) for i, unit in enumerate(given)]
         self._highest = [float(image.max()) for image in images]
 
+    def measured(self, number: int, generator: np.random.Generator) -> np.ndarray:
+        return super().pair(number, generator)[0]
+
     def pair(self, number: int, generator: np.random.Generator) -> Pair:
         x, y = super().pair(number, generator)
         if self._noise == "poisson":
@@ -251,7 +254,7 @@ def fit_without_truth(
     Raises
     ------
     ValueError, TypeError
-        Images, PSF or network that do not fit.
+        Images, PSF or network that do not fit; images with values below 0 where the network is `positive`.
 
     References
     ----------
@@ -266,7 +269,9 @@ def fit_without_truth(
         raise ValueError(f"net: got {net!r}, expected one channel in and out, and scale 1")
     checked = []
     for i, image in enumerate(images):
-        data, _, _ = _arrays.as_image(image, f"images[{i}]")
+        data, _, (lowest, *_) = _arrays.as_image(image, f"images[{i}]")
+        if net.positive:
+            _validate.non_negative(data, f"images[{i}]", lowest)
         checked.append(data)
     if not checked:
         raise ValueError("images: got none, an empty data set; expected at least one")
@@ -285,6 +290,7 @@ def fit_without_truth(
         backend=net.engine.backend,
         num_threads=net.engine.num_threads,
     )
+    whole.positive = net.positive
     whole.compile(optimizer, loss, learning_rate=learning_rate)
     pairs = _MaskedPatches(checked, patch, samples, masked)
     return whole.fit(pairs, None, epochs, batch_size, **options)
