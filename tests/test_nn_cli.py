@@ -290,6 +290,14 @@ def test_psf_of_a_network_is_that_of_the_images_voxels(files, capsys, monkeypatc
     assert status == 2
     assert "has voxels of 3 x 3 x 3 (no unit), the PSF of n.safetensors is made for 1 x 0.5 x 0.5 mm" in text
 
+    pairs = ("train", "thick.nii.gz", "--targets", "thick.nii.gz", "--net", "d.safetensors", "--filters", "2")
+    status, text = run(capsys, *pairs, *few)
+    assert status == 0, text
+    for name in ("thick.nii.gz", "um.nii.gz", "nothing.nii.gz", "bare.npy", "cubes.nii.gz", "other.nii.gz"):
+        text = predicted(name, "--net", "d.safetensors")[1]
+        said = "d.safetensors was trained on 1 x 0.5 x 0.5 mm, and the blur that it has learnt" in text
+        assert said == (name in ("cubes.nii.gz", "other.nii.gz"))
+
     net = mf.nn.Model.load("n.safetensors")  # as those written earlier
     del net.notes["voxel_size"], net.notes["unit"]
     net.save("n.safetensors", overwrite=True)

@@ -213,22 +213,31 @@ def _on_grid_of(
     steps = [layer for _, layer in net.leaves() if isinstance(layer, mf.nn.RichardsonLucyStep)]
     if made_for.voxel_size is None or len(made_for.voxel_size) != net.ndim:
         return net, None
-    if not isinstance(net, mf.nn.RLNet) or not steps:
-        return net, None
     before = shown_size(*made_for)
+    known = isinstance(net, mf.nn.RLNet) and steps  # its PSF, so that it can be resampled
     if volume.voxel_size is None:
-        session.note(f"{arguments.input} has no voxel size: taken as {before}, as {arguments.net} knows it")
+        if known:
+            session.note(
+                f"{arguments.input} has no voxel size: taken as {before}, as {arguments.net} knows it"
+            )
         return net, None
     own = Voxels(volume.voxel_size[-net.ndim :], volume.unit)
     ratios = _ratios(own, made_for)
+    if ratios is not None and all(abs(ratio - 1) <= SAME_GRID for ratio in ratios):
+        return net, None
+    if not known:
+        session.note(
+            f"{arguments.input} has voxels of {shown_size(*own)}: {arguments.net} was trained on {before}, "
+            "and the blur that it has learnt is so many voxels wide"
+        )
+        return net, None
     if ratios is None:
         raise UserError(
             f"{arguments.input}: has voxels of {shown_size(*own)}, the PSF of {arguments.net} is made for "
             f"{before}; say what they are with --voxel-size-mm or --voxel-size-um, or give another PSF with "
             "--psf, --fwhm-mm or --fwhm-um"
         )
-    if all(abs(ratio - 1) <= SAME_GRID for ratio in ratios):
-        return net, None
+    assert isinstance(net, mf.nn.RLNet)
     psf = mf.psf.resample(steps[0].weights["psf"], (1.0,) * net.ndim, ratios)
     session.note(
         f"{arguments.input} has voxels of {shown_size(*own)}: the PSF of {arguments.net}, made for {before}, "
