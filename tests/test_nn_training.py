@@ -407,7 +407,30 @@ def test_patch_sampler_keeps_to_its_memory(tmp_path, rng):
     for number in order:
         x, y = sampler.pair(int(number), np.random.default_rng(1))
         assert (x == number % 6).all() and (y == x).all()
-        assert sum(a.nbytes for a in sampler._kept.values()) <= sampler.memory
+        assert sum(v.array.nbytes for v in sampler._kept.values()) <= sampler.memory
+
+
+@pytest.mark.parametrize("scale", [1, 2])
+def test_patch_sampler_refuses_files_of_another_place(scale, tmp_path, rng):
+    """A target written from right to left has the shape of its image, and shows other places."""
+    pytest.importorskip("nibabel", reason="SKIPPED: nibabel is not installed (extra io)")
+    shape = tuple(scale * n for n in (8, 9, 10))
+    affine, array = np.diag([0.8, 0.9, 2.0, 1.0]), rng.random(shape).astype(np.float32)
+    image = mf.io.Volume(array[::scale, ::scale, ::scale], (2.0, 0.9, 0.8), affine, "mm")
+    mf.io.write(tmp_path / "image.nii", image)
+    fine = affine @ np.diag([1 / scale] * 3 + [1.0])
+    fine[:3, 3] = np.diag(affine)[:3] * (1 / scale - 1) / 2
+    target = mf.io.Volume(array, tuple(v / scale for v in image.voxel_size), fine, "mm")
+    mf.io.write(tmp_path / "target.nii", target)
+    mirrored = fine @ np.diag([-1.0, 1, 1, 1])
+    mirrored[:3, 3] = fine[:3, 3] + fine[:3, 0] * (shape[2] - 1)
+    mf.io.write(tmp_path / "flipped.nii", mf.io.Volume(array[:, :, ::-1], target.voxel_size, mirrored, "mm"))
+    paths = [tmp_path / f"{name}.nii" for name in ("image", "target", "flipped")]
+    x, y = nn.PatchSampler(paths[:1], paths[1:2], (4, 4, 4), 1).pair(0, np.random.default_rng(1))
+    np.testing.assert_array_equal(x, y[:, ::scale, ::scale, ::scale])
+    with pytest.raises(ValueError, match=r"targets\[0\]: lies .* away from the image"):
+        nn.PatchSampler(paths[:1], paths[2:], (4, 4, 4), 1).pair(0, np.random.default_rng(1))
+    nn.PatchSampler(paths[:1], [array], (4, 4, 4), 1).pair(0, np.random.default_rng(1))  # it does not say
 
 
 # ---------------------------------------------------------------- applying, files, layouts

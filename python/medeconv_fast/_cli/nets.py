@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import os
 from typing import Any, NamedTuple
 
@@ -12,7 +11,8 @@ import numpy as np
 import medeconv_fast as mf
 
 from .._arrays import result_dtype
-from ..preprocess._step import Move, same_place, unit_factor
+from ..nn._data import on_finer_grid
+from ..preprocess._step import same_place, unit_factor
 from .images import (
     SAME,
     UNITS,
@@ -322,7 +322,7 @@ def _trained(
             # A voxel size on the command line is the images'; a finer target's stays unknown.
             if arguments.scale == 1 or given_voxel_size(arguments, volume.spatial_axes) is None:
                 try:
-                    same_place(there, _on_finer_grid(volume, there.array, factors), f"--targets: {path}")
+                    same_place(there, on_finer_grid(volume, there.array, factors), f"--targets: {path}")
                 except ValueError as error:
                     raise UserError(str(error)) from error
             targets.append(target / target.dtype.type(unit))
@@ -344,15 +344,6 @@ def _trained(
         **options,
     )
     return history, way
-
-
-def _on_finer_grid(volume: mf.io.Volume, array: np.ndarray, factors: dict[str, int]) -> mf.io.Volume:
-    """The volume around an array of `factors` times as many voxels along axes, in the same field."""
-    steps = tuple(1 / factors.get(axis, 1) for axis in volume.spatial_axes)
-    # Pixel centres: the first new one lies half an old voxel less half a new one before the first old one.
-    move = Move(tuple((step - 1) / 2 for step in steps), steps)
-    shape = tuple(array.shape[volume.axes.index(axis)] for axis in volume.spatial_axes)
-    return dataclasses.replace(volume, array=array, **move.geometry(volume, shape))
 
 
 def predict(arguments: argparse.Namespace, session: Session) -> None:
@@ -400,7 +391,7 @@ def predict(arguments: argparse.Namespace, session: Session) -> None:
             result[index] = made.reshape(result[index].shape) * unit
             progress.step()
     finer = result.shape != volume.shape
-    written = _on_finer_grid(volume, result, factors) if finer else volume.with_array(result)
+    written = on_finer_grid(volume, result, factors) if finer else volume.with_array(result)
     written.metadata["derivation"] = (
         f"version {mf.__version__}, network {type(net).__name__} of {os.path.basename(arguments.net)}"
     )

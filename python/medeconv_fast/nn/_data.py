@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 
 from .. import _arrays, _validate, io
 from .._planner import bytes_of
+from ..preprocess._step import Move, same_place
 
 Pair = tuple[np.ndarray, ...]
 Change = Callable[[np.ndarray, np.ndarray, np.random.Generator], Any]
@@ -142,6 +144,15 @@ def check_channels(array: np.ndarray, name: str, channels: int) -> None:
         )
 
 
+def on_finer_grid(volume: io.Volume, array: np.ndarray, factors: dict[str, int]) -> io.Volume:
+    """The volume around an array of `factors` times as many voxels along axes, in the same field."""
+    steps = tuple(1 / factors.get(axis, 1) for axis in volume.spatial_axes)
+    # Pixel centres: the first new one lies half an old voxel less half a new one before the first old one.
+    move = Move(tuple((step - 1) / 2 for step in steps), steps)
+    shape = tuple(array.shape[volume.axes.index(axis)] for axis in volume.spatial_axes)
+    return dataclasses.replace(volume, array=array, **move.geometry(volume, shape))
+
+
 class _Volume:
     """One source of patches: an array, anything that is sliced like one, or a file."""
 
@@ -172,7 +183,8 @@ class PatchSampler(Pairs):
     ----------
     images, targets : sequence of array_like or path
         Volumes of as many axes as `patch`, or one more: then a place along the first axis is drawn too
-        (slices for a network of two axes). A target may be larger than its image by a whole factor.
+        (slices for a network of two axes). A target may be larger than its image by a whole factor. Where
+        both are files that say where their voxels lie, they must lie at one place.
     patch : tuple of int
         Shape of an image's patch, [z,] y, x.
     samples : int
@@ -215,7 +227,8 @@ class PatchSampler(Pairs):
             raise ValueError(
                 f"samples: got {samples}, expected at least {len(self._sources[0])}, one for every volume"
             )
-        self._kept: OrderedDict[Path, np.ndarray] = OrderedDict()
+        self._kept: OrderedDict[Path, io.Volume] = OrderedDict()
+        self._compared: set[int] = set()  # sources whose image and target lie at one place
         self.files = any(volume.array is None for kind in self._sources for volume in kind)
 
     def __len__(self) -> int:
@@ -234,10 +247,10 @@ class PatchSampler(Pairs):
         path = volume.path
         assert path is not None
         if path not in self._kept:
-            array = io.read(path).array
-            while self._kept and sum(a.nbytes for a in self._kept.values()) + array.nbytes > self.memory:
+            read = io.read(path)
+            while self._kept and sum(v.array.nbytes for v in (*self._kept.values(), read)) > self.memory:
                 self._kept.popitem(last=False)
-            self._kept[path] = array
+            self._kept[path] = read
         self._kept.move_to_end(path)
         return self._kept[path]
 
@@ -269,8 +282,14 @@ class PatchSampler(Pairs):
 
     def pair(self, number: int, generator: np.random.Generator) -> Pair:
         source = number % len(self._sources[0])
-        image, target = (self._read(kind[source]) for kind in self._sources)
+        read = [self._read(kind[source]) for kind in self._sources]
+        image, target = (v.array if isinstance(v, io.Volume) else v for v in read)
         factor = self._factor(image, target, source)
+        if source not in self._compared and all(isinstance(v, io.Volume) for v in read):
+            axes = read[0].axes[-len(factor) :]
+            finer = on_finer_grid(read[0], target, dict(zip(axes, factor, strict=True)))
+            same_place(read[1], finer, f"targets[{source}]")
+            self._compared.add(source)
         place: tuple[Any, ...] = ()
         if len(image.shape) > len(self.patch):
             place = (int(generator.integers(image.shape[0])),)
