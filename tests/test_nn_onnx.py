@@ -81,6 +81,24 @@ def test_onnxruntime_makes_the_same(name, tmp_path, rng, tol):
         assert np.abs(got - expected).max() < tol("nn_onnx", np.float32) * np.abs(expected).max()
 
 
+def test_images_shorter_than_filters_reach_fail(tmp_path):
+    """ONNX cuts slices short without a word, and spreads what is too short over all else."""
+    long, short = np.ones((9, 1)) / 9, np.ones((3, 1)) / 3
+    image = nn.Input(1, 2)
+    nets = {
+        "blur": nn.Model(image, nn.FixedBlur(long, "reflect")(image)),
+        "step": nn.Model(image, nn.RichardsonLucyStep(short, long, "reflect")(image, image)),
+        "ring": nn.Model(image, nn.Add()(image, nn.Conv(1, (9, 1), padding_mode="circular")(image))),
+    }
+    for name, net in nets.items():
+        x = np.ones((1, 1, 4, 2), np.float32)
+        got = by_onnxruntime(net, tmp_path / f"{name}.onnx", x)
+        np.testing.assert_allclose(got, net.predict(x), rtol=1e-5)
+        for length in (1, 2, 3):
+            with pytest.raises(Exception, match=r"Reshape|[Dd]imension|[Ss]hape"):
+                by_onnxruntime(net, tmp_path / f"{name}_{length}.onnx", x[:, :, :length])
+
+
 def test_what_onnx_does_not_have_is_refused(tmp_path):
     circular = nn.Sequential([nn.ConvTranspose(1, 4, 2, padding_mode="circular", name="ring")])
     with pytest.raises(NotImplementedError, match="ring: padding_mode='circular'"):

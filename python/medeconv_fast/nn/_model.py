@@ -610,7 +610,8 @@ class Model(Graph):
     def to_onnx(self, path: Any, *, overwrite: bool = False) -> None:
         """Write the network as ONNX: opset 17, IR version 8, float32, images of any number and size.
 
-        A blur with boundary "reflect" or "wrap" needs images at least as long as its filters reach.
+        A blur with boundary "reflect" or "wrap" needs images at least as long as its filters reach, one with
+        "mirror" longer ones; running the file on shorter ones fails.
 
         Parameters
         ----------

@@ -150,10 +150,12 @@ def _cropped(build: _Builder, layer: Crop, inputs: Sequence[str]) -> str:
 def _continued(build: _Builder, x: str, pairs: Sequence[tuple[int, int]], boundary: str) -> str:
     """`x` continued as a blur's `boundary` says, but for "zero", which convolutions do by themselves.
 
-    Opset 17 pads by the edge and by mirroring it away; the others are put together from pieces.
+    Opset 17 pads by the edge and by mirroring it away; the others are put together from pieces. An image that
+    is too short for its pieces is refused by a Reshape to what they should make, which changes nothing else.
     """
     if boundary in _PAD_MODES:
         return build.pad(x, pairs, _PAD_MODES[boundary])
+    shape = build.node("Add", build.node("Shape", x), build.integers(0, 0, *map(sum, pairs)))
     for axis, (low, high) in enumerate(pairs, 2):
         if boundary == "wrap":
             before, behind = (-low, _END, 1), (0, high, 1)
@@ -163,13 +165,14 @@ def _continued(build: _Builder, x: str, pairs: Sequence[tuple[int, int]], bounda
         parts += [x, build.slice(x, axis, *behind)] if high else [x]
         if len(parts) > 1:
             x = build.node("Concat", *parts, axis=axis)
-    return x
+    return build.node("Reshape", x, shape)
 
 
 def _folded(build: _Builder, x: str, pairs: Sequence[tuple[int, int]], boundary: str) -> str:
     """The transpose of `_continued`: what lies outside is added to what it continues."""
     for axis, (low, high) in enumerate(pairs, 2):
         core = build.slice(x, axis, low, -high if high else _END)
+        shape = build.node("Shape", core)
         # From where to where each side is added.
         places: dict[str, tuple[tuple[int, int | None], ...]] = {
             "reflect": ((0, low), (-high, None)),
@@ -182,7 +185,7 @@ def _folded(build: _Builder, x: str, pairs: Sequence[tuple[int, int]], boundary:
             if count:
                 part = _placed(build, build.slice(x, axis, *outside), axis, boundary)
                 core = _added(build, core, part, axis, *place)
-        x = core
+        x = build.node("Reshape", core, shape)  # as in `_continued`
     return x
 
 
