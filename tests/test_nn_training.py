@@ -93,6 +93,11 @@ def test_clipping(rng):
     np.testing.assert_allclose(weight, [-2, -1, 2, 0])
 
 
+def test_nesterov_needs_a_momentum():
+    with pytest.raises(ValueError, match=r"nesterov: got True with momentum 0\.0, expected"):
+        nn.SGD(0.1, nesterov=True)
+
+
 def test_schedules():
     assert nn.CosineDecay(1.0, 10, final=0.2, warmup=10)(10) == 0.2  # nothing but a rise
     cosine = nn.CosineDecay(1.0, 110, final=0.2, warmup=10)

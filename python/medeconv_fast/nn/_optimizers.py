@@ -90,7 +90,7 @@ class SGD(Optimizer):
     momentum : float
         Part of the last step that goes on, 0 to less than 1.
     nesterov : bool
-        Look ahead by the momentum (Sutskever et al. 2013).
+        Look ahead by the momentum (Sutskever et al. 2013), which must not be 0.
     weight_decay : float
         Added to the gradient, times the weight.
     clip_norm : float, optional
@@ -118,6 +118,8 @@ class SGD(Optimizer):
         self.momentum = _fraction(momentum, "momentum")
         self.nesterov = _validate.flag(nesterov, "nesterov")
         self.weight_decay = _validate.number(weight_decay, "weight_decay", minimum=0)
+        if self.nesterov and not self.momentum:
+            raise ValueError(f"nesterov: got True with momentum {momentum!r}, expected a momentum above 0")
         if self.momentum:
             self.slots = ("velocity",)
 
