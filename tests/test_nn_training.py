@@ -865,6 +865,8 @@ def test_bad_data_is_refused(rng):
     for arguments in (("lbfgs",), ("adam", "hinge")):
         with pytest.raises(ValueError, match=f"got '{arguments[-1]}'"):
             net.compile(*arguments)
+    with pytest.raises(TypeError, match=r"targets\[0\]: got a masked array"):
+        nn.PatchSampler([x[0, 0]], [np.ma.masked_less(x[0, 0], 0.5)], (4, 4))
     with pytest.raises(ValueError, match="empty data set"):
         nn.PatchSampler([], [], (8, 8))
     with pytest.raises(ValueError, match=r"patch: got \(9, 9\), expected at most \(8, 8\)"):

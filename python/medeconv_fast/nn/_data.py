@@ -167,6 +167,7 @@ class _Volume:
             if self.path.suffix == ".npy":
                 self.array = np.load(self.path, mmap_mode="r")
         elif hasattr(value, "shape") and hasattr(value, "dtype") and hasattr(value, "__getitem__"):
+            _validate.unmasked(value, name)
             self.array = value  # a memory map or a zarr array is read where it is sliced
         else:
             raise TypeError(f"{name}: got {_validate.shown(value)}, expected an array or a file")
