@@ -731,6 +731,12 @@ def test_nan_from_a_sampler_names_the_batch():
         net.fit(sampler, batch_size=8)
     assert all(np.isfinite(w).all() for w in net.get_weights())
     assert [w.shape for w in before] == [w.shape for w in net.get_weights()]
+    whole = nn.PatchSampler([volume[0]], [volume[0]], (8, 8), samples=16)
+    told = r"samples \d.* of the data to measure on is nan. x of this batch: .* not finite"
+    with pytest.raises(ValueError, match=told):
+        net.fit(whole, None, 1, 8, sampler)
+    with pytest.raises(ValueError, match=told):
+        net.evaluate(sampler)
 
 
 @pytest.mark.parametrize("name", ["x", "y"])

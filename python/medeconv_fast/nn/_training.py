@@ -380,6 +380,9 @@ def score_of(model: Model, pairs: Pairs, loss: Loss, batch_size: int) -> _Score:
         prediction = model.forward([x], model.engine, None)
         _check_target(prediction, y)
         value, _ = _of_loss(loss, prediction, y, model.engine, weights)
+        if not math.isfinite(value) and (fault := _not_finite(x, y, weights)):
+            told = f"the loss of samples {_listed(np.array(numbers))} of the data to measure on is {value}"
+            raise BadDataError(f"{told}. {fault}")
         score.add(value, prediction, y, None)
     return score
 
