@@ -102,15 +102,19 @@ int64_t good_size(int64_t n, bool even) {
     if (n <= 2) return even ? 2 : std::max<int64_t>(n, 1);
     // A longer length also costs memory traffic in every pass: count that as two passes' worth beside the arithmetic.
     constexpr double traffic = 4.0;
+    const int64_t most = n + n / 4 + 16;
+    std::vector<int64_t> lengths;
+    for (int64_t a = 1; a <= most; a *= 7)
+        for (int64_t b = a; b <= most; b *= 5)
+            for (int64_t c = b; c <= most; c *= 3)
+                for (int64_t m = c; m <= most; m *= 2)
+                    if (m >= n && !(even && m % 2)) lengths.push_back(m);
+    std::sort(lengths.begin(), lengths.end());
     int64_t best = 0;
     double best_cost = std::numeric_limits<double>::infinity();
-    for (int64_t m = n; m <= n + n / 4 + 16; ++m) {
-        if (even && m % 2) continue;
+    for (const int64_t m : lengths) {
         if (double(m) * traffic >= best_cost) break;
-        int64_t rest = m;
-        for (int p : {2, 3, 5, 7}) while (rest % p == 0) rest /= p;
-        if (rest != 1) continue;
-        double cost = double(m) * (traffic + axis_cost(m));
+        const double cost = double(m) * (traffic + axis_cost(m));
         if (cost < best_cost) best_cost = cost, best = m;
     }
     return best;

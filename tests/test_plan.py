@@ -31,6 +31,14 @@ def test_plan_is_what_blur_and_richardson_lucy_do(backend, dtype, engine, bounda
     assert plan.richardson_lucy_bytes == info.bytes
 
 
+def test_length_of_a_transform_is_found_at_once():
+    """Smooth lengths are listed, not met: between two of them lie millions of others at this size."""
+    if not mf.backends.cpp.is_available():
+        pytest.skip("SKIPPED: the compiled module is not available here")
+    (size,) = mf.plan((10**12,), (9,), engine="spectral", backend="cpp").grid
+    assert 10**12 + 8 <= size < 1.05 * 10**12
+
+
 def test_plan_takes_no_memory():
     psf = mf.psf.gaussian((4, 4, 4), (1, 1, 1))
     mf.plan((16, 16, 16), psf)
