@@ -581,6 +581,9 @@ def test_unwritable_destinations(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(NotADirectoryError):
         mf.io.check_writable(tmp_path / "file" / "a.nii")
+    (tmp_path / "link.nii").symlink_to("nothing.nii")
+    with pytest.raises(FileExistsError):
+        mf.io.check_writable(tmp_path / "link.nii")
 
 
 def test_no_permission(tmp_path, monkeypatch):

@@ -573,6 +573,14 @@ def test_nifti_keeps_the_scale_of_integers(tmp_path):
     np.testing.assert_allclose(mf.io.read(tmp_path / "a.nii").array, volume.array, atol=0.00502)
 
 
+def test_what_is_stored_is_for_the_scale_that_nifti_keeps(tmp_path):
+    """0.001 is another number in the header's float32: 250 000 000 steps of it are 12 of them apart."""
+    values = np.linspace(200_000, 250_000, 60).reshape(3, 4, 5)
+    store = made_of(tmp_path / "a.nii", mf.io.open_source(Volume(values)), dtype="int32", scale=1e-3)
+    store.finish()
+    np.testing.assert_allclose(nib.load(tmp_path / "a.nii").get_fdata().T, values, atol=0.000501)
+
+
 @pytest.mark.parametrize(
     ("name", "options", "text"),
     [

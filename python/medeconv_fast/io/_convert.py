@@ -40,6 +40,13 @@ def output(dtype: Any, scale: Any, stored: np.dtype) -> tuple[np.dtype, Scale]:
     made = _validate.number(pair[0], "scale", above=0), _validate.number(pair[1], "scale's intercept")
     if wanted.kind == "b" and made != (1.0, 0.0):
         raise ValueError("scale: bool values have none")
+    single = np.finfo(np.float32)  # what files and readers keep it in
+    least, most = float(single.tiny), float(single.max)
+    if made[0] < least or max(made[0], abs(made[1])) > most:
+        raise ValueError(
+            f"scale: got {_validate.shown(scale)}, expected magnitudes of {least:.3g} to {most:.3g}, which "
+            "float32 holds"
+        )
     return wanted, made
 
 

@@ -58,7 +58,7 @@ def check_writable(path: Any, *, overwrite: bool = False) -> Path:
         raise FileNotFoundError(f"{path}: the directory {parent} does not exist")
     if not parent.is_dir():
         raise NotADirectoryError(f"{path}: {parent} is not a directory")
-    if path.exists() and not overwrite:
+    if os.path.lexists(path) and not overwrite:  # a link to nothing, too
         raise FileExistsError(
             f"{path}: exists already; overwrite=True (on the command line --overwrite) replaces it"
         )

@@ -519,6 +519,9 @@ def create_store(
         raise TypeError(f"derivation: got {_validate.shown(derivation)}, expected a text or None")
     partial = partial_of(path)
     wanted, pair = _convert.output(dtype, scale, source.stored_dtype)
+    if path.name.lower().endswith(_assemble.SCALED):
+        # NIfTI keeps float32: what is stored is for the scale that it will be read with.
+        pair = (float(np.float32(pair[0])), float(np.float32(pair[1])))
     inner, outer = _grid(source.shape, chunks, shards)
     check_new(path, source, dtype, scale, overwrite=overwrite)
     _check_free(partial, overwrite)
