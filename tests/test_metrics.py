@@ -256,6 +256,23 @@ def test_no_metric_depends_on_the_unit(factor):
     assert mf.metrics.psnr([1.0, 0.0], [1.0, 1e-200]) == pytest.approx(4003.01, abs=0.01)
 
 
+@pytest.mark.parametrize("shape", [(200, 200), (60, 90), (21, 20, 24), (120,)])
+def test_no_spectrum_depends_on_the_unit_of_lengths(shape):
+    rng = np.random.default_rng(0)
+    truth = rng.random(shape)
+    image = truth + 0.5 * rng.random(shape)
+    spectra = (
+        lambda size: mf.metrics.fourier_shell_correlation(truth, image, size),
+        lambda size: mf.metrics.radial_power(image, size),
+    )
+    for spectrum in spectra:
+        expected = spectrum(1.0)
+        for unit in (1e-9, 0.065, 0.1, 0.3, 3.0, 7.0, 1e9):
+            frequency, values = spectrum(unit)
+            np.testing.assert_allclose(frequency * unit, expected[0], rtol=1e-12)
+            np.testing.assert_allclose(values, expected[1], rtol=1e-9, atol=1e-12)
+
+
 def test_constant_truth_needs_a_range():
     flat = np.ones((9, 9))
     with pytest.raises(ValueError, match="data_range"):
