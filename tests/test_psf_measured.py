@@ -351,6 +351,17 @@ def test_resample_keeps_the_centre_of_one_bright_voxel(shape, factor):
     np.testing.assert_allclose(centre_of_mass(result), 0, atol=1e-9)
 
 
+@pytest.mark.parametrize("unit", [1e-9, 0.065, 0.1, 0.3, 1.0, 3.0, 7.0, 1e9])
+def test_resample_makes_as_many_voxels_in_any_unit(unit):
+    for n in (3, 5, 15, 21):
+        psf = mf.psf.gaussian(n / 4, (1.0,), (n,))
+        for parts in (2, 3, 9):
+            finer = mf.psf.resample(psf, unit, unit / parts)
+            assert finer.shape == (n * parts + (n * parts + 1) % 2,)
+            coarser = mf.psf.resample(finer, unit / parts, unit)
+            assert coarser.shape == (n if parts % 2 else n + 2,)
+
+
 def test_resample_there_and_back():
     psf = mf.psf.gaussian((6.0, 5.0, 4.0), (1.0, 0.8, 0.5))
     there = mf.psf.resample(psf, (1.0, 0.8, 0.5), (0.5, 0.5, 0.5))

@@ -135,6 +135,10 @@ def _cubic(x: np.ndarray, y: np.ndarray, at: np.ndarray) -> np.ndarray:
     )
 
 
+# What a new grid leaves of the old extent by rounding, in new voxels: no reason for two more.
+_SLACK = 1e-9
+
+
 def resample(psf: Any, voxel_size: Any, new_voxel_size: Any) -> np.ndarray:
     """A PSF on another grid, its sum and its centre (``shape // 2``) kept.
 
@@ -170,7 +174,7 @@ def resample(psf: Any, voxel_size: Any, new_voxel_size: Any) -> np.ndarray:
         if math.isclose(size, new_size, rel_tol=1e-9):
             continue
         before, behind = (n // 2 + 0.5) * size, (n - n // 2 - 0.5) * size
-        new_n = 2 * max(0, math.ceil(max(before, behind) / new_size - 0.5)) + 1
+        new_n = 2 * max(0, math.ceil(max(before, behind) / new_size - 0.5 - _SLACK)) + 1
         matrix = _overlap_matrix(n, size, new_n, new_size)
         array = np.moveaxis(np.tensordot(matrix, array, axes=(1, axis)), 0, axis)
     if total != 0:
