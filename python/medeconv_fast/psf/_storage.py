@@ -21,7 +21,8 @@ def save(path: Any, psf: Any, voxel_size: Any, unit: str, *, overwrite: bool = F
         Its ending decides the format; float64 fits .npy, .nii, .nii.gz and .ome.tif (ImageJ's .tif holds
         float32 at most: convert with ``psf.astype("float32")``).
     psf : array_like
-        One to three axes (z, y, x); its dtype is kept, and so are its values.
+        One to three axes (z, y, x); its dtype is kept (bool as uint8 where the format has none), and so are
+        its values.
     voxel_size : float or sequence of float
         In the axes' order, in `unit`.
     unit : {"mm", "um"}
