@@ -887,7 +887,7 @@ def test_bad_data_is_refused(rng):
         net.fit(x, x, batch_size=4, resume=True)
     with pytest.raises(ValueError, match=r"x: .* first at index \(N, C, y, x\) = \(1, 0, 2, 3\)"):
         net.predict(nan)
-    for callbacks in (["stop"], None, nn.EarlyStopping()):
+    for callbacks in (["stop"], None, nn.EarlyStopping(), [nn.EarlyStopping]):
         with pytest.raises(TypeError, match="callbacks: got"):
             net.fit(x, x, batch_size=4, callbacks=callbacks)
     with pytest.raises(TypeError, match="checkpoint: got 5"):

@@ -671,8 +671,8 @@ def test_the_result_says_how_it_was_made(tmp_path, image, psf):
     mf.restore_volume(source, path, psf, **RL)
     shape = " x ".join(map(str, psf.shape))
     assert mf.io.read(path).metadata["derivation"] == (
-        f"version {mf.__version__}, restored in tiles by richardson-lucy, 3 iterations, boundary extended; "
-        f"PSF of {shape} voxels"
+        f"version {mf.__version__}, restored in tiles by richardson-lucy, 3 iterations, negative clip, "
+        f"boundary extended; PSF of {shape} voxels"
     )
     assert source.metadata == {"derivation": "whatever was done before"}
     # A name makes no other job; an interrupted one is gone on with under the first.
@@ -682,6 +682,20 @@ def test_the_result_says_how_it_was_made(tmp_path, image, psf):
     assert mf.io.read(other).metadata["derivation"].endswith("; PSF Gaussian")
     with pytest.raises(TypeError, match=r"^psf_name: got 3, expected a text"):
         mf.restore_volume(image, other, psf, psf_name=3, **RL)
+    asked = {"background": 1.5, "back_projector": "wiener-butterworth"}
+    mf.restore_volume(image, tmp_path / "asked.zarr", psf, **RL, **asked)
+    assert (
+        "3 iterations, background 1.5, back projector wiener-butterworth, negative clip, boundary extended"
+        in mf.io.read(tmp_path / "asked.zarr").metadata["derivation"]
+    )
+
+
+def test_damaged_record_of_a_job_says_what_helps(tmp_path, image, psf):
+    record = tmp_path / "out.zarr.job.json"
+    record.write_text("{}")
+    with pytest.raises(ValueError, match=r"out\.zarr\.job\.json: damaged, .*; remove it to begin anew"):
+        mf.restore_volume(image, tmp_path / "out.zarr", psf, resume=False, **RL)
+    assert record.read_text() == "{}"
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ __all__ = [
 
 _BLOCK = 1 << 15  # values: a few blocks of float64 stay in the second-level cache
 _NAMES = ("truth", "image")
-SLACK = 1e-9  # of a shell: what is so little below a whole number of them is rounding
+_SLACK = 1e-9  # of a shell: what is so little below a whole number of them is rounding
 
 
 def _pair(
@@ -303,7 +303,7 @@ def _rings(shape: tuple[int, ...], sizes: tuple[float, ...], name: str) -> _Ring
         raise ValueError(f"{name}: one voxel has no spectrum")
     limit = min(0.5 / d for _, d in long_axes)
     step = max(1 / (n * d) for n, d in long_axes)
-    shells = max(1, int(limit / step + SLACK))
+    shells = max(1, int(limit / step + _SLACK))
     # Half the spectrum of a real image says all; what it leaves out counts by doubling its mirror image.
     n, d = shape[-1], sizes[-1]
     twice = np.full(n // 2 + 1, 2.0)
@@ -314,7 +314,7 @@ def _rings(shape: tuple[int, ...], sizes: tuple[float, ...], name: str) -> _Ring
     frequencies.append(np.fft.rfftfreq(n, d))
     radius = np.sqrt(sum(f**2 for f in np.meshgrid(*frequencies, indexing="ij", sparse=True)))
     # Frequencies along an axis lie on the limits of shells, which rounding would part by the unit.
-    which = np.floor(radius / limit * shells + SLACK).astype(np.int64)
+    which = np.floor(radius / limit * shells + _SLACK).astype(np.int64)
     keep = (which < shells) & (radius > 0)
     return _Rings(keep, which[keep], np.broadcast_to(twice, radius.shape)[keep], radius[keep], shells)
 

@@ -17,6 +17,7 @@ import medeconv_fast as mf
 
 from .._arrays import result_dtype
 from .._device import choose_device
+from ..algorithms._options import unusual
 from ..algorithms._restore import choose
 from . import batch, tiles
 from .images import check_format, parts, psf_for, read_image, settled_method, shown_size, with_geometry
@@ -143,7 +144,9 @@ def _described(info: dict[str, Any]) -> str:
         words.append(f"{info['num_iter']} iterations")
         if info["stopped_by"] not in ("num_iter", "callback"):
             words[-1] += f" (by {info['stopped_by']})"
-    return ", ".join([*words, f"boundary {settings['boundary']}"])
+    if "weight" in settings:
+        words.append(f"weight {settings['weight']:.4g}")
+    return ", ".join([*words, *unusual(settings), f"boundary {settings['boundary']}"])
 
 
 def restore(arguments: argparse.Namespace, session: Session) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -193,3 +194,28 @@ def cropped(estimate: np.ndarray, blur: Blur, *, copy: bool = False) -> np.ndarr
         return estimate if whole == estimate.shape and not copy else estimate[blur.frame]
     part = estimate[blur.frame]
     return np.array(part, order="C") if copy else np.ascontiguousarray(part)
+
+
+_USUAL = {
+    "background": 0.0,
+    "damping": None,
+    "readout_variance": None,
+    "noise_to_signal": None,
+    "weights": None,
+    "back_projector": "matched",
+    "negative": "raise",
+}
+
+
+def unusual(options: Mapping[str, Any]) -> list[str]:
+    """What was asked for of a method that changes what its result means, in a few words each."""
+    words = []
+    for name, usual in _USUAL.items():
+        value, shown = options.get(name, usual), name.replace("_", " ")
+        if isinstance(value, int | float | np.number):
+            words += [] if value == usual else [f"{shown} {value:.4g}"]
+        elif isinstance(value, str) and value != "array":
+            words += [] if value == usual else [f"{shown} {value}"]
+        elif value is not None:
+            words.append(shown)
+    return words

@@ -170,10 +170,9 @@ class ReduceOnPlateau(_Watching):
 def as_callback(value: Any) -> Callback:
     if isinstance(value, Callback):
         return value
-    if callable(value):
+    if callable(value) and not isinstance(value, type):  # a class is not what it makes
         return FunctionCallback(value)
     raise TypeError(
-        f"callbacks: got {_validate.shown(value)}, expected nn.EarlyStopping, another nn.Callback or "
-        "a function "
-        "of (epoch, logs)"
+        f"callbacks: got {_validate.shown(value)}, expected nn.EarlyStopping(), another nn.Callback or a "
+        "function of (epoch, logs)"
     )

@@ -48,7 +48,9 @@ class Manifest:
             if record["format"] != FORMAT:
                 raise ValueError(f"format {record['format']}, expected {FORMAT}")
         except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{self.path}: damaged, or no record of a job ({error})") from error
+            raise ValueError(
+                f"{self.path}: damaged, or no record of a job ({error}); remove it to begin anew"
+            ) from error
         self.record = record
         return True
 

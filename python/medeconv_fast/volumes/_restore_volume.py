@@ -22,6 +22,7 @@ from .._grid import Grid
 from .._planner import bytes_of
 from .._record import Record
 from .._threads import get_num_threads
+from ..algorithms._options import unusual
 from ..algorithms._tile import Numbers, Restorer
 from ..io import _convert, _store, _zarr
 from ..io._files import check_parent
@@ -565,7 +566,7 @@ def described(entry: dict[str, Any]) -> str:
     if "num_iter" in options:
         words.append(f"{options['num_iter']} iterations")
     words += [f"{name} {options[name]:.4g}" for name in ("balance", "weight") if name in options]
-    return ", ".join(words)
+    return ", ".join(words + unusual(options))
 
 
 def _plain(value: Any) -> Any:
