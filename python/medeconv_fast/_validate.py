@@ -157,11 +157,8 @@ def real(value: Any, name: str) -> np.ndarray:
     unmasked(value, name)
     try:
         array = np.asarray(value)
-    except (
-        ValueError,
-        TypeError,
-        RuntimeError,
-    ) as error:  # ragged lists; tensors on a GPU or with a gradient
+    except (ValueError, TypeError, RuntimeError) as error:
+        # Ragged lists; tensors on a GPU or with a gradient.
         raise TypeError(f"{name}: cannot be read as an array ({error})") from error
     an_array(array, value, name)
     return array
