@@ -356,3 +356,35 @@ def test_what_few_programs_need_is_loaded_when_it_is_asked_for():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split("\n")[:3] == ["[]", "[]", "False True"]
+
+
+@pytest.mark.parametrize("later", ["nn", "report", "volumes"])
+@pytest.mark.parametrize("package", ["io", "preprocess"])
+def test_threads_may_load_what_is_loaded_later(package, later):
+    """One begins with a package of which the other, meanwhile, needs parts."""
+    code = (
+        "import importlib, importlib.machinery, sys, threading, time\n"
+        "import medeconv_fast\n"
+        "package, later = ('medeconv_fast.' + name for name in sys.argv[1:])\n"
+        "begun, errors = threading.Event(), []\n"
+        "def create(self, spec):\n"
+        "    if spec.name == package and threading.current_thread() is one:\n"
+        "        begun.set()\n"
+        "        time.sleep(1)\n"
+        "importlib.machinery.SourceFileLoader.create_module = create\n"
+        "def load(name):\n"
+        "    try:\n"
+        "        importlib.import_module(name)\n"
+        "    except Exception as error:\n"
+        "        errors.append(repr(error))\n"
+        "one, other = (threading.Thread(target=load, args=(name,)) for name in (package, later))\n"
+        "one.start()\n"
+        "begun.wait(60)\n"
+        "other.start()\n"
+        "one.join()\n"
+        "other.join()\n"
+        "print(errors)"
+    )
+    command = [sys.executable, "-c", code, package, later]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from . import io as _io  # noqa: F401, whole before a part of it, as in `medeconv_fast.nn`
 from ._extras import matplotlib_figure
 from .io._files import write_whole
 

@@ -4,6 +4,10 @@ Arrays are (N, C, [z,] y, x). `DeconvNet` and `RLNet` are ready made; `Sequentia
 layers. See docs/nets.md.
 """
 
+# Whole, before parts of them: a thread that asks for a part while another one loads the package would make
+# them wait for each other, which Python ends with an error.
+from .. import io as _io  # noqa: F401
+from .. import preprocess as _preprocess  # noqa: F401
 from ._activations import LeakyReLU, ReLU, Softplus
 from ._augmentation import Augmentation
 from ._blur_layers import FixedBlur, RichardsonLucyStep
