@@ -42,6 +42,7 @@ void denoise_step(DenoisePass<T> pass, int threads) {
     const DenoiseKernels<T>& kernels = kernels_for(pass);
     const int64_t plane = pass.height * pass.width, thick = std::max(fewest_slices, unit_values / plane);
     const int64_t units = (pass.depth + thick - 1) / thick;
+    threads = int(std::min<int64_t>(threads, units));
     // A slab's values are made while it ascends, each before what it is made of does. The first slice's is made before any other
     // slab moves: it depends on the slice before, and that one on it.
     const Buffer<T> firsts = acquire<T>(units * plane), rolling = acquire<T>(2 * plane * threads);

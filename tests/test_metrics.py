@@ -280,6 +280,8 @@ def test_constant_truth_needs_a_range():
     assert mf.metrics.psnr(flat, flat + 1, data_range=10) == pytest.approx(20)
     with pytest.raises(ValueError, match="data_range"):
         mf.metrics.ssim(flat, flat)
+    with pytest.raises(ValueError, match="data_range: got 1e-200, which is nothing beside"):
+        mf.metrics.ssim(np.zeros((9, 20)), 1e200 * np.eye(9, 20), data_range=1e-200)
     with pytest.raises(ValueError, match="zero"):
         mf.metrics.nrmse(0 * flat, flat)
     with pytest.raises(ValueError, match="window"):

@@ -266,8 +266,11 @@ def ssim(truth: Any, image: Any, *, data_range: float | None = None, window: int
         mx += offset
         my += offset
         score = (2 * mx * my + c1) * (2 * sample * vxy + c2)
-        score /= (mx * mx + my * my + c1) * (sample * both + c2)
+        with np.errstate(invalid="ignore"):  # of what NaN comes of
+            score /= (mx * mx + my * my + c1) * (sample * both + c2)
         total += float(score.sum())
+    if math.isnan(total):
+        raise ValueError(f"data_range: got {data_range}, which is nothing beside values as large as these")
     return total / math.prod(n - window + 1 for n in a.shape)
 
 
