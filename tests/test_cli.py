@@ -519,6 +519,18 @@ def test_psf_file_without_geometry_is_said_so(scan, run):
     assert status == 0 and "psf.npy has no voxel size: taken as sampled on the image's grid" in err
 
 
+def test_a_psf_file_that_shifts_is_said(scan, run):
+    """Cropped around elsewhere, or of an even length with its centre between two voxels."""
+    psf = mf.psf.gaussian((3, 2, 2), SIZE)
+    even = np.stack([psf[0] * 0, *(0.5 * (psf[1:] + psf[:-1]))])[1:]
+    cases = {"+0 x +0 x +2": np.pad(psf, ((0, 0), (0, 0), (4, 0))), "-0.5 x +0 x +0": even, "": psf}
+    for i, (said, array) in enumerate(cases.items()):
+        np.save("psf.npy", array)
+        status, _, err = run("restore", "scan.nii", "-o", f"{i}.nii", "--psf", "psf.npy", "--iterations", 2)
+        assert status == 0 and (f"has its centre {said} voxels (z, y, x) from" in err) is bool(said)
+        assert ("medeconv psf recentre" in err) is bool(said)
+
+
 @pytest.mark.parametrize(
     ("columns", "said"),
     [

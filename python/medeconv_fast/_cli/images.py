@@ -15,10 +15,13 @@ import medeconv_fast as mf
 
 from ..algorithms._restore import choose
 from ..io._volume import resized
+from ..psf._sampling import centroid
 from .session import Session, UserError
 
 UNITS = {"mm": 1.0, "um": 1e-3, "nm": 1e-6}  # in mm
 TURNED = 10  # degrees by which a PSF's axes may lie otherwise than the image's
+OFF = 0.4  # voxels by which the core of a measured PSF may lie beside shape // 2: noise moves it, too
+CORE = 0.25  # of the largest value; what is above it is the core, as `mf.psf.from_beads` centres it
 SAME = 1e-3  # voxel sizes closer than this (relative) are the same: files round them
 
 
@@ -191,7 +194,23 @@ def psf_for(
     if float(psf.array.max()) > 0.999 * float(psf.array.sum()):
         # What millimetres instead of micrometres make of one: nothing would be restored, and nobody told.
         session.note(f"the PSF ({psf.text}) is one voxel on the image's grid: no blur; are the units right?")
+    if shift := _shift(psf.array):
+        lengths = " x ".join(f"{round(s, 1) + 0:+g}" for s in shift)
+        # What a half-voxel convention or a crop around elsewhere leaves: all of the result lies elsewhere.
+        session.note(
+            f"the PSF ({psf.text}) has its centre {lengths} voxels "
+            f"({', '.join(volume.spatial_axes)}) from the middle voxel, shape // 2: images are shifted by as "
+            "much; medeconv psf recentre moves it there"
+        )
     return psf
+
+
+def _shift(psf: np.ndarray) -> tuple[float, ...] | None:
+    """Where the core of a PSF lies from ``shape // 2``, in voxels, if more than `OFF` along an axis."""
+    if not (np.isfinite(psf).all() and psf.max() > 0):
+        return None  # refused where it is used
+    found = centroid(psf, CORE)
+    return found if max(map(abs, found)) > OFF else None
 
 
 def _check_width(fwhm: tuple[float, ...], target: tuple[float, ...], volume: mf.io.Volume, flag: str) -> None:
