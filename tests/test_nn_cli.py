@@ -227,6 +227,20 @@ def test_what_an_unfinished_training_leaves_is_said(files, capsys, monkeypatch):
     assert status == 0, text
 
 
+def test_negative_values_are_named_as_the_file_holds_them(files, capsys, monkeypatch):
+    """The network sees them divided by the image's unit."""
+    monkeypatch.chdir(files)
+    net = mf.nn.RLNet(mf.psf.gaussian(fwhm=(2, 2, 2), voxel_size=(1, 1, 1)), steps=1, filters=2)
+    net.notes["unit_percentile"] = 99.9
+    net.save("n.safetensors")
+    image = mf.io.read("image0.nii.gz")
+    array = 1000 * image.array
+    array[3, 4, 5] = -610
+    mf.io.write("signed.nii.gz", image.with_array(array))
+    status, text = run(capsys, "predict", "signed.nii.gz", "-o", "o.nii.gz", "--net", "n.safetensors")
+    assert status == 2 and "signed.nii.gz: " in text and "negative, the smallest -610; expected none" in text
+
+
 def test_images_of_few_values_are_predicted(files, capsys, monkeypatch):
     monkeypatch.chdir(files)
     net = mf.nn.DeconvNet(filters=2, ndim=3)  # at its start it changes nothing

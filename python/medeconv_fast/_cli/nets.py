@@ -10,6 +10,7 @@ import numpy as np
 
 import medeconv_fast as mf
 
+from .. import _validate
 from .._arrays import result_dtype
 from ..nn._data import on_finer_grid
 from ..preprocess._step import same_place, unit_factor
@@ -385,6 +386,8 @@ def predict(arguments: argparse.Namespace, session: Session) -> None:
             # Slices of a volume are the batch of a network of two axes.
             batch = (image / unit).reshape(-1, 1, *image.shape[image.ndim - net.ndim :])
             try:
+                if isinstance(net, mf.nn.RLNet) and image.size:  # it would name shares of the unit
+                    _validate.non_negative(image, "image", float(image.min()))
                 made = net.predict(batch, 1 if net.ndim == 3 else 8, tile=tile)
             except (ValueError, TypeError) as error:
                 raise UserError(f"{name}: {error}") from error
