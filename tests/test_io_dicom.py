@@ -439,6 +439,12 @@ def test_an_unspecified_unit_does_not_hide_another(tmp_path, elements, unit):
         assert mf.io.read(tmp_path / name).metadata["intensity_unit"] == other
 
 
+def test_half_a_scale_of_ct_is_none_of_hounsfield_units(tmp_path):
+    """What a file lacks that CT must have, nobody can tell from 0."""
+    read = mf.io.read(folder(tmp_path / "ct", stack(Modality="CT", RescaleSlope=1, RescaleIntercept=None)))
+    assert read.metadata["intensity_unit"] is None
+
+
 def modality_table(**values):
     table = Dataset()
     table.LUTDescriptor, table.LUTData = [4, 0, 16], [10, 20, 400, 8000]

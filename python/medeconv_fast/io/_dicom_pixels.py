@@ -197,8 +197,9 @@ def unit_of(dataset: Any, groups: tuple[Any, ...]) -> str | None:
         found.insert(0, str(dataset.get("Units") or "").strip())
     stated = [unit for unit in found if unit]
     if not stated:
-        sloped = dataset.get("RescaleSlope") is not None and not has_table(dataset)
-        return "HU" if dataset.get("Modality") == "CT" and sloped else None
+        # Both, as a CT image must have them: without the intercept nobody knows where air lies.
+        scaled = all(dataset.get(f"Rescale{name}") is not None for name in ("Slope", "Intercept"))
+        return "HU" if dataset.get("Modality") == "CT" and scaled and not has_table(dataset) else None
     return next((unit for unit in stated if unit not in UNSPECIFIED), None)
 
 

@@ -106,7 +106,8 @@ def draw(
     """A sample of these items: all of a small volume, else blocks at places that depend on `seed` alone."""
     shape = tuple(source.shape)
     dtype = _arrays.result_dtype(source.dtype)
-    limit = min(LARGEST_SAMPLE, max((memory - BASE) // BYTES_PER_VOXEL, 1))
+    # Too little memory for a tile is said once it is known what one takes; until then a sample needs voxels.
+    limit = min(LARGEST_SAMPLE, max(max(memory - BASE, memory // 4) // BYTES_PER_VOXEL, 1))
     if len(items) == 1 and math.prod(shape) <= limit:
         places = [(items[0], tuple(slice(0, n) for n in shape))]
     else:
