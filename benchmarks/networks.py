@@ -241,8 +241,10 @@ def main() -> None:
         work = measure if rest[0] in MODES else memory
         print(json.dumps(work(layers[name], *rest)))
         return
-    from machine import save  # notes the load before anything is measured
+    from machine import describe, save  # notes the load before anything is measured
     from medeconv_fast.backends import cpp
+
+    describe(arguments.threads)  # what it lacks is said now, not when all has been measured
 
     modes = [mode for mode in MODES if mode != "avx2" or "avx2" in cpp.describe()["supported_isas"]]
     chosen = [layer for layer in LAYERS if any(text in layer.name for text in arguments.only)]
