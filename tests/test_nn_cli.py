@@ -239,6 +239,8 @@ def test_negative_values_are_named_as_the_file_holds_them(files, capsys, monkeyp
     mf.io.write("signed.nii.gz", image.with_array(array))
     status, text = run(capsys, "predict", "signed.nii.gz", "-o", "o.nii.gz", "--net", "n.safetensors")
     assert status == 2 and "signed.nii.gz: " in text and "negative, the smallest -610; expected none" in text
+    mf.nn.RLNet(steps=1, filters=2).save("no-psf.safetensors")  # learns both ways, and divides by no image
+    assert run(capsys, "predict", "signed.nii.gz", "-o", "o.nii.gz", "--net", "no-psf.safetensors")[0] == 0
 
 
 def test_images_of_few_values_are_predicted(files, capsys, monkeypatch):

@@ -386,7 +386,7 @@ def predict(arguments: argparse.Namespace, session: Session) -> None:
             # Slices of a volume are the batch of a network of two axes.
             batch = (image / unit).reshape(-1, 1, *image.shape[image.ndim - net.ndim :])
             try:
-                if isinstance(net, mf.nn.RLNet) and image.size:  # it would name shares of the unit
+                if net.positive and image.size:  # it would name shares of the unit
                     _validate.non_negative(image, "image", float(image.min()))
                 made = net.predict(batch, 1 if net.ndim == 3 else 8, tile=tile)
             except (ValueError, TypeError) as error:
