@@ -14,7 +14,7 @@ module = importlib.import_module("medeconv_fast.algorithms._total_variation")
 def denoise(z, weight, iterations, *, steepness=None, lowest=None, num_threads=1, calls=1, backend="auto"):
     steepness, kernels = steepness or (1.0,) * z.ndim, mf.backends.resolve(backend)
     options = {"lowest": lowest, "backend": kernels, "num_threads": num_threads}
-    denoiser = module.Denoiser(z, z.shape, weight, steepness, **options)
+    denoiser = module.Denoiser(z, weight, steepness, **options)
     for _ in range(calls):
         x = denoiser(z, iterations=iterations)
     return x

@@ -62,10 +62,6 @@ def _unit(largest: float) -> float:
     return math.ldexp(1.0, -max(min(math.frexp(largest)[1], 1000), -1000))
 
 
-def _magnitude(*arrays: np.ndarray) -> float:
-    return max(float(np.abs(array).max()) for array in arrays)
-
-
 def _rms(of: np.ndarray, without: np.ndarray | None = None) -> float:
     """Root of the mean square of an array, or of what it is more than another one, in float64."""
     first = of.reshape(-1)
@@ -184,28 +180,20 @@ def i_divergence(truth: Any, image: Any) -> float:
 
 
 def _window_mean(a: np.ndarray, size: int) -> np.ndarray:
-    """Mean over windows of `size` per axis that lie inside the array."""
+    """Mean over windows of `size`, odd and above 1, per axis that lie inside the array."""
     for axis in range(a.ndim):
-        count = a.shape[axis] - size + 1
-
-        def from_(values: np.ndarray, start: int, number: int, axis: int = axis) -> np.ndarray:
-            return values[(slice(None),) * axis + (slice(start, start + number),)]
-
         # Sums of 1, 2, 4, ... neighbours, of which a window is made: few passes instead of `size`.
-        total: np.ndarray | None = None
-        done, width, sums = 0, 1, a
-        while True:
-            if size & width:
-                part = from_(sums, done, count)
-                total = part.copy() if total is None else np.add(total, part, out=total)
-                done += width
-            if 2 * width > size:
-                break
-            sums = from_(sums, 0, sums.shape[axis] - width) + from_(sums, width, sums.shape[axis] - width)
-            width *= 2
-        assert total is not None
+        sums = np.moveaxis(a, axis, 0)
+        count = len(sums) - size + 1
+        done, total = 1, sums[:count]
+        for bit in range(size.bit_length() - 1):
+            width = 1 << bit
+            sums = sums[:-width] + sums[width:]
+            if size & 2 * width:
+                total = np.add(total, sums[done : done + count], out=total if done > 1 else None)
+                done += 2 * width
         total /= size
-        a = total
+        a = np.moveaxis(total, 0, axis)
     return a
 
 
@@ -329,7 +317,7 @@ def _shells(
     first, second = _doubles(a, b, ("a", "b"))
     _validate.rank(first, "a")
     sizes = _validate.voxel_size(1.0 if voxel_size is None else voxel_size, "voxel_size", first.ndim)
-    first, second = (array * _unit(_magnitude(array)) for array in (first, second))
+    first, second = (array * _unit(float(np.abs(array).max())) for array in (first, second))
     if _validate.flag(taper, "taper"):
         first, second = _tapered(first), _tapered(second)
     rings = _rings(first.shape, sizes, "a")

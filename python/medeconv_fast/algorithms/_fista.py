@@ -157,7 +157,6 @@ def fista(
     if weight:
         denoiser = Denoiser(
             estimate,
-            estimate.shape,
             weight * length,
             model.steepness,
             lowest=0.0 if non_negative else None,

@@ -16,14 +16,13 @@ class Denoiser:
 
     The fast gradient projection of A. Beck and M. Teboulle, IEEE Trans. Image Process. 18, 2419 (2009). The
     dual variables, one vector of length at most 1 per voxel, are kept from call to call: an outer iteration
-    changes z little. `steepness` is what differences along each axis are multiplied by. `like` has the dtype,
-    and lies where the work is to be done.
+    changes z little. `steepness` is what differences along each axis are multiplied by. `like` has shape and
+    dtype, and lies where the work is to be done.
     """
 
     def __init__(
         self,
         like: Any,
-        shape: tuple[int, ...],
         weight: float,
         steepness: tuple[float, ...],
         *,
@@ -33,13 +32,13 @@ class Denoiser:
     ) -> None:
         self._backend, self._threads = backend, num_threads
         self._lowest = -math.inf if lowest is None else lowest
-        long = [n > 1 for n in shape]
+        long = [n > 1 for n in like.shape]
         squares = sum(s * s for s, counts in zip(steepness, long, strict=True) if counts)
         if squares:
             # The dual gradient's Lipschitz constant: that of the differences, 4 per axis, times weight^2.
             self._step = tuple(s / (4 * squares * weight) for s in steepness)
             self._weight = tuple(weight * s for s in steepness)
-        components = (sum(long), *shape)
+        components = (sum(long), *like.shape)
         self._dual, self._ahead = (_device.full_beside(like, components, 0.0) for _ in range(2))
 
     @property

@@ -226,6 +226,11 @@ def cut(total: int, size: int) -> list[tuple[int, int]]:
     return [(start, min(start + size, total)) for start in range(0, total, size)]
 
 
+def planes_of(volume: np.ndarray) -> list[tuple[int, int]]:
+    """Pieces of work along the first axis, of about 65536 values."""
+    return cut(len(volume), max(1, (1 << 16) // max(1, math.prod(volume.shape[1:]))))
+
+
 def three(values: Any, fill: Any) -> tuple[Any, ...]:
     return (fill,) * (3 - len(values)) + tuple(values)
 
@@ -253,7 +258,7 @@ def folded(y: np.ndarray, axis: int, sources: np.ndarray, n: int, num_threads: i
     x = y.reshape(math.prod(before), y.shape[axis], math.prod(after))
     out = np.empty((x.shape[0], n, x.shape[2]), y.dtype)
     # Along the axes before this one where they give enough units, else along those behind it.
-    rows = cut(x.shape[0], max(1, (1 << 16) // (x.shape[1] * x.shape[2])))
+    rows = planes_of(x)
     columns = cut(x.shape[2], 1 << 11 if len(rows) < 16 else x.shape[2])
     units = [(row, column) for row in rows for column in columns]
 

@@ -25,6 +25,7 @@ from ._numba_base import (
     cut,
     folded,
     kept,
+    planes_of,
     run,
     scipy_fft,
     sources_of,
@@ -903,7 +904,7 @@ def penalty(
     lengths = three(tuple(float(s) for s in spacing), 1.0)
     real = [length for length, n in zip(lengths, volume.shape, strict=True) if n > 1]
     inverse = np.array([min(real, default=1.0) / length for length in lengths], x.dtype)
-    planes = cut(len(volume), max(1, (1 << 16) // math.prod(volume.shape[1:])))
+    planes = planes_of(volume)
 
     def write(unit: int) -> None:
         first, last = planes[unit]
@@ -947,7 +948,7 @@ def denoised(
     volume, result = (a.reshape(three(a.shape, 1)) for a in (volume, out))
     components = components.reshape(-1, *volume.shape)
     weights = np.array(three(weight, 0.0), z.dtype)
-    planes = cut(len(volume), max(1, (1 << 16) // math.prod(volume.shape[1:])))
+    planes = planes_of(volume)
     least = z.dtype.type(lowest)
 
     def write(unit: int) -> None:
@@ -973,7 +974,7 @@ def denoise_step(
     x = x.reshape(three(x.shape, 1))
     components, before = (a.reshape(-1, *x.shape) for a in (ahead, dual))
     steps = np.array(three(step, 0.0), z.dtype)
-    planes = cut(len(x), max(1, (1 << 16) // math.prod(x.shape[1:])))
+    planes = planes_of(x)
     further = z.dtype.type(momentum)
 
     def write(unit: int) -> None:
@@ -1009,7 +1010,7 @@ def pad(
     maps = [sources_of(n, a, b, boundary) for n, a, b in zip(shape, low, high, strict=True)]
     lengths = [len(m) for m in maps]
     made = np.empty(lengths, x.dtype) if out is None else out.reshape(lengths)
-    blocks = cut(len(made), max(1, (1 << 16) // max(1, math.prod(made.shape[1:]))))
+    blocks = planes_of(made)
 
     def fill(unit: int) -> None:
         start, stop = blocks[unit]
