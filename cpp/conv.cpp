@@ -23,6 +23,7 @@ constexpr int64_t winograd_sums_bytes = 256 << 10;   // of the weight gradient o
 constexpr int64_t many_weight_bytes = 512 << 10; // worth packing where they are used
 constexpr int64_t stream_bytes = 8 << 20;        // results that no cache would keep until they are read
 constexpr int64_t stream_taps = 64;              // more arithmetic than this hides the stores
+constexpr int64_t bare_bytes = 24 << 20;         // of a source that the caches may hold
 constexpr int64_t waiting_bytes = 160 << 10;     // results that wait to be streamed
 constexpr int64_t terms_at_once = 64;
 constexpr int64_t toeplitz_positions = 32768;
@@ -411,10 +412,12 @@ void finish(ConvTables<T>& t, const ConvShape& s, const ConvKernels<T>& kernels,
         axis[1].block = ceil_div(axis[1].count, ceil_div(axis[1].count, std::min(rows, axis[1].block)));
         layout<T>(axis, false, p.band);
     }
-    // A copy would be read by a tile or two; more of them need channels that do not compete for the same sets of the cache.
+    // A copy would be read by a tile or two; more of them need channels that do not compete for the same sets of the cache. From
+    // memory the copy fetches one channel after the other, ahead of time, and tiles would wait for all of them at once.
     const bool spread = p.source_size * int64_t(sizeof(T)) % 512 != 0;
+    const int64_t source_values = s.batch * s.groups * p.sources * p.source_size;
     p.bare = !p.toeplitz && !p.shared && !phases && reads_once(axis, kernels.lanes) && p.sources * p.source_size <= INT32_MAX &&
-             (p.destinations <= 2 * kernels.rows || spread);
+             source_values * int64_t(sizeof(T)) <= bare_bytes && (p.destinations <= 2 * kernels.rows || spread);
     if (p.bare) {
         p.band.flat = false;
         p.band.channel = p.source_size, p.band.plane = axis[1].length * axis[2].length, p.band.row = axis[1].step * axis[2].length;

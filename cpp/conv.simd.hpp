@@ -40,6 +40,13 @@ MEDECONV_INLINE void copy_values(const T* from, int64_t n, T* to) {
 #endif
 }
 
+// A few: a call of memset takes longer.
+template <class T>
+MEDECONV_INLINE void zero_values(int64_t first, int64_t stop, T* to) {
+    constexpr int64_t L = lanes<T>;
+    for (int64_t i = first; i < stop; i += L) store_first(to + i, Vec<T>{}, stop - i < L ? stop - i : L);
+}
+
 // to[i] = from[i · skip] for i in [0, n).
 template <class T>
 MEDECONV_INLINE void copy_every(const T* from, int64_t skip, int64_t n, T* to) {
@@ -85,7 +92,7 @@ MEDECONV_INLINE void copy_row(const ConvAxis& x, const T* row, int64_t start, in
         for (int64_t i = 0; i < inner; ++i) to[i] = at(i);
         if (inner < outer) copy_every(row + x.index(start + inner), x.skip, outer - inner, to + inner);
         for (int64_t i = outer; i < reach; ++i) to[i] = at(i);
-        for (int64_t i = reach; i < pitch; ++i) to[i] = T(0);
+        zero_values(reach, pitch, to);
         return;
     }
     const int64_t s = x.step;
@@ -114,13 +121,14 @@ MEDECONV_INLINE void copy_row(const ConvAxis& x, const T* row, int64_t start, in
             i = first < stop ? stop : first;
         }
         for (; i < n; ++i) out[i] = at(i * s + phase);
-        for (; i < pitch; ++i) out[i] = T(0);
+        zero_values(i, pitch, out);
     }
 }
 
-// Channels of one image and group, at the positions that outputs [z), [y), [x) read. Pass: axis, band, source_size.
+// Channels of one image and group, at the positions that outputs [z), [y), [x) read. Pass: axis, band, source_size. Of `more`
+// channels behind them the first is wanted next.
 template <class Pass, class T>
-MEDECONV_INLINE void copy_channels(const Pass& p, const T* channel, int64_t count, Range zs, Range ys, Range xs, T* to) {
+MEDECONV_INLINE void copy_channels(const Pass& p, const T* channel, int64_t count, Range zs, Range ys, Range xs, T* to, int64_t more = 0) {
     const ConvAxis &z = p.axis[0], &y = p.axis[1], &x = p.axis[2];
     const int64_t planes = z.reach(zs.stop - zs.start), rows = y.reach(ys.stop - ys.start), reach = x.reach(xs.stop - xs.start);
     const int64_t at = (xs.start * x.step - x.inner) * x.skip + (x.inner < x.outer ? x.index(x.inner) : 0);
@@ -129,18 +137,21 @@ MEDECONV_INLINE void copy_channels(const Pass& p, const T* channel, int64_t coun
         for (int64_t a = 0; a < planes; ++a) {
             if (!z.used[a % z.step]) continue;
             const int64_t slice = z.index(zs.start * z.step + a);
-            for (int64_t b = 0; b < rows; ++b) {
-                if (!y.used[b % y.step]) continue;
+            int64_t phase = 0;           // of row b: b % y.step, and then b / y.step rows into its part
+            T* part = to + a * p.band.plane;
+            for (int64_t b = 0; b < rows; ++b, ++phase) {
+                if (phase == y.step) phase = 0, part += p.band.row;
+                if (!y.used[phase]) continue;
                 const int64_t line = y.index(ys.start * y.step + b);
-                T* row = to + a * p.band.plane + b % y.step * x.step * p.band.part + b / y.step * p.band.row;
+                T* const row = part + phase * x.step * p.band.part;
                 if (slice < 0 || line < 0) {
-                    for (int64_t phase = 0; phase < x.step; ++phase)
-                        if (x.used[phase]) std::memset(row + phase * p.band.part, 0, size_t(p.band.row) * sizeof(T));
+                    for (int64_t px = 0; px < x.step; ++px)
+                        if (x.used[px]) std::memset(row + px * p.band.part, 0, size_t(p.band.row) * sizeof(T));
                     continue;
                 }
                 const T* from = channel + (slice * y.length + line) * x.length;
                 // The next channel's row, far enough ahead for memory: rows are too short for the hardware to see them coming.
-                if (c + 1 < count) prefetch_row(from + p.source_size + left, right - left);
+                if (c + 1 < count + more) prefetch_row(from + p.source_size + left, right - left);
                 copy_row(x, from, xs.start * x.step, reach, row, p.band.part, p.band.row);
             }
         }
@@ -554,7 +565,7 @@ MEDECONV_NOINLINE void toeplitz_unit(const ConvPass<T>& p, const ConvScratch<T>&
     for (int64_t c0 = 0; c0 < p.sources; c0 += p.sources_at_once) {
         const int64_t cs = p.sources - c0 < p.sources_at_once ? p.sources - c0 : p.sources_at_once;
         const bool last = c0 + cs == p.sources;
-        copy_channels(p, source + c0 * p.source_size, cs, zs, ys, xs, s.band);
+        copy_channels(p, source + c0 * p.source_size, cs, zs, ys, xs, s.band, p.sources - c0 - cs);
         tile.count = cs * p.z_taps;
         for (int64_t qz = zs.start; qz < zs.stop; ++qz)
             for (int64_t qy = ys.start; qy < ys.stop; qy += tile_rows) {
