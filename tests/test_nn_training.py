@@ -309,6 +309,37 @@ def test_checkpoints_hold_the_best_weights(tmp_path):
             np.testing.assert_array_equal(one, other)
 
 
+def test_a_checkpoint_that_exists_is_not_replaced_unasked(tmp_path):
+    x, y = blurred_pairs(4)
+    path = tmp_path / "c.safetensors"
+    tiny().save(path)
+    held = path.read_bytes()
+    with pytest.raises(FileExistsError, match=r"c\.safetensors exists already; expected resume=True"):
+        tiny().compile().fit(x, y, 1, 4, checkpoint=path)
+    assert path.read_bytes() == held
+    with pytest.raises(FileNotFoundError, match="does not exist"):  # before the first epoch, not after
+        tiny().compile().fit(
+            x, y, 1, 4, checkpoint=tmp_path / "no" / "c.safetensors", callbacks=[lambda *_: 1 / 0]
+        )
+    tiny().compile().fit(x, y, 1, 4, checkpoint=path, overwrite=True)
+    assert path.read_bytes() != held
+
+
+def test_what_is_measured_on_is_not_what_the_first_epoch_drew(rng):
+    """Of one sharp volume: other patches, other noise."""
+    drawn = []
+
+    class Pairs(nn.SimulatedPairs):
+        def pair(self, number, generator):
+            made = super().pair(number, generator)
+            drawn.append(made[0].tobytes())
+            return made
+
+    pairs = Pairs([rng.random((24, 24), np.float32)], PSF, (8, 8), 4, photons=100)
+    tiny().compile().fit(pairs, None, 1, 4, pairs, seed=0)
+    assert len(drawn) == 8 and len(set(drawn)) == 8
+
+
 @pytest.mark.parametrize("make", [nn.EarlyStopping, nn.ReduceOnPlateau])
 def test_callbacks_remember_that_nothing_is_better(make, tmp_path):
     """A PSNR of infinity is the best there is, in a resumed run too."""

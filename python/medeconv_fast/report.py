@@ -18,9 +18,11 @@ from typing import Any
 import numpy as np
 
 from . import _arrays, _extras, _figures, _validate, metrics, stop
+from . import preprocess as _preprocess  # noqa: F401
 from . import psf as psfs
 from .io import Volume, check_writable
 from .io._files import write_whole
+from .preprocess._step import same_place
 
 __all__ = ["check", "write"]
 
@@ -122,7 +124,8 @@ def write(
     Raises
     ------
     ValueError
-        Shapes that differ, other than 2 or 3 axes of space, NaN or Inf, a name that does not end in .html.
+        Shapes that differ, volumes of other places, other than 2 or 3 axes of space, NaN or Inf, a name that
+        does not end in .html.
     TypeError
         Not images, or masked arrays: masked voxels would count as measured.
     FileExistsError
@@ -192,6 +195,8 @@ def _images(
     """Both images in float, first channel and time point only; their geometry; which part it is."""
     arrays: list[np.ndarray] = []
     affine, part = None, ""
+    if isinstance(before, Volume) and isinstance(after, Volume):
+        same_place(after, before, "after")
     for value, name in ((before, "before"), (after, "after")):
         if isinstance(value, Volume):
             index = next(value.spatial_indices())

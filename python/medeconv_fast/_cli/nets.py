@@ -149,6 +149,7 @@ def train(arguments: argparse.Namespace, session: Session) -> None:
     options: dict[str, Any] = {
         "checkpoint": arguments.net,
         "resume": arguments.resume,
+        "overwrite": session.overwrite,
         "seed": arguments.seed,
         "progress": False if session.quiet else None,
     }

@@ -13,6 +13,7 @@ import numpy as np
 
 from .. import _arrays, _validate, backends
 from .._threads import resolve_num_threads
+from ..io._files import check_writable
 from ._callbacks import as_callback
 from ._data import ArrayPairs, Pairs, batch_axes, check_batch, check_channels
 from ._engine import Engine
@@ -275,6 +276,7 @@ class Model(Graph):
         checkpoint: Any = None,
         resume: bool = False,
         progress: bool | None = None,
+        overwrite: bool = False,
     ) -> History:
         """Train on pairs of images and targets.
 
@@ -300,13 +302,16 @@ class Model(Graph):
         seed : int, optional
             Of order and augmentation; default: the network's.
         checkpoint : path-like, optional
-            File to write after every epoch; `load` reads it too, with `EarlyStopping`'s best weights.
+            File to write after every epoch; `load` reads it too, with `EarlyStopping`'s best weights. One
+            that exists needs `resume` or `overwrite`.
         resume : bool
             Go on from `checkpoint` where it exists. The weights then are bit for bit those of a run that was
             not interrupted. Refused with other settings, another PSF, or data that are another in mean or
             deviation of a few samples.
         progress : bool, optional
             Draw loss, PSNR and time left on stderr; default: where that is a terminal.
+        overwrite : bool
+            Start anew and replace a `checkpoint` that exists, once the first epoch is done.
 
         Returns
         -------
@@ -318,6 +323,8 @@ class Model(Graph):
             Arrays that do not fit each other or the network, an empty data set, fewer samples than a batch,
             NaN in the data, values of x below 0 where the network is `positive`, a checkpoint of another
             training.
+        FileExistsError
+            `checkpoint` exists, and neither `resume` nor `overwrite` is True.
         RuntimeError
             Not compiled.
         FloatingPointError
@@ -338,7 +345,15 @@ class Model(Graph):
             )
         if resume and checkpoint is None:
             raise ValueError("resume: got True without a checkpoint, expected checkpoint='FILE.safetensors'")
+        resume, overwrite = _validate.flag(resume, "resume"), _validate.flag(overwrite, "overwrite")
         path = None if checkpoint is None else path_of(checkpoint, "checkpoint")
+        if path is not None:
+            if path.exists() and not (resume or overwrite):
+                raise FileExistsError(
+                    f"checkpoint: {path} exists already; expected resume=True to go on from it, or "
+                    "overwrite=True"
+                )
+            check_writable(path, overwrite=True)
         if not isinstance(callbacks, Iterable):
             raise TypeError(f"callbacks: got {_validate.shown(callbacks)}, expected a list of them")
         training = Training(
@@ -356,7 +371,7 @@ class Model(Graph):
             if seed is None
             else _validate.integer(seed, "seed", minimum=0, maximum=_LARGEST_SEED),
         )
-        return training.run(path, _validate.flag(resume, "resume"), progress)
+        return training.run(path, resume, progress)
 
     def _validation(self, value: Any) -> Any:
         if value is None:

@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 
 Batch = tuple[np.ndarray, np.ndarray, np.ndarray | None]
 
-_SHUFFLE, _LOOK = 1 << 40, 1 << 41  # beside the numbers of samples, in the seeds
+# Beside the numbers of samples and epochs, in the seeds: what is measured on is not what an epoch drew.
+_SHUFFLE, _LOOK, _SCORE = 1 << 40, 1 << 41, 1 << 42
 LOOKED_AT = 4  # samples that tell one data set from another
 # Of a sample's deviation: where a volume's values are rounded otherwise, photons may be drawn anew.
 SAME_DATA = 0.05
@@ -376,7 +377,7 @@ def score_of(model: Model, pairs: Pairs, loss: Loss, batch_size: int) -> _Score:
     score = _Score()
     for start in range(0, len(pairs), batch_size):
         numbers = range(start, min(start + batch_size, len(pairs)))
-        x, y, weights = make_batch(model, pairs, numbers, (0, 0))
+        x, y, weights = make_batch(model, pairs, numbers, (0, _SCORE))
         prediction = model.forward([x], model.engine, None)
         _check_target(prediction, y)
         value, _ = _of_loss(loss, prediction, y, model.engine, weights)

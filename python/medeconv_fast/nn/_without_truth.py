@@ -243,9 +243,9 @@ def fit_without_truth(
     optimizer, loss, learning_rate
         As in `Model.compile`; the losses "mse", "mae" and "poisson".
     **options
-        To `Model.fit`: callbacks, augment (of the image alone), seed, checkpoint, resume, progress. What
-        `load` reads from the checkpoint is a `Model` of `net` and the blur behind it; `net` itself is had by
-        resuming, or from ``net.save``.
+        To `Model.fit`: callbacks, augment (of the image alone), seed, checkpoint, resume, overwrite,
+        progress. What `load` reads from the checkpoint is a `Model` of `net` and the blur behind it; `net`
+        itself is had by resuming, or from ``net.save``.
 
     Returns
     -------
