@@ -226,6 +226,19 @@ def test_what_an_unfinished_training_leaves_is_said(files, capsys, monkeypatch):
     status, text = run(capsys, *words, "--resume")
     assert status == 0, text
 
+    saved = mf.nn.Model.save
+
+    def interrupted_too(self, path, **options):
+        if (files / "alone.safetensors").exists():
+            raise KeyboardInterrupt
+        saved(self, path, **options)
+
+    monkeypatch.setattr(mf.nn.Model, "save", interrupted_too)
+    status, text = run(capsys, "train", *TRAINING, *WAYS["alone"], "--net", "alone.safetensors")
+    assert status == 130 and "stopped; alone.safetensors holds the last whole epoch" in text
+    assert "--resume" not in text
+    assert isinstance(mf.nn.Model.load(files / "alone.safetensors"), mf.nn.RLNet)
+
 
 def test_negative_values_are_named_as_the_file_holds_them(files, capsys, monkeypatch):
     """The network sees them divided by the image's unit."""

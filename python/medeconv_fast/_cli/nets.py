@@ -158,11 +158,11 @@ def train(arguments: argparse.Namespace, session: Session) -> None:
         history, way = _trained(net, arguments, volumes, images, units, kernel, patch, options)
     except BaseException:
         if _written_at(arguments.net) != before:
-            session.kept = f"{arguments.net} holds the last whole epoch, and --resume goes on from there"
+            session.kept = f"{arguments.net} holds the last whole epoch"
+            if not arguments.without_truth:
+                session.kept += ", and --resume goes on from there"
         raise
-    with session.output(arguments.net):
-        if arguments.without_truth:  # else the last epoch's checkpoint is the network
-            net.save(arguments.net, overwrite=session.overwrite)
+    session.written.append(arguments.net)
     last = history.epochs[-1]
     session.say(f"{way}; {len(history.epochs)} epochs, loss {last['loss']:.4g}, PSNR {last['psnr']:.2f} dB")
     session.say(f"wrote {arguments.net} ({net!r})")
@@ -295,8 +295,13 @@ def _trained(
     chosen = {"learning_rate": arguments.learning_rate, "loss": arguments.loss}
     if arguments.without_truth:
         assert kernel is not None
-        # What is trained, and written after every epoch, is the network and the blur behind it.
-        options = {**options, "checkpoint": None, "resume": False}
+        # A checkpoint would hold the blur behind the network, too, and what only a resumed training needs.
+        options = {
+            **options,
+            "checkpoint": None,
+            "resume": False,
+            "callbacks": [lambda *_: net.save(arguments.net, overwrite=True)],
+        }
         history = mf.nn.fit_without_truth(
             net,
             images,

@@ -651,7 +651,7 @@ def _train(parser: argparse.ArgumentParser) -> None:
         "--net",
         metavar="FILE",
         required=True,
-        help="safetensors file to write, also after every epoch (not with --without-truth)",
+        help="safetensors file to write, also after every epoch",
     )
     parser.add_argument(
         "--targets",
