@@ -511,6 +511,28 @@ def test_a_border_beyond_the_reach_of_a_psf_off_its_centre(dtype, backend, rng, 
     assert np.array_equal(mf.richardson_lucy(image, psf, 3, **options), summed)
 
 
+def test_a_psf_longer_than_the_image_leaves_more_than_corners_out_of_reach(dtype, backend):
+    psf = np.zeros((1, 5, 3))
+    psf[0, 0], psf[0, 2, 0], psf[0, 3, 1] = 1, 1, 1
+    image = np.random.default_rng(1).poisson(20.0, (5, 1, 4)).astype(dtype)
+    options = {"boundary": "zero", "backend": backend}
+    summed = mf.richardson_lucy(image, psf, 3, engine="direct", **options)
+    assert np.array_equal(mf.richardson_lucy(image, psf, 3, **options), summed)
+
+
+def test_an_image_does_not_explain_itself_by_a_psf_without_a_centre(dtype, backend, tol, relative_error):
+    distance = np.hypot(*(np.indices((17, 17)) - 8))
+    psf = (distance > 5) * (distance < 7.5) * (1 + 0.3 * np.random.default_rng(0).random((17, 17)))
+    image = np.zeros((90, 90), dtype)
+    image[20:70, 20:70] = np.random.default_rng(1).poisson(20.0, (50, 50))
+    image[5, 5], image[80, 85] = 800, 500
+    options = {"initial": "image", "backend": backend}
+    summed = mf.richardson_lucy(image, psf, 20, engine="direct", **options)
+    chosen, info = mf.richardson_lucy(image, psf, 20, return_info=True, **options)
+    assert relative_error(chosen, summed) < tol("same_grid", dtype)
+    assert any("explains nearly nothing" in note for note in info["warnings"])
+
+
 def test_readout_variance_is_no_light_that_an_initial_support_leaves_out_of_reach(backend):
     support = np.zeros((40, 44), np.float32)
     support[14:26, 15:28] = 50

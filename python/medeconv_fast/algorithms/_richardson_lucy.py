@@ -364,7 +364,8 @@ def richardson_lucy(
             eps=eps,
             unit=unit_of(highest),
         )
-        beyond = out_of_reach(model, estimate, blur, operator, flat=isinstance(initial, str))
+        named = initial if isinstance(initial, str) else None
+        beyond = out_of_reach(model, estimate, blur, operator, initial=named)
         if beyond and engine == "auto" and back is None:
             blur = blur_by(engine="direct")
             operator = blur.operator(data.dtype)

@@ -121,18 +121,19 @@ def gain_of(
     return np.divide(seen, np.maximum(gain, smallest, out=gain), out=gain)
 
 
-def out_of_reach(model: Model, estimate: np.ndarray, blur: Blur, operator: Operator, *, flat: bool) -> int:
+def out_of_reach(
+    model: Model, estimate: np.ndarray, blur: Blur, operator: Operator, *, initial: str | None
+) -> int:
     """Voxels that an estimate explains so badly that their ratios leave transforms no digits for the others.
 
     An estimate that is 0 in parts stays so, and what lies beyond the reach of the rest has ratios of a
-    million. In exact arithmetic they count where the PSF still reaches, and nowhere else. A `flat` estimate
-    reaches all, as the image itself does, but for a PSF off its centre at the border of an image that ends
-    there.
+    million. In exact arithmetic they count where the PSF still reaches, and nowhere else. `initial`: what the
+    estimate is, if it has a name: there are PSFs with which "flat" and "image" reach all.
     """
     if operator.engine != "spectral":
         return 0
     largest = LARGEST_RATIO[model.image.dtype.name]
-    if flat and (blur.boundary != "zero" or least_covered(blur.psf) * largest > 1):
+    if initial is not None and least_explained(blur, initial) * largest > 1:
         return 0
     explained = _device.host(operator.apply(estimate)) + model.image.dtype.type(model.background)
     if model.partial is not None:
@@ -144,8 +145,20 @@ def out_of_reach(model: Model, estimate: np.ndarray, blur: Blur, operator: Opera
     return int(np.count_nonzero(beyond))
 
 
-def least_covered(psf: np.ndarray) -> float:
-    """The share of a PSF that lies in an image where its centre is in a corner: the worst of them."""
+def least_explained(blur: Blur, initial: str) -> float:
+    """How well an estimate with that name explains the voxel that it explains worst, 1 being as well as any.
+
+    A voxel of the image is explained by itself, by the PSF's centre. A flat estimate lacks what lies outside
+    the image where that ends there: the worst voxel is in a corner, unless the PSF is longer than the image,
+    where it may be anywhere.
+    """
+    psf = blur.psf
+    if initial == "image":
+        return float(psf[tuple(n // 2 for n in psf.shape)] / psf.max())
+    if blur.boundary != "zero":
+        return 1.0
+    if any(k > n for n, k in zip(blur.shape, psf.shape, strict=True)):
+        return 0.0
     halves = [(slice(n // 2 + 1), slice(n // 2, None)) for n in psf.shape]
     shares = [float(np.abs(psf[corner]).sum(dtype=np.float64)) for corner in itertools.product(*halves)]
     return min(shares) / float(np.abs(psf).sum(dtype=np.float64))
