@@ -1,5 +1,7 @@
 """What the border asks of a filter's weight: against the truth, which the filter does not know."""
 
+import warnings
+
 import numpy as np
 import pytest
 
@@ -50,6 +52,24 @@ def test_nearer_to_the_best_weight(method, weight):
             without.append(best - mf.metrics.psnr(truth, plain))
     assert np.mean(lost) < 0.5 * np.mean(without)
     assert np.mean(lost) < 0.2
+
+
+@pytest.mark.parametrize(
+    ("shape", "fwhm", "counts"),
+    [((40, 44), 8.0, 1e5), ((24, 26), 4.0, 1e5), ((16, 40, 40), 4.0, 1e5), ((64, 64), 10.0, 1e7)],
+)
+def test_little_noise_asks_for_the_largest_factors(shape, fwhm, counts):
+    """Next to all that the filter would amplify is the border's error: nothing was done against it."""
+    psf = mf.psf.gaussian(fwhm=(fwhm,) * len(shape), voxel_size=(1.0,) * len(shape))
+    for seed in (0, 2):
+        truth, image = cut_from_a_larger_image(shape, psf, counts, seed)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of noise that outgrows the image
+            found, info = mf.wiener(image, psf, return_info=True)
+        weights = info.settings["balance"] * 10.0 ** np.arange(-3, 2.1, 0.25)
+        best = max(mf.metrics.psnr(truth, mf.wiener(image, psf, float(w))) for w in weights)
+        assert mf.metrics.psnr(truth, found) > best - 2, seed
+        assert mf.metrics.psnr(truth, found) > mf.metrics.psnr(truth, image) - 0.2, seed
 
 
 def test_same_for_any_number_of_threads(backend):

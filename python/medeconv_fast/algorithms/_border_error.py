@@ -28,7 +28,9 @@ MASS = 0.98
 # truth is too smooth: weights come out about twice as large) outweighs what it says of the border.
 SHARE = 0.4
 MOST_CUT = 6  # at most this part of an axis on each side
-EXPONENTS = np.arange(-0.5, 1.76, 0.25)  # of ten, about the weight of cross-validation
+STEP = 0.25
+EXPONENTS = np.arange(-0.5, 1.76, STEP)  # of ten, about the weight of cross-validation
+MOST_EXPONENT = 5.0
 DRAWS = 2
 
 _inside: ContextVar[bool] = ContextVar("inside", default=False)
@@ -93,17 +95,23 @@ def factor(
 
     part = call.like(draws[0])
     part_otf, part_penalty = part.transfer(part.psf), part.transfer(penalty, centre)
-    errors = []
-    for exponent in EXPONENTS:
+
+    def error(exponent: float) -> float:
         transfer = part.plan.wiener_transfer(part_otf, part_penalty, weight * 10.0**exponent)
         found = (_device.host(part.apply(transfer, draw)) - truth for draw in draws)
-        errors.append(sum(float((per_voxel * np.square(each)).sum()) for each in found))
+        return sum(float((per_voxel * np.square(each)).sum()) for each in found)
+
+    exponents = list(EXPONENTS)
+    errors = [error(e) for e in exponents]
+    # Where the noise is low next to all of the error is the border's: the smallest is farther away.
+    while int(np.argmin(errors)) == len(errors) - 1 and exponents[-1] < MOST_EXPONENT:
+        exponents.append(exponents[-1] + STEP)
+        errors.append(error(exponents[-1]))
     best = int(np.argmin(errors))
-    if best in (0, len(EXPONENTS) - 1):
+    if best in (0, len(errors) - 1):
         return 1.0  # no smallest error was found
     before, least, after = errors[best - 1 : best + 2]
-    step = EXPONENTS[1] - EXPONENTS[0]
-    exponent = EXPONENTS[best] + step * (before - after) / (2 * (before - 2 * least + after))
+    exponent = exponents[best] + STEP * (before - after) / (2 * (before - 2 * least + after))
     return max(1.0, float(10.0**exponent))
 
 

@@ -111,7 +111,8 @@ def wiener(
     How the image goes on beyond its border no cross-validation can see. Where more than 0.4 of the voxels
     lie within the PSF's reach of it (small volumes), the balance is raised by a factor that a simulation
     finds, ``info["settings"]["border_factor"]``: the restored image is blurred, given noise, cut along its
-    border and restored with ten balances, twenty more passes over the image. Not for boundary="wrap".
+    border and restored with ten balances, twenty more passes over the image, or with more of them while the
+    largest is the best. Not for boundary="wrap".
 
     With powers the mean is treated like any other frequency: it shrinks unless the signal's power at
     frequency 0 says that it is large.
@@ -202,16 +203,18 @@ def weighted_transfer(
             call.plan, under_window, otf, penalty_transfer, call.num_threads, unit=unit
         )
         weight = found = unit * 10.0**exponent
+
+        def result(weight: float) -> Any:
+            return call.apply(call.plan.wiener_transfer(otf, penalty_transfer, weight), data)
+
+        # Before the border raises it: a raise that stops short of what is quiet hides the noise from this.
+        amplified = call.lowest != call.highest and is_amplified_noise(result(weight), on_host, call.psf_sum)
         if call.lowest != call.highest and not at_end:
             border = _border_error.factor(
                 call, data, under_window, otf, penalty, centre, penalty_transfer, weight
             )
             weight = found = border * weight
-
-        def result(weight: float) -> Any:
-            return call.apply(call.plan.wiener_transfer(otf, penalty_transfer, weight), data)
-
-        if call.lowest != call.highest and is_amplified_noise(result(weight), on_host, call.psf_sum):
+        if amplified:
             largest = unit * 10.0 ** _cross_validation.SEARCH[-1]
             while weight < largest and not is_quiet(result(weight), on_host, call.psf_sum):
                 weight *= math.sqrt(10)
