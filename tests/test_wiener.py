@@ -158,6 +158,31 @@ def test_noise_that_is_not_white_is_not_blown_up(method, width, backend, rng):
     assert np.array_equal(found, exact(image, psf, info.settings[name], **options))
 
 
+@pytest.mark.parametrize("noise", [0.0, 0.1, 0.5])
+@pytest.mark.parametrize("shape", [(128, 128), (24, 64, 64)], ids=str)
+@pytest.mark.parametrize("method", ["wiener", "restore"])
+def test_without_white_noise_the_border_is_not_blown_up(method, shape, noise, rng):
+    """Cross-validation finds the smallest weight of all, and no scene grows so much when it gets sharp."""
+    indices = np.indices(shape)
+    truth = np.zeros(shape)
+    for _ in range(14):
+        centre, radius = (
+            rng.uniform(0.1, 0.9, len(shape)) * shape,
+            rng.uniform(0.04, 0.22, len(shape)) * shape,
+        )
+        distance = sum(((i - c) / (r + 1)) ** 2 for i, c, r in zip(indices, centre, radius, strict=True))
+        truth[distance < 1] += 100 * rng.uniform(-0.3, 1)
+    smooth = ndimage.gaussian_filter(rng.normal(0, 1, shape), 1.0)
+    psf = mf.psf.gaussian((3.0,) * len(shape), (1.0,) * len(shape))
+    blurred = ndimage.convolve(truth, psf)
+    image = (blurred + noise * smooth / smooth.std() - 1000).astype(np.float32)
+    with pytest.warns(UserWarning, match="outgrows") as caught:
+        found, info = getattr(mf, method)(image, psf, return_info=True)
+    assert len(caught) == (2 if method == "restore" else 1)
+    assert any("is taken instead" in note for note in info.warnings)
+    assert np.linalg.norm(found + 1000 - truth) < np.linalg.norm(image + 1000 - truth)
+
+
 @pytest.mark.parametrize("method", [mf.wiener, mf.tikhonov])
 def test_what_a_blur_has_flattened_is_not_taken_for_noise(method, rng):
     """Textures and isolated points come back many times as strong; cross-validation is right about them."""

@@ -60,12 +60,17 @@ def factor(
     centre: tuple[int, ...] | None,
     penalty_transfer: Any,
     weight: float,
+    *,
+    always: bool = False,
 ) -> float:
-    """By how much the border raises the weight that cross-validation has found; 1 where it has no say."""
+    """By how much the border raises the weight that cross-validation has found; 1 where it has no say.
+
+    `always`: also where few voxels lie near it.
+    """
     shape = data.shape
     near = reach(call.psf)
     inner = math.prod(max(0, n - 2 * r) / n for n, r in zip(shape, near, strict=True) if n > 1)
-    if call.boundary == "wrap" or _inside.get() or weight == 0 or 1 - inner <= SHARE:
+    if call.boundary == "wrap" or _inside.get() or weight == 0 or (1 - inner <= SHARE and not always):
         return 1.0
     cut = [min(r, n // MOST_CUT) for n, r in zip(shape, near, strict=True)]
     kept = tuple(slice(c, n - c) for c, n in zip(cut, shape, strict=True))

@@ -29,11 +29,23 @@ AMPLIFIED, DETAILS = 10.0, 1.0
 QUIET = 0.02
 
 
+# Where the score has no minimum but falls to the end, there is no white noise that would have made one, and
+# the weight holds nothing back: neither other noise nor, without any, the error of what continues the image.
+# Growth by this share alone is then taken for these; a scene that gets sharp grows by less.
+GROWN = 1.5
+
+
 def is_amplified_noise(result: Any, image: np.ndarray, psf_sum: float) -> bool:
     """Whether a result is nothing but its image's noise, amplified."""
     spread = float(sample(image).std(dtype=np.float64)) / psf_sum
     part = sample(_device.host(result))
     return float(part.std(dtype=np.float64)) > AMPLIFIED * spread and noise_level(part) > DETAILS * spread
+
+
+def has_grown(result: Any, image: np.ndarray, psf_sum: float) -> bool:
+    """Whether a result varies by more than its image with the sharpness of a scene would."""
+    spread = float(sample(image).std(dtype=np.float64)) / psf_sum
+    return float(sample(_device.host(result)).std(dtype=np.float64)) > GROWN * spread
 
 
 def is_quiet(result: Any, image: np.ndarray, psf_sum: float) -> bool:

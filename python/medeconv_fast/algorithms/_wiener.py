@@ -10,7 +10,7 @@ import numpy as np
 
 from .. import _arrays, _device, _validate
 from . import _border_error, _cross_validation, _filters
-from ._cross_validation import is_amplified_noise, is_quiet
+from ._cross_validation import has_grown, is_amplified_noise, is_quiet
 
 
 def wiener(
@@ -90,7 +90,8 @@ def wiener(
     Warns
     -----
     UserWarning
-        "auto" found a balance that amplifies noise beyond the image; the image was cut into tiles.
+        "auto" found a balance that amplifies noise, or the border's error, beyond the image; the image was
+        cut into tiles.
 
     Notes
     -----
@@ -105,7 +106,9 @@ def wiener(
     orders of magnitude too small. White noise is assumed; where it is not (reconstructed, interpolated or
     compressed images) that minimum lies at next to no balance, and the result would be nothing but noise: the
     balance is then raised until the finest details are below 0.02 of the image's standard deviation, with a
-    warning. Where all balances have the same score, as with a PSF of one voxel and the identity, the smallest
+    warning. So it is where the score falls to the end of the searched range and the result varies by 1.5
+    times as much as the image: without noise nothing holds back the error of what continues the image. Where
+    all balances have the same score, as with a PSF of one voxel and the identity, the smallest
     is taken. Frequencies where filter and regularizer both vanish are set to zero.
 
     How the image goes on beyond its border no cross-validation can see. Where more than 0.4 of the voxels
@@ -207,20 +210,36 @@ def weighted_transfer(
         def result(weight: float) -> Any:
             return call.apply(call.plan.wiener_transfer(otf, penalty_transfer, weight), data)
 
+        varied = call.lowest != call.highest
+        unheld = at_end and not is_flat and weight < unit and call.boundary != "wrap"
         # Before the border raises it: a raise that stops short of what is quiet hides the noise from this.
-        amplified = call.lowest != call.highest and is_amplified_noise(result(weight), on_host, call.psf_sum)
-        if call.lowest != call.highest and not at_end:
-            border = _border_error.factor(
-                call, data, under_window, otf, penalty, centre, penalty_transfer, weight
+        first = result(weight) if varied else None
+        unheld = unheld and varied and has_grown(first, on_host, call.psf_sum)
+        noisy = varied and is_amplified_noise(first, on_host, call.psf_sum)
+
+        def beside_border(weight: float) -> float:
+            return _border_error.factor(
+                call, data, under_window, otf, penalty, centre, penalty_transfer, weight, always=unheld
             )
+
+        if varied and not at_end:
+            border = beside_border(weight)
             weight = found = border * weight
-        if amplified:
+        if noisy or unheld:
             largest = unit * 10.0 ** _cross_validation.SEARCH[-1]
             while weight < largest and not is_quiet(result(weight), on_host, call.psf_sum):
                 weight *= math.sqrt(10)
+            if unheld:
+                border = beside_border(weight)
+                weight *= border
+            cause = (
+                "noise outgrows the image: it is not white"
+                if noisy
+                else "what continues the image, or noise that is not white, outgrows it"
+            )
             note = (
-                f"{name}: generalised cross-validation found {found:g}, with which noise outgrows the image: "
-                f"it is not white. {weight:g} is taken instead; choose the {name} by eye"
+                f"{name}: generalised cross-validation found {found:g}, with which {cause}. {weight:g} is "
+                f"taken instead; choose the {name} by eye"
             )
             call.warnings.append(note)
             python_warnings.warn(note, UserWarning, stacklevel=3)
