@@ -381,6 +381,23 @@ def test_noise_is_found_where_the_background_was_clipped(rng):
     assert found.at(300.0) == pytest.approx(3 * np.sqrt(100 + 50), rel=0.2)
 
 
+@pytest.mark.parametrize("bits", [8, 10, 12, 16])
+@pytest.mark.parametrize("ndim", [1, 2, 3])
+def test_the_noise_beside_what_is_saturated_is_found(ndim, bits, rng):
+    """Where a background was clipped as well there are two values without noise."""
+    object_, inside = _masked(ndim, 0.75)
+    full = 2**bits - 1
+    mean = np.where(inside, object_ * full / 120, 0)  # a fourth of it above full scale
+    image = np.minimum(rng.poisson(mean), full).astype(np.float32)
+    assert 0.02 < (image == full).mean() < (image == 0).mean()
+    assert noise_of(image).at(full / 2) == pytest.approx(np.sqrt(full / 2), rel=0.2)
+    seen = np.ones(image.shape, bool)
+    seen[0] = False
+    marked = np.where(seen, image, 1e6)
+    # What is nearly saturated has less noise: the gain may be too far from 1 to be that of counts.
+    assert noise_of(marked, seen=[seen]).at(full / 2) == pytest.approx(np.sqrt(full / 2), rel=0.35)
+
+
 @pytest.mark.parametrize("ndim", [1, 2, 3])
 @pytest.mark.parametrize("fwhm", [0, 2, 4])
 @pytest.mark.parametrize("constant", [False, True])

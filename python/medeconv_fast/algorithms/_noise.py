@@ -20,6 +20,8 @@ OFFSET = 0.5
 # Integers whose gain is within this factor of 1 and whose other noise is below this share are counts; so are
 # those of a few values, in whose zeros there is no noise to be found.
 COUNTS, SHARE, FEW = 1.4, 0.3, 30
+# What a detector of so many bits gives for all that is brighter.
+FULL_SCALES = tuple(2.0**bits - 1 for bits in (8, 10, 12, 14, 16))
 
 
 class Noise(NamedTuple):
@@ -105,16 +107,22 @@ def _unfilled(parts: Sequence[np.ndarray], known: Sequence[np.ndarray | None]) -
 
     There is no noise in them, and edges are next to them: where they are half of the image, the noise of the
     other half would not be found. They have one value: that of most blocks without a difference. Blocks of
-    other values count: an image whose object is constant, too, has no noise.
+    other values count: an image whose object is constant, too, has no noise. But for those at a detector's
+    full scale, to which what is brighter was cut.
     """
     blocks = [_blocks(part, mask) for part, mask in zip(parts, known, strict=True)]
     values = np.concatenate([middles[same] for same, middles in blocks])
     if not values.size:
         return list(known)
     fill = np.partition(values, values.size // 2)[values.size // 2]
+    cut = max(
+        float(part.max(initial=-math.inf, where=True if mask is None else mask))
+        for part, mask in zip(parts, known, strict=True)
+    )
+    cut = cut if cut in FULL_SCALES else math.inf
     left: list[np.ndarray | None] = []
     for part, mask, (same, middles) in zip(parts, known, blocks, strict=True):
-        filled = same & (middles == fill)
+        filled = same & ((middles == fill) | (middles == cut))
         for axis in _axes(part):
             filled = _any_of_three(filled, axis)
         left.append(~filled if mask is None else mask & ~filled)
