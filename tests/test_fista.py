@@ -220,6 +220,8 @@ def test_signed_scale_is_warned_of(backend, rng):
     with pytest.warns(UserWarning, match="are a signed scale, .* pass non_negative=False"):
         _, info = mf.fista(image, psf, 1.0, 2, return_info=True, backend=backend)
     assert len(info.warnings) == 1
+    with pytest.warns(UserWarning, match="20 beside a background of 30 .* what is above 30 only"):
+        mf.fista(np.full((9, 10), 20.0), psf, 1.0, 2, background=30, backend=backend)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert mf.fista(image, psf, 1.0, 2, non_negative=False, backend=backend).min() < 0

@@ -134,9 +134,11 @@ class LinearModel:
         """For an estimate that is to be non-negative although nobody asked for it."""
         lowest, highest = (value - self.background for value in self._extremes)
         if lowest < 0 and -lowest > _options.SIGNED * highest:
+            below = f" beside a background of {self.background:g}" if self.background else ""
             note = (
-                f"image: values from {self._extremes[0]:g} to {self._extremes[1]:g} are a signed scale, of "
-                "which the estimate keeps what is above 0 only; pass non_negative=False"
+                f"image: values from {self._extremes[0]:g} to {self._extremes[1]:g}{below} are a signed "
+                f"scale, of which the estimate keeps what is above {self.background:g} only; pass "
+                "non_negative=False"
             )
             self.warnings.append(note)
             warnings.warn(note, UserWarning, stacklevel=3)
