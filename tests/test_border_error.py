@@ -72,6 +72,30 @@ def test_little_noise_asks_for_the_largest_factors(shape, fwhm, counts):
         assert mf.metrics.psnr(truth, found) > mf.metrics.psnr(truth, image) - 0.2, seed
 
 
+@pytest.mark.parametrize("method", ["wiener", "tikhonov"])
+@pytest.mark.parametrize("noise", [1e-4, 1e-3])
+@pytest.mark.parametrize(("shape", "fwhm"), [((150, 160), 4.5), ((40, 84, 84), 4.0)])
+def test_little_noise_and_a_border_that_few_voxels_lie_near(method, noise, shape, fwhm):
+    """With a weight that the noise alone asks for, the border's error is amplified all over the image."""
+    psf = mf.psf.gaussian(fwhm=(fwhm,) * len(shape), voxel_size=(1.0,) * len(shape))
+    around = [k // 2 for k in psf.shape]
+    inside = tuple(slice(a, a + n) for n, a in zip(shape, around, strict=True))
+    for seed in range(2):
+        whole = texture([n + 2 * a for n, a in zip(shape, around, strict=True)], seed)
+        whole = np.where(whole > np.median(whole), 1.0, 0.2 * whole)  # edges
+        blurred = mf.Blur(psf, whole.shape, boundary="wrap", dtype=np.float64).forward(whole)
+        image = blurred + noise * np.random.default_rng(seed).standard_normal(whole.shape)
+        truth, image = whole[inside], image[inside].astype(np.float32)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of what outgrows the image
+            found, info = getattr(mf, method)(image, psf, return_info=True)
+        weight = info.settings["balance" if method == "wiener" else "weight"]
+        weights = weight * 10.0 ** np.arange(-3, 3.1, 0.5)
+        best = max(mf.metrics.psnr(truth, getattr(mf, method)(image, psf, float(w))) for w in weights)
+        assert mf.metrics.psnr(truth, found) > best - 1.5, seed
+        assert mf.metrics.psnr(truth, found) > mf.metrics.psnr(truth, image), seed
+
+
 def test_same_for_any_number_of_threads(backend):
     psf = mf.psf.gaussian(fwhm=(2.5, 3.0, 3.0), voxel_size=(1.0, 1.0, 1.0))
     _, image = cut_from_a_larger_image((12, 20, 18), psf, 1000, 0)

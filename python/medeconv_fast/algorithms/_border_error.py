@@ -27,6 +27,12 @@ MASS = 0.98
 # Part of the voxels within that reach of the border. With fewer, what the simulation says of the noise (its
 # truth is too smooth: weights come out about twice as large) outweighs what it says of the border.
 SHARE = 0.4
+# Unless the weight is below this (in units of the largest |H|²) and the factor above that: with so little noise
+# next to all of the error is the border's, and reaches far inside.
+LITTLE, LARGE = 1e-4, 10.0
+# Where that error has grown out of the image, the truth of the simulation would be nothing else: it is restored
+# with a weight so many times as large.
+SMOOTHER = 30.0
 MOST_CUT = 6  # at most this part of an axis on each side
 STEP = 0.25
 EXPONENTS = np.arange(-0.5, 1.76, STEP)  # of ten, about the weight of cross-validation
@@ -62,22 +68,29 @@ def factor(
     weight: float,
     *,
     always: bool = False,
+    grown: bool = False,
 ) -> float:
     """By how much the border raises the weight that cross-validation has found; 1 where it has no say.
 
-    `always`: also where few voxels lie near it.
+    `always`: whatever the weight, also where few voxels lie near it. `grown`: with the weight that was found
+    the result has outgrown the image.
     """
     shape = data.shape
     near = reach(call.psf)
     inner = math.prod(max(0, n - 2 * r) / n for n, r in zip(shape, near, strict=True) if n > 1)
-    if call.boundary == "wrap" or _inside.get() or weight == 0 or (1 - inner <= SHARE and not always):
+    near_all = always or 1 - inner > SHARE
+    if call.boundary == "wrap" or _inside.get() or weight == 0:
+        return 1.0
+    little = weight < LITTLE * call.psf_sum**2
+    if not (near_all or little):
         return 1.0
     cut = [min(r, n // MOST_CUT) for n, r in zip(shape, near, strict=True)]
     kept = tuple(slice(c, n - c) for c, n in zip(cut, shape, strict=True))
     if max(cut) == 0:
         return 1.0
 
-    truth = call.apply(call.plan.wiener_transfer(otf, penalty_transfer, weight), data)
+    of_truth = weight * (SMOOTHER if grown and little else 1)
+    truth = call.apply(call.plan.wiener_transfer(otf, penalty_transfer, of_truth), data)
     blurred = _device.host(call.apply(otf, truth))
     truth = _device.host(truth)[kept].astype(np.float64)
     variance = _cross_validation.noise_variance(
@@ -117,7 +130,8 @@ def factor(
         return 1.0  # no smallest error was found
     before, least, after = errors[best - 1 : best + 2]
     exponent = exponents[best] + STEP * (before - after) / (2 * (before - 2 * least + after))
-    return max(1.0, float(10.0**exponent))
+    raised = float(10.0**exponent)
+    return raised if raised >= (1 if near_all else LARGE) else 1.0
 
 
 def _distance(shape: tuple[int, ...], most: int) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,10 +29,13 @@ AMPLIFIED, DETAILS = 10.0, 1.0
 QUIET = 0.02
 
 
-# Where the score has no minimum but falls to the end, there is no white noise that would have made one, and
-# the weight holds nothing back: neither other noise nor, without any, the error of what continues the image.
-# Growth by this share alone is then taken for these; a scene that gets sharp grows by less.
-GROWN = 1.5
+# Where the score has no minimum but falls to the end, or has one where float32 rounds as much as the weight
+# holds back (in units of the largest |H|²), there is no white noise that would have made one, and the weight
+# holds nothing back: neither other noise nor, without any, the error of what continues the image. Where nearly
+# all values, of the whole result or along a side, spread by so much more than the image's, these are taken to
+# be the cause: edges that get sharp spread them by less, and points on a background narrow them. Of textures
+# no more than `OUTGROWN` is known, whatever the weight is.
+TINY, GROWN, OUTGROWN, NEARLY_ALL = 1e-10, 1.5, 20.0, (0.05, 0.95)
 
 
 def is_amplified_noise(result: Any, image: np.ndarray, psf_sum: float) -> bool:
@@ -42,10 +45,21 @@ def is_amplified_noise(result: Any, image: np.ndarray, psf_sum: float) -> bool:
     return float(part.std(dtype=np.float64)) > AMPLIFIED * spread and noise_level(part) > DETAILS * spread
 
 
-def has_grown(result: Any, image: np.ndarray, psf_sum: float) -> bool:
-    """Whether a result varies by more than its image with the sharpness of a scene would."""
-    spread = float(sample(image).std(dtype=np.float64)) / psf_sum
-    return float(sample(_device.host(result)).std(dtype=np.float64)) > GROWN * spread
+def growth(result: Any, image: np.ndarray, psf_sum: float, reach: Sequence[int]) -> float:
+    """By how much nearly all values of a result spread wider than the image's, or along a side, if more.
+
+    `reach`: how wide a side is, along each axis.
+    """
+    part, made = sample(image), _device.host(result)
+    before = max(float(np.diff(np.quantile(part, NEARLY_ALL))[0]), float(part.std(dtype=np.float64)))
+    if before == 0:
+        return 0.0
+    parts = [made]
+    for axis, width in enumerate(reach):
+        if 0 < 2 * width < made.shape[axis]:
+            ends = np.moveaxis(made, axis, 0)
+            parts += [ends[:width], ends[-width:]]
+    return max(float(np.diff(np.quantile(sample(p), NEARLY_ALL))[0]) for p in parts) * psf_sum / before
 
 
 def is_quiet(result: Any, image: np.ndarray, psf_sum: float) -> bool:

@@ -10,7 +10,7 @@ import numpy as np
 
 from .. import _arrays, _device, _validate
 from . import _border_error, _cross_validation, _filters
-from ._cross_validation import has_grown, is_amplified_noise, is_quiet
+from ._cross_validation import AMPLIFIED, GROWN, OUTGROWN, TINY, growth, is_amplified_noise, is_quiet
 
 
 def wiener(
@@ -106,14 +106,16 @@ def wiener(
     orders of magnitude too small. White noise is assumed; where it is not (reconstructed, interpolated or
     compressed images) that minimum lies at next to no balance, and the result would be nothing but noise: the
     balance is then raised until the finest details are below 0.02 of the image's standard deviation, with a
-    warning. So it is where the score falls to the end of the searched range and the result varies by 1.5
-    times as much as the image: without noise nothing holds back the error of what continues the image. Where
-    all balances have the same score, as with a PSF of one voxel and the identity, the smallest
-    is taken. Frequencies where filter and regularizer both vanish are set to zero.
+    warning. So it is where the score falls to the end of the searched range, or to 1e-10, and nine tenths of
+    the result's values, or of those along a side, spread 1.5 times as wide as the image's, and for any balance
+    where they spread 20 times as wide: without noise nothing holds back the error of what continues the
+    image. Fine textures without noise can be taken for it. Where all balances have the same score, as with a
+    PSF of one voxel and the identity, the smallest is taken. Frequencies where filter and regularizer both
+    vanish are set to zero.
 
     How the image goes on beyond its border no cross-validation can see. Where more than 0.4 of the voxels
-    lie within the PSF's reach of it (small volumes), the balance is raised by a factor that a simulation
-    finds, ``info["settings"]["border_factor"]``: the restored image is blurred, given noise, cut along its
+    lie within the PSF's reach of it (small volumes), or little noise asks for a balance below 1e-4 and the
+    border for ten times as much or more, the balance is raised by a factor that a simulation finds, ``info["settings"]["border_factor"]``: the restored image is blurred, given noise, cut along its
     border and restored with ten balances, twenty more passes over the image, or with more of them while the
     largest is the best. Not for boundary="wrap".
 
@@ -211,23 +213,40 @@ def weighted_transfer(
             return call.apply(call.plan.wiener_transfer(otf, penalty_transfer, weight), data)
 
         varied = call.lowest != call.highest
-        unheld = at_end and not is_flat and weight < unit and call.boundary != "wrap"
+        least = at_end or weight < TINY * unit
         # Before the border raises it: a raise that stops short of what is quiet hides the noise from this.
-        first = result(weight) if varied else None
-        unheld = unheld and varied and has_grown(first, on_host, call.psf_sum)
+        first = _device.host(result(weight)) if varied else on_host
         noisy = varied and is_amplified_noise(first, on_host, call.psf_sum)
+        reach = _border_error.reach(call.psf)
+        little = varied and weight < _border_error.LITTLE * unit
+        grown = growth(first, on_host, call.psf_sum, reach) if little else 1.0
+        unheld = grown > (GROWN if least else OUTGROWN) and not is_flat and call.boundary != "wrap"
 
         def beside_border(weight: float) -> float:
             return _border_error.factor(
-                call, data, under_window, otf, penalty, centre, penalty_transfer, weight, always=unheld
+                call,
+                data,
+                under_window,
+                otf,
+                penalty,
+                centre,
+                penalty_transfer,
+                weight,
+                always=unheld,
+                grown=grown > AMPLIFIED,
             )
 
-        if varied and not at_end:
+        if varied and not (at_end or unheld):
             border = beside_border(weight)
             weight = found = border * weight
         if noisy or unheld:
             largest = unit * 10.0 ** _cross_validation.SEARCH[-1]
-            while weight < largest and not is_quiet(result(weight), on_host, call.psf_sum):
+            while weight < largest:
+                made = _device.host(result(weight))
+                left = growth(made, on_host, call.psf_sum, reach) if unheld else 0.0
+                # A texture never gets quiet: it is flattened in the end.
+                if left <= GROWN and (is_quiet(made, on_host, call.psf_sum) or (unheld and left < 1)):
+                    break
                 weight *= math.sqrt(10)
             if unheld:
                 border = beside_border(weight)
