@@ -482,3 +482,18 @@ def test_the_pages_example(capsys):
     exec(code, {})
     estimated, started, found = map(float, re.findall(r"[a-z]+ (\d\.\d+)", capsys.readouterr().out))
     assert abs(found - 3) < 0.6 * abs(started - 3) and 2.5 < estimated < 3.5
+
+
+@pytest.mark.parametrize(("boundary", "initial"), [("zero", "flat"), ("extended", "image")])
+def test_what_a_psf_off_its_centre_leaves_out_of_reach_takes_no_digits(boundary, initial, dtype, backend):
+    support = np.zeros((15, 15), bool)
+    support[10:, 10:] = True
+    random = np.random.default_rng(0)
+    image = random.poisson(random.random((60, 60)) * 100).astype(dtype)
+    image[:, :20] *= random.random((60, 20)) < 0.02
+    options = {"support": support, "boundary": boundary, "initial": initial, "backend": backend}
+    summed = mf.blind_richardson_lucy(image, np.ones((15, 15)), 3, engine="direct", **options)
+    with pytest.warns(UserWarning, match="lies outside its support"):
+        chosen = mf.blind_richardson_lucy(image, np.ones((15, 15)), 3, **options)
+    for one, other in zip(chosen, summed, strict=True):
+        assert np.array_equal(one, other)

@@ -16,7 +16,16 @@ from ..stop import Rule, Run, Thinning, Watch, noise_level, rule_of
 from . import _options
 from ._blind_psf import continued_estimate, doubts_of, exchanged, first_psf, gain_of, improved_psf
 from ._iteration import Model, Penalty, iterate, overshooting, unit_of
-from ._start import INITIAL, NEGATIVE, SMALLEST_NORMALIZER, counts_of, first_estimate, level_of
+from ._start import (
+    INITIAL,
+    NEGATIVE,
+    SMALLEST_NORMALIZER,
+    counts_of,
+    first_estimate,
+    level_of,
+    note_of_reach,
+    out_of_reach,
+)
 
 DEFAULT_ITERATIONS = 30
 
@@ -100,7 +109,8 @@ def blind_richardson_lucy(
         Return ``(estimate, psf, info)``.
     backend : {"auto", "cpp", "numba", "reference", "cuda"}
     engine : {"auto", "spectral", "direct"}
-        Of the image's iterations, see `Blur`. An estimated PSF is no product of filters.
+        Of the image's iterations, see `Blur`. An estimated PSF is no product of filters. "auto" sums where
+        the first estimate leaves light out of reach, as in `richardson_lucy`.
     num_threads : int, optional
         Results do not depend on it.
 
@@ -127,7 +137,7 @@ def blind_richardson_lucy(
     -----
     UserWarning
         Nearly all of the PSF found is in one voxel, or much of it at the border of its array; a first PSF
-        that loses more than 1 % to support and symmetry.
+        that loses more than 1 % to support and symmetry; light out of reach with engine="spectral".
 
     Notes
     -----
@@ -181,7 +191,7 @@ def blind_richardson_lucy(
         psf, data.shape, support, symmetry, voxel_size, psf_voxel_size, notes
     )
 
-    def blur_of(kernel: np.ndarray) -> Blur:
+    def blur_of(kernel: np.ndarray, engine: Any) -> Blur:
         return Blur(
             kernel,
             data.shape,
@@ -192,7 +202,7 @@ def blind_richardson_lucy(
             num_threads=num_threads,
         )
 
-    blur = blur_of(kernel)
+    blur = blur_of(kernel, engine)
     trust = _options.weights_of(weights, data)
     given = data
     data, (lowest, highest) = _options.trusted(data, trust, (lowest, highest))
@@ -225,6 +235,17 @@ def blind_richardson_lucy(
         eps=blur.smallest_divisor(highest),
         unit=unit_of(highest),
     )
+    named = initial if isinstance(initial, str) else None
+    # A first PSF may be a product of filters, and be summed, that those after it are not.
+    transforms = blur if blur.engine != "separable" else blur_of(kernel, "spectral")
+    beyond = out_of_reach(model, estimate, blur, transforms.operator(data.dtype), initial=named)
+    if beyond and engine == "auto":
+        engine = "direct"
+        blur = blur_of(kernel, engine)
+        notes.append(note_of_reach("direct", beyond))
+    elif beyond:
+        notes.append(note_of_reach("spectral", beyond))
+        python_warnings.warn(notes[-1], UserWarning, stacklevel=2)
     counted = float(data.size) if trust is None else float(trust.sum(dtype=np.float64))
     run = Run(counted, lambda: noise_level(np.maximum(given, 0) if clipped else given, seen=trust), started)
     watch = Watch(Rule()) if rule is None else rule.watch(run)
@@ -269,7 +290,7 @@ def blind_richardson_lucy(
         estimate *= estimate.dtype.type(total)
         entry["psf_change"] = float(np.abs(improved - kernel).sum())
         del operator, penalty, roles  # their memory goes before the next ones take theirs
-        kernel, blur = improved, blur_of(improved)
+        kernel, blur = improved, blur_of(improved, engine)
         ended = time.perf_counter()
         entry["seconds"] = ended - begun
         trace.append(entry)

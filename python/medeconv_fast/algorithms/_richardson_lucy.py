@@ -29,6 +29,7 @@ from ._start import (
     first_estimate,
     gain_of,
     level_of,
+    note_of_reach,
     out_of_reach,
     sharpness,
 )
@@ -371,15 +372,9 @@ def richardson_lucy(
             operator = blur.operator(data.dtype)
             gain = gain_of(blur, operator, data, trust, matched=True)
             taken = operator.workspace_bytes
-            warnings.append(
-                f"engine: 'direct'; the first estimate explains nearly nothing of the light of {beyond} "
-                "voxels, whose ratios would take the digits of all others in transforms"
-            )
+            warnings.append(note_of_reach("direct", beyond))
         elif beyond:
-            note = (
-                f"engine: 'spectral'; the first estimate explains nearly nothing of the light of {beyond} "
-                "voxels, whose ratios take digits of all others in transforms; engine='direct' sums"
-            )
+            note = note_of_reach("spectral", beyond)
             warnings.append(note)
             python_warnings.warn(note, UserWarning, stacklevel=2)
         held = [a for a in (estimate, gain, model.partial, model.damping) if a is not None]

@@ -145,6 +145,14 @@ def out_of_reach(
     return int(np.count_nonzero(beyond))
 
 
+def note_of_reach(engine: str, beyond: int) -> str:
+    """What is to be said of voxels out of reach when that engine goes on."""
+    start = f"engine: {engine!r}; the first estimate explains nearly nothing of the light of {beyond} voxels"
+    if engine == "spectral":
+        return f"{start}, whose ratios take digits of all others in transforms; engine='direct' sums"
+    return f"{start}, whose ratios would take the digits of all others in transforms"
+
+
 def least_explained(blur: Blur, initial: str) -> float:
     """How well an estimate with that name explains the voxel that it explains worst, 1 being as well as any.
 
