@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -40,11 +41,6 @@ def _pair(
         arrays.append(array)
     _validate.same_shape(arrays[1], names[1], arrays[0].shape, names[0])
     return arrays[0], arrays[1], extremes
-
-
-def _doubles(truth: Any, image: Any, names: tuple[str, str] = _NAMES) -> tuple[np.ndarray, np.ndarray]:
-    a, b, _ = _pair(truth, image, names)
-    return a.astype(np.float64), b.astype(np.float64)
 
 
 def _range(extremes: tuple[float, float], data_range: Any) -> float:
@@ -163,20 +159,29 @@ def i_divergence(truth: Any, image: Any) -> float:
     ----------
     I. Csiszár, Ann. Statist. 19, 2032 (1991).
     """
-    a, b = _doubles(truth, image)
-    for array, name in ((a, "truth"), (b, "image")):
-        _validate.non_negative(array, name, float(array.min()))
-    seen = a > 0
-    if np.any(b[seen] == 0):
-        return math.inf
-    x, y = a[seen], b[seen]
-    # x log(x/y) - x + y is the small difference of large terms where x and y are close: with d = y/x - 1 it
-    # is x (d - log1p(d)), which keeps its digits; far apart the quotient could overflow.
-    close = np.abs(y - x) < 0.5 * x
-    d = (y[close] - x[close]) / x[close]
-    total = float(np.sum(x[close] * (d - np.log1p(d)))) + float(np.sum(b[~seen]))
-    x, y = x[~close], y[~close]
-    return total + float(np.sum(x * (np.log(x) - np.log(y)) - x + y))
+    a, b, extremes = _pair(truth, image)
+    for array, name, (lowest, _) in zip((a, b), _NAMES, extremes, strict=True):
+        _validate.non_negative(array, name, lowest)
+    first, second = a.reshape(-1), b.reshape(-1)
+    total = 0.0
+    for start in range(0, first.size, _BLOCK):
+        part = slice(start, start + _BLOCK)
+        x, y = first[part].astype(np.float64), second[part].astype(np.float64)
+        seen = x > 0
+        if not seen.all():
+            total += float(np.sum(y[~seen]))
+            x, y = x[seen], y[seen]
+        if np.any(y == 0):
+            return math.inf
+        # x log(x/y) - x + y is the small difference of large terms where x and y are close: with d = y/x - 1
+        # it is x (d - log1p(d)), which keeps its digits; far apart the quotient could overflow.
+        close = np.abs(y - x) < 0.5 * x
+        near = x[close]
+        d = (y[close] - near) / near
+        total += float(np.sum(near * (d - np.log1p(d))))
+        x, y = x[~close], y[~close]
+        total += float(np.sum(x * (np.log(x) - np.log(y)) - x + y))
+    return total
 
 
 def _window_mean(a: np.ndarray, size: int) -> np.ndarray:
@@ -232,21 +237,22 @@ def ssim(truth: Any, image: Any, *, data_range: float | None = None, window: int
     if window % 2 == 0 or min(a.shape, default=0) < window:
         raise ValueError(f"window: got {window}, expected odd and at most the shortest axis of {a.shape}")
     unit = _unit(max(peak, *map(abs, of_truth + of_image)))
-    a, b = (np.multiply(array, unit, dtype=np.float64) for array in (a, b))
     peak *= unit
     count = window**a.ndim
     sample = count / (count - 1)
-    # Around a common mean, the squares stay small: HU and counts sit far from zero.
-    offset = float(a.mean())
-    a -= offset
-    b -= offset
     c1, c2 = (0.01 * peak) ** 2, (0.03 * peak) ** 2
     total, done = 0.0, a.shape[0] - window + 1
     # Of so many rows or planes of windows all that is made stays in cache; fewer repeat too much.
     rows = max(4, _BLOCK * a.shape[0] // a.size)
+
+    def scaled(array: np.ndarray, part: slice) -> np.ndarray:
+        return np.multiply(array[part], unit, dtype=np.float64)
+
+    # Around a common mean, the squares stay small: HU and counts sit far from zero.
+    offset = sum(float(scaled(a, slice(i, i + rows)).sum()) for i in range(0, len(a), rows)) / a.size
     for start in range(0, done, rows):
         part = slice(start, min(start + rows, done) + window - 1)
-        x, y = a[part], b[part]
+        x, y = scaled(a, part) - offset, scaled(b, part) - offset
         mx, my = _window_mean(x, window), _window_mean(y, window)
         vxy = _window_mean(x * y, window) - mx * my
         # Only the sum of the variances is asked for.
@@ -266,71 +272,90 @@ def _hann(n: int) -> np.ndarray:
     return np.sin(np.pi * (np.arange(n) + 0.5) / n) ** 2 if n > 1 else np.ones(1)
 
 
-def _tapered(array: np.ndarray) -> np.ndarray:
-    """Without its mean, times a Hann window along every axis."""
-    array = array - array.mean()
-    for axis, n in enumerate(array.shape):
-        array = array * _hann(n).reshape([-1 if a == axis else 1 for a in range(array.ndim)])
-    return array
+def _spectrum(array: np.ndarray, unit: float, taper: bool) -> np.ndarray:
+    """Half spectrum (np.fft.rfftn) of `unit` times the array without its mean, under a Hann window if asked
+    for.
+    """
+    scaled = np.multiply(array, unit, dtype=np.float64)
+    scaled -= scaled.mean()
+    if taper:
+        for axis, n in enumerate(scaled.shape):
+            scaled *= _hann(n).reshape([-1 if a == axis else 1 for a in range(scaled.ndim)])
+    return np.fft.rfftn(scaled)
 
 
-class _Rings(NamedTuple):
-    """Which shell of equal spatial frequency each value of a half spectrum (np.fft.rfftn) belongs to."""
-
-    keep: np.ndarray  # values that belong to any: not the mean, nothing beyond the smallest Nyquist frequency
-    which: np.ndarray  # their shell
-    multiplicity: np.ndarray  # 2 where the half that is left out holds the mirror image
-    radius: np.ndarray  # their frequency
-    shells: int
-
-    def total(self, values: np.ndarray) -> np.ndarray:
-        """Sum per shell over the whole spectrum."""
-        return np.bincount(self.which, values * self.multiplicity, self.shells)
+def _power(values: np.ndarray) -> np.ndarray:
+    return np.asarray(values.real**2 + values.imag**2)
 
 
-def _rings(shape: tuple[int, ...], sizes: tuple[float, ...], name: str) -> _Rings:
-    long_axes = [(n, d) for n, d in zip(shape, sizes, strict=True) if n > 1]
-    if not long_axes:
-        raise ValueError(f"{name}: one voxel has no spectrum")
-    limit = min(0.5 / d for _, d in long_axes)
-    step = max(1 / (n * d) for n, d in long_axes)
-    shells = max(1, int(limit / step + _SLACK))
-    # Half the spectrum of a real image says all; what it leaves out counts by doubling its mirror image.
-    n, d = shape[-1], sizes[-1]
-    twice = np.full(n // 2 + 1, 2.0)
-    twice[0] = 1
-    if n % 2 == 0:
-        twice[-1] = 1
-    frequencies = [np.fft.fftfreq(m, e) for m, e in zip(shape[:-1], sizes[:-1], strict=True)]
-    frequencies.append(np.fft.rfftfreq(n, d))
-    radius = np.sqrt(sum(f**2 for f in np.meshgrid(*frequencies, indexing="ij", sparse=True)))
-    # Frequencies along an axis lie on the limits of shells, which rounding would part by the unit.
-    which = np.floor(radius / limit * shells + _SLACK).astype(np.int64)
-    keep = (which < shells) & (radius > 0)
-    return _Rings(keep, which[keep], np.broadcast_to(twice, radius.shape)[keep], radius[keep], shells)
+class _Rings:
+    """Shells of equal spatial frequency of a half spectrum.
+
+    Neither the mean nor what lies beyond the smallest Nyquist frequency belongs to any.
+    """
+
+    def __init__(self, shape: tuple[int, ...], sizes: tuple[float, ...], name: str) -> None:
+        long_axes = [(n, d) for n, d in zip(shape, sizes, strict=True) if n > 1]
+        if not long_axes:
+            raise ValueError(f"{name}: one voxel has no spectrum")
+        self._limit = min(0.5 / d for _, d in long_axes)
+        step = max(1 / (n * d) for n, d in long_axes)
+        self._shells = max(1, int(self._limit / step + _SLACK))
+        # Half the spectrum of a real image says all; what it leaves out counts by doubling its mirror image.
+        n, d = shape[-1], sizes[-1]
+        twice = np.full(n // 2 + 1, 2.0)
+        twice[0] = 1
+        if n % 2 == 0:
+            twice[-1] = 1
+        self._twice = np.broadcast_to(twice, (*shape[:-1], twice.size))
+        frequencies = [np.fft.fftfreq(m, e) for m, e in zip(shape[:-1], sizes[:-1], strict=True)]
+        frequencies.append(np.fft.rfftfreq(n, d))
+        self._squares = [f**2 for f in np.meshgrid(*frequencies, indexing="ij", sparse=True)]
+
+    def totals(self, terms: Callable[[slice], Sequence[np.ndarray]]) -> tuple[np.ndarray, ...]:
+        """Sums per shell over the whole spectrum: the number of values, their frequencies, and each of
+        `terms`, asked for by a part of the half spectrum's first axis at a time.
+        """
+        along, rest = self._squares[0], sum(self._squares[1:])
+        rows = max(1, _BLOCK * len(along) // self._twice.size)
+        sums: Any = 0.0
+        for start in range(0, len(along), rows):
+            part = slice(start, start + rows)
+            radius = np.sqrt(along[part] + rest)
+            # Frequencies along an axis lie on the limits of shells, which rounding would part by the unit.
+            which = np.floor(radius / self._limit * self._shells + _SLACK).astype(np.int64)
+            keep = (which < self._shells) & (radius > 0)
+            which, times = which[keep], self._twice[part][keep]
+            values = [times, radius[keep] * times, *(term[keep] * times for term in terms(part))]
+            sums = sums + np.array([np.bincount(which, v, self._shells) for v in values])
+        return tuple(sums)
 
 
 def _shells(
     a: Any, b: Any, voxel_size: Any, taper: Any
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, tuple[float, ...]]:
     """Mean frequency, correlation and number of independent values of each shell; the voxel size."""
-    first, second = _doubles(a, b, ("a", "b"))
+    first, second, extremes = _pair(a, b, ("a", "b"))
     _validate.rank(first, "a")
     sizes = _validate.voxel_size(1.0 if voxel_size is None else voxel_size, "voxel_size", first.ndim)
-    first, second = (array * _unit(float(np.abs(array).max())) for array in (first, second))
-    if _validate.flag(taper, "taper"):
-        first, second = _tapered(first), _tapered(second)
-    rings = _rings(first.shape, sizes, "a")
-    fa = np.fft.rfftn(first - first.mean())[rings.keep]
-    fb = np.fft.rfftn(second - second.mean())[rings.keep]
-    counts = rings.total(np.ones(rings.which.size))
-    cross = rings.total((fa * fb.conj()).real)
-    norm = np.sqrt(rings.total(np.abs(fa) ** 2) * rings.total(np.abs(fb) ** 2))
+    taper = _validate.flag(taper, "taper")
+    rings = _Rings(first.shape, sizes, "a")
+    fa, fb = (
+        _spectrum(array, _unit(max(-low, high)), taper)
+        for array, (low, high) in zip((first, second), extremes, strict=True)
+    )
+
+    def terms(part: slice) -> Sequence[np.ndarray]:
+        x, y = fa[part], fb[part]
+        return x.real * y.real + x.imag * y.imag, _power(x), _power(y)
+
+    counts, frequencies, cross, *powers = rings.totals(terms)
+    norm = np.sqrt(powers[0] * powers[1])
     filled = counts > 0
     # Where one image has nothing at all, nothing agrees.
-    correlation = np.divide(cross, norm, out=np.zeros(rings.shells), where=norm > 0)
+    correlation = np.divide(cross, norm, out=np.zeros_like(norm), where=norm > 0)
     # Half of them: a real image's spectrum is its own mirror image.
-    return rings.total(rings.radius)[filled] / counts[filled], correlation[filled], counts[filled] / 2, sizes
+    return frequencies[filled] / counts[filled], correlation[filled], counts[filled] / 2, sizes
 
 
 def radial_power(image: Any, voxel_size: Any = None, *, taper: bool = True) -> tuple[np.ndarray, np.ndarray]:
@@ -362,19 +387,18 @@ def radial_power(image: Any, voxel_size: Any = None, *, taper: bool = True) -> t
     """
     array = _validate.real(image, "image")
     _validate.rank(array, "image")
-    array = array.astype(np.float64)
+    if array.dtype == bool:
+        array = array.astype(np.uint8)
     _validate.finite(array, "image")
     sizes = _validate.voxel_size(1.0 if voxel_size is None else voxel_size, "voxel_size", array.ndim)
-    rings = _rings(array.shape, sizes, "image")
-    lost = 1.0
-    if _validate.flag(taper, "taper"):
-        array = _tapered(array)
-        lost = math.prod(float(np.mean(_hann(n) ** 2)) for n in array.shape)
-    power = rings.total(np.abs(np.fft.rfftn(array)[rings.keep]) ** 2)
-    counts = rings.total(np.ones(rings.which.size))
+    rings = _Rings(array.shape, sizes, "image")
+    taper = _validate.flag(taper, "taper")
+    lost = math.prod(float(np.mean(_hann(n) ** 2)) for n in array.shape) if taper else 1.0
+    spectrum = _spectrum(array, 1.0, taper)
+    counts, frequencies, power = rings.totals(lambda part: [_power(spectrum[part])])
     filled = counts > 0
     mean = power[filled] / counts[filled] / array.size / lost
-    return rings.total(rings.radius)[filled] / counts[filled], mean
+    return frequencies[filled] / counts[filled], mean
 
 
 def fourier_shell_correlation(
