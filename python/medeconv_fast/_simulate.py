@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from ._blur import Blur
 NOISES = ("poisson", "gaussian")
 ROUNDING = 1e-5  # of the largest value, by which transforms in float32 go below 0
 MOST_COUNTS = 9e18  # of a voxel: they are drawn as 64-bit integers
+BLOCK = 1 << 15  # values that are drawn at once: what is made of them stays in the second-level cache
 
 
 def simulate(
@@ -92,7 +94,10 @@ def simulate(
         if sigma is None:
             raise ValueError("sigma: got None, expected the noise's standard deviation for noise='gaussian'")
         sigma = _validate.fits(_validate.number(sigma, "sigma", minimum=0), "sigma", data.dtype)
-        return (image + generator.normal(0.0, sigma, image.shape)).astype(data.dtype)
+        for block in _blocks(image):
+            # In float64: only the sum is rounded.
+            block[...] = block + generator.normal(0.0, sigma, block.size)
+        return image
     if noise == "poisson":
         _validate.non_negative(data, "truth", lowest)
         below, most = float(image.min()), float(image.max())
@@ -101,8 +106,7 @@ def simulate(
                 f"psf: its negative values make expected counts down to {below:g} (up to {most:g}), expected "
                 "none below 0 under Poisson noise: use noise='gaussian', or a psf that is not negative"
             )
-        expected = np.maximum(image.astype(np.float64), 0)  # FFT rounding
-        highest = float(expected.max())
+        highest = max(most, 0.0)
         gain = 1.0
         if photons is not None:
             photons = _validate.number(photons, "photons", above=0)
@@ -118,5 +122,13 @@ def simulate(
                 f"truth: blurred, with the background, it has values up to {highest:g}, expected at most "
                 f"{MOST_COUNTS:g} counts; say with photons how many the largest value stands for"
             )
-        return (generator.poisson(expected * gain) / gain).astype(data.dtype)
+        for block in _blocks(image):
+            expected = np.maximum(block.astype(np.float64), 0)  # FFT rounding
+            block[...] = generator.poisson(expected * gain) / gain
     return image
+
+
+def _blocks(image: np.ndarray) -> Iterator[np.ndarray]:
+    """Views that follow one another: what is drawn for one needs little memory, and is what all would get."""
+    values = image.reshape(-1)
+    return (values[start : start + BLOCK] for start in range(0, values.size, BLOCK))
