@@ -139,10 +139,16 @@ class FilterCall:
     def spectrum(self, response: np.ndarray, centre: tuple[int, ...] | None = None) -> np.ndarray:
         """The same on the half spectrum of `numpy.fft.rfftn`, for what no kernel does with it."""
         centre = tuple(k // 2 for k in response.shape) if centre is None else centre
-        placed = np.zeros(self.grid)
-        at = [(np.arange(k) - c) % n for k, c, n in zip(response.shape, centre, self.grid, strict=True)]
-        np.add.at(placed, np.ix_(*at), response)
-        return np.fft.rfftn(placed)
+        taps, centre = wrapped_taps(response.astype(np.float64), centre, self.grid)
+        last = taps.ndim - 1
+        # Axis by axis, the last one first as rfftn does: lines on which there is nothing are left out.
+        for axis in range(last, -1, -1):
+            n, k = self.grid[axis], taps.shape[axis]
+            placed = np.zeros((*taps.shape[:axis], n, *taps.shape[axis + 1 :]), taps.dtype)
+            at = (np.arange(k) - centre[axis]) % n
+            placed[(slice(None),) * axis + (at,)] = taps
+            taps = np.fft.rfft(placed) if axis == last else np.fft.fft(placed, axis=axis)
+        return taps
 
     def transfer_from(self, spectrum: np.ndarray) -> Any:
         """The transfer function with these values on the half spectrum of `numpy.fft.rfftn`."""

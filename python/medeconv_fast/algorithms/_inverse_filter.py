@@ -104,14 +104,22 @@ def inverse_filter(
         engine=engine,
         num_threads=num_threads,
     )
-    otf = call.spectrum(call.psf)
+    inverse, kept = _inverted(call.spectrum(call.psf), threshold, below)
+    result = call.apply(call.transfer_from(inverse))
+    settings = {"threshold": threshold, "below": below, "kept": kept}
+    return call.finish(result, settings, extra_bytes=3 * inverse.nbytes)
+
+
+def _inverted(otf: np.ndarray, threshold: float, below: str) -> tuple[np.ndarray, float]:
+    """The inverse, in the transfer function's place, and the share of frequencies above the threshold."""
     size = np.abs(otf)
     least = threshold * float(size.max())
     inside = size >= least
-    inverse = np.zeros_like(otf)
-    np.divide(1, otf, out=inverse, where=inside)
-    if below == "clip":
-        np.divide(otf.conj(), least * size, out=inverse, where=~inside & (size > 0))
-    result = call.apply(call.transfer_from(inverse))
-    settings = {"threshold": threshold, "below": below, "kept": float(inside.mean())}
-    return call.finish(result, settings, extra_bytes=3 * otf.nbytes)
+    np.divide(1, otf, out=otf, where=inside)
+    outside = ~inside
+    if below == "zero":
+        otf[outside] = 0
+    else:
+        np.conjugate(otf, out=otf, where=outside)
+        np.divide(otf, least * size, out=otf, where=outside & (size > 0))
+    return otf, float(inside.mean())
