@@ -21,14 +21,15 @@ def _checked(psf: Any, name: str = "psf") -> np.ndarray:
 
 def shifted(array: np.ndarray, shift: tuple[float, ...]) -> np.ndarray:
     """Moved by a fraction of a voxel through its Fourier transform: what leaves comes back behind."""
-    spectrum = np.fft.fftn(array)
+    last = array.ndim - 1
+    spectrum = np.fft.rfftn(array)
     for axis, (n, s) in enumerate(zip(array.shape, shift, strict=True)):
-        frequency = np.fft.fftfreq(n)
+        frequency = np.fft.rfftfreq(n) if axis == last else np.fft.fftfreq(n)
         factor = np.exp(-2j * np.pi * frequency * s)
         if n % 2 == 0:
             factor[n // 2] = np.cos(np.pi * s)  # the one frequency that is its own conjugate
         spectrum *= factor.reshape([-1 if a == axis else 1 for a in range(array.ndim)])
-    return np.fft.ifftn(spectrum).real
+    return np.fft.irfftn(spectrum, array.shape, range(array.ndim))
 
 
 def centroid(array: np.ndarray, threshold: float) -> tuple[float, ...]:
