@@ -300,18 +300,20 @@ def _fitted(data: np.ndarray, sizes: tuple[float, ...]) -> tuple[_Fit, float, fl
 
 def _bend(data: np.ndarray, sizes: tuple[float, ...], fit: _Fit) -> float:
     """How far the middle of the edge lies off the line through its ends; 0 where noise explains it."""
-    d = _distances(data.shape, sizes, fit.offset, fit.slope)
     width = _footprint(sizes, fit.slope)
     sigma = max(fit.sigma, 0.3 * width)  # an infinitely sharp one has no slope to measure a shift by
     h = 0.05 * sigma
+    d = _distances(data.shape, sizes, fit.offset, fit.slope)
+    near = np.abs(d) <= 8 * sigma + width  # beyond, the slope is nothing but rounding
+    row, d, data = np.nonzero(near)[0], d[near], data[near]
     slope = (_edge_model(d + h, sigma, width) - _edge_model(d - h, sigma, width)) / (2 * h)
     left = (data - fit.low) / (fit.high - fit.low) - _edge_model(d, sigma, width)
-    weight = (slope**2).sum(axis=1)
+    weight = np.bincount(row, slope**2, len(near))
     rows = weight > 0.1 * weight.max()
     if np.count_nonzero(rows) < 6:
         return 0.0
-    shift = (left * slope).sum(axis=1)[rows] / weight[rows]
-    y = np.linspace(-1, 1, data.shape[0])[rows]
+    shift = np.bincount(row, left * slope, len(near))[rows] / weight[rows]
+    y = np.linspace(-1, 1, len(near))[rows]
     terms, covariance = np.polyfit(y, shift, 2, cov=True)
     return abs(float(terms[0])) if abs(terms[0]) > 4 * math.sqrt(covariance[0, 0]) else 0.0
 
