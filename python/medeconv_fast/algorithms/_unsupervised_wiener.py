@@ -154,20 +154,16 @@ def unsupervised_wiener(
         mean_filter = np.divide(1, weight, out=np.zeros_like(weight), where=weight > 0)
         stopped_by = "constant image"
     else:
-        if boundary == "wrap":
-            observed, share = call.on_host(call.data).astype(np.float64), 1.0
-        else:
-            observed = _cross_validation.windowed(call.on_host(call.data).astype(np.float64))
-            # What the window leaves of white noise, per frequency of the grid.
-            share = math.prod(np.square(_cross_validation.window(n)).sum() for n in call.data.shape)
-            share /= math.prod(call.grid)
-        power = np.abs(call.spectrum(observed, (0,) * observed.ndim)) ** 2 / math.prod(call.grid)
-        sampler = Sampler(np.abs(otf), np.abs(call.spectrum(penalty)) ** 2, power, call.grid, seed)
+        sampler, share = _sampler(call, otf, penalty, seed)
         chains, stopped_by, trace = sampler.run(num_iter, burn_in, tolerance, num_threads)
         mean_filter = sampler.mean_filter(len(chains.noise) - burn_in)
+        del sampler  # room for what follows
         chains = Chains([g * share for g in chains.noise], [g * share for g in chains.prior])
         settings |= _summary(chains, burn_in)
-    result = call.apply(call.transfer_from(otf.conj() * mean_filter))
+    np.conjugate(otf, out=otf)
+    otf *= mean_filter
+    del mean_filter
+    result = call.apply(call.transfer_from(otf))
     if call.lowest != call.highest and _cross_validation.is_amplified_noise(
         result, call.on_host(call.data), call.psf_sum
     ):
@@ -186,6 +182,26 @@ def unsupervised_wiener(
         trace=trace,
         chains={"noise": chains.noise, "prior": chains.prior},
     )
+
+
+def _sampler(
+    call: _filters.FilterCall, otf: np.ndarray, penalty: np.ndarray, seed: int
+) -> tuple[Sampler, float]:
+    """Of the image that the precisions are found on, and the share of white noise that is left in it, per
+    frequency of the grid.
+    """
+    observed, share = call.on_host(call.data).astype(np.float64), 1.0
+    if call.boundary != "wrap":
+        observed = _cross_validation.windowed(observed)
+        share = math.prod(np.square(_cross_validation.window(n)).sum() for n in call.data.shape)
+        share /= math.prod(call.grid)
+    power = np.abs(call.spectrum(observed, (0,) * observed.ndim))
+    del observed
+    power **= 2
+    power /= math.prod(call.grid)
+    structure = np.abs(call.spectrum(penalty))
+    structure **= 2
+    return Sampler(np.abs(otf), structure, power, call.grid, seed), share
 
 
 class Chains(NamedTuple):
