@@ -73,6 +73,17 @@ def test_bessel(order):
     np.testing.assert_allclose(_models._bessel(order, x), special.jv(order, x), atol=2e-14)
 
 
+@pytest.mark.parametrize("shape", [(9, 20), (8, 9), (7, 7)])
+def test_square_pixels_may_be_mirrored_and_others_tell_the_axes_apart(shape):
+    for size, same in ((0.1, True), (0.1 + 1e-12, True), (0.13, False)):
+        psf = mf.psf.airy(0.52, 1.2, (0.1, size), shape)
+        turned = mf.psf.airy(0.52, 1.2, (0.1, size), shape[::-1]).T
+        assert np.allclose(psf, turned, rtol=0, atol=1e-9 * psf.max()) == same
+    # Pixels that are not quite square are computed one by one.
+    near = mf.psf.airy(0.52, 1.2, (0.1, 0.1 + 1e-14), shape)
+    np.testing.assert_allclose(mf.psf.airy(0.52, 1.2, (0.1, 0.1), shape), near, rtol=0, atol=1e-12)
+
+
 def test_airy_equals_the_formula():
     psf = mf.psf.airy(0.52, 1.4, (0.05, 0.04), (41, 40), integrate=False)
     y, x = np.meshgrid((np.arange(41) - 20) * 0.05, (np.arange(40) - 20) * 0.04, indexing="ij")
