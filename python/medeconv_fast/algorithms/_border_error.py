@@ -27,11 +27,11 @@ MASS = 0.98
 # Part of the voxels within that reach of the border. With fewer, what the simulation says of the noise (its
 # truth is too smooth: weights come out about twice as large) outweighs what it says of the border.
 SHARE = 0.4
-# Unless the weight is below this (in units of the largest |H|²) and the factor above that: with so little noise
-# next to all of the error is the border's, and reaches far inside.
+# Unless the weight is below this (in units of the largest |H|²) and the factor above that: with so little
+# noise next to all of the error is the border's, and reaches far inside.
 LITTLE, LARGE = 1e-4, 10.0
-# Where that error has grown out of the image, the truth of the simulation would be nothing else: it is restored
-# with a weight so many times as large.
+# Where that error has grown out of the image, the truth of the simulation would be nothing else: it is
+# restored with a weight so many times as large.
 SMOOTHER = 30.0
 MOST_CUT = 6  # at most this part of an axis on each side
 STEP = 0.25

@@ -31,10 +31,10 @@ QUIET = 0.02
 
 # Where the score has no minimum but falls to the end, or has one where float32 rounds as much as the weight
 # holds back (in units of the largest |H|²), there is no white noise that would have made one, and the weight
-# holds nothing back: neither other noise nor, without any, the error of what continues the image. Where nearly
-# all values, of the whole result or along a side, spread by so much more than the image's, these are taken to
-# be the cause: edges that get sharp spread them by less, and points on a background narrow them. Of textures
-# no more than `OUTGROWN` is known, whatever the weight is.
+# holds nothing back: neither other noise nor, without any, the error of what continues the image. Where
+# nearly all values, of the whole result or along a side, spread by so much more than the image's, these are
+# taken to be the cause: edges that get sharp spread them by less, and points on a background narrow them. Of
+# textures no more than `OUTGROWN` is known, whatever the weight is.
 TINY, GROWN, OUTGROWN, NEARLY_ALL = 1e-10, 1.5, 20.0, (0.05, 0.95)
 
 

@@ -107,17 +107,18 @@ def wiener(
     compressed images) that minimum lies at next to no balance, and the result would be nothing but noise: the
     balance is then raised until the finest details are below 0.02 of the image's standard deviation, with a
     warning. So it is where the score falls to the end of the searched range, or to 1e-10, and nine tenths of
-    the result's values, or of those along a side, spread 1.5 times as wide as the image's, and for any balance
-    where they spread 20 times as wide: without noise nothing holds back the error of what continues the
-    image. Fine textures without noise can be taken for it. Where all balances have the same score, as with a
-    PSF of one voxel and the identity, the smallest is taken. Frequencies where filter and regularizer both
-    vanish are set to zero.
+    the result's values, or of those along a side, spread 1.5 times as wide as the image's, and for any
+    balance where they spread 20 times as wide: without noise nothing holds back the error of what continues
+    the image. Fine textures without noise can be taken for it. Where all balances have the same score, as
+    with a PSF of one voxel and the identity, the smallest is taken. Frequencies where filter and regularizer
+    both vanish are set to zero.
 
     How the image goes on beyond its border no cross-validation can see. Where more than 0.4 of the voxels
     lie within the PSF's reach of it (small volumes), or little noise asks for a balance below 1e-4 and the
-    border for ten times as much or more, the balance is raised by a factor that a simulation finds, ``info["settings"]["border_factor"]``: the restored image is blurred, given noise, cut along its
-    border and restored with ten balances, twenty more passes over the image, or with more of them while the
-    largest is the best. Not for boundary="wrap".
+    border for ten times as much or more, the balance is raised by a factor that a simulation finds,
+    ``info["settings"]["border_factor"]``: the restored image is blurred, given noise, cut along its border
+    and restored with ten balances, twenty more passes over the image, or with more of them while the largest
+    is the best. Not for boundary="wrap".
 
     With powers the mean is treated like any other frequency: it shrinks unless the signal's power at
     frequency 0 says that it is large.
