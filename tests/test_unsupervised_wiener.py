@@ -241,3 +241,21 @@ def test_noise_that_is_not_white_is_said(rng):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         mf.unsupervised_wiener(blurred + 3 * white, psf)
+
+
+@pytest.mark.parametrize("fwhm", [2.0, 4.0])
+@pytest.mark.parametrize("shape", [(120, 130), (30, 50, 50)], ids=str)
+def test_what_outgrows_an_image_without_noise_is_told(shape, fwhm, rng):
+    """What continues a part of an image beyond its border is not held back; a narrow blur does without."""
+    psf = mf.psf.gaussian(fwhm=(fwhm,) * len(shape), voxel_size=(1.0,) * len(shape))
+    scene = ndimage.gaussian_filter(rng.standard_normal([n + 40 for n in shape]), 3)
+    scene = np.where(scene > 0, 1.0, 0.3)
+    inside = (slice(20, -20),) * len(shape)
+    image = ndimage.convolve(scene, psf)[inside].astype(np.float32)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        found, info = mf.unsupervised_wiener(image, psf, return_info=True)
+    worse = mf.metrics.psnr(scene[inside], found) < mf.metrics.psnr(scene[inside], image)
+    assert worse is (fwhm == 4)
+    told = [note for note in info.warnings if "what continues the image" in note]
+    assert len(told) == len(caught) == int(worse)

@@ -13,7 +13,8 @@ import numpy as np
 
 from .. import _validate
 from .._threads import resolve_num_threads
-from . import _cross_validation, _filters
+from . import _border_error, _cross_validation, _filters
+from ._cross_validation import AMPLIFIED, GROWN, TINY, growth, is_amplified_noise
 
 BLOCK = 1 << 16  # frequencies that one random stream serves, whatever the number of threads
 
@@ -90,7 +91,8 @@ def unsupervised_wiener(
     Warns
     -----
     UserWarning
-        The estimate is little but noise, as the image's noise is not white.
+        The estimate is little but noise, as the image's noise is not white; or, where there is hardly any,
+        the error of what continues the image beyond its border.
 
     Notes
     -----
@@ -164,13 +166,7 @@ def unsupervised_wiener(
     otf *= mean_filter
     del mean_filter
     result = call.apply(call.transfer_from(otf))
-    if call.lowest != call.highest and _cross_validation.is_amplified_noise(
-        result, call.on_host(call.data), call.psf_sum
-    ):
-        note = (
-            "image: its noise, grown beyond the image, is most of the estimate: it is not white, as "
-            "unsupervised_wiener assumes; use wiener or tikhonov with a weight chosen by eye"
-        )
+    if call.lowest != call.highest and (note := _outgrown(call, result, settings["balance"])):
         call.warnings.append(note)
         python_warnings.warn(note, UserWarning, stacklevel=2)
     return call.finish(
@@ -181,6 +177,25 @@ def unsupervised_wiener(
         stopped_by=stopped_by,
         trace=trace,
         chains={"noise": chains.noise, "prior": chains.prior},
+    )
+
+
+def _outgrown(call: _filters.FilterCall, result: Any, balance: float) -> str | None:
+    """What is to be said of an estimate that is mostly something else than the scene."""
+    image = call.on_host(call.data)
+    if is_amplified_noise(result, image, call.psf_sum):
+        return (
+            "image: its noise, grown beyond the image, is most of the estimate: it is not white, as "
+            "unsupervised_wiener assumes; use wiener or tikhonov with a weight chosen by eye"
+        )
+    if call.boundary == "wrap":
+        return None
+    grown = growth(result, image, call.psf_sum, _border_error.reach(call.psf))
+    if grown <= (GROWN if balance < TINY * call.psf_sum**2 else AMPLIFIED):
+        return None
+    return (
+        "image: noise that is not white, or without any what continues the image beyond its border, has "
+        "grown beyond the image and is most of the estimate; use wiener or tikhonov instead"
     )
 
 
