@@ -4,6 +4,7 @@ import warnings
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 import medeconv_fast as mf
 from medeconv_fast.algorithms._noise import SAMPLE, _equal_parts, noise_of, sample
@@ -396,6 +397,21 @@ def test_the_noise_beside_what_is_saturated_is_found(ndim, bits, rng):
     marked = np.where(seen, image, 1e6)
     # What is nearly saturated has less noise: the gain may be too far from 1 to be that of counts.
     assert noise_of(marked, seen=[seen]).at(full / 2) == pytest.approx(np.sqrt(full / 2), rel=0.35)
+
+
+@pytest.mark.parametrize("unit", [1.0, 0.37])
+@pytest.mark.parametrize(("sigma", "step"), [(0, 16), (1, 32), (4, 16), (4, 32), (4, 4)])
+def test_rounding_to_few_levels_is_noise(sigma, step, unit, rng):
+    """Most of the finest details are 0 then: 21 dB of an image of 29."""
+    psf = mf.psf.gaussian((2.0, 2.0), (1.0, 1.0))
+    scene = ndimage.gaussian_filter(rng.standard_normal((150, 160)), 4)
+    scene = 40 + 170 * (scene > 0) * (0.4 + 0.6 * np.mgrid[:150, :160][1] / 160)
+    blurred = ndimage.convolve(scene, psf) + sigma * rng.standard_normal(scene.shape)
+    image = (np.rint(blurred / step) * step).clip(0, 255).astype(np.float32) * np.float32(unit)
+    expected = unit * np.sqrt(sigma**2 + step**2 / 12)
+    assert noise_of(image).at(100 * unit) == pytest.approx(expected, rel=0.25)
+    found = mf.restore(image, psf)
+    assert np.linalg.norm(found - unit * scene) < np.linalg.norm(image - unit * scene)
 
 
 @pytest.mark.parametrize("ndim", [1, 2, 3])

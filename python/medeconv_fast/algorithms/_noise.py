@@ -20,6 +20,9 @@ OFFSET = 0.5
 # Integers whose gain is within this factor of 1 and whose other noise is below this share are counts; so are
 # those of a few values, in whose zeros there is no noise to be found.
 COUNTS, SHARE, FEW = 1.4, 0.3, 30
+# Rounding is noise of its own, which the finest details tell little of where levels are wide: most of them
+# are 0. An image was rounded if it has few levels for its values, each this near to a multiple of the step.
+FEW_LEVELS, EACH_MET, MANY_VALUES, NEAR_LEVEL = 256, 4, 1 << 16, 0.05
 # What a detector of so many bits gives for all that is brighter.
 FULL_SCALES = tuple(2.0**bits - 1 for bits in (8, 10, 12, 14, 16))
 
@@ -75,9 +78,24 @@ def noise_of(*parts: np.ndarray, seen: Sequence[np.ndarray] | None = None) -> No
         found.append((float(means[part].mean(dtype=np.float64)), float(np.median(groups)) / MEDIAN))
     noise = _line(np.array(found))
     values = [part.ravel() if m is None else part[m] for part, m in zip(parts, known, strict=True)]
-    if _are_counts(np.concatenate(values), noise):
+    together = np.concatenate(values)
+    if _are_counts(together, noise):
         return Noise(1.0, 0.0)
-    return noise
+    return noise._replace(variance=noise.variance + _step(together) ** 2 / 12)  # of rounding
+
+
+def _step(values: np.ndarray) -> float:
+    """Between the levels that all values lie on but for the outermost, to which values may have been cut; 0
+    if there are many.
+    """
+    some = values[:: max(1, values.size // MANY_VALUES)]
+    levels = np.unique(some)
+    if not 4 < levels.size <= min(FEW_LEVELS, some.size // EACH_MET):
+        return 0.0
+    between = np.diff(levels[1:-1].astype(np.float64))
+    step = float(between.min())
+    multiples = between / step
+    return step if np.abs(multiples - np.rint(multiples)).max() < NEAR_LEVEL else 0.0
 
 
 def _details(values: np.ndarray, seen: np.ndarray | None) -> tuple[np.ndarray, np.ndarray] | None:
