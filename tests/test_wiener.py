@@ -184,6 +184,20 @@ def test_without_white_noise_the_border_is_not_blown_up(method, shape, noise, rn
 
 
 @pytest.mark.parametrize("method", [mf.wiener, mf.tikhonov])
+def test_a_side_is_compared_with_itself(method, rng):
+    """A dark image whose object is cut by one side spreads wider there: nothing has grown."""
+    scene = np.zeros((160, 160))
+    scene[:12, 30:130] = 1000 * (1 + np.arange(100) // 25 % 2)
+    scene[60:64, 60:64] = 1500
+    psf = mf.psf.gaussian((4.0, 4.0), (1.0, 1.0))
+    smooth = ndimage.gaussian_filter(rng.normal(0, 1, scene.shape), 1.0)
+    image = ndimage.convolve(scene, psf) + 5 * smooth / smooth.std() + 100
+    with pytest.warns(UserWarning, match="outgrows"):
+        found = method(image.astype(np.float32), psf)
+    assert found.std() > 0.8 * image.std()
+
+
+@pytest.mark.parametrize("method", [mf.wiener, mf.tikhonov])
 def test_what_a_blur_has_flattened_is_not_taken_for_noise(method, rng):
     """Textures and isolated points come back many times as strong; cross-validation is right about them."""
     psf = mf.psf.gaussian((3.0, 3.0), (1.0, 1.0))

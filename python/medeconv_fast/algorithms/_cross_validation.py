@@ -48,18 +48,24 @@ def is_amplified_noise(result: Any, image: np.ndarray, psf_sum: float) -> bool:
 def growth(result: Any, image: np.ndarray, psf_sum: float, reach: Sequence[int]) -> float:
     """By how much nearly all values of a result spread wider than the image's, or along a side, if more.
 
-    `reach`: how wide a side is, along each axis.
+    `reach`: how wide a side is, along each axis. Where the image itself spreads wider along a side than
+    elsewhere, it is compared with that.
     """
-    part, made = sample(image), _device.host(result)
-    before = max(float(np.diff(np.quantile(part, NEARLY_ALL))[0]), float(part.std(dtype=np.float64)))
-    if before == 0:
+
+    def spread(part: np.ndarray) -> float:
+        return float(np.diff(np.quantile(sample(part), NEARLY_ALL))[0])
+
+    made = _device.host(result)
+    least = max(spread(image), float(sample(image).std(dtype=np.float64)))
+    if least == 0:
         return 0.0
-    parts = [made]
+    grown = spread(made) / least
     for axis, width in enumerate(reach):
         if 0 < 2 * width < made.shape[axis]:
-            ends = np.moveaxis(made, axis, 0)
-            parts += [ends[:width], ends[-width:]]
-    return max(float(np.diff(np.quantile(sample(p), NEARLY_ALL))[0]) for p in parts) * psf_sum / before
+            before, after = (np.moveaxis(values, axis, 0) for values in (image, made))
+            for side in (slice(width), slice(-width, None)):
+                grown = max(grown, spread(after[side]) / max(least, spread(before[side])))
+    return grown * psf_sum
 
 
 def is_quiet(result: Any, image: np.ndarray, psf_sum: float) -> bool:
