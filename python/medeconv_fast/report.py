@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from . import _arrays, _extras, _figures, _validate, metrics, stop
-from . import preprocess as _preprocess  # noqa: F401
+from . import preprocess as _preprocess  # noqa: F401  whole, before a part, as in `medeconv_fast.nn`
 from . import psf as psfs
 from .io import Volume, check_writable
 from .io._files import write_whole

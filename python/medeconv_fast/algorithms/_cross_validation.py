@@ -45,27 +45,34 @@ def is_amplified_noise(result: Any, image: np.ndarray, psf_sum: float) -> bool:
     return float(part.std(dtype=np.float64)) > AMPLIFIED * spread and noise_level(part) > DETAILS * spread
 
 
-def growth(result: Any, image: np.ndarray, psf_sum: float, reach: Sequence[int]) -> float:
-    """By how much nearly all values of a result spread wider than the image's, or along a side, if more.
+class Growth:
+    """By how much nearly all values of a result spread wider than its image's, or along a side, if more.
 
     `reach`: how wide a side is, along each axis. Where the image itself spreads wider along a side than
-    elsewhere, it is compared with that.
+    elsewhere, the result is compared with that.
     """
 
-    def spread(part: np.ndarray) -> float:
-        return float(np.diff(np.quantile(sample(part), NEARLY_ALL))[0])
+    def __init__(self, image: np.ndarray, psf_sum: float, reach: Sequence[int]) -> None:
+        self._unit = psf_sum
+        self._sides = [
+            (axis, side)
+            for axis, width in enumerate(reach)
+            if 0 < 2 * width < image.shape[axis]
+            for side in (slice(width), slice(-width, None))
+        ]
+        whole, *sides = self._spreads(image)
+        least = max(whole, float(sample(image).std(dtype=np.float64)))
+        self._before = [least, *(max(least, side) for side in sides)]
 
-    made = _device.host(result)
-    least = max(spread(image), float(sample(image).std(dtype=np.float64)))
-    if least == 0:
-        return 0.0
-    grown = spread(made) / least
-    for axis, width in enumerate(reach):
-        if 0 < 2 * width < made.shape[axis]:
-            before, after = (np.moveaxis(values, axis, 0) for values in (image, made))
-            for side in (slice(width), slice(-width, None)):
-                grown = max(grown, spread(after[side]) / max(least, spread(before[side])))
-    return grown * psf_sum
+    def _spreads(self, values: np.ndarray) -> list[float]:
+        parts = [values, *(np.moveaxis(values, axis, 0)[side] for axis, side in self._sides)]
+        return [float(np.diff(np.quantile(sample(part), NEARLY_ALL))[0]) for part in parts]
+
+    def of(self, result: Any) -> float:
+        if self._before[0] == 0:
+            return 0.0
+        after = self._spreads(_device.host(result))
+        return max(a / b for a, b in zip(after, self._before, strict=True)) * self._unit
 
 
 def is_quiet(result: Any, image: np.ndarray, psf_sum: float) -> bool:

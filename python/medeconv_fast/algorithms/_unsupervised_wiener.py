@@ -14,7 +14,7 @@ import numpy as np
 from .. import _validate
 from .._threads import resolve_num_threads
 from . import _border_error, _cross_validation, _filters
-from ._cross_validation import AMPLIFIED, GROWN, TINY, growth, is_amplified_noise
+from ._cross_validation import AMPLIFIED, GROWN, TINY, Growth, is_amplified_noise
 
 BLOCK = 1 << 16  # frequencies that one random stream serves, whatever the number of threads
 
@@ -190,7 +190,7 @@ def _outgrown(call: _filters.FilterCall, result: Any, balance: float) -> str | N
         )
     if call.boundary == "wrap":
         return None
-    grown = growth(result, image, call.psf_sum, _border_error.reach(call.psf))
+    grown = Growth(image, call.psf_sum, _border_error.reach(call.psf)).of(result)
     if grown <= (GROWN if balance < TINY * call.psf_sum**2 else AMPLIFIED):
         return None
     return (

@@ -10,7 +10,7 @@ import numpy as np
 
 from .. import _arrays, _device, _validate
 from . import _border_error, _cross_validation, _filters
-from ._cross_validation import AMPLIFIED, GROWN, OUTGROWN, TINY, growth, is_amplified_noise, is_quiet
+from ._cross_validation import AMPLIFIED, GROWN, OUTGROWN, TINY, Growth, is_amplified_noise, is_quiet
 
 
 def wiener(
@@ -218,9 +218,10 @@ def weighted_transfer(
         # Before the border raises it: a raise that stops short of what is quiet hides the noise from this.
         first = _device.host(result(weight)) if varied else on_host
         noisy = varied and is_amplified_noise(first, on_host, call.psf_sum)
-        reach = _border_error.reach(call.psf)
-        little = varied and weight < _border_error.LITTLE * unit
-        grown = growth(first, on_host, call.psf_sum, reach) if little else 1.0
+        grown = 1.0
+        if varied and weight < _border_error.LITTLE * unit:
+            growth = Growth(on_host, call.psf_sum, _border_error.reach(call.psf))
+            grown = growth.of(first)
         unheld = grown > (GROWN if least else OUTGROWN) and not is_flat and call.boundary != "wrap"
 
         def beside_border(weight: float) -> float:
@@ -242,13 +243,14 @@ def weighted_transfer(
             weight = found = border * weight
         if noisy or unheld:
             largest = unit * 10.0 ** _cross_validation.SEARCH[-1]
+            made = first if border == 1 else _device.host(result(weight))
             while weight < largest:
-                made = _device.host(result(weight))
-                left = growth(made, on_host, call.psf_sum, reach) if unheld else 0.0
+                left = growth.of(made) if unheld else 0.0
                 # A texture never gets quiet: it is flattened in the end.
                 if left <= GROWN and (is_quiet(made, on_host, call.psf_sum) or (unheld and left < 1)):
                     break
                 weight *= math.sqrt(10)
+                made = _device.host(result(weight))
             if unheld:
                 border = beside_border(weight)
                 weight *= border
